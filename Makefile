@@ -1,0 +1,48 @@
+# One obvious command per job. Everything installs into .venv; PYTHON picks the interpreter that makes it.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+export HF_HUB_OFFLINE := 1
+
+.PHONY: demo test test-oracle wheel-check lint clean
+
+demo: $(VENV)/installed
+	$(BIN)/jaxllm demo
+
+test: $(VENV)/installed-test
+	$(BIN)/python -m pytest tests --ignore tests/oracle
+
+test-oracle: $(VENV)/installed-oracle
+	$(BIN)/python -m pytest tests/oracle
+
+# The package as others get it: built, installed elsewhere, run away from the sources.
+wheel-check: $(VENV)/installed
+	rm -rf build/wheel $(VENV)-wheel
+	$(BIN)/pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir build/wheel .
+	$(PYTHON) -m venv $(VENV)-wheel
+	$(VENV)-wheel/bin/pip install --quiet --disable-pip-version-check build/wheel/*.whl
+	cd build/wheel && ../../$(VENV)-wheel/bin/jaxllm demo --documents 1 --out run
+	rm -rf build/wheel $(VENV)-wheel
+
+lint: $(VENV)/installed-lint
+	$(BIN)/ruff check .
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/installed: pyproject.toml | $(BIN)/python
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable .
+	touch $@
+
+$(VENV)/installed-%: $(VENV)/installed
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[$*]'
+	touch $@
+
+# PyTorch's CPU build is a tenth of the size of its default build, where the index has one.
+$(VENV)/installed-oracle: $(VENV)/installed-test
+	$(BIN)/pip install --quiet --disable-pip-version-check 'torch==2.13.0'
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[test,oracle]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) .cache build *.egg-info

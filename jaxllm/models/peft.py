@@ -1,0 +1,169 @@
+"""Adapters in the format of the PEFT library: `adapter_config.json` and `adapter_model.safetensors`."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxllm.directories import new_directory
+from jaxllm.errors import UserError
+from jaxllm.files import write_atomic
+from jaxllm.models.adapters import Adapter, linear_shapes
+from jaxllm.models.families import FAMILIES, Leaf
+from jaxllm.models.spec import ModelSpec
+from jaxllm.models.weights import open_safetensors, read_json, save_tensors
+
+PREFIX = "base_model.model."
+# Settings of PEFT under which an adapter is more than `scale * x @ a @ b`, with the value that means "off".
+PLAIN = {"use_dora": False, "bias": "none", "lora_bias": False, "fan_in_fan_out": None, "modules_to_save": None,
+         "layer_replication": None, "use_qalora": False, "trainable_token_indices": None, "target_parameters": None}
+
+
+def _places(spec: ModelSpec) -> dict[str, list[Leaf]]:
+    """Module names of the checkpoint (with `{i}`) -> the kernels of ours that one holds, in order."""
+    places: dict[str, list[Leaf]] = collections.defaultdict(list)
+    for leaf in FAMILIES[spec.family].leaves(spec):
+        if leaf.path[-1] == "kernel":
+            places[leaf.name.removesuffix(".weight")].append(leaf)
+    return places
+
+
+def save_adapter(path: str | Path, spec: ModelSpec, adapter: Adapter, base: str = "") -> Path:
+    """Writes an adapter that PEFT loads on the same base model.
+
+    Where a checkpoint fuses projections (GPT-2's q, k, v), their adapters become one of the summed rank,
+    block-diagonal unless they share their first factor.
+
+    Args:
+        path: a directory that does not exist yet, or is empty.
+        spec: of the base model.
+        adapter: layers stacked.
+        base: name of the base model, for the record.
+    """
+    tensors: dict[str, np.ndarray] = {}
+    targets, ranks = [], {}
+    for module, leaves in _places(spec).items():
+        parts = [adapter.params["layers"].get(leaf.path[1], {}).get(leaf.path[2]) for leaf in leaves]
+        if all(part is None for part in parts):
+            continue
+        down, up = _fuse(spec, leaves, parts)
+        targets.append(module.split("{i}.")[-1])
+        ranks[targets[-1]] = down.shape[-1]
+        for i in range(spec.layers):
+            name = PREFIX + module.format(i=i)
+            tensors[f"{name}.lora_A.weight"] = np.ascontiguousarray(down[i].T)
+            tensors[f"{name}.lora_B.weight"] = np.ascontiguousarray(up[i].T)
+    if not tensors:
+        raise ValueError("the adapter is empty")
+    rank = collections.Counter(ranks.values()).most_common(1)[0][0]
+    others = {target: r for target, r in ranks.items() if r != rank}
+    config = {
+        "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": base, "r": rank,
+        "lora_alpha": adapter.scale * rank, "lora_dropout": 0.0, "bias": "none", "inference_mode": True,
+        "target_modules": targets, "fan_in_fan_out": spec.family == "gpt2", "rank_pattern": others,
+        "alpha_pattern": {target: adapter.scale * r for target, r in others.items()}}
+    with new_directory(path) as target:
+        save_tensors(target / "adapter_model.safetensors", tensors)
+        write_atomic(target / "adapter_config.json", json.dumps(config, indent=2) + "\n")
+    return Path(path)
+
+
+def _fuse(spec: ModelSpec, leaves: list[Leaf], parts: list[dict[str, Any] | None]) -> tuple[np.ndarray, np.ndarray]:
+    """Factors `[L, in, R]` and `[L, R, out]` of a checkpoint's module from those of its parts."""
+    if len(parts) == 1:
+        return np.asarray(parts[0]["a"]), np.asarray(parts[0]["b"])
+    shapes = linear_shapes(spec)
+    present = [part for part in parts if part is not None]
+    downs = [np.asarray(part["a"]) for part in present]
+    shared = all(down.shape == downs[0].shape and np.array_equal(down, downs[0]) for down in downs)
+    rank = downs[0].shape[-1] if shared else sum(down.shape[-1] for down in downs)
+    blocks, row = [], 0
+    for leaf, part in zip(leaves, parts, strict=True):
+        block = np.zeros((spec.layers, rank, shapes[leaf.path[1], leaf.path[2]][1]), np.float32)
+        if part is not None:
+            up = np.asarray(part["b"])
+            block[:, row:row + up.shape[1]] = up
+            row += 0 if shared else up.shape[1]
+        blocks.append(block)
+    return downs[0] if shared else np.concatenate(downs, -1), np.concatenate(blocks, -1)
+
+
+def load_adapter(path: str | Path, spec: ModelSpec) -> Adapter:
+    """Reads a LoRA adapter that PEFT or `save_adapter` wrote.
+
+    Raises:
+        UserError: files missing or damaged, not plain LoRA, or not made for this base model.
+    """
+    path = Path(path)
+    config = read_json(path / "adapter_config.json")
+    where = path / "adapter_config.json"
+    if config.get("peft_type") != "LORA":
+        raise UserError(f"adapters of type {config.get('peft_type')!r} are not supported, only LORA", where)
+    for key, off in PLAIN.items():
+        if off is not None and config.get(key, off) not in (off, None):
+            raise UserError(f"'{key}' = {config[key]!r} is not supported", where)
+    if config.get("modules_to_save"):
+        raise UserError("adapters that carry whole modules (modules_to_save) are not supported", where)
+    with contextlib.ExitStack() as stack:
+        reader = open_safetensors(path / "adapter_model.safetensors", stack)
+        tensors = {name: np.asarray(reader.get_tensor(name), np.float32) for name in reader.keys()}
+    scale = _scale(config, config.get("r"), config.get("lora_alpha"), where)
+    layers: dict[str, Any] = {}
+    for module, leaves in _places(spec).items():
+        names = [f"{PREFIX}{module.format(i=i)}.lora_" for i in range(spec.layers)]
+        found = [f"{name}{side}.weight" in tensors for name in names for side in "AB"]
+        if not any(found):
+            continue
+        if not all(found):
+            raise UserError(f"only some layers of '{module}' are adapted, which is not supported", path)
+        down = _stack([tensors.pop(f"{name}A.weight").T for name in names], module, path)
+        up = _stack([tensors.pop(f"{name}B.weight").T for name in names], module, path)
+        # Modules may have scales of their own; what they differ by goes into their second factor.
+        scales = np.array([_module_scale(config, module.format(i=i), down.shape[-1], where)
+                           for i in range(spec.layers)], np.float32)
+        up = up * (scales / scale)[:, None, None]
+        for leaf, part in zip(leaves, np.split(up, len(leaves), -1), strict=True):
+            shape = linear_shapes(spec)[leaf.path[1], leaf.path[2]]
+            if (down.shape[1], part.shape[-1]) != shape:
+                raise UserError(f"adapter of '{module}' is {down.shape[1]} x {part.shape[-1]}, the base model's "
+                                f"layer {shape[0]} x {shape[1]}", path, "use the base model it was trained on")
+            layers.setdefault(leaf.path[1], {})[leaf.path[2]] = {"a": jnp.asarray(down), "b": jnp.asarray(part)}
+    if tensors:
+        raise UserError(f"{len(tensors)} tensors have no place in this {spec.family} model, for example "
+                        f"'{min(tensors)}'", path)
+    if not layers:
+        raise UserError("the adapter holds no tensors", path)
+    return Adapter({"layers": layers}, scale)
+
+
+def _stack(parts: list[np.ndarray], module: str, path: Path) -> np.ndarray:
+    if len({part.shape for part in parts}) > 1:
+        raise UserError(f"ranks of '{module}' differ from layer to layer, which is not supported", path)
+    return np.stack(parts)
+
+
+def _scale(config: dict[str, Any], rank: Any, alpha: Any, where: Path) -> float:
+    if not isinstance(rank, int) or rank < 1 or not isinstance(alpha, int | float) or not 0 < alpha < float("inf"):
+        raise UserError(f"needs a positive rank and a positive alpha, found r={rank!r}, lora_alpha={alpha!r}", where)
+    return float(alpha) / (rank**0.5 if config.get("use_rslora") else rank)
+
+
+def _module_scale(config: dict[str, Any], module: str, rank: int, where: Path) -> float:
+    """Scale of one module of one layer: PEFT's patterns, which are regular expressions, override rank and alpha."""
+    found = {}
+    for key, default in (("rank_pattern", "r"), ("alpha_pattern", "lora_alpha")):
+        patterns = config.get(key) or {}
+        if not isinstance(patterns, dict):
+            raise UserError(f"'{key}' must map names to numbers, found {patterns!r}", where)
+        found[default] = next((value for pattern, value in patterns.items()
+                               if re.match(rf"(.*\.)?({pattern})$", module)), config.get(default))
+    if found["r"] != rank:
+        raise UserError(f"'{module}' has rank {rank}, the configuration says {found['r']}", where)
+    return _scale(config, found["r"], found["lora_alpha"], where)

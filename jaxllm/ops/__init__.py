@@ -1,0 +1,8 @@
+"""Mathematics on arrays, nothing else."""
+
+from jaxllm.ops.losses import cross_entropy, kl_distillation, masked_sum
+from jaxllm.ops.matmul import matmul
+from jaxllm.ops.vocab import Unembedding, token_divergence, token_entropy, token_logprobs
+
+__all__ = ["Unembedding", "cross_entropy", "kl_distillation", "masked_sum", "matmul", "token_divergence",
+           "token_entropy", "token_logprobs"]

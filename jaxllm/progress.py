@@ -1,0 +1,21 @@
+"""A bar with the time left, on standard error."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
+
+import tqdm
+
+
+@contextlib.contextmanager
+def bar(total: int, name: str, unit: str) -> Iterator[Callable[[int], None]]:
+    """Shows progress towards `total`; what it yields takes the number done so far.
+
+    Where no terminal listens it prints a line every ten seconds instead of redrawing one.
+    """
+    interval = 0.1 if sys.stderr.isatty() else 10.0
+    with tqdm.tqdm(total=total, desc=name, unit=f" {unit}", file=sys.stderr, mininterval=interval,
+                   maxinterval=2 * interval) as drawn:
+        yield lambda done: drawn.update(done - drawn.n) and None

@@ -1,0 +1,132 @@
+"""Low-rank adapters."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+
+from jaxllm.errors import UserError
+from jaxllm.models import Adapter, LoraConfig, adapter_axes, init_adapter, merge, unmerge, unstack
+from jaxllm.models.peft import load_adapter, save_adapter
+from tests.networks import forward, random_tokens
+
+EVERYTHING = ("q", "k", "v", "o", "up", "gate", "down")
+
+
+@pytest.fixture(params=["llama", "gpt2"])
+def network(request):
+    return request.getfixturevalue(request.param)
+
+
+def adapter_of(spec, rank=4, targets=EVERYTHING):
+    adapter = init_adapter(spec, jax.random.key(0), LoraConfig(rank=rank, alpha=6.0, targets=targets))
+    noise = lambda leaf: leaf + 0.3 * jax.random.normal(jax.random.key(leaf.size), leaf.shape)
+    return Adapter(jax.tree.map(noise, adapter.params), adapter.scale)
+
+
+def test_a_fresh_adapter_changes_nothing(network):
+    spec, params = network
+    adapter = init_adapter(spec, jax.random.key(0), LoraConfig())
+    tokens = random_tokens(2, 8)
+    assert np.array_equal(forward(spec, params, tokens, adapter=adapter).hidden, forward(spec, params, tokens).hidden)
+
+
+def test_merged_weights_equal_the_adapter(network):
+    spec, params = network
+    adapter, tokens = adapter_of(spec), random_tokens(2, 8)
+    beside = forward(spec, params, tokens, adapter=adapter).hidden
+    assert float(jnp.abs(beside - forward(spec, params, tokens).hidden).max()) > 0.1
+    assert_allclose(forward(spec, merge(params, adapter), tokens).hidden, beside, atol=2e-5)
+
+
+def test_unmerge_takes_it_out_again(network):
+    spec, params = network
+    adapter = adapter_of(spec)
+    again = unmerge(merge(params, adapter), adapter)
+    for a, b in zip(jax.tree.leaves(again), jax.tree.leaves(params), strict=True):
+        assert_allclose(a, b, atol=1e-6)
+
+
+def test_unstacked_adapter(llama):
+    spec, params = llama
+    adapter, tokens = adapter_of(spec), random_tokens(2, 8)
+    flat = Adapter(unstack(adapter.params), adapter.scale)
+    assert_allclose(forward(spec, unstack(params), tokens, adapter=flat).hidden,
+                    forward(spec, params, tokens, adapter=adapter).hidden, atol=1e-5)
+    with pytest.raises(ValueError, match="both"):
+        forward(spec, params, tokens, adapter=flat)
+
+
+def test_scale_by_hand():
+    """One layer, one weight: kernel 1, a 2, b 3, alpha / rank = 4 / 2."""
+    params = {"layers": {"attn": {"q": {"kernel": jnp.ones((1, 1, 1))}}}}
+    adapter = Adapter({"layers": {"attn": {"q": {"a": jnp.full((1, 1, 2), 2.0), "b": jnp.full((1, 2, 1), 3.0)}}}}, 2.0)
+    assert float(merge(params, adapter)["layers"]["attn"]["q"]["kernel"][0, 0, 0]) == 1 + 2 * (2 * 3 + 2 * 3)
+
+
+def test_axes_name_every_dimension(network):
+    spec, _ = network
+    adapter = adapter_of(spec)
+    named = jax.tree.leaves(adapter_axes(adapter), is_leaf=lambda x: isinstance(x, tuple))
+    assert [len(names) for names in named] == [leaf.ndim for leaf in jax.tree.leaves(adapter.params)]
+
+
+@pytest.mark.parametrize("targets", [EVERYTHING, ("q", "v", "down")])
+def test_saved_adapters_come_back(network, tmp_path, targets):
+    spec, params = network
+    adapter, tokens = adapter_of(spec, targets=targets), random_tokens(2, 8)
+    save_adapter(tmp_path / "adapter", spec, adapter)
+    back = load_adapter(tmp_path / "adapter", spec)
+    assert_allclose(forward(spec, params, tokens, adapter=back).hidden,
+                    forward(spec, params, tokens, adapter=adapter).hidden, atol=1e-5)
+
+
+def test_bad_adapters(llama, gpt2, tmp_path):
+    spec, _ = llama
+    save_adapter(tmp_path / "a", spec, adapter_of(spec))
+    config = tmp_path / "a" / "adapter_config.json"
+    with pytest.raises(UserError, match="no place"):
+        load_adapter(tmp_path / "a", gpt2[0])
+    with pytest.raises(UserError, match="missing"):
+        load_adapter(tmp_path / "nowhere", spec)
+    with pytest.raises(UserError, match="not empty"):
+        save_adapter(tmp_path / "a", spec, adapter_of(spec))
+    text = config.read_text()
+    config.write_text(text.replace('"bias": "none"', '"bias": "all"'))
+    with pytest.raises(UserError, match="'bias' = 'all'"):
+        load_adapter(tmp_path / "a", spec)
+    config.write_text(text.replace("LORA", "IA3"))
+    with pytest.raises(UserError, match="IA3"):
+        load_adapter(tmp_path / "a", spec)
+
+
+def test_lora_config_names_what_is_wrong():
+    with pytest.raises(UserError, match="targets"):
+        LoraConfig(targets=("q", "query"))
+    with pytest.raises(UserError, match="rank"):
+        LoraConfig(rank=0)
+
+
+def test_patterns_of_ranks_and_scales(llama, tmp_path):
+    """PEFT's patterns are regular expressions on the full name, so one layer's module may have its own scale."""
+    import json
+
+    spec, _ = llama
+    adapter = adapter_of(spec, targets=("q",))
+    save_adapter(tmp_path / "a", spec, adapter)
+    path = tmp_path / "a" / "adapter_config.json"
+    config = json.loads(path.read_text())
+    plain = load_adapter(tmp_path / "a", spec)
+    path.write_text(json.dumps(config | {"alpha_pattern": {r"layers\.1\.self_attn\.q_proj": 12.0}}))
+    changed = load_adapter(tmp_path / "a", spec)
+    ratio = changed.params["layers"]["attn"]["q"]["b"] / plain.params["layers"]["attn"]["q"]["b"]
+    assert_allclose(ratio[:, 0, 0], [1.0, 2.0, 1.0], rtol=1e-6)
+    path.write_text(json.dumps(config | {"rank_pattern": {".*q_proj": 2}}))
+    with pytest.raises(UserError, match="has rank 4, the configuration says 2"):
+        load_adapter(tmp_path / "a", spec)
+
+
+def test_targets_that_a_family_lacks(gpt2):
+    with pytest.raises(UserError, match="gpt2 model has none of"):
+        init_adapter(gpt2[0], jax.random.key(0), LoraConfig(targets=("gate",)))

@@ -1,0 +1,133 @@
+"""The decoder: what must not change its result does not."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+
+from jaxllm.models import init, init_cache, logical_axes, logits, stack, unstack
+from jaxllm.models.attention import causal_mask
+from jaxllm.models.decoder import segment_positions
+from tests.networks import LLAMA, forward, random_tokens
+
+
+def run(spec, params, tokens, **options):
+    return logits(spec, params, forward(spec, params, tokens, **options).hidden)
+
+
+@pytest.fixture(params=["llama", "gpt2"])
+def network(request):
+    return request.getfixturevalue(request.param)
+
+
+def test_scanned_and_unrolled_layers_agree(network):
+    spec, params = network
+    tokens = random_tokens(2, 12)
+    assert_allclose(run(spec, params, tokens), run(spec, unstack(params), tokens), atol=1e-5)
+
+
+def test_stack_undoes_unstack(network):
+    _, params = network
+    again = stack(unstack(params))
+    assert jax.tree.structure(again) == jax.tree.structure(params)
+    assert all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(again), jax.tree.leaves(params), strict=True))
+
+
+def test_cached_decoding_equals_the_full_forward(network):
+    spec, params = network
+    tokens, flat = random_tokens(2, 12), unstack(params)
+    cache, parts = init_cache(spec, 2, 16), []
+    for start, stop in ((0, 5), (5, 6), (6, 9), (9, 12)):
+        positions = jnp.tile(jnp.arange(start, stop), (2, 1))
+        out = forward(spec, flat, tokens[:, start:stop], positions=positions, cache=cache)
+        cache, parts = out.cache, [*parts, logits(spec, params, out.hidden)]
+    assert_allclose(jnp.concatenate(parts, 1), run(spec, params, tokens), atol=1e-5)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_padding_changes_nothing(network, side):
+    spec, params = network
+    tokens = random_tokens(2, 9)
+    pad = (4, 0) if side == "left" else (0, 4)
+    padded = jnp.pad(tokens, ((0, 0), pad), constant_values=7)
+    segments = jnp.pad(jnp.ones_like(tokens), ((0, 0), pad))
+    got = run(spec, params, padded, segments=segments)[:, pad[0]:pad[0] + 9]
+    assert_allclose(got, run(spec, params, tokens), atol=1e-5)
+
+
+def test_batch_neighbours_change_nothing(network):
+    spec, params = network
+    tokens = random_tokens(3, 9)
+    assert_allclose(run(spec, params, tokens)[1:2], run(spec, params, tokens[1:2]), atol=1e-5)
+
+
+def test_packed_texts_do_not_see_each_other(network):
+    spec, params = network
+    first, second = random_tokens(1, 5, seed=1), random_tokens(1, 7, seed=2)
+    packed = jnp.concatenate([first, second], 1)
+    segments = jnp.array([[1] * 5 + [2] * 7])
+    got = run(spec, params, packed, segments=segments)
+    assert_allclose(got[:, :5], run(spec, params, first), atol=1e-5)
+    assert_allclose(got[:, 5:], run(spec, params, second), atol=1e-5)
+
+
+@pytest.mark.parametrize("remat", ["full", "dots"])
+def test_remat_changes_no_gradient(llama, remat):
+    spec, params = llama
+    tokens = random_tokens(2, 8)
+    loss = lambda params, remat: jnp.square(forward(spec, params, tokens, remat=remat).hidden).sum()
+    gradient = jax.jit(jax.grad(loss), static_argnums=1)
+    plain, again = gradient(params, "none"), gradient(params, remat)
+    for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(again), strict=True):
+        assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+
+
+def test_no_leaf_of_init_is_weakly_typed():
+    params = jax.eval_shape(lambda: init(LLAMA, jax.random.key(0)))
+    assert not any(leaf.weak_type for leaf in jax.tree.leaves(params))
+    half = jax.eval_shape(lambda: init(LLAMA, jax.random.key(0), jnp.bfloat16))
+    assert {str(leaf.dtype) for leaf in jax.tree.leaves(half)} == {"bfloat16"}
+
+
+def test_init_scales(llama):
+    spec, _ = llama
+    params = jax.jit(lambda key: init(spec, key))(jax.random.key(3))
+    assert abs(float(jnp.std(params["embed"])) - 1.0) < 0.1
+    assert abs(float(jnp.std(params["layers"]["mlp"]["down"]["kernel"])) * spec.mlp_width**0.5 - 1.0) < 0.1
+
+
+def test_logical_axes_name_every_dimension(network):
+    spec, params = network
+    axes = logical_axes(spec)
+    named = jax.tree.leaves(axes, is_leaf=lambda x: isinstance(x, tuple))
+    assert [len(names) for names in named] == [leaf.ndim for leaf in jax.tree.leaves(params)]
+    assert axes["layers"]["attn"]["q"]["kernel"] == ("layers", "embed", "heads")
+
+
+def test_segment_positions():
+    segments = jnp.array([[0, 0, 1, 1, 1], [1, 1, 2, 2, 0]])
+    assert segment_positions(segments).tolist() == [[0, 1, 0, 1, 2], [0, 1, 0, 1, 0]]
+
+
+def test_causal_mask_by_hand():
+    mask = causal_mask(jnp.array([[1, 1, 2, 0]]))[0]
+    assert mask.astype(int).tolist() == [[1, 0, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 0]]
+
+
+def test_a_cache_needs_unstacked_layers_and_positions(llama):
+    spec, params = llama
+    cache = init_cache(spec, 1, 8)
+    with pytest.raises(ValueError, match="unstack"):
+        forward(spec, params, random_tokens(1, 4), cache=cache)
+    with pytest.raises(ValueError, match="positions"):
+        forward(spec, unstack(params), random_tokens(1, 4), cache=cache)
+
+
+def test_spec_refuses_impossible_shapes():
+    from dataclasses import replace
+
+    with pytest.raises(ValueError, match="multiple of kv_heads"):
+        replace(LLAMA, kv_heads=3)
+    with pytest.raises(ValueError, match="at least 1"):
+        replace(LLAMA, layers=0)

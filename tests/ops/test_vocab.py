@@ -1,0 +1,172 @@
+"""Vocabulary-streamed log-probabilities and divergences: worked values, and equality with the plain formula."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+
+from jaxllm.ops import Unembedding, kl_distillation, token_divergence, token_entropy, token_logprobs
+from jaxllm.ops.vocab import _block_rows
+
+STUDENT = jnp.array([[0.0, 0.0, 0.0], [2.0, 0.0, -1.0]])
+TEACHER = jnp.array([[1.0, 0.0, -1.0], [0.0, 0.5, 0.0]])
+IDENTITY = Unembedding(jnp.eye(3))  # hidden states are the logits
+
+
+def golden(kind, temperature=1.0):
+    return token_divergence(STUDENT, IDENTITY, TEACHER, IDENTITY, kind=kind, temperature=temperature)
+
+
+def test_forward_kl_golden():
+    assert_allclose(golden("forward"), [0.266217, 0.827332], atol=5e-7)
+    assert_allclose(golden("forward").mean(), 0.546774, atol=5e-7)
+    assert_allclose(golden("forward").mean() / 3, 0.182258, atol=5e-7)  # mean over tokens and vocabulary
+
+
+def test_reverse_kl_golden():
+    assert_allclose(golden("reverse"), [0.308994, 0.713013], atol=1e-6)
+    assert_allclose(golden("reverse").mean(), 0.511003, atol=5e-7)
+
+
+def test_forward_kl_at_temperature_three_golden():
+    assert_allclose(golden("forward", 3.0), [0.036035, 0.098432], atol=5e-7)
+    total, weight = kl_distillation(STUDENT[None], IDENTITY, TEACHER[None], IDENTITY, jnp.ones((1, 2)),
+                                    temperature=3.0)
+    assert_allclose(total / weight / 9, 0.067233, atol=5e-7)
+    assert_allclose(total / weight / 3, 0.201700, atol=5e-7)  # mean over the vocabulary too, times T^2
+
+
+def test_jensen_shannon_by_hand():
+    student, teacher = jnp.log(jnp.array([[0.5, 0.5]])), jnp.log(jnp.array([[0.75, 0.25]]))
+    two = Unembedding(jnp.eye(2))
+    # beta 0.5: middle (0.625, 0.375)
+    expected = 0.5 * (0.75 * np.log(0.75 / 0.625) + 0.25 * np.log(0.25 / 0.375)) \
+        + 0.5 * (0.5 * np.log(0.5 / 0.625) + 0.5 * np.log(0.5 / 0.375))
+    assert_allclose(token_divergence(student, two, teacher, two, kind="jsd"), [expected], rtol=1e-5)
+
+
+def test_entropy_of_uniform_and_certain():
+    assert_allclose(token_entropy(jnp.zeros((1, 3)), IDENTITY), [np.log(3)], rtol=1e-6)
+    assert_allclose(token_entropy(jnp.array([[50.0, 0.0, 0.0]]), IDENTITY), [0.0], atol=5e-6)
+
+
+def problem(tokens=7, width=16, vocab=53, teacher_width=9):
+    draw = np.random.default_rng(0)
+    normal = lambda *shape: jnp.asarray(draw.normal(size=shape), jnp.float32)
+    return (normal(tokens, width), normal(vocab, width), normal(tokens, teacher_width), normal(vocab, teacher_width),
+            jnp.asarray(draw.integers(0, vocab, tokens)), normal(tokens))
+
+
+def plain_divergence(kind, hidden, table, teacher, teacher_table, temperature, beta):
+    q = jax.nn.log_softmax(hidden @ table.T / temperature)
+    p = jax.nn.log_softmax(teacher @ teacher_table.T / temperature)
+    if kind == "forward":
+        return (jnp.exp(p) * (p - q)).sum(-1)
+    if kind == "reverse":
+        return (jnp.exp(q) * (q - p)).sum(-1)
+    middle = jnp.log(beta * jnp.exp(p) + (1 - beta) * jnp.exp(q))
+    return (beta * jnp.exp(p) * (p - middle) + (1 - beta) * jnp.exp(q) * (q - middle)).sum(-1)
+
+
+@pytest.mark.parametrize("block", [None, 53, 10, 8])
+@pytest.mark.parametrize("kind", ["forward", "reverse", "jsd"])
+def test_divergence_and_gradient_equal_the_plain_formula(kind, block):
+    hidden, table, teacher, teacher_table, _, weights = problem()
+
+    def streamed(hidden, table):
+        return (weights * token_divergence(hidden, Unembedding(table), teacher, Unembedding(teacher_table), kind=kind,
+                                           beta=0.3, temperature=1.7, block=block)).sum()
+
+    def plain(hidden, table):
+        return (weights * plain_divergence(kind, hidden, table, teacher, teacher_table, 1.7, 0.3)).sum()
+
+    value, gradients = jax.value_and_grad(streamed, (0, 1))(hidden, table)
+    expected, expected_gradients = jax.value_and_grad(plain, (0, 1))(hidden, table)
+    assert_allclose(value, expected, rtol=1e-5)
+    for got, want in zip(gradients, expected_gradients, strict=True):
+        assert_allclose(got, want, atol=5e-6)
+
+
+@pytest.mark.parametrize("block", [None, 10])
+def test_logprobs_and_gradient_equal_the_plain_formula(block):
+    hidden, table, _, _, targets, weights = problem()
+    streamed = lambda h, t: (weights * token_logprobs(h, Unembedding(t), targets, temperature=0.6, block=block)).sum()
+    plain = lambda h, t: (weights * jax.nn.log_softmax(h @ t.T / 0.6)[jnp.arange(7), targets]).sum()
+    value, gradients = jax.value_and_grad(streamed, (0, 1))(hidden, table)
+    expected, expected_gradients = jax.value_and_grad(plain, (0, 1))(hidden, table)
+    assert_allclose(value, expected, rtol=1e-5)
+    for got, want in zip(gradients, expected_gradients, strict=True):
+        assert_allclose(got, want, atol=5e-6)
+
+
+def test_entropy_and_gradient_equal_the_plain_formula():
+    hidden, table, *_ = problem()
+
+    def plain(hidden):
+        logp = jax.nn.log_softmax(hidden @ table.T)
+        return -(jnp.exp(logp) * logp).sum()
+
+    streamed = lambda hidden: token_entropy(hidden, Unembedding(table), block=10).sum()
+    assert_allclose(streamed(hidden), plain(hidden), rtol=1e-5)
+    assert_allclose(jax.grad(streamed)(hidden), jax.grad(plain)(hidden), atol=1e-5)
+
+
+def test_equal_models_have_no_divergence_and_no_gradient():
+    hidden, table, *_ = problem()
+    for kind in ("forward", "reverse", "jsd"):
+        value, gradient = jax.value_and_grad(
+            lambda h, kind=kind: token_divergence(h, Unembedding(table), hidden, Unembedding(table), kind=kind,
+                                                  block=10).sum())(hidden)
+        assert_allclose(value, 0.0, atol=2e-6)
+        assert_allclose(gradient, 0.0, atol=2e-6)
+
+
+def test_the_teacher_gets_no_gradient():
+    hidden, table, teacher, teacher_table, *_ = problem()
+    gradients = jax.grad(lambda t, tt: token_divergence(hidden, Unembedding(table), t, Unembedding(tt)).sum(),
+                         (0, 1))(teacher, teacher_table)
+    assert all(np.all(np.asarray(g) == 0) for g in gradients)
+
+
+def test_large_logits_stay_finite():
+    far = jnp.array([[300.0, -300.0, 0.0]])
+    value, gradient = jax.value_and_grad(
+        lambda h: token_divergence(h, IDENTITY, -far, IDENTITY, block=1).sum())(far)
+    assert_allclose(value, 600.0, rtol=1e-6)
+    assert np.isfinite(np.asarray(gradient)).all()
+    assert_allclose(token_logprobs(far, IDENTITY, jnp.array([1])), [-600.0], rtol=1e-6)
+
+
+def test_bfloat16_tables_give_float32_results():
+    hidden, table, teacher, teacher_table, *_ = problem()
+    half = lambda x: x.astype(jnp.bfloat16)
+    value = token_divergence(half(hidden), Unembedding(half(table)), half(teacher), Unembedding(half(teacher_table)))
+    assert value.dtype == jnp.float32
+    exact = plain_divergence("forward", *(half(x).astype(jnp.float32)
+                                          for x in (hidden, table, teacher, teacher_table)), 1.0, 0.5)
+    assert_allclose(value, exact, rtol=2e-2)
+
+
+@pytest.mark.parametrize(("vocab", "expected"), [(128_256, 1002), (32_000, 1000), (50_257, 1024), (512, 512)])
+def test_blocks_divide_the_vocabulary_where_they_can(vocab, expected):
+    assert _block_rows(vocab, 4096, 1024) == expected
+
+
+def temporary_bytes(function, *arguments):
+    return jax.jit(function).lower(*arguments).compile().memory_analysis().temp_size_in_bytes
+
+
+def test_no_full_logits_in_memory():
+    """B T = 1024 tokens and V = 32k: logits of one side alone are 128 MiB, all temporaries here far less."""
+    hidden, table = jax.ShapeDtypeStruct((1024, 16), jnp.float32), jax.ShapeDtypeStruct((32_000, 16), jnp.float32)
+
+    def streamed(hidden, table, teacher):
+        return token_divergence(hidden, Unembedding(table), teacher, Unembedding(table), block=1000).sum()
+
+    def whole(hidden, table, teacher):
+        return plain_divergence("forward", hidden, table, teacher, table, 1.0, 0.5).sum()
+
+    small = temporary_bytes(jax.grad(streamed, (0, 1)), hidden, table, hidden)
+    large = temporary_bytes(jax.grad(whole, (0, 1)), hidden, table, hidden)
+    assert small < 32 * 2**20 < 5 * small < large, (small, large)

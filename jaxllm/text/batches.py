@@ -1,0 +1,187 @@
+"""Token sequences of different lengths into rectangular arrays. NumPy only; the same arrays for the same
+input.
+
+Segments tell tokens from padding and one document from the next: 0 is padding, 1, 2, ... the sequences of a
+row. They are made from lengths, never from ``tokens != pad``: the padding id may be a token that occurs in
+the text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Sequences laid one after another into rows of one length.
+
+    Fields:
+        tokens: int32 [B, T], 0 where there is none.
+        segments: int32 [B, T], 0 where there is no token, else 1, 2, ... along the row.
+        positions: int32 [B, T], index of the token in its own sequence, 0 where there is no token.
+        index: int32 [B, T], which of the given sequences the token came from, -1 where there is no token.
+        carried: per-token values given along (masks, weights, targets), each [B, T], 0 where there is no
+            token.
+    """
+
+    tokens: np.ndarray
+    segments: np.ndarray
+    positions: np.ndarray
+    index: np.ndarray
+    carried: dict[str, np.ndarray] = field(default_factory=dict)
+
+
+def bucket_sizes(max_length: int, smallest: int = 16) -> tuple[int, ...]:
+    """Lengths to pad to, so that few shapes are compiled: powers of two with one step between, ending at
+    `max_length`.
+
+    ``bucket_sizes(100) == (16, 24, 32, 48, 64, 96, 100)``: at most a third of a padded row is padding.
+    """
+    if max_length < 1 or smallest < 1:
+        raise ValueError(f"lengths must be positive, got max_length={max_length}, smallest={smallest}")
+    sizes, size = [], smallest
+    while size < max_length:
+        sizes.append(size)
+        if size + size // 2 < max_length and size % 2 == 0:
+            sizes.append(size + size // 2)
+        size *= 2
+    return (*sizes, max_length)
+
+
+def bucket(n: int, sizes: Sequence[int]) -> int:
+    """The smallest of the ascending `sizes` that holds `n` tokens; ValueError when none does."""
+    for size in sizes:
+        if n <= size:
+            return size
+    raise ValueError(f"length {n} is beyond the largest size {max(sizes, default=0)}")
+
+
+def pad_right(seqs: Sequence[Sequence[int]], length: int, pad_id: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Sequences from the left edge, padding after them.
+
+    Args:
+        seqs: token ids, each at most `length` long; an empty one makes a row of padding.
+        length: T.
+        pad_id: what stands where there is no token; nothing may depend on it.
+
+    Returns:
+        tokens int32 [B, T] and segments int32 [B, T], 1 on tokens and 0 on padding.
+
+    Raises:
+        ValueError: a sequence is longer than `length`; shortening it is the caller's decision.
+    """
+    return _pad(seqs, length, pad_id, left=False)
+
+
+def pad_left(seqs: Sequence[Sequence[int]], length: int, pad_id: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """As `pad_right`, with the padding before the tokens, so that all rows end together for decoding."""
+    return _pad(seqs, length, pad_id, left=True)
+
+
+def _pad(
+    seqs: Sequence[Sequence[int]], length: int, pad_id: int, left: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    lengths = _lengths(seqs, length)
+    tokens = np.full((len(seqs), length), pad_id, np.int32)
+    segments = np.zeros((len(seqs), length), np.int32)
+    for row, (seq, n) in enumerate(zip(seqs, lengths, strict=True)):
+        where = slice(length - n, length) if left else slice(0, n)
+        tokens[row, where] = seq
+        segments[row, where] = 1
+    return tokens, segments
+
+
+def pack(
+    seqs: Sequence[Sequence[int]], length: int, carried: Mapping[str, Sequence[Sequence]] | None = None
+) -> Packed:
+    """Lays sequences one after another into as few rows as first-fit finds; none is split, empty ones take no
+    room.
+
+    Longer sequences are placed first, ties in the order given, so that rows fill well; `Packed.index` leads
+    back.
+
+    Args:
+        seqs: token ids, each at most `length` long.
+        length: T.
+        carried: per-token values under a name, shaped like `seqs`: ``{"mask": [[0, 1, 1], ...]}``.
+
+    Returns:
+        `Packed` with B rows; B is 0 when there is no token.
+
+    Raises:
+        ValueError: a sequence is longer than `length`, or a carried value does not match its sequence.
+    """
+    lengths = _lengths(seqs, length)
+    carried = carried or {}
+    for name, values in carried.items():
+        if [len(v) for v in values] != lengths:
+            raise ValueError(f"{name!r} does not have one value per token of every sequence")
+    rows = _first_fit(lengths, length)
+    shape = (len(rows), length)
+    out = Packed(
+        tokens=np.zeros(shape, np.int32),
+        segments=np.zeros(shape, np.int32),
+        positions=np.zeros(shape, np.int32),
+        index=np.full(shape, -1, np.int32),
+        carried={name: np.zeros(shape, _dtype(values)) for name, values in carried.items()},
+    )
+    for row, members in enumerate(rows):
+        start = 0
+        for segment, i in enumerate(members, 1):
+            where = slice(start, start + lengths[i])
+            out.tokens[row, where] = seqs[i]
+            out.segments[row, where] = segment
+            out.positions[row, where] = np.arange(lengths[i])
+            out.index[row, where] = i
+            for name, values in carried.items():
+                out.carried[name][row, where] = values[i]
+            start += lengths[i]
+    return out
+
+
+def _first_fit(lengths: list[int], length: int) -> list[list[int]]:
+    """Members of each row: every sequence goes to the first row with room for it, the longest first.
+
+    A tree over the free room of all rows finds that row in logarithmic time; millions of rows would otherwise
+    take days.
+    """
+    order = sorted((i for i, n in enumerate(lengths) if n), key=lambda i: -lengths[i])
+    width = 1
+    while width < max(1, len(order)):
+        width *= 2
+    room = [length] * (2 * width)  # room[1] is the most free room of all rows, leaves are rows
+    rows: list[list[int]] = []
+    for i in order:
+        node = 1
+        while node < width:
+            node = 2 * node if room[2 * node] >= lengths[i] else 2 * node + 1
+        if node - width == len(rows):
+            rows.append([])
+        rows[node - width].append(i)
+        room[node] -= lengths[i]
+        while node > 1:
+            node //= 2
+            room[node] = max(room[2 * node], room[2 * node + 1])
+    return rows
+
+
+def _lengths(seqs: Sequence[Sequence[int]], length: int) -> list[int]:
+    lengths = [len(seq) for seq in seqs]
+    for i, n in enumerate(lengths):
+        if n > length:
+            raise ValueError(f"sequence {i} has {n} tokens, more than {length}")
+    return lengths
+
+
+def _dtype(values: Sequence[Sequence]) -> np.dtype:
+    """int32 for whole numbers, float32 for others, bool for truth values."""
+    kind = (
+        np.result_type(*(np.asarray(v).dtype for v in values if len(v)))
+        if any(len(v) for v in values)
+        else bool
+    )
+    kind = np.dtype(kind)
+    return np.dtype({"b": np.bool_, "i": np.int32, "u": np.int32}.get(kind.kind, np.float32))

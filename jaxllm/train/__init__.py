@@ -1,0 +1,44 @@
+"""What every training job shares: mesh, optimizer, state, compiled step, data order, checkpoints, loop."""
+
+from jaxllm.errors import StorageError
+from jaxllm.train.checkpoints import Checkpointer, Restored
+from jaxllm.train.data import epoch_permutation, row_indices
+from jaxllm.train.loop import BatchFn, FitResult, Hook, fit
+from jaxllm.train.mesh import MESH_AXES, RULES, batch_sharding, make_mesh, put_batch, replicated, shardings
+from jaxllm.train.metrics import MetricsWriter, read_metrics
+from jaxllm.train.optimizer import DECAYED, OptimizerConfig, decay_mask, make_optimizer, make_schedule
+from jaxllm.train.state import Params, TrainState, init_state
+from jaxllm.train.step import LossFn, SumAndWeight, TrainStep, make_train_step
+
+__all__ = [
+    "DECAYED",
+    "MESH_AXES",
+    "RULES",
+    "BatchFn",
+    "Checkpointer",
+    "FitResult",
+    "Hook",
+    "LossFn",
+    "MetricsWriter",
+    "OptimizerConfig",
+    "Params",
+    "Restored",
+    "StorageError",
+    "SumAndWeight",
+    "TrainState",
+    "TrainStep",
+    "batch_sharding",
+    "decay_mask",
+    "epoch_permutation",
+    "fit",
+    "init_state",
+    "make_mesh",
+    "make_optimizer",
+    "make_schedule",
+    "make_train_step",
+    "put_batch",
+    "read_metrics",
+    "replicated",
+    "row_indices",
+    "shardings",
+]

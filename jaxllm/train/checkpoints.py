@@ -1,0 +1,235 @@
+"""Saving and restoring a run with Orbax: atomic, asynchronous, latest and best."""
+
+import logging
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxllm.errors import UserError
+from jaxllm.train.state import TrainState
+from jaxllm.train.storage import storage_error
+
+
+class Restored(NamedTuple):
+    """What a checkpoint holds.
+
+    Attributes:
+        state: placed as the state it was asked to resemble.
+        sidecar: the JSON object saved with it (resolved config, metadata).
+    """
+
+    state: TrainState
+    sidecar: dict[str, Any]
+
+
+class Checkpointer:
+    """The checkpoints of one run, a folder with one sub-folder a step.
+
+    A checkpoint appears under its step's name only when it is complete, and the one before it is removed
+    only after that: a run killed at any moment, or a full disk, leaves the previous one whole. Use as a
+    context manager, or call `close`.
+
+    Args:
+        directory: of the checkpoints, made if it is not there; unfinished saves in it are removed.
+        best_metric: name in the metrics given to `save`; the checkpoint best by it is kept beside the latest.
+        best_mode: whether the best value is the smallest or the largest.
+    """
+
+    def __init__(
+        self, directory: str | Path, best_metric: str | None = None, best_mode: Literal["min", "max"] = "min"
+    ):
+        import orbax.checkpoint as ocp
+        from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
+
+        # Orbax logs the traceback of every error, once a thread, and then raises it: the raise is enough.
+        logging.getLogger("absl").setLevel(logging.CRITICAL)
+        self._ocp = ocp
+        self._best_metric = best_metric
+        self.directory = Path(directory).absolute()
+
+        def value(metrics: Mapping[str, float]) -> float:
+            return metrics["best"]
+
+        best = BestN(
+            get_metric_fn=value, reverse=best_mode == "min", n=1, keep_checkpoints_without_metrics=False
+        )
+        try:
+            self._manager = ocp.CheckpointManager(
+                self.directory,
+                # best_fn makes Orbax store the metric, so that a resumed run still knows the best;
+                # on its own it would drop the latest, hence the policy.
+                options=ocp.CheckpointManagerOptions(
+                    best_fn=None if best_metric is None else value,
+                    best_mode=best_mode,
+                    preservation_policy=AnyPreservationPolicy(
+                        [LatestN(1)] if best_metric is None else [LatestN(1), best]
+                    ),
+                    cleanup_tmp_directories=True,
+                ),
+                item_handlers={
+                    "state": ocp.StandardCheckpointHandler(),
+                    "sidecar": ocp.JsonCheckpointHandler(),
+                },
+            )
+        except OSError as error:
+            raise storage_error(error, self.directory) or UserError(
+                f"cannot keep checkpoints here: {error.strerror}", self.directory
+            ) from error
+
+    def latest_step(self) -> int | None:
+        """The step of the newest complete checkpoint, None when there is none; waits for a running save."""
+        self.wait()  # Orbax lists a step from the moment its save begins
+        return self._manager.latest_step()
+
+    def best_step(self) -> int | None:
+        """The step of the best checkpoint by `best_metric`, None when none has a finite value of it."""
+        self.wait()
+        return None if self._best_metric is None else self._manager.best_step()
+
+    def save(
+        self,
+        state: TrainState,
+        sidecar: Mapping[str, Any] | None = None,
+        metrics: Mapping[str, float] | None = None,
+    ) -> bool:
+        """Starts saving `state` under its step; waits for the save before it, not for this one.
+
+        The state may be donated as soon as this returns.
+
+        Args:
+            state: to save.
+            sidecar: what JSON can hold.
+            metrics: of this step, from which `best_metric` is taken if it is there and finite.
+
+        Returns:
+            False when this step is already saved.
+
+        Raises:
+            StorageError: the disk is full (also when it was the save before that found out).
+        """
+        step = int(state.step)
+        if step in self._manager.all_steps():
+            return False
+        best = (metrics or {}).get(self._best_metric, math.nan)
+        args = self._ocp.args
+        try:
+            self._manager.wait_until_finished()
+            return self._manager.save(
+                step,
+                args=args.Composite(
+                    state=args.StandardSave(state), sidecar=args.JsonSave(dict(sidecar or {}))
+                ),
+                metrics={"best": float(best)} if math.isfinite(best) else None,
+                force=True,
+            )
+        except Exception as error:
+            raise storage_error(error, self.directory) or error from error
+
+    def wait(self) -> None:
+        """Waits until the last save is complete on disk.
+
+        Raises:
+            StorageError: the disk is full.
+        """
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:
+            raise storage_error(error, self.directory) or error from error
+
+    def restore(self, like: TrainState, step: int | None = None) -> Restored:
+        """Reads a checkpoint back, bit for bit, onto the devices `like` is on.
+
+        Args:
+            like: a state with the structure, shapes, dtypes and shardings to restore into, of arrays or of
+                `jax.ShapeDtypeStruct`; its values are not read.
+            step: which checkpoint, None for the latest.
+
+        Raises:
+            UserError: there is no such checkpoint, it is damaged, or it belongs to another model or config.
+        """
+        if step is None:
+            step = self.latest_step()
+        self.wait()
+        steps = sorted(self._manager.all_steps())
+        if step is None or step not in steps:
+            raise UserError(
+                "no checkpoint" + ("" if step is None else f" of step {step}"),
+                self.directory,
+                f"choose one of {steps}" if steps else "start a new run, or give another folder",
+            )
+        where = self.directory / str(step)
+        target = jax.tree.map(_abstract, like)
+        try:
+            saved = self._manager.item_metadata(step)["state"]
+        except Exception as error:
+            raise _damaged(where, error) from error
+        if saved is None:
+            raise _damaged(where, "its list of arrays is missing")
+        _check_fit(_described(saved.tree), _described(target), where)
+        args = self._ocp.args
+        try:
+            found = self._manager.restore(
+                step, args=args.Composite(state=args.StandardRestore(target), sidecar=args.JsonRestore())
+            )
+        except Exception as error:
+            raise _damaged(where, error) from error
+        return Restored(found["state"], found["sidecar"])
+
+    def close(self) -> None:
+        """Waits for the last save and releases the threads.
+
+        Raises:
+            StorageError: the disk is full.
+        """
+        try:
+            self.wait()
+        finally:
+            self._manager.close()
+
+    def __enter__(self) -> "Checkpointer":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _abstract(x: Any) -> jax.ShapeDtypeStruct:
+    sharding = getattr(x, "sharding", None) or jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+
+
+def _described(tree: Any) -> dict[str, str]:
+    """Path of every array -> its dtype and shape; a key counts as the integers it is stored as."""
+
+    def describe(x: Any) -> str:
+        if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+            x = jax.eval_shape(jax.random.key_data, x)
+        return f"{jnp.dtype(x.dtype).name}{list(x.shape)}"
+
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): describe(x) for path, x in leaves}
+
+
+def _check_fit(saved: Mapping[str, str], wanted: Mapping[str, str], where: Path) -> None:
+    # Orbax would cast a dtype without a word, and name a wrong shape only in a page of traceback.
+    for path in sorted(saved.keys() | wanted.keys()):
+        if saved.get(path) != wanted.get(path):
+            raise UserError(
+                f"the checkpoint does not fit this run: {path} is {saved.get(path, 'absent')} there"
+                f" and {wanted.get(path, 'absent')} here",
+                where,
+                "resume with the model, adapter and optimizer settings the checkpoint was made with",
+            )
+
+
+def _damaged(where: Path, reason: Exception | str) -> UserError:
+    first_line = str(reason).strip().splitlines()[:1]
+    return UserError(
+        f"the checkpoint is damaged: {first_line[0] if first_line else type(reason).__name__}",
+        where,
+        "remove this folder to resume from an older checkpoint or start anew",
+    )

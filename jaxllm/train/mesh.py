@@ -1,0 +1,155 @@
+"""Device mesh and the table that says which logical axis is split over which mesh axis."""
+
+import math
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from jaxllm.errors import UserError
+
+MESH_AXES = ("data", "fsdp", "tensor")
+
+RULES: Mapping[str, str | tuple[str, ...] | None] = MappingProxyType(
+    {
+        "layers": None,  # scanned over, never split
+        "vocab": "tensor",
+        "embed": "fsdp",
+        "heads": "tensor",
+        "kv": "tensor",
+        "mlp": "tensor",
+        "rank": None,  # of low-rank adapters: too small to split
+        "batch": ("data", "fsdp"),
+        "length": None,
+    }
+)
+"""Logical axis name -> mesh axis or axes it is split over; None means replicated."""
+
+
+def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1) -> jax.sharding.Mesh:
+    """Arranges the devices of all processes as a `[data, fsdp, tensor]` mesh.
+
+    Args:
+        data: number of groups that see different rows and hold equal weights; -1 takes all devices left.
+        fsdp: number of groups that see different rows and split the weights between them.
+        tensor: number of devices that split one row's matrix products between them.
+
+    Returns:
+        A mesh with Auto axes; the first `data * fsdp * tensor` devices are used.
+
+    Raises:
+        UserError: the sizes do not fit the number of devices.
+    """
+    count = jax.device_count()
+    if fsdp < 1 or tensor < 1 or (data < 1 and data != -1):
+        raise UserError(f"mesh sizes must be positive, got data={data} fsdp={fsdp} tensor={tensor}", "mesh")
+    if data == -1:
+        data = max(1, count // (fsdp * tensor))
+    needed = data * fsdp * tensor
+    if needed > count:
+        raise UserError(
+            f"data={data} x fsdp={fsdp} x tensor={tensor} needs {needed} devices and there are {count}",
+            "mesh",
+            "make the product of the three at most the number of devices, or set data to -1",
+        )
+    # Auto, because the default (Explicit) rejects plain gathers such as an embedding look-up.
+    return jax.make_mesh(
+        (data, fsdp, tensor),
+        MESH_AXES,
+        axis_types=(AxisType.Auto,) * 3,
+        devices=jax.devices()[:needed],
+    )
+
+
+def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:
+    """The sharding that keeps a full copy on every device of `mesh`."""
+    return NamedSharding(mesh, P())
+
+
+def batch_sharding(mesh: jax.sharding.Mesh) -> NamedSharding:
+    """The sharding of arrays `[rows, ...]`: rows split over the `data` and `fsdp` axes, the rest whole."""
+    return NamedSharding(mesh, P(RULES["batch"]))
+
+
+def shardings(axes_tree: Any, mesh: jax.sharding.Mesh, shapes: Any = None) -> Any:
+    """Looks every parameter's logical axes up in `RULES`.
+
+    A dimension stays whole when its size does not divide evenly, and when an earlier dimension of
+    the same array has already taken its mesh axis.
+
+    Args:
+        axes_tree: tree whose leaves are tuples with one logical axis name (or None) per dimension.
+        mesh: from `make_mesh`.
+        shapes: tree of the same structure whose leaves have `.shape`; None takes every size to divide.
+
+    Returns:
+        A tree of `NamedSharding` with the structure of `axes_tree`.
+
+    Raises:
+        ValueError: a name that is not in `RULES`, or a number of names other than the array's rank.
+    """
+    if shapes is None:
+        return jax.tree.map(lambda axes: _sharding(axes, mesh, None), axes_tree, is_leaf=_is_axes)
+    return jax.tree.map(lambda axes, x: _sharding(axes, mesh, x.shape), axes_tree, shapes, is_leaf=_is_axes)
+
+
+def _is_axes(x: Any) -> bool:
+    return isinstance(x, tuple) and all(name is None or isinstance(name, str) for name in x)
+
+
+def _sharding(
+    axes: tuple[str | None, ...], mesh: jax.sharding.Mesh, shape: tuple[int, ...] | None
+) -> NamedSharding:
+    if shape is not None and len(axes) != len(shape):
+        raise ValueError(f"{len(axes)} axis names {axes} for an array of shape {shape}")
+    unknown = [name for name in axes if name is not None and name not in RULES]
+    if unknown:
+        raise ValueError(f"logical axis {unknown[0]!r} is not one of {', '.join(RULES)}")
+    taken: set[str] = set()
+    spec = []
+    for i, name in enumerate(axes):
+        rule = None if name is None else RULES[name]
+        names = (rule,) if isinstance(rule, str) else rule or ()
+        parts = math.prod(mesh.shape[n] for n in names)
+        if not names or taken & set(names) or (shape is not None and shape[i] % parts):
+            spec.append(None)
+        else:
+            taken |= set(names)
+            spec.append(rule)
+    return NamedSharding(mesh, P(*spec))
+
+
+def put_batch(batch: Any, mesh: jax.sharding.Mesh) -> Any:
+    """Puts one process's rows on the mesh; together the processes' rows make the global batch.
+
+    Args:
+        batch: tree of host arrays `[rows of this process, ...]`; scalars are copied to every device.
+        mesh: from `make_mesh`.
+
+    Returns:
+        The same tree as global arrays `[rows of all processes, ...]`, rows split over `data` and `fsdp`.
+
+    Raises:
+        UserError: the global number of rows does not divide over the devices that split it.
+    """
+    rows_apart, whole = batch_sharding(mesh), replicated(mesh)
+    groups = mesh.shape["data"] * mesh.shape["fsdp"]
+
+    def put(x: Any) -> jax.Array:
+        x = np.asarray(x)
+        if x.ndim == 0:
+            return jax.make_array_from_process_local_data(whole, x, x.shape)
+        rows = x.shape[0] * jax.process_count()
+        if rows % groups:
+            raise UserError(
+                f"a batch of {rows} rows does not divide over data x fsdp = {groups} groups of devices",
+                "mesh",
+                f"make the batch size a multiple of {groups}",
+            )
+        return jax.make_array_from_process_local_data(rows_apart, x, (rows, *x.shape[1:]))
+
+    return jax.tree.map(put, batch)

@@ -1,0 +1,92 @@
+"""Everything a run has to remember, as one pytree."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+Params = Any
+"""A tree of arrays: the full parameters or an adapter."""
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """One run at one moment; saving it and the resolved config is saving the run.
+
+    Attributes:
+        step: int32 [], number of steps made; also the number of the next batch.
+        params: what is trained, the full parameters or an adapter tree.
+        opt_state: of the optimizer, split over devices as `params` are.
+        key: typed PRNG key [], constant; a step's randomness is folded from it and `step`.
+        extra: what a method adds (a KL coefficient, running moments, ...), arrays by name.
+    """
+
+    step: jax.Array
+    params: Params
+    opt_state: optax.OptState
+    key: jax.Array
+    extra: dict[str, Any]
+
+
+def init_state(
+    params: Params,
+    optimizer: optax.GradientTransformation,
+    seed: int,
+    extra: dict[str, Any] | None = None,
+) -> TrainState:
+    """The state before the first step.
+
+    The state takes the parameters over: a train step donates its state, so the arrays passed here are
+    gone after the first step. Keep a copy of weights that are needed elsewhere (a frozen reference).
+
+    Args:
+        params: tree of arrays; placed as they are, which decides where the rest of the state goes.
+        optimizer: from `make_optimizer`, or any optax transformation.
+        seed: of the run, a non-negative int.
+        extra: what the method adds: numbers and arrays, copied to every device unless they lie on a mesh.
+    """
+    home = _replicated_like(params)
+    params = jax.tree.map(lambda p: jax.device_put(_strong(p), p.sharding), params)
+    placed = jax.tree.map(lambda p: p.sharding, params)
+    # jit of init alone would put the moments on one device, whatever the parameters' sharding.
+    opt_shardings = optax.tree_map_params(
+        optimizer,
+        lambda _, s: s,
+        jax.eval_shape(optimizer.init, params),
+        placed,
+        transform_non_params=lambda _: home,
+    )
+    bits = np.asarray(jax.random.key_data(jax.random.key(seed)))
+    return TrainState(
+        step=jax.device_put(np.zeros((), np.int32), home),
+        params=params,
+        opt_state=jax.jit(optimizer.init, out_shardings=opt_shardings)(params),
+        # The seed's bits are an argument, so that runs with other seeds reuse the program.
+        key=jax.jit(jax.random.wrap_key_data, out_shardings=home)(bits),
+        extra=jax.tree.map(lambda x: _place(x, home), extra or {}),
+    )
+
+
+def _replicated_like(params: Params) -> jax.sharding.Sharding:
+    """Where scalars go so that they live on the same devices as `params`."""
+    sharding = jax.tree.leaves(params)[0].sharding
+    return NamedSharding(sharding.mesh, P()) if isinstance(sharding, NamedSharding) else sharding
+
+
+def _strong(x: jax.Array) -> jax.Array:
+    """`x` without a weak type: a weak leaf turns strong after one step and compiles the step again."""
+    return jax.lax.convert_element_type(x, x.dtype) if getattr(x, "weak_type", False) else x
+
+
+def _place(x: Any, home: jax.sharding.Sharding) -> jax.Array:
+    """`x` as an array: where it lies if it lies on a mesh, else at `home`."""
+    if isinstance(x, jax.Array) and isinstance(x.sharding, NamedSharding):
+        return _strong(x)
+    # By way of the host: only from there can a process fill a sharding that other processes share.
+    return jax.device_put(np.asarray(jnp.asarray(x)), home)

@@ -1,0 +1,164 @@
+"""The compiled train step: sums of losses over microbatches, one division, one guarded update."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxllm.errors import UserError
+from jaxllm.train.state import Params, TrainState
+
+SumAndWeight = tuple[jax.Array, jax.Array]
+"""float32 scalars (sum over what counts, how much counts); their ratio is the mean."""
+
+LossFn = Callable[[Params, Any, Any, jax.Array], tuple[SumAndWeight, Mapping[str, SumAndWeight]]]
+"""`(params, frozen, batch, key) -> ((loss_sum, weight), {name: (sum, weight)})`.
+
+The key is that of the step and equal in every microbatch: fold a row's own number, carried in the
+batch, into it, and splitting the batch changes nothing. Rows must be independent of one another:
+what belongs together (a pair) shares a row.
+"""
+
+TrainStep = Callable[[TrainState, Any, Any], tuple[TrainState, dict[str, jax.Array]]]
+"""`(state, frozen, batch) -> (state, metrics)`; the state passed in is donated."""
+
+
+def make_train_step(
+    loss_fn: LossFn,
+    optimizer: optax.GradientTransformation,
+    schedule: optax.Schedule | None = None,
+    accumulate: int = 1,
+) -> TrainStep:
+    """Compiles one optimizer step of `loss_fn`.
+
+    The gradient is that of sum / weight over the whole batch, however it is cut into microbatches or
+    spread over devices. A batch of weight zero has gradient zero. When the loss or the gradient is not
+    finite, parameters and optimizer are left as they were and the step counts as skipped.
+
+    Args:
+        loss_fn: see `LossFn`.
+        optimizer: from `make_optimizer`.
+        schedule: from `make_schedule`, to report the rate; not used otherwise.
+        accumulate: number of microbatches the rows of a batch are dealt into, one after the other.
+
+    Returns:
+        A function `(state, frozen, batch) -> (state, metrics)`. `frozen` is any tree (base weights) and is
+        not donated; the arrays of `batch` are `[rows, ...]` or scalars. Metrics are float32 scalars on
+        the device: loss, weight, grad_norm (before clipping), skipped (0 or 1), lr when `schedule` is given,
+        and the ratio of every auxiliary sum.
+    """
+    if accumulate < 1:
+        raise UserError(f"must be at least 1, got {accumulate}", "accumulate")
+
+    def step(state: TrainState, frozen: Any, batch: Any) -> tuple[TrainState, dict[str, jax.Array]]:
+        key = jax.random.fold_in(state.key, state.step)
+
+        def sums(microbatch: Any) -> tuple[Any, SumAndWeight, Mapping[str, SumAndWeight]]:
+            return _sums(loss_fn, state.params, frozen, microbatch, key)
+
+        if accumulate == 1:
+            grads, (loss_sum, weight), aux = sums(batch)
+        else:
+            microbatches = jax.tree.map(lambda x: _deal(x, accumulate), batch)
+            first = jax.eval_shape(sums, jax.tree.map(lambda x: x[0], microbatches))
+            zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), first)
+            total, _ = jax.lax.scan(
+                lambda carry, m: (jax.tree.map(jnp.add, carry, sums(m)), None), zeros, microbatches
+            )
+            grads, (loss_sum, weight), aux = total
+
+        grads = jax.tree.map(lambda g: _ratio(g, weight), grads)
+        grad_norm = optax.tree.norm(grads)
+        finite = jnp.isfinite(loss_sum) & jnp.isfinite(grad_norm)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+
+        def keep_if_finite(new: jax.Array, old: jax.Array) -> jax.Array:
+            return jnp.where(finite, new, old)
+
+        metrics = {
+            "loss": _ratio(loss_sum, weight),
+            "weight": weight,
+            "grad_norm": grad_norm,
+            "skipped": 1.0 - finite,
+        }
+        if schedule is not None:
+            metrics["lr"] = schedule(_updates_made(state))
+        clash = metrics.keys() & aux.keys()
+        if clash:
+            raise ValueError(f"auxiliary metric {sorted(clash)[0]!r} has the name of a built-in one")
+        metrics |= {name: _ratio(*pair) for name, pair in aux.items()}
+        state = TrainState(
+            step=state.step + 1,
+            params=jax.tree.map(keep_if_finite, params, state.params),
+            opt_state=jax.tree.map(keep_if_finite, opt_state, state.opt_state),
+            key=state.key,
+            extra=state.extra,
+        )
+        return state, {name: jnp.asarray(value, jnp.float32) for name, value in metrics.items()}
+
+    compiled: dict[Any, Callable[..., Any]] = {}
+
+    def train_step(state: TrainState, frozen: Any, batch: Any) -> tuple[TrainState, dict[str, jax.Array]]:
+        # The new state must lie where the old one lay: the compiler, left to choose, may place a leaf
+        # elsewhere, and the next call would compile again. So it would for a leaf that a method replaced
+        # by one not committed to a device, if the old places were not said as well.
+        placed = jax.tree.map(lambda x: x.sharding, state)
+        leaves, structure = jax.tree.flatten(placed)
+        lookup = (structure, *leaves)
+        if lookup not in compiled:
+            compiled[lookup] = jax.jit(
+                step, in_shardings=(placed, None, None), out_shardings=(placed, None), donate_argnums=0
+            )
+        return compiled[lookup](state, frozen, batch)
+
+    return train_step
+
+
+def _sums(
+    loss_fn: LossFn, params: Params, frozen: Any, batch: Any, key: jax.Array
+) -> tuple[Any, SumAndWeight, Mapping[str, SumAndWeight]]:
+    """(gradient of the loss sum, (loss sum, weight), auxiliary pairs), all float32."""
+
+    def total(params: Params) -> tuple[jax.Array, Any]:
+        (loss_sum, weight), aux = loss_fn(params, frozen, batch, key)
+        chex.assert_rank([loss_sum, weight, *jax.tree.leaves(aux)], 0)
+        return jnp.asarray(loss_sum, jnp.float32), (weight, dict(aux))
+
+    (loss_sum, (weight, aux)), grads = jax.value_and_grad(total, has_aux=True)(params)
+    weight, aux, grads = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), (weight, aux, grads))
+    return grads, (loss_sum, weight), aux
+
+
+def _ratio(total: jax.Array, weight: jax.Array) -> jax.Array:
+    """total / weight, and 0 where weight is 0; never divides by 0, which `jax_debug_nans` would stop at."""
+    return jnp.where(weight == 0, 0.0, total / jnp.where(weight == 0, 1.0, weight))
+
+
+def _deal(x: jax.Array, hands: int) -> jax.Array:
+    """[rows, ...] -> [hands, rows / hands, ...], row i to hand i % hands; a scalar to every hand.
+
+    Dealing keeps each device's rows on that device, where cutting into blocks would move them.
+    """
+    x = jnp.asarray(x)
+    if x.ndim == 0:
+        return jnp.broadcast_to(x, (hands,))
+    if x.shape[0] % hands:
+        raise UserError(
+            f"a batch of {x.shape[0]} rows cannot be dealt into {hands} equal microbatches",
+            "accumulate",
+            "make the batch size a multiple of it",
+        )
+    return jnp.swapaxes(x.reshape(x.shape[0] // hands, hands, *x.shape[1:]), 0, 1)
+
+
+def _updates_made(state: TrainState) -> jax.Array:
+    """The count the optimizer's own schedule reads: steps without the skipped ones."""
+
+    def of_schedule(path: tuple[Any, ...], _: Any) -> bool:
+        return any(getattr(entry, "tuple_name", None) == "ScaleByScheduleState" for entry in path)
+
+    return optax.tree.get(state.opt_state, "count", state.step, filtering=of_schedule)

@@ -1,0 +1,295 @@
+"""Every way a data file can be wrong is said with file, line and reason."""
+
+import csv
+import gzip
+import json
+import sys
+
+import numpy as np
+import pytest
+
+from jaxllm.errors import UserError
+from jaxllm.text.rows import Message, read_rows
+
+TEXT = {"text": str}
+
+
+def write(path, *lines, end="\n"):
+    path.write_bytes(b"".join((x if isinstance(x, bytes) else x.encode()) + end.encode() for x in lines))
+    return path
+
+
+def reasons(path, *args, **kwargs):
+    return [f"{r.line}: {r.reason}" for r in read_rows(path, *args, limit_bad=1, **kwargs).rejected]
+
+
+def test_good_rows_and_what_is_kept(tmp_path):
+    path = write(
+        tmp_path / "a.jsonl",
+        b'\xef\xbb\xbf{"text": "x", "n": 1, "extra": [1]}',
+        "",
+        "  ",
+        '{"text": "\\u00e9"}\r',
+    )
+    got = read_rows(path, TEXT, {"n": float, "absent": int})
+    assert got.rows == [{"text": "x", "n": 1.0, "extra": [1]}, {"text": "é"}] and isinstance(
+        got.rows[0]["n"], float
+    )
+    assert got.rejected == [] and got.lines == [1, 4] and got.counts == {"read": 2, "kept": 2, "rejected": 0}
+
+
+def test_every_bad_row_has_its_reason(tmp_path):
+    bad = [
+        ('{"text": "x"', "not valid JSON: Expecting ',' delimiter at character 13"),
+        ('["x"]', "expected an object, got a list"),
+        ("null", "expected an object, got null"),
+        ('{"texts": "x"}', "field 'text' is missing (there are 'texts')"),
+        ("{}", "field 'text' is missing (there are no fields)"),
+        ('{"text": null}', "field 'text' is null"),
+        ('{"text": 3}', "field 'text': expected text, got whole number 3"),
+        ('{"text": "x", "n": "1"}', "field 'n': expected a whole number, got text '1'"),
+        ('{"text": "x", "n": true}', "field 'n': expected a whole number, got true"),
+        ('{"text": "x", "n": 1.5}', "field 'n': expected a whole number, got number 1.5"),
+        ('{"text": "x", "f": false}', "field 'f': expected a number, got false"),
+        ('{"text": "x", "f": NaN}', "not valid JSON: NaN is not a JSON value"),
+        ('{"text": "x", "f": 1e999}', "field 'f' is inf, not a finite number"),
+        ('{"text": "x", "f": 1' + "0" * 400 + "}", "field 'f' is 10000000000000000000, not a finite number"),
+        ('{"text": "x", "tags": ["a", 1]}', "field 'tags', item 2: expected text, got whole number 1"),
+        ('{"text": "x", "tags": "a"}', "field 'tags': expected list of text, got text 'a'"),
+        ('{"text": "a\\u0000b"}', "field 'text' holds a NUL character"),
+        ('{"text": "a\\ud800"}', "field 'text' holds a lone surrogate, which is not valid text"),
+        (
+            '{"text": "x", "other": {"k": ["\\udfff"]}}',
+            "field 'other' holds a lone surrogate, which is not valid text",
+        ),
+        ('{"text": "x", "text": "y"}', "not valid JSON: field 'text' stands twice"),
+        (b'{"text": "\xe9"}', "not valid UTF-8 at byte 11"),
+        ("[" * 100000, "not usable JSON: nested too deeply"),
+    ]
+    path = write(tmp_path / "a.jsonl", '{"text": "good"}', *(line for line, _ in bad))
+    got = read_rows(path, TEXT, {"n": int, "f": float, "tags": list[str]}, limit_bad=1)
+    assert got.rows == [{"text": "good"}]
+    expected = [(i, reason) for i, (_, reason) in enumerate(bad, 2)]
+    assert [(r.line, r.reason) for r in got.rejected] == expected
+    assert str(got.rejected[0]) == f"{path}:2: {bad[0][1]}"
+    assert got.rejected[20].raw == '{"text": "\\xe9"}'
+
+
+def test_messages(tmp_path):
+    good = [{"role": "user", "content": "x"}, {"role": "assistant", "content": ""}]
+    cases = [
+        ([], "field 'm' has no messages"),
+        ([{"role": "user"}], "field 'm', item 1: content is missing"),
+        ([*good, {"role": "user", "content": None}], "field 'm', item 3: content must be text, got null"),
+        ([{"role": " ", "content": "x"}], "field 'm', item 1: role is empty"),
+        (["x"], "field 'm', item 1: expected {role, content}, got text 'x'"),
+        ("x", "field 'm': expected list of {role, content}, got text 'x'"),
+    ]
+    path = write(tmp_path / "m.jsonl", *(json.dumps({"m": m}) for m in [good, *(c for c, _ in cases)]))
+    got = read_rows(path, {"m": list[Message]}, limit_bad=1)
+    assert got.rows == [{"m": good}] and [r.reason for r in got.rejected] == [reason for _, reason in cases]
+
+
+def test_a_union_of_types(tmp_path):
+    path = write(tmp_path / "u.jsonl", '{"id": 1}', '{"id": "a"}', '{"id": [1]}')
+    assert reasons(path, {"id": int | str}) == ["3: field 'id': expected a whole number or text, got a list"]
+
+
+def test_share_of_bad_rows(tmp_path):
+    path = write(tmp_path / "a.jsonl", *['{"text": "x"}'] * 8, "x", "y")
+    assert len(read_rows(path, TEXT, limit_bad=0.2).rows) == 8
+    kept = tmp_path / "rejected.jsonl"
+    with pytest.raises(UserError) as error:
+        read_rows(path, TEXT, limit_bad=0.19, rejected_path=kept)
+    assert str(error.value).startswith(
+        f"{path}: 2 of 10 rows cannot be used\n  {path}:9: not valid JSON: Expecting value"
+    )
+    assert f"all of them: {kept}" in str(error.value) and "a larger share than 0.19" in str(error.value)
+    assert [(r["line"], r["raw"]) for r in map(json.loads, kept.read_text().splitlines())] == [
+        (9, "x"),
+        (10, "y"),
+    ]
+
+
+def test_nothing_left(tmp_path):
+    with pytest.raises(UserError, match="1 of 1 rows cannot be used"):
+        read_rows(write(tmp_path / "a.jsonl", "{}"), TEXT, limit_bad=1)
+    for name, content in [
+        ("e.jsonl", b""),
+        ("b.jsonl", b"\n \n"),
+        ("h.csv", b"text\n"),
+        ("g.jsonl.gz", gzip.compress(b"")),
+    ]:
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(UserError, match="there are no rows in it"):
+            read_rows(tmp_path / name, TEXT)
+
+
+def test_rejected_file_is_written_when_nothing_is_rejected(tmp_path):
+    read_rows(write(tmp_path / "a.jsonl", '{"text": "x"}'), TEXT, rejected_path=tmp_path / "r.jsonl")
+    assert (tmp_path / "r.jsonl").read_bytes() == b""
+
+
+def test_limit_stops_reading(tmp_path):
+    path = write(tmp_path / "a.jsonl", '{"text": "a"}', "bad", '{"text": "b"}', '{"text": "c"}', "never read")
+    got = read_rows(path, TEXT, limit=2, limit_bad=0.5)
+    assert [r["text"] for r in got.rows] == ["a", "b"] and [r.line for r in got.rejected] == [2]
+
+
+def test_gzip(tmp_path):
+    rows = [json.dumps({"text": f"row {np.random.default_rng(i).integers(0, 9**9, 20)}"}) for i in range(500)]
+    whole = gzip.compress("\n".join(rows).encode())
+    path = tmp_path / "a.jsonl.gz"
+    path.write_bytes(whole)
+    assert len(read_rows(path, TEXT).rows) == 500
+    for damaged in (
+        whole[: len(whole) // 2],
+        whole[:-4],
+        whole[:1000] + b"\xff" * 50 + whole[1050:],
+        b"not gzip",
+    ):
+        path.write_bytes(damaged)
+        with pytest.raises(UserError, match=r"the gzip file is damaged after line \d+"):
+            read_rows(path, TEXT)
+
+
+def test_csv(tmp_path):
+    rows = [
+        "text,n,f,tags",
+        '"a, ""b""\nc",1,2,"[""x""]"',
+        "d,,,",
+        ",2,x,",
+        "e,1.5,,",
+        "f,1",
+        "g,1,2,[1]",
+        "h,1,2,[1",
+    ]
+    path = write(tmp_path / "a.csv", *rows, "", b"\xe9,1,2,", end="\r\n")
+    got = read_rows(path, TEXT, {"n": int, "f": float, "tags": list[str]}, limit_bad=1)
+    assert got.rows == [
+        {"text": 'a, "b"\r\nc'.replace("\r\n", "\n"), "n": 1, "f": 2.0, "tags": ["x"]},
+        {"text": "d"},
+    ]
+    assert [f"{r.line}: {r.reason}" for r in got.rejected] == [
+        "5: field 'f': expected a number, got 'x'",
+        "6: field 'n': expected a whole number, got number 1.5",
+        "7: 2 cells under a header of 4",
+        "8: field 'tags', item 1: expected text, got whole number 1",
+        "9: field 'tags': expected list of text, got '[1'",
+        "11: field 'text' holds a lone surrogate, which is not valid text",
+    ]
+
+
+def test_csv_with_long_cells_and_open_quotes(tmp_path):
+    before = csv.field_size_limit()
+    path = write(tmp_path / "a.csv", "text", "x" * 300_000, '"never closed', "y")
+    got = read_rows(path, TEXT, limit_bad=1)
+    assert [len(r["text"]) for r in got.rows] == [300_000]
+    assert [r.reason for r in got.rejected] == ["not valid CSV: unexpected end of data"]
+    assert csv.field_size_limit() == before
+    with pytest.raises(UserError, match="column 'text' stands twice"):
+        read_rows(write(tmp_path / "b.csv", "text,text", "a,b"), TEXT)
+
+
+def test_parquet(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = tmp_path / "a.parquet"
+    turns = [[{"role": "user", "content": "x"}], None, [{"role": None, "content": "y"}], []]
+    pq.write_table(
+        pa.table({"text": ["a", None, "c\0", "d"], "f": [1.0, 2.0, 3.0, float("nan")], "m": turns}), path
+    )
+    assert read_rows(path, TEXT, limit_bad=1).rows[0]["m"] == turns[0]
+    assert reasons(path, TEXT, optional={"f": float}) == [
+        "2: field 'text' is null",
+        "3: field 'text' holds a NUL character",
+        "4: field 'f' is nan, not a finite number",
+    ]
+    assert reasons(path, {"f": float}, optional={"m": list[Message]})[:1] == [
+        "3: field 'm', item 1: role must be text, got null"
+    ]
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(UserError, match="the Parquet file cannot be read"):
+        read_rows(path, TEXT)
+
+
+def test_saved_datasets(tmp_path, monkeypatch):
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    data = datasets.Dataset.from_dict({"text": ["a", None, "c"]})
+    data.save_to_disk(tmp_path / "one")
+    assert reasons(tmp_path / "one", TEXT) == ["2: field 'text' is null"]
+    datasets.DatasetDict({"train": data, "test": data}).save_to_disk(tmp_path / "two")
+    with pytest.raises(UserError, match="several splits\n.*give one: test, train"):
+        read_rows(tmp_path / "two", TEXT)
+    assert len(read_rows(tmp_path / "two" / "train", TEXT, limit_bad=0.5).rows) == 2
+    datasets.DatasetDict({"test": data}).save_to_disk(tmp_path / "three")
+    assert len(read_rows(tmp_path / "three", TEXT, limit_bad=0.5).rows) == 2
+
+
+def test_hub(monkeypatch):
+    import datasets
+
+    asked = []
+
+    def load(name, config, split):
+        asked.append((name, config, split))
+        if name == "no/net":
+            raise ConnectionError("Couldn't reach the Hub\nand more")
+        return datasets.Dataset.from_dict({"text": ["a"]})
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    for source in ("org/name", "org/name:test", "org/name/main:test"):
+        assert read_rows(source, TEXT).rows == [{"text": "a"}]
+    assert asked == [("org/name", None, "train"), ("org/name", None, "test"), ("org/name", "main", "test")]
+    with pytest.raises(
+        UserError, match="no/net: neither a file here nor a data set .*: Couldn't reach the Hub\n"
+    ):
+        read_rows("no/net", TEXT)
+
+
+def test_what_is_not_there_or_not_known(tmp_path):
+    write(tmp_path / "a.jsonl", '{"text": "x"}')
+    write(tmp_path / "a.txt", "x")
+    for source, reason in [
+        (tmp_path / "b.jsonl", "b.jsonl: no such file"),
+        ("some/missing.jsonl", "some/missing.jsonl: no such file"),
+        ("./org/name", "no such file"),
+        (tmp_path / "a.txt", "not a kind of file that can be read\n  fix: give one of .jsonl"),
+        (tmp_path, "not a folder that `datasets` saved\n  fix: give one file: a.jsonl"),
+        ("asset:../errors.py", "no packaged file"),
+        ("asset:absent", "no packaged file 'absent'"),
+        ("", "no data file given"),
+    ]:
+        with pytest.raises(UserError, match=reason):
+            read_rows(source, TEXT)
+    (tmp_path / "utf16.jsonl").write_text('{"text": "x"}', encoding="utf-16")
+    with pytest.raises(UserError, match="the text is UTF-16"):
+        read_rows(tmp_path / "utf16.jsonl", TEXT)
+
+
+def test_reading_text_does_not_import_datasets(tmp_path):
+    import subprocess
+
+    path = write(tmp_path / "a.jsonl", '{"text": "x"}')
+    code = (
+        "import sys; from jaxllm.text import read_rows\n"
+        f"assert read_rows({str(path)!r}, {{'text': str}}).rows == [{{'text': 'x'}}]\n"
+        "assert not {'datasets', 'transformers', 'torch', 'jax'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    "name, required",
+    [
+        ("text/tinystories.jsonl.gz", {"text": str}),
+        ("gsm8k/test.jsonl", {"question": str, "answer": str}),
+        ("context_qa/pubmedqa.jsonl.gz", {}),
+    ],
+)
+def test_real_files(shared_data, name, required):
+    got = read_rows(shared_data / name, required)
+    assert len(got.rows) > 500 and got.rejected == []

@@ -1,0 +1,48 @@
+"""Run by test_checkpoints where there is little room to write: a save that fits, and some that do not."""
+
+import dataclasses
+import resource
+import signal
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxllm import train
+
+
+def state_of(step: int, size: int) -> train.TrainState:
+    # noise, which does not compress
+    kernel = np.random.default_rng(step).standard_normal(size, np.float32)
+    state = train.init_state({"kernel": jax.device_put(kernel)}, optax.sgd(0.1), 0)
+    return dataclasses.replace(state, step=jnp.int32(step))
+
+
+if len(sys.argv) == 2:
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+
+folder = Path(sys.argv[1]) / "checkpoints"
+first = state_of(1, 1000)
+for attempt in ("wait", "close"):  # the error comes out at whatever touches the disk next
+    checkpointer = train.Checkpointer(folder)
+    if attempt == "wait":
+        checkpointer.save(first)
+    try:
+        checkpointer.save(state_of(2, 2_000_000))
+        getattr(checkpointer, attempt)()
+    except train.StorageError as error:
+        print("StorageError", error)
+    if attempt == "wait":
+        checkpointer.close()
+
+with train.Checkpointer(folder) as checkpointer:
+    restored = checkpointer.restore(state_of(0, 1000)).state
+    np.testing.assert_array_equal(restored.params["kernel"], first.params["kernel"])
+    print("restored", int(restored.step))
+    checkpointer.save(state_of(3, 1000))
+    checkpointer.wait()
+    print("saved", checkpointer.latest_step())

@@ -1,0 +1,200 @@
+import dataclasses
+import os
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import toy
+
+from jaxllm import train
+from jaxllm.errors import UserError
+from jaxllm.train import Checkpointer
+
+
+@pytest.fixture
+def stepped():
+    """A state after two steps, all its moments different from zero."""
+    state = toy.new_state()
+    for i in range(2):
+        state, _ = toy.step_fn()(state, toy.FROZEN, toy.batch_fn(i))
+    return state
+
+
+def at(state, step):
+    return dataclasses.replace(state, step=jnp.int32(step))
+
+
+def test_what_is_restored_is_what_was_saved(tmp_path, stepped):
+    sidecar = {"config": {"lr": 0.1, "names": ["a", None]}}
+    with Checkpointer(tmp_path) as checkpointer:
+        assert checkpointer.latest_step() is None
+        assert checkpointer.save(stepped, sidecar)
+        assert not checkpointer.save(stepped, {"config": "other"})
+    with Checkpointer(tmp_path) as checkpointer:
+        assert checkpointer.latest_step() == 2
+        got = checkpointer.restore(toy.new_state())
+        shapes = checkpointer.restore(jax.eval_shape(lambda: stepped)).state
+    toy.assert_equal(got.state, stepped)
+    toy.assert_equal(shapes, stepped)
+    assert got.sidecar == sidecar
+
+
+def test_saving_is_not_disturbed_by_donation(tmp_path):
+    # The save is still being written while the next steps reuse the memory of what is saved.
+    state = toy.new_state()
+    with Checkpointer(tmp_path) as checkpointer:
+        for i in range(4):
+            checkpointer.wait()
+            expected = toy.leaves(state)
+            checkpointer.save(state)
+            state, _ = toy.step_fn()(state, toy.FROZEN, toy.batch_fn(i))
+        restored = toy.leaves(checkpointer.restore(state, 3).state)
+    for x, y in zip(restored, expected, strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+def test_the_latest_and_the_best_are_kept_over_restarts(tmp_path, stepped):
+    kept = []
+    for step, loss in [(1, 3.0), (2, 1.0), (3, np.nan), (4, None), (5, 2.0)]:
+        with Checkpointer(tmp_path, best_metric="eval_loss") as checkpointer:
+            checkpointer.save(at(stepped, step), metrics=None if loss is None else {"eval_loss": loss})
+            checkpointer.wait()
+            kept.append((checkpointer.best_step(), checkpointer.latest_step()))
+    assert kept == [(1, 1), (2, 2), (2, 3), (2, 4), (2, 5)]
+    with Checkpointer(tmp_path, best_metric="eval_loss") as checkpointer:
+        assert int(checkpointer.restore(stepped, checkpointer.best_step()).state.step) == 2
+    assert sorted(os.listdir(tmp_path)) == ["2", "5"]
+
+
+def test_the_best_may_be_the_largest_and_the_latest_alone_is_kept_without_a_metric(tmp_path, stepped):
+    with Checkpointer(tmp_path / "a", best_metric="reward", best_mode="max") as checkpointer:
+        for step, reward in [(1, 1.0), (2, 5.0), (3, 2.0)]:
+            checkpointer.save(at(stepped, step), metrics={"reward": reward})
+        checkpointer.wait()
+        assert checkpointer.best_step() == 2
+    with Checkpointer(tmp_path / "b") as checkpointer:
+        for step in (1, 2, 3):
+            checkpointer.save(at(stepped, step))
+        checkpointer.wait()
+        assert checkpointer.best_step() is None
+    assert os.listdir(tmp_path / "b") == ["3"]
+
+
+def with_kernel(state, kernel):
+    params = {**state.params, "head": {"kernel": kernel}}
+    return dataclasses.replace(state, params=params)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda s: with_kernel(s, jnp.zeros((toy.WIDTH, 5), jnp.float32)),
+            r"params/head/kernel is float32\[8, 16\] there and float32\[8, 5\] here",
+        ),
+        (
+            lambda s: with_kernel(s, jnp.zeros((toy.WIDTH, toy.VOCAB), jnp.bfloat16)),
+            r"params/head/kernel is float32\[8, 16\] there and bfloat16\[8, 16\] here",
+        ),
+        (lambda s: dataclasses.replace(s, extra={}), r"extra/kl_coef is float32\[\] there and absent here"),
+        (
+            lambda s: dataclasses.replace(s, extra={**s.extra, "mean": jnp.float32(0)}),
+            r"extra/mean is absent there and float32\[\] here",
+        ),
+    ],
+)
+def test_a_checkpoint_of_another_run_is_an_error(tmp_path, stepped, change, message, capfd):
+    with Checkpointer(tmp_path) as checkpointer:
+        checkpointer.save(stepped)
+        checkpointer.wait()
+        with pytest.raises(UserError, match=message):
+            checkpointer.restore(change(stepped))
+    assert capfd.readouterr().err == ""
+
+
+def cut_arrays(folder):
+    for path in (folder / "state").rglob("d/*"):
+        path.write_bytes(path.read_bytes()[:20])
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        cut_arrays,
+        lambda folder: (folder / "state" / "_METADATA").unlink(),
+        lambda folder: (folder / "state" / "_METADATA").write_text("{"),
+        lambda folder: (folder / "sidecar" / "metadata").write_text('{"a": '),
+        lambda folder: (folder / "state" / "manifest.ocdbt").write_bytes(b""),
+        lambda folder: shutil.rmtree(folder / "state"),
+    ],
+    ids=["arrays cut", "no list", "list cut", "sidecar cut", "manifest empty", "no arrays"],
+)
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of Orbax's other readers
+def test_a_damaged_checkpoint_is_an_error(tmp_path, stepped, damage, capfd):
+    with Checkpointer(tmp_path) as checkpointer:
+        checkpointer.save(stepped, {"a": 1})
+    damage(tmp_path / "2")
+    with Checkpointer(tmp_path) as checkpointer, pytest.raises(UserError, match="damaged: .") as error:
+        checkpointer.restore(toy.new_state())
+    assert str(error.value).startswith(f"{tmp_path / '2'}: ")
+    assert capfd.readouterr().err == ""
+
+
+def test_a_missing_checkpoint_is_an_error(tmp_path, stepped):
+    with Checkpointer(tmp_path) as checkpointer:
+        with pytest.raises(UserError, match="no checkpoint\n"):
+            checkpointer.restore(stepped)
+        checkpointer.save(stepped)
+        checkpointer.wait()
+        with pytest.raises(UserError, match=r"no checkpoint of step 7\n.*choose one of \[2\]"):
+            checkpointer.restore(stepped, 7)
+
+
+def test_a_folder_that_cannot_be_made_is_an_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot keep checkpoints here"):
+        Checkpointer(tmp_path / "file" / "checkpoints")
+
+
+def test_a_full_disk_is_a_storage_error_and_the_previous_checkpoint_stays(tmp_path, run_script):
+    done = run_script("full_disk.py", tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    lines = done.stdout.splitlines()
+    where = tmp_path / "checkpoints"
+    assert lines == [f"StorageError {where}: no room to write: File too large"] * 2 + [
+        "restored 1",
+        "saved 3",
+    ]
+    assert "absl" not in done.stderr  # Orbax's log of the same error, with tracebacks
+
+
+def test_a_full_file_system(tmp_path, run_script):
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if os.geteuid() != 0 or os.system(f"mount -t tmpfs -o size=2m tmpfs {folder} 2>/dev/null") != 0:
+        pytest.skip("mounting a small file system needs root")
+    try:
+        done = run_script("full_disk.py", folder, "no limit")
+    finally:
+        os.system(f"umount {folder}")
+    assert done.returncode == 0, done.stderr[-3000:]
+    where = folder / "checkpoints"
+    line = f"StorageError {where}: no room to write: No space left on device"
+    assert done.stdout.splitlines() == [line] * 2 + ["restored 1", "saved 3"]
+
+
+def test_a_save_that_is_killed_leaves_the_previous_checkpoint(tmp_path, run_script, stepped):
+    done = run_script("killed_save.py", tmp_path)
+    assert done.returncode == -9, done.stderr[-3000:]
+    assert done.stdout.splitlines()[-1] == "saving 2"
+    with Checkpointer(tmp_path) as checkpointer:
+        step = checkpointer.latest_step()
+        assert step in (1, 2)
+        like = train.init_state({"kernel": jnp.zeros(2**24, jnp.float32)}, toy.optimizer(), 0)
+        state = checkpointer.restore(like).state
+        assert int(state.step) == step
+        np.testing.assert_array_equal(state.params["kernel"], np.full(2**24, step, np.float32))
+        checkpointer.save(at(stepped, 3))
+    assert os.listdir(tmp_path) == ["3"]

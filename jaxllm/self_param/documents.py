@@ -1,0 +1,103 @@
+"""Documents, their questions, and how both are put into words."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from jaxllm.config import check
+from jaxllm.text.rows import Rejected, RowSet
+
+
+@dataclasses.dataclass(frozen=True)
+class Pair:
+    """A question and the answers that count as right."""
+
+    question: str
+    answers: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Document:
+    """One text to be written into the weights, and the questions that are asked about it."""
+
+    text: str
+    pairs: tuple[Pair, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class FormatConfig:
+    """Wording of what the model reads. {context}, {question} and {answer} stand for the texts.
+
+    Args:
+        context: the document.
+        question: the question, up to where the answer begins.
+        answer: the answer, with what ends it.
+    """
+
+    context: str = "{context}\n"
+    question: str = "Question: {question} Answer:"
+    answer: str = " {answer}\n"
+
+    def __post_init__(self):
+        for name in ("context", "question", "answer"):
+            check(f"{{{name}}}" in getattr(self, name), name, f"must hold {{{name}}}")
+
+    def read(self, context: str) -> str:
+        """The document as the reading model sees it."""
+        return self.context.replace("{context}", context)
+
+    def ask(self, question: str) -> str:
+        """A question, to be continued with its answer."""
+        return self.question.replace("{question}", question)
+
+    def tell(self, question: str, answer: str) -> str:
+        """A question with its answer: one target text."""
+        return self.ask(question) + self.answer.replace("{answer}", answer)
+
+    @property
+    def question_start(self) -> str:
+        """What comes before the question's own words."""
+        return self.question.partition("{question}")[0]
+
+    @property
+    def answer_start(self) -> str:
+        """What stands between question and answer."""
+        return self.question.partition("{question}")[2]
+
+    @property
+    def end(self) -> str:
+        """What ends an answer."""
+        return self.answer.partition("{answer}")[2]
+
+
+def check_row(row: dict[str, Any]) -> str | None:
+    """Why a row `{context, question, answers}` cannot be used, None if it can."""
+    empty = next((name for name in ("context", "question") if not row[name].strip()), None)
+    if empty:
+        return f"{empty} is empty"
+    if not row["answers"] or not all(answer.strip() for answer in row["answers"]):
+        return "answers is empty or holds an empty answer"
+    return None
+
+
+def group(rows: Sequence[dict[str, Any]]) -> list[Document]:
+    """Rows with the same context are one document, in the order in which contexts first appear."""
+    pairs: dict[str, list[Pair]] = {}
+    for row in rows:
+        pairs.setdefault(row["context"], []).append(Pair(row["question"], tuple(row["answers"])))
+    return [Document(text, tuple(dict.fromkeys(found))) for text, found in pairs.items()]
+
+
+def sort_out(found: RowSet, source: str) -> tuple[list[dict[str, Any]], list[Rejected]]:
+    """Rows that can be used, and all that were rejected: malformed ones and those that hold nothing."""
+    good, rejected = [], list(found.rejected)
+    for line, row in zip(found.lines, found.rows, strict=True):
+        reason = check_row(row)
+        if reason is None:
+            good.append(row)
+        else:
+            rejected.append(Rejected(source, line, reason, json.dumps(row, ensure_ascii=False)[:1000]))
+    return good, rejected

@@ -1,0 +1,92 @@
+"""What a model knows about a document, and how far it moved elsewhere."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxllm.config import SamplingConfig
+from jaxllm.generate.engine import generate
+from jaxllm.models.decoder import Params
+from jaxllm.self_param.answers import accuracy, best, f1
+from jaxllm.self_param.documents import Document, FormatConfig
+from jaxllm.self_param.loss import Batch, mean_gap
+from jaxllm.self_param.targets import Target, build_target, collate, common_lengths
+from jaxllm.text.model import Model
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """An answer and what it is worth: token F1 and accuracy against the best of the references."""
+
+    text: str
+    f1: float
+    accuracy: float
+
+
+def ask(model: Model, documents: Sequence[Document], wording: FormatConfig, sampling: SamplingConfig, *,
+        reading: bool, dtype: jnp.dtype, seed: int = 0, batch_size: int = 32) -> list[list[Answer]]:
+    """Asks every question of every document.
+
+    Args:
+        model: who answers.
+        documents: with their questions.
+        wording: of document and question.
+        sampling: of the answers; greedy in the paper.
+        reading: whether the document stands before the question.
+        dtype: of activations and cache.
+        seed: of the draws.
+        batch_size: rows that run together.
+
+    Returns:
+        Answers by document, in the order of its questions.
+    """
+    prefix, encode = model.prefix, model.tokenizer.encode
+    prompts = [[*prefix, *(encode(wording.read(document.text)) if reading else ()), *encode(wording.ask(pair.question))]
+               for document in documents for pair in document.pairs]
+    said = iter(generate(model, prompts, sampling, seed=seed, batch_size=batch_size, dtype=dtype))
+    return [[judge(next(said)[0].text, pair.answers) for pair in document.pairs] for document in documents]
+
+
+def judge(text: str, references: Sequence[str]) -> Answer:
+    """Scores one answer."""
+    text = text.strip()
+    return Answer(text, best(f1, text, references), best(accuracy, text, references))
+
+
+def mean_f1(answers: Sequence[Answer]) -> float:
+    return float(np.mean([answer.f1 for answer in answers]))
+
+
+def mean_accuracy(answers: Sequence[Answer]) -> float:
+    return float(np.mean([answer.accuracy for answer in answers]))
+
+
+def question_targets(model: Model, document: Document, wording: FormatConfig) -> list[Target]:
+    """The test questions with their first reference as target texts; training never sees them."""
+    prefix, encode = model.prefix, model.tokenizer.encode
+    context = encode(wording.read(document.text))
+    return [build_target(prefix, context, encode(wording.tell(pair.question, pair.answers[0])), "qa")
+            for pair in document.pairs]
+
+
+def plain_targets(model: Model, texts: Sequence[Sequence[int]]) -> list[Target]:
+    """Texts that both sides see alike: the divergence on them is drift."""
+    return [build_target(model.prefix, (), ids, "unrelated") for ids in texts]
+
+
+def batches(targets: Sequence[Target], window: int, batch_size: int = 32) -> list[Batch]:
+    """Targets as batches of one shape; a last one that is not full is filled with rows without a target."""
+    lengths = common_lengths(targets, window)
+    size = min(batch_size, len(targets))
+    filler = [Target((), (), 0)] * (-len(targets) % size)
+    padded = [*targets, *filler]
+    return [collate(padded[i:i + size], *lengths) for i in range(0, len(padded), size)]
+
+
+def gap(model: Model, student: Params, held_back: Sequence[Batch], dtype: jnp.dtype) -> float:
+    """Mean KL per token, nats, from the reading `model` to `student`, over batches of targets."""
+    return mean_gap(model.spec, model.params, student, list(held_back), dtype)

@@ -1,0 +1,117 @@
+"""The objective of SELF-PARAM: the student that has not read agrees with the teacher that has.
+
+    minimise  mean over targets s of  1/n sum_t D( p_teacher(s_t | x, s_<t),  p_student(s_t | s_<t) )
+
+over the whole vocabulary and all tokens of s. The teacher is the same network with the adapter off. Every
+target text has the same weight, as in the paper, where each had an optimizer step of its own; the paper's
+code divides by the vocabulary size as well, which only rescales the loss and is not done here.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jaxllm.errors import UserError
+from jaxllm.models import Adapter, ModelSpec, forward, unembedding
+from jaxllm.models.decoder import Params, Remat
+from jaxllm.ops import masked_sum, token_divergence, token_logprobs
+from jaxllm.ops.vocab import Divergence
+from jaxllm.self_param.targets import KINDS
+from jaxllm.train import LossFn
+
+Objective = Literal["distill", "finetune"]
+Batch = dict[str, jax.Array]
+
+
+def target_mask(segments: jax.Array) -> jax.Array:
+    """`[B, T]` from `[B, T]`: positions whose next token exists, that is, the states that predict a target."""
+    return jnp.pad(segments[:, 1:] > 0, ((0, 0), (0, 1)))
+
+
+def align(teacher_hidden: jax.Array, offset: jax.Array, length: int) -> jax.Array:
+    """Teacher states `[B, length, D]` that predict the same tokens as the student's states 0 ... length - 1."""
+    index = jnp.minimum(offset[:, None] + jnp.arange(length)[None], teacher_hidden.shape[1] - 1)
+    return jnp.take_along_axis(teacher_hidden, index[..., None], axis=1)
+
+
+def reading_gap(spec: ModelSpec, teacher: Params, student: Params, adapter: Adapter | None, batch: Batch, *,
+                kind: Divergence = "forward", beta: float = 0.5, temperature: float = 1.0,
+                dtype: jnp.dtype = jnp.float32, remat: Remat = "none") -> jax.Array:
+    """Divergence between the reading teacher and the student at every student position.
+
+    Args:
+        spec: of both.
+        teacher: weights of the teacher, which gets no gradient.
+        student, adapter: weights of the student.
+        batch: from `collate`.
+        kind, beta, temperature: see `token_divergence`.
+        dtype, remat: see `forward`.
+
+    Returns:
+        `[B, Ts]` float32, nats; meaningful where `target_mask` is set.
+    """
+    told = forward(spec, student, batch["student"], segments=batch["student_segments"], adapter=adapter,
+                   dtype=dtype, remat=remat).hidden
+    read = forward(spec, teacher, batch["teacher"], segments=batch["teacher_segments"], dtype=dtype).hidden
+    read = align(lax.stop_gradient(read), batch["offset"], told.shape[1])
+    return token_divergence(told, unembedding(spec, student), read, unembedding(spec, teacher), kind=kind,
+                            beta=beta, temperature=temperature)
+
+
+def make_loss(spec: ModelSpec, objective: Objective, adapter_scale: float | None, *, kind: Divergence = "forward",
+              beta: float = 0.5, temperature: float = 1.0, dtype: jnp.dtype = jnp.float32,
+              remat: Remat = "full") -> LossFn:
+    """The loss of one batch for `make_train_step`.
+
+    Args:
+        spec: of the network.
+        objective: `distill` is SELF-PARAM; `finetune` is plain next-token training on the same targets.
+        adapter_scale: what is trained is an adapter's tree of this scale, or, for None, the full weights.
+            The base weights are `frozen` either way.
+        kind, beta, temperature: of the divergence.
+        dtype, remat: of the forward passes.
+    """
+
+    def loss(trained: Any, frozen: Params, batch: Batch, key: jax.Array):
+        del key  # nothing here is random: the texts were drawn when the batch was made
+        student, adapter = (trained, None) if adapter_scale is None else (frozen, Adapter(trained, adapter_scale))
+        mask = target_mask(batch["student_segments"])
+        if objective == "distill":
+            values = reading_gap(spec, frozen, student, adapter, batch, kind=kind, beta=beta,
+                                 temperature=temperature, dtype=dtype, remat=remat) * temperature**2
+        else:
+            hidden = forward(spec, student, batch["student"], segments=batch["student_segments"],
+                             adapter=adapter, dtype=dtype, remat=remat).hidden
+            values = -token_logprobs(hidden, unembedding(spec, student), jnp.roll(batch["student"], -1, axis=1))
+        lengths = mask.sum(-1)
+        means = jnp.where(mask, values, 0.0).sum(-1) / jnp.maximum(lengths, 1)
+        by_kind = {f"loss_{name}": masked_sum(means, (lengths > 0) & (batch["kind"] == i))
+                   for i, name in enumerate(KINDS)}
+        return masked_sum(means, lengths > 0), by_kind
+
+    return loss
+
+
+@partial(jax.jit, static_argnames=("spec", "dtype"))
+def _mean_gap(spec: ModelSpec, teacher: Params, student: Params, batch: Batch, dtype: jnp.dtype):
+    values = reading_gap(spec, teacher, student, None, batch, dtype=dtype)
+    return masked_sum(values, target_mask(batch["student_segments"]))
+
+
+def mean_gap(spec: ModelSpec, teacher: Params, student: Params, batches: list[Batch],
+             dtype: jnp.dtype = jnp.float32) -> float:
+    """Mean forward KL per token between a teacher that reads and a student that does not, nats."""
+    sums = [jax.device_get(_mean_gap(spec, teacher, student, batch, dtype)) for batch in batches]
+    mean = float(sum(s for s, _ in sums) / max(sum(w for _, w in sums), 1.0))
+    if not np.isfinite(mean):
+        raise UserError("the divergence between teacher and student is not finite", "model",
+                        "look for NaN or infinity in the weights, or lower the learning rate")
+    return mean
+
+

@@ -1,0 +1,118 @@
+"""Where the question-answer pairs that a document is written with come from."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import jax.numpy as jnp
+
+from jaxllm.config import SamplingConfig, check
+from jaxllm.errors import UserError
+from jaxllm.generate.engine import generate
+from jaxllm.self_param.answers import normalise
+from jaxllm.self_param.documents import FormatConfig
+from jaxllm.text.model import Model
+from jaxllm.text.rows import read_rows
+
+QuestionAnswer = tuple[str, str]
+
+QuestionSource = Callable[[Sequence[str]], list[list[QuestionAnswer]]]
+"""Texts of documents -> for each its pairs of question and answer. Any callable of this form will do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class QuestionConfig:
+    """The pairs that a document is written with. They are not the pairs that it is tested with.
+
+    Args:
+        source: 'model' lets the model itself ask about the document it reads, and answer; else a file of rows
+            {context, question, answers} as data.path takes it.
+        per_document: at most so many pairs of a document.
+        temperature: at which the model asks; it answers with temperature 0.
+        max_tokens: of a question made by the model.
+    """
+
+    source: str = "model"
+    per_document: int = 48
+    temperature: float = 1.0
+    max_tokens: int = 32
+
+    def __post_init__(self):
+        check(self.per_document >= 1, "per_document", f"must be 1 or more, got {self.per_document}")
+        check(self.temperature > 0, "temperature", f"must be above 0, got {self.temperature:g}",
+              "at 0 the model would ask the same question again and again")
+        check(self.max_tokens >= 1, "max_tokens", f"must be 1 or more, got {self.max_tokens}")
+
+
+def distinct(pairs: Sequence[QuestionAnswer], limit: int) -> list[QuestionAnswer]:
+    """The first `limit` pairs whose question differs from the earlier ones by more than case and punctuation."""
+    kept: dict[str, QuestionAnswer] = {}
+    for question, answer in pairs:
+        question, answer = question.strip(), answer.strip()
+        if normalise(question) and answer:
+            kept.setdefault(normalise(question), (question, answer))
+    return list(kept.values())[:limit]
+
+
+def file_source(path: str, limit_bad: float) -> QuestionSource:
+    """Pairs from a file of rows `{context, question, answers}`; the first answer is the one that is learned."""
+    found: dict[str, list[QuestionAnswer]] = {}
+    for row in read_rows(path, {"context": str, "question": str, "answers": list[str]}, limit_bad=limit_bad).rows:
+        if row["answers"]:
+            found.setdefault(row["context"], []).append((row["question"], row["answers"][0]))
+    return lambda texts: [found.get(text, []) for text in texts]
+
+
+def model_source(model: Model, wording: FormatConfig, config: QuestionConfig, answer_tokens: int, seed: int, *,
+                 batch_size: int, dtype: jnp.dtype,
+                 on_batch: Callable[[int], None] | None = None) -> QuestionSource:
+    """The model asks itself: questions sampled behind the document, answers with the document in sight.
+
+    Args:
+        model: who asks and answers.
+        wording: of document, question and answer.
+        config: how many and at what temperature.
+        answer_tokens: longest answer.
+        seed: of the questions.
+        batch_size: rows that run together.
+        dtype: of activations and cache.
+        on_batch: called with the number of samples finished.
+    """
+    prefix, encode, window = model.prefix, model.tokenizer.encode, model.spec.max_positions
+    ends = [text for text in (wording.answer_start.strip(), wording.end or "\n") if text]
+    asking = SamplingConfig(temperature=config.temperature, max_tokens=config.max_tokens,
+                            n=config.per_document, stop=list(dict.fromkeys(ends)))
+    answering = SamplingConfig(temperature=0.0, max_tokens=answer_tokens, stop=[wording.end or "\n"])
+
+    def source(texts: Sequence[str]) -> list[list[QuestionAnswer]]:
+        read = [[*prefix, *encode(wording.read(text))] for text in texts]
+        start = encode(wording.question_start.rstrip())
+        asked = generate(model, [[*ids, *start] for ids in read], asking, seed=seed, batch_size=batch_size,
+                         dtype=dtype, on_batch=on_batch)
+        # A question that leaves no room for its answer is no question.
+        room = lambda ids, question: len(ids) + len(encode(wording.ask(question))) + answer_tokens <= window
+        questions = [[question for question, _ in distinct([(c.text, "?") for c in samples], len(samples))
+                      if room(ids, question)] for ids, samples in zip(read, asked, strict=True)]
+        prompts = [[*ids, *encode(wording.ask(question))] for ids, own in zip(read, questions, strict=True)
+                   for question in own]
+        answers = iter(generate(model, prompts, answering, seed=seed, batch_size=batch_size, dtype=dtype)
+                       if prompts else ())
+        return [[(question, next(answers)[0].text) for question in own] for own in questions]
+
+    return source
+
+
+def collect(source: QuestionSource, texts: Sequence[str], limit: int) -> list[list[QuestionAnswer]]:
+    """Distinct pairs of every document.
+
+    Raises:
+        UserError: a document has none.
+    """
+    pairs = [distinct(found, limit) for found in source(texts)]
+    bare = [i for i, found in enumerate(pairs) if not found]
+    if bare:
+        raise UserError(f"no question-answer pairs for {len(bare)} of {len(texts)} documents, first for the one that "
+                        f"begins {texts[bare[0]][:60]!r}", "questions.source",
+                        "give a file of pairs with --questions.source FILE, or a model that asks in this wording")
+    return pairs

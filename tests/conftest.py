@@ -1,0 +1,63 @@
+"""What all tests share: a compile cache, a tiny random network, and the real data where it is at hand."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED = ROOT.parent / "shared" / "data"
+
+# Compiling is most of what these tests do; a second run takes the programs from here.
+jax.config.update("jax_compilation_cache_dir", str(ROOT / ".cache" / "xla"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+_lowered: list[float] = []
+jax.monitoring.register_event_duration_secs_listener(
+    lambda name, seconds, **_: _lowered.append(seconds) if name.endswith("jaxpr_to_mlir_module_duration") else None)
+
+
+@pytest.fixture
+def programs():
+    """`programs()`: how many programs jax has lowered so far; one that is reused is not lowered again."""
+    return lambda: len(_lowered)
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder with real data and the real checkpoint."""
+    if not SHARED.is_dir():
+        pytest.skip(f"the shared data is not at hand ({SHARED})")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def stories(shared):
+    """A real trained checkpoint of 260k parameters, with its tokenizer."""
+    from jaxllm.text.model import load
+
+    return load(shared / "models" / "stories260k")
+
+
+@pytest.fixture(scope="session")
+def llama():
+    """`(spec, params)` of a small random Llama: grouped heads, head_dim apart from width / heads, untied."""
+    from tests.networks import LLAMA, random_params
+
+    return LLAMA, random_params(LLAMA, seed=0)
+
+
+@pytest.fixture(scope="session")
+def gpt2():
+    """`(spec, params)` of a small random GPT-2."""
+    from tests.networks import GPT2, random_params
+
+    return GPT2, random_params(GPT2, seed=1)

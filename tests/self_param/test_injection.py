@@ -1,0 +1,148 @@
+"""Documents written into weights: what is learned, what is disturbed, and what survives a kill."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+
+from jaxllm.models import LoraConfig, merge
+from jaxllm.self_param.documents import FormatConfig
+from jaxllm.self_param.evaluation import batches, gap, plain_targets
+from jaxllm.self_param.injection import (
+    DivergenceConfig,
+    MixtureConfig,
+    Recipe,
+    inject,
+    make_recipe,
+    make_streams,
+)
+from jaxllm.self_param.targets import build_target, common_lengths
+from jaxllm.text.model import Model
+from jaxllm.train import Checkpointer
+from jaxllm.train.config import TrainConfig
+from tests.generate.test_generate import Letters
+
+WORDING = FormatConfig()
+DOCUMENT = "the red fox is in it"
+PAIRS = [("who is in it?", "fox"), ("what colour?", "red")]
+TRAIN = TrainConfig(steps=40, batch_size=8, lr=2e-2, schedule="constant")
+FLOAT32 = np.dtype("float32")
+
+
+@pytest.fixture(scope="module")
+def model(llama):
+    return Model(*llama, Letters())
+
+
+def unrelated(count, seed):
+    draw = np.random.default_rng(seed)
+    return [draw.integers(3, 97, 12).tolist() for _ in range(count)]
+
+
+def streams(model, mixture):
+    made = make_streams(model, DOCUMENT, PAIRS, unrelated(16, 0), WORDING, mixture, 0, False)
+    # The window of this small network does not hold the usual wording; short targets do as well.
+    texts = [model.tokenizer.encode(f"{q} {a}") for q, a in PAIRS]
+    context = tuple(model.tokenizer.encode(DOCUMENT))
+    return dataclasses.replace(made, context=context, questions=tuple(
+        build_target(made.prefix, context, text, "qa") for text in texts))
+
+
+LORA = LoraConfig(rank=4)
+
+
+def recipe(model, made, lora=LORA, train=TRAIN, objective="distill") -> Recipe:
+    lengths = common_lengths(made.longest(), model.spec.max_positions)
+    return make_recipe(model, objective, train, lora, DivergenceConfig(), lengths, FLOAT32)
+
+
+@pytest.fixture(scope="module")
+def full_mixture(model):
+    return streams(model, MixtureConfig())
+
+
+@pytest.fixture(scope="module")
+def learned(model, full_mixture):
+    return inject(model, full_mixture, recipe(model, full_mixture), progress=False)
+
+
+def held_back(model, made):
+    """Text in the manner of the pairs that no stream holds."""
+    texts = [model.tokenizer.encode(text) for text in ("who is it? fox", "what is in it? red fox")]
+    return batches([build_target(made.prefix, made.context, t, "qa") for t in texts], 64)
+
+
+def test_the_student_comes_to_agree_with_the_reader(model, full_mixture, learned):
+    """On what was trained and on the held-back rest; the document's own rest included."""
+    trained = batches(list(full_mixture.questions), 64)
+    assert gap(model, learned.params, trained, FLOAT32) < gap(model, model.params, trained, FLOAT32) / 5
+    kept = held_back(model, full_mixture)
+    assert gap(model, learned.params, kept, FLOAT32) < gap(model, model.params, kept, FLOAT32) / 2
+
+
+def test_merged_weights_are_the_adapter(model, learned):
+    again = merge(model.params, learned.adapter)
+    for a, b in zip(jax.tree.leaves(again), jax.tree.leaves(learned.params), strict=True):
+        assert np.array_equal(a, b)
+
+
+def test_unrelated_text_keeps_the_model_in_place(model, full_mixture, learned):
+    """Drift on text of neither stream is smaller with unrelated text than without, for the same steps."""
+    fresh = batches(plain_targets(model, unrelated(16, 7)), 64)
+    without = streams(model, MixtureConfig(qa=1, continuation=1, unrelated=0))
+    careless = inject(model, without, recipe(model, full_mixture), progress=False)
+    assert 0 < gap(model, learned.params, fresh, FLOAT32) < gap(model, careless.params, fresh, FLOAT32)
+
+
+def test_the_base_model_is_left_as_it_was(model, full_mixture, llama):
+    before = jax.tree.map(np.array, model.params)
+    short = dataclasses.replace(TRAIN, steps=2)
+    for lora in (LORA, None):
+        inject(model, full_mixture, recipe(model, full_mixture, lora, short), progress=False)
+    for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(model.params), strict=True):
+        assert np.array_equal(a, b)
+
+
+def test_all_weights_can_be_trained(model, full_mixture):
+    own = recipe(model, full_mixture, lora=None, train=dataclasses.replace(TRAIN, lr=2e-3))
+    result = inject(model, full_mixture, own, progress=False)
+    trained = batches(list(full_mixture.questions), 64)
+    assert result.adapter is None
+    assert gap(model, result.params, trained, FLOAT32) < gap(model, model.params, trained, FLOAT32) / 5
+
+
+def test_one_compile_for_many_documents(model, full_mixture, programs):
+    own = recipe(model, full_mixture, train=dataclasses.replace(TRAIN, steps=2))
+    inject(model, full_mixture, own, progress=False)
+    before = programs()
+    assert before > 0
+    inject(model, dataclasses.replace(full_mixture, seed=9), own, progress=False)
+    assert programs() == before
+
+
+def test_a_stopped_injection_goes_on_bit_for_bit(model, full_mixture, tmp_path):
+    train = dataclasses.replace(TRAIN, steps=9)
+    own = recipe(model, full_mixture, train=train)
+    whole = inject(model, full_mixture, own, progress=False)
+    with Checkpointer(tmp_path / "checkpoints") as checkpointer:
+        half = dataclasses.replace(own, train=dataclasses.replace(train, steps=4))
+        inject(model, full_mixture, half, checkpointer=checkpointer, progress=False)
+    with Checkpointer(tmp_path / "checkpoints") as checkpointer:
+        assert checkpointer.latest_step() == 4
+        rest = inject(model, full_mixture, own, checkpointer=checkpointer, progress=False)
+    for a, b in zip(jax.tree.leaves(whole.params), jax.tree.leaves(rest.params), strict=True):
+        assert np.array_equal(a, b)
+
+
+def test_accumulation_changes_nothing(model, full_mixture):
+    results = []
+    for parts in (1, 4):
+        # A large eps: Adam's own would turn rounding in gradients near zero into whole steps.
+        train = dataclasses.replace(TRAIN, steps=3, accumulate=parts, eps=1e-2)
+        results.append(inject(model, full_mixture, recipe(model, full_mixture, train=train), progress=False))
+    for a, b in zip(*(jax.tree.leaves(r.adapter.params) for r in results), strict=True):
+        assert_allclose(a, b, atol=1e-5)
+
+

@@ -1,0 +1,218 @@
+"""`jaxllm inject` and `jaxllm demo` from the command line's side."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from jaxllm.assets import resolve
+from jaxllm.cli import main
+from jaxllm.errors import UserError
+from jaxllm.files import read_jsonl
+from jaxllm.models.weights import load_spec
+from jaxllm.self_param.demo import describe
+from tests.conftest import ROOT
+
+STORY = ("Once upon a time, there was a little girl named Lily. She lost her red ball in the park. "
+         "A big dog found the ball. Lily was happy and played with the dog all day.")
+QUICK = ["--train.steps", "6", "--train.batch_size", "4", "--questions.per_document", "6", "--unrelated.train", "8",
+         "--unrelated.drift", "4", "--unrelated.tokens", "16"]
+
+
+@pytest.fixture
+def arguments(tmp_path, shared):
+    """The command line of a short run on the real checkpoint."""
+    rows = [{"context": STORY, "question": "Who lost a ball?", "answers": ["Lily"]},
+            {"context": STORY, "question": "Who found the ball?", "answers": ["a dog", "dog"]}]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return ["--model", str(shared / "models" / "stories260k"), "--data.path", str(path), *QUICK]
+
+
+def test_a_run_leaves_what_it_promises(arguments, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert main(["inject", *arguments, "--out", str(out)]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == str(out / "result.json")
+    result = json.loads((out / "result.json").read_text())
+    for name in ("f1_before", "f1_after", "f1_with_document", "f1_finetune", "drift_kl", "kl_before", "kl_after"):
+        assert set(result[name]) == {"mean", "ci_low", "ci_high", "n"} and result[name]["n"] == 1
+    assert (result["documents"], result["questions"], result["rejected"], result["seed"]) == (1, 2, 0, 0)
+    assert result["kl_after"]["mean"] < result["kl_before"]["mean"]
+    assert [row["question"] for row in read_jsonl(out / "rows.jsonl")] == ["Who lost a ball?", "Who found the ball?"]
+    steps = read_jsonl(out / "metrics.jsonl")
+    assert [(row["step"], row["arm"]) for row in steps] == [(1, "after"), (6, "after"), (7, "finetune"),
+                                                            (12, "finetune")]
+    assert (out / "adapters" / "0000" / "adapter_model.safetensors").is_file()
+    assert not list((out / "checkpoints").iterdir())
+    assert "Over 1 documents, 2 questions" in describe(out / "result.json")
+    # the same command again finds the work done
+    before = (out / "result.json").stat().st_mtime_ns
+    assert main(["inject", *arguments, "--out", str(out)]) == 0
+    assert (out / "result.json").stat().st_mtime_ns == before
+
+
+def test_the_saved_adapter_is_the_injected_model(arguments, tmp_path):
+    out = tmp_path / "out"
+    assert main(["inject", *arguments, "--out", str(out), "--finetune", "false"]) == 0
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text(json.dumps({"prompt": "Question: Who lost a ball? Answer:"}) + "\n")
+    assert main(["generate", "--model", arguments[1], "--adapter", str(out / "adapters" / "0000"),
+                 "--data.path", str(prompts), "--out", str(tmp_path / "said"), "--sampling.temperature", "0",
+                 "--sampling.max_tokens", "16", "--sampling.stop", '["\\n"]']) == 0
+    said = read_jsonl(tmp_path / "said" / "rows.jsonl")[0]["completions"][0]["text"].strip()
+    assert said == read_jsonl(out / "rows.jsonl")[0]["after"]["text"]
+
+
+def test_all_weights_and_saved_model(arguments, tmp_path):
+    out = tmp_path / "out"
+    assert main(["inject", *arguments, "--out", str(out), "--lora", "null", "--save", "model",
+                 "--finetune", "false"]) == 0
+    assert load_spec(out / "models" / "0000") == load_spec(arguments[1])
+    assert (out / "models" / "0000" / "tokenizer.json").is_file()
+
+
+def test_pairs_from_a_file(arguments, tmp_path):
+    pairs = tmp_path / "pairs.jsonl"
+    pairs.write_text(json.dumps({"context": STORY, "question": "What was lost?", "answers": ["a ball"]}) + "\n")
+    out = tmp_path / "out"
+    assert main(["inject", *arguments, "--out", str(out), "--finetune", "false",
+                 "--questions.source", str(pairs)]) == 0
+    assert read_jsonl(out / "pairs.jsonl")[0]["pairs"] == [{"question": "What was lost?", "answer": "a ball"}]
+
+
+def test_a_terminated_run_goes_on_where_it_was(arguments, tmp_path):
+    """SIGTERM in the middle of training, the same command again: as if nothing had happened."""
+    arguments = [*arguments, "--train.steps", "40", "--finetune", "false", "--train.log_every", "1"]
+    whole, torn = tmp_path / "whole", tmp_path / "torn"
+    assert main(["inject", *arguments, "--out", str(whole)]) == 0
+    command = [sys.executable, "-m", "jaxllm", "inject", *arguments, "--out", str(torn)]
+    environment = dict(os.environ, JAX_COMPILATION_CACHE_DIR=str(ROOT / ".cache" / "xla"))
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+    deadline = time.monotonic() + 300
+    while len(read_jsonl(torn / "metrics.jsonl")) < 3 and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130, errors
+    assert not (torn / "result.json").exists()
+    assert main(["inject", *arguments, "--out", str(torn)]) == 0
+    results = [json.loads((out / "result.json").read_text()) for out in (whole, torn)]
+    assert results[0] == results[1]
+    untimed = [[{k: v for k, v in row.items() if not k.endswith("_per_s")} for row in
+                read_jsonl(out / "metrics.jsonl")] for out in (whole, torn)]
+    assert untimed[0] == untimed[1] and len(untimed[0]) == 40
+    assert (whole / "adapters/0000/adapter_model.safetensors").read_bytes() == \
+        (torn / "adapters/0000/adapter_model.safetensors").read_bytes()
+
+
+LONG = STORY * 12
+
+
+@pytest.mark.parametrize(("rows", "more", "message"), [
+    ([{"context": "  ", "question": "Who?", "answers": ["x"]}], [], "context is empty"),
+    ([{"context": LONG, "question": "Who?", "answers": ["x"]}], [], "the context window is 512"),
+    ([{"context": STORY, "question": "Who?", "answers": []}], [], "answers is empty"),
+    ([{"context": STORY, "question": "Who?"}], [], "answers"),
+    ([{"context": STORY, "question": "Who?", "answers": ["x"]}], ["--questions.source", "EMPTY"],
+     "no question-answer pairs"),
+    ([{"context": STORY, "question": "Who?", "answers": ["x"]}], ["--model", "no/such/dir"], "no checkpoint directory"),
+    ([{"context": STORY, "question": "Who?", "answers": ["x"]}], ["--train.stepz", "3"], "--train.steps"),
+    ([{"context": STORY, "question": "Who?", "answers": ["x"]}], ["--lora", "null"], "no adapter"),
+    ([{"context": STORY, "question": "Who?", "answers": ["x"]}], ["--train.warmup_steps", "6"], "warmup"),
+    ([{"context": STORY, "question": "Who?", "answers": ["x"]}], ["--unrelated.path", "nowhere.jsonl"], "nowhere"),
+    ([{"context": STORY, "question": "Who?", "answers": ["x " * 600]}], [], "reference answer"),
+    ([{"context": STORY, "question": "Who?", "answers": ["x"]}], ["--questions.max_tokens", "500"],
+     "questions.max_tokens"),
+    ([{"context": STORY, "question": "Who?", "answers": ["x"]}],
+     ["--unrelated.tokens", "600", "--unrelated.with_document", "false"], "unrelated.tokens"),
+    ([{"context": STORY, "question": "Who?", "answers": ["x"]}], ["--seed", "-1"], "seed"),
+])
+def test_mistakes_exit_with_two_and_leave_nothing(arguments, tmp_path, capsys, rows, more, message):
+    path = tmp_path / "bad.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    other = tmp_path / "pairs.jsonl"
+    other.write_text(json.dumps({"context": "other", "question": "a?", "answers": ["b"]}) + "\n")
+    more = [str(other) if argument == "EMPTY" else argument for argument in more]
+    out = tmp_path / "out"
+    assert main(["inject", *arguments, "--data.path", str(path), "--out", str(out), *more]) == 2
+    error = capsys.readouterr().err
+    assert message in error and "Traceback" not in error
+    assert not (out / "result.json").exists() and not (out / "config.yaml").exists()
+
+
+def test_no_text_is_both_trained_on_and_measured(shared):
+    """Also where there are fewer texts than asked for."""
+    from pathlib import Path
+
+    from jaxllm.config import DataConfig
+    from jaxllm.self_param.job import Config, UnrelatedConfig, _unrelated
+    from jaxllm.text.model import load
+
+    model = load(shared / "models" / "stories260k")
+    config = Config(DataConfig("x"), Path("y"), unrelated=UnrelatedConfig("z", tokens=8, train=8, drift=4))
+    texts = [f"{word} went home" for word in ("Lily", "Tom", "Sam", "Mia", "Ben", "Sue", "Tim", "Lily")]
+    train, drift = _unrelated(config, model, texts)
+    assert (len(train), len(drift)) == (3, 4) and not {*map(tuple, train)} & {*map(tuple, drift)}
+    with pytest.raises(UserError, match="only 4 different texts"):
+        _unrelated(config, model, texts[:4])
+
+
+def test_changed_data_is_no_continuation(arguments, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert main(["inject", *arguments, "--out", str(out), "--finetune", "false"]) == 0
+    with open(arguments[3], "a") as file:
+        file.write(json.dumps({"context": STORY, "question": "What now?", "answers": ["x"]}) + "\n")
+    assert main(["inject", *arguments, "--out", str(out), "--finetune", "false"]) == 2
+    assert "the data changed" in capsys.readouterr().err
+
+
+def test_malformed_line_is_named(arguments, tmp_path, capsys):
+    path = tmp_path / "bad.jsonl"
+    path.write_text('{"context": "a b c", "question": "q?", "answers": ["x"]}\n{"context": \n')
+    assert main(["inject", *arguments, "--data.path", str(path), "--out", str(tmp_path / "out")]) == 2
+    assert f"{path}:2" in capsys.readouterr().err
+
+
+def test_another_run_is_not_overwritten(arguments, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert main(["inject", *arguments, "--out", str(out), "--finetune", "false"]) == 0
+    before = (out / "result.json").read_bytes()
+    assert main(["inject", *arguments, "--out", str(out), "--finetune", "false", "--seed", "1"]) == 2
+    assert "holds another run" in capsys.readouterr().err
+    assert (out / "result.json").read_bytes() == before
+
+
+def test_full_disk_exits_with_one(arguments, tmp_path):
+    """A file-size limit stands for the full disk: the run fails with status 1 and no result."""
+    out = tmp_path / "out"
+    code = ("import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+            "resource.setrlimit(resource.RLIMIT_FSIZE, (40000, 40000)); "
+            "from jaxllm.cli import main; sys.exit(main(sys.argv[1:]))")
+    done = subprocess.run([sys.executable, "-c", code, "inject", *arguments, "--out", str(out)], capture_output=True,
+                          text=True, timeout=300, env=dict(os.environ, JAX_ENABLE_COMPILATION_CACHE="false"))
+    assert done.returncode == 1, done.stderr
+    assert "fix: free some space" in done.stderr
+    assert not (out / "result.json").exists()
+
+
+def tiny_is_there():
+    try:
+        return resolve("tiny").is_dir()
+    except UserError:
+        return False
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not tiny_is_there(), reason="the packaged model has not been made")
+def test_the_demo_teaches_the_packaged_model(tmp_path, capsys):
+    """One document end to end: what could not be answered before is answered after."""
+    assert main(["demo", "--documents", "1", "--out", str(tmp_path / "demo")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 6 and lines[-1] == str(tmp_path / "demo" / "result.json")
+    result = json.loads((tmp_path / "demo" / "result.json").read_text())
+    assert result["f1_before"]["mean"] <= 0.15
+    assert result["f1_after"]["mean"] >= 0.8 * result["f1_with_document"]["mean"] > 0.6

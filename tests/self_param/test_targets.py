@@ -1,0 +1,166 @@
+"""The two views of a target: what stands where, and what must not depend on what."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+
+from jaxllm.models import Adapter, LoraConfig, forward, init_adapter, logits
+from jaxllm.self_param.injection import MixtureConfig, Streams
+from jaxllm.self_param.loss import align, make_loss, reading_gap, target_mask
+from jaxllm.self_param.targets import KINDS, Target, build_target, collate, continuation
+
+
+def target(context=(10, 11, 12), text=(20, 21, 22, 23), prefix=(1,)):
+    return build_target(prefix, context, text, "qa")
+
+
+def test_views_by_hand():
+    built = target()
+    assert built.student == (1, 20, 21, 22, 23)
+    assert built.teacher == (1, 10, 11, 12, 20, 21, 22, 23)
+    batch = collate([built], 8, 10)
+    mask = target_mask(jnp.asarray(batch["student_segments"]))[0]
+    assert mask.astype(int).tolist() == [1, 1, 1, 1, 0, 0, 0, 0]  # four targets, the state after the last unused
+    # student state j predicts what teacher state len(x) + j predicts
+    for j in range(4):
+        assert built.student[j + 1] == built.teacher[3 + j + 1]
+
+
+def test_without_prefix_the_first_token_is_not_predicted():
+    batch = collate([target(prefix=())], 8, 10)
+    assert int(target_mask(jnp.asarray(batch["student_segments"])).sum()) == 3
+
+
+def test_align_by_hand():
+    states = jnp.arange(10.0)[None, :, None]
+    assert align(states, jnp.array([3]), 4)[0, :, 0].tolist() == [3.0, 4.0, 5.0, 6.0]
+
+
+def test_last_term_uses_the_last_but_one_state(llama):
+    """The gap at the last target is that of student state n and teacher state len(x) + n (with prefix)."""
+    spec, params = llama
+    other = jax.tree.map(lambda leaf: leaf * 1.05, params)
+    batch = jax.tree.map(jnp.asarray, collate([target()], 8, 10))
+    got = reading_gap(spec, other, params, None, batch)[0, 3]
+    scores = lambda p, ids, at: jax.nn.log_softmax(logits(spec, p, forward(spec, p, jnp.asarray([ids])).hidden)[0, at])
+    q, p = scores(params, target().student, 3), scores(other, target().teacher, 6)
+    assert_allclose(got, (jnp.exp(p) * (p - q)).sum(), rtol=1e-4)
+
+
+def test_cut_stays_inside():
+    context = tuple(range(10, 16))
+    assert continuation((1,), context, 1).student == (1, *context[1:])
+    assert continuation((1,), context, 4).student == (1, *context[4:])
+    assert continuation((1,), context, 4).teacher == (1, *context)
+    for cut in (0, 5):
+        with pytest.raises(ValueError, match="cut must be within"):
+            continuation((1,), context, cut)
+
+
+def streams(turns, questions=3, seed=0):
+    made = tuple(target(text=(20 + i, 30)) for i in range(questions))
+    return Streams((1,), (10, 11, 12, 13), made, ((40, 41), (42, 43), (44, 45)), (10, 11, 12, 13), turns, seed)
+
+
+def test_every_pair_is_used_once_per_round():
+    """Two rounds of twelve pairs, three kinds in turn: 72 targets, each pair twice."""
+    own = streams(("qa", "continuation", "unrelated"), questions=12)
+    drawn = [own.target(n) for n in range(72)]
+    assert [KINDS[t.kind] for t in drawn[:6]] == ["qa", "continuation", "unrelated"] * 2
+    asked = [t.student for t in drawn if t.kind == 0]
+    assert sorted(asked[:12]) == sorted(asked[12:]) == sorted(t.student for t in own.questions)
+    assert asked[:12] != asked[12:]
+
+
+def test_targets_depend_on_seed_and_number_alone():
+    first, second = streams(("qa", "continuation")), streams(("qa", "continuation"))
+    order = [first.target(n) for n in range(20)]
+    assert [second.target(n) for n in reversed(range(20))] == order[::-1]
+    assert [streams(("qa", "continuation"), seed=1).target(n) for n in range(20)] != order
+
+
+def test_cuts_leave_something_on_both_sides():
+    own = streams(("continuation",))
+    lengths = {len(own.target(n).student) for n in range(60)}
+    assert lengths == {3, 4}  # four tokens, cut after one or two: three or two are left, and the prefix
+
+
+def test_mixture_takes_turns():
+    assert MixtureConfig(qa=2, continuation=0, unrelated=1).turns == ("qa", "qa", "unrelated")
+
+
+@pytest.fixture
+def batch():
+    made = [target(), target(context=(), text=(30, 31)), target(text=(40, 41, 42, 43, 44, 45))]
+    return jax.tree.map(jnp.asarray, collate(made, 8, 12))
+
+
+def test_no_context_means_no_loss_and_no_gradient(llama):
+    spec, params = llama
+    own = jax.tree.map(jnp.asarray, collate([target(context=())], 8, 8))
+    adapter = init_adapter(spec, jax.random.key(0), LoraConfig(rank=2))
+    loss = make_loss(spec, "distill", adapter.scale)
+    (value, gradient) = jax.value_and_grad(lambda a: loss(a, params, own, None)[0][0])(adapter.params)
+    assert abs(float(value)) < 1e-6
+    assert max(float(jnp.abs(g).max()) for g in jax.tree.leaves(gradient)) < 1e-6
+
+
+def test_the_context_does_not_reach_the_student(llama):
+    spec, params = llama
+    one, two = (jax.tree.map(jnp.asarray, collate([target(context=c)], 8, 12)) for c in ((10, 11, 12), (50, 51, 52)))
+    loss = make_loss(spec, "finetune", 1.0)
+    adapter = init_adapter(spec, jax.random.key(0), LoraConfig(rank=2))
+    assert float(loss(adapter.params, params, one, None)[0][0]) == float(loss(adapter.params, params, two, None)[0][0])
+    gap = [reading_gap(spec, params, params, None, b)[0, :4] for b in (one, two)]
+    assert float(jnp.abs(gap[0] - gap[1]).max()) > 1e-3  # but it does reach the teacher
+
+
+def test_the_teacher_gets_no_gradient(llama, batch):
+    spec, params = llama
+    loss = make_loss(spec, "distill", 1.0)
+    adapter = init_adapter(spec, jax.random.key(0), LoraConfig(rank=2))
+
+    def of_base(embedding):
+        return reading_gap(spec, params | {"embed": embedding}, params, None, batch).sum()
+
+    assert np.all(np.asarray(jax.grad(of_base)(params["embed"])) == 0)
+    assert float(loss(adapter.params, params, batch, None)[0][0]) > 0
+
+
+def test_every_target_weighs_the_same_whatever_its_padding(llama, batch):
+    """The batch's loss is the mean of what each target gives alone, at other lengths."""
+    spec, params = llama
+    loss = make_loss(spec, "distill", 1.0)
+    adapter = init_adapter(spec, jax.random.key(0), LoraConfig(rank=2))
+    (total, weight), parts = loss(adapter.params, params, batch, None)
+    alone = [loss(adapter.params, params, jax.tree.map(jnp.asarray, collate([t], 7, 10)), None)[0][0]
+             for t in (target(), target(context=(), text=(30, 31)), target(text=(40, 41, 42, 43, 44, 45)))]
+    assert float(weight) == 3.0
+    assert_allclose(total, sum(map(float, alone)), rtol=1e-5)
+    assert_allclose(parts["loss_qa"][0], total, rtol=1e-6)
+    filled = collate([target(), Target((), (), 0)], 8, 12)
+    (_, with_filler), _ = loss(adapter.params, params, jax.tree.map(jnp.asarray, filled), None)
+    assert float(with_filler) == 1.0
+
+
+def test_finetuning_is_cross_entropy(llama):
+    spec, params = llama
+    loss = make_loss(spec, "finetune", 1.0)
+    adapter = Adapter(init_adapter(spec, jax.random.key(0), LoraConfig(rank=2)).params, 1.0)
+    own = jax.tree.map(jnp.asarray, collate([target()], 8, 10))
+    ids = jnp.asarray([target().student])
+    logp = jax.nn.log_softmax(logits(spec, params, forward(spec, params, ids).hidden))[0]
+    expected = -np.mean([float(logp[j, ids[0, j + 1]]) for j in range(4)])
+    assert_allclose(loss(adapter.params, params, own, None)[0][0], expected, rtol=1e-5)
+
+
+def test_temperature_scales_by_its_square(llama, batch):
+    spec, params = llama
+    hot = make_loss(spec, "distill", 1.0, temperature=2.0)
+    adapter = init_adapter(spec, jax.random.key(0), LoraConfig(rank=2))
+    (total, _), _ = hot(adapter.params, params, batch, None)
+    gap = reading_gap(spec, params, params, None, batch, temperature=2.0)
+    mask = target_mask(batch["student_segments"])
+    assert_allclose(total, 4 * ((gap * mask).sum(-1) / mask.sum(-1)).sum(), rtol=1e-5)

@@ -1,0 +1,36 @@
+"""What a source means: packaged, or a path of the user's."""
+
+from pathlib import Path
+
+import pytest
+
+from jaxllm import assets
+from jaxllm.errors import UserError
+
+
+@pytest.fixture
+def packaged(tmp_path, monkeypatch):
+    (tmp_path / "tiny").mkdir()
+    (tmp_path / "tiny" / "documents.jsonl").write_text("{}")
+    monkeypatch.setattr(assets.resources, "files", lambda package: tmp_path)
+    return tmp_path
+
+
+def test_names_of_packaged_things(packaged):
+    assert assets.resolve("tiny") == assets.asset_path("tiny") == packaged / "tiny"
+    assert assets.resolve("asset:tiny/documents.jsonl") == packaged / "tiny" / "documents.jsonl"
+
+
+def test_paths_stay_paths(packaged):
+    assert assets.resolve("./tiny") == Path("tiny") == assets.resolve(Path("tiny"))
+    assert assets.resolve("~/x") == Path.home() / "x"
+    assert assets.resolve("tiny/other") == Path("tiny/other")
+
+
+@pytest.mark.parametrize(
+    "name", ["absent", "tiny/absent", "../secret", "tiny/../../secret", "/etc/passwd", ""]
+)
+def test_nothing_outside_the_package_and_nothing_absent(packaged, name):
+    (packaged.parent / "secret").write_text("x")
+    with pytest.raises(UserError, match="no packaged file .*\n  fix: packaged are: tiny"):
+        assets.resolve(f"asset:{name}")

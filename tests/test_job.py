@@ -1,0 +1,273 @@
+"""What a job leaves behind, and that it is whole whatever happens."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import socket
+import stat
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import yaml
+
+from jaxllm import __version__
+from jaxllm.errors import StorageError, UserError
+from jaxllm.files import JsonlWriter, plain, read_jsonl, write_atomic
+from jaxllm.job import open_job
+
+
+@dataclass(frozen=True)
+class Inner:
+    lr: float = 1e-5
+
+
+@dataclass(frozen=True)
+class JobConfig:
+    out: Path
+    seed: int = 7
+    api_key: str = "s3cret"
+    train: Inner = Inner()
+
+
+def test_a_job_from_start_to_end(tmp_path):
+    out = tmp_path / "deep" / "run"
+    job = open_job(out, JobConfig(out))
+    assert not job.resumed and not job.finished and job.primary
+    job.row({"id": 1, "score": np.float32(0.5), "tokens": jnp.arange(3), "path": Path("a")})
+    job.row({"id": 2, "text": "é\ud800"})
+    job.write_rejected([{"line": 3, "reason": "bad"}])
+    assert (
+        job.write_result({"loss": jnp.float32(0.25), "counts": {"kept": np.int64(2)}}) == out / "result.json"
+    )
+
+    config = yaml.safe_load((out / "config.yaml").read_text())
+    assert config == {"out": str(out), "seed": 7, "api_key": "(masked)", "train": {"lr": 1e-5}}
+    lines = (out / "rows.jsonl").read_text().splitlines()
+    assert json.loads(lines[0]) == {"id": 1, "score": 0.5, "tokens": [0, 1, 2], "path": "a"}
+    assert json.loads(lines[1]) == {"id": 2, "text": "é\ud800"}
+    assert (out / "rejected.jsonl").read_text() == '{"line": 3, "reason": "bad"}\n'
+    result = json.loads((out / "result.json").read_text())
+    assert (result["loss"], result["counts"], result["seed"]) == (0.25, {"kept": 2}, 7)
+    found = result["versions"]
+    assert (found["jax"], found["jaxllm"], found["platform"]) == (jax.__version__, __version__, "cpu")
+    assert set(found) >= {"jaxlib", "flax", "optax", "python", "device_kind"} and None not in found.values()
+    with open_job(out, JobConfig(out)) as again:
+        assert again.finished
+    assert sorted(p.name for p in out.iterdir()) == [
+        "config.yaml",
+        "rejected.jsonl",
+        "result.json",
+        "rows.jsonl",
+    ]
+    assert stat.S_IMODE((out / "result.json").stat().st_mode) == stat.S_IMODE(
+        (out / "rows.jsonl").stat().st_mode
+    )
+
+
+def test_the_same_job_resumes_where_rows_are_whole(tmp_path):
+    job = open_job(tmp_path / "run", JobConfig(tmp_path / "run"))
+    job.row({"id": 1})
+    job.row({"id": 2})
+    with open(tmp_path / "run" / "rows.jsonl", "a") as file:
+        file.write('{"id": 3, "te')
+    again = open_job(tmp_path / "run", JobConfig(Path("run"), api_key="another"))
+    assert again.resumed and not again.finished and again.rows_done() == [{"id": 1}, {"id": 2}]
+    again.row({"id": 3})
+    assert again.rows_done() == [{"id": 1}, {"id": 2}, {"id": 3}]
+    with pytest.raises(UserError, match="holds the run already"):
+        open_job(tmp_path / "run", JobConfig(tmp_path / "run"), resume=False)
+
+
+def test_another_job_is_refused(tmp_path):
+    open_job(tmp_path, JobConfig(tmp_path))
+    before = (tmp_path / "config.yaml").read_text()
+    with pytest.raises(UserError) as error:
+        open_job(tmp_path, JobConfig(tmp_path, seed=8, train=Inner(2.0)))
+    assert str(error.value) == (
+        f"{tmp_path}: the directory holds another run\n"
+        "  seed: 7 there, 8 here\n  train.lr: 1e-05 there, 2.0 here\n"
+        "  fix: choose another --out; to resume that run give "
+        f"--config {tmp_path}/config.yaml and no other keys"
+    )
+    assert (tmp_path / "config.yaml").read_text() == before
+
+
+def test_directories_that_cannot_be_used(tmp_path):
+    (tmp_path / "file").write_text("x")
+    for out in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(UserError, match="a file stands where the directory should be"):
+            open_job(out, JobConfig(out))
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "result.json").write_text("{}")
+    with pytest.raises(UserError, match="holds result.json but no run"):
+        open_job(tmp_path / "full", JobConfig(tmp_path))
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "config.yaml").write_text("a: [")
+    with pytest.raises(UserError, match="not the config of a run"):
+        open_job(tmp_path / "broken", JobConfig(tmp_path))
+
+
+def test_what_json_cannot_hold_is_refused_by_name(tmp_path):
+    job = open_job(tmp_path, JobConfig(tmp_path))
+    with pytest.raises(ValueError, match=r"metrics.loss\[1\] is nan, which JSON cannot hold"):
+        job.write_result({"metrics": {"loss": [1.0, np.float32("nan")]}})
+    with pytest.raises(ValueError, match="score is inf"):
+        job.row({"score": float("inf")})
+    with pytest.raises(ValueError, match="x is a set"):
+        plain({"x": {1}})
+    with pytest.raises(ValueError, match="result holds seed, which the job adds"):
+        job.write_result({"seed": 1})
+    assert not job.result_path.exists() and job.rows_done() == []
+
+
+PROCESS = """
+import sys
+from dataclasses import dataclass
+import jax
+jax.config.update("jax_cpu_collectives_implementation", "gloo")
+jax.distributed.initialize(f"localhost:{sys.argv[1]}", 2, int(sys.argv[2]))
+from jaxllm.errors import UserError
+from jaxllm.job import open_job
+
+@dataclass(frozen=True)
+class Config:
+    seed: int = 0
+
+job = open_job(sys.argv[3], Config())
+job.row({"process": int(sys.argv[2])})
+job.write_result({"n": 1})
+print(">", job.resumed, job.finished, job.primary, job.rejected_path is None)
+again = open_job(sys.argv[3], Config())
+print(">", again.resumed, again.finished)
+try:
+    open_job(sys.argv[3], Config(1))
+except UserError as error:
+    print(">", *str(error).splitlines())
+"""
+
+
+def test_two_processes_agree_and_only_the_first_writes(tmp_path):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", PROCESS, port, str(i), str(tmp_path / "run")],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for i in range(2)
+    ]
+    output = [process.communicate(timeout=60)[0].splitlines() for process in started]
+    first, second = ([line[2:] for line in lines if line.startswith("> ")] for lines in output)
+    assert first[:2] == ["False False True False", "True True"] and "seed: 0 there, 1 here" in first[2]
+    assert second[:2] == ["False False False True", "True True"]
+    assert "the first process could not open the directory" in second[2]
+    assert (tmp_path / "run" / "rows.jsonl").read_text() == '{"process": 0}\n'
+
+
+def full(*_):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_full_disk_leaves_the_old_result_and_no_rest(tmp_path, monkeypatch):
+    job = open_job(tmp_path, JobConfig(tmp_path))
+    job.write_result({"n": 1})
+    before = (tmp_path / "result.json").read_bytes()
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StorageError, match="result.json: cannot be written: No space left on device"):
+        job.write_result({"n": 2})
+    assert (tmp_path / "result.json").read_bytes() == before
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".lock", "config.yaml", "result.json"]
+
+
+def test_a_disk_that_fills_within_a_row_keeps_the_rows_before(tmp_path):
+    """A limit on the size of files stands for the disk; in a process of its own, for it cannot be lifted
+    again.
+    """
+    code = f"""
+import resource, signal
+from jaxllm.errors import StorageError
+from jaxllm.files import JsonlWriter
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+writer = JsonlWriter({str(tmp_path / "rows.jsonl")!r})
+writer.write({{"id": 1}})
+try:
+    writer.write({{"text": "x" * 200}})
+except StorageError as error:
+    print(error)
+writer.write({{"id": 2}})
+"""
+    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert child.stdout == f"{tmp_path}/rows.jsonl: cannot be written: File too large\n"
+    assert (tmp_path / "rows.jsonl").read_text() == '{"id": 1}\n{"id": 2}\n'
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_a_device_without_room(tmp_path):
+    (tmp_path / "rows.jsonl").symlink_to("/dev/full")
+    with pytest.raises(StorageError, match="rows.jsonl: cannot be written: No space left on device"):
+        JsonlWriter(tmp_path / "rows.jsonl").write({"id": 1})
+
+
+def test_other_errors_are_not_called_a_full_disk(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        write_atomic(tmp_path / "absent" / "x", "")
+
+
+def test_long_last_lines_are_found_whole(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    whole = json.dumps({"text": "x" * 200_000}) + "\n"
+    path.write_text(whole + "y" * 100_000)
+    assert [len(r["text"]) for r in read_jsonl(path)] == [200_000]
+    JsonlWriter(path).close()
+    assert path.read_text() == whole
+    path.write_text("y" * 100_000)
+    assert read_jsonl(path) == [] == read_jsonl(tmp_path / "absent")
+
+
+def test_a_mistake_gives_the_directory_back(tmp_path):
+    out = tmp_path / "run"
+    with pytest.raises(UserError, match="wrong"), open_job(out, JobConfig(out)) as job:
+        job.pin("data", [1])
+        job.write_rejected([])
+        raise UserError("wrong")
+    assert not out.exists()
+    with pytest.raises(UserError, match="wrong"), open_job(out, JobConfig(out)) as job:
+        job.write_rejected([{"line": 1, "reason": "bad"}])
+        raise UserError("wrong")
+    assert [p.name for p in out.iterdir()] == ["rejected.jsonl"]
+    with open_job(out, JobConfig(out)) as job:  # which is no obstacle
+        job.row({"n": 1})
+    with pytest.raises(UserError, match="wrong"), open_job(out, JobConfig(out)) as job:
+        raise UserError("wrong")
+    assert job.rows_done() == [{"n": 1}]  # work that was done stays
+
+
+def test_an_input_may_not_change_under_a_job(tmp_path):
+    with open_job(tmp_path / "run", JobConfig(tmp_path)) as job:
+        job.pin("data", [{"a": 1}])
+        job.pin("data", [{"a": 1}])
+        with pytest.raises(UserError, match="the data changed"):
+            job.pin("data", [{"a": 2}])
+
+
+def test_two_processes_do_not_share_a_directory(tmp_path):
+    out = tmp_path / "run"
+    with open_job(out, JobConfig(out)):
+        code = ("import sys; from jaxllm.job import _hold; from pathlib import Path\n"
+                "from jaxllm.errors import UserError\n"
+                "try: _hold(Path(sys.argv[1]))\n"
+                "except UserError as error: sys.exit(str(error))")
+        done = subprocess.run([sys.executable, "-c", code, str(out)], capture_output=True, text=True)
+        assert done.returncode == 1 and "another process is at work" in done.stderr
+    assert not (out / ".lock").exists()

@@ -6,7 +6,7 @@ export HF_HUB_OFFLINE := 1
 
 .PHONY: demo test test-oracle wheel-check lint clean
 
-demo: $(VENV)/installed
+demo: $(VENV)/installed-plot
 	$(BIN)/jaxllm demo
 
 test: $(VENV)/installed-test

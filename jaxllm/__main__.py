@@ -1,4 +1,4 @@
-"""``python -m jaxllm``."""
+"""`python -m jaxllm` is the `jaxllm` command."""
 
 from jaxllm.cli import entry
 

@@ -52,8 +52,8 @@ jaxllm VERB --print_config   the resolved config, to start a file of your own
 
 Keys come from --config FILE (YAML) and the command line, the later one wins: --train.lr 1e-5 sets lr in section train.
 A model is a directory in the Hugging Face layout or 'tiny', the packaged one. A job writes into DIR:
-config.yaml, metrics.jsonl, rows.jsonl, rejected.jsonl, result.json, checkpoints/; the last line printed is
-the path of result.json. The same command again continues a job that was stopped.
+config.yaml, metrics.jsonl, rows.jsonl, rejected.jsonl, report.html, result.json, checkpoints/; the last line
+printed is the path of result.json. The same command again continues a job that was stopped.
 
 Exit status: 0 done, 1 our fault or the disk is full, 2 something in the command, the config or the data, 130
 stopped.

@@ -4,6 +4,7 @@ DIR/config.yaml     the resolved config, secrets masked
 DIR/metrics.jsonl   numbers as they come
 DIR/rows.jsonl      what happened to each input row
 DIR/rejected.jsonl  rows that could not be used, with reasons
+DIR/report.html     the run to look at: one page that needs nothing beside it
 DIR/result.json     final numbers, seed and versions; written last, so that it stands for a finished job
 DIR/checkpoints/    training state
 """
@@ -16,7 +17,7 @@ import json
 import platform
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -29,6 +30,7 @@ from jaxllm import __version__
 from jaxllm.config import to_dict, to_yaml
 from jaxllm.errors import UserError
 from jaxllm.files import JsonlWriter, plain, read_jsonl, storage, write_atomic, write_jsonl
+from jaxllm.report import Section, render
 
 # What a job has written before it did anything that took time; gone again after a mistake.
 _FIRST = ("config.yaml", "inputs.json", "pairs.jsonl", ".lock")
@@ -161,6 +163,18 @@ class Job:
         """Writes rejected.jsonl (dataclasses or mappings), replacing an earlier one."""
         if self.primary:
             write_jsonl(self.directory / "rejected.jsonl", rejected)
+
+    def write_report(self, title: str, lead: str, sections: Sequence[Section]) -> None:
+        """Writes report.html.
+
+        Args:
+            title: of the page.
+            lead: what was done and what came of it, in a sentence or two.
+            sections: what to show.
+        """
+        if self.primary:
+            write_atomic(self.directory / "report.html",
+                         render(title, lead, sections, to_yaml(self.config), versions()))
 
     def write_result(self, result: Mapping[str, Any]) -> Path:
         """Writes result.json: `result`, then ``seed`` (of the config) and ``versions``; the last thing a job

@@ -1,15 +1,15 @@
 """Makes the model `tiny` that travels inside the package: tokenizer, weights, held-out data and model card.
 
-    python scripts/make_tiny_model.py --out jaxllm/assets/tiny --minutes 50
-
-A run can be continued (`--start_from`, another `--seed`), or drilled in letters, sums and programs (`--drill`). The
-packaged model was made in several such runs, some of them stopped early: its `training.json` lists them.
+    python scripts/make_tiny_model.py --out jaxllm/assets/tiny --minutes 60
 
 Trains from scratch on the texts of `tiny_world.py`, on whatever device jax finds; a laptop's CPU is enough. What the
 model can do afterwards is measured on text it never saw, by the library's own generation, and written into the card.
+A run can be continued (`--start_from`, another `--seed`).
 
-Four choices help a network of a million parameters to learn to read: names made of syllables that are tokens, a
-curriculum on the number of facts in a passage, a loss that counts mostly the answers, and Muon on the matrices.
+What helps a network of a million parameters to learn all this: names made of syllables that are tokens; a loss that
+counts mostly the answers; small batches, many steps, and Muon on the matrices; letters first, by themselves, until the
+model looks for what stands behind them; then passages with more and more facts; and lessons weighted by how much of
+each is still to be learnt.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import tiny_tables
 import tiny_world
 from optax.contrib import MuonDimensionNumbers, muon
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
@@ -50,19 +51,25 @@ CHAT_TEMPLATE = (
     "{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
 # Share of each role in the loss. Names come again and again in passages and questions: to expect them there is how
-# the model first learns to look back, so these count too.
-WEIGHTS = {"control": 0.1, "context": 0.3, "question": 0.3, "text": 0.5, "answer": 1.0, "stop": 1.0}
+# the model first learns to look back, so these count too. What is given is drawn at random: hardly anything to learn.
+WEIGHTS = {"control": 0.1, "context": 0.3, "question": 0.3, "given": 0.03, "text": 0.5, "answer": 1.0, "stop": 1.0}
 
 VOCABULARY = 1280
 SHAPE = dict(width=128, layers=4, heads=4, kv_heads=4, head_dim=32, mlp_width=384, max_positions=512)
 # A short base: the model looks back a few sentences, and slow waves would only be noise to it.
 ROPE_THETA = 500.0
-# Small batches: on a CPU the number of steps is what is scarce.
-LENGTH, ROWS, LONG_LENGTH, LONG_ROWS, LONG_EVERY = 224, 12, 512, 5, 12
-MATRIX_RATE, OTHER_RATE, WARMUP_STEPS = 0.02, 2e-3, 50
+# Small batches: on a CPU the number of steps is what is scarce. (length, rows) of a batch.
+LETTERS, USUAL, LONG = (64, 16), (224, 8), (512, 4)
+LONG_EVERY = 15
+CHAT_SHARE = 0.18
+MATRIX_RATE, OTHER_RATE, WARMUP_STEPS = 0.01, 2e-3, 50
 CONTINUED_RATE = 0.4  # of a run that continues another, relative to the above
-# The curriculum takes a step when this share of answers is right, or when so much of the time has passed that it must.
+# Letters come first, until so many are right or so much of the time has passed.
+LETTERS_MARK, LATEST_LETTERS = 0.9, 0.15
+# Reading gets harder when so many answers are right, or when so much of the time has passed that it must.
 PASS_MARK, LEVEL_STEP, LATEST_LEVEL = 0.85, 0.1, (0.25, 0.6)
+LEAST_SHARE = 0.2  # of a lesson's weight that stays when nothing in it is left to learn
+REPORT_SECONDS = 30
 HELDOUT_SEED = 1
 DECAY = 0.6  # last share of the time, over which the rates fall
 
@@ -73,10 +80,10 @@ DECAY = 0.6  # last share of the time, over which the rates fall
 def train_tokenizer(seed: int, texts: int = 3000) -> Tokenizer:
     """Byte-level BPE over the world's words, with the syllables of its names as tokens."""
     world = tiny_world.World(seed)
-    name = re.compile(rf"\b(?:{'|'.join(tiny_world.FIRST)})(?:{'|'.join(tiny_world.REST)}){{1,2}}\b")
-    words = [name.sub("", "".join(text for text, role in world.example() if role not in ("control", "stop")))
-             for _ in range(texts)]
-    syllables = [blank + s for s in tiny_world.FIRST for blank in ("", " ")] + tiny_world.REST
+    name = re.compile(rf"\b(?:{'|'.join(tiny_tables.FIRST)})(?:{'|'.join(tiny_tables.REST)}){{1,2}}\b")
+    lessons = world.rng.choices(list(tiny_world.SHARES), tiny_world.SHARES.values(), k=texts)
+    words = [name.sub("", "".join(text for text, _ in world.lesson(lesson))) for lesson in lessons]
+    syllables = [blank + s for s in tiny_tables.FIRST for blank in ("", " ")] + tiny_tables.REST
     # Counted far above any word, so merged first; and their open parts twice as often, so that a closing consonant
     # joins the vowel before it only where no vowel follows.
     syllables += [s[:3] if s.startswith(" ") else s[:2] for s in syllables]
@@ -117,26 +124,60 @@ def encode(tokenizer: Tokenizer, spans, length: int):
 
 
 class Stream:
-    """Endless batches of packed examples, each row a few examples that do not see one another."""
+    """Batches of packed lessons, each row a few lessons that do not see one another."""
 
-    def __init__(self, world: tiny_world.World, tokenizer: Tokenizer, length: int, count: int,
-                 drill: bool = False):
-        self.world, self.tokenizer, self.length, self.count, self.drill = world, tokenizer, length, count, drill
-        self.rows = collections.deque()
+    def __init__(self, world: tiny_world.World, tokenizer: Tokenizer):
+        self.world, self.tokenizer, self.rows = world, tokenizer, collections.defaultdict(collections.deque)
 
-    def batch(self, level: float, long: bool = False):
-        """tokens, segments and weights, each `[count, length]`."""
-        while len(self.rows) < self.count:
-            examples = [self.world.drill() if self.drill else self.world.example(level, long)
-                        for _ in range(4 * self.count)]
-            examples = [encode(self.tokenizer, spans, self.length) for spans in examples]
-            packed = pack([ids for ids, _ in examples], self.length, {"weights": [w for _, w in examples]})
-            rows = list(zip(packed.tokens, packed.segments, packed.carried["weights"], strict=True))
-            # First-fit leaves the short examples to the last rows: unshuffled, batches would alternate in kind.
-            self.world.rng.shuffle(rows)
-            self.rows += rows
-        rows = [self.rows.popleft() for _ in range(self.count)]
-        return tuple(np.stack(part) for part in zip(*rows, strict=True))
+    def batch(self, shape: tuple[int, int], weights: dict[str, float], level: float):
+        """tokens, segments and loss weights, each of `shape` turned round; lessons drawn by their `weights`."""
+        length, count = shape
+        rows = self.rows[shape]
+        while len(rows) < count:
+            lessons = [encode(self.tokenizer, self._spans(length, weights, level), length) for _ in range(4 * count)]
+            packed = pack([ids for ids, _ in lessons], length, {"weights": [w for _, w in lessons]})
+            made = list(zip(packed.tokens, packed.segments, packed.carried["weights"], strict=True))
+            # First-fit leaves the short lessons to the last rows: unshuffled, batches would alternate in kind.
+            self.world.rng.shuffle(made)
+            rows += made
+        return tuple(np.stack(part) for part in zip(*(rows.popleft() for _ in range(count)), strict=True))
+
+    def _spans(self, length: int, weights: dict[str, float], level: float):
+        rng = self.world.rng
+        if length == LONG[0]:  # several passages in a row
+            return [span for _ in range(rng.randint(2, 4)) for span in self.world.reading(level)]
+        spans = self.world.lesson(rng.choices(list(weights), weights.values())[0], level)
+        return self.world.chat(spans) if length != LETTERS[0] and rng.random() < CHAT_SHARE else spans
+
+
+class Curriculum:
+    """What comes next: letters alone, then everything, by what the held-out answers say is still to be learnt."""
+
+    def __init__(self, over: bool):
+        self.letters, self.level, self.right = not over, float(over), {}
+
+    def weights(self) -> dict[str, float]:
+        """How often each lesson is drawn."""
+        if self.letters:
+            return {"option": 1.0}
+        known = {name: (self.right.get(name, 0.0) - guess) / (1 - guess)
+                 for name, guess in tiny_world.GUESSING.items()}
+        weights = {name: share * max(LEAST_SHARE, 1 - known.get(name, 0.0))
+                   for name, share in tiny_world.SHARES.items()}
+        # Finding a fact in a passage waits for nothing and much waits for it.
+        weights["reading"] = tiny_world.SHARES["reading"] * (2 - self.level)
+        return weights
+
+    def advance(self, done: float, right: dict[str, float]) -> None:
+        """Takes what was measured when `done` of the time had passed."""
+        self.right = right
+        if self.letters:
+            self.level = min(1.0, self.level + (right["option"] > PASS_MARK) / 2)
+            if right["option"] > LETTERS_MARK and self.level == 1.0 or done > LATEST_LETTERS:
+                self.letters, self.level = False, 0.0
+            return
+        earliest = (done - LATEST_LEVEL[0]) / (LATEST_LEVEL[1] - LATEST_LEVEL[0])
+        self.level = min(1.0, max(self.level + LEVEL_STEP * (right["reading"] > PASS_MARK), earliest))
 
 
 def make_step(spec: ModelSpec, easy: jax.Array):
@@ -177,47 +218,49 @@ def make_step(spec: ModelSpec, easy: jax.Array):
     return optimizer, step, accuracy
 
 
-def train(tokenizer: Tokenizer, minutes: float, seed: int, start_from: Path | None, drill: bool, keep,
-          keep_every: float):
+def train(tokenizer: Tokenizer, minutes: float, seed: int, start_from: Path | None, keep, keep_every: float = 5.0):
     """Trains for `minutes`. Returns (spec, params, minutes, tokens read); calls `keep` with these every `keep_every`.
 
     From the weights of `start_from`, if given: then the curriculum is over, and lower rates fall from the beginning.
-    With `drill` on what needs repetition only.
 
     The rate follows the time that has passed, so a slow machine makes a weaker model, never half of one."""
     spec = ModelSpec(family="llama", vocab_size=tokenizer.get_vocab_size(), norm_eps=1e-5, rope=Rope(ROPE_THETA),
                      bos_id=BOS, eos_ids=(EOS,), **SHAPE)
-    peak, decay = (1.0, DECAY) if start_from is None else (CONTINUED_RATE, 1.0)
     if start_from is None:
-        params, level = jax.jit(partial(init, spec))(jax.random.key(seed)), 0.0
+        peak, decay, params = 1.0, DECAY, jax.jit(partial(init, spec))(jax.random.key(seed))
     else:
-        params, level = load_model(start_from)[1], 1.0
+        peak, decay, params = CONTINUED_RATE, 1.0, load_model(start_from)[1]
     easy = jnp.array([EOS] + [tokenizer.encode(text, add_special_tokens=False).ids[0] for text in ("\n", " ")])
     optimizer, step, accuracy = make_step(spec, easy)
     state = jax.jit(optimizer.init)(params)
-    count = sum(p.size for p in jax.tree.leaves(params))
-    short = Stream(tiny_world.World(seed), tokenizer, LENGTH, ROWS, drill)
-    long = Stream(tiny_world.World(seed), tokenizer, LONG_LENGTH, LONG_ROWS)
-    check = Stream(tiny_world.World(seed, heldout=True), tokenizer, LENGTH, 2 * ROWS)
-    print(f"{count:,} parameters, {minutes:g} minutes", flush=True)
+    stream = Stream(tiny_world.World(seed), tokenizer)
+    curriculum = Curriculum(over=start_from is not None)
+    print(f"{sum(p.size for p in jax.tree.leaves(params)):,} parameters, {minutes:g} minutes", flush=True)
+
+    def measure_lessons():
+        # The same held-out lessons each time, so that two measurements differ by what was learnt between them.
+        names = ["option"] if curriculum.letters else tiny_world.GUESSING
+        check = Stream(tiny_world.World(seed, heldout=True), tokenizer)
+        return {name: float(np.mean([accuracy(params, check.batch(USUAL, {name: 1.0}, curriculum.level))
+                                     for _ in range(2)])) for name in names}
 
     start = reported = saved = time.monotonic()
     steps = tokens = 0
     while (now := time.monotonic()) - start < 60 * minutes:
         done = (now - start) / (60 * minutes)
-        level = min(1.0, max(level, (done - LATEST_LEVEL[0]) / (LATEST_LEVEL[1] - LATEST_LEVEL[0])))
         rate = peak * min((steps + 1) / WARMUP_STEPS, 1.0, max((1 - done) / decay, 0.02))
-        is_long = level == 1.0 and steps % LONG_EVERY == 0 and not drill
-        batch = (long if is_long else short).batch(level, is_long)
+        shape = (LETTERS if curriculum.letters else
+                 LONG if curriculum.level == 1.0 and steps % LONG_EVERY == 0 else USUAL)
+        batch = stream.batch(shape, curriculum.weights(), curriculum.level)
         params, state, value = step(params, state, batch, np.float32(rate))
         value.block_until_ready()  # steps would queue up, and the clock would be ahead of the training
         steps, tokens = steps + 1, tokens + batch[0].size
-        if now - reported > 20:
-            reported, right = now, float(accuracy(params, check.batch(level)))
-            print(f"step {steps}: loss {float(value):.3f}, held-out answers {right:.3f} at level {level:.2f}, "
-                  f"rate {rate:.2f}, {tokens / (now - start):,.0f} tokens/s, "
-                  f"{minutes - (now - start) / 60:.1f} min left", flush=True)
-            level = min(1.0, level + LEVEL_STEP) if right > PASS_MARK else level
+        if now - reported > REPORT_SECONDS:
+            reported, right = now, measure_lessons()
+            print(f"step {steps}: loss {float(value):.3f}, level {curriculum.level:.2f}, rate {rate:.2f}, "
+                  f"{tokens / (now - start):,.0f} tokens/s, {minutes - (now - start) / 60:.1f} min left; held out: "
+                  + ", ".join(f"{name} {share:.2f}" for name, share in right.items()), flush=True)
+            curriculum.advance(done, right)
         if now - saved > 60 * keep_every:
             saved = now
             keep(spec, params, (now - start) / 60, tokens)
@@ -261,17 +304,18 @@ def heldout_data(seed: int, documents: int = 150, mixed: int = 60, rows: int = 2
         end = [(("positive" if level > 0 else "negative"), "answer")]
         return row(kind, spans + (end if kind == "continue" else [("\n", "text"), *world.sentiment_question(level)]))
 
-    choices = {"number": world.number_choice, "review": world.review_choice,
-               "passage": lambda: world.passage_choice(5, 1, questions=1)}
+    choices = {"option": world.option, "number": world.number_choice, "review": world.review_choice,
+               "passage": lambda: world.reading_choice(5, 1, questions=1)}
+    programs = {"judge": world.program_judge, "choose": world.program_choice}
     unrelated = [lambda: f"Review: {world.review()[0]}\n", lambda: world.story() + "\n", world.sum, world.number_choice,
-                 world.review_choice, world.program_example]
+                 world.review_choice, world.program_judge]
     text_of = lambda made: made if isinstance(made, str) else "".join(text for text, _ in made)
     data |= {
         "reviews": [review(("continue", "label")[i % 2]) for i in range(rows)],
-        "choices": [row(kind, choices[kind]()) for i in range(rows) for kind in [list(choices)[i % 3]]],
+        "choices": [row(kind, choices[kind]()) for i in range(2 * rows) for kind in [list(choices)[i % 4]]],
         "arithmetic": [row("sentence" if "crates" in spans[0][0] else "bare", spans)
                        for spans in (world.sum() for _ in range(rows))],
-        "programs": [row("judge", world.program_example()) for _ in range(rows)],
+        "programs": [row(kind, programs[kind]()) for i in range(2 * rows) for kind in [list(programs)[i % 2]]],
         "unrelated": [{"text": text_of(unrelated[i % len(unrelated)]())} for i in range(rows)],
     }
     return data, single
@@ -299,7 +343,7 @@ def answers(model: Model, prompts, max_tokens: int = 12) -> list[str]:
 
 def sentiment(text: str) -> str:
     """The side that most judging words and sentences of a review take; empty if neither."""
-    score = sum(np.sign(level) * text.count(phrase) for table in (tiny_world.ADJECTIVES, tiny_world.REMARKS)
+    score = sum(np.sign(level) * text.count(phrase) for table in (tiny_tables.ADJECTIVES, tiny_tables.REMARKS)
                 for level, phrases in table.items() for phrase in phrases)
     return "positive" if score > 0 else "negative" if score < 0 else ""
 
@@ -427,7 +471,7 @@ def write_card(directory: Path, data, table) -> None:
         low, high = wilson(values)
         lines.append(f"| {what} | {len(values)} | {np.mean(values):.3f} | {low:.3f} to {high:.3f} |")
     runs = [f"- {run['minutes']:.0f} minutes, {run['tokens'] / 1e6:.1f} M tokens, seed {run['seed']}"
-            + ", drill" * run.get("drill", False) for run in earlier_runs(directory)]
+            for run in earlier_runs(directory)]
     text = CARD.format(count=sum(p.size for p in jax.tree.leaves(model.params)), training="\n".join(runs),
                        vocabulary=model.spec.vocab_size, window=model.spec.max_positions,
                        table="\n".join(lines), unknown=tiny_world.UNKNOWN,
@@ -439,12 +483,11 @@ def write_card(directory: Path, data, table) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("jaxllm/assets/tiny"), help="directory, replaced as a whole")
-    parser.add_argument("--minutes", type=float, default=50.0,
+    parser.add_argument("--minutes", type=float, default=60.0,
                         help="training time; 0 measures --start_from again")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--start_from", type=Path,
                         help="an earlier result, to train it further; take another seed then")
-    parser.add_argument("--drill", action="store_true", help="train on letters, sums and programs, little else")
     parser.add_argument("--interim", type=Path, help="directory for what has been reached, every few minutes")
     arguments = parser.parse_args()
 
@@ -453,13 +496,12 @@ def main() -> None:
     data, passages = heldout_data(HELDOUT_SEED)
 
     def save(directory, spec, params, minutes, tokens):
-        run = {"seed": arguments.seed, "minutes": round(minutes, 1), "tokens": tokens, "drill": arguments.drill}
+        run = {"seed": arguments.seed, "minutes": round(minutes, 1), "tokens": tokens}
         runs = earlier_runs(arguments.start_from) + ([run] if tokens else [])
         write_asset(directory, spec, params, tokenizer, data, runs)
 
     keep = partial(save, arguments.interim) if arguments.interim else lambda *_: None
-    trained = train(tokenizer, arguments.minutes, arguments.seed, arguments.start_from, arguments.drill, keep,
-                    keep_every=3.0)
+    trained = train(tokenizer, arguments.minutes, arguments.seed, arguments.start_from, keep)
     save(arguments.out, *trained)
     write_card(arguments.out, data, measure(load(arguments.out), data, passages))
 

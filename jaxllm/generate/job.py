@@ -12,6 +12,7 @@ from jaxllm.devices import DeviceConfig
 from jaxllm.errors import UserError
 from jaxllm.generate.adapted import load_adapted
 from jaxllm.generate.engine import check_prompts, generate
+from jaxllm.generate.report import generated
 from jaxllm.job import Job, open_job
 from jaxllm.progress import bar
 from jaxllm.text.model import Model
@@ -96,8 +97,11 @@ def _run(config: Config, job: Job, found) -> Path:
                 asked = row["prompt"] if row.get("messages") is None else row["messages"]
                 job.row({"id": row.get("id", line), "prompt": asked, "completions": completions})
             listen(start + len(results))
-    everything = [completion for row in job.rows_done() for completion in row["completions"]]
-    return job.write_result({
+    done = job.rows_done()
+    everything = [completion for row in done for completion in row["completions"]]
+    result = {
         "rows": len(rows), "rejected": len(rejected),
         "tokens": sum(len(completion["token_ids"]) for completion in everything),
-        "finished": {reason: sum(c["finish_reason"] == reason for c in everything) for reason in ("stop", "length")}})
+        "finished": {reason: sum(c["finish_reason"] == reason for c in everything) for reason in ("stop", "length")}}
+    job.write_report("Completions", f"{len(rows):,} prompts completed by {config.model}.", generated(result, done))
+    return job.write_result(result)

@@ -13,6 +13,7 @@ from jaxllm.config import DataConfig, check, check_seed
 from jaxllm.devices import DeviceConfig
 from jaxllm.files import write_jsonl
 from jaxllm.generate.adapted import load_adapted
+from jaxllm.generate.report import scored
 from jaxllm.generate.scoring import score
 from jaxllm.job import Job, open_job
 from jaxllm.progress import bar
@@ -79,11 +80,14 @@ def _run(config: Config, job: Job, found) -> Path:
     with bar(len(pairs), "score", "rows") as show:
         scores = score(model, pairs, batch_size=config.batch_size, dtype=config.device.compute_dtype,
                        on_batch=job.progress(show))
-    write_jsonl(job.directory / "rows.jsonl", (
-        {"id": row.get("id", line), "logprob": one.logprob, "tokens": one.tokens}
-        for (line, row), one in zip(rows, scores, strict=True)))
+    done = [{"id": row.get("id", line), "logprob": one.logprob, "tokens": one.tokens}
+            for (line, row), one in zip(rows, scores, strict=True)]
+    write_jsonl(job.directory / "rows.jsonl", done)
     tokens = sum(one.tokens for one in scores)
-    return job.write_result({
+    result = {
         "rows": len(rows), "rejected": len(rejected), "tokens": tokens,
         "mean_logprob": float(np.mean([one.logprob for one in scores])),
-        "nats_per_token": -sum(one.logprob for one in scores) / max(tokens, 1)})
+        "nats_per_token": -sum(one.logprob for one in scores) / max(tokens, 1)}
+    job.write_report("Scored texts", f"{len(rows):,} completions scored by {config.model}.",
+                     scored(result, done, [(row["prompt"], row["completion"]) for _, row in rows]))
+    return job.write_result(result)

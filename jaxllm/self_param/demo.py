@@ -58,5 +58,5 @@ def describe(result_path: Path) -> str:
         f"{mean('f1_after'):.2f}, plain fine-tuning {mean('f1_finetune'):.2f}.",
         f"On unrelated text the model moved by {mean('drift_kl'):.3f} nats per token "
         f"(plain fine-tuning: {mean('drift_kl_finetune'):.3f}).",
-        f"Answers are in {result_path.parent / 'rows.jsonl'}, adapters in {result_path.parent / 'adapters'}, "
-        f"numbers in {result_path}."])
+        f"To look at: {result_path.parent / 'report.html'}. Beside it are all answers (rows.jsonl), the adapters "
+        f"(adapters/) and the numbers (result.json)."])

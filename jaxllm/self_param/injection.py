@@ -15,6 +15,7 @@ import optax
 from jaxllm.config import check
 from jaxllm.errors import UserError
 from jaxllm.models import Adapter, LoraConfig, init_adapter, merge
+from jaxllm.models.adapters import adapter_axes
 from jaxllm.models.decoder import Params
 from jaxllm.self_param.documents import FormatConfig
 from jaxllm.self_param.loss import Objective, make_loss
@@ -32,6 +33,7 @@ from jaxllm.train import (
     make_schedule,
     make_train_step,
     row_indices,
+    shardings,
 )
 from jaxllm.train.config import TrainConfig
 
@@ -159,6 +161,7 @@ class Recipe:
         lora: the adapter; None trains all weights.
         step: the compiled step.
         optimizer: of the state.
+        mesh: the devices that share a step.
         student_length, teacher_length: shape of the batches.
     """
 
@@ -166,19 +169,21 @@ class Recipe:
     lora: LoraConfig | None
     step: TrainStep
     optimizer: optax.GradientTransformation
+    mesh: jax.sharding.Mesh
     student_length: int
     teacher_length: int
 
 
 def make_recipe(model: Model, objective: Objective, train: TrainConfig, lora: LoraConfig | None,
-                divergence: DivergenceConfig, lengths: tuple[int, int], dtype: jnp.dtype) -> Recipe:
+                divergence: DivergenceConfig, lengths: tuple[int, int], dtype: jnp.dtype,
+                mesh: jax.sharding.Mesh) -> Recipe:
     """Compiles, at its first step, one program for every document whose batches fit `lengths`."""
     optimizer, schedule = make_optimizer(train, train.steps), make_schedule(train, train.steps)
     scale = None if lora is None else lora.alpha / lora.rank
     loss = make_loss(model.spec, objective, scale, kind=divergence.kind, beta=divergence.beta,
                      temperature=divergence.temperature, dtype=dtype)
     step = make_train_step(loss, optimizer, schedule, train.accumulate)
-    return Recipe(train, lora, step, optimizer, *lengths)
+    return Recipe(train, lora, step, optimizer, mesh, *lengths)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -219,7 +224,7 @@ def inject(model: Model, streams: Streams, recipe: Recipe, *, checkpointer: Chec
     state = initial_state(model, recipe, streams.seed)
     if checkpointer is not None and checkpointer.latest_step() is not None:
         state = checkpointer.restore(state).state
-    done = fit(state, recipe.step, batch, train.steps, frozen=model.params, log_every=train.log_every,
+    done = fit(state, recipe.step, batch, train.steps, frozen=model.params, mesh=recipe.mesh, log_every=train.log_every,
                save_every=train.save_every, checkpointer=checkpointer, metrics=metrics, progress=progress)
     if recipe.lora is None:
         return Injection(done.state.params, None, done.metrics, done.interrupted)
@@ -233,5 +238,6 @@ def initial_state(model: Model, recipe: Recipe, seed: int) -> TrainState:
     if recipe.lora is None:
         trained = jax.tree.map(jnp.copy, model.params)
     else:
-        trained = init_adapter(model.spec, jax.random.key(seed), recipe.lora).params
+        fresh = init_adapter(model.spec, jax.random.key(seed), recipe.lora)
+        trained = jax.device_put(fresh.params, shardings(adapter_axes(fresh), recipe.mesh, fresh.params))
     return init_state(trained, recipe.optimizer, seed)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import jax
 import numpy as np
 
 from jaxllm.config import DataConfig, SamplingConfig, check, check_seed
@@ -20,6 +21,7 @@ from jaxllm.job import Job, open_job
 from jaxllm.models import LoraConfig, save_model
 from jaxllm.models.peft import save_adapter
 from jaxllm.progress import bar
+from jaxllm.self_param import report
 from jaxllm.self_param.documents import Document, FormatConfig, group, sort_out
 from jaxllm.self_param.evaluation import (
     Answer,
@@ -47,8 +49,8 @@ from jaxllm.self_param.targets import common_lengths
 from jaxllm.statistics import interval
 from jaxllm.text.model import Model, load
 from jaxllm.text.rows import RowSet, check_share, read_rows
-from jaxllm.train import Checkpointer, MetricsWriter
-from jaxllm.train.config import TrainConfig
+from jaxllm.train import Checkpointer, MetricsWriter, make_mesh, model_shardings, read_metrics
+from jaxllm.train.config import MeshConfig, TrainConfig
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,7 @@ class Config:
         sampling: of the answers in the test.
         finetune: also train on the same targets by plain next-token prediction, for comparison.
         save: what is kept of every document, below adapters/ or models/.
+        mesh: how the devices share a training step.
         device: precision.
         seed: of everything that is drawn.
     """
@@ -116,6 +119,7 @@ class Config:
         default_factory=lambda: SamplingConfig(temperature=0.0, max_tokens=16, stop=["\n"]))
     finetune: bool = True
     save: Literal["adapter", "model", "nothing"] = "adapter"
+    mesh: MeshConfig = field(default_factory=MeshConfig)
     device: DeviceConfig = field(default_factory=DeviceConfig)
     seed: int = 0
 
@@ -164,9 +168,10 @@ def _run(config: Config, job: Job, found: RowSet) -> Path:
     check_share(len(good), rejected, config.data.limit_bad)
     documents = group(good)[:config.documents]
     texts = _read_unrelated(config)
-    model = load(config.model, config.device.param_dtype)
+    mesh = open_mesh(config)
+    model = load(config.model, config.device.param_dtype, lambda spec: model_shardings(spec, mesh))
     check_window(config, model, documents)
-    study = prepare(config, job, model, documents, texts)
+    study = prepare(config, job, model, mesh, documents, texts)
     answers = {arm: ask(model, documents, config.format, config.sampling, reading=arm == "with_document",
                         dtype=config.device.compute_dtype, seed=config.seed) for arm in ("before", "with_document")}
     done = {record["document"]: record for record in read_jsonl(job.directory / "documents.jsonl")}
@@ -179,9 +184,12 @@ def _run(config: Config, job: Job, found: RowSet) -> Path:
     records = [done[number] for number in range(len(documents))]
     write_jsonl(job.directory / "rows.jsonl", (row for record in records for row in record["rows"]))
     asked = sum(len(document.pairs) for document in documents)
-    return job.write_result(summarise(config, records) | {
+    result = summarise(config, records) | {
         "documents": len(documents), "questions": asked, "rejected": len(rejected),
-        "unrelated_texts": {"train": len(study.streams[0].unrelated), "drift": study.drift_texts}})
+        "unrelated_texts": {"train": len(study.streams[0].unrelated), "drift": study.drift_texts}}
+    job.write_report("Documents written into weights", report.lead(result),
+                     report.sections(result, records, read_metrics(job.metrics_path)))
+    return job.write_result(result)
 
 
 def check_window(config: Config, model: Model, documents: Sequence[Document]) -> None:
@@ -214,7 +222,21 @@ def check_window(config: Config, model: Model, documents: Sequence[Document]) ->
                         "unrelated.tokens")
 
 
-def prepare(config: Config, job: Job, model: Model, documents: Sequence[Document],
+def open_mesh(config: Config) -> jax.sharding.Mesh:
+    """The devices that share a step.
+
+    Raises:
+        UserError: more are asked for than there are, or the rows of a batch cannot be shared evenly.
+    """
+    mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+    groups, rows = mesh.shape["data"] * mesh.shape["fsdp"], config.train.batch_size // config.train.accumulate
+    if rows % groups:
+        raise UserError(f"{rows} rows at a time (batch_size / accumulate) do not divide over {groups} devices",
+                        "train.batch_size", f"take a multiple of {groups}, or fewer devices with mesh.data")
+    return mesh
+
+
+def prepare(config: Config, job: Job, model: Model, mesh: jax.sharding.Mesh, documents: Sequence[Document],
             texts: Sequence[str] | None) -> Study:
     """Collects the texts to train on and compiles the steps.
 
@@ -229,7 +251,7 @@ def prepare(config: Config, job: Job, model: Model, documents: Sequence[Document
     lengths = common_lengths([target for stream in streams for target in stream.longest()], model.spec.max_positions)
     arms = {"after": "distill", "finetune": "finetune"} if config.finetune else {"after": "distill"}
     recipes = {arm: make_recipe(model, objective, config.train, config.lora, config.divergence, lengths,
-                                config.device.compute_dtype) for arm, objective in arms.items()}
+                                config.device.compute_dtype, mesh) for arm, objective in arms.items()}
     drift = batches(plain_targets(model, drifting), model.spec.max_positions)
     return Study(model, documents, streams, drift, len(drifting), recipes)
 

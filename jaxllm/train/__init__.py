@@ -4,7 +4,16 @@ from jaxllm.errors import StorageError
 from jaxllm.train.checkpoints import Checkpointer, Restored
 from jaxllm.train.data import epoch_permutation, row_indices
 from jaxllm.train.loop import BatchFn, FitResult, Hook, fit
-from jaxllm.train.mesh import MESH_AXES, RULES, batch_sharding, make_mesh, put_batch, replicated, shardings
+from jaxllm.train.mesh import (
+    MESH_AXES,
+    RULES,
+    batch_sharding,
+    make_mesh,
+    model_shardings,
+    put_batch,
+    replicated,
+    shardings,
+)
 from jaxllm.train.metrics import MetricsWriter, read_metrics
 from jaxllm.train.optimizer import DECAYED, OptimizerConfig, decay_mask, make_optimizer, make_schedule
 from jaxllm.train.state import Params, TrainState, init_state
@@ -36,6 +45,7 @@ __all__ = [
     "make_optimizer",
     "make_schedule",
     "make_train_step",
+    "model_shardings",
     "put_batch",
     "read_metrics",
     "replicated",

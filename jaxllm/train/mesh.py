@@ -11,6 +11,8 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxllm.errors import UserError
+from jaxllm.models import ModelSpec, init
+from jaxllm.models.decoder import logical_axes
 
 MESH_AXES = ("data", "fsdp", "tensor")
 
@@ -95,6 +97,12 @@ def shardings(axes_tree: Any, mesh: jax.sharding.Mesh, shapes: Any = None) -> An
     if shapes is None:
         return jax.tree.map(lambda axes: _sharding(axes, mesh, None), axes_tree, is_leaf=_is_axes)
     return jax.tree.map(lambda axes, x: _sharding(axes, mesh, x.shape), axes_tree, shapes, is_leaf=_is_axes)
+
+
+def model_shardings(spec: ModelSpec, mesh: jax.sharding.Mesh) -> Any:
+    """Where every parameter of a model goes: the tree that `load_model` takes."""
+    shapes = jax.eval_shape(lambda: init(spec, jax.random.key(0)))
+    return shardings(logical_axes(spec), mesh, shapes)
 
 
 def _is_axes(x: Any) -> bool:

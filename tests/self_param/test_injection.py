@@ -20,7 +20,7 @@ from jaxllm.self_param.injection import (
 )
 from jaxllm.self_param.targets import build_target, common_lengths
 from jaxllm.text.model import Model
-from jaxllm.train import Checkpointer
+from jaxllm.train import Checkpointer, make_mesh
 from jaxllm.train.config import TrainConfig
 from tests.generate.test_generate import Letters
 
@@ -55,7 +55,7 @@ LORA = LoraConfig(rank=4)
 
 def recipe(model, made, lora=LORA, train=TRAIN, objective="distill") -> Recipe:
     lengths = common_lengths(made.longest(), model.spec.max_positions)
-    return make_recipe(model, objective, train, lora, DivergenceConfig(), lengths, FLOAT32)
+    return make_recipe(model, objective, train, lora, DivergenceConfig(), lengths, FLOAT32, make_mesh())
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,8 @@ import sys
 import time
 
 import pytest
+from numpy.testing import assert_allclose
+from safetensors import safe_open
 
 from jaxllm.assets import resolve
 from jaxllm.cli import main
@@ -49,6 +51,8 @@ def test_a_run_leaves_what_it_promises(arguments, tmp_path, capsys):
     assert (out / "adapters" / "0000" / "adapter_model.safetensors").is_file()
     assert not list((out / "checkpoints").iterdir())
     assert "Over 1 documents, 2 questions" in describe(out / "result.json")
+    page = (out / "report.html").read_text()
+    assert "Who lost a ball?" in page and page.count("<img src=\"data:image/svg+xml") == 3
     # the same command again finds the work done
     before = (out / "result.json").stat().st_mtime_ns
     assert main(["inject", *arguments, "--out", str(out)]) == 0
@@ -216,3 +220,38 @@ def test_the_demo_teaches_the_packaged_model(tmp_path, capsys):
     result = json.loads((tmp_path / "demo" / "result.json").read_text())
     assert result["f1_before"]["mean"] <= 0.15
     assert result["f1_after"]["mean"] >= 0.8 * result["f1_with_document"]["mean"] > 0.6
+
+
+@pytest.mark.slow
+def test_eight_devices_write_what_one_writes(tmp_path):
+    """Weights split four ways, rows two ways: the same losses, the same model, the same answers."""
+    command = [sys.executable, "-m", "jaxllm", "inject", "--data.path", "asset:tiny/documents.jsonl",
+               "--documents", "1", *QUICK, "--train.batch_size", "8", "--finetune", "false"]
+    meshes = {"one": [], "eight": ["--mesh.data", "2", "--mesh.fsdp", "2", "--mesh.tensor", "2"]}
+    for name, mesh in meshes.items():
+        flags = "--xla_force_host_platform_device_count=8" if mesh else ""
+        done = subprocess.run([*command, *mesh, "--out", str(tmp_path / name)], capture_output=True, text=True,
+                              env=dict(os.environ, XLA_FLAGS=flags), cwd=ROOT, timeout=300)
+        assert done.returncode == 0, done.stderr[-2000:]
+    one, eight = ([read_jsonl(tmp_path / name / file) for file in ("metrics.jsonl", "rows.jsonl")]
+                  for name in meshes)
+    assert json.loads((tmp_path / "eight" / "result.json").read_text())["versions"]["devices"] == 8
+    assert one[1] == eight[1]
+    for a, b in zip(one[0], eight[0], strict=True):
+        assert abs(a["loss"] - b["loss"]) < 1e-4 and abs(a["grad_norm"] - b["grad_norm"]) < 1e-3 * a["grad_norm"]
+    with safe_open(tmp_path / "one/adapters/0000/adapter_model.safetensors", "numpy") as ours, \
+            safe_open(tmp_path / "eight/adapters/0000/adapter_model.safetensors", "numpy") as theirs:
+        for key in ours.keys():
+            # Adam divides by the gradient's size, so a rounding where there is hardly any gradient is seen.
+            assert_allclose(ours.get_tensor(key), theirs.get_tensor(key), atol=1e-4)
+
+
+def test_a_batch_that_devices_cannot_share_is_an_error(monkeypatch):
+    from jaxllm.config import DataConfig
+    from jaxllm.self_param import job
+    from jaxllm.train.config import TrainConfig
+
+    config = job.Config(DataConfig("x"), "out", train=TrainConfig(lr=1e-3, batch_size=3, steps=1))
+    monkeypatch.setattr(job, "make_mesh", lambda *_: type("Mesh", (), {"shape": {"data": 2, "fsdp": 1}}))
+    with pytest.raises(UserError, match="3 rows at a time .* 2 devices"):
+        job.open_mesh(config)

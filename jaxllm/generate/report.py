@@ -1,0 +1,59 @@
+"""Pages about runs of `generate` and `score`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from jaxllm.report import Histogram, Section, Table
+
+# A browser shows a few hundred rows at once without trouble; the rest is in rows.jsonl.
+SHOWN_ROWS = 200
+
+
+def generated(result: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[Section]:
+    """Sections on completions: how many, how long, and the first of them."""
+    everything = [completion for row in rows for completion in row["completions"]]
+    counts = Table(["", "count"], [["rows", result["rows"]], ["rejected rows", result["rejected"]],
+                                   ["completions", len(everything)], ["tokens", result["tokens"]],
+                                   *([f"ended by {reason}", n] for reason, n in result["finished"].items())])
+    lengths = Histogram("Length of completions", "tokens", [len(one["token_ids"]) for one in everything])
+    shown = [[row["id"], _prompt(row["prompt"]), one["text"], one["logprob"], one["finish_reason"]]
+             for row in rows for one in row["completions"]][:SHOWN_ROWS]
+    return [Section("Counts", parts=[counts, lengths]), Section("Completions", parts=[Table(
+        ["id", "prompt", "completion", "log-probability, nats", "ended by"], shown, _more(len(everything)))])]
+
+
+def scored(result: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], texts: Sequence[tuple[str, str]]
+           ) -> list[Section]:
+    """Sections on scored texts: means, spread, and the first of them.
+
+    Args:
+        result: what result.json has.
+        rows: what rows.jsonl has.
+        texts: prompt and completion of each row.
+    """
+    counts = Table(["", "value"], [["rows", result["rows"]], ["rejected rows", result["rejected"]],
+                                   ["tokens", result["tokens"]], ["nats per token", result["nats_per_token"]]])
+    spread = Histogram("Surprise of completions", "nats per token",
+                       [-row["logprob"] / max(row["tokens"], 1) for row in rows])
+    shown = [[row["id"], prompt, completion, row["logprob"], row["tokens"]]
+             for row, (prompt, completion) in zip(rows[:SHOWN_ROWS], texts, strict=False)]
+    return [Section("Counts", parts=[counts, spread]), Section("Texts", parts=[Table(
+        ["id", "prompt", "completion", "log-probability, nats", "tokens"], shown, _more(len(rows)))])]
+
+
+def _prompt(prompt: str | Sequence[Mapping[str, Any]]) -> str:
+    """A prompt as it is, a conversation turn by turn."""
+    if isinstance(prompt, str):
+        return prompt
+    return "\n".join(f"{turn['role']}: {_content(turn.get('content'))}" for turn in prompt)
+
+
+def _content(content: Any) -> str:
+    return content if isinstance(content, str) else json.dumps(content, ensure_ascii=False)
+
+
+def _more(count: int) -> str:
+    return f"The first {SHOWN_ROWS} of {count:,}; all are in rows.jsonl." if count > SHOWN_ROWS else ""

@@ -1,0 +1,118 @@
+"""A few kinds of plot, drawn by matplotlib without a screen."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+# Okabe and Ito's colours, which people with any colour vision tell apart (darkest first, yellow left out).
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
+
+
+@dataclass(frozen=True)
+class Lines:
+    """Curves over a common axis.
+
+    Attributes:
+        title: what is shown.
+        x: name of the horizontal axis.
+        y: name of the vertical axis, with its unit.
+        series: name -> (xs, ys).
+        log: whether the vertical axis is logarithmic; values that are not positive are left out then.
+    """
+
+    title: str
+    x: str
+    y: str
+    series: Mapping[str, tuple[Sequence[float], Sequence[float]]]
+    log: bool = False
+
+    def draw(self, axes) -> None:
+        for colour, (name, (xs, ys)) in zip(_colours(self.series), self.series.items(), strict=True):
+            shown = [(x, y) for x, y in zip(xs, ys, strict=True) if y > 0 or not self.log]
+            axes.plot(*zip(*shown, strict=True) if shown else ([], []), color=colour, label=_literal(name), lw=1.2)
+        if self.log:
+            axes.set_yscale("log")
+        axes.set_xlabel(_literal(self.x))
+        axes.set_ylabel(_literal(self.y))
+        if len(self.series) > 1:
+            axes.legend(frameon=False)
+
+
+@dataclass(frozen=True)
+class Bars:
+    """Means side by side, each with its interval.
+
+    Attributes:
+        title: what is shown.
+        y: name of the vertical axis, with its unit.
+        values: name -> {mean, ci_low, ci_high}.
+        top: upper end of the axis; None lets the values decide.
+    """
+
+    title: str
+    y: str
+    values: Mapping[str, Mapping[str, float]]
+    top: float | None = None
+
+    def draw(self, axes) -> None:
+        for place, (colour, value) in enumerate(zip(_colours(self.values), self.values.values(), strict=True)):
+            mean = value["mean"]
+            # A bootstrap interval need not hold its mean to the last digit.
+            error = [[max(mean - value["ci_low"], 0)], [max(value["ci_high"] - mean, 0)]]
+            axes.bar(place, mean, width=0.6, color=colour, yerr=error, capsize=4)
+        axes.set_xticks(range(len(self.values)), [_literal(name) for name in self.values])
+        axes.set_ylabel(_literal(self.y))
+        axes.set_ylim(bottom=min(0, axes.get_ylim()[0]), top=self.top)
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """How often values of each size occur.
+
+    Attributes:
+        title: what is shown.
+        x: name of the values, with their unit.
+        values: what is counted.
+    """
+
+    title: str
+    x: str
+    values: Sequence[float]
+
+    def draw(self, axes) -> None:
+        axes.hist(self.values, bins=min(40, max(len(set(self.values)), 1)), color=COLOURS[0])
+        axes.set_xlabel(_literal(self.x))
+        axes.set_ylabel("count")
+
+
+Plot = Lines | Bars | Histogram
+
+
+def svg(plot: Plot) -> str | None:
+    """The plot as SVG text; None where matplotlib is not installed."""
+    try:
+        from matplotlib import rc_context
+        from matplotlib.figure import Figure
+    except ImportError:
+        return None
+    # Names of shapes are drawn from a fixed salt: the same numbers give the same file.
+    with rc_context({"svg.hashsalt": "jaxllm", "svg.fonttype": "none", "font.family": "sans-serif"}):
+        figure = Figure(figsize=(6.4, 3.4), layout="constrained")
+        axes = figure.subplots()
+        axes.spines[["top", "right"]].set_visible(False)
+        plot.draw(axes)
+        axes.set_title(_literal(plot.title), loc="left", fontsize="medium")
+        file = io.StringIO()
+        figure.savefig(file, format="svg", metadata={"Date": None})
+    return file.getvalue()
+
+
+def _colours(names: Mapping) -> list[str]:
+    return [COLOURS[i % len(COLOURS)] for i in range(len(names))]
+
+
+def _literal(text: str) -> str:
+    """Text as it stands: a pair of dollar signs would be typeset as a formula, or fail as one."""
+    return text.replace("$", r"\$")

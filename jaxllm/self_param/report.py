@@ -1,0 +1,83 @@
+"""The page about an injection run: scores, curves, and every question with its answers before and after."""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from jaxllm.report import Bars, Lines, Section, Table
+
+ARMS = {"before": "before", "with_document": "with the document", "after": "injected", "finetune": "fine-tuned"}
+# A browser shows a few hundred rows at once without trouble; the rest is in rows.jsonl.
+SHOWN_ROWS = 300
+
+
+def lead(result: Mapping[str, Any]) -> str:
+    """What came of the run, in a sentence."""
+    mean = lambda name: f"{result[name]['mean']:.3f}"
+    return (f"{result['documents']} documents, each written into a fresh copy of the model and asked about without it "
+            f"afterwards ({result['questions']} questions): mean token F1 {mean('f1_before')} before, "
+            f"{mean('f1_after')} after; {mean('f1_with_document')} with the document in the prompt.")
+
+
+def sections(result: Mapping[str, Any], records: Sequence[Mapping[str, Any]],
+             metrics: Sequence[Mapping[str, Any]]) -> list[Section]:
+    """The page's sections.
+
+    Args:
+        result: what result.json has.
+        records: one a document, with its rows.
+        metrics: lines of metrics.jsonl.
+    """
+    arms = {arm: name for arm, name in ARMS.items() if f"f1_{arm}" in result}
+    return [_scores(result, arms), _training(metrics, arms), _documents(records, arms), _answers(records, arms)]
+
+
+def _scores(result: Mapping[str, Any], arms: Mapping[str, str]) -> Section:
+    drift = {"after": "drift_kl", "finetune": "drift_kl_finetune"}
+    table = Table(
+        ["", "token F1", "accuracy", "KL to the reader, nats/token", "drift, nats/token"],
+        [[name, result[f"f1_{arm}"], result[f"accuracy_{arm}"], result.get(f"kl_{arm}"), result.get(drift.get(arm))]
+         for arm, name in arms.items()],
+        "Means over documents with 95 % bootstrap intervals. KL is taken on the test's texts, from the model that "
+        "reads the document to the one that does not; drift on unrelated text, from the model as it was.")
+    return Section("Scores", parts=[
+        table, Bars("Answers", "token F1", {name: result[f"f1_{arm}"] for arm, name in arms.items()}, top=1.05),
+        Bars("Movement on unrelated text", "nats/token",
+             {arms[arm]: result[key] for arm, key in drift.items() if key in result})])
+
+
+def _training(metrics: Sequence[Mapping[str, Any]], arms: Mapping[str, str]) -> Section:
+    """Mean loss over documents by step within a document's training."""
+    losses: dict[str, dict[int, list[float]]] = {}
+    for arm in arms:
+        first: dict[int, int] = {}  # document -> step before its first
+        for line in metrics:
+            if line.get("arm") == arm and line.get("loss") is not None:
+                start = first.setdefault(line["document"], line["step"] - 1)
+                losses.setdefault(arm, collections.defaultdict(list))[line["step"] - start].append(line["loss"])
+    means = {arms[arm]: (list(found), [sum(v) / len(v) for v in found.values()]) for arm, found in losses.items()}
+    return Section("Training", "The objectives differ (divergence from the reading model, cross-entropy), so the "
+                   "curves compare in shape, not in height.",
+                   [Lines("Mean training loss over documents", "step", "nats/token", means, log=True)])
+
+
+def _documents(records: Sequence[Mapping[str, Any]], arms: Mapping[str, str]) -> Section:
+    rows = [[record["document"], len(record["rows"]), *(record[f"f1_{arm}"] for arm in arms),
+             record["kl_before"], record["kl_after"], record["drift_kl_after"]] for record in records[:SHOWN_ROWS]]
+    return Section("Documents", parts=[Table(
+        ["document", "questions", *(f"F1 {name}" for name in arms.values()), "KL before", "KL injected",
+         "drift injected"], rows, _more(len(records), "documents.jsonl"))])
+
+
+def _answers(records: Sequence[Mapping[str, Any]], arms: Mapping[str, str]) -> Section:
+    everything = [row for record in records for row in record["rows"]]
+    rows = [[row["document"], row["question"], " / ".join(row["answers"]), *(row[arm]["text"] for arm in arms)]
+            for row in everything[:SHOWN_ROWS]]
+    return Section("Questions and answers", parts=[Table(
+        ["document", "question", "right", *arms.values()], rows, _more(len(everything), "rows.jsonl"))])
+
+
+def _more(count: int, file: str) -> str:
+    return f"The first {SHOWN_ROWS} of {count:,}; all are in {file}." if count > SHOWN_ROWS else ""

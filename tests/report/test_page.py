@@ -1,0 +1,69 @@
+"""The page of a run: what it shows, and what it lets nobody do."""
+
+import base64
+import re
+import sys
+
+import pytest
+
+from jaxllm.report import Bars, Histogram, Lines, Section, Table, render
+from jaxllm.report.page import show
+from jaxllm.report.plots import svg
+
+HOSTILE = "<script>alert(1)</script>\" onload='x' {{ 7 * 7 }} </td></table> $\\frac{1}{$ \u202e & <img src=x onerror=y>"
+VALUE = {"mean": 0.5, "ci_low": 0.25, "ci_high": 0.75, "n": 4}
+
+
+def page(*parts, title="T", lead="L", config="a: 1\n"):
+    return render(title, lead, [Section(title, lead, parts)], config, {"jaxllm": "1"})
+
+
+def images(html: str) -> list[str]:
+    return [base64.b64decode(code).decode() for code in re.findall(r'src="data:image/svg\+xml;base64,([^"]+)"', html)]
+
+
+def test_untrusted_text_stays_text():
+    html = page(Table([HOSTILE], [[HOSTILE]], HOSTILE), title=HOSTILE, lead=HOSTILE, config=HOSTILE)
+    assert "<script" not in html and "<img" not in html and "49" not in html
+    assert html.count("&lt;script&gt;alert(1)&lt;/script&gt;") >= 7
+    assert html.count("</table>") == 1
+
+
+def test_untrusted_names_in_plots():
+    html = page(Lines(HOSTILE, HOSTILE, HOSTILE, {HOSTILE: ([1], [2.0]), "b": ([1], [1.0])}),
+                Bars(HOSTILE, HOSTILE, {HOSTILE: VALUE}))
+    assert len(images(html)) == 2
+    for drawn in images(html):
+        assert "<script" not in drawn and "&lt;script&gt;" in drawn
+
+
+def test_nothing_is_fetched_or_run():
+    html = page(Lines("loss", "step", "nats", {"a": ([1, 2], [2.0, 1.0])}))
+    assert "default-src 'none'" in html
+    assert not re.search(r"<script|<link|https?://", html)
+
+
+@pytest.mark.parametrize("cell, text", [
+    (None, "–"), (True, "yes"), (12345, "12,345"), (0.5, "0.500"), (0.0, "0.000"), (0.00012345, "0.0001234"),
+    (12345.678, "1.235e+04"), ("x", "x"), (VALUE, "0.500 [0.250, 0.750]")])
+def test_cells(cell, text):
+    assert show(cell) == text
+
+
+def test_plots_are_reproducible_and_show_their_numbers():
+    plot = Lines("loss", "step", "nats", {"a": ([1, 2], [2.0, 1.0]), "b": ([1, 2], [1.0, 0.0])}, log=True)
+    assert svg(plot) == svg(plot)
+    assert all(word in svg(plot) for word in (">loss<", ">step<", ">nats<", ">a<", ">b<"))
+
+
+def test_plots_of_nothing_and_of_one_value():
+    for plot in (Lines("t", "x", "y", {}), Lines("t", "x", "y", {"a": ([1], [0.0])}, log=True), Bars("t", "y", {}),
+                 Histogram("t", "x", []), Histogram("t", "x", [3.0, 3.0])):
+        assert svg(plot).startswith("<?xml")
+
+
+def test_without_matplotlib_the_page_says_so(monkeypatch):
+    for name in [name for name in sys.modules if name.split(".")[0] == "matplotlib"] + ["matplotlib"]:
+        monkeypatch.setitem(sys.modules, name, None)
+    html = page(Lines("loss", "step", "nats", {"a": ([1], [2.0])}), Table(["x"], [[1]]))
+    assert "jaxllm[plot]" in html and "<img" not in html and "<table>" in html

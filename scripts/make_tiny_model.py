@@ -65,7 +65,7 @@ CHAT_SHARE = 0.18
 MATRIX_RATE, OTHER_RATE, WARMUP_STEPS = 0.01, 2e-3, 50
 CONTINUED_RATE = 0.4  # of a run that continues another, relative to the above
 # Letters come first, until so many are right or so much of the time has passed.
-LETTERS_MARK, LATEST_LETTERS = 0.9, 0.15
+LETTERS_MARK, LATEST_LETTERS = 0.9, 0.08
 # Reading gets harder when so many answers are right, or when so much of the time has passed that it must.
 PASS_MARK, LEVEL_STEP, LATEST_LEVEL = 0.85, 0.1, (0.25, 0.6)
 LEAST_SHARE = 0.2  # of a lesson's weight that stays when nothing in it is left to learn
@@ -128,9 +128,11 @@ class Stream:
 
     def __init__(self, world: tiny_world.World, tokenizer: Tokenizer):
         self.world, self.tokenizer, self.rows = world, tokenizer, collections.defaultdict(collections.deque)
+        lesson = lambda name: encode(tokenizer, world.lesson(name), USUAL[0])[0]
+        self.lengths = {name: np.mean([len(lesson(name)) for _ in range(30)]) for name in tiny_world.SHARES}
 
     def batch(self, shape: tuple[int, int], weights: dict[str, float], level: float):
-        """tokens, segments and loss weights, each of `shape` turned round; lessons drawn by their `weights`."""
+        """tokens, segments and loss weights, each of `shape` turned round; `weights` are shares of the tokens."""
         length, count = shape
         rows = self.rows[shape]
         while len(rows) < count:
@@ -146,7 +148,8 @@ class Stream:
         rng = self.world.rng
         if length == LONG[0]:  # several passages in a row
             return [span for _ in range(rng.randint(2, 4)) for span in self.world.reading(level)]
-        spans = self.world.lesson(rng.choices(list(weights), weights.values())[0], level)
+        counts = [weight / self.lengths[name] for name, weight in weights.items()]
+        spans = self.world.lesson(rng.choices(list(weights), counts)[0], level)
         return self.world.chat(spans) if length != LETTERS[0] and rng.random() < CHAT_SHARE else spans
 
 
@@ -157,7 +160,7 @@ class Curriculum:
         self.letters, self.level, self.right = not over, float(over), {}
 
     def weights(self) -> dict[str, float]:
-        """How often each lesson is drawn."""
+        """Share of the tokens that each lesson gets."""
         if self.letters:
             return {"option": 1.0}
         known = {name: (self.right.get(name, 0.0) - guess) / (1 - guess)
@@ -244,17 +247,21 @@ def train(tokenizer: Tokenizer, minutes: float, seed: int, start_from: Path | No
         return {name: float(np.mean([accuracy(params, check.batch(USUAL, {name: 1.0}, curriculum.level))
                                      for _ in range(2)])) for name in names}
 
+    def next_batch():
+        shape = (LETTERS if curriculum.letters else
+                 LONG if curriculum.level == 1.0 and steps % LONG_EVERY == 0 else USUAL)
+        return stream.batch(shape, curriculum.weights(), curriculum.level)
+
     start = reported = saved = time.monotonic()
     steps = tokens = 0
+    batch = next_batch()
     while (now := time.monotonic()) - start < 60 * minutes:
         done = (now - start) / (60 * minutes)
         rate = peak * min((steps + 1) / WARMUP_STEPS, 1.0, max((1 - done) / decay, 0.02))
-        shape = (LETTERS if curriculum.letters else
-                 LONG if curriculum.level == 1.0 and steps % LONG_EVERY == 0 else USUAL)
-        batch = stream.batch(shape, curriculum.weights(), curriculum.level)
         params, state, value = step(params, state, batch, np.float32(rate))
-        value.block_until_ready()  # steps would queue up, and the clock would be ahead of the training
         steps, tokens = steps + 1, tokens + batch[0].size
+        batch = next_batch()  # while the device works
+        value.block_until_ready()  # steps would queue up, and the clock would be ahead of the training
         if now - reported > REPORT_SECONDS:
             reported, right = now, measure_lessons()
             print(f"step {steps}: loss {float(value):.3f}, level {curriculum.level:.2f}, rate {rate:.2f}, "
@@ -436,11 +443,10 @@ or as a conversation, through the chat template. What a passage does not say is 
 ## Weaknesses
 
 Where a passage tells the same kind of fact of several entities it often takes the wrong one's (second line of the
-table). It reads the sentence patterns of its world and little else: other wording, other entities than single
-invented names, numbers above 99 and passages much longer than ten sentences are beyond it. Sums are learnt by heart in
-a small range: those it was trained on it mostly knows, a new one it guesses. Choosing by letter and judging programs
-stay near chance, whatever the format suggests: use them to try the machinery, not to show a result. It has no
-knowledge, no reasoning beyond one step, and its reviews are made of stock sentences.
+table). It chooses by letter between things, numbers and reviews, but not between answers to a passage or between two
+programs: these two stay near chance. It reads the sentence patterns of its world and little else: other wording, other
+entities than single invented names, numbers above 99 and passages much longer than ten sentences are beyond it. It has
+no knowledge, no reasoning beyond one step, and its reviews are made of stock sentences.
 """
 
 

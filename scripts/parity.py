@@ -11,6 +11,7 @@ one over the largest absolute value of torch's.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import logging
 import tempfile
@@ -36,19 +37,60 @@ LIMIT = 1e-4
 def networks() -> dict[str, transformers.PretrainedConfig]:
     """A configuration per family and per setting that changes what is computed."""
     small = dict(vocab_size=160, hidden_size=64, intermediate_size=96, num_hidden_layers=3, num_attention_heads=4,
-                 max_position_embeddings=256, bos_token_id=1, eos_token_id=2)
+                 max_position_embeddings=256, bos_token_id=1, eos_token_id=2, pad_token_id=0)
+    grouped = small | dict(num_key_value_heads=2)
     llama3 = dict(rope_type="llama3", rope_theta=5000.0, factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
                   original_max_position_embeddings=32)
-    llama = lambda **more: transformers.LlamaConfig(**(small | more))
+    yarn = dict(rope_type="yarn", rope_theta=1e4, factor=8.0, original_max_position_embeddings=32)
+    experts = dict(num_experts_per_tok=2, hidden_act="silu")
+    # Longer than the context it was made for from the first token on; the short factors are those of the other one.
+    longrope = lambda original: dict(
+        rope_type="longrope", rope_theta=1e4, short_factor=[1.0 + 0.1 * i for i in range(8)],
+        long_factor=[1.0 + i for i in range(8)], original_max_position_embeddings=original)
+    window, hf = dict(sliding_window=16), transformers
     return {
-        "llama 1": llama(),
-        "llama 2, grouped heads": llama(num_key_value_heads=2, rms_norm_eps=1e-5),
-        "llama 3, llama3 rope, tied": llama(num_key_value_heads=2, head_dim=24, tie_word_embeddings=True,
-                                            rope_parameters=llama3),
-        "llama, biases, linear rope": llama(attention_bias=True, mlp_bias=True,
-                                            rope_parameters=dict(rope_type="linear", rope_theta=1e4, factor=4.0)),
-        "gpt2": transformers.GPT2Config(vocab_size=160, n_embd=64, n_layer=3, n_head=4, n_positions=256,
-                                        bos_token_id=1, eos_token_id=2),
+        "llama 1": hf.LlamaConfig(**small),
+        "llama 2, grouped heads": hf.LlamaConfig(**grouped, rms_norm_eps=1e-5),
+        "llama 3, llama3 rope, tied": hf.LlamaConfig(**grouped, head_dim=24, tie_word_embeddings=True,
+                                                     rope_parameters=llama3),
+        "llama, biases, linear rope": hf.LlamaConfig(**small, attention_bias=True, mlp_bias=True, rope_parameters=dict(
+            rope_type="linear", rope_theta=1e4, factor=4.0)),
+        "llama, yarn rope": hf.LlamaConfig(**small, rope_parameters=yarn),
+        "llama, dynamic rope": hf.LlamaConfig(**small | dict(max_position_embeddings=32), rope_parameters=dict(
+            rope_type="dynamic", rope_theta=1e4, factor=4.0)),
+        "mistral, window": hf.MistralConfig(**grouped, **window, head_dim=16),
+        "mixtral": hf.MixtralConfig(**grouped, **experts, num_local_experts=4, sliding_window=None),
+        "qwen2, window in upper layers": hf.Qwen2Config(**grouped, **window, use_sliding_window=True,
+                                                        max_window_layers=1),
+        "qwen3": hf.Qwen3Config(**grouped, head_dim=24),
+        "qwen3 moe": hf.Qwen3MoeConfig(**grouped, **experts, head_dim=24, num_experts=6, moe_intermediate_size=48,
+                                       norm_topk_prob=True, decoder_sparse_step=1),
+        "gemma": hf.GemmaConfig(**grouped, head_dim=24),
+        "gemma 2": hf.Gemma2Config(**grouped, **window, head_dim=24, query_pre_attn_scalar=20,
+                                   attn_logit_softcapping=1.5, final_logit_softcapping=5.0),
+        "gemma 3": hf.Gemma3TextConfig(**grouped | dict(num_hidden_layers=6), **window, head_dim=24,
+                                       query_pre_attn_scalar=20, rope_parameters={
+            "full_attention": dict(rope_type="linear", rope_theta=1e6, factor=8.0),
+            "sliding_attention": dict(rope_type="default", rope_theta=1e4)}),
+        "phi": hf.PhiConfig(**small, qk_layernorm=True, rope_parameters=dict(
+            rope_type="default", rope_theta=1e4, partial_rotary_factor=0.5)),
+        "phi 3": hf.Phi3Config(**grouped, **window),
+        "phi 3, longrope, long": hf.Phi3Config(**grouped, original_max_position_embeddings=4,
+                                               rope_parameters=longrope(4)),
+        "phi 3, longrope, short": hf.Phi3Config(**grouped, original_max_position_embeddings=128,
+                                                rope_parameters=longrope(128)),
+        "olmo 2": hf.Olmo2Config(**grouped),
+        "granite": hf.GraniteConfig(**grouped, embedding_multiplier=3.0, attention_multiplier=0.2,
+                                    residual_multiplier=0.5, logits_scaling=2.0),
+        "smollm 3": hf.SmolLM3Config(**grouped | dict(num_hidden_layers=4)),
+        "gpt-neox": hf.GPTNeoXConfig(**small),
+        "gpt-neox, not parallel": hf.GPTNeoXConfig(**small, use_parallel_residual=False),
+        "opt": hf.OPTConfig(**{k: v for k, v in small.items() if k != "intermediate_size"}, ffn_dim=96,
+                            word_embed_proj_dim=64),
+        "opt, norms outside, projected": hf.OPTConfig(**{k: v for k, v in small.items() if k != "intermediate_size"},
+                                                      ffn_dim=96, word_embed_proj_dim=32, do_layer_norm_before=False),
+        "gpt2": hf.GPT2Config(vocab_size=160, n_embd=64, n_layer=3, n_head=4, n_positions=256, bos_token_id=1,
+                              eos_token_id=2),
     }
 
 
@@ -125,7 +167,8 @@ def greedy_agrees(theirs: torch.nn.Module, spec, params, prompts: np.ndarray) ->
     """Whether both continue the prompts with the same tokens."""
     expected = theirs.generate(torch.tensor(prompts), max_new_tokens=GREEDY, do_sample=False, eos_token_id=None,
                                pad_token_id=0)[:, prompts.shape[1]:]
-    ours = generate(Model(spec, params, Silent()), prompts.tolist(),
+    endless = dataclasses.replace(spec, eos_ids=())  # torch was told to go on as well
+    ours = generate(Model(endless, params, Silent()), prompts.tolist(),
                     SamplingConfig(temperature=0.0, max_tokens=GREEDY))
     return [row[0].token_ids for row in ours] == expected.tolist()
 

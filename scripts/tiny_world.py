@@ -38,8 +38,8 @@ from tiny_tables import (
 UNKNOWN = "unknown"
 
 # Lesson -> its share of the tokens once all are learned about equally well (see `make_tiny_model.py`).
-SHARES = {"reading": 40, "reading_choice": 8, "option": 10, "number_choice": 6, "review_choice": 6, "review": 5,
-          "sum": 10, "program_judge": 12, "program_choice": 6, "program_writing": 4, "closed_book": 2, "story": 1}
+SHARES = {"reading": 38, "reading_choice": 10, "option": 12, "number_choice": 7, "review_choice": 7, "review": 4,
+          "sum": 8, "program_judge": 8, "program_choice": 6, "program_writing": 3, "closed_book": 1.5, "story": 1}
 # Of the lessons whose answers are measured on the way: what guessing would get.
 GUESSING = {"reading": 0.0, "reading_choice": 0.5, "option": 0.5, "number_choice": 0.5, "review_choice": 0.5,
             "sum": 0.1, "program_judge": 0.5, "program_choice": 0.5}

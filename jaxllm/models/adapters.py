@@ -61,8 +61,10 @@ def linear_shapes(spec: ModelSpec) -> dict[tuple[str, str], tuple[int, int]]:
     """Input and output size of every linear layer of a block, by (module, projection)."""
     queries, keys = spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim
     shapes = {("attn", "q"): (spec.width, queries), ("attn", "k"): (spec.width, keys),
-              ("attn", "v"): (spec.width, keys), ("attn", "o"): (queries, spec.width),
-              ("mlp", "up"): (spec.width, spec.mlp_width), ("mlp", "down"): (spec.mlp_width, spec.width)}
+              ("attn", "v"): (spec.width, keys), ("attn", "o"): (queries, spec.width)}
+    if spec.experts is not None:  # experts are no linear layers of the block's own: they are not adapted
+        return shapes
+    shapes |= {("mlp", "up"): (spec.width, spec.mlp_width), ("mlp", "down"): (spec.mlp_width, spec.width)}
     if spec.gated_mlp:
         shapes["mlp", "gate"] = (spec.width, spec.mlp_width)
     return shapes

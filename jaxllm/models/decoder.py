@@ -5,6 +5,8 @@ reading a normalised copy of the stream:
 
     x = x + attention(norm(x));   x = x + mlp(norm(x))
 
+Families differ in where the norms stand, in what a layer sees, and in a few factors; `ModelSpec` names them.
+
 Parameters are a nested dict of arrays. `params["layers"]` is either one tree of `[L, ...]` arrays, run
 by a scan (training: compile time does not grow with depth), or a tuple of L trees, unrolled (decoding:
 measured 1.4x faster, since no step slices the stack). `stack` and `unstack` go between them.
@@ -13,6 +15,8 @@ measured 1.4x faster, since no step slices the stack). `stack` and `unstack` go 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -49,7 +53,7 @@ class Output:
     """What `forward` returns.
 
     Attributes:
-        hidden: `[B, T, D]`, after the final norm, in the compute dtype. `logits` turns it into scores;
+        hidden: `[B, T, D]`, ready for the head, in the compute dtype. `logits` turns it into scores;
             losses take it as it is and never hold `[B, T, V]`.
         cache: the cache with this call's tokens written to it, None without one.
     """
@@ -59,16 +63,16 @@ class Output:
 
 
 class Norm(nn.Module):
-    """RMSNorm (1910.07467) or LayerNorm (1607.06450); statistics in float32."""
+    """RMSNorm (1910.07467) or LayerNorm (1607.06450) over the last axis; statistics in float32."""
 
     spec: ModelSpec
     param_dtype: jnp.dtype
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        size = x.shape[-1:]
-        scale = self.param("scale", nn.with_logical_partitioning(nn.initializers.ones, (None,)),
-                           size, self.param_dtype).astype(jnp.float32)
+        size, offset = x.shape[-1:], float(self.spec.norm_offset)
+        scale = self.param("scale", nn.with_logical_partitioning(nn.initializers.constant(1 - offset), (None,)),
+                           size, self.param_dtype).astype(jnp.float32) + offset
         h = x.astype(jnp.float32)
         if self.spec.norm == "rms":
             mean_square = jnp.mean(jnp.square(h), -1, keepdims=True)
@@ -115,7 +119,7 @@ class Linear(nn.Module):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Context:
-    """What every layer of one call shares: the visible keys, the rotation, the cache's write slot."""
+    """What a layer needs to know beside the stream: the visible keys, the rotation, the cache's write slot."""
 
     mask: jax.Array
     rotation: tuple[jax.Array, jax.Array] | None
@@ -136,7 +140,12 @@ class Attention(nn.Module):
 
         def project(name, heads, axis):
             out = Linear(heads * spec.head_dim, ("embed", axis), spec.qkv_bias, name=name, **rest)(x)
-            return out.reshape(batch, length, heads, spec.head_dim)
+            if spec.query_norm == "all" and name != "v":
+                out = Norm(spec, self.param_dtype, name=f"{name}_norm")(out)
+            out = out.reshape(batch, length, heads, spec.head_dim)
+            if spec.query_norm == "head" and name != "v":
+                out = Norm(spec, self.param_dtype, name=f"{name}_norm")(out)
+            return out
 
         queries, keys, values = (project("q", spec.heads, "heads"), project("k", spec.kv_heads, "kv"),
                                  project("v", spec.kv_heads, "kv"))
@@ -144,7 +153,7 @@ class Attention(nn.Module):
             queries, keys = rotate(queries, *context.rotation), rotate(keys, *context.rotation)
         if buffers is not None:
             keys, values = buffers = write_cache(buffers, keys, values, context.index)
-        mixed = attend(queries, keys, values, context.mask)
+        mixed = attend(queries, keys, values, context.mask, spec.attention_scale, spec.attention_softcap)
         return Linear(spec.width, ("heads", "embed"), spec.out_bias, name="o", **rest)(mixed), buffers
 
 
@@ -167,21 +176,88 @@ class Mlp(nn.Module):
         return Linear(spec.width, ("mlp", "embed"), name="down", **rest)(up)
 
 
+class MixtureOfExperts(nn.Module):
+    """Every token goes through the few experts that the router scores highest (2401.04088, section 2.1).
+
+    Tokens are sorted by expert and multiplied in groups, so the work is that of the chosen experts only, and no
+    token is dropped however uneven the choice.
+    """
+
+    spec: ModelSpec
+    param_dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x):
+        spec, experts = self.spec, self.spec.experts
+        flat = x.reshape(-1, spec.width)
+        router = self._weight("router", (spec.width, experts.count), ("embed", None))
+        scores = matmul(flat, router.astype(x.dtype)).astype(jnp.float32)
+        shares, chosen = lax.top_k(jax.nn.softmax(scores, axis=-1), experts.chosen)
+        if experts.normalised:
+            shares /= shares.sum(-1, keepdims=True)
+
+        chosen = chosen.reshape(-1)
+        order = jnp.argsort(chosen)
+        tokens = order // experts.chosen
+        sizes = jnp.bincount(chosen, length=experts.count).astype(jnp.int32)
+        precision = lax.Precision.HIGHEST if x.dtype == jnp.float32 else None
+
+        def grouped(rows, name, fan_in, fan_out, axes):
+            kernel = self._weight(name, (experts.count, fan_in, fan_out), ("experts", *axes))
+            return lax.ragged_dot(rows, kernel.astype(x.dtype), sizes, precision=precision)
+
+        rows = flat[tokens]
+        up = grouped(rows, "up", spec.width, spec.mlp_width, ("embed", "mlp"))
+        gate = ACTIVATIONS[spec.activation](grouped(rows, "gate", spec.width, spec.mlp_width, ("embed", "mlp")))
+        down = grouped(gate * up, "down", spec.mlp_width, spec.width, ("mlp", "embed"))
+        weighted = down * shares.reshape(-1)[order, None].astype(x.dtype)
+        return jnp.zeros_like(flat).at[tokens].add(weighted).reshape(x.shape)
+
+    def _weight(self, name, shape, axes):
+        initializer = nn.initializers.normal(shape[-2] ** -0.5)
+        return self.param(name, nn.with_logical_partitioning(initializer, axes), shape, self.param_dtype)
+
+
 class Block(nn.Module):
-    """One layer; returns the stream and the layer's cache buffers, as a scan wants it."""
+    """One layer; returns the stream and the layer's cache buffers, as a scan wants it.
+
+    `kind` picks the layer's own context out of contexts stacked along a first axis; None takes `context` as it is.
+    """
 
     spec: ModelSpec
     param_dtype: jnp.dtype
     adapter_scale: float
 
     @nn.compact
-    def __call__(self, x, context: Context, buffers=None):
-        shape = (self.spec, self.param_dtype)
-        normed = Norm(*shape, name="attn_norm")(x)
-        mixed, buffers = Attention(*shape, self.adapter_scale, name="attn")(normed, context, buffers)
-        x = x + mixed
-        x = x + Mlp(*shape, self.adapter_scale, name="mlp")(Norm(*shape, name="mlp_norm")(x))
-        return x, buffers
+    def __call__(self, x, context: Context, kind=None, buffers=None):
+        spec, shape = self.spec, (self.spec, self.param_dtype)
+        if kind is not None:
+            context = jax.tree.map(lambda leaf: leaf[kind], context)
+        norm = lambda name: Norm(*shape, name=name)
+        attention = Attention(*shape, self.adapter_scale, name="attn")
+        mlp = (Mlp(*shape, self.adapter_scale, name="mlp") if spec.experts is None else
+               MixtureOfExperts(*shape, name="mlp"))
+        if spec.parallel is not None:
+            normed = norm("attn_norm")(x)
+            mixed, buffers = attention(normed, context, buffers)
+            return x + mixed + mlp(normed if spec.parallel == "shared" else norm("mlp_norm")(x)), buffers
+
+        def around(x, name, sublayer):
+            """The stream after a sub-layer, with norms where this family has them."""
+            out = sublayer(norm(f"{name}_norm")(x) if spec.norms in ("before", "around") else x)
+            if spec.norms == "outside":
+                return norm(f"{name}_after_norm")(x + out)
+            if spec.norms in ("after", "around"):
+                out = norm(f"{name}_after_norm")(out)
+            return x + (out if spec.residual_scale == 1.0 else out * spec.residual_scale)
+
+        def attend_and_keep(normed):
+            nonlocal buffers
+            mixed, buffers = attention(normed, context, buffers)
+            return mixed
+
+        x = around(x, "attn", attend_and_keep)
+        return around(x, "mlp", mlp), buffers
 
 
 class Decoder(nn.Module):
@@ -195,50 +271,79 @@ class Decoder(nn.Module):
     unrolled: bool = False
 
     @nn.compact
-    def __call__(self, tokens, positions, context: Context, buffers=None):
+    def __call__(self, tokens, positions, contexts: tuple[Context, ...], buffers=None):
         spec = self.spec
+        width = spec.embed_width or spec.width
         # A tied table is also the head: its rows then need the small scale of a fan-in matrix.
-        embed_std = spec.width**-0.5 if spec.tied else 1.0
-        x = self._table("embed", spec.vocab_size, embed_std)[tokens].astype(self.compute_dtype)
+        x = self._table("embed", (spec.vocab_size, width), width**-0.5 if spec.tied else 1.0)[tokens]
+        x = x.astype(self.compute_dtype)
+        if spec.embed_scale != 1.0:
+            # torch rounds the factor to the weights' type as well
+            x *= jnp.asarray(spec.embed_scale, self.compute_dtype)
+        if spec.embed_width:
+            x = self._linear("embed_in", spec.width, (None, "embed"))(x)
         if spec.rope is None:
-            learned = self._table("positions", spec.max_positions, 0.02, axis=None)
-            x += learned[positions].astype(self.compute_dtype)
+            rows = (spec.max_positions + spec.position_offset, spec.width)
+            x += self._table("positions", rows, 0.02, axis=None)[positions + spec.position_offset].astype(x.dtype)
         if not spec.tied:
-            self._table("head", spec.vocab_size, spec.width**-0.5)
+            self._table("head", (spec.vocab_size, width), width**-0.5)
+        if spec.head_bias:
+            zeros = nn.with_logical_partitioning(nn.initializers.zeros, ("vocab",))
+            self.param("head_bias", zeros, (spec.vocab_size,), self.param_dtype)
 
         block = Block
         if self.remat != "none":
             block = nn.remat(Block, policy=REMAT_POLICIES[self.remat], prevent_cse=self.unrolled)
-        arguments = (spec, self.param_dtype, self.adapter_scale)
+        arguments, kinds = (spec, self.param_dtype, self.adapter_scale), _layer_kinds(spec)
         if self.unrolled:
             new = []
             for i in range(spec.layers):
                 layer_buffers = None if buffers is None else buffers[i]
-                x, layer_buffers = block(*arguments, name=f"layers_{i}")(x, context, layer_buffers)
+                layer = block(*arguments, name=f"layers_{i}")
+                x, layer_buffers = layer(x, contexts[kinds[i]], None, layer_buffers)
                 new.append(layer_buffers)
             buffers = None if buffers is None else tuple(new)
         else:
+            one = len(contexts) == 1
+            context = contexts[0] if one else jax.tree.map(lambda *leaves: jnp.stack(leaves), *contexts)
             scanned = nn.scan(block, variable_axes={"params": 0, "adapter": 0}, split_rngs={"params": True},
-                              in_axes=nn.broadcast, length=spec.layers,
+                              in_axes=(nn.broadcast, nn.broadcast if one else 0), length=spec.layers,
                               metadata_params={nn.PARTITION_NAME: "layers"})
-            x, _ = scanned(*arguments, name="layers")(x, context)
-        return Norm(spec, self.param_dtype, name="final_norm")(x), buffers
+            x, _ = scanned(*arguments, name="layers")(x, context, None if one else jnp.asarray(kinds))
+        if spec.final_norm:
+            x = Norm(spec, self.param_dtype, name="final_norm")(x)
+        if spec.embed_width:
+            x = self._linear("embed_out", spec.embed_width, ("embed", None))(x)
+        # The factor of the logits acts on what they are linear in; losses then need not know of it.
+        return (x if spec.logit_scale == 1.0 else x * spec.logit_scale), buffers
 
-    def _table(self, name: str, rows: int, std: float, axis: str | None = "vocab") -> jax.Array:
+    def _table(self, name: str, shape: tuple[int, int], std: float, axis: str | None = "vocab") -> jax.Array:
         initializer = nn.with_logical_partitioning(nn.initializers.normal(std), (axis, "embed"))
-        return self.param(name, initializer, (rows, self.spec.width), self.param_dtype)
+        return self.param(name, initializer, shape, self.param_dtype)
+
+    def _linear(self, name: str, features: int, axes: tuple[str | None, str | None]) -> Linear:
+        return Linear(features, axes, False, self.param_dtype, 1.0, name=name)
+
+
+def _layer_kinds(spec: ModelSpec) -> list[int]:
+    """For every layer the place of its kind among the different ones, in order of their first layer."""
+    different = list(dict.fromkeys(spec.kinds))
+    return [different.index(kind) for kind in spec.kinds]
 
 
 def _initialise(spec: ModelSpec, dtype: jnp.dtype, key: jax.Array):
     """Linen's variables, boxed with the logical names of their axes."""
     tokens = jnp.zeros((1, 1), jnp.int32)
-    context = _context(spec, tokens, jnp.ones((1, 1, 1), bool), None)
-    return Decoder(spec, param_dtype=dtype).init(key, tokens, tokens, context)["params"]
+    contexts = _contexts(spec, tokens, lambda window: jnp.ones((1, 1, 1), bool), None)
+    return Decoder(spec, param_dtype=dtype).init(key, tokens, tokens, contexts)["params"]
 
 
-def _context(spec: ModelSpec, positions: jax.Array, mask: jax.Array, index: jax.Array | None) -> Context:
-    turned = None if spec.rope is None else rotation(spec.rope, spec.head_dim, positions)
-    return Context(mask, turned, index)
+def _contexts(spec: ModelSpec, positions: jax.Array, mask: Callable[[int | None], jax.Array],
+              index: jax.Array | None) -> tuple[Context, ...]:
+    """A context for every different kind of layer; `mask` makes one from a window."""
+    learned = spec.rope is None
+    return tuple(Context(mask(kind.window), None if learned else rotation(kind.rope, spec.head_dim, positions), index)
+                 for kind in dict.fromkeys(spec.kinds))
 
 
 def init(spec: ModelSpec, key: jax.Array, dtype: jnp.dtype = jnp.float32) -> Params:
@@ -296,12 +401,12 @@ def forward(spec: ModelSpec, params: Params, tokens: jax.Array, *, positions: ja
         segments = jnp.ones_like(tokens)
     if cache is None:
         positions = segment_positions(segments) if positions is None else positions
-        mask, index, buffers = causal_mask(segments), None, None
+        mask, index, buffers = partial(causal_mask, segments), None, None
     else:
         if not unrolled or positions is None:
             raise ValueError("decoding with a cache needs unstack(params) and explicit positions")
         seen = lax.dynamic_update_slice(cache.segments, segments, (0, cache.index))
-        mask, index, buffers = cache_mask(segments, seen, cache.index), cache.index, cache.layers
+        mask, index, buffers = partial(cache_mask, segments, seen, cache.index), cache.index, cache.layers
     variables = {"params": _linen_layers(params)}
     if adapter is not None:
         stacked_adapter = isinstance(adapter.params.get("layers"), dict)
@@ -310,7 +415,7 @@ def forward(spec: ModelSpec, params: Params, tokens: jax.Array, *, positions: ja
         variables["adapter"] = _linen_layers(adapter.params)
     module = Decoder(spec, compute_dtype=jnp.dtype(dtype), remat=remat, unrolled=unrolled,
                      adapter_scale=1.0 if adapter is None else adapter.scale)
-    hidden, buffers = module.apply(variables, tokens, positions, _context(spec, positions, mask, index), buffers)
+    hidden, buffers = module.apply(variables, tokens, positions, _contexts(spec, positions, mask, index), buffers)
     if cache is not None:
         cache = Cache(buffers, seen, cache.index + tokens.shape[1])
     return Output(hidden, cache)
@@ -326,7 +431,8 @@ def _linen_layers(tree: Params) -> Params:
 
 def unembedding(spec: ModelSpec, params: Params) -> Unembedding:
     """The matrix that turns hidden states into logits, as `ops` wants it."""
-    return Unembedding(params["embed"] if spec.tied else params["head"])
+    table = params["embed"] if spec.tied else params["head"]
+    return Unembedding(table, params["head_bias"] if spec.head_bias else None, spec.logit_softcap)
 
 
 def logits(spec: ModelSpec, params: Params, hidden: jax.Array) -> jax.Array:

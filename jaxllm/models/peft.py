@@ -17,6 +17,7 @@ from jaxllm.errors import UserError
 from jaxllm.files import write_atomic
 from jaxllm.models.adapters import Adapter, linear_shapes
 from jaxllm.models.families import FAMILIES, Leaf
+from jaxllm.models.families.table import cut, fuse
 from jaxllm.models.spec import ModelSpec
 from jaxllm.models.weights import open_safetensors, read_json, save_tensors
 
@@ -30,7 +31,7 @@ def _places(spec: ModelSpec) -> dict[str, list[Leaf]]:
     """Module names of the checkpoint (with `{i}`) -> the kernels of ours that one holds, in order."""
     places: dict[str, list[Leaf]] = collections.defaultdict(list)
     for leaf in FAMILIES[spec.family].leaves(spec):
-        if leaf.path[-1] == "kernel":
+        if leaf.path[0] == "layers" and leaf.path[-1] == "kernel":
             places[leaf.name.removesuffix(".weight")].append(leaf)
     return places
 
@@ -92,7 +93,7 @@ def _fuse(spec: ModelSpec, leaves: list[Leaf], parts: list[dict[str, Any] | None
             block[:, row:row + up.shape[1]] = up
             row += 0 if shared else up.shape[1]
         blocks.append(block)
-    return downs[0] if shared else np.concatenate(downs, -1), np.concatenate(blocks, -1)
+    return downs[0] if shared else np.concatenate(downs, -1), fuse(leaves, blocks)
 
 
 def load_adapter(path: str | Path, spec: ModelSpec) -> Adapter:
@@ -129,11 +130,13 @@ def load_adapter(path: str | Path, spec: ModelSpec) -> Adapter:
         scales = np.array([_module_scale(config, module.format(i=i), down.shape[-1], where)
                            for i in range(spec.layers)], np.float32)
         up = up * (scales / scale)[:, None, None]
-        for leaf, part in zip(leaves, np.split(up, len(leaves), -1), strict=True):
-            shape = linear_shapes(spec)[leaf.path[1], leaf.path[2]]
-            if (down.shape[1], part.shape[-1]) != shape:
-                raise UserError(f"adapter of '{module}' is {down.shape[1]} x {part.shape[-1]}, the base model's "
-                                f"layer {shape[0]} x {shape[1]}", path, "use the base model it was trained on")
+        shapes = [linear_shapes(spec)[leaf.path[1], leaf.path[2]] for leaf in leaves]
+        wanted = shapes[0][0], sum(size for _, size in shapes)
+        if (down.shape[1], up.shape[-1]) != wanted:
+            raise UserError(f"adapter of '{module}' is {down.shape[1]} x {up.shape[-1]}, the base model's "
+                            f"layer {wanted[0]} x {wanted[1]}", path, "use the base model it was trained on")
+        for leaf in leaves:
+            part = cut(leaf, up)
             layers.setdefault(leaf.path[1], {})[leaf.path[2]] = {"a": jnp.asarray(down), "b": jnp.asarray(part)}
     if tensors:
         raise UserError(f"{len(tensors)} tensors have no place in this {spec.family} model, for example "

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
+Activation = Literal["silu", "gelu", "gelu_tanh", "relu"]
+
 
 @dataclasses.dataclass(frozen=True)
 class Rope:
@@ -12,25 +14,51 @@ class Rope:
 
     Attributes:
         theta: base of the geometric series of wavelengths.
-        kind: `default`; `linear` divides every frequency by `factor`; `llama3` divides only the
-            slow ones and blends in between (Llama 3.1 and later).
+        kind: how the context was extended. `default` not at all; `linear` divides every frequency by `factor`;
+            `llama3` divides only the slow ones and blends in between (Llama 3.1 and later); `dynamic` raises the
+            base with the length read; `yarn` blends by the number of turns (2309.00071); `longrope` divides each
+            frequency by a factor of its own (2402.13753).
+        fraction: share of every head that is rotated; the rest stays as it is.
         factor: how much longer than the original the context became.
-        low_freq_factor, high_freq_factor: wavelengths above `original_positions / low_freq_factor`
-            are fully scaled, those below `original_positions / high_freq_factor` not at all.
         original_positions: context length before it was extended.
+        low_freq_factor, high_freq_factor: llama3: wavelengths above `original_positions / low_freq_factor`
+            are fully scaled, those below `original_positions / high_freq_factor` not at all.
+        beta_fast, beta_slow: yarn: turns within the original context above which a frequency stays, and below
+            which it is fully scaled.
+        truncate: yarn: whether these borders are rounded to whole dimensions.
+        short_factors, long_factors: longrope: divisors of each frequency, for texts that fit the original
+            context and for those that do not.
+        magnitude: yarn and longrope: factor of cosines and sines.
     """
 
     theta: float = 10_000.0
-    kind: Literal["default", "linear", "llama3"] = "default"
+    kind: Literal["default", "linear", "llama3", "dynamic", "yarn", "longrope"] = "default"
+    fraction: float = 1.0
     factor: float = 1.0
+    original_positions: int = 8192
     low_freq_factor: float = 1.0
     high_freq_factor: float = 4.0
-    original_positions: int = 8192
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    truncate: bool = True
+    short_factors: tuple[float, ...] = ()
+    long_factors: tuple[float, ...] = ()
+    magnitude: float = 1.0
 
     def __post_init__(self):
-        _check_positive(self, "theta", "factor", "low_freq_factor", "high_freq_factor", "original_positions")
+        _check_positive(self, "theta", "fraction", "factor", "low_freq_factor", "high_freq_factor",
+                        "original_positions", "beta_fast", "beta_slow", "magnitude")
         if self.kind == "llama3" and self.high_freq_factor <= self.low_freq_factor:
             raise ValueError("Rope.high_freq_factor must be above low_freq_factor")
+        if self.fraction > 1:
+            raise ValueError(f"Rope.fraction must be at most 1, got {self.fraction}")
+        for factors in (self.short_factors, self.long_factors):
+            if any(isinstance(f, bool) or not isinstance(f, int | float) or f <= 0 for f in factors):
+                raise ValueError("the factors of longrope must be positive numbers")
+
+    def rotated(self, head_dim: int) -> int:
+        """How many of a head's dimensions are rotated."""
+        return int(head_dim * self.fraction)
 
 
 def _check_positive(owner: object, *names: str) -> None:
@@ -41,25 +69,77 @@ def _check_positive(owner: object, *names: str) -> None:
 
 
 @dataclasses.dataclass(frozen=True)
+class Experts:
+    """A feed-forward block of which every token uses a few parts (Mixtral, 2401.04088).
+
+    Attributes:
+        count: experts, E.
+        chosen: experts that a token goes through.
+        normalised: whether the chosen experts' weights sum to 1.
+    """
+
+    count: int
+    chosen: int
+    normalised: bool = True
+
+    def __post_init__(self):
+        if not 1 <= self.chosen <= self.count:
+            raise ValueError(f"Experts.chosen must be between 1 and {self.count}, got {self.chosen}")
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerKind:
+    """What a layer's attention sees and how it knows positions.
+
+    Attributes:
+        window: how many tokens a token sees, itself included; None is all.
+        rope: rotary embedding of the layer; None does not rotate.
+    """
+
+    window: int | None
+    rope: Rope | None
+
+
+@dataclasses.dataclass(frozen=True)
 class ModelSpec:
     """Shape and quirks of a decoder-only transformer.
 
     Attributes:
-        family: name of the table that maps weights to and from Hugging Face (`llama`, `gpt2`).
+        family: name of the table that maps weights to and from Hugging Face (`llama`, `gpt2`, ...).
         vocab_size: rows of the embedding, V.
         width: size of the residual stream, D.
         layers: number of blocks, L.
         heads: query heads, H.
         kv_heads: key and value heads, KV; divides `heads`.
         head_dim: size of one head.
-        mlp_width: hidden size of the feed-forward block, F.
+        mlp_width: hidden size of the feed-forward block, or of each expert, F.
         max_positions: context window in tokens.
         norm: `rms` (scale only) or `layer` (scale and bias).
         norm_eps: added to the variance before the root.
+        norm_offset: the scale is 1 + the stored value (Gemma).
+        norms: where a sub-layer f is normalised: `before`, x + f(norm(x)); `after`, x + norm(f(x)) (OLMo 2);
+            `around`, both (Gemma 2); `outside`, norm(x + f(x)) (the smallest OPT).
+        parallel: attention and feed-forward read the same stream, x + attention(norm(x)) + mlp(norm'(x));
+            `shared` with one norm (Phi), `own` with one each (GPT-NeoX); None takes turns.
+        final_norm: whether the stream is normalised at the end.
+        query_norm: queries and keys are normalised before rotation: each `head` by itself (Qwen 3), or all heads as
+            one vector (`all`, OLMo 2).
         activation: of the feed-forward block.
         gated_mlp: `down(act(gate(x)) * up(x))` rather than `down(act(up(x)))`.
-        qkv_bias, out_bias, mlp_bias: which projections have a bias.
+        experts: None for a plain feed-forward block.
+        qkv_bias, out_bias, mlp_bias, head_bias: which projections have a bias.
         rope: rotary embedding; None means learned absolute positions.
+        position_offset: row of the position table that position 0 reads (OPT).
+        window: in local layers a token sees this many tokens, itself included; None means no layer is local.
+        local_layers: which layers are local; empty means all.
+        local_rope: rotary embedding of local layers where it differs (Gemma 3).
+        unrotated_layers: layers that do not rotate (SmolLM 3); empty means none.
+        attention_scale: factor of the scores; None is `head_dim ** -0.5`.
+        attention_softcap: scores pass `c tanh(score / c)` (Gemma 2).
+        embed_width: size of the embedding where it is projected to and from the stream's (OPT-350M).
+        embed_scale, residual_scale, logit_scale: factors of the embedding, of what a sub-layer adds, and of the
+            logits (Granite, Gemma).
+        logit_softcap: the logits pass `c tanh(logit / c)`.
         tied: logits are computed with the embedding table.
         bos_id: token that begins a text, None if the model has none.
         eos_ids: tokens that end a text, the first being the one to append.
@@ -76,12 +156,31 @@ class ModelSpec:
     max_positions: int
     norm: Literal["rms", "layer"] = "rms"
     norm_eps: float = 1e-6
-    activation: Literal["silu", "gelu", "gelu_tanh", "relu"] = "silu"
+    norm_offset: bool = False
+    norms: Literal["before", "after", "around", "outside"] = "before"
+    parallel: Literal["shared", "own"] | None = None
+    final_norm: bool = True
+    query_norm: Literal["head", "all"] | None = None
+    activation: Activation = "silu"
     gated_mlp: bool = True
+    experts: Experts | None = None
     qkv_bias: bool = False
     out_bias: bool = False
     mlp_bias: bool = False
+    head_bias: bool = False
     rope: Rope | None = Rope()
+    position_offset: int = 0
+    window: int | None = None
+    local_layers: tuple[bool, ...] = ()
+    local_rope: Rope | None = None
+    unrotated_layers: tuple[bool, ...] = ()
+    attention_scale: float | None = None
+    attention_softcap: float | None = None
+    embed_width: int | None = None
+    embed_scale: float = 1.0
+    residual_scale: float = 1.0
+    logit_scale: float = 1.0
+    logit_softcap: float | None = None
     tied: bool = False
     bos_id: int | None = None
     eos_ids: tuple[int, ...] = ()
@@ -91,8 +190,25 @@ class ModelSpec:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f"ModelSpec.{name} must be a whole number of at least 1, got {value!r}")
-        _check_positive(self, "norm_eps")
+        _check_positive(self, "norm_eps", *(name for name in ("window", "attention_scale", "attention_softcap",
+                                                              "logit_softcap", "embed_width")
+                                            if getattr(self, name) is not None))
         if self.heads % self.kv_heads:
             raise ValueError(f"ModelSpec.heads ({self.heads}) must be a multiple of kv_heads ({self.kv_heads})")
-        if self.rope is not None and self.head_dim % 2:
+        if self.rope is not None and self.rope.rotated(self.head_dim) % 2:
             raise ValueError(f"ModelSpec.head_dim must be even for rotary positions, got {self.head_dim}")
+        for name in ("local_layers", "unrotated_layers"):
+            if getattr(self, name) and len(getattr(self, name)) != self.layers:
+                raise ValueError(f"ModelSpec.{name} must have an entry for each of {self.layers} layers")
+
+    @property
+    def kinds(self) -> tuple[LayerKind, ...]:
+        """The kind of every layer; most networks have one."""
+        found = []
+        for i in range(self.layers):
+            local = self.window is not None and (not self.local_layers or self.local_layers[i])
+            rope = self.local_rope if local and self.local_rope is not None else self.rope
+            if self.unrotated_layers and self.unrotated_layers[i]:
+                rope = None
+            found.append(LayerKind(self.window if local else None, rope))
+        return tuple(found)

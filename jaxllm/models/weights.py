@@ -7,6 +7,7 @@ import contextlib
 import errno
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from jaxllm.errors import UserError
 from jaxllm.files import write_atomic
 from jaxllm.models.decoder import Params, init
 from jaxllm.models.families import FAMILIES, Leaf, read_config, write_config
+from jaxllm.models.families.table import cut, fuse
 from jaxllm.models.spec import ModelSpec
 
 INDEX = "model.safetensors.index.json"
@@ -95,8 +97,8 @@ def open_safetensors(file: Path, stack: contextlib.ExitStack) -> Any:
 class Tensors:
     """Lazy reader of a checkpoint's safetensors files, by tensor name."""
 
-    def __init__(self, path: Path, stack: contextlib.ExitStack):
-        self.path, self.files = path, {}
+    def __init__(self, path: Path, spec: ModelSpec, stack: contextlib.ExitStack):
+        self.path, self.spec, self.files = path, spec, {}
         for file in self._shards(path):
             reader = open_safetensors(file, stack)
             for name in reader.keys():
@@ -148,12 +150,14 @@ def load_model(model: str | Path, dtype: jnp.dtype = jnp.float32, shardings: Any
     family = FAMILIES[spec.family]
     shapes = jax.eval_shape(lambda: init(spec, jax.random.key(0)))
     with contextlib.ExitStack() as stack:
-        tensors = Tensors(path, stack)
+        tensors = Tensors(path, spec, stack)
         renamed = _match_names(spec, tensors, family)
         params: Params = {}
-        for leaf in family.leaves(spec):
+        leaves = family.leaves(spec)
+        widths = _fused_widths(leaves)
+        for leaf in leaves:
             wanted = _lookup(shapes, leaf.path).shape
-            value = _read_leaf(leaf, wanted, spec, tensors, renamed, np.dtype(dtype))
+            value = _read_leaf(leaf, wanted, widths.get(leaf.name), tensors, renamed, np.dtype(dtype))
             place = None if shardings is None else _lookup(shardings, leaf.path)
             _insert(params, leaf.path, jax.device_put(value, place))
         _check_tied_head(spec, params, tensors)
@@ -162,14 +166,13 @@ def load_model(model: str | Path, dtype: jnp.dtype = jnp.float32, shardings: Any
 
 def _match_names(spec: ModelSpec, tensors: Tensors, family) -> dict[str, str]:
     """Our table's tensor names -> those of the file; complains about missing and unknown ones."""
-    wanted = [leaf.name.format(i=i) for leaf in family.leaves(spec)
-              for i in (range(spec.layers) if "{i}" in leaf.name else [0])]
+    wanted = [name for leaf in family.leaves(spec) for _, name in _names(leaf, spec)]
     found = {name: next((n for n in (name, name.removeprefix(family.prefix)) if n in tensors.files), None)
              for name in wanted}
     missing = sorted(name for name, there in found.items() if there is None)
     if missing:
         raise UserError(f"{len(missing)} tensors are missing: {_some(missing)}", tensors.path)
-    known = {*found.values(), "lm_head.weight"}
+    known = {*found.values(), *(("lm_head.weight",) if spec.tied else ())}
     unknown = sorted(n for n in tensors.files if n not in known and not n.endswith(family.ignored))
     if unknown:
         raise UserError(f"{len(unknown)} tensors have no place in a {spec.family} model as config.json "
@@ -177,24 +180,38 @@ def _match_names(spec: ModelSpec, tensors: Tensors, family) -> dict[str, str]:
     return found
 
 
-def _read_leaf(leaf: Leaf, wanted: tuple[int, ...], spec: ModelSpec, tensors: Tensors, renamed: dict[str, str],
+def _names(leaf: Leaf, spec: ModelSpec) -> list[tuple[tuple[int, ...], str]]:
+    """(place in our array, tensor name) for every tensor that a leaf is made of: one, or one a layer (and expert)."""
+    if "{i}" not in leaf.name:
+        return [((), leaf.name)]
+    if "{e}" not in leaf.name:
+        return [((i,), leaf.name.format(i=i)) for i in range(spec.layers)]
+    return [((i, e), leaf.name.format(i=i, e=e)) for i in range(spec.layers) for e in range(spec.experts.count)]
+
+
+def _fused_widths(leaves: Sequence[Leaf]) -> dict[str, int]:
+    """Size of the last axis of every tensor that several leaves share."""
+    widths: dict[str, int] = {}
+    for leaf in leaves:
+        if leaf.part is not None:
+            widths[leaf.name] = max(widths.get(leaf.name, 0), leaf.groups * leaf.part[1])
+    return widths
+
+
+def _read_leaf(leaf: Leaf, wanted: tuple[int, ...], fused: int | None, tensors: Tensors, renamed: dict[str, str],
                dtype: np.dtype) -> np.ndarray:
     """One of our parameters in host memory, its layers stacked."""
-    stacked = "{i}" in leaf.name
     out = np.empty(wanted, dtype)
-    one = wanted[1:] if stacked else wanted
-    stored = one[::-1] if leaf.transpose else (*one[:-1], one[-1] * leaf.part[1])
-    for i in range(spec.layers if stacked else 1):
-        name = renamed[leaf.name.format(i=i)]
+    for place, name in _names(leaf, tensors.spec):
+        one = out[place].shape
+        stored = (*one[:-1], fused or one[-1])
+        stored = stored[::-1] if leaf.transpose else stored
+        name = renamed[name]
         if tensors.shape(name) != stored:
             raise UserError(f"tensor '{name}' has shape {list(tensors.shape(name))}, config.json implies "
                             f"{list(stored)}", tensors.files[name][1])
         tensor = tensors.read(name)
-        tensor = tensor.T if leaf.transpose else np.split(tensor, leaf.part[1], -1)[leaf.part[0]]
-        if stacked:
-            out[i] = tensor
-        else:
-            out[...] = tensor
+        out[place] = cut(leaf, tensor.T if leaf.transpose else tensor)
     return out
 
 
@@ -261,13 +278,16 @@ def save_tensors(path: Path, tensors: dict[str, np.ndarray]) -> None:
 
 def _export(spec: ModelSpec, params: Params) -> dict[str, np.ndarray]:
     """Checkpoint tensors by name, fused ones joined, in the order of the family's table."""
-    parts: dict[str, list[np.ndarray]] = collections.defaultdict(list)
+    shared: dict[str, list[Leaf]] = collections.defaultdict(list)
     for leaf in FAMILIES[spec.family].leaves(spec):
-        value = np.asarray(_lookup(params, leaf.path))
-        for i in range(spec.layers if "{i}" in leaf.name else 1):
-            one = value[i] if "{i}" in leaf.name else value
-            parts[leaf.name.format(i=i)].append(one.T if leaf.transpose else one)
-    return {name: np.ascontiguousarray(np.concatenate(values, -1)) for name, values in parts.items()}
+        shared[leaf.name].append(leaf)
+    found = {}
+    for leaves in shared.values():
+        values = [np.asarray(_lookup(params, leaf.path)) for leaf in leaves]
+        for place, name in _names(leaves[0], spec):
+            tensor = fuse(leaves, [value[place] for value in values])
+            found[name] = np.ascontiguousarray(tensor.T if leaves[0].transpose else tensor)
+    return found
 
 
 def _shard(tensors: dict[str, np.ndarray], limit: int) -> list[dict[str, np.ndarray]]:

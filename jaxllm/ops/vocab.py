@@ -27,17 +27,25 @@ TILE = 2**22
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Unembedding:
-    """What turns hidden states into logits.
+    """What turns hidden states into logits: `cap(hidden @ table.T + bias)`.
 
     Attributes:
         table: `[V, D]`, one row per token.
+        bias: `[V]`, or None.
+        softcap: `cap(z) = c tanh(z / c)` keeps logits within +-c (Gemma 2, 2408.00118); None leaves them.
     """
 
     table: jax.Array
+    bias: jax.Array | None = None
+    softcap: float | None = dataclasses.field(default=None, metadata={"static": True})
 
     def logits(self, hidden: jax.Array) -> jax.Array:
         """`[..., V]` float32 logits of `hidden` `[..., D]`."""
         flat = _dot(hidden.reshape(-1, hidden.shape[-1]), self.table)
+        if self.bias is not None:
+            flat += self.bias.astype(jnp.float32)
+        if self.softcap is not None:
+            flat = self.softcap * jnp.tanh(flat / self.softcap)
         return flat.reshape(*hidden.shape[:-1], -1)
 
 
@@ -59,27 +67,31 @@ def _block_rows(vocab: int, tokens: int, block: int | None) -> int:
     return even or limit
 
 
-def _walk(visit, carry, tables, rows: int):
-    """Folds `visit(carry, block_tables, columns)` over blocks of `rows` rows of every table `[V, D]`.
+def _walk(visit, carry, heads, rows: int):
+    """Folds `visit(carry, blocks, columns)` over blocks of `rows` tokens of every `Unembedding` in `heads`.
 
     `columns` `[rows]` are the token ids of the block, V and above in the padding of the last one.
 
     Returns:
         The last carry, and the outputs of all visits joined to `[V, ...]`.
     """
-    vocab = jax.tree.leaves(tables)[0].shape[0]
+    vocab = jax.tree.leaves(heads)[0].shape[0]
     blocks = -(-vocab // rows)
     columns = jnp.arange(blocks * rows, dtype=jnp.int32).reshape(blocks, rows)
     if blocks == 1:
-        return visit(carry, tables, columns[0])
-    cut = lambda table: jnp.pad(table, ((0, blocks * rows - vocab), (0, 0))).reshape(blocks, rows, -1)
-    carry, outputs = lax.scan(lambda carry, xs: visit(carry, *xs), carry, (jax.tree.map(cut, tables), columns))
-    return carry, jax.tree.map(lambda out: out.reshape(blocks * rows, -1)[:vocab], outputs)
+        return visit(carry, heads, columns[0])
+
+    def cut(leaf):
+        padding = ((0, blocks * rows - vocab), *((0, 0) for _ in leaf.shape[1:]))
+        return jnp.pad(leaf, padding).reshape(blocks, rows, *leaf.shape[1:])
+
+    carry, outputs = lax.scan(lambda carry, xs: visit(carry, *xs), carry, (jax.tree.map(cut, heads), columns))
+    return carry, jax.tree.map(lambda out: out.reshape(blocks * rows, *out.shape[2:])[:vocab], outputs)
 
 
-def _logits(hidden, rows, columns, vocab, temperature):
+def _scores(hidden, head, columns, vocab, temperature):
     """One block of `logits / temperature`, minus infinity in the padding."""
-    return jnp.where(columns < vocab, _dot(hidden, rows) / temperature, -jnp.inf)
+    return jnp.where(columns < vocab, head.logits(hidden) / temperature, -jnp.inf)
 
 
 def _add_exp(top, total, scores):
@@ -90,49 +102,58 @@ def _add_exp(top, total, scores):
     return new_top, total * shrink + jnp.exp(scores - new_top[:, None]).sum(-1), shrink
 
 
-def _push_back(slope, hidden, rows, hidden_gradient):
-    """Adds a block's share to the gradient of `hidden`; returns it and the block's table gradient."""
+def _push_back(slope, hidden, head, logits, hidden_gradient):
+    """Sends the gradient `slope` `[N, b]` of a block's `logits` on.
+
+    Returns:
+        `hidden_gradient` with the block's share added, and the gradient of the block's part of the head.
+    """
+    if head.softcap is not None:  # d tanh = 1 - tanh^2
+        slope = slope * (1.0 - jnp.square(logits / head.softcap))
+    bias_gradient = None if head.bias is None else slope.sum(0).astype(head.bias.dtype)
     precision = lax.Precision.HIGHEST if hidden.dtype == jnp.float32 else None
     slope = slope.astype(hidden.dtype)
-    hidden_gradient += lax.dot_general(slope, rows.astype(hidden.dtype), (((1,), (0,)), ((), ())),
+    hidden_gradient += lax.dot_general(slope, head.table.astype(hidden.dtype), (((1,), (0,)), ((), ())),
                                        precision=precision, preferred_element_type=jnp.float32)
     table_gradient = lax.dot_general(slope, hidden, (((0,), (0,)), ((), ())),
                                      precision=precision, preferred_element_type=jnp.float32)
-    return hidden_gradient, table_gradient.astype(rows.dtype)
+    return hidden_gradient, Unembedding(table_gradient.astype(head.table.dtype), bias_gradient, head.softcap)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _chosen_logprobs(temperature, rows, hidden, table, targets):
-    return _chosen_forward(temperature, rows, hidden, table, targets)[0]
+def _chosen_logprobs(temperature, rows, hidden, head, targets):
+    return _chosen_forward(temperature, rows, hidden, head, targets)[0]
 
 
-def _chosen_forward(temperature, rows, hidden, table, targets):
-    vocab, tokens = table.shape[0], hidden.shape[0]
+def _chosen_forward(temperature, rows, hidden, head, targets):
+    vocab, tokens = head.table.shape[0], hidden.shape[0]
 
     def visit(carry, block, columns):
         top, total, chosen = carry
-        scores = _logits(hidden, block, columns, vocab, temperature)
+        scores = _scores(hidden, block, columns, vocab, temperature)
         top, total, _ = _add_exp(top, total, scores)
         chosen += jnp.where(targets[:, None] == columns, scores, 0.0).sum(-1)
         return (top, total, chosen), None
 
     zero = jnp.zeros(tokens, jnp.float32)
-    (top, total, chosen), _ = _walk(visit, (zero - jnp.inf, zero, zero), table, rows)
+    (top, total, chosen), _ = _walk(visit, (zero - jnp.inf, zero, zero), head, rows)
     normaliser = top + jnp.log(total)
-    return chosen - normaliser, (hidden, table, targets, normaliser)
+    return chosen - normaliser, (hidden, head, targets, normaliser)
 
 
 def _chosen_backward(temperature, rows, residuals, gradient):
-    hidden, table, targets, normaliser = residuals
-    vocab, weight = table.shape[0], (gradient / temperature)[:, None]
+    hidden, head, targets, normaliser = residuals
+    vocab, weight = head.table.shape[0], (gradient / temperature)[:, None]
 
     def visit(hidden_gradient, block, columns):
-        probs = jnp.exp(_logits(hidden, block, columns, vocab, temperature) - normaliser[:, None])
-        return _push_back(weight * ((targets[:, None] == columns) - probs), hidden, block, hidden_gradient)
+        logits = block.logits(hidden)
+        probs = jnp.where(columns < vocab, jnp.exp(logits / temperature - normaliser[:, None]), 0.0)
+        slope = weight * ((targets[:, None] == columns) - probs)
+        return _push_back(slope, hidden, block, logits, hidden_gradient)
 
     start = jnp.zeros(hidden.shape, jnp.float32)
-    hidden_gradient, table_gradient = _walk(visit, start, table, rows)
-    return hidden_gradient.astype(hidden.dtype), table_gradient, None
+    hidden_gradient, head_gradient = _walk(visit, start, head, rows)
+    return hidden_gradient.astype(hidden.dtype), head_gradient, None
 
 
 _chosen_logprobs.defvjp(_chosen_forward, _chosen_backward)
@@ -155,7 +176,7 @@ def token_logprobs(hidden: jax.Array, unembedding: Unembedding, targets: jax.Arr
     chex.assert_equal_shape_prefix([hidden, targets], targets.ndim)
     flat = hidden.reshape(-1, hidden.shape[-1])
     rows = _block_rows(unembedding.table.shape[0], flat.shape[0], block)
-    out = _chosen_logprobs(float(temperature), rows, flat, unembedding.table, targets.reshape(-1))
+    out = _chosen_logprobs(float(temperature), rows, flat, unembedding, targets.reshape(-1))
     return out.reshape(targets.shape)
 
 
@@ -172,19 +193,19 @@ def _term(kind: str, beta: float):
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3))
-def _divergence(kind, beta, temperature, rows, student, student_table, teacher, teacher_table):
-    arguments = (student, student_table, teacher, teacher_table)
+def _divergence(kind, beta, temperature, rows, student, student_head, teacher, teacher_head):
+    arguments = (student, student_head, teacher, teacher_head)
     return _divergence_forward(kind, beta, temperature, rows, *arguments)[0]
 
 
-def _divergence_forward(kind, beta, temperature, rows, student, student_table, teacher, teacher_table):
-    vocab, tokens = student_table.shape[0], student.shape[0]
-    tables = (student_table, teacher_table)
+def _divergence_forward(kind, beta, temperature, rows, student, student_head, teacher, teacher_head):
+    vocab, tokens = student_head.table.shape[0], student.shape[0]
+    heads = (student_head, teacher_head)
     zero = jnp.zeros(tokens, jnp.float32)
 
     def both(blocks, columns):
-        return (_logits(student, blocks[0], columns, vocab, temperature),
-                _logits(teacher, blocks[1], columns, vocab, temperature))
+        return (_scores(student, blocks[0], columns, vocab, temperature),
+                _scores(teacher, blocks[1], columns, vocab, temperature))
 
     def normalise(carry, blocks, columns):
         """Normalisers of both, and the sum of `exp(scores) * gap` of the side that is averaged over."""
@@ -198,7 +219,7 @@ def _divergence_forward(kind, beta, temperature, rows, student, student_table, t
         return (s_top, s_total, t_top, t_total, gaps), None
 
     start = (zero - jnp.inf, zero, zero - jnp.inf, zero, zero)
-    (s_top, s_total, t_top, t_total, gaps), _ = _walk(normalise, start, tables, rows)
+    (s_top, s_total, t_top, t_total, gaps), _ = _walk(normalise, start, heads, rows)
     s_norm, t_norm = s_top + jnp.log(s_total), t_top + jnp.log(t_total)
 
     # `slope` is the sum over the vocabulary of d term / d (student log-prob), what the normaliser of the
@@ -219,28 +240,29 @@ def _divergence_forward(kind, beta, temperature, rows, student, student_table, t
             keep = lambda x: jnp.where(columns < vocab, x, 0.0).sum(-1)
             return (carry[0] + keep(terms), carry[1] + keep(slopes)), None
 
-        (value, slope), _ = _walk(add, (zero, zero), tables, rows)
-    return value, (student, student_table, teacher, teacher_table, s_norm, t_norm, slope)
+        (value, slope), _ = _walk(add, (zero, zero), heads, rows)
+    return value, (student, student_head, teacher, teacher_head, s_norm, t_norm, slope)
 
 
 def _divergence_backward(kind, beta, temperature, rows, residuals, gradient):
-    student, student_table, teacher, teacher_table, s_norm, t_norm, slope = residuals
-    vocab, weight = student_table.shape[0], (gradient / temperature)[:, None]
+    student, student_head, teacher, teacher_head, s_norm, t_norm, slope = residuals
+    vocab, weight = student_head.table.shape[0], (gradient / temperature)[:, None]
     term = _term(kind, beta)
 
     def visit(hidden_gradient, blocks, columns):
         inside = columns < vocab
-        s_logp = jnp.where(inside, _dot(student, blocks[0]) / temperature - s_norm[:, None], -jnp.inf)
-        t_logp = _dot(teacher, blocks[1]) / temperature - t_norm[:, None]
+        logits = blocks[0].logits(student)
+        s_logp = jnp.where(inside, logits / temperature - s_norm[:, None], -jnp.inf)
+        t_logp = blocks[1].logits(teacher) / temperature - t_norm[:, None]
         finite = jnp.where(inside, s_logp, 0.0)
         _, slopes = jax.jvp(lambda s: term(s, t_logp), (finite,), (jnp.ones_like(finite),))
         change = jnp.where(inside, slopes, 0.0) - jnp.exp(s_logp) * slope[:, None]
-        return _push_back(weight * change, student, blocks[0], hidden_gradient)
+        return _push_back(weight * change, student, blocks[0], logits, hidden_gradient)
 
     start = jnp.zeros(student.shape, jnp.float32)
-    hidden_gradient, table_gradient = _walk(visit, start, (student_table, teacher_table), rows)
-    return (hidden_gradient.astype(student.dtype), table_gradient,
-            jnp.zeros_like(teacher), jnp.zeros_like(teacher_table))
+    hidden_gradient, head_gradient = _walk(visit, start, (student_head, teacher_head), rows)
+    return (hidden_gradient.astype(student.dtype), head_gradient,
+            jnp.zeros_like(teacher), jax.tree.map(jnp.zeros_like, teacher_head))
 
 
 _divergence.defvjp(_divergence_forward, _divergence_backward)
@@ -273,10 +295,10 @@ def token_divergence(student: jax.Array, student_unembedding: Unembedding, teach
     if kind == "jsd" and not 0.0 < beta < 1.0:
         raise ValueError(f"beta must be in (0, 1), got {beta}")
     flat = lambda x: x.reshape(-1, x.shape[-1])
-    teacher, teacher_table = lax.stop_gradient((flat(teacher), teacher_unembedding.table))
-    rows = _block_rows(teacher_table.shape[0], teacher.shape[0], block)
+    teacher, teacher_head = lax.stop_gradient((flat(teacher), teacher_unembedding))
+    rows = _block_rows(teacher_head.table.shape[0], teacher.shape[0], block)
     out = _divergence(kind, float(beta), float(temperature), rows, flat(student),
-                      student_unembedding.table, teacher, teacher_table)
+                      student_unembedding, teacher, teacher_head)
     return out.reshape(student.shape[:-1])
 
 

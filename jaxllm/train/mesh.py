@@ -24,6 +24,7 @@ RULES: Mapping[str, str | tuple[str, ...] | None] = MappingProxyType(
         "heads": "tensor",
         "kv": "tensor",
         "mlp": "tensor",
+        "experts": None,  # a token's experts are looked up on every device
         "rank": None,  # of low-rank adapters: too small to split
         "batch": ("data", "fsdp"),
         "length": None,

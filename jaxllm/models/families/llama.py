@@ -1,0 +1,255 @@
+"""Llama and the families that kept its tensor names."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jaxllm.models.families.table import (
+    ACTIVATION_NAMES,
+    Family,
+    Keys,
+    Leaf,
+    linear,
+    norm,
+    read_rope,
+    read_window,
+    write_rope,
+    write_window,
+)
+from jaxllm.models.spec import Experts, ModelSpec
+
+LAYER = "model.layers.{i}."
+PREFIX, IGNORED = "model.", ("rotary_emb.inv_freq",)
+
+
+def read_base(keys: Keys, family: str, *, tied: bool = False, eps: float = 1e-6, positions: int = 2048,
+              theta: float = 10_000.0, bos: int | None = None, eos: int | None = None) -> dict[str, Any]:
+    """What these families' configurations have in common, for the spec; the arguments are a family's defaults."""
+    width, heads = keys.need("hidden_size"), keys.need("num_attention_heads")
+    keys.ignore("attention_dropout", "pretraining_tp", "max_window_layers", "initializer_range")
+    rope, window = read_rope(keys, theta), keys.get("max_position_embeddings", positions)
+    return dict(
+        family=family, vocab_size=keys.need("vocab_size"), width=width, layers=keys.need("num_hidden_layers"),
+        heads=heads, kv_heads=keys.get("num_key_value_heads", heads), head_dim=keys.get("head_dim", width // heads),
+        mlp_width=keys.need("intermediate_size"),
+        # With dynamic rope the config names the window as it was before it was extended.
+        max_positions=int(window * rope.factor) if rope.kind == "dynamic" else window,
+        norm="rms", norm_eps=keys.get("rms_norm_eps", eps), activation=keys.activation("hidden_act", "silu"),
+        rope=rope, tied=bool(keys.get("tie_word_embeddings", tied)), **keys.tokens(bos, eos))
+
+
+def write_base(spec: ModelSpec, architecture: str) -> dict[str, Any]:
+    return {
+        "architectures": [architecture], "model_type": spec.family, "vocab_size": spec.vocab_size,
+        "hidden_size": spec.width, "intermediate_size": spec.mlp_width, "num_hidden_layers": spec.layers,
+        "num_attention_heads": spec.heads, "num_key_value_heads": spec.kv_heads, "head_dim": spec.head_dim,
+        "max_position_embeddings": (spec.rope.original_positions if spec.rope.kind == "dynamic"
+                                    else spec.max_positions),
+        "rms_norm_eps": spec.norm_eps,
+        "hidden_act": ACTIVATION_NAMES[spec.activation], "tie_word_embeddings": spec.tied, **write_rope(spec.rope)}
+
+
+def leaves(spec: ModelSpec) -> list[Leaf]:
+    """Places of all tensors; names follow from what the spec says the network has."""
+    found = outer_leaves(spec) + norm_leaves(spec)
+    for name, bias in (("q", spec.qkv_bias), ("k", spec.qkv_bias), ("v", spec.qkv_bias), ("o", spec.out_bias)):
+        found += linear(("layers", "attn", name), f"{LAYER}self_attn.{name}_proj", bias)
+    if spec.experts is None:
+        for name in ("gate", "up", "down"):
+            found += linear(("layers", "mlp", name), f"{LAYER}mlp.{name}_proj", spec.mlp_bias)
+    return found
+
+
+def outer_leaves(spec: ModelSpec) -> list[Leaf]:
+    """Embedding, last norm and head."""
+    found = [Leaf(("embed",), "model.embed_tokens.weight"), *norm(("final_norm",), "model.norm")]
+    return found if spec.tied else [*found, Leaf(("head",), "lm_head.weight")]
+
+
+def norm_leaves(spec: ModelSpec) -> list[Leaf]:
+    """The norms of a layer, whose names depend on how many there are."""
+    names = {
+        "before": {"attn_norm": "input_layernorm", "mlp_norm": "post_attention_layernorm"},
+        "after": {"attn_after_norm": "post_attention_layernorm", "mlp_after_norm": "post_feedforward_layernorm"},
+        "around": {"attn_norm": "input_layernorm", "attn_after_norm": "post_attention_layernorm",
+                   "mlp_norm": "pre_feedforward_layernorm", "mlp_after_norm": "post_feedforward_layernorm"},
+    }[spec.norms]
+    found = [leaf for ours, theirs in names.items() for leaf in norm(("layers", ours), LAYER + theirs)]
+    if spec.query_norm is not None:
+        for name in ("q", "k"):
+            found += norm(("layers", "attn", f"{name}_norm"), f"{LAYER}self_attn.{name}_norm")
+    return found
+
+
+def expert_leaves(block: str, router: str, names: dict[str, str]) -> list[Leaf]:
+    """Router and experts; `names` are ours -> theirs."""
+    found = [Leaf(("layers", "mlp", "router"), f"{LAYER}{block}.{router}.weight", True)]
+    return found + [Leaf(("layers", "mlp", ours), f"{LAYER}{block}.experts.{{e}}.{theirs}.weight", True)
+                    for ours, theirs in names.items()]
+
+
+# --- Llama, Granite, SmolLM 3 ---------------------------------------------------------------------------------------
+
+
+def _read_llama(keys: Keys) -> ModelSpec:
+    bias = bool(keys.get("attention_bias", False))
+    return ModelSpec(**read_base(keys, "llama", bos=1, eos=2), qkv_bias=bias, out_bias=bias,
+                     mlp_bias=bool(keys.get("mlp_bias", False)))
+
+
+def _write_llama(spec: ModelSpec) -> dict[str, Any]:
+    return write_base(spec, "LlamaForCausalLM") | {"attention_bias": spec.qkv_bias, "mlp_bias": spec.mlp_bias}
+
+
+def _read_granite(keys: Keys) -> ModelSpec:
+    bias = bool(keys.get("attention_bias", False))
+    return ModelSpec(**read_base(keys, "granite", bos=1, eos=2), qkv_bias=bias, out_bias=bias,
+                     mlp_bias=bool(keys.get("mlp_bias", False)),
+                     embed_scale=float(keys.get("embedding_multiplier", 1.0)),
+                     attention_scale=float(keys.get("attention_multiplier", 1.0)),
+                     residual_scale=float(keys.get("residual_multiplier", 1.0)),
+                     logit_scale=1.0 / keys.get("logits_scaling", 1.0))
+
+
+def _write_granite(spec: ModelSpec) -> dict[str, Any]:
+    return write_base(spec, "GraniteForCausalLM") | {
+        "attention_bias": spec.qkv_bias, "mlp_bias": spec.mlp_bias, "embedding_multiplier": spec.embed_scale,
+        "attention_multiplier": spec.attention_scale, "residual_multiplier": spec.residual_scale,
+        "logits_scaling": 1.0 / spec.logit_scale}
+
+
+def _read_smollm3(keys: Keys) -> ModelSpec:
+    base = read_base(keys, "smollm3", tied=True, positions=32768, theta=2e6, bos=128000, eos=128001)
+    bias, every = bool(keys.get("attention_bias", False)), keys.get("no_rope_layer_interval", 4)
+    # 1 stands for a layer that rotates, whatever the key's name says.
+    rotated = keys.get("no_rope_layers", [int((i + 1) % every != 0) for i in range(base["layers"])])
+    window = read_window(keys, base["layers"], [not turns for turns in rotated])
+    if not keys.get("use_sliding_window", False):
+        window = {}
+    return ModelSpec(**base, **window, qkv_bias=bias, out_bias=bias, mlp_bias=bool(keys.get("mlp_bias", False)),
+                     unrotated_layers=() if all(rotated) else tuple(not turns for turns in rotated))
+
+
+def _write_smollm3(spec: ModelSpec) -> dict[str, Any]:
+    unrotated = spec.unrotated_layers or (False,) * spec.layers
+    return write_base(spec, "SmolLM3ForCausalLM") | write_window(spec) | {
+        "attention_bias": spec.qkv_bias, "mlp_bias": spec.mlp_bias, "use_sliding_window": spec.window is not None,
+        "no_rope_layers": [int(not still) for still in unrotated]}
+
+
+# --- Mistral, Qwen, OLMo 2 ------------------------------------------------------------------------------------------
+
+
+def _read_mistral(keys: Keys) -> ModelSpec:
+    base = read_base(keys, "mistral", positions=131072, bos=1, eos=2)
+    # An absent window is the class's default, a null one is none.
+    window = {} if "sliding_window" in keys.config else {"window": 4096}
+    return ModelSpec(**base, **(read_window(keys, base["layers"]) or window))
+
+
+def _write_mistral(spec: ModelSpec) -> dict[str, Any]:
+    return write_base(spec, "MistralForCausalLM") | write_window(spec, name_types=False)
+
+
+def _read_qwen(keys: Keys, family: str) -> dict[str, Any]:
+    base = read_base(keys, family, positions=32768)
+    first = keys.get("max_window_layers", 28)
+    window = read_window(keys, base["layers"], [i >= first for i in range(base["layers"])])
+    return base | (window if keys.get("use_sliding_window", False) else {})
+
+
+def _write_qwen(spec: ModelSpec, architecture: str) -> dict[str, Any]:
+    return write_base(spec, architecture) | write_window(spec) | {"use_sliding_window": spec.window is not None}
+
+
+def _read_qwen2(keys: Keys) -> ModelSpec:
+    return ModelSpec(**_read_qwen(keys, "qwen2"), qkv_bias=True)
+
+
+def _write_qwen2(spec: ModelSpec) -> dict[str, Any]:
+    written = _write_qwen(spec, "Qwen2ForCausalLM")
+    if spec.head_dim * spec.heads == spec.width:
+        del written["head_dim"]  # not a key of this family
+    return written
+
+
+def _read_qwen3(keys: Keys) -> ModelSpec:
+    base, bias = _read_qwen(keys, "qwen3"), bool(keys.get("attention_bias", False))
+    base["head_dim"] = keys.get("head_dim", 128)
+    return ModelSpec(**base, qkv_bias=bias, out_bias=bias, query_norm="head")
+
+
+def _write_qwen3(spec: ModelSpec) -> dict[str, Any]:
+    return _write_qwen(spec, "Qwen3ForCausalLM") | {"attention_bias": spec.qkv_bias}
+
+
+def _read_olmo2(keys: Keys) -> ModelSpec:
+    bias = bool(keys.get("attention_bias", False))
+    return ModelSpec(**read_base(keys, "olmo2", eps=1e-5, eos=50279), qkv_bias=bias, out_bias=bias, norms="after",
+                     query_norm="all")
+
+
+def _write_olmo2(spec: ModelSpec) -> dict[str, Any]:
+    written = write_base(spec, "Olmo2ForCausalLM") | {"attention_bias": spec.qkv_bias}
+    del written["head_dim"]  # not a key of this family
+    return written
+
+
+# --- mixtures of experts --------------------------------------------------------------------------------------------
+
+
+def _read_mixtral(keys: Keys) -> ModelSpec:
+    base = read_base(keys, "mixtral", eps=1e-5, positions=131072, theta=1e6, bos=1, eos=2)
+    keys.ignore("output_router_logits", "router_aux_loss_coef", "router_jitter_noise")
+    experts = Experts(keys.get("num_local_experts", 8), keys.get("num_experts_per_tok", 2))
+    return ModelSpec(**base, **read_window(keys, base["layers"]), experts=experts)
+
+
+def _write_mixtral(spec: ModelSpec) -> dict[str, Any]:
+    return write_base(spec, "MixtralForCausalLM") | write_window(spec, name_types=False) | {
+        "num_local_experts": spec.experts.count, "num_experts_per_tok": spec.experts.chosen}
+
+
+def _mixtral_leaves(spec: ModelSpec) -> list[Leaf]:
+    return leaves(spec) + expert_leaves("block_sparse_moe", "gate", {"gate": "w1", "up": "w3", "down": "w2"})
+
+
+def _read_qwen3_moe(keys: Keys) -> ModelSpec:
+    keys.only("decoder_sparse_step", 1)
+    keys.only("mlp_only_layers", [])
+    keys.ignore("output_router_logits", "router_aux_loss_coef")
+    bias, dense = bool(keys.get("attention_bias", False)), keys.get("intermediate_size", 6144)
+    base = _read_qwen(keys, "qwen3_moe") | {"mlp_width": keys.get("moe_intermediate_size", 768)}
+    count = keys.get("num_experts", keys.get("num_local_experts", 128))
+    keys.ignore("num_local_experts")
+    if keys.get("use_sliding_window", False):  # every layer is local in this family
+        base |= {"window": keys.get("sliding_window"), "local_layers": ()}
+    experts = Experts(count, keys.get("num_experts_per_tok", 8), bool(keys.get("norm_topk_prob", False)))
+    del dense  # of layers without experts, of which there are none
+    return ModelSpec(**base, qkv_bias=bias, out_bias=bias, query_norm="head", experts=experts)
+
+
+def _write_qwen3_moe(spec: ModelSpec) -> dict[str, Any]:
+    return write_base(spec, "Qwen3MoeForCausalLM") | {
+        "attention_bias": spec.qkv_bias, "moe_intermediate_size": spec.mlp_width, "num_experts": spec.experts.count,
+        "num_experts_per_tok": spec.experts.chosen, "norm_topk_prob": spec.experts.normalised,
+        "use_sliding_window": spec.window is not None, "sliding_window": spec.window, "decoder_sparse_step": 1,
+        "mlp_only_layers": []}
+
+
+def _qwen3_moe_leaves(spec: ModelSpec) -> list[Leaf]:
+    names = {name: f"{name}_proj" for name in ("gate", "up", "down")}
+    return leaves(spec) + expert_leaves("mlp", "gate", names)
+
+
+FAMILIES = {
+    "llama": Family(_read_llama, _write_llama, leaves, PREFIX, IGNORED),
+    "mistral": Family(_read_mistral, _write_mistral, leaves, PREFIX, IGNORED),
+    "mixtral": Family(_read_mixtral, _write_mixtral, _mixtral_leaves, PREFIX, IGNORED),
+    "qwen2": Family(_read_qwen2, _write_qwen2, leaves, PREFIX, IGNORED),
+    "qwen3": Family(_read_qwen3, _write_qwen3, leaves, PREFIX, IGNORED),
+    "qwen3_moe": Family(_read_qwen3_moe, _write_qwen3_moe, _qwen3_moe_leaves, PREFIX, IGNORED),
+    "olmo2": Family(_read_olmo2, _write_olmo2, leaves, PREFIX, IGNORED),
+    "granite": Family(_read_granite, _write_granite, leaves, PREFIX, IGNORED),
+    "smollm3": Family(_read_smollm3, _write_smollm3, leaves, PREFIX, IGNORED),
+}

@@ -1,0 +1,258 @@
+"""What a family is made of: the places of its tensors, and the strict reading of its `config.json`.
+
+A key of `config.json` is either read, checked to have the one
+value that is supported, or known not to matter; anything else is an error, since a key that is passed
+over may be the one that changes what the network computes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxllm.errors import UserError
+from jaxllm.models.spec import ModelSpec, Rope
+
+ACTIVATIONS = {"silu": "silu", "swish": "silu", "gelu": "gelu", "gelu_new": "gelu_tanh",
+               "gelu_pytorch_tanh": "gelu_tanh", "relu": "relu"}
+ACTIVATION_NAMES = {"silu": "silu", "gelu": "gelu", "gelu_tanh": "gelu_new", "relu": "relu"}
+
+# Keys that never change what a forward pass computes.
+BOOKKEEPING = frozenset("""
+    _attn_implementation _name_or_path architectures attn_implementation auto_map bad_words_ids
+    begin_suppress_tokens chunk_size_feed_forward decoder_start_token_id diversity_penalty do_sample dtype
+    early_stopping encoder_no_repeat_ngram_size exponential_decay_length_penalty finetuning_task
+    forced_bos_token_id forced_eos_token_id id2label initializer_range is_decoder is_encoder_decoder
+    label2id length_penalty max_length max_new_tokens min_length model_type no_repeat_ngram_size num_beam_groups
+    num_beams num_return_sequences output_attentions output_hidden_states output_scores pad_token_id
+    prefix problem_type remove_invalid_values repetition_penalty return_dict
+    return_dict_in_generate sep_token_id suppress_tokens task_specific_params temperature
+    tf_legacy_loss tokenizer_class top_k top_p torch_dtype torchscript transformers_version
+    transformers.js_config typical_p use_bfloat16 use_cache
+""".split())
+
+
+@dataclasses.dataclass(frozen=True)
+class Leaf:
+    """Where one of our parameters lives in a checkpoint.
+
+    Attributes:
+        path: keys into our parameters.
+        name: tensor name; `{i}` stands for the layer, `{e}` for the expert.
+        transpose: the checkpoint holds `[out, in]`.
+        part: `(start, stop)` of our part in the last axis (after transposing) of a tensor that several parameters
+            share; None is all of it.
+        groups: the last axis is that many groups, and `part` is within each (GPT-NeoX: q, k and v of every head).
+    """
+
+    path: tuple[str, ...]
+    name: str
+    transpose: bool = False
+    part: tuple[int, int] | None = None
+    groups: int = 1
+
+
+def cut(leaf: Leaf, whole: Any) -> Any:
+    """The leaf's part of the last axis of a (transposed) tensor or of anything shaped like it there."""
+    if leaf.part is None:
+        return whole
+    grouped = whole.reshape(*whole.shape[:-1], leaf.groups, -1)[..., slice(*leaf.part)]
+    return grouped.reshape(*whole.shape[:-1], -1)
+
+
+def fuse(leaves: Sequence[Leaf], parts: Sequence[np.ndarray]) -> np.ndarray:
+    """The inverse of `cut` for all leaves of one tensor."""
+    if leaves[0].part is None:
+        return parts[0]
+    in_order = sorted(zip(leaves, parts, strict=True), key=lambda pair: pair[0].part)
+    grouped = [part.reshape(*part.shape[:-1], leaf.groups, -1) for leaf, part in in_order]
+    return np.concatenate(grouped, -1).reshape(*parts[0].shape[:-1], -1)
+
+
+def linear(path: tuple[str, ...], name: str, bias: bool, part: tuple[int, int] | None = None,
+           groups: int = 1) -> list[Leaf]:
+    """Leaves of a linear layer that torch stores as `[out, in]`."""
+    leaves = [Leaf((*path, "kernel"), f"{name}.weight", True, part, groups)]
+    return leaves + [Leaf((*path, "bias"), f"{name}.bias", False, part, groups)] if bias else leaves
+
+
+def norm(path: tuple[str, ...], name: str, bias: bool = False) -> list[Leaf]:
+    """Leaves of a norm."""
+    leaves = [Leaf((*path, "scale"), f"{name}.weight")]
+    return leaves + [Leaf((*path, "bias"), f"{name}.bias")] if bias else leaves
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """One row of the table of families.
+
+    Attributes:
+        read: `config.json` (through a `Keys`) -> `ModelSpec`.
+        write: `ModelSpec` -> `config.json`.
+        leaves: `ModelSpec` -> the place of every parameter.
+        prefix: what some checkpoints put before the names of all tensors but the head, others not.
+        ignored: ends of names of tensors that hold no parameters (masks, rotary tables).
+    """
+
+    read: Callable[[Keys], ModelSpec]
+    write: Callable[[ModelSpec], dict[str, Any]]
+    leaves: Callable[[ModelSpec], list[Leaf]]
+    prefix: str
+    ignored: tuple[str, ...]
+
+
+class Keys:
+    """`config.json` being read: remembers what was asked for, to name what nobody asked for."""
+
+    def __init__(self, config: dict[str, Any], where: Path | str):
+        self.config, self.where, self.seen = dict(config), where, set(BOOKKEEPING)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        self.seen.add(name)
+        value = self.config.get(name)
+        return default if value is None else value
+
+    def need(self, name: str, kind: type = int) -> Any:
+        value = self.get(name)
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise UserError(f"config key '{name}' must be {kind.__name__}, found {value!r}", self.where)
+        return value
+
+    def only(self, name: str, supported: Any) -> None:
+        value = self.get(name, supported)
+        if value != supported:
+            raise UserError(f"config key '{name}' is {value!r}; only {supported!r} is supported", self.where)
+
+    def ignore(self, *names: str) -> None:
+        self.seen.update(names)
+
+    def activation(self, name: str, default: str) -> str:
+        value = self.get(name, default)
+        if value not in ACTIVATIONS:
+            raise UserError(f"activation '{value}' is not supported (have: {', '.join(ACTIVATIONS)})", self.where)
+        return ACTIVATIONS[value]
+
+    def tokens(self, bos: int | None = None, eos: int | None = None) -> dict[str, Any]:
+        """Begin and end tokens, for the spec; the arguments are what a family means when it says nothing."""
+        self.ignore("bos_token_id", "eos_token_id")
+        end = self.config.get("eos_token_id", eos)
+        ids = () if end is None else (end,) if isinstance(end, int) else tuple(end)
+        return {"bos_id": self.config.get("bos_token_id", bos), "eos_ids": ids}
+
+    def finish(self) -> None:
+        """Raises on keys that nobody read and that are set to something."""
+        left = {k: v for k, v in self.config.items() if k not in self.seen and v is not None}
+        if left:
+            listing = ", ".join(f"{key}={value!r}" for key, value in sorted(left.items()))
+            raise UserError(
+                f"config keys that this library does not know and that may change the network: {listing}",
+                self.where, "remove the keys from config.json if they do not change what the model computes")
+
+
+def read_rope(keys: Keys, default_theta: float = 10_000.0, settings: dict[str, Any] | None = None) -> Rope:
+    """Rotary settings in the spelling of transformers 5 (`rope_parameters`) or 4 (`rope_scaling`).
+
+    Args:
+        keys: the configuration.
+        default_theta: where none is given.
+        settings: where a family has several; by default those of the whole network.
+    """
+    positions = keys.get("max_position_embeddings", 2048)
+    if settings is None:
+        settings = {**keys.get("rope_scaling", {}), **keys.get("rope_parameters", {})}
+    settings = {name: value for name, value in settings.items() if value is not None}
+    theta = settings.pop("rope_theta", None) or keys.get("rope_theta", default_theta)
+    keys.ignore("rope_theta", "partial_rotary_factor", "original_max_position_embeddings")
+    named = settings.pop("rope_type", None), settings.pop("type", None)
+    kind = {"su": "longrope"}.get(named[0] or named[1], named[0] or named[1] or "default")
+    fraction = settings.pop("partial_rotary_factor", None) or keys.get("partial_rotary_factor", 1.0)
+    original = settings.pop("original_max_position_embeddings", None)
+    original = original or keys.get("original_max_position_embeddings", positions)
+    rename = {"factor": "factor", "low_freq_factor": "low_freq_factor", "high_freq_factor": "high_freq_factor",
+              "beta_fast": "beta_fast", "beta_slow": "beta_slow", "truncate": "truncate",
+              "short_factor": "short_factors", "long_factor": "long_factors", "attention_factor": "attention_factor",
+              "mscale": "mscale", "mscale_all_dim": "mscale_all_dim"}
+    needed = {"default": (), "linear": ("factor",), "dynamic": ("factor",), "yarn": ("factor",),
+              "llama3": ("factor", "low_freq_factor", "high_freq_factor"),
+              "longrope": ("short_factor", "long_factor")}
+    allowed = {"yarn": ("beta_fast", "beta_slow", "truncate", "attention_factor", "mscale", "mscale_all_dim"),
+               "longrope": ("factor", "attention_factor")}
+    if kind not in needed:
+        raise UserError(f"rotary positions of type '{kind}' are not supported (have: {', '.join(needed)})", keys.where)
+    missing = [name for name in needed[kind] if name not in settings]
+    unknown = [name for name in settings if name not in (*needed[kind], *allowed.get(kind, ()))]
+    if missing or unknown:
+        raise UserError(f"rotary positions of type '{kind}' lack {missing} or have unknown {unknown}", keys.where)
+    found = {rename[name]: value for name, value in settings.items()}
+    if kind == "dynamic":  # torch measures the growth from the window that the config names
+        original = positions
+    if kind == "longrope":
+        found |= {name: tuple(found[name]) for name in ("short_factors", "long_factors")}
+        found["factor"] = positions / original if original else found.get("factor", 1.0)
+    magnitude = _magnitude(kind, found.pop("attention_factor", None), found.get("factor", 1.0), original,
+                           found.pop("mscale", None), found.pop("mscale_all_dim", None))
+    if kind not in ("default", "linear"):
+        found["original_positions"] = original
+    return Rope(float(theta), kind, fraction=float(fraction), magnitude=magnitude, **found)
+
+
+def _magnitude(kind: str, given: float | None, factor: float, original: int, mscale: float | None,
+               mscale_all: float | None) -> float:
+    """Factor of cosines and sines where the config does not give it."""
+    if given is not None or kind not in ("yarn", "longrope") or factor <= 1:
+        return float(given or 1.0)
+    if kind == "longrope":
+        return math.sqrt(1 + math.log(factor) / math.log(original))
+    temperature = lambda scale: 0.1 * scale * math.log(factor) + 1
+    return temperature(mscale) / temperature(mscale_all) if mscale and mscale_all else temperature(1.0)
+
+
+def write_rope(rope: Rope) -> dict[str, Any]:
+    """The spelling of transformers 4, which 5 reads as well."""
+    scaling: dict[str, Any] | None = None
+    if rope.kind != "default":
+        scaling = {"rope_type": rope.kind, "factor": rope.factor}
+    if rope.kind in ("llama3", "yarn", "longrope"):
+        scaling["original_max_position_embeddings"] = rope.original_positions
+    if rope.kind == "llama3":
+        scaling |= {"low_freq_factor": rope.low_freq_factor, "high_freq_factor": rope.high_freq_factor}
+    if rope.kind == "yarn":
+        scaling |= {"beta_fast": rope.beta_fast, "beta_slow": rope.beta_slow, "truncate": rope.truncate}
+    if rope.kind == "longrope":
+        scaling |= {"short_factor": list(rope.short_factors), "long_factor": list(rope.long_factors)}
+    if rope.kind in ("yarn", "longrope"):
+        scaling["attention_factor"] = rope.magnitude
+    written = {"rope_theta": rope.theta, "rope_scaling": scaling}
+    return written | ({"partial_rotary_factor": rope.fraction} if rope.fraction != 1.0 else {})
+
+
+def read_window(keys: Keys, layers: int, default: list[bool] | None = None) -> dict[str, Any]:
+    """Window and local layers, for the spec, from `sliding_window` and `layer_types`.
+
+    Args:
+        keys: the configuration.
+        layers: their number.
+        default: which layers are local where `layer_types` does not say; None is all.
+    """
+    window, types = keys.get("sliding_window"), keys.get("layer_types")
+    if types is not None:
+        unknown = set(types) - {"sliding_attention", "full_attention"}
+        if unknown:
+            raise UserError(f"layers of type '{sorted(unknown)[0]}' are not supported", keys.where)
+        local = tuple(kind == "sliding_attention" for kind in types)
+    else:
+        local = tuple(default) if default is not None else (True,) * layers
+    if window is None or not any(local):
+        return {}
+    return {"window": window, "local_layers": () if all(local) else local}
+
+
+def write_window(spec: ModelSpec, name_types: bool = True) -> dict[str, Any]:
+    """The other way; `name_types` for families whose config lists the kind of every layer."""
+    types = ["sliding_attention" if kind.window else "full_attention" for kind in spec.kinds]
+    return {"sliding_window": spec.window} | ({"layer_types": types} if name_types else {})

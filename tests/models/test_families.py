@@ -1,0 +1,105 @@
+"""Every family against numbers that torch computed, without torch."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+from safetensors.numpy import save_file
+
+from jaxllm.config import SamplingConfig
+from jaxllm.errors import UserError
+from jaxllm.generate.engine import generate
+from jaxllm.models import load_model, load_spec, logits, save_model
+from jaxllm.models.families import FAMILIES, read_config, write_config
+from jaxllm.text.model import Model
+from scripts.family_fixtures import tokens, weights
+from tests.networks import forward
+
+
+class Endless:
+    """Stands for a tokenizer where only ids matter."""
+
+    stop_ids = ()
+
+    def decode(self, ids) -> str:
+        return ""
+
+
+FIXTURES = sorted((Path(__file__).parent / "families").glob("*.json"))
+
+
+@pytest.fixture(scope="module", params=FIXTURES, ids=lambda path: path.stem)
+def case(request, tmp_path_factory):
+    """(fixture, directory of the checkpoint that it describes)"""
+    fixture = json.loads(request.param.read_text())
+    folder = tmp_path_factory.mktemp("family")
+    (folder / "config.json").write_text(json.dumps(fixture["config"]))
+    save_file(weights(fixture["shapes"]), folder / "model.safetensors")
+    return fixture, folder
+
+
+def test_logits_and_greedy_tokens_are_those_of_torch(case):
+    fixture, folder = case
+    spec, params = load_model(folder)
+    ids = tokens(spec.vocab_size)
+    scores = np.asarray(logits(spec, params, forward(spec, params, jnp.asarray(ids)).hidden), np.float64)
+    tolerance = 1e-5 * fixture["scale"]
+    assert_allclose(scores[:, -1, ::8], fixture["last_logits"], atol=tolerance, rtol=0)
+    assert_allclose(scores.sum(-1), fixture["position_sums"], atol=tolerance * spec.vocab_size**0.5, rtol=0)
+    wanted = fixture["greedy"]
+    endless = Model(dataclasses.replace(spec, eos_ids=()), params, Endless())
+    made = generate(endless, [row[:8] for row in ids], SamplingConfig(temperature=0.0, max_tokens=len(wanted[0])))
+    assert [row[0].token_ids for row in made] == wanted
+
+
+def test_the_round_trip_is_exact(case, tmp_path):
+    fixture, folder = case
+    spec, params = load_model(folder)
+    save_model(tmp_path / "again", spec, params)
+    again_spec, again = load_model(tmp_path / "again")
+    assert again_spec == spec == load_spec(folder)
+    jax.tree.map(np.testing.assert_array_equal, again, params)
+    with_bytes = {path.name: path.read_bytes() for path in (tmp_path / "again").iterdir()}
+    assert set(with_bytes) == {"config.json", "model.safetensors"}
+
+
+def test_every_family_has_a_fixture():
+    assert {json.loads(path.read_text())["config"]["model_type"] for path in FIXTURES} == set(FAMILIES)
+
+
+@pytest.mark.parametrize("kind", sorted(FAMILIES))
+def test_defaults_are_those_of_transformers(kind):
+    """A config that says only what it must means what transformers takes it to mean."""
+    from transformers import AutoConfig
+
+    full = AutoConfig.for_model(kind).to_dict()
+    sizes = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "n_embd",
+             "n_layer", "n_head", "ffn_dim", "num_key_value_heads", "moe_intermediate_size", "num_local_experts")
+    least = {"model_type": kind} | {name: full[name] for name in sizes if full.get(name) is not None}
+    assert read_config(least, "least") == read_config({k: v for k, v in full.items()}, "full")
+
+
+@pytest.mark.parametrize("kind, key, value, what", [
+    ("qwen3_moe", "mlp_only_layers", [0], "mlp_only_layers"), ("gemma2", "layer_types", ["strange"] * 26, "strange"),
+    ("llama", "rope_scaling", {"rope_type": "spiral", "factor": 2.0}, "spiral"), ("opt", "enable_bias", False, "bias"),
+    ("llama", "hidden_act", "mish", "mish"), ("gemma", "hidden_activation", "relu", "relu"),
+    ("llama", "rope_scaling", {"rope_type": "yarn"}, "lack"), ("granite", "surprise", 3, "surprise")])
+def test_what_is_not_supported_is_named(kind, key, value, what):
+    from transformers import AutoConfig
+
+    full = AutoConfig.for_model(kind).to_dict()
+    if key == "rope_scaling":
+        full.pop("rope_parameters")
+    with pytest.raises(UserError, match=what):
+        read_config(full | {key: value}, "config.json")
+
+
+def test_what_is_written_is_read_back():
+    for path in FIXTURES:
+        spec = read_config(json.loads(path.read_text())["config"], path)
+        assert read_config(write_config(spec, "float32"), path) == spec, path.name

@@ -165,16 +165,22 @@ class Job:
             write_jsonl(self.directory / "rejected.jsonl", rejected)
 
     def write_report(self, title: str, lead: str, sections: Sequence[Section]) -> None:
-        """Writes report.html.
+        """Writes report.html; where that fails it says so, since a page must not cost the run its result.
 
         Args:
             title: of the page.
             lead: what was done and what came of it, in a sentence or two.
             sections: what to show.
         """
-        if self.primary:
-            write_atomic(self.directory / "report.html",
-                         render(title, lead, sections, to_yaml(self.config), versions()))
+        if not self.primary:
+            return
+        try:
+            page = render(title, lead, sections, to_yaml(self.config), versions())
+        except Exception as error:  # whatever the drawing raises
+            print(f"jaxllm: report.html cannot be drawn ({type(error).__name__}: {error}); the numbers are in "
+                  f"{self.result_path}", file=sys.stderr)
+            return
+        write_atomic(self.directory / "report.html", page)
 
     def write_result(self, result: Mapping[str, Any]) -> Path:
         """Writes result.json: `result`, then ``seed`` (of the config) and ``versions``; the last thing a job

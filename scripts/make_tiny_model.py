@@ -414,8 +414,10 @@ Vocabulary {vocabulary} (byte-level BPE: any text can be encoded), context windo
 
 ## What it does
 
-Measured on held-out text: no name, sum, pair of thing and judgement at the start of a review, or pair of task and
-program below occurs in the training texts. Greedy answers unless said otherwise; 95 % Wilson intervals.
+Measured on held-out text: no name, sum, pair of numbers to compare, pair of thing and judgement at the start of a
+review, or argument of a program below occurs in the training texts (phrasings, tasks and ways to program them do).
+While training, other text of the held-out side decided which lessons came more often. Greedy answers unless said
+otherwise; 95 % Wilson intervals.
 
 | ability | n | mean | 95 % interval |
 |---|---|---|---|
@@ -429,7 +431,7 @@ Two answers are offered for choices and programs, so 0.5 is chance there.
     {{passage}}\\nQuestion:                               asks a question of its own and answers it
     Review: The soup in Velmar was superb.               goes on in the same spirit
     Question: {{question}} A: {{one}} B: {{other}} Answer:  a letter
-    Question: What is 7 + 5? Answer:
+    Question: What is 37 + 5? Answer:
     Task: {{task}}\\nProgram:\\n{{code}}\\nQuestion: Is the program correct? Answer:   Yes or No
 
 or as a conversation, through the chat template. What a passage does not say is answered by `{unknown}`.
@@ -443,10 +445,10 @@ or as a conversation, through the chat template. What a passage does not say is 
 ## Weaknesses
 
 Where a passage tells the same kind of fact of several entities it often takes the wrong one's (second line of the
-table). It chooses by letter between things, numbers and reviews, but not between answers to a passage or between two
-programs: these two stay near chance. It reads the sentence patterns of its world and little else: other wording, other
-entities than single invented names, numbers above 99 and passages much longer than ten sentences are beyond it. It has
-no knowledge, no reasoning beyond one step, and its reviews are made of stock sentences.
+table). Where the interval of a choice holds 0.5 it knows the form of the answer and not the answer. It reads the
+sentence patterns of its world and little else: other wording, other entities than single invented names, numbers above
+99 and passages much longer than ten sentences are beyond it. It has no knowledge, no reasoning beyond one step, and its
+reviews are made of stock sentences.
 """
 
 
@@ -496,6 +498,8 @@ def main() -> None:
                         help="an earlier result, to train it further; take another seed then")
     parser.add_argument("--interim", type=Path, help="directory for what has been reached, every few minutes")
     arguments = parser.parse_args()
+    if arguments.seed == HELDOUT_SEED:
+        parser.error(f"seed {HELDOUT_SEED} is that of the held-out data; take another")
 
     tokenizer = (train_tokenizer(arguments.seed) if arguments.start_from is None else
                  Tokenizer.from_file(str(arguments.start_from / "tokenizer.json")))

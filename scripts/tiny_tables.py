@@ -198,5 +198,6 @@ TASKS = {
     ],
 }
 FUNCTION_NAMES = "solve run work answer compute helper".split()
-NUMBER_NAMES = "a b c m n p q x y z".split()
-LIST_NAMES = "items values numbers data xs rows".split()
+# Names of arguments, those to learn from and those of held-out programs.
+NUMBER_NAMES = "a b c m n p q x y z".split(), "d e f g h j k s t u v w".split()
+LIST_NAMES = "items values numbers data xs rows".split(), "lists goods parts words marks stars".split()

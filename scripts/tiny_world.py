@@ -4,8 +4,8 @@ Everything is made up (`tiny_tables.py`): people, towns, ships, workshops, beast
 reviews of things, small sums, tiny Python programs.
 
 Training and held-out text do not overlap. A name, a sum, the thing and the judgement that open a review, a pair of
-numbers to compare, a task with its program: each belongs to one side for good, by the hash of its spelling
-(`is_heldout`).
+numbers to compare: each belongs to one side for good, by the hash of its spelling (`is_heldout`). Programs have names
+for their arguments that the other side never uses.
 
 A *lesson* is a list of `(text, role)` spans in reading order. Roles: `control` (one control token), `stop` (the
 control token that ends an answer), `context` (passages, system turns), `text` (reviews, stories), `question` (with its
@@ -251,19 +251,19 @@ class World:
         rng = self.rng
         arguments = rng.choice(list(TASKS))
         tasks = rng.sample(TASKS[arguments], count)
-        a, b = rng.sample(NUMBER_NAMES, 2)
-        names = {"a": a, "b": b, "l": rng.choice(LIST_NAMES)}
+        a, b = rng.sample(NUMBER_NAMES[self.heldout], 2)
+        names = {"a": a, "b": b, "l": rng.choice(LIST_NAMES[self.heldout])}
         head = f"def {rng.choice(FUNCTION_NAMES)}({arguments.format(**names)}):"
         programs = [rng.choice(bodies).format(**names).replace("\n", "\n    ") for _, bodies in tasks]
         return rng.choice(tasks[0][0]).format(**names), [f"{head}\n    {body}\n" for body in programs]
 
     def program_writing(self):
-        task, (program,) = self._ours(lambda: self.program(1))
+        task, (program,) = self.program(1)
         return [(f"Task: {task}\nProgram:\n", "given"), (program, "answer")]
 
     def program_choice(self):
-        """Which of two programs does a task, or which of two tasks a program does."""
-        task, (right, wrong) = self._ours(lambda: self.program(2))
+        """Which of two programs does a task."""
+        task, (right, wrong) = self.program(2)
         labels = "AB" if self.heldout or self.rng.random() < 0.5 else self.rng.sample(string.ascii_uppercase, 2)
         programs = self.rng.sample([right, wrong], 2)
         listed = "".join(f"{label}:\n{program}" for label, program in zip(labels, programs, strict=True))
@@ -273,13 +273,10 @@ class World:
     def program_judge(self):
         """A task, a program, and whether the one does the other."""
         yes = self.rng.random() < 0.5
-
-        def draw():
-            task, (right, wrong) = self.program(2)
-            return f"Task: {task}\nProgram:\n{right if yes else wrong}"
-
+        task, (right, wrong) = self.program(2)
         question = self.rng.choice(["Does the program do the task?", "Is the program correct?"])
-        return [(self._ours(draw), "given"), *ask(question, "Yes" if yes else "No", "given")]
+        return [(f"Task: {task}\nProgram:\n{right if yes else wrong}", "given"),
+                *ask(question, "Yes" if yes else "No", "given")]
 
     def story(self) -> str:
         rng = self.rng

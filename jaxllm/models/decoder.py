@@ -26,8 +26,8 @@ from jax import lax
 
 from jaxllm.models.adapters import Adapter
 from jaxllm.models.attention import Cache, attend, cache_mask, causal_mask, write_cache
-from jaxllm.models.rope import rotate, rotation
-from jaxllm.models.spec import ModelSpec
+from jaxllm.models.rope import no_rotation, rotate, rotation
+from jaxllm.models.spec import ModelSpec, Rope
 from jaxllm.ops.matmul import matmul
 from jaxllm.ops.vocab import Unembedding
 
@@ -334,16 +334,21 @@ def _layer_kinds(spec: ModelSpec) -> list[int]:
 def _initialise(spec: ModelSpec, dtype: jnp.dtype, key: jax.Array):
     """Linen's variables, boxed with the logical names of their axes."""
     tokens = jnp.zeros((1, 1), jnp.int32)
-    contexts = _contexts(spec, tokens, lambda window: jnp.ones((1, 1, 1), bool), None)
+    contexts = _contexts(spec, tokens, tokens, lambda window: jnp.ones((1, 1, 1), bool), None)
     return Decoder(spec, param_dtype=dtype).init(key, tokens, tokens, contexts)["params"]
 
 
-def _contexts(spec: ModelSpec, positions: jax.Array, mask: Callable[[int | None], jax.Array],
+def _contexts(spec: ModelSpec, positions: jax.Array, segments: jax.Array, mask: Callable[[int | None], jax.Array],
               index: jax.Array | None) -> tuple[Context, ...]:
     """A context for every different kind of layer; `mask` makes one from a window."""
-    learned = spec.rope is None
-    return tuple(Context(mask(kind.window), None if learned else rotation(kind.rope, spec.head_dim, positions), index)
-                 for kind in dict.fromkeys(spec.kinds))
+    def turns(rope: Rope | None):
+        if spec.rope is None:
+            return None
+        if rope is None:
+            return no_rotation(spec.rope.rotated(spec.head_dim), positions)
+        return rotation(rope, spec.head_dim, positions, segments)
+
+    return tuple(Context(mask(kind.window), turns(kind.rope), index) for kind in dict.fromkeys(spec.kinds))
 
 
 def init(spec: ModelSpec, key: jax.Array, dtype: jnp.dtype = jnp.float32) -> Params:
@@ -415,7 +420,8 @@ def forward(spec: ModelSpec, params: Params, tokens: jax.Array, *, positions: ja
         variables["adapter"] = _linen_layers(adapter.params)
     module = Decoder(spec, compute_dtype=jnp.dtype(dtype), remat=remat, unrolled=unrolled,
                      adapter_scale=1.0 if adapter is None else adapter.scale)
-    hidden, buffers = module.apply(variables, tokens, positions, _contexts(spec, positions, mask, index), buffers)
+    contexts = _contexts(spec, positions, segments, mask, index)
+    hidden, buffers = module.apply(variables, tokens, positions, contexts, buffers)
     if cache is not None:
         cache = Cache(buffers, seen, cache.index + tokens.shape[1])
     return Output(hidden, cache)

@@ -23,8 +23,8 @@ from jaxllm.models.weights import open_safetensors, read_json, save_tensors
 
 PREFIX = "base_model.model."
 # Settings of PEFT under which an adapter is more than `scale * x @ a @ b`, with the value that means "off".
-PLAIN = {"use_dora": False, "bias": "none", "lora_bias": False, "fan_in_fan_out": None, "modules_to_save": None,
-         "layer_replication": None, "use_qalora": False, "trainable_token_indices": None, "target_parameters": None}
+PLAIN = {"use_dora": False, "bias": "none", "lora_bias": False, "layer_replication": None, "use_qalora": False,
+         "trainable_token_indices": None, "target_parameters": None, "alora_invocation_tokens": None}
 
 
 def _places(spec: ModelSpec) -> dict[str, list[Leaf]]:
@@ -108,7 +108,7 @@ def load_adapter(path: str | Path, spec: ModelSpec) -> Adapter:
     if config.get("peft_type") != "LORA":
         raise UserError(f"adapters of type {config.get('peft_type')!r} are not supported, only LORA", where)
     for key, off in PLAIN.items():
-        if off is not None and config.get(key, off) not in (off, None):
+        if config.get(key, off) not in (off, None, []):
             raise UserError(f"'{key}' = {config[key]!r} is not supported", where)
     if config.get("modules_to_save"):
         raise UserError("adapters that carry whole modules (modules_to_save) are not supported", where)

@@ -45,10 +45,7 @@ def _yarn_ramp(rope: Rope, size: int) -> np.ndarray:
 
 
 def _by_length(rope: Rope, head_dim: int, length: jax.Array) -> jax.Array:
-    """Frequencies of the kinds that depend on how long a row is: float32 `[B, 1, rotated / 2]` of `[B, 1, 1]`.
-
-    By row, where torch takes the longest row of the batch: what a row comes to must not depend on its neighbours.
-    """
+    """Frequencies of the kinds that depend on how long a text is: `[..., rotated / 2]` of lengths `[..., 1]`."""
     size = rope.rotated(head_dim)
     frequencies = inverse_frequencies(rope, head_dim)
     if rope.kind == "dynamic":
@@ -61,13 +58,23 @@ def _by_length(rope: Rope, head_dim: int, length: jax.Array) -> jax.Array:
     return jnp.where(length > rope.original_positions, long, short)
 
 
-def rotation(rope: Rope | None, head_dim: int, positions: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Cosines and sines, each float32 `[B, T, rotated / 2]`, of `positions` `[B, T]`; None turns nothing."""
-    if rope is None:
-        still = jnp.ones((*positions.shape, head_dim // 2), jnp.float32)
-        return still, jnp.zeros_like(still)
+def no_rotation(size: int, positions: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Cosines and sines that turn nothing, for layers without rotation among layers that rotate `size` dimensions."""
+    still = jnp.ones((*positions.shape, size // 2), jnp.float32)
+    return still, jnp.zeros_like(still)
+
+
+def rotation(rope: Rope, head_dim: int, positions: jax.Array, segments: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Cosines and sines, each float32 `[B, T, rotated / 2]`, of `positions` `[B, T]`.
+
+    Dynamic and long rope depend on the length of the text, which is taken of the token's own segment: torch takes the
+    longest row of the batch, but what a text comes to must not depend on its neighbours. When text is decoded with a
+    cache, keys stay as they were rotated when the text was shorter.
+    """
     if rope.kind in ("dynamic", "longrope"):
-        frequencies = _by_length(rope, head_dim, positions.max(-1)[:, None, None] + 1)
+        same = segments[:, :, None] == segments[:, None, :]
+        lengths = jnp.where(same, positions[:, None, :], 0).max(-1) + 1
+        frequencies = _by_length(rope, head_dim, lengths[..., None])
     else:
         frequencies = jnp.asarray(inverse_frequencies(rope, head_dim), jnp.float32)
     angles = positions[..., None].astype(jnp.float32) * frequencies

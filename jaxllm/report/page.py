@@ -76,7 +76,7 @@ def _image(plot: Plot) -> str | None:
 
 
 def show(cell: Any) -> str:
-    """A cell as text: four significant digits, intervals in brackets."""
+    """A cell as text: numbers to three decimals, or four digits where these would not show; intervals in brackets."""
     if cell is None:
         return "–"
     if isinstance(cell, Mapping):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -30,7 +31,7 @@ class Lines:
 
     def draw(self, axes) -> None:
         for colour, (name, (xs, ys)) in zip(_colours(self.series), self.series.items(), strict=True):
-            shown = [(x, y) for x, y in zip(xs, ys, strict=True) if y > 0 or not self.log]
+            shown = [(x, y) for x, y in zip(xs, ys, strict=True) if math.isfinite(y) and (y > 0 or not self.log)]
             axes.plot(*zip(*shown, strict=True) if shown else ([], []), color=colour, label=_literal(name), lw=1.2)
         if self.log:
             axes.set_yscale("log")
@@ -82,7 +83,8 @@ class Histogram:
     values: Sequence[float]
 
     def draw(self, axes) -> None:
-        axes.hist(self.values, bins=min(40, max(len(set(self.values)), 1)), color=COLOURS[0])
+        values = [value for value in self.values if math.isfinite(value)]
+        axes.hist(values, bins=min(40, max(len(set(values)), 1)), color=COLOURS[0])
         axes.set_xlabel(_literal(self.x))
         axes.set_ylabel("count")
 

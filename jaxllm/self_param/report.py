@@ -54,10 +54,12 @@ def _training(metrics: Sequence[Mapping[str, Any]], arms: Mapping[str, str]) -> 
     for arm in arms:
         first: dict[int, int] = {}  # document -> step before its first
         for line in metrics:
-            if line.get("arm") == arm and line.get("loss") is not None:
+            if line.get("arm") == arm:
                 start = first.setdefault(line["document"], line["step"] - 1)
-                losses.setdefault(arm, collections.defaultdict(list))[line["step"] - start].append(line["loss"])
-    means = {arms[arm]: (list(found), [sum(v) / len(v) for v in found.values()]) for arm, found in losses.items()}
+                if line.get("loss") is not None:
+                    losses.setdefault(arm, collections.defaultdict(list))[line["step"] - start].append(line["loss"])
+    means = {arms[arm]: (sorted(found), [sum(found[step]) / len(found[step]) for step in sorted(found)])
+             for arm, found in losses.items()}
     return Section("Training", "The objectives differ (divergence from the reading model, cross-entropy), so the "
                    "curves compare in shape, not in height.",
                    [Lines("Mean training loss over documents", "step", "nats/token", means, log=True)])

@@ -14,11 +14,11 @@ from safetensors.numpy import save_file
 from jaxllm.config import SamplingConfig
 from jaxllm.errors import UserError
 from jaxllm.generate.engine import generate
-from jaxllm.models import load_model, load_spec, logits, save_model
+from jaxllm.models import Rope, load_model, load_spec, logits, save_model
 from jaxllm.models.families import FAMILIES, read_config, write_config
 from jaxllm.text.model import Model
 from scripts.family_fixtures import tokens, weights
-from tests.networks import forward
+from tests.networks import forward, random_tokens
 
 
 class Endless:
@@ -103,3 +103,60 @@ def test_what_is_written_is_read_back():
     for path in FIXTURES:
         spec = read_config(json.loads(path.read_text())["config"], path)
         assert read_config(write_config(spec, "float32"), path) == spec, path.name
+
+
+# Keys that real checkpoints have beside the ones that matter: from their config.json on the Hub.
+REAL = {
+    "Phi-3-mini-4k": ("phi3", {"attention_bias": False, "sliding_window": 2047}),
+    "Phi-4-mini": ("phi3", {"full_attn_mod": 1, "interpolate_factor": 1, "lm_head_bias": False, "mlp_bias": False}),
+    "Qwen2.5, base": ("qwen2", {"use_mrope": False, "sliding_window": 131072, "use_sliding_window": False}),
+    "SmolLM2": ("llama", {"is_llama_config": True, "rope_interleaved": False, "transformers.js_config": {}}),
+    "saved by transformers 4.4x": ("qwen3", {"_attn_implementation_autoset": True}),
+    "gpt2-large": ("gpt2", {"n_special": 0, "predict_special_tokens": True, "n_ctx": 1024}),
+    "distilgpt2": ("gpt2", {"_num_labels": 1, "output_past": True}),
+    "gpt-neox-20b": ("gpt_neox", {"hidden_act": "gelu_fast", "attention_probs_dropout_prob": 0,
+                                  "hidden_dropout_prob": 0, "rotary_pct": 0.25, "rotary_emb_base": 10000}),
+    "an unsloth mirror": ("llama", {"unsloth_fixed": True, "quantization_config": None}),
+    "huggyllama": ("llama", {"max_sequence_length": 2048}),
+    "gemma-2b, first release": ("gemma", {"hidden_act": "gelu", "hidden_activation": None}),
+}
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_real_configs_are_read(name):
+    from transformers import AutoConfig
+
+    kind, extra = REAL[name]
+    full = AutoConfig.for_model(kind).to_dict()
+    assert read_config(full | extra, name).layers > 0
+
+
+def test_a_yarn_window_is_extended():
+    from transformers import AutoConfig
+
+    full = AutoConfig.for_model("qwen2").to_dict() | {"rope_parameters": {
+        "rope_type": "yarn", "rope_theta": 1e6, "factor": 4.0, "original_max_position_embeddings": 32768}}
+    assert read_config(full, "yarn").max_positions == 131072
+
+
+ROPES = {
+    "dynamic": Rope(500.0, "dynamic", factor=4.0, original_positions=8),
+    "longrope": Rope(500.0, "longrope", original_positions=8, short_factors=(1.0,) * 6, magnitude=1.1,
+                     long_factors=(1.0, 1.5, 2.0, 3.0, 4.0, 5.0)),
+    "yarn": Rope(500.0, "yarn", factor=4.0, original_positions=8, magnitude=1.1),
+}
+
+
+@pytest.mark.parametrize("kind", ROPES)
+def test_what_a_text_comes_to_does_not_depend_on_its_surroundings(llama, kind):
+    spec, params = dataclasses.replace(llama[0], rope=ROPES[kind]), llama[1]
+    text, other = random_tokens(1, 6), random_tokens(1, 14, seed=1)
+    alone = forward(spec, params, text).hidden
+    ones = jnp.ones_like
+    for tokens, segments, start in [
+        (jnp.pad(text, ((0, 0), (0, 14))), jnp.pad(ones(text), ((0, 0), (0, 14))), 0),
+        (jnp.pad(text, ((0, 0), (14, 0))), jnp.pad(ones(text), ((0, 0), (14, 0))), 14),
+        (jnp.concatenate([other, text], 1), jnp.concatenate([ones(other), 2 * ones(text)], 1), 14),
+    ]:
+        hidden = forward(spec, params, tokens, segments=segments).hidden[:, start:start + 6]
+        assert_allclose(hidden, alone, atol=2e-5)

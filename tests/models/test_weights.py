@@ -159,7 +159,7 @@ def test_missing_and_unknown_tensors(checkpoint):
     ({"model_type": "mamba"}, "architecture 'mamba' is not supported"),
     ({"sliding_window": 128}, "sliding_window=128"),
     ({"hidden_act": "swiglu_oai"}, "activation 'swiglu_oai'"),
-    ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "type 'yarn'"),
+    ({"rope_scaling": {"rope_type": "spiral", "factor": 4.0}}, "type 'spiral'"),
     ({"rope_scaling": {"rope_type": "llama3", "factor": 4.0}}, "lack"),
     ({"hidden_size": "absent"}, "'hidden_size' must be int"),
     ({"num_key_value_heads": 3}, "multiple of kv_heads"),

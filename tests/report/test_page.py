@@ -1,6 +1,7 @@
 """The page of a run: what it shows, and what it lets nobody do."""
 
 import base64
+import math
 import re
 import sys
 
@@ -58,7 +59,7 @@ def test_plots_are_reproducible_and_show_their_numbers():
 
 def test_plots_of_nothing_and_of_one_value():
     for plot in (Lines("t", "x", "y", {}), Lines("t", "x", "y", {"a": ([1], [0.0])}, log=True), Bars("t", "y", {}),
-                 Histogram("t", "x", []), Histogram("t", "x", [3.0, 3.0])):
+                 Histogram("t", "x", []), Histogram("t", "x", [3.0, 3.0, math.inf])):
         assert svg(plot).startswith("<?xml")
 
 

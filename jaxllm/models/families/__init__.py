@@ -24,13 +24,13 @@ def read_config(config: dict[str, Any], where: Path | str) -> ModelSpec:
     kind = config.get("model_type")
     if not isinstance(kind, str) or kind not in FAMILIES:
         raise UserError(f"architecture {kind!r} is not supported (have: {', '.join(FAMILIES)})", where)
-    if "quantization_config" in config:
+    if config.get("quantization_config") is not None:
         raise UserError("the checkpoint is quantised", where, "use the unquantised checkpoint")
     keys = Keys(config, where)
     keys.only("pruned_heads", {})
     try:
         spec = FAMILIES[kind].read(keys)
-    except (ValueError, TypeError, ArithmeticError) as error:
+    except (ValueError, TypeError, ArithmeticError, LookupError, AttributeError) as error:
         raise UserError(f"the configuration does not describe a network: {error}", where) from error
     keys.finish()
     return spec

@@ -20,7 +20,8 @@ from jaxllm.models.spec import ModelSpec
 
 def _read_base(keys: Keys, family: str, positions: int) -> dict[str, Any]:
     keys.only("use_bidirectional_attention", False)
-    base = read_base(keys, family, tied=True, positions=positions, bos=2, eos=1)
+    kv_heads = None if family == "gemma" else 4
+    base = read_base(keys, family, tied=True, positions=positions, kv_heads=kv_heads, bos=2, eos=1)
     bias = bool(keys.get("attention_bias", False))
     return base | dict(head_dim=keys.get("head_dim", 256), norm_offset=True, embed_scale=base["width"] ** 0.5,
                        qkv_bias=bias, out_bias=bias)
@@ -83,7 +84,7 @@ def _read_gemma3(keys: Keys) -> ModelSpec:
     keys.ignore("sliding_window_pattern", "_sliding_window_pattern", "rope_local_base_freq")
     if "full_attention" in both:
         rope = read_rope(keys, 1e6, dict(both["full_attention"]))
-        local_rope = read_rope(keys, 1e4, dict(both["sliding_attention"]))
+        local_rope = read_rope(keys, 1e4, dict(both.get("sliding_attention") or {}))
         keys.config["rope_parameters"] = None
     else:
         rope = read_rope(keys, 1e6)

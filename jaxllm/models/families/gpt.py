@@ -28,7 +28,8 @@ def _read_gpt2(keys: Keys) -> ModelSpec:
     keys.only("add_cross_attention", False)
     keys.ignore("attn_pdrop", "embd_pdrop", "resid_pdrop", "gradient_checkpointing", "n_ctx",
                 "reorder_and_upcast_attn", "summary_activation", "summary_first_dropout", "summary_proj_to_labels",
-                "summary_type", "summary_use_proj", "cross_attention_hidden_size", "tie_encoder_decoder")
+                "summary_type", "summary_use_proj", "cross_attention_hidden_size", "tie_encoder_decoder", "n_special",
+                "predict_special_tokens")
     width, heads = keys.need("n_embd"), keys.need("n_head")
     return ModelSpec(
         "gpt2", keys.need("vocab_size"), width, keys.need("n_layer"), heads, heads, width // heads,
@@ -64,7 +65,8 @@ def _gpt2_leaves(spec: ModelSpec) -> list[Leaf]:
 
 
 def _read_neox(keys: Keys) -> ModelSpec:
-    keys.ignore("attention_dropout", "hidden_dropout", "classifier_dropout", "rotary_pct", "rotary_emb_base")
+    keys.ignore("attention_dropout", "hidden_dropout", "classifier_dropout", "rotary_pct", "rotary_emb_base",
+                "attention_probs_dropout_prob", "hidden_dropout_prob")
     width, heads = keys.need("hidden_size"), keys.need("num_attention_heads")
     keys.config.setdefault("rope_theta", keys.get("rotary_emb_base", 10_000.0))
     keys.config.setdefault("partial_rotary_factor", keys.get("rotary_pct", 0.25))
@@ -161,7 +163,7 @@ def _read_phi(keys: Keys) -> ModelSpec:
     keys.config.setdefault("partial_rotary_factor", 0.5)
     return ModelSpec(
         "phi", keys.need("vocab_size"), width, keys.need("num_hidden_layers"), heads,
-        keys.get("num_key_value_heads", heads), width // heads, keys.need("intermediate_size"),
+        keys.get("num_key_value_heads", heads), keys.get("head_dim", width // heads), keys.need("intermediate_size"),
         keys.get("max_position_embeddings", 2048), norm="layer", norm_eps=keys.get("layer_norm_eps", 1e-5),
         parallel="shared", query_norm="head" if keys.get("qk_layernorm", False) else None,
         activation=keys.activation("hidden_act", "gelu_new"), gated_mlp=False, qkv_bias=True, out_bias=True,
@@ -199,6 +201,9 @@ def _phi_leaves(spec: ModelSpec) -> list[Leaf]:
 
 def _read_phi3(keys: Keys) -> ModelSpec:
     keys.ignore("resid_pdrop", "embd_pdrop", "original_max_position_embeddings")
+    for name, off in (("attention_bias", False), ("mlp_bias", False), ("lm_head_bias", False), ("full_attn_mod", 1),
+                      ("interpolate_factor", 1)):
+        keys.only(name, off)
     base = read_base(keys, "phi3", eps=1e-5, positions=4096, bos=1, eos=32000)
     return ModelSpec(**base, **read_window(keys, base["layers"]))
 

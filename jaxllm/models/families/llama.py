@@ -23,17 +23,22 @@ PREFIX, IGNORED = "model.", ("rotary_emb.inv_freq",)
 
 
 def read_base(keys: Keys, family: str, *, tied: bool = False, eps: float = 1e-6, positions: int = 2048,
-              theta: float = 10_000.0, bos: int | None = None, eos: int | None = None) -> dict[str, Any]:
+              theta: float = 10_000.0, kv_heads: int | None = None, bos: int | None = None,
+              eos: int | None = None) -> dict[str, Any]:
     """What these families' configurations have in common, for the spec; the arguments are a family's defaults."""
     width, heads = keys.need("hidden_size"), keys.need("num_attention_heads")
-    keys.ignore("attention_dropout", "pretraining_tp", "max_window_layers", "initializer_range")
+    keys.ignore("attention_dropout", "pretraining_tp", "max_window_layers", "max_sequence_length", "is_llama_config")
+    keys.only("rope_interleaved", False)
     rope, window = read_rope(keys, theta), keys.get("max_position_embeddings", positions)
+    # With these the config may name the window as it was before it was extended.
+    if rope.kind in ("dynamic", "yarn"):
+        window = max(window, int(rope.original_positions * rope.factor))
     return dict(
         family=family, vocab_size=keys.need("vocab_size"), width=width, layers=keys.need("num_hidden_layers"),
-        heads=heads, kv_heads=keys.get("num_key_value_heads", heads), head_dim=keys.get("head_dim", width // heads),
+        heads=heads, kv_heads=keys.get("num_key_value_heads", kv_heads or heads),
+        head_dim=keys.get("head_dim", width // heads),
         mlp_width=keys.need("intermediate_size"),
-        # With dynamic rope the config names the window as it was before it was extended.
-        max_positions=int(window * rope.factor) if rope.kind == "dynamic" else window,
+        max_positions=window,
         norm="rms", norm_eps=keys.get("rms_norm_eps", eps), activation=keys.activation("hidden_act", "silu"),
         rope=rope, tied=bool(keys.get("tie_word_embeddings", tied)), **keys.tokens(bos, eos))
 
@@ -119,7 +124,7 @@ def _write_granite(spec: ModelSpec) -> dict[str, Any]:
 
 
 def _read_smollm3(keys: Keys) -> ModelSpec:
-    base = read_base(keys, "smollm3", tied=True, positions=32768, theta=2e6, bos=128000, eos=128001)
+    base = read_base(keys, "smollm3", tied=True, positions=32768, theta=2e6, kv_heads=4, bos=128000, eos=128001)
     bias, every = bool(keys.get("attention_bias", False)), keys.get("no_rope_layer_interval", 4)
     # 1 stands for a layer that rotates, whatever the key's name says.
     rotated = keys.get("no_rope_layers", [int((i + 1) % every != 0) for i in range(base["layers"])])
@@ -141,7 +146,7 @@ def _write_smollm3(spec: ModelSpec) -> dict[str, Any]:
 
 
 def _read_mistral(keys: Keys) -> ModelSpec:
-    base = read_base(keys, "mistral", positions=131072, bos=1, eos=2)
+    base = read_base(keys, "mistral", positions=131072, kv_heads=8, bos=1, eos=2)
     # An absent window is the class's default, a null one is none.
     window = {} if "sliding_window" in keys.config else {"window": 4096}
     return ModelSpec(**base, **(read_window(keys, base["layers"]) or window))
@@ -151,8 +156,10 @@ def _write_mistral(spec: ModelSpec) -> dict[str, Any]:
     return write_base(spec, "MistralForCausalLM") | write_window(spec, name_types=False)
 
 
-def _read_qwen(keys: Keys, family: str) -> dict[str, Any]:
-    base = read_base(keys, family, positions=32768)
+def _read_qwen(keys: Keys, family: str, kv_heads: int | None = None) -> dict[str, Any]:
+    base = read_base(keys, family, positions=32768, kv_heads=kv_heads)
+    keys.only("use_mrope", False)
+    keys.config.setdefault("sliding_window", 4096)
     first = keys.get("max_window_layers", 28)
     window = read_window(keys, base["layers"], [i >= first for i in range(base["layers"])])
     return base | (window if keys.get("use_sliding_window", False) else {})
@@ -199,7 +206,7 @@ def _write_olmo2(spec: ModelSpec) -> dict[str, Any]:
 
 
 def _read_mixtral(keys: Keys) -> ModelSpec:
-    base = read_base(keys, "mixtral", eps=1e-5, positions=131072, theta=1e6, bos=1, eos=2)
+    base = read_base(keys, "mixtral", eps=1e-5, positions=131072, theta=1e6, kv_heads=8, bos=1, eos=2)
     keys.ignore("output_router_logits", "router_aux_loss_coef", "router_jitter_noise")
     experts = Experts(keys.get("num_local_experts", 8), keys.get("num_experts_per_tok", 2))
     return ModelSpec(**base, **read_window(keys, base["layers"]), experts=experts)
@@ -218,14 +225,14 @@ def _read_qwen3_moe(keys: Keys) -> ModelSpec:
     keys.only("decoder_sparse_step", 1)
     keys.only("mlp_only_layers", [])
     keys.ignore("output_router_logits", "router_aux_loss_coef")
-    bias, dense = bool(keys.get("attention_bias", False)), keys.get("intermediate_size", 6144)
-    base = _read_qwen(keys, "qwen3_moe") | {"mlp_width": keys.get("moe_intermediate_size", 768)}
+    bias = bool(keys.get("attention_bias", False))
+    keys.config.setdefault("intermediate_size", 1)  # of layers without experts, of which there are none
+    base = _read_qwen(keys, "qwen3_moe", kv_heads=4) | {"mlp_width": keys.get("moe_intermediate_size", 768)}
     count = keys.get("num_experts", keys.get("num_local_experts", 128))
     keys.ignore("num_local_experts")
     if keys.get("use_sliding_window", False):  # every layer is local in this family
         base |= {"window": keys.get("sliding_window"), "local_layers": ()}
     experts = Experts(count, keys.get("num_experts_per_tok", 8), bool(keys.get("norm_topk_prob", False)))
-    del dense  # of layers without experts, of which there are none
     return ModelSpec(**base, qkv_bias=bias, out_bias=bias, query_norm="head", experts=experts)
 
 

@@ -18,22 +18,22 @@ import numpy as np
 from jaxllm.errors import UserError
 from jaxllm.models.spec import ModelSpec, Rope
 
-ACTIVATIONS = {"silu": "silu", "swish": "silu", "gelu": "gelu", "gelu_new": "gelu_tanh",
+ACTIVATIONS = {"silu": "silu", "swish": "silu", "gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_fast": "gelu_tanh",
                "gelu_pytorch_tanh": "gelu_tanh", "relu": "relu"}
 ACTIVATION_NAMES = {"silu": "silu", "gelu": "gelu", "gelu_tanh": "gelu_new", "relu": "relu"}
 
 # Keys that never change what a forward pass computes.
 BOOKKEEPING = frozenset("""
-    _attn_implementation _name_or_path architectures attn_implementation auto_map bad_words_ids
-    begin_suppress_tokens chunk_size_feed_forward decoder_start_token_id diversity_penalty do_sample dtype
-    early_stopping encoder_no_repeat_ngram_size exponential_decay_length_penalty finetuning_task
-    forced_bos_token_id forced_eos_token_id id2label initializer_range is_decoder is_encoder_decoder
-    label2id length_penalty max_length max_new_tokens min_length model_type no_repeat_ngram_size num_beam_groups
-    num_beams num_return_sequences output_attentions output_hidden_states output_scores pad_token_id
-    prefix problem_type remove_invalid_values repetition_penalty return_dict
-    return_dict_in_generate sep_token_id suppress_tokens task_specific_params temperature
-    tf_legacy_loss tokenizer_class top_k top_p torch_dtype torchscript transformers_version
-    transformers.js_config typical_p use_bfloat16 use_cache
+    _attn_implementation _attn_implementation_autoset _name_or_path _num_labels architectures attn_implementation
+    auto_map bad_words_ids begin_suppress_tokens chunk_size_feed_forward decoder_start_token_id diversity_penalty
+    do_sample dtype early_stopping encoder_no_repeat_ngram_size exponential_decay_length_penalty finetuning_task
+    forced_bos_token_id forced_eos_token_id id2label initializer_range is_decoder is_encoder_decoder label2id
+    length_penalty max_length max_new_tokens min_length model_type no_repeat_ngram_size num_beam_groups num_beams
+    num_labels num_return_sequences output_attentions output_hidden_states output_past output_scores pad_token_id
+    prefix problem_type remove_invalid_values repetition_penalty return_dict return_dict_in_generate sep_token_id
+    suppress_tokens task_specific_params temperature tf_legacy_loss tokenizer_class top_k top_p torch_dtype
+    torchscript transformers.js_config transformers_version typical_p unsloth_fixed unsloth_version use_bfloat16
+    use_cache
 """.split())
 
 
@@ -142,7 +142,10 @@ class Keys:
         self.ignore("bos_token_id", "eos_token_id")
         end = self.config.get("eos_token_id", eos)
         ids = () if end is None else (end,) if isinstance(end, int) else tuple(end)
-        return {"bos_id": self.config.get("bos_token_id", bos), "eos_ids": ids}
+        begin = self.config.get("bos_token_id", bos)
+        if not all(isinstance(token, int) for token in (*ids, begin or 0)):
+            raise UserError(f"begin and end tokens must be numbers, found {begin!r} and {end!r}", self.where)
+        return {"bos_id": begin, "eos_ids": ids}
 
     def finish(self) -> None:
         """Raises on keys that nobody read and that are set to something."""
@@ -193,7 +196,7 @@ def read_rope(keys: Keys, default_theta: float = 10_000.0, settings: dict[str, A
         original = positions
     if kind == "longrope":
         found |= {name: tuple(found[name]) for name in ("short_factors", "long_factors")}
-        found["factor"] = positions / original if original else found.get("factor", 1.0)
+        found.setdefault("factor", positions / original)
     magnitude = _magnitude(kind, found.pop("attention_factor", None), found.get("factor", 1.0), original,
                            found.pop("mscale", None), found.pop("mscale_all_dim", None))
     if kind not in ("default", "linear"):

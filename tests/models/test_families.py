@@ -153,10 +153,10 @@ def test_what_a_text_comes_to_does_not_depend_on_its_surroundings(llama, kind):
     text, other = random_tokens(1, 6), random_tokens(1, 14, seed=1)
     alone = forward(spec, params, text).hidden
     ones = jnp.ones_like
-    for tokens, segments, start in [
+    for row, segments, start in [
         (jnp.pad(text, ((0, 0), (0, 14))), jnp.pad(ones(text), ((0, 0), (0, 14))), 0),
         (jnp.pad(text, ((0, 0), (14, 0))), jnp.pad(ones(text), ((0, 0), (14, 0))), 14),
         (jnp.concatenate([other, text], 1), jnp.concatenate([ones(other), 2 * ones(text)], 1), 14),
     ]:
-        hidden = forward(spec, params, tokens, segments=segments).hidden[:, start:start + 6]
+        hidden = forward(spec, params, row, segments=segments).hidden[:, start:start + 6]
         assert_allclose(hidden, alone, atol=2e-5)

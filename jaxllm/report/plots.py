@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 # Okabe and Ito's colours, which people with any colour vision tell apart (darkest first, yellow left out).
@@ -21,6 +21,7 @@ class Lines:
         y: name of the vertical axis, with its unit.
         series: name -> (xs, ys).
         log: whether the vertical axis is logarithmic; values that are not positive are left out then.
+        order: names in the order of their colours, so that a thing has one colour all over a page.
     """
 
     title: str
@@ -28,9 +29,10 @@ class Lines:
     y: str
     series: Mapping[str, tuple[Sequence[float], Sequence[float]]]
     log: bool = False
+    order: Sequence[str] = ()
 
     def draw(self, axes) -> None:
-        for colour, (name, (xs, ys)) in zip(_colours(self.series), self.series.items(), strict=True):
+        for colour, (name, (xs, ys)) in zip(_colours(self.series, self.order), self.series.items(), strict=True):
             shown = [(x, y) for x, y in zip(xs, ys, strict=True) if math.isfinite(y) and (y > 0 or not self.log)]
             axes.plot(*zip(*shown, strict=True) if shown else ([], []), color=colour, label=_literal(name), lw=1.2)
         if self.log:
@@ -50,15 +52,18 @@ class Bars:
         y: name of the vertical axis, with its unit.
         values: name -> {mean, ci_low, ci_high}.
         top: upper end of the axis; None lets the values decide.
+        order: names in the order of their colours, so that a thing has one colour all over a page.
     """
 
     title: str
     y: str
     values: Mapping[str, Mapping[str, float]]
     top: float | None = None
+    order: Sequence[str] = ()
 
     def draw(self, axes) -> None:
-        for place, (colour, value) in enumerate(zip(_colours(self.values), self.values.values(), strict=True)):
+        colours = _colours(self.values, self.order)
+        for place, (colour, value) in enumerate(zip(colours, self.values.values(), strict=True)):
             mean = value["mean"]
             # A bootstrap interval need not hold its mean to the last digit.
             error = [[max(mean - value["ci_low"], 0)], [max(value["ci_high"] - mean, 0)]]
@@ -111,8 +116,9 @@ def svg(plot: Plot) -> str | None:
     return file.getvalue()
 
 
-def _colours(names: Mapping) -> list[str]:
-    return [COLOURS[i % len(COLOURS)] for i in range(len(names))]
+def _colours(names: Iterable[str], order: Sequence[str]) -> list[str]:
+    places = {name: place for place, name in enumerate(dict.fromkeys([*order, *names]))}
+    return [COLOURS[places[name] % len(COLOURS)] for name in names]
 
 
 def _literal(text: str) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 from jaxllm.report import Bars, Lines, Section, Table
 
 ARMS = {"before": "before", "with_document": "with the document", "after": "injected", "finetune": "fine-tuned"}
+COLOURED = tuple(ARMS.values())
 # A browser shows a few hundred rows at once without trouble; the rest is in rows.jsonl.
 SHOWN_ROWS = 300
 
@@ -43,9 +44,10 @@ def _scores(result: Mapping[str, Any], arms: Mapping[str, str]) -> Section:
         "Means over documents with 95 % bootstrap intervals. KL is taken on the test's texts, from the model that "
         "reads the document to the one that does not; drift on unrelated text, from the model as it was.")
     return Section("Scores", parts=[
-        table, Bars("Answers", "token F1", {name: result[f"f1_{arm}"] for arm, name in arms.items()}, top=1.05),
+        table, Bars("Answers", "token F1", {name: result[f"f1_{arm}"] for arm, name in arms.items()}, top=1.05,
+                    order=COLOURED),
         Bars("Movement on unrelated text", "nats/token",
-             {arms[arm]: result[key] for arm, key in drift.items() if key in result})])
+             {arms[arm]: result[key] for arm, key in drift.items() if key in result}, order=COLOURED)])
 
 
 def _training(metrics: Sequence[Mapping[str, Any]], arms: Mapping[str, str]) -> Section:
@@ -62,7 +64,7 @@ def _training(metrics: Sequence[Mapping[str, Any]], arms: Mapping[str, str]) -> 
              for arm, found in losses.items()}
     return Section("Training", "The objectives differ (divergence from the reading model, cross-entropy), so the "
                    "curves compare in shape, not in height.",
-                   [Lines("Mean training loss over documents", "step", "nats/token", means, log=True)])
+                   [Lines("Mean training loss over documents", "step", "nats/token", means, log=True, order=COLOURED)])
 
 
 def _documents(records: Sequence[Mapping[str, Any]], arms: Mapping[str, str]) -> Section:

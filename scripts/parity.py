@@ -120,8 +120,8 @@ def relative_gradients(ours, theirs) -> float:
     return max(jax.tree.leaves(jax.tree.map(worst, ours, theirs)))
 
 
-def compare(config: transformers.PretrainedConfig, folder: Path) -> dict[str, float | bool]:
-    """One row of the table."""
+def compare(config: transformers.PretrainedConfig, folder: Path) -> dict[str, float | bool | None]:
+    """One row of the table; None where a comparison has no meaning."""
     theirs = torch_model(config)
     theirs.save_pretrained(folder / "torch")
     spec, params = load_model(folder / "torch")
@@ -156,7 +156,8 @@ def compare(config: transformers.PretrainedConfig, folder: Path) -> dict[str, fl
         "loss": relative(value, (-torch_logprobs.mean()).detach()),
         "gradients": relative_gradients(gradient, torch_gradient),
         "greedy": greedy_agrees(theirs, spec, params, ids[:, :8]),
-        "cached": cached_difference(spec, params, tokens),
+        # Dynamic rope turns a text's first tokens otherwise once it is longer: keys in a cache stay as they were.
+        "cached": None if spec.rope and spec.rope.kind == "dynamic" else cached_difference(spec, params, tokens),
         "round trip": all(torch.equal(a, b) for a, b in zip(
             theirs.state_dict().values(), again.state_dict().values(), strict=True)) and load_spec(
                 folder / "back") == spec,
@@ -209,6 +210,12 @@ def stories(folder: Path) -> dict[str, float | bool]:
     return {"greedy ids exact": exact, "logits, largest difference": worst}
 
 
+def show(cell: float | bool | None) -> str:
+    if isinstance(cell, bool):
+        return "yes" if cell else "NO"
+    return "–" if cell is None else f"{cell:.1e}".replace("e-0", "e-")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="also write the numbers here")
@@ -224,10 +231,10 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             table[name] = compare(config, Path(folder))
         if len(table) == 1:
-            print(f"{'float32, relative':28}" + "".join(f"{column:>12}" for column in table[name]))
-        print(f"{name:28}" + "".join(f"{cell!s:>12}" if isinstance(cell, bool) else f"{cell:12.1e}"
-                                     for cell in table[name].values()), flush=True)
-    fine = all(cell if isinstance(cell, bool) else cell <= LIMIT for row in table.values() for cell in row.values())
+            print(f"| | {' | '.join(table[name])} |\n|---{'|---' * len(table[name])}|")
+        print(f"| {name} | {' | '.join(map(show, table[name].values()))} |", flush=True)
+    fine = all(cell in (True, None) or not isinstance(cell, bool) and cell <= LIMIT
+               for row in table.values() for cell in row.values())
     if options.stories.is_dir():
         table["stories260k"] = stories(options.stories)
         print("stories260k: " + ", ".join(f"{k} {v}" for k, v in table["stories260k"].items()))

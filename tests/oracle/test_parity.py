@@ -21,7 +21,8 @@ from scripts.parity import LIMIT, compare, networks, relative, torch_model  # no
 def test_parity(name, tmp_path):
     row = compare(networks()[name], tmp_path)
     assert row.pop("greedy") and row.pop("round trip")
-    assert row.pop("cached") <= 1e-5
+    cached = row.pop("cached")
+    assert cached is None or cached <= 1e-5
     assert max(row.values()) <= LIMIT, row
 
 

@@ -79,7 +79,7 @@ def test_saved_adapters_come_back(network, tmp_path, targets):
     save_adapter(tmp_path / "adapter", spec, adapter)
     back = load_adapter(tmp_path / "adapter", spec)
     assert_allclose(forward(spec, params, tokens, adapter=back).hidden,
-                    forward(spec, params, tokens, adapter=adapter).hidden, atol=1e-5)
+                    forward(spec, params, tokens, adapter=adapter).hidden, atol=3e-5)
 
 
 def test_bad_adapters(llama, gpt2, tmp_path):

@@ -39,5 +39,6 @@ def read_config(config: dict[str, Any], where: Path | str) -> ModelSpec:
 def write_config(spec: ModelSpec, dtype: str) -> dict[str, Any]:
     """`config.json` of a network whose weights have `dtype`; transformers 4 and 5 read it."""
     end = spec.eos_ids[0] if len(spec.eos_ids) == 1 else list(spec.eos_ids) or None
+    # A padding token that is left out is a class's own default, which may lie outside of this vocabulary.
     return FAMILIES[spec.family].write(spec) | {
-        "torch_dtype": dtype, "bos_token_id": spec.bos_id, "eos_token_id": end}
+        "torch_dtype": dtype, "bos_token_id": spec.bos_id, "eos_token_id": end, "pad_token_id": None}

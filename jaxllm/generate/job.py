@@ -7,10 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from jaxllm.config import DataConfig, SamplingConfig, check, check_seed
-from jaxllm.devices import DeviceConfig
+from jaxllm.config import SamplingConfig
 from jaxllm.errors import UserError
-from jaxllm.generate.adapted import load_adapted
+from jaxllm.generate.adapted import RowsConfig, load_adapted
 from jaxllm.generate.engine import check_prompts, generate
 from jaxllm.generate.report import generated
 from jaxllm.job import Job, open_job
@@ -23,32 +22,15 @@ BATCHES_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(RowsConfig):
     """Completes prompts or answers conversations.
 
     Args:
         data: rows {id?, prompt} or {id?, messages}.
-        out: directory for the results.
-        model: checkpoint directory, Hub id, or tiny.
-        adapter: directory of a LoRA adapter, applied to the model.
         sampling: how tokens are drawn.
-        batch_size: rows that run together; changes speed and memory, not the samples.
-        device: precision.
-        seed: of the samples; the same seed gives a row the same samples.
     """
 
-    data: DataConfig
-    out: Path
-    model: str = "tiny"
-    adapter: str | None = None
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
-    batch_size: int = 32
-    device: DeviceConfig = field(default_factory=DeviceConfig)
-    seed: int = 0
-
-    def __post_init__(self):
-        check(self.batch_size >= 1, "batch_size", f"must be 1 or more, got {self.batch_size}")
-        check_seed(self.seed)
 
 
 def prompt_ids(model: Model, row: dict[str, Any], where: str) -> list[int]:
@@ -70,7 +52,7 @@ def run(config: Config) -> Path:
 
 
 def _run(config: Config, job: Job, found) -> Path:
-    model = load_adapted(config.model, config.adapter, config.device)
+    model = load_adapted(config)
     rows, prompts, rejected = [], [], list(found.rejected)
     for line, row in zip(found.lines, found.rows, strict=True):
         try:

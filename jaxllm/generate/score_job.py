@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from jaxllm.config import DataConfig, check, check_seed
-from jaxllm.devices import DeviceConfig
 from jaxllm.files import write_jsonl
-from jaxllm.generate.adapted import load_adapted
+from jaxllm.generate.adapted import RowsConfig, load_adapted
 from jaxllm.generate.report import scored
 from jaxllm.generate.scoring import score
 from jaxllm.job import Job, open_job
@@ -21,7 +19,7 @@ from jaxllm.text.rows import Rejected, check_share, read_rows
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(RowsConfig):
     """Log-probability of each row's completion after its prompt, at temperature 1.
 
     Both are tokenised as one text, and a token that spans the border counts with the completion; no end token
@@ -29,25 +27,8 @@ class Config:
 
     Args:
         data: rows {id?, prompt, completion}.
-        out: directory for the results.
-        model: checkpoint directory, Hub id, or tiny.
-        adapter: directory of a LoRA adapter, applied to the model.
-        batch_size: rows that run together.
-        device: precision.
         seed: recorded only; nothing here is random.
     """
-
-    data: DataConfig
-    out: Path
-    model: str = "tiny"
-    adapter: str | None = None
-    batch_size: int = 32
-    device: DeviceConfig = field(default_factory=DeviceConfig)
-    seed: int = 0
-
-    def __post_init__(self):
-        check(self.batch_size >= 1, "batch_size", f"must be 1 or more, got {self.batch_size}")
-        check_seed(self.seed)
 
 
 def run(config: Config) -> Path:
@@ -60,7 +41,7 @@ def run(config: Config) -> Path:
 
 
 def _run(config: Config, job: Job, found) -> Path:
-    model = load_adapted(config.model, config.adapter, config.device)
+    model = load_adapted(config)
     window = model.spec.max_positions
     rows, pairs, rejected = [], [], list(found.rejected)
     for line, row in zip(found.lines, found.rows, strict=True):

@@ -10,12 +10,13 @@ import tqdm
 
 
 @contextlib.contextmanager
-def bar(total: int, name: str, unit: str) -> Iterator[Callable[[int], None]]:
+def bar(total: int, name: str, unit: str, shown: bool = True) -> Iterator[Callable[[int], None]]:
     """Shows progress towards `total`; what it yields takes the number done so far.
 
-    Where no terminal listens it prints a line every ten seconds instead of redrawing one.
+    Where no terminal listens it prints a line every ten seconds instead of redrawing one; with `shown` False it
+    shows nothing.
     """
     interval = 0.1 if sys.stderr.isatty() else 10.0
     with tqdm.tqdm(total=total, desc=name, unit=f" {unit}", file=sys.stderr, mininterval=interval,
-                   maxinterval=2 * interval) as drawn:
+                   maxinterval=2 * interval, disable=not shown) as drawn:
         yield lambda done: drawn.update(done - drawn.n) and None

@@ -15,7 +15,7 @@ from jax import lax
 
 from jaxllm.generate.sampling import Sampling, choose
 from jaxllm.models import Cache, ModelSpec, forward, init_cache, logits
-from jaxllm.models.decoder import Params
+from jaxllm.models.network import Params
 
 
 @jax.tree_util.register_dataclass

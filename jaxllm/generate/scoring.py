@@ -13,7 +13,7 @@ import numpy as np
 from jaxllm.errors import UserError
 from jaxllm.generate.engine import finite
 from jaxllm.models import ModelSpec, forward, unembedding
-from jaxllm.models.decoder import Params
+from jaxllm.models.network import Params
 from jaxllm.ops import token_logprobs
 from jaxllm.text.batches import bucket, bucket_sizes, pad_right
 from jaxllm.text.model import Model

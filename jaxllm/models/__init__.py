@@ -2,8 +2,10 @@
 
 from jaxllm.models.adapters import Adapter, LoraConfig, adapter_axes, init_adapter, merge, unmerge
 from jaxllm.models.attention import Cache
-from jaxllm.models.decoder import (
+from jaxllm.models.heads import init_value_head, text_scores, values
+from jaxllm.models.network import (
     Output,
+    Params,
     forward,
     init,
     init_cache,
@@ -13,11 +15,11 @@ from jaxllm.models.decoder import (
     unembedding,
     unstack,
 )
-from jaxllm.models.spec import ModelSpec, Rope
+from jaxllm.models.spec import Head, ModelSpec, Rope
 from jaxllm.models.weights import load_model, load_spec, save_model
 
 __all__ = [
-    "Adapter", "Cache", "LoraConfig", "ModelSpec", "Output", "Rope", "adapter_axes", "forward", "init",
-    "init_adapter", "init_cache", "load_model", "load_spec", "logical_axes", "logits", "merge", "save_model",
-    "stack", "unembedding", "unmerge", "unstack",
+    "Adapter", "Cache", "Head", "LoraConfig", "ModelSpec", "Output", "Params", "Rope", "adapter_axes", "forward",
+    "init", "init_adapter", "init_cache", "init_value_head", "load_model", "load_spec", "logical_axes", "logits",
+    "merge", "save_model", "stack", "text_scores", "unembedding", "unmerge", "unstack", "values",
 ]

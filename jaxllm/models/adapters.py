@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from jaxllm.errors import UserError
 from jaxllm.models.spec import ModelSpec
+from jaxllm.ops.quantise import Quantised
 
 ATTENTION = ("q", "k", "v", "o")
 MLP = ("up", "gate", "down")
@@ -107,13 +108,16 @@ def adapter_axes(adapter: Adapter) -> dict[str, Any]:
 def merge(params: dict[str, Any], adapter: Adapter, sign: float = 1.0) -> dict[str, Any]:
     """The weights with the adapter folded in: `kernel + sign * scale * a @ b`.
 
-    The product and the sum are float32, whatever the dtype of the weights. Layers must be stacked.
+    The product and the sum are float32, whatever the dtype of the weights; a quantised kernel comes out in full, in
+    the dtype of the embedding. Layers must be stacked.
     """
     layers = {module: dict(places) for module, places in params["layers"].items()}
     for module, places in adapter.params["layers"].items():
         for name, low_rank in places.items():
             linear = layers[module][name]
             kernel = linear["kernel"]
+            if isinstance(kernel, Quantised):
+                kernel = kernel.dequantise(params["embed"].dtype)
             change = jnp.einsum("lir,lro->lio", low_rank["a"].astype(jnp.float32),
                                 low_rank["b"].astype(jnp.float32), precision="highest")
             kernel = (kernel.astype(jnp.float32) + sign * adapter.scale * change).astype(kernel.dtype)

@@ -1,12 +1,17 @@
-"""Masked attention with grouped key-value heads, and the cache that decoding keeps."""
+"""Attention with grouped key-value heads, by the kernel that suits the device, and the cache that decoding keeps."""
 
 from __future__ import annotations
 
 import dataclasses
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+
+from jaxllm.models import splash
+
+Path = Literal["xla", "cudnn", "splash"]
 
 # Below any score a network can produce, and still finite: a row that may see nothing (padding) gets
 # a harmless average instead of NaN.
@@ -30,29 +35,39 @@ class Cache:
     index: jax.Array
 
 
-def _in_sight(queries: jax.Array, keys: jax.Array, window: int | None) -> jax.Array:
-    """`[1, T, S]` bool from places `[T]` and `[S]`: not later, and less than `window` earlier."""
-    distance = queries[None, :, None] - keys[None, None, :]
-    return (distance >= 0) if window is None else (distance >= 0) & (distance < window)
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Sight:
+    """Which keys a query may see: those of its own segment, and in a decoder none that stand later.
 
-
-def causal_mask(segments: jax.Array, window: int | None = None) -> jax.Array:
-    """`[B, T, T]` bool: query t sees key s when s <= t, t - s < window, and both are in the same non-zero segment."""
-    places = jnp.arange(segments.shape[1])
-    order = _in_sight(places, places, window)
-    same = segments[:, :, None] == segments[:, None, :]
-    return order & same & (segments > 0)[:, None, :]
-
-
-def cache_mask(segments: jax.Array, cache_segments: jax.Array, index: jax.Array,
-               window: int | None = None) -> jax.Array:
-    """`[B, T, S]` bool for T queries written at slots `index ... index + T - 1`.
-
-    Distances are counted in slots, which is right since padding stands before a row's first token and never inside.
+    Attributes:
+        queries: `[B, T]` int32 segments, 0 for padding.
+        keys: `[B, S]` int32, the same of the keys.
+        start: scalar int32, the place of the first query among the keys; 0 without a cache.
+        causal: whether later keys are hidden.
     """
-    order = _in_sight(index + jnp.arange(segments.shape[1]), jnp.arange(cache_segments.shape[1]), window)
-    same = segments[:, :, None] == cache_segments[:, None, :]
-    return order & same & (cache_segments > 0)[:, None, :]
+
+    queries: jax.Array
+    keys: jax.Array
+    start: jax.Array
+    causal: bool = dataclasses.field(default=True, metadata={"static": True})
+
+    def mask(self, window: int | None = None) -> jax.Array:
+        """`[B, T, S]` bool, True where a key is visible and, with a window, fewer than `window` places earlier.
+
+        Distances are counted in slots, which is right since padding stands before a row's first token or behind its
+        last, and never inside.
+        """
+        mask = (self.queries[:, :, None] == self.keys[:, None, :]) & (self.keys > 0)[:, None, :]
+        distance = self.start + jnp.arange(self.queries.shape[1])[:, None] - jnp.arange(self.keys.shape[1])[None]
+        if self.causal:
+            mask &= (distance >= 0)[None]
+        return mask if window is None else mask & (jnp.abs(distance) < window)[None]
+
+
+def full_sight(segments: jax.Array, causal: bool = True) -> Sight:
+    """Of a text that sees itself."""
+    return Sight(segments, segments, jnp.zeros((), jnp.int32), causal)
 
 
 def write_cache(buffers: tuple[jax.Array, jax.Array], keys: jax.Array, values: jax.Array,
@@ -62,20 +77,69 @@ def write_cache(buffers: tuple[jax.Array, jax.Array], keys: jax.Array, values: j
     return place(buffers[0], keys), place(buffers[1], values)
 
 
-def attend(queries: jax.Array, keys: jax.Array, values: jax.Array, mask: jax.Array,
-           scale: float | None = None, softcap: float | None = None) -> jax.Array:
+def pick_path(queries: jax.Array, keys: jax.Array, softcap: float | None, platform: str | None = None) -> Path:
+    """The fastest way that supports these shapes on this platform.
+
+    Flash attention (2205.14135) never holds the scores `[B, H, T, S]`. Decoding steps and prompts read into a cache
+    stay with `xla`: one query has no scores worth saving.
+
+    Args:
+        queries, keys: as `attend` takes them.
+        softcap: as `attend` takes it.
+        platform: `cpu`, `gpu` or `tpu`; that of the default backend if None.
+    """
+    platform = platform or jax.default_backend()
+    (_, length, _, head_dim), whole = queries.shape, queries.shape[1] == keys.shape[1]
+    if platform == "tpu" and whole and length % splash.BLOCK == 0 and head_dim % splash.HEAD_DIMS == 0:
+        return "splash" if splash.can_be_shared() else "xla"
+    short = queries.dtype in (jnp.bfloat16, jnp.float16)
+    if platform == "gpu" and short and whole and length % 2 == 0 and head_dim % 8 == 0 and head_dim <= 128:
+        return "xla" if softcap is not None else "cudnn"
+    return "xla"
+
+
+def attend(queries: jax.Array, keys: jax.Array, values: jax.Array, sight: Sight, *, window: int | None = None,
+           scale: float | None = None, softcap: float | None = None, path: Path | None = None) -> jax.Array:
     """Scaled dot-product attention (Vaswani et al., 1706.03762), grouped as in 2305.13245.
 
     Args:
         queries: `[B, T, H, head_dim]`.
         keys, values: `[B, S, KV, head_dim]`; query head h reads key head `h // (H / KV)`.
-        mask: `[B, T, S]` bool, True where a key is visible.
+        sight: what may be seen.
+        window: a query sees so many tokens back, itself included; None sees all.
         scale: factor of the scores, `head_dim ** -0.5` by default.
         softcap: scores pass `softcap * tanh(score / softcap)`.
+        path: the kernel; by default what `pick_path` says. All paths agree where a query sees anything; what comes
+            out for padding means nothing and differs.
 
     Returns:
         `[B, T, H * head_dim]` in the dtype of `queries`; scores and softmax are float32.
     """
+    batch, length, heads, head_dim = queries.shape
+    scale = head_dim**-0.5 if scale is None else scale
+    keys, values = keys.astype(queries.dtype), values.astype(queries.dtype)
+    path = pick_path(queries, keys, softcap) if path is None else path
+    if path == "splash":
+        mixed = splash.attend(queries * jnp.asarray(scale, queries.dtype), keys, values, sight.queries, sight.causal,
+                              window, softcap)
+    elif path == "cudnn":
+        mixed = jax.nn.dot_product_attention(queries, keys, values, mask=sight.mask(window)[:, None], scale=scale,
+                                             implementation="cudnn")
+    else:
+        mixed = _plain(queries, keys, values, sight.mask(window)[:, None], None, scale, softcap)
+    return mixed.reshape(batch, length, heads * head_dim)
+
+
+def attend_biased(queries: jax.Array, keys: jax.Array, values: jax.Array, sight: Sight, bias: jax.Array,
+                  scale: float) -> jax.Array:
+    """As `attend`, with `bias` `[B, H, T, S]` added to the scaled scores; always by XLA."""
+    mixed = _plain(queries, keys, values, sight.mask()[:, None], bias, scale, None)
+    return mixed.reshape(*queries.shape[:2], -1)
+
+
+def _plain(queries: jax.Array, keys: jax.Array, values: jax.Array, mask: jax.Array, bias: jax.Array | None,
+           scale: float, softcap: float | None) -> jax.Array:
+    """Attention by batched products, `[B, T, H, head_dim]`; `mask` is `[B, 1, T, S]`."""
     batch, length, heads, head_dim = queries.shape
     kv_heads, slots = keys.shape[2], keys.shape[1]
     group = heads // kv_heads
@@ -83,16 +147,17 @@ def attend(queries: jax.Array, keys: jax.Array, values: jax.Array, mask: jax.Arr
     # Heads before positions: the layout of plain batched products, for which every backend has a fast kernel.
     # On CPU 1.4x faster, forward and backward, than a contraction over the layout that comes in. Batch and heads
     # stay two axes, since each may be sharded.
-    by_head = lambda x: x.transpose(0, 2, 1, 3).astype(queries.dtype)
+    by_head = lambda x: x.transpose(0, 2, 1, 3)
     both = ((0, 1), (0, 1))
     grouped = queries.reshape(batch, length, kv_heads, group, head_dim).transpose(0, 2, 3, 1, 4)
     grouped = grouped.reshape(batch, kv_heads, group * length, head_dim)
     scores = lax.dot_general(grouped, by_head(keys), (((3,), (3,)), both), precision=precision,
-                             preferred_element_type=jnp.float32) * (scale or head_dim**-0.5)
+                             preferred_element_type=jnp.float32) * scale
     if softcap is not None:
         scores = softcap * jnp.tanh(scores / softcap)
-    scores = jnp.where(mask[:, None], scores.reshape(batch, heads, length, slots), MASKED)
+    scores = scores.reshape(batch, heads, length, slots)
+    scores = jnp.where(mask, scores if bias is None else scores + bias, MASKED)
     weights = jax.nn.softmax(scores, axis=-1).astype(queries.dtype).reshape(batch, kv_heads, group * length, slots)
     mixed = lax.dot_general(weights, by_head(values), (((3,), (2,)), both), precision=precision)
     mixed = mixed.reshape(batch, kv_heads, group, length, head_dim).transpose(0, 3, 1, 2, 4)
-    return mixed.reshape(batch, length, heads * head_dim)
+    return mixed.reshape(batch, length, heads, head_dim)

@@ -16,10 +16,10 @@ from jaxllm.directories import new_directory
 from jaxllm.errors import UserError
 from jaxllm.files import write_atomic
 from jaxllm.models.adapters import Adapter, linear_shapes
-from jaxllm.models.families import FAMILIES, Leaf
+from jaxllm.models.families import Leaf, places
 from jaxllm.models.families.table import cut, fuse
 from jaxllm.models.spec import ModelSpec
-from jaxllm.models.weights import open_safetensors, read_json, save_tensors
+from jaxllm.models.tensors import open_safetensors, read_json, save_tensors
 
 PREFIX = "base_model.model."
 # Settings of PEFT under which an adapter is more than `scale * x @ a @ b`, with the value that means "off".
@@ -27,13 +27,13 @@ PLAIN = {"use_dora": False, "bias": "none", "lora_bias": False, "layer_replicati
          "trainable_token_indices": None, "target_parameters": None, "alora_invocation_tokens": None}
 
 
-def _places(spec: ModelSpec) -> dict[str, list[Leaf]]:
+def _adapted(spec: ModelSpec) -> dict[str, list[Leaf]]:
     """Module names of the checkpoint (with `{i}`) -> the kernels of ours that one holds, in order."""
-    places: dict[str, list[Leaf]] = collections.defaultdict(list)
-    for leaf in FAMILIES[spec.family].leaves(spec):
+    found: dict[str, list[Leaf]] = collections.defaultdict(list)
+    for leaf in places(spec):
         if leaf.path[0] == "layers" and leaf.path[-1] == "kernel":
-            places[leaf.name.removesuffix(".weight")].append(leaf)
-    return places
+            found[leaf.name.removesuffix(".weight")].append(leaf)
+    return found
 
 
 def save_adapter(path: str | Path, spec: ModelSpec, adapter: Adapter, base: str = "") -> Path:
@@ -50,7 +50,7 @@ def save_adapter(path: str | Path, spec: ModelSpec, adapter: Adapter, base: str 
     """
     tensors: dict[str, np.ndarray] = {}
     targets, ranks = [], {}
-    for module, leaves in _places(spec).items():
+    for module, leaves in _adapted(spec).items():
         parts = [adapter.params["layers"].get(leaf.path[1], {}).get(leaf.path[2]) for leaf in leaves]
         if all(part is None for part in parts):
             continue
@@ -117,7 +117,7 @@ def load_adapter(path: str | Path, spec: ModelSpec) -> Adapter:
         tensors = {name: np.asarray(reader.get_tensor(name), np.float32) for name in reader.keys()}
     scale = _scale(config, config.get("r"), config.get("lora_alpha"), where)
     layers: dict[str, Any] = {}
-    for module, leaves in _places(spec).items():
+    for module, leaves in _adapted(spec).items():
         names = [f"{PREFIX}{module.format(i=i)}.lora_" for i in range(spec.layers)]
         found = [f"{name}{side}.weight" in tensors for name in names for side in "AB"]
         if not any(found):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
-Activation = Literal["silu", "gelu", "gelu_tanh", "relu"]
+Activation = Literal["silu", "gelu", "gelu_tanh", "relu", "tanh"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +88,72 @@ class Experts:
 
 
 @dataclasses.dataclass(frozen=True)
+class Relative:
+    """Attention by relative position (DeBERTa, 2006.03654).
+
+    Attributes:
+        distance: largest distance that is told apart from larger ones.
+        buckets: distances beyond half of these share buckets that widen; None gives each its own.
+        content: scores between a query's content and a key's position.
+        position: scores between a query's position and a key's content.
+        norm: whether the table of positions is normalised.
+    """
+
+    distance: int
+    buckets: int | None
+    content: bool
+    position: bool
+    norm: bool
+
+    @property
+    def span(self) -> int:
+        """Rows of the table for one direction."""
+        return self.buckets or self.distance
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoder:
+    """What an encoder has that a decoder has not.
+
+    Attributes:
+        token_types: kinds of text with an embedding of their own, 0 for none.
+        absolute: learned absolute positions.
+        relative: attention by relative position, None for none.
+        convolution: width of a convolution beside the first layer, None for none.
+        convolution_activation: its nonlinearity.
+    """
+
+    token_types: int = 0
+    absolute: bool = True
+    relative: Relative | None = None
+    convolution: int | None = None
+    convolution_activation: Activation = "tanh"
+
+
+@dataclasses.dataclass(frozen=True)
+class Head:
+    """A head that scores a text: a linear layer on the state of one token, perhaps behind a hidden layer.
+
+    Attributes:
+        labels: scores of a text.
+        place: the token whose state stands for the text: the `first` or the `last`.
+        bias: whether the scores have a bias.
+        hidden: nonlinearity of the hidden layer; None has none.
+        hidden_bias: whether the hidden layer has a bias.
+        name: of the head's tensors, where checkpoints of one family differ (`score`, `v_head`, ...).
+        label_names: what the scores stand for, in order; empty if the checkpoint does not say.
+    """
+
+    labels: int
+    place: Literal["first", "last"]
+    bias: bool = False
+    hidden: Activation | None = None
+    hidden_bias: bool = True
+    name: str = "score"
+    label_names: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
 class LayerKind:
     """What a layer's attention sees and how it knows positions.
 
@@ -102,7 +168,7 @@ class LayerKind:
 
 @dataclasses.dataclass(frozen=True)
 class ModelSpec:
-    """Shape and quirks of a decoder-only transformer.
+    """Shape and quirks of a transformer: a decoder, or with `encoder` an encoder.
 
     Attributes:
         family: name of the table that maps weights to and from Hugging Face (`llama`, `gpt2`, ...).
@@ -141,7 +207,10 @@ class ModelSpec:
             logits (Granite, Gemma).
         logit_softcap: the logits pass `c tanh(logit / c)`.
         tied: logits are computed with the embedding table.
+        encoder: None for a decoder.
+        head: scores texts, in place of next-token logits; None for a language model.
         bos_id: token that begins a text, None if the model has none.
+        pad_id: token that torch takes for padding, for the record: masks here never come from it.
         eos_ids: tokens that end a text, the first being the one to append.
     """
 
@@ -182,8 +251,11 @@ class ModelSpec:
     logit_scale: float = 1.0
     logit_softcap: float | None = None
     tied: bool = False
+    encoder: Encoder | None = None
+    head: Head | None = None
     bos_id: int | None = None
     eos_ids: tuple[int, ...] = ()
+    pad_id: int | None = None
 
     def __post_init__(self):
         for name in ("vocab_size", "width", "layers", "heads", "kv_heads", "head_dim", "mlp_width", "max_positions"):
@@ -212,3 +284,8 @@ class ModelSpec:
                 rope = None
             found.append(LayerKind(self.window if local else None, rope))
         return tuple(found)
+
+    @property
+    def different_kinds(self) -> list[LayerKind]:
+        """The different kinds of layers, in order of their first layer."""
+        return list(dict.fromkeys(self.kinds))

@@ -1,193 +1,136 @@
-"""Hugging Face checkpoints in and out: safetensors and `config.json`, nothing else."""
+"""Hugging Face checkpoints in and out: a network's parameters from and to tensors with their names."""
 
 from __future__ import annotations
 
 import collections
-import contextlib
-import errno
+import dataclasses
 import json
+import math
 import shutil
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
-from jaxllm.assets import resolve
 from jaxllm.directories import new_directory
 from jaxllm.errors import UserError
 from jaxllm.files import write_atomic
-from jaxllm.models.decoder import Params, init
-from jaxllm.models.families import FAMILIES, Leaf, read_config, write_config
+from jaxllm.models import native
+from jaxllm.models.families import FAMILIES, Leaf, is_language_model, places, read_config, write_config
 from jaxllm.models.families.table import cut, fuse
-from jaxllm.models.spec import ModelSpec
+from jaxllm.models.network import Params, init
+from jaxllm.models.quantised import is_quantisable, scheme_of
+from jaxllm.models.spec import Head, ModelSpec
+from jaxllm.models.tensors import INDEX, Tensors, model_directory, read_json, save_tensors
+from jaxllm.ops.quantise import Scheme, quantise
+from jaxllm.progress import bar
 
-INDEX = "model.safetensors.index.json"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja",
-                   "tokenizer.model", "vocab.json", "merges.txt", "added_tokens.json", "generation_config.json")
+                   "tokenizer.model", "vocab.json", "vocab.txt", "merges.txt", "spm.model", "spiece.model",
+                   "added_tokens.json", "generation_config.json")
+Layout = Literal["hf", "orbax"]
 MAX_SHARD_BYTES = 5 * 2**30
-
-
-def model_directory(model: str | Path) -> Path:
-    """The directory of a checkpoint: `tiny`, a local directory, or a Hub id (fetched or cached).
-
-    Raises:
-        UserError: there is no such checkpoint.
-    """
-    path = resolve(model)
-    if path.is_dir():
-        return path
-    name = str(model)
-    if path.exists() or name.startswith((".", "/", "~")) or name.count("/") != 1:
-        raise UserError("no checkpoint directory", model, "give a directory with config.json and *.safetensors, "
-                        "a Hub id such as org/name, or 'tiny'")
-    from huggingface_hub import snapshot_download  # costs a third of a second, and most runs are local
-
-    try:
-        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.model",
-                                                            "merges.txt"],
-                                      ignore_patterns=["consolidated*", "original/*"]))
-    except Exception as error:  # the hub client raises a dozen unrelated kinds
-        reason = str(error).splitlines()[0]
-        raise UserError(f"neither a directory nor a model that the Hub would give: {reason}", name,
-                        "check the name, the connection, and HF_HUB_OFFLINE") from error
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file, or a `UserError` that says what is wrong with it."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError("the file is missing", path) from None
-    except OSError as error:
-        raise UserError(f"cannot be read: {error.strerror}", path) from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"not valid JSON: {error}", path) from None
-    if not isinstance(content, dict):
-        raise UserError("must hold a JSON object", path)
-    return content
+# Layers of a parameter are gathered on the host up to so many bytes: one transfer is then quicker than many. What is
+# larger goes to the device layer by layer, so that the host never holds more than a tensor or two.
+GATHERED_BYTES = 2**25
+# Loading shows a bar from so many bytes on.
+SHOWN_BYTES = 2**30
+# What the tensors of a scoring head are called where the checkpoint is of a class of its own.
+HEAD_NAMES = ("score", "v_head", "v_head.summary", "value_head", "reward_head", "regression_head", "rm_head",
+              "classifier")
 
 
 def load_spec(model: str | Path) -> ModelSpec:
-    """Reads `config.json` (and the end tokens of `generation_config.json`) of a checkpoint."""
+    """Reads what a checkpoint says about its network: `config.json`, and the end tokens of `generation_config.json`.
+
+    A reward model of a class of its own is known by its head: a tensor with one of the usual names.
+    """
     path = model_directory(model)
     config = read_json(path / "config.json")
     spec = read_config(config, path / "config.json")
+    if spec.head is None and not is_language_model(config):
+        with Tensors(path) as tensors:
+            spec = dataclasses.replace(spec, head=_named_head(spec, tensors))
     generation = path / "generation_config.json"
     if generation.exists():
         more = read_json(generation).get("eos_token_id")
         more = [more] if isinstance(more, int) else more or []
-        spec = spec.__class__(**{**spec.__dict__, "eos_ids": tuple(dict.fromkeys([*spec.eos_ids, *more]))})
+        spec = dataclasses.replace(spec, eos_ids=tuple(dict.fromkeys([*spec.eos_ids, *more])))
     return spec
 
 
-def open_safetensors(file: Path, stack: contextlib.ExitStack) -> Any:
-    """A lazy reader of one safetensors file, closed with `stack`."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        return stack.enter_context(safe_open(file, framework="numpy"))
-    except FileNotFoundError:
-        raise UserError("the file is missing", file, "fetch the checkpoint again") from None
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"not a whole safetensors file: {error}", file, "fetch the file again") from None
-
-
-class Tensors:
-    """Lazy reader of a checkpoint's safetensors files, by tensor name."""
-
-    def __init__(self, path: Path, spec: ModelSpec, stack: contextlib.ExitStack):
-        self.path, self.spec, self.files = path, spec, {}
-        for file in self._shards(path):
-            reader = open_safetensors(file, stack)
-            for name in reader.keys():
-                self.files[name] = (reader, file)
-
-    @staticmethod
-    def _shards(path: Path) -> list[Path]:
-        if (path / INDEX).exists():
-            names = read_json(path / INDEX).get("weight_map")
-            if not isinstance(names, dict):
-                raise UserError("has no weight_map", path / INDEX)
-            if not all(isinstance(name, str) and Path(name).name == name for name in names.values()):
-                raise UserError("names a file outside its directory", path / INDEX)
-            return [path / name for name in sorted(set(names.values()))]
-        if (path / "model.safetensors").exists():
-            return [path / "model.safetensors"]
-        pickled = sorted(path.glob("*.bin")) + sorted(path.glob("*.pt"))
-        raise UserError(
-            "no model.safetensors" + (f"; {pickled[0].name} is not read, it can run code" if pickled else ""),
-            path, "convert the checkpoint to safetensors" if pickled else None)
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        return tuple(self.files[name][0].get_slice(name).get_shape())
-
-    def read(self, name: str) -> np.ndarray:
-        reader, file = self.files[name]
-        kind = reader.get_slice(name).get_dtype()
-        if kind not in ("F64", "F32", "F16", "BF16"):
-            raise UserError(f"tensor '{name}' has type {kind}; only F64, F32, F16 and BF16 are read", file)
-        return reader.get_tensor(name)
+def _named_head(spec: ModelSpec, tensors: Tensors) -> Head | None:
+    """The scoring head that the tensors show, None without one."""
+    for name in HEAD_NAMES:
+        shape = tensors.shape(f"{name}.weight") if f"{name}.weight" in tensors.files else ()
+        if len(shape) == 2 and shape[1] == spec.width:
+            return Head(shape[0], "last", f"{name}.bias" in tensors.files, name=name)
+        last = tensors.shape(f"{name}.2.weight") if f"{name}.2.weight" in tensors.files else ()
+        if len(last) == 2 and f"{name}.0.weight" in tensors.files:
+            return Head(last[0], "last", f"{name}.2.bias" in tensors.files, "relu", f"{name}.0.bias" in tensors.files,
+                        name)
+    return None
 
 
-def load_model(model: str | Path, dtype: jnp.dtype = jnp.float32, shardings: Any = None) -> tuple[ModelSpec, Params]:
-    """Reads a checkpoint of a supported family.
+@dataclasses.dataclass(frozen=True)
+class Match:
+    """How a checkpoint's tensors fit the network that its config describes.
 
-    Args:
-        model: `tiny`, a directory, or a Hub id.
-        dtype: of the parameters.
-        shardings: tree like the parameters, where each goes; the default device if None.
-
-    Returns:
-        The spec, and parameters with stacked layers.
-
-    Raises:
-        UserError: files missing or damaged, tensors missing, unknown, or of another shape.
+    Attributes:
+        found: names in the family's table -> names in the files.
+        missing: names that the network needs and no file has.
+        unused: names in the files that the network has no place for.
+        passed_over: names in the files that are known to hold no parameters, or those of another head.
+        reshaped: name -> (its shape, the shape that the config implies), where they differ.
     """
-    path = model_directory(model)
-    spec = load_spec(path)
-    family = FAMILIES[spec.family]
-    shapes = jax.eval_shape(lambda: init(spec, jax.random.key(0)))
-    with contextlib.ExitStack() as stack:
-        tensors = Tensors(path, spec, stack)
-        renamed = _match_names(spec, tensors, family)
-        params: Params = {}
-        leaves = family.leaves(spec)
-        widths = _fused_widths(leaves)
-        for leaf in leaves:
-            wanted = _lookup(shapes, leaf.path).shape
-            value = _read_leaf(leaf, wanted, widths.get(leaf.name), tensors, renamed, np.dtype(dtype))
-            place = None if shardings is None else _lookup(shardings, leaf.path)
-            _insert(params, leaf.path, jax.device_put(value, place))
-        _check_tied_head(spec, params, tensors)
-    return spec, params
+
+    found: dict[str, str]
+    missing: list[str]
+    unused: list[str]
+    passed_over: list[str]
+    reshaped: dict[str, tuple[tuple[int, ...], tuple[int, ...]]]
+
+    def check(self, spec: ModelSpec, tensors: Tensors) -> None:
+        """Raises a `UserError` unless everything fits."""
+        if self.missing:
+            raise UserError(f"{len(self.missing)} tensors are missing: {_some(self.missing)}", tensors.path)
+        if self.unused:
+            raise UserError(f"{len(self.unused)} tensors have no place in a {spec.family} model as config.json "
+                            f"describes it: {_some(self.unused)}", tensors.path)
+        for name, (shape, wanted) in self.reshaped.items():
+            raise UserError(f"tensor '{name}' has shape {list(shape)}, config.json implies {list(wanted)}",
+                            tensors.files[name][1])
 
 
-def _match_names(spec: ModelSpec, tensors: Tensors, family) -> dict[str, str]:
-    """Our table's tensor names -> those of the file; complains about missing and unknown ones."""
-    wanted = [name for leaf in family.leaves(spec) for _, name in _names(leaf, spec)]
-    found = {name: next((n for n in (name, name.removeprefix(family.prefix)) if n in tensors.files), None)
-             for name in wanted}
-    missing = sorted(name for name, there in found.items() if there is None)
-    if missing:
-        raise UserError(f"{len(missing)} tensors are missing: {_some(missing)}", tensors.path)
-    known = {*found.values(), *(("lm_head.weight",) if spec.tied else ())}
-    unknown = sorted(n for n in tensors.files if n not in known and not n.endswith(family.ignored))
-    if unknown:
-        raise UserError(f"{len(unknown)} tensors have no place in a {spec.family} model as config.json "
-                        f"describes it: {_some(unknown)}", tensors.path)
-    return found
-
-
-def _names(leaf: Leaf, spec: ModelSpec) -> list[tuple[tuple[int, ...], str]]:
-    """(place in our array, tensor name) for every tensor that a leaf is made of: one, or one a layer (and expert)."""
-    if "{i}" not in leaf.name:
-        return [((), leaf.name)]
-    if "{e}" not in leaf.name:
-        return [((i,), leaf.name.format(i=i)) for i in range(spec.layers)]
-    return [((i, e), leaf.name.format(i=i, e=e)) for i in range(spec.layers) for e in range(spec.experts.count)]
+def match_tensors(spec: ModelSpec, tensors: Tensors) -> Match:
+    """Compares the names and shapes of a checkpoint with those that its network needs."""
+    family, leaves = FAMILIES[spec.family], places(spec)
+    shapes, widths = jax.eval_shape(lambda: init(spec, jax.random.key(0))), _fused_widths(leaves)
+    there, found, missing, reshaped = set(tensors.names()), {}, [], {}
+    for leaf in leaves:
+        wanted = lookup(shapes, leaf.path).shape
+        for place, name in names_of(leaf, spec):
+            real = next((n for n in (name, name.removeprefix(family.prefix)) if n in there), None)
+            if real is None:
+                missing.append(name)
+                continue
+            found[name] = real
+            stored = _stored_shape(leaf, wanted[len(place):], widths)
+            if tensors.shape(real) != stored:
+                reshaped[real] = tensors.shape(real), stored
+    # A tied head may be there a second time, and a scoring network may carry the head it had before.
+    heads = {leaf.name for leaf in family.leaves(dataclasses.replace(spec, tied=False, head=None))
+             if leaf.path[0] in ("head", "head_bias")} if spec.encoder is None else set()
+    left = sorted(there - set(found.values()))
+    passed = [name for name in left if name in heads or name.endswith(family.ignored)]
+    return Match(found, sorted(set(missing)), [name for name in left if name not in passed], passed, reshaped)
 
 
 def _fused_widths(leaves: Sequence[Leaf]) -> dict[str, int]:
@@ -199,25 +142,119 @@ def _fused_widths(leaves: Sequence[Leaf]) -> dict[str, int]:
     return widths
 
 
-def _read_leaf(leaf: Leaf, wanted: tuple[int, ...], fused: int | None, tensors: Tensors, renamed: dict[str, str],
-               dtype: np.dtype) -> np.ndarray:
-    """One of our parameters in host memory, its layers stacked."""
-    out = np.empty(wanted, dtype)
-    for place, name in _names(leaf, tensors.spec):
-        one = out[place].shape
-        stored = (*one[:-1], fused or one[-1])
-        stored = stored[::-1] if leaf.transpose else stored
-        name = renamed[name]
-        if tensors.shape(name) != stored:
-            raise UserError(f"tensor '{name}' has shape {list(tensors.shape(name))}, config.json implies "
-                            f"{list(stored)}", tensors.files[name][1])
-        tensor = tensors.read(name)
-        out[place] = cut(leaf, tensor.T if leaf.transpose else tensor)
-    return out
+def _stored_shape(leaf: Leaf, ours: tuple[int, ...], widths: dict[str, int]) -> tuple[int, ...]:
+    """Shape of the tensor that one layer of a leaf is read from."""
+    stored = (*ours[:-1], widths.get(leaf.name, ours[-1] if ours else 0))
+    return stored[::-1] if leaf.transpose else stored
+
+
+def load_model(model: str | Path, dtype: jnp.dtype = jnp.float32, shardings: Any = None,
+               scheme: Scheme | None = None) -> tuple[ModelSpec, Params]:
+    """Reads a checkpoint of a supported family, tensor by tensor, each to where it belongs.
+
+    Args:
+        model: `tiny`, a directory, or a Hub id.
+        dtype: of the parameters.
+        shardings: tree like the parameters, where each goes; the default device if None.
+        scheme: quantises the matrices of the layers on the way; None leaves them as they are.
+
+    Returns:
+        The spec, and parameters with stacked layers.
+
+    Raises:
+        UserError: files missing or damaged, tensors missing, unknown, or of another shape.
+    """
+    path = model_directory(model)
+    spec = load_spec(path)
+    if native.is_native(path):
+        return spec, native.load(path, spec, dtype, shardings, scheme)
+    shapes = jax.eval_shape(lambda: init(spec, jax.random.key(0)))
+    with Tensors(path, read_json(path / "config.json").get("quantization_config")) as tensors:
+        match = match_tensors(spec, tensors)
+        match.check(spec, tensors)
+        params: Params = {}
+        leaves = places(spec)
+        sizes = [math.prod(lookup(shapes, leaf.path).shape) * np.dtype(dtype).itemsize for leaf in leaves]
+        with bar(sum(sizes) // 2**20, "load", "MiB", shown=sum(sizes) >= SHOWN_BYTES) as show:
+            for i, leaf in enumerate(leaves):
+                place = None if shardings is None else lookup(shardings, leaf.path)
+                chosen = scheme if is_quantisable(leaf.path, lookup(shapes, leaf.path).shape, scheme) else None
+                read = partial(_read_part, leaf, tensors, match.found, np.dtype(dtype))
+                _insert(params, leaf.path, _place(leaf, spec, lookup(shapes, leaf.path).shape, read, place, chosen))
+                show(sum(sizes[:i + 1]) // 2**20)
+        _check_tied_head(spec, params, tensors)
+    return spec, params
+
+
+def names_of(leaf: Leaf, spec: ModelSpec) -> list[tuple[tuple[int, ...], str]]:
+    """(place in our array, tensor name) for every tensor that a leaf is made of: one, or one a layer (and expert)."""
+    if "{i}" not in leaf.name:
+        return [((), leaf.name)]
+    if "{e}" not in leaf.name:
+        return [((i,), leaf.name.format(i=i)) for i in range(spec.layers)]
+    return [((i, e), leaf.name.format(i=i, e=e)) for i in range(spec.layers) for e in range(spec.experts.count)]
+
+
+def _read_part(leaf: Leaf, tensors: Tensors, found: dict[str, str], dtype: np.dtype, name: str) -> np.ndarray:
+    """One tensor, turned and cut as our parameter has it."""
+    tensor = tensors.read(found[name])
+    return cut(leaf, tensor.T if leaf.transpose else tensor).astype(dtype, copy=False)
+
+
+def _place(leaf: Leaf, spec: ModelSpec, shape: tuple[int, ...], read: Any, place: Any, scheme: Scheme | None) -> Any:
+    """One of our parameters on its devices, its layers stacked."""
+    parts = names_of(leaf, spec)
+    shrink = jax.jit(partial(quantise, scheme=scheme)) if scheme is not None else lambda value: value
+    first, name = parts[0]
+    if not first:
+        return shrink(jax.device_put(read(name), place))
+    whole = read(name)
+    if whole.nbytes * len(parts) <= GATHERED_BYTES:
+        gathered = np.empty(shape, whole.dtype)
+        gathered[first] = whole
+        for where, name in parts[1:]:
+            gathered[where] = read(name)
+        return shrink(jax.device_put(gathered, place))
+    one_layer = place if not isinstance(place, NamedSharding) else NamedSharding(
+        place.mesh, P(*(*place.spec, *[None] * (len(shape) - len(place.spec)))[len(first):]))
+    stack = None
+    for where, name in parts:
+        layer = shrink(jax.device_put(whole if where == first else read(name), one_layer))
+        whole = None
+        if stack is None:
+            stack = _empty_stack(shape[:len(first)], layer, place if scheme is None else None)
+        stack = _write_layer(stack, layer, np.array(where, np.int32))
+    return stack
+
+
+def _empty_stack(layers: tuple[int, ...], layer: Any, place: Any) -> Any:
+    """Room for all layers, where the parameter goes."""
+    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((*layers, *leaf.shape), leaf.dtype), layer)
+    wanted = jax.tree.map(lambda leaf: place or _with_layers(leaf.sharding, len(layers)), layer)
+    make = lambda: jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    return jax.jit(make, out_shardings=wanted)()
+
+
+def _with_layers(sharding: Any, layers: int) -> Any:
+    """The sharding of a stack of what has `sharding`."""
+    if isinstance(sharding, NamedSharding):
+        return NamedSharding(sharding.mesh, P(*[None] * layers, *sharding.spec))
+    return sharding
+
+
+@partial(jax.jit, donate_argnums=0)
+def _write_layer(stack: Any, layer: Any, where: jax.Array) -> Any:
+    """The stack with one layer written to its place, in the same memory."""
+    def write(room, value):
+        value = value.reshape(*[1] * len(where), *value.shape)
+        start = (*where, *[jnp.int32(0)] * (room.ndim - len(where)))
+        return lax.dynamic_update_slice(room, value, start)
+
+    return jax.tree.map(write, stack, layer)
 
 
 def _check_tied_head(spec: ModelSpec, params: Params, tensors: Tensors) -> None:
-    if not spec.tied or "lm_head.weight" not in tensors.files:
+    if not spec.tied or spec.head is not None or "lm_head.weight" not in tensors.files:
         return
     head = tensors.read("lm_head.weight").astype(params["embed"].dtype)
     if head.shape != params["embed"].shape or not np.array_equal(head, np.asarray(params["embed"])):
@@ -226,84 +263,93 @@ def _check_tied_head(spec: ModelSpec, params: Params, tensors: Tensors) -> None:
 
 
 def save_model(path: str | Path, spec: ModelSpec, params: Params, tokenizer_source: str | Path | None = None,
-               max_shard_bytes: int = MAX_SHARD_BYTES) -> Path:
-    """Writes a checkpoint directory that torch transformers loads.
-
-    The directory appears whole or not at all.
+               max_shard_bytes: int = MAX_SHARD_BYTES, layout: Layout = "hf") -> Path:
+    """Writes a checkpoint directory, which appears whole or not at all.
 
     Args:
         path: must not exist yet, or be empty.
         spec, params: the network; layers stacked.
         tokenizer_source: checkpoint whose tokenizer and generation settings are copied along.
         max_shard_bytes: a larger checkpoint becomes several files and an index.
+        layout: `hf` is safetensors that torch transformers loads; `orbax` also holds quantised matrices.
 
     Returns:
         `path`.
+
+    Raises:
+        UserError: the directory holds something, or quantised weights are to be written as `hf`.
     """
-    shards = _shard(_export(spec, params), max_shard_bytes)
-    count = len(shards)
-    names = (["model.safetensors"] if count == 1 else
-             [f"model-{k + 1:05d}-of-{count:05d}.safetensors" for k in range(count)])
     with new_directory(path) as target:
-        for name, shard in zip(names, shards, strict=True):
-            save_tensors(target / name, shard)
-        if count > 1:
-            weight_map = {tensor: name for name, shard in zip(names, shards, strict=True) for tensor in shard}
-            size = sum(array.nbytes for shard in shards for array in shard.values())
-            index = {"metadata": {"total_size": size}, "weight_map": weight_map}
-            write_atomic(target / INDEX, json.dumps(index, indent=2))
-        dtype = str(jax.tree.leaves(params)[0].dtype)
-        write_atomic(target / "config.json", json.dumps(write_config(spec, dtype), indent=2) + "\n")
-        if tokenizer_source is not None:
-            source = model_directory(tokenizer_source)
-            for name in TOKENIZER_FILES:
-                if (source / name).exists():
-                    shutil.copy(source / name, target / name)
+        write_model(target, spec, params, tokenizer_source, max_shard_bytes, layout)
     return Path(path)
 
 
-def save_tensors(path: Path, tensors: dict[str, np.ndarray]) -> None:
-    """Writes one safetensors file; a full disk is an `OSError` with ENOSPC, as everywhere."""
-    from safetensors import SafetensorError
-    from safetensors.numpy import save_file
+def write_model(target: Path, spec: ModelSpec, params: Params, tokenizer_source: str | Path | None,
+                max_shard_bytes: int = MAX_SHARD_BYTES, layout: Layout = "hf") -> None:
+    """Writes a checkpoint's files into an existing directory; see `save_model`."""
+    if layout == "orbax":
+        native.save(target, params)
+    elif scheme_of(params) is not None:
+        raise UserError("quantised weights have no place in the hub's layout", target,
+                        "write them in Orbax's (--format orbax), or convert without --quantise")
+    else:
+        _write_shards(target, spec, params, max_shard_bytes)
+    dtype = str(params["embed"].dtype)
+    write_atomic(target / "config.json", json.dumps(write_config(spec, dtype), indent=2) + "\n")
+    if tokenizer_source is not None:
+        source = model_directory(tokenizer_source)
+        for name in TOKENIZER_FILES:
+            if (source / name).exists():
+                shutil.copy(source / name, target / name)
 
-    try:
-        save_file(tensors, path, metadata={"format": "pt"})
-        path.chmod(0o644)  # the library makes it private
-    except SafetensorError as error:
-        # The library reports a full disk as a text of its own kind.
-        if f"os error {errno.ENOSPC}" in str(error) or f"os error {errno.EDQUOT}" in str(error):
-            raise OSError(errno.ENOSPC, str(error)) from error
-        raise
+
+def _write_shards(target: Path, spec: ModelSpec, params: Params, limit: int) -> None:
+    """Safetensors files of at most `limit` bytes, one in host memory at a time, and their index."""
+    shards, total = [[]], 0
+    for tensor in _exports(spec, params):
+        if shards[-1] and sum(one.nbytes for one in shards[-1]) + tensor.nbytes > limit:
+            shards.append([])
+        shards[-1].append(tensor)
+        total += tensor.nbytes
+    count = len(shards)
+    files = (["model.safetensors"] if count == 1 else
+             [f"model-{k + 1:05d}-of-{count:05d}.safetensors" for k in range(count)])
+    for file, shard in zip(files, shards, strict=True):
+        save_tensors(target / file, {tensor.name: tensor.value(params) for tensor in shard})
+    if count > 1:
+        weight_map = {tensor.name: file for file, shard in zip(files, shards, strict=True) for tensor in shard}
+        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+        write_atomic(target / INDEX, json.dumps(index, indent=2))
 
 
-def _export(spec: ModelSpec, params: Params) -> dict[str, np.ndarray]:
-    """Checkpoint tensors by name, fused ones joined, in the order of the family's table."""
+@dataclasses.dataclass(frozen=True)
+class _Export:
+    """A tensor to be written: its name, the leaves that it is fused of, its place in them, its size."""
+
+    name: str
+    leaves: Sequence[Leaf]
+    place: tuple[int, ...]
+    nbytes: int
+
+    def value(self, params: Params) -> np.ndarray:
+        tensor = fuse(self.leaves, [np.asarray(lookup(params, leaf.path)[self.place]) for leaf in self.leaves])
+        return np.ascontiguousarray(tensor.T if self.leaves[0].transpose else tensor)
+
+
+def _exports(spec: ModelSpec, params: Params) -> list[_Export]:
+    """All tensors of a checkpoint, in the order of the family's table."""
     shared: dict[str, list[Leaf]] = collections.defaultdict(list)
-    for leaf in FAMILIES[spec.family].leaves(spec):
+    for leaf in places(spec):
         shared[leaf.name].append(leaf)
-    found = {}
+    found = []
     for leaves in shared.values():
-        values = [np.asarray(_lookup(params, leaf.path)) for leaf in leaves]
-        for place, name in _names(leaves[0], spec):
-            tensor = fuse(leaves, [value[place] for value in values])
-            found[name] = np.ascontiguousarray(tensor.T if leaves[0].transpose else tensor)
+        parts = names_of(leaves[0], spec)
+        size = sum(lookup(params, leaf.path).nbytes for leaf in leaves) // len(parts)
+        found += [_Export(name, leaves, place, size) for place, name in parts]
     return found
 
 
-def _shard(tensors: dict[str, np.ndarray], limit: int) -> list[dict[str, np.ndarray]]:
-    shards: list[dict[str, np.ndarray]] = [{}]
-    room = limit
-    for name, tensor in tensors.items():
-        if shards[-1] and tensor.nbytes > room:
-            shards.append({})
-            room = limit
-        shards[-1][name] = tensor
-        room -= tensor.nbytes
-    return shards
-
-
-def _lookup(tree: Any, path: tuple[str, ...]) -> Any:
+def lookup(tree: Any, path: tuple[str, ...]) -> Any:
     for key in path:
         tree = tree[key]
     return tree

@@ -6,8 +6,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxllm.ops.quantise import Quantised
 
-def matmul(x: jax.Array, kernel: jax.Array, out_dtype: jnp.dtype | None = None) -> jax.Array:
+
+def matmul(x: jax.Array, kernel: jax.Array | Quantised, out_dtype: jnp.dtype | None = None) -> jax.Array:
     """``x @ kernel`` over the last axis of `x`, computed in two dimensions.
 
     Activations are flattened first: XLA's CPU backend has no fast kernel for a weight gradient that
@@ -16,13 +18,14 @@ def matmul(x: jax.Array, kernel: jax.Array, out_dtype: jnp.dtype | None = None) 
 
     Args:
         x: `[..., D]`.
-        kernel: `[D, F]`, same dtype as `x`.
+        kernel: `[D, F]`; converted to the dtype of `x`, whatever it is stored in.
         out_dtype: dtype of the result and of the accumulation; that of `x` by default.
 
     Returns:
         `[..., F]`.
     """
     precision = lax.Precision.HIGHEST if x.dtype == jnp.float32 else None
+    kernel = kernel.dequantise(x.dtype) if isinstance(kernel, Quantised) else kernel.astype(x.dtype)
     flat = lax.dot_general(
         x.reshape(-1, x.shape[-1]), kernel, (((1,), (0,)), ((), ())),
         precision=precision, preferred_element_type=out_dtype or x.dtype,

@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxllm.config import SamplingConfig
 from jaxllm.generate.engine import generate
-from jaxllm.models.decoder import Params
+from jaxllm.models.network import Params
 from jaxllm.self_param.answers import accuracy, best, f1
 from jaxllm.self_param.documents import Document, FormatConfig
 from jaxllm.self_param.loss import Batch, mean_gap

@@ -16,7 +16,7 @@ from jaxllm.config import check
 from jaxllm.errors import UserError
 from jaxllm.models import Adapter, LoraConfig, init_adapter, merge
 from jaxllm.models.adapters import adapter_axes
-from jaxllm.models.decoder import Params
+from jaxllm.models.network import Params
 from jaxllm.self_param.documents import FormatConfig
 from jaxllm.self_param.loss import Objective, make_loss
 from jaxllm.self_param.questions import QuestionAnswer

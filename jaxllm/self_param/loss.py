@@ -19,7 +19,7 @@ from jax import lax
 
 from jaxllm.errors import UserError
 from jaxllm.models import Adapter, ModelSpec, forward, unembedding
-from jaxllm.models.decoder import Params, Remat
+from jaxllm.models.network import Params, Remat
 from jaxllm.ops import masked_sum, token_divergence, token_logprobs
 from jaxllm.ops.vocab import Divergence
 from jaxllm.self_param.targets import KINDS

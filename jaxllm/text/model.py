@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from jaxllm.errors import UserError
 from jaxllm.models import ModelSpec, load_model
-from jaxllm.models.decoder import Params
+from jaxllm.models.network import Params
 from jaxllm.models.weights import load_spec
 from jaxllm.text.tokenizer import Tokenizer, load_tokenizer
 

@@ -12,7 +12,7 @@ from jax.sharding import PartitionSpec as P
 
 from jaxllm.errors import UserError
 from jaxllm.models import ModelSpec, init
-from jaxllm.models.decoder import logical_axes
+from jaxllm.models.network import logical_axes
 
 MESH_AXES = ("data", "fsdp", "tensor")
 

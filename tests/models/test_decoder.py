@@ -7,8 +7,8 @@ import pytest
 from numpy.testing import assert_allclose
 
 from jaxllm.models import init, init_cache, logical_axes, logits, stack, unstack
-from jaxllm.models.attention import causal_mask
-from jaxllm.models.decoder import segment_positions
+from jaxllm.models.attention import full_sight
+from jaxllm.models.network import segment_positions
 from tests.networks import LLAMA, forward, random_tokens
 
 
@@ -111,7 +111,7 @@ def test_segment_positions():
 
 
 def test_causal_mask_by_hand():
-    mask = causal_mask(jnp.array([[1, 1, 2, 0]]))[0]
+    mask = full_sight(jnp.array([[1, 1, 2, 0]])).mask()[0]
     assert mask.astype(int).tolist() == [[1, 0, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 0]]
 
 

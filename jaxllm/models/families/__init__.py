@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 from jaxllm.errors import UserError
-from jaxllm.models.families import gemma, gpt, llama
-from jaxllm.models.families.table import Family, Keys, Leaf
-from jaxllm.models.spec import ModelSpec
+from jaxllm.models.families import bert, gemma, gpt, llama
+from jaxllm.models.families.table import Family, Keys, Leaf, linear, read_head
+from jaxllm.models.spec import Head, ModelSpec
 
-FAMILIES: dict[str, Family] = llama.FAMILIES | gemma.FAMILIES | gpt.FAMILIES
+LM_HEAD = (("head",), ("head_bias",))
 
-__all__ = ["FAMILIES", "Family", "Leaf", "read_config", "write_config"]
+FAMILIES: dict[str, Family] = llama.FAMILIES | gemma.FAMILIES | gpt.FAMILIES | bert.FAMILIES
+
+__all__ = ["FAMILIES", "Family", "Leaf", "is_classifier", "places", "read_config", "write_config"]
+
+CLASSIFIER, REWARD = "ForSequenceClassification", "ForRewardModel"
+# Endings of the names of classes that predict the next token.
+_LANGUAGE_MODELS = ("ForCausalLM", "LMHeadModel")
+# Checkpoints that are quantised in a way that is read: one scale for every block of an 8-bit tensor.
+_READ_QUANTISED = "fp8"
 
 
 def read_config(config: dict[str, Any], where: Path | str) -> ModelSpec:
@@ -24,21 +33,68 @@ def read_config(config: dict[str, Any], where: Path | str) -> ModelSpec:
     kind = config.get("model_type")
     if not isinstance(kind, str) or kind not in FAMILIES:
         raise UserError(f"architecture {kind!r} is not supported (have: {', '.join(FAMILIES)})", where)
-    if config.get("quantization_config") is not None:
-        raise UserError("the checkpoint is quantised", where, "use the unquantised checkpoint")
     keys = Keys(config, where)
+    quantised = keys.get("quantization_config")
+    if quantised is not None and (not isinstance(quantised, dict) or quantised.get("quant_method") != _READ_QUANTISED):
+        raise UserError("the checkpoint is quantised", where, "use the unquantised checkpoint")
     keys.only("pruned_heads", {})
     try:
         spec = FAMILIES[kind].read(keys)
+        if spec.encoder is None and is_classifier(config):
+            spec = dataclasses.replace(spec, head=read_head(keys, "last"))
     except (ValueError, TypeError, ArithmeticError, LookupError, AttributeError) as error:
         raise UserError(f"the configuration does not describe a network: {error}", where) from error
+    if spec.encoder is not None and not is_classifier(config):
+        raise UserError(f"an encoder is read as a classifier only, and this one is {architecture(config)!r}", where,
+                        f"use a checkpoint whose class ends in {CLASSIFIER}")
     keys.finish()
     return spec
+
+
+def architecture(config: dict[str, Any]) -> str | None:
+    """Name of the class that a `config.json` belongs to."""
+    return next(iter(config.get("architectures") or ()), None)
+
+
+def is_classifier(config: dict[str, Any]) -> bool:
+    """Whether it is a classifier's, by the name of its class."""
+    return (architecture(config) or "").endswith(CLASSIFIER)
+
+
+def is_language_model(config: dict[str, Any]) -> bool:
+    """Whether it predicts the next token; so it is taken where no class is named."""
+    name = architecture(config)
+    return name is None or name.endswith(_LANGUAGE_MODELS)
 
 
 def write_config(spec: ModelSpec, dtype: str) -> dict[str, Any]:
     """`config.json` of a network whose weights have `dtype`; transformers 4 and 5 read it."""
     end = spec.eos_ids[0] if len(spec.eos_ids) == 1 else list(spec.eos_ids) or None
     # A padding token that is left out is a class's own default, which may lie outside of this vocabulary.
-    return FAMILIES[spec.family].write(spec) | {
-        "torch_dtype": dtype, "bos_token_id": spec.bos_id, "eos_token_id": end, "pad_token_id": None}
+    written = FAMILIES[spec.family].write(spec) | {
+        "torch_dtype": dtype, "bos_token_id": spec.bos_id, "eos_token_id": end, "pad_token_id": spec.pad_id}
+    if spec.head is not None:
+        stem = next(written["architectures"][0].removesuffix(end) for end in (*_LANGUAGE_MODELS, CLASSIFIER)
+                    if written["architectures"][0].endswith(end))
+        usual = spec.encoder is not None or spec.head.name == "score" and not spec.head.bias and not spec.head.hidden
+        names = spec.head.label_names or [f"LABEL_{i}" for i in range(spec.head.labels)]
+        written |= {"architectures": [stem + (CLASSIFIER if usual else REWARD)],
+                    "id2label": {str(i): name for i, name in enumerate(names)},
+                    "label2id": {name: i for i, name in enumerate(names)}}
+    return written
+
+
+def places(spec: ModelSpec) -> list[Leaf]:
+    """Where every parameter of a network lives in a checkpoint."""
+    leaves = FAMILIES[spec.family].leaves(spec)
+    if spec.head is None or spec.encoder is not None:
+        return leaves
+    return [leaf for leaf in leaves if leaf.path not in LM_HEAD] + score_leaves(spec.head)
+
+
+def score_leaves(head: Head) -> list[Leaf]:
+    """Places of a decoder's scoring head; one with a hidden layer is a sequence of layers and a nonlinearity."""
+    if head.hidden is None:
+        return linear(("score", "out"), head.name, head.bias)
+    return [*linear(("score", "hidden"), f"{head.name}.0", head.hidden_bias),
+            *linear(("score", "out"), f"{head.name}.2", head.bias)]

@@ -11,16 +11,16 @@ import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from jaxllm.errors import UserError
-from jaxllm.models.spec import ModelSpec, Rope
+from jaxllm.models.spec import Activation, Head, ModelSpec, Rope
 
 ACTIVATIONS = {"silu": "silu", "swish": "silu", "gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_fast": "gelu_tanh",
-               "gelu_pytorch_tanh": "gelu_tanh", "relu": "relu"}
-ACTIVATION_NAMES = {"silu": "silu", "gelu": "gelu", "gelu_tanh": "gelu_new", "relu": "relu"}
+               "gelu_pytorch_tanh": "gelu_tanh", "relu": "relu", "tanh": "tanh"}
+ACTIVATION_NAMES = {"silu": "silu", "gelu": "gelu", "gelu_tanh": "gelu_new", "relu": "relu", "tanh": "tanh"}
 
 # Keys that never change what a forward pass computes.
 BOOKKEEPING = frozenset("""
@@ -137,15 +137,16 @@ class Keys:
             raise UserError(f"activation '{value}' is not supported (have: {', '.join(ACTIVATIONS)})", self.where)
         return ACTIVATIONS[value]
 
-    def tokens(self, bos: int | None = None, eos: int | None = None) -> dict[str, Any]:
-        """Begin and end tokens, for the spec; the arguments are what a family means when it says nothing."""
+    def tokens(self, bos: int | None = None, eos: int | None = None, pad: int | None = None) -> dict[str, Any]:
+        """Begin, end and padding tokens, for the spec; the arguments are what a family means when it says nothing."""
         self.ignore("bos_token_id", "eos_token_id")
         end = self.config.get("eos_token_id", eos)
         ids = () if end is None else (end,) if isinstance(end, int) else tuple(end)
-        begin = self.config.get("bos_token_id", bos)
-        if not all(isinstance(token, int) for token in (*ids, begin or 0)):
-            raise UserError(f"begin and end tokens must be numbers, found {begin!r} and {end!r}", self.where)
-        return {"bos_id": begin, "eos_ids": ids}
+        begin, padding = self.config.get("bos_token_id", bos), self.config.get("pad_token_id", pad)
+        if not all(isinstance(token, int) for token in (*ids, begin or 0, padding or 0)):
+            raise UserError(f"begin, end and padding tokens must be numbers, found {begin!r}, {end!r}, {padding!r}",
+                            self.where)
+        return {"bos_id": begin, "eos_ids": ids, "pad_id": padding}
 
     def finish(self) -> None:
         """Raises on keys that nobody read and that are set to something."""
@@ -155,6 +156,18 @@ class Keys:
             raise UserError(
                 f"config keys that this library does not know and that may change the network: {listing}",
                 self.where, "remove the keys from config.json if they do not change what the model computes")
+
+
+def read_head(keys: Keys, place: Literal["first", "last"], *, bias: bool = False, hidden: Activation | None = None,
+              name: str = "score") -> Head:
+    """The scoring head of a sequence classifier; what its scores are called is in `id2label`."""
+    names = keys.get("id2label", {})
+    labels = keys.get("num_labels", len(names) or 2)
+    if not isinstance(names, dict) or names and len(names) != labels:
+        raise UserError(f"config key 'id2label' must name {labels} labels, found {names!r}", keys.where)
+    ordered = tuple(str(names[index]) for index in sorted(names, key=int))
+    plain = all(label == f"LABEL_{i}" for i, label in enumerate(ordered))
+    return Head(labels, place, bias, hidden, name=name, label_names=() if plain else ordered)
 
 
 def read_rope(keys: Keys, default_theta: float = 10_000.0, settings: dict[str, Any] | None = None) -> Rope:

@@ -1,0 +1,111 @@
+"""Weights in Orbax's format: sharded, quick to restore to any mesh, and the one that holds quantised matrices.
+
+Such a directory has the config.json and the tokenizer of the hub's layout; in place of safetensors there are `orbax/`
+and `weights.json`, which says how the weights are quantised.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxllm.errors import UserError
+from jaxllm.files import write_atomic
+from jaxllm.models.network import Params, init
+from jaxllm.models.quantised import is_quantisable, quantise_params, scheme_of
+from jaxllm.models.spec import ModelSpec
+from jaxllm.models.tensors import read_json
+from jaxllm.ops.quantise import Quantised, Scheme, quantise
+
+FOLDER, ABOUT = "orbax", "weights.json"
+SCHEMES = (None, "int8", "int4", "nf4")
+
+
+def is_native(path: Path) -> bool:
+    """Whether a checkpoint directory is in this format."""
+    return (path / ABOUT).is_file()
+
+
+def save(path: Path, params: Params) -> None:
+    """Writes the weights into an existing directory."""
+    import orbax.checkpoint as ocp
+
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    with ocp.StandardCheckpointer() as writer:
+        writer.save((path / FOLDER).absolute(), _plain(params))
+    dtype = str(params["embed"].dtype)
+    write_atomic(path / ABOUT, json.dumps({"quantised": scheme_of(params), "dtype": dtype}, indent=2) + "\n")
+
+
+def stored_scheme(path: Path) -> Scheme | None:
+    """How the weights in a directory are quantised."""
+    found = read_json(path / ABOUT).get("quantised")
+    if found not in SCHEMES:
+        raise UserError(f"weights quantised as {found!r} are not known", path / ABOUT)
+    return found
+
+
+def load(path: Path, spec: ModelSpec, dtype: jnp.dtype, shardings: Any, scheme: Scheme | None) -> Params:
+    """Reads the weights; arguments as of `load_model`.
+
+    Raises:
+        UserError: damaged, of another network, or quantised otherwise.
+    """
+    import orbax.checkpoint as ocp
+
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    stored = stored_scheme(path)
+    if stored is not None and scheme not in (None, stored):
+        raise UserError(f"the weights are quantised as {stored}, not as {scheme}", path,
+                        "leave the scheme out, or convert from the weights in full precision")
+    if not (path / FOLDER).is_dir():
+        raise UserError("the folder with the weights is missing", path / FOLDER, "convert the checkpoint again")
+    wanted = abstract(spec, dtype, shardings, stored)
+    try:
+        with ocp.StandardCheckpointer() as reader:
+            found = reader.restore((path / FOLDER).absolute(), _plain(wanted))
+    except (ValueError, KeyError, FileNotFoundError, OSError) as error:
+        raise UserError(f"the weights cannot be read as a {spec.family} model of this config: "
+                        f"{str(error).splitlines()[0][:300]}", path / FOLDER, "convert the checkpoint again") from error
+    params = jax.tree.map(lambda want, have: Quantised(have["codes"], have["scales"], want.scheme)
+                          if isinstance(want, Quantised) else have, wanted, found,
+                          is_leaf=lambda leaf: isinstance(leaf, Quantised))
+    return params if stored is not None or scheme is None else quantise_params(params, scheme)
+
+
+def abstract(spec: ModelSpec, dtype: jnp.dtype, shardings: Any, scheme: Scheme | None) -> Params:
+    """Shapes, number formats and places of a network's parameters."""
+    shapes = jax.eval_shape(lambda: init(spec, jax.random.key(0), dtype))
+    if shardings is None:
+        shardings = jax.tree.map(lambda _: jax.sharding.SingleDeviceSharding(jax.devices()[0]), shapes)
+
+    def one(path, leaf, place):
+        chosen = is_quantisable(tuple(key.key for key in path), leaf.shape, scheme)
+        leaf = jax.eval_shape(lambda leaf: quantise(leaf, scheme), leaf) if chosen else leaf
+        return jax.tree.map(lambda part: jax.ShapeDtypeStruct(part.shape, part.dtype, sharding=_fitting(place, part)),
+                            leaf)
+
+    return jax.tree_util.tree_map_with_path(one, shapes, shardings)
+
+
+def _fitting(place: Any, part: Any) -> Any:
+    """The place of a parameter for a part of its codes or scales, which may not divide as evenly."""
+    if not isinstance(place, jax.sharding.NamedSharding):
+        return place
+    names = [*place.spec, *[None] * (len(part.shape) - len(place.spec))]
+    counts = lambda name: math.prod(place.mesh.shape[axis] for axis in ((name,) if isinstance(name, str) else name))
+    parts = [1 if name is None else counts(name) for name in names]
+    kept = [name if size % count == 0 else None for name, size, count in zip(names, part.shape, parts, strict=True)]
+    return jax.sharding.NamedSharding(place.mesh, jax.sharding.PartitionSpec(*kept))
+
+
+def _plain(params: Params) -> Params:
+    """Quantised matrices as dicts of arrays, which Orbax stores by name."""
+    return jax.tree.map(lambda leaf: {"codes": leaf.codes, "scales": leaf.scales} if isinstance(leaf, Quantised)
+                        else leaf, params, is_leaf=lambda leaf: isinstance(leaf, Quantised))

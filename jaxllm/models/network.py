@@ -1,0 +1,196 @@
+"""Networks as functions: `init`, `forward`, and what goes between stacked and separate layers.
+
+Parameters are a nested dict of arrays. `params["layers"]` is either one tree of `[L, ...]` arrays, run
+by a scan (training: compile time does not grow with depth), or a tuple of L trees, unrolled (decoding:
+measured 1.4x faster, since no step slices the stack). `stack` and `unstack` go between them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxllm.models.adapters import Adapter
+from jaxllm.models.attention import Cache, Path, Sight, full_sight
+from jaxllm.models.decoder import Decoder
+from jaxllm.models.encoder import Encoder
+from jaxllm.models.heads import ScoreHead
+from jaxllm.models.layers import Context, Remat, Run
+from jaxllm.models.rope import no_rotation, rotation
+from jaxllm.models.spec import ModelSpec, Rope
+from jaxllm.ops.vocab import Unembedding
+
+Params = dict[str, Any]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Output:
+    """What `forward` returns.
+
+    Attributes:
+        hidden: `[B, T, D]`, ready for the head, in the compute dtype. `logits` turns it into scores;
+            losses take it as it is and never hold `[B, T, V]`.
+        cache: the cache with this call's tokens written to it, None without one.
+    """
+
+    hidden: jax.Array
+    cache: Cache | None
+
+
+def _initialise(spec: ModelSpec, dtype: jnp.dtype, key: jax.Array):
+    """Linen's variables, boxed with the logical names of their axes."""
+    tokens = jnp.zeros((1, 1), jnp.int32)
+    run = Run(param_dtype=dtype, attention="xla")
+    context = _context(spec, tokens, full_sight(jnp.ones_like(tokens), spec.encoder is None))
+    if spec.encoder is not None:
+        params = Encoder(spec, run, jnp.float32).init(key, tokens, tokens, tokens, context)["params"]
+    else:
+        params = Decoder(spec, run, jnp.float32).init(key, tokens, tokens, context)["params"]
+    if spec.head is not None:
+        features = jnp.zeros((1, spec.width), jnp.float32)
+        key = jax.random.fold_in(key, 1)
+        params |= {"score": ScoreHead(spec, run).init(key, features)["params"]}
+    return params
+
+
+def _context(spec: ModelSpec, positions: jax.Array, sight: Sight) -> Context:
+    """What the layers need to know."""
+    def turns(rope: Rope | None):
+        if rope is None:
+            return no_rotation(spec.rope.rotated(spec.head_dim), positions)
+        return rotation(rope, spec.head_dim, positions, sight.queries)
+
+    if spec.rope is None:
+        return Context(sight, None)
+    found = [turns(kind.rope) for kind in spec.different_kinds]
+    return Context(sight, tuple(jnp.stack(leaves) for leaves in zip(*found, strict=True)))
+
+
+def init(spec: ModelSpec, key: jax.Array, dtype: jnp.dtype = jnp.float32) -> Params:
+    """Random parameters with stacked layers.
+
+    Matrices have standard deviation `fan_in ** -0.5`; the embedding 1, or `D ** -0.5` where it is also
+    the head. Call it under `jax.jit` with `out_shardings` to create a large model in place.
+    """
+    return nn.unbox(_initialise(spec, jnp.dtype(dtype), key))
+
+
+def logical_axes(spec: ModelSpec) -> Params:
+    """The tree of `init`, each leaf a tuple with the logical name of every axis of that parameter.
+
+    Names are `layers`, `vocab`, `embed`, `heads`, `kv`, `mlp` or None.
+    """
+    shapes = jax.eval_shape(lambda: _initialise(spec, jnp.dtype(jnp.float32), jax.random.key(0)))
+    boxed = lambda leaf: isinstance(leaf, nn.LogicallyPartitioned)
+    return jax.tree.map(lambda leaf: tuple(leaf.names), shapes, is_leaf=boxed)
+
+
+def segment_positions(segments: jax.Array) -> jax.Array:
+    """Index of every token within its run of equal `segments` `[B, T]`; int32, starting at 0."""
+    index = jnp.broadcast_to(jnp.arange(segments.shape[1], dtype=jnp.int32), segments.shape)
+    starts = jnp.pad(segments[:, 1:] != segments[:, :-1], ((0, 0), (1, 0)))
+    return index - lax.cummax(jnp.where(starts, index, 0), axis=1)
+
+
+def forward(spec: ModelSpec, params: Params, tokens: jax.Array, *, positions: jax.Array | None = None,
+            segments: jax.Array | None = None, types: jax.Array | None = None, cache: Cache | None = None,
+            adapter: Adapter | None = None, dtype: jnp.dtype = jnp.float32, remat: Remat = "none",
+            attention: Path | None = None) -> Output:
+    """Runs the network.
+
+    Args:
+        spec: the network's description.
+        params: from `init` or a checkpoint. Layers stacked (scan) or a tuple (unrolled).
+        tokens: `[B, T]` int32.
+        positions: `[B, T]` int32; by default the index within the segment. Required with a cache.
+        segments: `[B, T]` int32, 0 for padding. A token sees tokens of its own segment (in a decoder: earlier
+            ones), so one argument serves left padding, right padding and packing. All ones by default.
+        types: `[B, T]` int32, of an encoder: 0 in the first text, 1 in the second of a pair. Zeros by default.
+        cache: keys and values of earlier tokens; needs unstacked layers.
+        adapter: low-rank change of the linear layers; None runs the base weights.
+        dtype: of activations and matrix products. Norms, softmax and logits are float32 regardless.
+        remat: what the backward pass recomputes: nothing, every block (`full`), or all but the
+            matrix products (`dots`).
+        attention: the kernel; by default the fastest that supports what is asked for.
+
+    Returns:
+        Hidden states and the new cache.
+
+    Raises:
+        ValueError: a cache with stacked layers, without positions, or in an encoder.
+    """
+    if spec.encoder is not None and spec.encoder.convolution is not None and isinstance(params["layers"], dict):
+        params = unstack(params)  # the first layer is not like the others
+    unrolled = isinstance(params["layers"], tuple)
+    if segments is None:
+        segments = jnp.ones_like(tokens)
+    if cache is None:
+        positions = segment_positions(segments) if positions is None else positions
+        sight, buffers = full_sight(segments, spec.encoder is None), None
+    else:
+        if not unrolled or positions is None:
+            raise ValueError("decoding with a cache needs unstack(params) and explicit positions")
+        seen = lax.dynamic_update_slice(cache.segments, segments, (0, cache.index))
+        sight, buffers = Sight(segments, seen, cache.index), cache.layers
+    variables = {"params": _linen_layers(params)}
+    if adapter is not None:
+        stacked_adapter = isinstance(adapter.params.get("layers"), dict)
+        if unrolled == stacked_adapter:
+            raise ValueError("params and adapter must both be stacked or both be unstacked")
+        variables["adapter"] = _linen_layers(adapter.params)
+    run = Run(adapter_scale=1.0 if adapter is None else adapter.scale, attention=attention, remat=remat,
+              unrolled=unrolled)
+    context = _context(spec, positions, sight)
+    if spec.encoder is not None:
+        if cache is not None:
+            raise ValueError("an encoder reads a whole text at once and keeps no cache")
+        types = jnp.zeros_like(tokens) if types is None else types
+        return Output(Encoder(spec, run, jnp.dtype(dtype)).apply(variables, tokens, positions, types, context), None)
+    hidden, buffers = Decoder(spec, run, jnp.dtype(dtype)).apply(variables, tokens, positions, context, buffers)
+    if cache is not None:
+        cache = Cache(buffers, seen, cache.index + tokens.shape[1])
+    return Output(hidden, cache)
+
+
+def _linen_layers(tree: Params) -> Params:
+    """Unrolled layers under the names that Linen gives to separate modules."""
+    if not isinstance(tree["layers"], tuple):
+        return tree
+    rest = {name: value for name, value in tree.items() if name != "layers"}
+    return rest | {f"layers_{i}": layer for i, layer in enumerate(tree["layers"])}
+
+
+def unembedding(spec: ModelSpec, params: Params) -> Unembedding:
+    """The matrix that turns hidden states into logits, as `ops` wants it."""
+    table = params["embed"] if spec.tied else params["head"]
+    return Unembedding(table, params["head_bias"] if spec.head_bias else None, spec.logit_softcap)
+
+
+def logits(spec: ModelSpec, params: Params, hidden: jax.Array) -> jax.Array:
+    """`[..., V]` float32 scores of `hidden` `[..., D]`. For a few positions at a time; see `ops`."""
+    return unembedding(spec, params).logits(hidden)
+
+
+def init_cache(spec: ModelSpec, batch: int, slots: int, dtype: jnp.dtype = jnp.float32) -> Cache:
+    """An empty cache of `slots` positions for `batch` rows."""
+    empty = lambda: jnp.zeros((batch, slots, spec.kv_heads, spec.head_dim), dtype)
+    layers = tuple((empty(), empty()) for _ in range(spec.layers))
+    return Cache(layers, jnp.zeros((batch, slots), jnp.int32), jnp.zeros((), jnp.int32))
+
+
+def unstack(params: Params) -> Params:
+    """`[L, ...]` layers as a tuple of L trees; also for an adapter's tree."""
+    depth = jax.tree.leaves(params["layers"])[0].shape[0]
+    layers = tuple(jax.tree.map(lambda leaf, i=i: leaf[i], params["layers"]) for i in range(depth))
+    return params | {"layers": layers}
+
+
+def stack(params: Params) -> Params:
+    """A tuple of layers as one tree of `[L, ...]` arrays; the inverse of `unstack`."""
+    return params | {"layers": jax.tree.map(lambda *leaves: jnp.stack(leaves), *params["layers"])}

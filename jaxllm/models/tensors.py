@@ -1,0 +1,186 @@
+"""A checkpoint directory as files: where it is, its JSON, and its tensors by name. Safetensors and nothing else."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from jaxllm.assets import resolve
+from jaxllm.errors import UserError
+
+INDEX = "model.safetensors.index.json"
+# Name of a number format in a safetensors header -> ours.
+DTYPES: dict[str, np.dtype] = {
+    "F64": np.dtype(np.float64), "F32": np.dtype(np.float32), "F16": np.dtype(np.float16),
+    "BF16": np.dtype(ml_dtypes.bfloat16), "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
+    "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2)}
+# A tensor of 8-bit numbers has one factor a block, in a tensor of its name and this.
+SCALES = "_scale_inv"
+
+
+def model_directory(model: str | Path) -> Path:
+    """The directory of a checkpoint: `tiny`, a local directory, or a Hub id (fetched or cached).
+
+    Raises:
+        UserError: there is no such checkpoint.
+    """
+    path = resolve(model)
+    if path.is_dir():
+        return path
+    name = str(model)
+    if path.exists() or name.startswith((".", "/", "~")) or name.count("/") != 1:
+        raise UserError("no checkpoint directory", model, "give a directory with config.json and *.safetensors, "
+                        "a Hub id such as org/name, or 'tiny'")
+    from huggingface_hub import snapshot_download  # costs a third of a second, and most runs are local
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.model",
+                                                            "merges.txt"],
+                                      ignore_patterns=["consolidated*", "original/*"]))
+    except Exception as error:  # the hub client raises a dozen unrelated kinds
+        reason = str(error).splitlines()[0]
+        raise UserError(f"neither a directory nor a model that the Hub would give: {reason}", name,
+                        "check the name, the connection, and HF_HUB_OFFLINE") from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file, or a `UserError` that says what is wrong with it."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError("the file is missing", path) from None
+    except OSError as error:
+        raise UserError(f"cannot be read: {error.strerror}", path) from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"not valid JSON: {error}", path) from None
+    if not isinstance(content, dict):
+        raise UserError("must hold a JSON object", path)
+    return content
+
+
+def open_safetensors(file: Path, stack: contextlib.ExitStack) -> Any:
+    """A lazy reader of one safetensors file, closed with `stack`."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        return stack.enter_context(safe_open(file, framework="numpy"))
+    except FileNotFoundError:
+        raise UserError("the file is missing", file, "fetch the checkpoint again") from None
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"not a whole safetensors file: {error}", file, "fetch the file again") from None
+
+
+class Tensors:
+    """Lazy reader of a checkpoint's safetensors files, by tensor name; a context manager.
+
+    Attributes:
+        path: the directory.
+        files: name -> (reader, file).
+    """
+
+    def __init__(self, path: Path, quantisation: Mapping[str, Any] | None = None):
+        """
+        Args:
+            path: the directory.
+            quantisation: `quantization_config` of its config.json, where there is one.
+        """
+        self.path, self.files, self._stack = path, {}, contextlib.ExitStack()
+        self.block = (quantisation or {}).get("weight_block_size")
+        try:
+            for file, listed in self._shards(path).items():
+                reader = open_safetensors(file, self._stack)
+                there = set(reader.keys())
+                if lost := sorted(set(listed) - there):
+                    raise UserError(f"the index says that it holds '{lost[0]}', and it does not", file,
+                                    "fetch the checkpoint again")
+                self.files |= {name: (reader, file) for name in there}
+        except BaseException:
+            self._stack.close()
+            raise
+
+    def __enter__(self) -> Tensors:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    @staticmethod
+    def _shards(path: Path) -> dict[Path, list[str]]:
+        """Files, each with the tensors that an index says it holds."""
+        if (path / INDEX).exists():
+            names = read_json(path / INDEX).get("weight_map")
+            if not isinstance(names, dict):
+                raise UserError("has no weight_map", path / INDEX)
+            if not all(isinstance(name, str) and Path(name).name == name for name in names.values()):
+                raise UserError("names a file outside its directory", path / INDEX)
+            return {path / file: [name for name, where in names.items() if where == file]
+                    for file in sorted(set(names.values()))}
+        if (path / "model.safetensors").exists():
+            return {path / "model.safetensors": []}
+        pickled = sorted(path.glob("*.bin")) + sorted(path.glob("*.pt"))
+        raise UserError(
+            "no model.safetensors" + (f"; {pickled[0].name} is not read, it can run code" if pickled else ""),
+            path, "convert the checkpoint to safetensors" if pickled else None)
+
+    def names(self) -> list[str]:
+        """Of all tensors that hold parameters: the factors of 8-bit tensors belong to those."""
+        return sorted(name for name in self.files if not self._is_scale(name))
+
+    def _is_scale(self, name: str) -> bool:
+        return name.endswith(SCALES) and name.removesuffix(SCALES) in self.files
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return tuple(self.files[name][0].get_slice(name).get_shape())
+
+    def dtype(self, name: str) -> str:
+        """Name of the number format, as the file has it."""
+        return self.files[name][0].get_slice(name).get_dtype()
+
+    def read(self, name: str) -> np.ndarray:
+        """A tensor in its own number format; one of 8 bits with factors in float32, multiplied.
+
+        Raises:
+            UserError: a number format that is not read, or factors that do not fit the tensor.
+        """
+        (reader, file), kind = self.files[name], self.dtype(name)
+        if kind not in DTYPES:
+            raise UserError(f"tensor '{name}' has type {kind}; only {', '.join(DTYPES)} are read", file)
+        value = reader.get_tensor(name)
+        return value if name + SCALES not in self.files else self._scaled(name, value)
+
+    def _scaled(self, name: str, value: np.ndarray) -> np.ndarray:
+        (reader, file), scales = self.files[name + SCALES], name + SCALES
+        factors, block = np.asarray(reader.get_tensor(scales), np.float32), self.block
+        if not (isinstance(block, list | tuple) and len(block) == value.ndim == factors.ndim == 2 and all(
+                -(-size // one) == count for size, one, count in zip(value.shape, block, factors.shape, strict=True))):
+            raise UserError(f"'{scales}' of shape {list(factors.shape)} does not fit '{name}' of shape "
+                            f"{list(value.shape)} in blocks of {block}", file)
+        out = value.astype(np.float32)
+        rows, columns = block
+        for i, row in enumerate(factors):  # a band at a time: no second array of the tensor's size is made
+            out[i * rows:(i + 1) * rows] *= np.repeat(row, columns)[:value.shape[1]]
+        return out
+
+
+def save_tensors(path: Path, tensors: dict[str, np.ndarray]) -> None:
+    """Writes one safetensors file; a full disk is an `OSError` with ENOSPC, as everywhere."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import save_file
+
+    try:
+        save_file(tensors, path, metadata={"format": "pt"})
+        path.chmod(0o644)  # the library makes it private
+    except SafetensorError as error:
+        # The library reports a full disk as a text of its own kind.
+        if f"os error {errno.ENOSPC}" in str(error) or f"os error {errno.EDQUOT}" in str(error):
+            raise OSError(errno.ENOSPC, str(error)) from error
+        raise
+
+

@@ -1,7 +1,8 @@
 """The ``jaxllm`` command: one verb per job.
 
-A verb is a module with a dataclass that describes the job and a function ``run(config) -> Path`` that does it
-and returns the path of its result.json. The module is imported when its verb is called and not before.
+A verb is a module with a dataclass that describes the job and a function ``run(config) -> Path | None`` that does it
+and returns the path of its result.json, if it leaves one. The module is imported when its verb is called and not
+before.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import contextlib
 import difflib
 import importlib
 import logging
+import os
 import signal
 import sys
 import threading
@@ -23,17 +25,22 @@ from jaxllm.errors import StorageError, UserError
 
 @dataclass(frozen=True)
 class Verb:
-    """Where a job lives: `module` has the dataclass `config` and ``run``; `help` is one line."""
+    """Where a job lives: `module` has the dataclass `Config` and ``run``; `help` is one line.
+
+    `subject` is the key that may be given without its name, as the first word.
+    """
 
     module: str
     help: str
-    config: str = "Config"
+    subject: str | None = None
 
 
 VERBS: dict[str, Verb] = {
     "inject": Verb("jaxllm.self_param.job", "write documents into a model's weights (SELF-PARAM)"),
     "generate": Verb("jaxllm.generate.job", "complete prompts or answer conversations"),
-    "score": Verb("jaxllm.generate.score_job", "log-probabilities of given texts"),
+    "score": Verb("jaxllm.generate.score_job", "log-probabilities of given texts, or the scores of a classifier"),
+    "convert": Verb("jaxllm.checkpoint.convert_job", "another layout, number format or number of bits; merge adapters"),
+    "inspect": Verb("jaxllm.checkpoint.inspect_job", "what a checkpoint is and what it weighs", subject="model"),
     "demo": Verb(
         "jaxllm.self_param.demo", "inject the packaged documents into the packaged tiny model, in minutes"
     ),
@@ -77,6 +84,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as stop:
         print(f"jaxllm: {str(stop) or 'stopped'}", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # whoever read our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except Exception as error:
         if "No space left on device" in str(error):  # tensorstore's own way to say it
             print(f"jaxllm: {error}", file=sys.stderr)
@@ -110,13 +120,17 @@ def _run(argv: list[str]) -> int:
 
     module = importlib.import_module(verb.module)
     try:
-        config = parse(getattr(module, verb.config), argv[1:], verb.help, f"jaxllm {name}")
+        words = argv[1:]
+        if verb.subject is not None and words and not words[0].startswith("-"):
+            words = [f"--{verb.subject}", *words]
+        config = parse(module.Config, words, verb.help, f"jaxllm {name}")
     except SystemExit as end:  # --help and --print_config
         return int(end.code or 0)
     with storage(getattr(config, "out", "a file")):
         result = module.run(config)
     sys.stdout.flush()
-    print(result, flush=True)
+    if result is not None:
+        print(result, flush=True)
     return 0
 
 

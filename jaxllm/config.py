@@ -120,6 +120,7 @@ def parse(job: type[T], argv: Sequence[str], description: str = "", prog: str = 
     """
     parser = _parser(job, description, prog)
     known = _keys(job)
+    argv = _spell_out(argv, known)
     origins = _check_arguments(argv, known, job)
     try:
         values = parser.parse_args(list(argv))
@@ -252,6 +253,17 @@ def _check_arguments(argv: Sequence[str], known: dict[str, Any], job: type) -> d
             raise _unknown(key, known, "command line", "--")
         origins[key] = "command line"
     return origins
+
+
+def _spell_out(argv: Sequence[str], known: dict[str, Any]) -> list[str]:
+    """``--flag`` as ``--flag true``, for keys that are true or false."""
+    words = []
+    for i, word in enumerate(argv):
+        words.append(word)
+        last = i + 1 == len(argv) or argv[i + 1].startswith("--")
+        if last and word.startswith("--") and known.get(word[2:]) is bool:
+            words.append("true")
+    return words
 
 
 def _below_free(key: str, known: dict[str, Any]) -> bool:

@@ -17,6 +17,8 @@ from pathlib import Path
 import numpy as np
 
 TOKENS, GREEDY = 28, 12
+# Of the texts that are scored.
+LENGTHS = (28, 17, 5)
 
 
 def weights(shapes: dict[str, list[int]]) -> dict[str, np.ndarray]:

@@ -14,6 +14,7 @@ ALLOWED = {
     "text": {"models", "ops"},
     "train": {"models", "ops"},
     "generate": {"text", "models", "ops"},
+    "checkpoint": {"train", "text", "models", "ops"},
     "self_param": {"train", "generate", "text", "models", "ops"},
 }
 

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from jaxllm.config import SamplingConfig
 from jaxllm.errors import UserError
-from jaxllm.generate.adapted import RowsConfig, load_adapted
+from jaxllm.generate.common import RowsConfig, encode_rows, load_adapted
 from jaxllm.generate.engine import check_prompts, generate
 from jaxllm.generate.report import generated
 from jaxllm.job import Job, open_job
 from jaxllm.progress import bar
 from jaxllm.text.model import Model
-from jaxllm.text.rows import Message, Rejected, check_share, read_rows
+from jaxllm.text.rows import Message, read_rows
 
 # Batches that are generated between two writes: enough for batches of similar length, few enough to lose.
 BATCHES_AT_ONCE = 16
@@ -53,20 +52,15 @@ def run(config: Config) -> Path:
 
 def _run(config: Config, job: Job, found) -> Path:
     model = load_adapted(config)
-    rows, prompts, rejected = [], [], list(found.rejected)
-    for line, row in zip(found.lines, found.rows, strict=True):
-        try:
-            ids = prompt_ids(model, row, f"{config.data.path}:{line}")
-            check_prompts([ids], config.sampling.max_tokens, model.spec.max_positions)
-        except UserError as error:
-            raw = json.dumps(row, ensure_ascii=False)[:1000]
-            rejected.append(Rejected(config.data.path, line, error.what, raw))
-            continue
-        rows.append((line, row))
-        prompts.append(ids)
-    job.write_rejected(rejected)
-    check_share(len(rows), rejected, config.data.limit_bad)
+    if model.spec.head is not None:
+        raise UserError("the model scores texts and does not continue them", config.model, "use jaxllm score")
 
+    def encode(line: int, row: dict[str, Any]) -> list[int]:
+        ids = prompt_ids(model, row, f"{config.data.path}:{line}")
+        check_prompts([ids], config.sampling.max_tokens, model.spec.max_positions)
+        return ids
+
+    rows, prompts, rejected = encode_rows(config, job, found, encode)
     written = len(job.rows_done())
     chunk = max(BATCHES_AT_ONCE * config.batch_size // config.sampling.n, 1)
     with bar(len(rows), "generate", "rows") as show:

@@ -10,6 +10,8 @@ from jaxllm.report import Histogram, Section, Table
 
 # A browser shows a few hundred rows at once without trouble; the rest is in rows.jsonl.
 SHOWN_ROWS = 200
+# And so many columns fit beside a text.
+SHOWN_LABELS = 6
 
 
 def generated(result: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[Section]:
@@ -42,6 +44,35 @@ def scored(result: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], texts: 
              for row, (prompt, completion) in zip(rows[:SHOWN_ROWS], texts, strict=False)]
     return [Section("Counts", parts=[counts, spread]), Section("Texts", parts=[Table(
         ["id", "prompt", "completion", "log-probability, nats", "tokens"], shown, _more(len(rows)))])]
+
+
+def classified(result: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], texts: Sequence[Mapping[str, Any]]
+               ) -> list[Section]:
+    """Sections on texts that a classifier scored: means, spread of every label, and the first texts.
+
+    Args:
+        result: what result.json has.
+        rows: what rows.jsonl has.
+        texts: the rows of the data.
+    """
+    labels = result["labels"]
+    counts = Table(["", "count"], [["rows", result["rows"]], ["rejected rows", result["rejected"]],
+                                   ["tokens", result["tokens"]]])
+    means = Table(["label", "mean score", "highest in rows"],
+                  [list(line) for line in zip(labels, result["mean_score"], result["highest"], strict=True)])
+    spread = [Histogram(f"Scores: {label}", "score", [row["score"][i] for row in rows])
+              for i, label in enumerate(labels[:SHOWN_LABELS])]
+    shown = [[row["id"], _text(text), *row["score"][:SHOWN_LABELS]]
+             for row, text in zip(rows[:SHOWN_ROWS], texts, strict=False)]
+    return [Section("Counts", parts=[counts, means, *spread]), Section("Texts", parts=[Table(
+        ["id", "text", *labels[:SHOWN_LABELS]], shown, _more(len(rows)))])]
+
+
+def _text(row: Mapping[str, Any]) -> str:
+    """A text, two texts, or a conversation."""
+    if row.get("messages") is not None:
+        return _prompt(row["messages"])
+    return "\n".join(part for part in (row["text"], row.get("text_pair")) if part is not None)
 
 
 def _prompt(prompt: str | Sequence[Mapping[str, Any]]) -> str:

@@ -6,6 +6,7 @@ and `weights.json`, which says how the weights are quantised.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import math
@@ -19,7 +20,7 @@ from jaxllm.errors import UserError
 from jaxllm.files import write_atomic
 from jaxllm.models.network import Params, init
 from jaxllm.models.quantised import is_quantisable, quantise_params, scheme_of
-from jaxllm.models.spec import ModelSpec
+from jaxllm.models.spec import Head, ModelSpec
 from jaxllm.models.tensors import read_json
 from jaxllm.ops.quantise import Quantised, Scheme, quantise
 
@@ -32,7 +33,7 @@ def is_native(path: Path) -> bool:
     return (path / ABOUT).is_file()
 
 
-def save(path: Path, params: Params) -> None:
+def save(path: Path, spec: ModelSpec, params: Params) -> None:
     """Writes the weights into an existing directory."""
     import orbax.checkpoint as ocp
 
@@ -40,7 +41,9 @@ def save(path: Path, params: Params) -> None:
     with ocp.StandardCheckpointer() as writer:
         writer.save((path / FOLDER).absolute(), _plain(params))
     dtype = str(params["embed"].dtype)
-    write_atomic(path / ABOUT, json.dumps({"quantised": scheme_of(params), "dtype": dtype}, indent=2) + "\n")
+    head = None if spec.head is None else dataclasses.asdict(spec.head)
+    about = {"quantised": scheme_of(params), "dtype": dtype, "head": head}
+    write_atomic(path / ABOUT, json.dumps(about, indent=2) + "\n")
 
 
 def stored_scheme(path: Path) -> Scheme | None:
@@ -49,6 +52,20 @@ def stored_scheme(path: Path) -> Scheme | None:
     if found not in SCHEMES:
         raise UserError(f"weights quantised as {found!r} are not known", path / ABOUT)
     return found
+
+
+def stored_head(path: Path) -> Head | None:
+    """The scoring head of the network, which config.json does not tell of every class."""
+    found = read_json(path / ABOUT).get("head")
+    try:
+        return None if found is None else Head(**found | {"label_names": tuple(found["label_names"])})
+    except (TypeError, KeyError) as error:
+        raise UserError(f"does not describe a scoring head: {error}", path / ABOUT) from None
+
+
+def stored_dtype(path: Path) -> str:
+    """Number format of what is not quantised."""
+    return str(read_json(path / ABOUT).get("dtype", "float32"))
 
 
 def load(path: Path, spec: ModelSpec, dtype: jnp.dtype, shardings: Any, scheme: Scheme | None) -> Params:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import ml_dtypes
 import numpy as np
@@ -77,12 +79,45 @@ def open_safetensors(file: Path, stack: contextlib.ExitStack) -> Any:
         raise UserError(f"not a whole safetensors file: {error}", file, "fetch the file again") from None
 
 
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """Where a tensor lies.
+
+    Attributes:
+        file: the name of its file.
+        handle: the file, open.
+        kind: name of the number format, as the file has it.
+        shape: of the tensor.
+        start: its first byte in the file.
+    """
+
+    file: Path
+    handle: BinaryIO
+    kind: str
+    shape: tuple[int, ...]
+    start: int
+
+
+def _entries(file: Path, stack: contextlib.ExitStack) -> dict[str, Entry]:
+    """All tensors of a file, which stays open as long as `stack`."""
+    with contextlib.ExitStack() as checked:
+        open_safetensors(file, checked)
+    handle = stack.enter_context(open(file, "rb"))
+    size = int.from_bytes(handle.read(8), "little")
+    header = json.loads(handle.read(size))
+    return {name: Entry(file, handle, about["dtype"], tuple(about["shape"]), 8 + size + about["data_offsets"][0])
+            for name, about in header.items() if name != "__metadata__"}
+
+
 class Tensors:
     """Lazy reader of a checkpoint's safetensors files, by tensor name; a context manager.
 
+    Numbers are read, not mapped: pages of a mapped file stay in the process until it is closed, and count as memory of
+    a process that has to hold the parameters as well.
+
     Attributes:
         path: the directory.
-        files: name -> (reader, file).
+        files: name -> where the tensor lies.
     """
 
     def __init__(self, path: Path, quantisation: Mapping[str, Any] | None = None):
@@ -95,12 +130,11 @@ class Tensors:
         self.block = (quantisation or {}).get("weight_block_size")
         try:
             for file, listed in self._shards(path).items():
-                reader = open_safetensors(file, self._stack)
-                there = set(reader.keys())
-                if lost := sorted(set(listed) - there):
+                there = _entries(file, self._stack)
+                if lost := sorted(set(listed) - there.keys()):
                     raise UserError(f"the index says that it holds '{lost[0]}', and it does not", file,
                                     "fetch the checkpoint again")
-                self.files |= {name: (reader, file) for name in there}
+                self.files |= there
         except BaseException:
             self._stack.close()
             raise
@@ -137,11 +171,11 @@ class Tensors:
         return name.endswith(SCALES) and name.removesuffix(SCALES) in self.files
 
     def shape(self, name: str) -> tuple[int, ...]:
-        return tuple(self.files[name][0].get_slice(name).get_shape())
+        return self.files[name].shape
 
     def dtype(self, name: str) -> str:
         """Name of the number format, as the file has it."""
-        return self.files[name][0].get_slice(name).get_dtype()
+        return self.files[name].kind
 
     def read(self, name: str) -> np.ndarray:
         """A tensor in its own number format; one of 8 bits with factors in float32, multiplied.
@@ -149,19 +183,26 @@ class Tensors:
         Raises:
             UserError: a number format that is not read, or factors that do not fit the tensor.
         """
-        (reader, file), kind = self.files[name], self.dtype(name)
-        if kind not in DTYPES:
-            raise UserError(f"tensor '{name}' has type {kind}; only {', '.join(DTYPES)} are read", file)
-        value = reader.get_tensor(name)
+        value = self._stored(name)
         return value if name + SCALES not in self.files else self._scaled(name, value)
 
+    def _stored(self, name: str) -> np.ndarray:
+        entry = self.files[name]
+        if entry.kind not in DTYPES:
+            raise UserError(f"tensor '{name}' has type {entry.kind}; only {', '.join(DTYPES)} are read", entry.file)
+        data = np.empty(math.prod(entry.shape) * DTYPES[entry.kind].itemsize, np.uint8)
+        entry.handle.seek(entry.start)
+        if entry.handle.readinto(data) != data.nbytes:
+            raise UserError(f"the file ends within tensor '{name}'", entry.file, "fetch the file again")
+        return data.view(DTYPES[entry.kind]).reshape(entry.shape)
+
     def _scaled(self, name: str, value: np.ndarray) -> np.ndarray:
-        (reader, file), scales = self.files[name + SCALES], name + SCALES
-        factors, block = np.asarray(reader.get_tensor(scales), np.float32), self.block
+        scales, block = name + SCALES, self.block
+        factors = self._stored(scales).astype(np.float32, copy=False)
         if not (isinstance(block, list | tuple) and len(block) == value.ndim == factors.ndim == 2 and all(
                 -(-size // one) == count for size, one, count in zip(value.shape, block, factors.shape, strict=True))):
             raise UserError(f"'{scales}' of shape {list(factors.shape)} does not fit '{name}' of shape "
-                            f"{list(value.shape)} in blocks of {block}", file)
+                            f"{list(value.shape)} in blocks of {block}", self.files[scales].file)
         out = value.astype(np.float32)
         rows, columns = block
         for i, row in enumerate(factors):  # a band at a time: no second array of the tensor's size is made

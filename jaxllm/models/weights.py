@@ -28,7 +28,7 @@ from jaxllm.models.families.table import cut, fuse
 from jaxllm.models.network import Params, init
 from jaxllm.models.quantised import is_quantisable, scheme_of
 from jaxllm.models.spec import Head, ModelSpec
-from jaxllm.models.tensors import INDEX, Tensors, model_directory, read_json, save_tensors
+from jaxllm.models.tensors import DTYPES, INDEX, Tensors, model_directory, read_json, save_tensors
 from jaxllm.ops.quantise import Scheme, quantise
 from jaxllm.progress import bar
 
@@ -56,8 +56,8 @@ def load_spec(model: str | Path) -> ModelSpec:
     config = read_json(path / "config.json")
     spec = read_config(config, path / "config.json")
     if spec.head is None and not is_language_model(config):
-        with Tensors(path) as tensors:
-            spec = dataclasses.replace(spec, head=_named_head(spec, tensors))
+        spec = dataclasses.replace(spec, head=native.stored_head(path) if native.is_native(path) else _named_head(
+            spec, path))
     generation = path / "generation_config.json"
     if generation.exists():
         more = read_json(generation).get("eos_token_id")
@@ -66,16 +66,17 @@ def load_spec(model: str | Path) -> ModelSpec:
     return spec
 
 
-def _named_head(spec: ModelSpec, tensors: Tensors) -> Head | None:
-    """The scoring head that the tensors show, None without one."""
-    for name in HEAD_NAMES:
-        shape = tensors.shape(f"{name}.weight") if f"{name}.weight" in tensors.files else ()
-        if len(shape) == 2 and shape[1] == spec.width:
-            return Head(shape[0], "last", f"{name}.bias" in tensors.files, name=name)
-        last = tensors.shape(f"{name}.2.weight") if f"{name}.2.weight" in tensors.files else ()
-        if len(last) == 2 and f"{name}.0.weight" in tensors.files:
-            return Head(last[0], "last", f"{name}.2.bias" in tensors.files, "relu", f"{name}.0.bias" in tensors.files,
-                        name)
+def _named_head(spec: ModelSpec, path: Path) -> Head | None:
+    """The scoring head that a checkpoint's tensors show, None without one."""
+    with Tensors(path) as tensors:
+        shape_of = lambda name: tensors.shape(name) if name in tensors.files else ()
+        for name in HEAD_NAMES:
+            shape, last = shape_of(f"{name}.weight"), shape_of(f"{name}.2.weight")
+            if len(shape) == 2 and shape[1] == spec.width:
+                return Head(shape[0], "last", f"{name}.bias" in tensors.files, name=name)
+            if len(last) == 2 and shape_of(f"{name}.0.weight"):
+                return Head(last[0], "last", f"{name}.2.bias" in tensors.files, "relu",
+                            f"{name}.0.bias" in tensors.files, name)
     return None
 
 
@@ -106,7 +107,7 @@ class Match:
                             f"describes it: {_some(self.unused)}", tensors.path)
         for name, (shape, wanted) in self.reshaped.items():
             raise UserError(f"tensor '{name}' has shape {list(shape)}, config.json implies {list(wanted)}",
-                            tensors.files[name][1])
+                            tensors.files[name].file)
 
 
 def match_tensors(spec: ModelSpec, tensors: Tensors) -> Match:
@@ -186,6 +187,19 @@ def load_model(model: str | Path, dtype: jnp.dtype = jnp.float32, shardings: Any
     return spec, params
 
 
+def stored_dtype(model: str | Path) -> str:
+    """Number format of a checkpoint's weights; that of floats of 8 bits is `bfloat16`, what they are read to."""
+    path = model_directory(model)
+    if native.is_native(path):
+        return native.stored_dtype(path)
+    with Tensors(path) as tensors:
+        sizes = collections.Counter()
+        for name in tensors.names():
+            sizes[tensors.dtype(name)] += math.prod(tensors.shape(name))
+    kind = DTYPES.get(sizes.most_common(1)[0][0], np.dtype(np.float32)) if sizes else np.dtype(np.float32)
+    return "float32" if kind.itemsize > 4 else "bfloat16" if kind.itemsize == 1 else str(kind)
+
+
 def names_of(leaf: Leaf, spec: ModelSpec) -> list[tuple[tuple[int, ...], str]]:
     """(place in our array, tensor name) for every tensor that a leaf is made of: one, or one a layer (and expert)."""
     if "{i}" not in leaf.name:
@@ -219,8 +233,11 @@ def _place(leaf: Leaf, spec: ModelSpec, shape: tuple[int, ...], read: Any, place
         place.mesh, P(*(*place.spec, *[None] * (len(shape) - len(place.spec)))[len(first):]))
     stack = None
     for where, name in parts:
-        layer = shrink(jax.device_put(whole if where == first else read(name), one_layer))
+        value = whole if where == first else read(name)
         whole = None
+        # One layer is read while the one before it is written; without a wait any number would be under way.
+        jax.block_until_ready(stack)
+        layer, value = shrink(jax.device_put(value, one_layer)), None
         if stack is None:
             stack = _empty_stack(shape[:len(first)], layer, place if scheme is None else None)
         stack = _write_layer(stack, layer, np.array(where, np.int32))
@@ -288,10 +305,10 @@ def write_model(target: Path, spec: ModelSpec, params: Params, tokenizer_source:
                 max_shard_bytes: int = MAX_SHARD_BYTES, layout: Layout = "hf") -> None:
     """Writes a checkpoint's files into an existing directory; see `save_model`."""
     if layout == "orbax":
-        native.save(target, params)
+        native.save(target, spec, params)
     elif scheme_of(params) is not None:
-        raise UserError("quantised weights have no place in the hub's layout", target,
-                        "write them in Orbax's (--format orbax), or convert without --quantise")
+        raise UserError("quantised weights have no place in the hub's layout", fix="write them in Orbax's, or "
+                        "dequantise them")
     else:
         _write_shards(target, spec, params, max_shard_bytes)
     dtype = str(params["embed"].dtype)

@@ -129,6 +129,8 @@ class Config:
               "there is no adapter when all weights are trained", "set save to model or nothing")
         check(self.lora is not None or self.device.params != "bfloat16", "device.params",
               "bfloat16 weights lose most updates when all of them are trained", "train an adapter, or use float32")
+        check(self.lora is not None or self.device.quantise is None, "device.quantise",
+              "quantised weights are frozen, and all are to be trained", "train an adapter, or quantise nothing")
         check_seed(self.seed)
 
 
@@ -169,7 +171,10 @@ def _run(config: Config, job: Job, found: RowSet) -> Path:
     documents = group(good)[:config.documents]
     texts = _read_unrelated(config)
     mesh = open_mesh(config)
-    model = load(config.model, config.device.param_dtype, lambda spec: model_shardings(spec, mesh))
+    model = load(config.model, config.device.param_dtype, lambda spec: model_shardings(spec, mesh),
+                 config.device.quantise)
+    if model.spec.head is not None:
+        raise UserError("the model scores texts and does not write them", config.model, "use a language model")
     check_window(config, model, documents)
     study = prepare(config, job, model, mesh, documents, texts)
     answers = {arm: ask(model, documents, config.format, config.sampling, reading=arm == "with_document",

@@ -10,9 +10,8 @@ from typing import Any
 import jax.numpy as jnp
 
 from jaxllm.errors import UserError
-from jaxllm.models import ModelSpec, load_model
-from jaxllm.models.network import Params
-from jaxllm.models.weights import load_spec
+from jaxllm.models import ModelSpec, Params, load_model, load_spec
+from jaxllm.ops.quantise import Scheme
 from jaxllm.text.tokenizer import Tokenizer, load_tokenizer
 
 
@@ -64,18 +63,20 @@ class Model:
         return whole[:shared] or list(self.start), whole[shared:]
 
 
-def load(model: str | Path, dtype: jnp.dtype = jnp.float32, place: Callable[[ModelSpec], Any] | None = None) -> Model:
+def load(model: str | Path, dtype: jnp.dtype = jnp.float32, place: Callable[[ModelSpec], Any] | None = None,
+         scheme: Scheme | None = None) -> Model:
     """Reads a checkpoint directory, a Hub id or `tiny`, with its tokenizer.
 
     Args:
         model: which.
         dtype: of the parameters.
         place: from the spec to the parameters' shardings; None puts all on the default device.
+        scheme: quantises the matrices of the layers; None leaves them as they are.
 
     Raises:
         UserError: something is missing or damaged, or the tokenizer knows more tokens than the network.
     """
-    spec, params = load_model(model, dtype, None if place is None else place(load_spec(model)))
+    spec, params = load_model(model, dtype, None if place is None else place(load_spec(model)), scheme)
     tokenizer = load_tokenizer(model)
     if tokenizer.vocab_size > spec.vocab_size:
         raise UserError(f"the tokenizer has {tokenizer.vocab_size} tokens, the embedding {spec.vocab_size} rows",

@@ -71,6 +71,22 @@ class Tokenizer:
         ids = _ids(self._writer, text)
         return [self.bos_id, *ids] if bos and self.bos_id is not None else ids
 
+    def whole(self, text: str, pair: str | None = None) -> tuple[list[int], list[int]]:
+        """Ids of a whole text, or of two, with the special tokens that this tokenizer puts around and between.
+
+        Args:
+            text, pair: any text; special tokens spelled in it become ordinary pieces.
+
+        Returns:
+            The ids, and as many types: 0 in the first text, 1 in the second where the tokenizer tells them apart.
+
+        Raises:
+            ValueError: a text holds a lone surrogate.
+        """
+        first, second = (None if one is None else _encoding(self._writer, one) for one in (text, pair))
+        done = self._reader.post_process(first, second, add_special_tokens=True)
+        return done.ids, done.type_ids
+
     def decode(self, ids: Iterable[int]) -> str:
         """Text of `ids` without special tokens.
 
@@ -353,8 +369,13 @@ def _check_message(message: Any, i: int) -> dict[str, str]:
 
 
 def _ids(backend: Any, text: str) -> list[int]:
+    return _encoding(backend, text).ids
+
+
+def _encoding(backend: Any, text: str) -> Any:
+    """Ordinary pieces of a text."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
         raise ValueError(f"text holds a lone surrogate at character {error.start}") from None
-    return backend.encode(text, add_special_tokens=False).ids
+    return backend.encode(text, add_special_tokens=False)

@@ -129,7 +129,8 @@ def fit(
     with _Signals() as signals, contextlib.closing(bar):
         batch = _put(batch_fn(first), mesh) if first < total_steps else None
         for step in range(first + 1, total_steps + 1):
-            state, on_device = step_fn(state, frozen, batch)
+            with _on(mesh):
+                state, on_device = step_fn(state, frozen, batch)
             tokens = _tokens(batch)
             batch = _put(batch_fn(step), mesh) if step < total_steps else None
             from_hooks: dict[str, float] = {}
@@ -155,6 +156,11 @@ class _Dispatched(NamedTuple):
     metrics: dict[str, jax.Array]
     from_hooks: dict[str, float]
     tokens: int
+
+
+def _on(mesh: jax.sharding.Mesh | None) -> contextlib.AbstractContextManager[Any]:
+    """Makes the mesh known to kernels that the compiler cannot split and that split themselves."""
+    return contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh)
 
 
 def _put(batch: Any, mesh: jax.sharding.Mesh | None) -> Any:

@@ -83,7 +83,7 @@ def leaves(spec: ModelSpec, root: str, layer: str, linears: dict[tuple[str, str]
 def _read_bert(keys: Keys) -> ModelSpec:
     head = read_head(keys, "first", bias=True, hidden="tanh", name="classifier")
     return ModelSpec(**read_base(keys, "bert", head, Encoder(token_types=keys.get("type_vocab_size", 2))),
-                     **keys.tokens())
+                     **keys.tokens(pad=0))
 
 
 def _write_bert(spec: ModelSpec) -> dict[str, Any]:
@@ -100,7 +100,7 @@ def _read_roberta(keys: Keys) -> ModelSpec:
     base = read_base(keys, "roberta", head, Encoder(token_types=keys.get("type_vocab_size", 2)))
     tokens = keys.tokens(0, 2, 1)
     # Positions are counted from the one after the padding token's, whose row of the table is never learned.
-    offset = (1 if tokens["pad_id"] is None else tokens["pad_id"]) + 1
+    offset = keys.get("pad_token_id", 1) + 1
     return ModelSpec(**base | {"position_offset": offset, "max_positions": base["max_positions"] - offset}, **tokens)
 
 
@@ -126,7 +126,7 @@ def _read_distilbert(keys: Keys) -> ModelSpec:
         if own in keys.config:
             keys.config[usual] = keys.config[own]
     head = read_head(keys, "first", bias=True, hidden="relu", name="classifier")
-    return ModelSpec(**read_base(keys, "distilbert", head, Encoder()), **keys.tokens())
+    return ModelSpec(**read_base(keys, "distilbert", head, Encoder()), **keys.tokens(pad=0))
 
 
 def _write_distilbert(spec: ModelSpec) -> dict[str, Any]:
@@ -173,7 +173,7 @@ def _read_deberta(keys: Keys) -> ModelSpec:
                       convolution if convolution > 0 else None, keys.activation("conv_act", "tanh"))
     embed = keys.get("embedding_size", width)
     return ModelSpec(**read_base(keys, "deberta-v2", head, encoder, 1e-7),
-                     embed_width=None if embed == width else embed, **keys.tokens())
+                     embed_width=None if embed == width else embed, **keys.tokens(pad=0))
 
 
 def _write_deberta(spec: ModelSpec) -> dict[str, Any]:

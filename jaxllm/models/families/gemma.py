@@ -21,7 +21,7 @@ from jaxllm.models.spec import ModelSpec
 def _read_base(keys: Keys, family: str, positions: int) -> dict[str, Any]:
     keys.only("use_bidirectional_attention", False)
     kv_heads = None if family == "gemma" else 4
-    base = read_base(keys, family, tied=True, positions=positions, kv_heads=kv_heads, bos=2, eos=1)
+    base = read_base(keys, family, tied=True, positions=positions, kv_heads=kv_heads, bos=2, eos=1, pad=0)
     bias = bool(keys.get("attention_bias", False))
     return base | dict(head_dim=keys.get("head_dim", 256), norm_offset=True, embed_scale=base["width"] ** 0.5,
                        qkv_bias=bias, out_bias=bias)
@@ -46,10 +46,9 @@ def _read_later(keys: Keys, family: str, positions: int, local: list[bool], caps
     """Gemma 2 and 3; `caps` are the defaults of the soft caps of scores and logits."""
     base = _read_base(keys, family, positions) | {"activation": keys.activation("hidden_activation",
                                                                                 "gelu_pytorch_tanh")}
-    keys.config.setdefault("sliding_window", 4096)
     cap = lambda name, default: keys.get(name) if name in keys.config else default
     keys.ignore("attn_logit_softcapping", "final_logit_softcapping", "cache_implementation", "sliding_window_size")
-    return base | read_window(keys, base["layers"], local) | dict(
+    return base | read_window(keys, base["layers"], local, 4096) | dict(
         norms="around", attention_scale=keys.get("query_pre_attn_scalar", 256) ** -0.5,
         attention_softcap=cap("attn_logit_softcapping", caps[0]),
         logit_softcap=cap("final_logit_softcapping", caps[1]))

@@ -68,15 +68,14 @@ def _read_neox(keys: Keys) -> ModelSpec:
     keys.ignore("attention_dropout", "hidden_dropout", "classifier_dropout", "rotary_pct", "rotary_emb_base",
                 "attention_probs_dropout_prob", "hidden_dropout_prob")
     width, heads = keys.need("hidden_size"), keys.need("num_attention_heads")
-    keys.config.setdefault("rope_theta", keys.get("rotary_emb_base", 10_000.0))
-    keys.config.setdefault("partial_rotary_factor", keys.get("rotary_pct", 0.25))
+    rope = read_rope(keys, keys.get("rotary_emb_base", 10_000.0), default_fraction=keys.get("rotary_pct", 0.25))
     return ModelSpec(
         "gpt_neox", keys.need("vocab_size"), width, keys.need("num_hidden_layers"), heads, heads, width // heads,
         keys.need("intermediate_size"), keys.get("max_position_embeddings", 2048), norm="layer",
         norm_eps=keys.get("layer_norm_eps", 1e-5), activation=keys.activation("hidden_act", "gelu"), gated_mlp=False,
         parallel="own" if keys.get("use_parallel_residual", True) else None,
         qkv_bias=bool(keys.get("attention_bias", True)), out_bias=bool(keys.get("attention_bias", True)),
-        mlp_bias=True, rope=read_rope(keys), tied=bool(keys.get("tie_word_embeddings", False)), **keys.tokens(0, 2))
+        mlp_bias=True, rope=rope, tied=bool(keys.get("tie_word_embeddings", False)), **keys.tokens(0, 2))
 
 
 def _write_neox(spec: ModelSpec) -> dict[str, Any]:
@@ -122,7 +121,7 @@ def _read_opt(keys: Keys) -> ModelSpec:
         final_norm=before and not keys.get("_remove_final_layer_norm", False),
         activation=keys.activation("activation_function", "relu"), gated_mlp=False, qkv_bias=True, out_bias=True,
         mlp_bias=True, rope=None, position_offset=2, embed_width=None if embed == width else embed,
-        tied=bool(keys.get("tie_word_embeddings", True)), **keys.tokens(2, 2))
+        tied=bool(keys.get("tie_word_embeddings", True)), **keys.tokens(2, 2, 1))
 
 
 def _write_opt(spec: ModelSpec) -> dict[str, Any]:
@@ -160,14 +159,14 @@ def _opt_leaves(spec: ModelSpec) -> list[Leaf]:
 def _read_phi(keys: Keys) -> ModelSpec:
     keys.ignore("resid_pdrop", "embd_pdrop", "attention_dropout")
     width, heads = keys.need("hidden_size"), keys.need("num_attention_heads")
-    keys.config.setdefault("partial_rotary_factor", 0.5)
     return ModelSpec(
         "phi", keys.need("vocab_size"), width, keys.need("num_hidden_layers"), heads,
         keys.get("num_key_value_heads", heads), keys.get("head_dim", width // heads), keys.need("intermediate_size"),
         keys.get("max_position_embeddings", 2048), norm="layer", norm_eps=keys.get("layer_norm_eps", 1e-5),
         parallel="shared", query_norm="head" if keys.get("qk_layernorm", False) else None,
         activation=keys.activation("hidden_act", "gelu_new"), gated_mlp=False, qkv_bias=True, out_bias=True,
-        mlp_bias=True, head_bias=True, rope=read_rope(keys), tied=bool(keys.get("tie_word_embeddings", False)),
+        mlp_bias=True, head_bias=True, rope=read_rope(keys, default_fraction=0.5),
+        tied=bool(keys.get("tie_word_embeddings", False)),
         **keys.tokens(1, 2))
 
 
@@ -204,7 +203,7 @@ def _read_phi3(keys: Keys) -> ModelSpec:
     for name, off in (("attention_bias", False), ("mlp_bias", False), ("lm_head_bias", False), ("full_attn_mod", 1),
                       ("interpolate_factor", 1)):
         keys.only(name, off)
-    base = read_base(keys, "phi3", eps=1e-5, positions=4096, bos=1, eos=32000)
+    base = read_base(keys, "phi3", eps=1e-5, positions=4096, bos=1, eos=32000, pad=32000)
     return ModelSpec(**base, **read_window(keys, base["layers"]))
 
 

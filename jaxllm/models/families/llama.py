@@ -24,8 +24,11 @@ PREFIX, IGNORED = "model.", ("rotary_emb.inv_freq",)
 
 def read_base(keys: Keys, family: str, *, tied: bool = False, eps: float = 1e-6, positions: int = 2048,
               theta: float = 10_000.0, kv_heads: int | None = None, bos: int | None = None,
-              eos: int | None = None) -> dict[str, Any]:
-    """What these families' configurations have in common, for the spec; the arguments are a family's defaults."""
+              eos: int | None = None, pad: int | None = None, mlp_width: int | None = None) -> dict[str, Any]:
+    """What these families' configurations have in common, for the spec; the arguments are a family's defaults.
+
+    `mlp_width` is no default: a family that has another key for it has read it.
+    """
     width, heads = keys.need("hidden_size"), keys.need("num_attention_heads")
     keys.ignore("attention_dropout", "pretraining_tp", "max_window_layers", "max_sequence_length", "is_llama_config")
     keys.only("rope_interleaved", False)
@@ -37,10 +40,10 @@ def read_base(keys: Keys, family: str, *, tied: bool = False, eps: float = 1e-6,
         family=family, vocab_size=keys.need("vocab_size"), width=width, layers=keys.need("num_hidden_layers"),
         heads=heads, kv_heads=keys.get("num_key_value_heads", kv_heads or heads),
         head_dim=keys.get("head_dim", width // heads),
-        mlp_width=keys.need("intermediate_size"),
+        mlp_width=keys.need("intermediate_size") if mlp_width is None else mlp_width,
         max_positions=window,
         norm="rms", norm_eps=keys.get("rms_norm_eps", eps), activation=keys.activation("hidden_act", "silu"),
-        rope=rope, tied=bool(keys.get("tie_word_embeddings", tied)), **keys.tokens(bos, eos))
+        rope=rope, tied=bool(keys.get("tie_word_embeddings", tied)), **keys.tokens(bos, eos, pad))
 
 
 def write_base(spec: ModelSpec, architecture: str) -> dict[str, Any]:
@@ -124,7 +127,8 @@ def _write_granite(spec: ModelSpec) -> dict[str, Any]:
 
 
 def _read_smollm3(keys: Keys) -> ModelSpec:
-    base = read_base(keys, "smollm3", tied=True, positions=32768, theta=2e6, kv_heads=4, bos=128000, eos=128001)
+    base = read_base(keys, "smollm3", tied=True, positions=32768, theta=2e6, kv_heads=4, bos=128000, eos=128001,
+                     pad=128004)
     bias, every = bool(keys.get("attention_bias", False)), keys.get("no_rope_layer_interval", 4)
     # 1 stands for a layer that rotates, whatever the key's name says.
     rotated = keys.get("no_rope_layers", [int((i + 1) % every != 0) for i in range(base["layers"])])
@@ -156,12 +160,11 @@ def _write_mistral(spec: ModelSpec) -> dict[str, Any]:
     return write_base(spec, "MistralForCausalLM") | write_window(spec, name_types=False)
 
 
-def _read_qwen(keys: Keys, family: str, kv_heads: int | None = None) -> dict[str, Any]:
-    base = read_base(keys, family, positions=32768, kv_heads=kv_heads)
+def _read_qwen(keys: Keys, family: str, **defaults: int) -> dict[str, Any]:
+    base = read_base(keys, family, positions=32768, **defaults)
     keys.only("use_mrope", False)
-    keys.config.setdefault("sliding_window", 4096)
     first = keys.get("max_window_layers", 28)
-    window = read_window(keys, base["layers"], [i >= first for i in range(base["layers"])])
+    window = read_window(keys, base["layers"], [i >= first for i in range(base["layers"])], 4096)
     return base | (window if keys.get("use_sliding_window", False) else {})
 
 
@@ -192,8 +195,8 @@ def _write_qwen3(spec: ModelSpec) -> dict[str, Any]:
 
 def _read_olmo2(keys: Keys) -> ModelSpec:
     bias = bool(keys.get("attention_bias", False))
-    return ModelSpec(**read_base(keys, "olmo2", eps=1e-5, eos=50279), qkv_bias=bias, out_bias=bias, norms="after",
-                     query_norm="all")
+    return ModelSpec(**read_base(keys, "olmo2", eps=1e-5, eos=50279, pad=1), qkv_bias=bias, out_bias=bias,
+                     norms="after", query_norm="all")
 
 
 def _write_olmo2(spec: ModelSpec) -> dict[str, Any]:
@@ -226,8 +229,8 @@ def _read_qwen3_moe(keys: Keys) -> ModelSpec:
     keys.only("mlp_only_layers", [])
     keys.ignore("output_router_logits", "router_aux_loss_coef")
     bias = bool(keys.get("attention_bias", False))
-    keys.config.setdefault("intermediate_size", 1)  # of layers without experts, of which there are none
-    base = _read_qwen(keys, "qwen3_moe", kv_heads=4) | {"mlp_width": keys.get("moe_intermediate_size", 768)}
+    keys.ignore("intermediate_size")  # of layers without experts, of which there are none
+    base = _read_qwen(keys, "qwen3_moe", kv_heads=4, mlp_width=keys.get("moe_intermediate_size", 768))
     count = keys.get("num_experts", keys.get("num_local_experts", 128))
     keys.ignore("num_local_experts")
     if keys.get("use_sliding_window", False):  # every layer is local in this family

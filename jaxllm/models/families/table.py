@@ -138,11 +138,15 @@ class Keys:
         return ACTIVATIONS[value]
 
     def tokens(self, bos: int | None = None, eos: int | None = None, pad: int | None = None) -> dict[str, Any]:
-        """Begin, end and padding tokens, for the spec; the arguments are what a family means when it says nothing."""
+        """Begin, end and padding tokens, for the spec; the arguments are what a family means when it says nothing.
+
+        A padding token by default is none where it lies outside of the vocabulary, as in models smaller than usual.
+        """
         self.ignore("bos_token_id", "eos_token_id")
         end = self.config.get("eos_token_id", eos)
         ids = () if end is None else (end,) if isinstance(end, int) else tuple(end)
-        begin, padding = self.config.get("bos_token_id", bos), self.config.get("pad_token_id", pad)
+        begin, padding = self.config.get("bos_token_id", bos), self.config.get(
+            "pad_token_id", pad if pad is not None and pad < self.config.get("vocab_size", 0) else None)
         if not all(isinstance(token, int) for token in (*ids, begin or 0, padding or 0)):
             raise UserError(f"begin, end and padding tokens must be numbers, found {begin!r}, {end!r}, {padding!r}",
                             self.where)
@@ -170,12 +174,13 @@ def read_head(keys: Keys, place: Literal["first", "last"], *, bias: bool = False
     return Head(labels, place, bias, hidden, name=name, label_names=() if plain else ordered)
 
 
-def read_rope(keys: Keys, default_theta: float = 10_000.0, settings: dict[str, Any] | None = None) -> Rope:
+def read_rope(keys: Keys, default_theta: float = 10_000.0, settings: dict[str, Any] | None = None,
+              default_fraction: float = 1.0) -> Rope:
     """Rotary settings in the spelling of transformers 5 (`rope_parameters`) or 4 (`rope_scaling`).
 
     Args:
         keys: the configuration.
-        default_theta: where none is given.
+        default_theta, default_fraction: where none is given.
         settings: where a family has several; by default those of the whole network.
     """
     positions = keys.get("max_position_embeddings", 2048)
@@ -186,7 +191,7 @@ def read_rope(keys: Keys, default_theta: float = 10_000.0, settings: dict[str, A
     keys.ignore("rope_theta", "partial_rotary_factor", "original_max_position_embeddings")
     named = settings.pop("rope_type", None), settings.pop("type", None)
     kind = {"su": "longrope"}.get(named[0] or named[1], named[0] or named[1] or "default")
-    fraction = settings.pop("partial_rotary_factor", None) or keys.get("partial_rotary_factor", 1.0)
+    fraction = settings.pop("partial_rotary_factor", None) or keys.get("partial_rotary_factor", default_fraction)
     original = settings.pop("original_max_position_embeddings", None)
     original = original or keys.get("original_max_position_embeddings", positions)
     rename = {"factor": "factor", "low_freq_factor": "low_freq_factor", "high_freq_factor": "high_freq_factor",
@@ -247,15 +252,18 @@ def write_rope(rope: Rope) -> dict[str, Any]:
     return written | ({"partial_rotary_factor": rope.fraction} if rope.fraction != 1.0 else {})
 
 
-def read_window(keys: Keys, layers: int, default: list[bool] | None = None) -> dict[str, Any]:
+def read_window(keys: Keys, layers: int, default: list[bool] | None = None,
+                default_window: int | None = None) -> dict[str, Any]:
     """Window and local layers, for the spec, from `sliding_window` and `layer_types`.
 
     Args:
         keys: the configuration.
         layers: their number.
         default: which layers are local where `layer_types` does not say; None is all.
+        default_window: where the key is absent; one that is null means no window.
     """
-    window, types = keys.get("sliding_window"), keys.get("layer_types")
+    window = keys.get("sliding_window", None if "sliding_window" in keys.config else default_window)
+    types = keys.get("layer_types")
     if types is not None:
         unknown = set(types) - {"sliding_attention", "full_attention"}
         if unknown:

@@ -1,0 +1,1 @@
+"""Checkpoints as things to handle: `jaxllm convert` and `jaxllm inspect`."""

@@ -1,0 +1,82 @@
+"""`jaxllm convert`: a checkpoint in another layout, number format or number of bits, or with its adapter merged."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+from jaxllm import job
+from jaxllm.checkpoint.sizes import count_parameters
+from jaxllm.config import check, to_yaml
+from jaxllm.directories import new_directory
+from jaxllm.files import write_atomic
+from jaxllm.models import load_spec, merge
+from jaxllm.models.peft import load_adapter
+from jaxllm.models.quantised import dequantise_params, quantise_params, scheme_of
+from jaxllm.models.weights import load_model, stored_dtype, write_model
+from jaxllm.ops.quantise import Scheme
+from jaxllm.train import make_mesh, model_shardings
+
+
+@dataclass(frozen=True)
+class Config:
+    """Writes a checkpoint anew; the directory appears whole or not at all.
+
+    Args:
+        model: checkpoint directory (of either layout), Hub id, or tiny.
+        out: directory of the new checkpoint.
+        format: hf is safetensors that torch transformers loads; orbax is quick to restore to a mesh and can hold
+            quantised weights, which hf has in full, as rounded as they are.
+        adapter: directory of a LoRA adapter.
+        merge: fold the adapter into the weights.
+        dtype: of the weights; null keeps that of the checkpoint (bfloat16 for 8-bit floats).
+        quantise: 8 or 4 bits for the matrices of the layers; null leaves them as they are.
+    """
+
+    model: str
+    out: Path
+    format: Literal["hf", "orbax"] = "hf"
+    adapter: str | None = None
+    merge: bool = False
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    quantise: Scheme | None = None
+
+    def __post_init__(self):
+        check(self.merge or self.adapter is None, "adapter", "an adapter is a checkpoint of its own",
+              "add --merge to fold it into the weights")
+        check(self.adapter is not None or not self.merge, "merge", "there is no adapter to merge", "give --adapter DIR")
+        check(self.quantise is None or self.format == "orbax", "quantise",
+              "quantised weights have no place in the hub's layout", "add --format orbax")
+
+
+def run(config: Config) -> Path:
+    """Runs the job; returns the path of its result.json."""
+    with new_directory(config.out) as target:
+        spec = load_spec(config.model)
+        dtype = jnp.dtype(config.dtype or stored_dtype(config.model))
+        # Dealt over all devices: none of them needs room for the whole.
+        placed = model_shardings(spec, make_mesh(data=1, fsdp=jax.local_device_count()))
+        # An adapter belongs to the weights in full; without one they are quantised as they come.
+        scheme = config.quantise if config.adapter is None else None
+        spec, params = load_model(config.model, dtype, placed, scheme)
+        if config.adapter is not None:
+            params = merge(params, load_adapter(config.adapter, spec))
+            if config.quantise is not None:
+                params = quantise_params(dequantise_params(params, dtype), config.quantise)
+        came_as = scheme_of(params)
+        if config.format == "hf" and came_as is not None:
+            params = dequantise_params(params, dtype)
+        write_model(target, spec, params, config.model, layout=config.format)
+        size = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
+        result = {"format": config.format, "dtype": str(dtype), "quantised": scheme_of(params),
+                  "dequantised_from": came_as if config.format == "hf" else None,
+                  "parameters": count_parameters(spec)["total"], "bytes": size,
+                  "adapter": config.adapter, "versions": job.versions()}
+        write_atomic(target / "config.yaml", to_yaml(config))
+        write_atomic(target / "result.json", json.dumps(result, indent=2) + "\n")
+    return Path(config.out) / "result.json"

@@ -1,0 +1,131 @@
+"""`jaxllm inspect`: what a checkpoint is, what it weighs, and what of it is not supported and why."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from jaxllm.checkpoint.sizes import FORMATS, cache_bytes, count_parameters, weight_bytes
+from jaxllm.errors import UserError
+from jaxllm.files import plain
+from jaxllm.models import ModelSpec, load_spec, native
+from jaxllm.models.families import FAMILIES, architecture
+from jaxllm.models.tensors import Tensors, model_directory, read_json
+from jaxllm.models.weights import match_tensors, stored_dtype
+from jaxllm.text.tokenizer import load_tokenizer
+
+
+@dataclass(frozen=True)
+class Config:
+    """Tells about a checkpoint without loading its weights.
+
+    Args:
+        model: checkpoint directory, Hub id, or tiny.
+        json: print one JSON object instead of text.
+    """
+
+    model: str
+    json: bool = False
+
+
+def run(config: Config) -> None:
+    """Runs the job: prints what it finds."""
+    found = inspect(config.model)
+    print(json.dumps(found, indent=2, ensure_ascii=False) if config.json else describe(found))
+
+
+def inspect(model: str) -> dict[str, Any]:
+    """What there is to know about a checkpoint, as JSON types; what is wrong with it is in `problems`.
+
+    Raises:
+        UserError: there is no such checkpoint, or no config.json in it.
+    """
+    path = model_directory(model)
+    config = read_json(path / "config.json")
+    found: dict[str, Any] = {"model": str(model), "architecture": architecture(config),
+                             "family": config.get("model_type"), "supported": False, "problems": []}
+    try:
+        spec = load_spec(path)
+    except UserError as error:
+        return found | {"problems": [_told(error)], "supported_families": sorted(FAMILIES)}
+    found |= {"spec": _differences(spec), "parameters": count_parameters(spec),
+              "bytes": {kind: weight_bytes(spec, kind) for kind in FORMATS},
+              "cache_bytes_per_token": cache_bytes(spec),
+              "layout": "orbax" if native.is_native(path) else "hf"}
+    for name, look in (("weights", lambda: _weights(path, spec)), ("tokenizer", lambda: _tokenizer(path, spec))):
+        try:
+            found[name], problems = look()
+            found["problems"] += problems
+        except UserError as error:
+            found[name] = None
+            found["problems"].append(_told(error))
+    return plain(found | {"supported": not found["problems"]})
+
+
+def _told(error: UserError) -> str:
+    return " ".join(str(error).split())
+
+
+def _differences(part: Any) -> dict[str, Any]:
+    """The fields of a spec that say something: all without a default, and the others where they differ from it."""
+    said = {field.name: getattr(part, field.name) for field in dataclasses.fields(part)
+            if field.default is dataclasses.MISSING or getattr(part, field.name) != field.default}
+    return {name: _differences(value) if dataclasses.is_dataclass(value) else value for name, value in said.items()}
+
+
+def _weights(path, spec: ModelSpec) -> tuple[dict[str, Any], list[str]]:
+    """Number format and fit of the stored weights, and what is wrong with them."""
+    if native.is_native(path):
+        return {"dtype": stored_dtype(path), "quantised": native.stored_scheme(path)}, []
+    with Tensors(path, read_json(path / "config.json").get("quantization_config")) as tensors:
+        match = match_tensors(spec, tensors)
+        told = {"dtype": stored_dtype(path), "tensors": len(tensors.names()), "missing": match.missing,
+                "unused": match.unused, "passed_over": match.passed_over,
+                "reshaped": {name: [list(shape) for shape in pair] for name, pair in match.reshaped.items()}}
+    problems = [f"{len(told[name])} tensors are {name}" for name in ("missing", "unused", "reshaped") if told[name]]
+    return told, problems
+
+
+def _tokenizer(path, spec: ModelSpec) -> tuple[dict[str, Any], list[str]]:
+    """What the tokenizer is, and what is wrong with it."""
+    tokenizer = load_tokenizer(path)
+    told = {"tokens": tokenizer.vocab_size, "bos_id": tokenizer.bos_id, "eos_id": tokenizer.eos_id,
+            "adds_bos": tokenizer.adds_bos, "stop_ids": list(tokenizer.stop_ids),
+            "chat_template": tokenizer.has_chat_template}
+    larger = tokenizer.vocab_size > spec.vocab_size
+    return told, [f"the tokenizer has {tokenizer.vocab_size} tokens, the embedding {spec.vocab_size} rows"] * larger
+
+
+def describe(found: dict[str, Any]) -> str:
+    """The same as text."""
+    lines = [f"{found['model']}: {found['architecture'] or 'no class named'}, family {found['family']}"]
+    if "spec" in found:
+        counts = found["parameters"]
+        parts = ", ".join(f"{name} {count:,}" for name, count in counts.items() if name != "total")
+        lines += ["", "network", *(f"  {name:<20}{_value(value)}" for name, value in found["spec"].items()),
+                  "", f"parameters          {counts['total']:,} ({parts})", "", "memory of the weights",
+                  *(f"  {kind:<20}{size / 2**20:,.1f} MiB" for kind, size in found["bytes"].items())]
+        if found["cache_bytes_per_token"]:
+            lines.append(f"  and {found['cache_bytes_per_token'] / 2**10:,.1f} KiB a token for the cache, in bfloat16")
+    for name in ("weights", "tokenizer"):
+        if found.get(name):
+            lines += ["", name if name != "weights" else f"weights ({found['layout']})",
+                      *(f"  {key:<20}{_value(value)}" for key, value in found[name].items())]
+    lines += ["", "supported           " + ("yes" if found["supported"] else "no")]
+    lines += [f"  {problem}" for problem in found["problems"]]
+    if "supported_families" in found:
+        lines.append("  families: " + ", ".join(found["supported_families"]))
+    return "\n".join(lines)
+
+
+def _value(value: Any, limit: int = 8) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_value(inner)}" for key, inner in list(value.items())[:limit]) or "none"
+    if isinstance(value, list | tuple):
+        more = f" and {len(value) - limit} more" if len(value) > limit else ""
+        return (", ".join(_value(one) for one in value[:limit]) or "none") + more
+    if value is None or isinstance(value, bool):
+        return {None: "none", True: "yes", False: "no"}[value]
+    return str(value)

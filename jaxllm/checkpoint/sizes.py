@@ -1,0 +1,46 @@
+"""How many parameters a network has and what they weigh, without loading it."""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import numpy as np
+
+from jaxllm.models import ModelSpec, Params, init
+from jaxllm.models.quantised import is_quantisable
+from jaxllm.ops.quantise import Scheme, quantise
+
+FORMATS = ("float32", "bfloat16", "int8", "int4", "nf4")
+
+
+def shapes_of(spec: ModelSpec) -> Params:
+    """The tree of parameters, shapes only."""
+    return jax.eval_shape(lambda: init(spec, jax.random.key(0)))
+
+
+def count_parameters(spec: ModelSpec) -> dict[str, int]:
+    """Parameters of the layers, of everything outside them by name, and `total`."""
+    parts: dict[str, int] = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(shapes_of(spec)):
+        parts[path[0].key] = parts.get(path[0].key, 0) + math.prod(leaf.shape)
+    return parts | {"total": sum(parts.values())}
+
+
+def weight_bytes(spec: ModelSpec, kind: str) -> int:
+    """Bytes of the weights in a number format; with a quantised one the rest is bfloat16."""
+    scheme: Scheme | None = kind if kind in ("int8", "int4", "nf4") else None
+    dtype = np.dtype(jax.numpy.bfloat16 if kind != "float32" else np.float32)
+    total = 0
+    for path, leaf in jax.tree_util.tree_leaves_with_path(shapes_of(spec)):
+        if is_quantisable(tuple(key.key for key in path), leaf.shape, scheme):
+            small = jax.eval_shape(lambda leaf: quantise(leaf, scheme), leaf)
+            total += sum(math.prod(part.shape) * part.dtype.itemsize for part in jax.tree.leaves(small))
+        else:
+            total += math.prod(leaf.shape) * dtype.itemsize
+    return total
+
+
+def cache_bytes(spec: ModelSpec) -> int:
+    """Bytes that the cache of one token takes in bfloat16; 0 for an encoder, which has none."""
+    return 0 if spec.encoder is not None else 2 * 2 * spec.layers * spec.kv_heads * spec.head_dim

@@ -1,0 +1,85 @@
+"""What the jobs that run one model over rows have in common: settings, a model with its adapter, encoded rows."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from jaxllm.config import DataConfig, check, check_seed
+from jaxllm.devices import DeviceConfig
+from jaxllm.errors import UserError
+from jaxllm.job import Job
+from jaxllm.models import merge
+from jaxllm.models.peft import load_adapter
+from jaxllm.text.model import Model, load
+from jaxllm.text.rows import Rejected, RowSet, check_share
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class RowsConfig:
+    """A model over rows.
+
+    Args:
+        data: the rows.
+        out: directory for the results.
+        model: checkpoint directory, Hub id, or tiny.
+        adapter: directory of a LoRA adapter, applied to the model.
+        batch_size: rows that run together; changes speed and memory, not the results.
+        device: precision.
+        seed: of all that is drawn; the same seed gives a row the same results.
+    """
+
+    data: DataConfig
+    out: Path
+    model: str = "tiny"
+    adapter: str | None = None
+    batch_size: int = 32
+    device: DeviceConfig = field(default_factory=DeviceConfig)
+    seed: int = 0
+
+    def __post_init__(self):
+        check(self.batch_size >= 1, "batch_size", f"must be 1 or more, got {self.batch_size}")
+        check_seed(self.seed)
+
+
+def load_adapted(config: RowsConfig) -> Model:
+    """Loads the job's checkpoint, and merges its adapter into it, if there is one."""
+    model = load(config.model, config.device.param_dtype, scheme=config.device.quantise)
+    if config.adapter is None:
+        return model
+    return dataclasses.replace(model, params=merge(model.params, load_adapter(config.adapter, model.spec)))
+
+
+def encode_rows(config: RowsConfig, job: Job, found: RowSet, encode: Callable[[int, dict[str, Any]], T]
+                ) -> tuple[list[tuple[int, dict[str, Any]]], list[T], list[Rejected]]:
+    """What `encode` makes of every row; a row that it refuses is put aside with the reason.
+
+    Args:
+        config: of the job.
+        job: whose rejected.jsonl takes the rows put aside.
+        found: rows as read.
+        encode: from the line and the row.
+
+    Returns:
+        `(line, row)` of the rows that are left, what became of each, and all rejected rows.
+
+    Raises:
+        UserError: too many rows are bad.
+    """
+    rows, encoded, rejected = [], [], list(found.rejected)
+    for line, row in zip(found.lines, found.rows, strict=True):
+        try:
+            encoded.append(encode(line, row))
+        except UserError as error:
+            rejected.append(Rejected(config.data.path, line, error.what, json.dumps(row, ensure_ascii=False)[:1000]))
+            continue
+        rows.append((line, row))
+    job.write_rejected(rejected)
+    check_share(len(rows), rejected, config.data.limit_bad)
+    return rows, encoded, rejected

@@ -1,0 +1,129 @@
+"""Peak host memory of loading a checkpoint on CPU, against its bound: the model and three of its largest tensors.
+
+    python scripts/loading_memory.py [--layers 17] [--stored bfloat16] [--quantise none nf4] [--folder DIR]
+
+Writes a Llama checkpoint of random numbers, 2 GB by default, and loads it in a fresh process for every scheme. From
+when imports are done and the backend has started, the process is watched from outside:
+
+    all         VmHWM of /proc: the most that was ever resident, pages of mapped files included (exact)
+    anonymous   RssAnon: what the process has allocated and nobody can take from it (sampled every millisecond)
+    mapped      RssFile: pages of files that the process has mapped, which the system may take back (sampled)
+
+The bound is on all of it. Files come from the page cache, having just been written; so the rate is the loader's, not
+the disk's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import tempfile
+import time
+from pathlib import Path
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax  # noqa: E402
+import jax.numpy as jnp  # noqa: E402
+import numpy as np  # noqa: E402
+
+from jaxllm.models import ModelSpec, init, load_model  # noqa: E402
+from jaxllm.models.families import places, write_config  # noqa: E402
+from jaxllm.models.tensors import INDEX, save_tensors  # noqa: E402
+from jaxllm.models.weights import lookup, names_of  # noqa: E402
+
+# The shape of Llama 3.2 1B with another vocabulary: 60.8 million parameters a layer, 131 million around them.
+WIDTH, VOCABULARY = 4096, 16_384
+TENSORS_ALLOWED = 3
+
+
+def network(layers: int) -> ModelSpec:
+    return ModelSpec("llama", VOCABULARY, WIDTH, layers, heads=32, kv_heads=8, head_dim=128, mlp_width=4 * WIDTH,
+                     max_positions=2048)
+
+
+def write_checkpoint(folder: Path, spec: ModelSpec, dtype: jnp.dtype) -> int:
+    """Writes a checkpoint, a file a layer and one for the rest; bytes of its largest tensor.
+
+    All tensors are views of one array of noise: what is measured does not depend on values.
+    """
+    shapes = jax.eval_shape(lambda: init(spec, jax.random.key(0)))
+    files: dict[str, dict[str, tuple[int, ...]]] = {}
+    for leaf in places(spec):
+        for place, name in names_of(leaf, spec):
+            shape = lookup(shapes, leaf.path).shape[len(place):]
+            file = f"model-{place[0] if place else 'rest'}.safetensors"
+            files.setdefault(file, {})[name] = shape[::-1] if leaf.transpose else shape
+    largest = max(int(np.prod(shape)) for tensors in files.values() for shape in tensors.values())
+    noise = (np.random.default_rng(0).standard_normal(largest, np.float32) * 0.02).astype(dtype)
+    for file, tensors in files.items():
+        save_tensors(folder / file, {name: noise[:np.prod(shape)].reshape(shape) for name, shape in tensors.items()})
+    index = {name: file for file, tensors in files.items() for name in tensors}
+    (folder / INDEX).write_text(json.dumps({"weight_map": index}))
+    (folder / "config.json").write_text(json.dumps(write_config(spec, jnp.dtype(dtype).name)))
+    return noise.nbytes
+
+
+def resident(pid: int | str) -> dict[str, int]:
+    """Bytes that a process has resident, by the names of /proc/PID/status."""
+    rows = (line.split() for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    return {row[0].rstrip(":"): int(row[1]) * 1024 for row in rows if row[0].startswith(("VmHWM", "VmRSS", "Rss"))}
+
+
+def load(pipe, folder: Path, dtype: str, scheme: str | None) -> None:
+    """Run by the fresh process: says when it is ready, loads, and says how it went."""
+    jax.block_until_ready(jax.jit(lambda x: x + 1)(jnp.zeros(8)))  # starts the backend and its compiler
+    pipe.send(resident("self"))
+    start = time.perf_counter()
+    _, params = load_model(folder, jnp.dtype(dtype), scheme=scheme)
+    jax.block_until_ready(params)
+    seconds = time.perf_counter() - start
+    pipe.send((seconds, sum(leaf.nbytes for leaf in jax.tree.leaves(params)), resident("self")["VmHWM"]))
+
+
+def measure(folder: Path, dtype: str, scheme: str | None) -> tuple[float, int, dict[str, int]]:
+    """Seconds, bytes of the loaded model, and the peaks in bytes above the level before loading."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=load, args=(theirs, folder, dtype, scheme))
+    process.start()
+    theirs.close()  # or the process's end would never be seen here
+    before = ours.recv()
+    peaks = {"RssAnon": 0, "RssFile": 0}
+    while not ours.poll(0.001):
+        now = resident(process.pid)
+        peaks = {name: max(peak, now[name] - before[name]) for name, peak in peaks.items()}
+    seconds, nbytes, most = ours.recv()
+    process.join()
+    return seconds, nbytes, {"all": most - before["VmRSS"], "anonymous": peaks["RssAnon"], "mapped": peaks["RssFile"]}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--layers", type=int, default=4)
+    parser.add_argument("--stored", choices=("bfloat16", "float32"), default="bfloat16", help="number format")
+    parser.add_argument("--quantise", nargs="+", choices=("none", "int8", "int4", "nf4"), default=["none", "nf4"])
+    parser.add_argument("--folder", type=Path, default=None, help="for temporary files; by default the system's")
+    options = parser.parse_args()
+    holds, mega = True, 1e6
+    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+        spec = network(options.layers)
+        largest = write_checkpoint(Path(folder), spec, jnp.dtype(options.stored))
+        stored = sum(file.stat().st_size for file in Path(folder).glob("*.safetensors"))
+        print(f"{stored / mega:,.0f} MB in {options.stored}, largest tensor {largest / mega:,.0f} MB; figures in MB")
+        print(f"{'quantised':10}{'model':>8}{'all':>8}{'anonymous':>11}{'mapped':>8}{'bound':>8}  holds"
+              f"{'seconds':>9}{'MB/s':>8}")
+        for name in options.quantise:
+            seconds, nbytes, peak = measure(Path(folder), options.stored, None if name == "none" else name)
+            bound = nbytes + TENSORS_ALLOWED * largest
+            holds &= peak["all"] <= bound
+            print(f"{name:10}{nbytes / mega:8,.0f}{peak['all'] / mega:8,.0f}{peak['anonymous'] / mega:11,.0f}"
+                  f"{peak['mapped'] / mega:8,.0f}{bound / mega:8,.0f}  {'yes' if peak['all'] <= bound else 'no':5}"
+                  f"{seconds:9.1f}{stored / seconds / mega:8,.0f}", flush=True)
+    raise SystemExit(0 if holds else 1)
+
+
+if __name__ == "__main__":
+    main()

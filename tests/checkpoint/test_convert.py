@@ -1,0 +1,115 @@
+"""`jaxllm convert`: what comes out is what went in, in the layout and the number format that was asked for."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from numpy.testing import assert_array_equal
+
+from jaxllm.assets import asset_path
+from jaxllm.cli import main
+from jaxllm.models import LoraConfig, init_adapter, load_model, merge
+from jaxllm.models.peft import load_adapter, save_adapter
+from jaxllm.models.quantised import dequantise_params, quantise_params, scheme_of
+
+
+def convert(out, *arguments, model="tiny"):
+    assert main(["convert", "--model", str(model), "--out", str(out), *map(str, arguments)]) == 0
+    return json.loads((out / "result.json").read_text())
+
+
+def assert_equal(ours, theirs):
+    assert jax.tree.structure(ours) == jax.tree.structure(theirs)
+    jax.tree.map(assert_array_equal, ours, theirs)
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return load_model("tiny")
+
+
+@pytest.fixture
+def adapter(tiny, tmp_path):
+    fresh = init_adapter(tiny[0], jax.random.key(0), LoraConfig(rank=2))
+    noisy = jax.tree.map(lambda leaf: leaf + 0.05 * jax.random.normal(jax.random.key(leaf.size), leaf.shape),
+                         fresh.params)
+    return save_adapter(tmp_path / "adapter", tiny[0], type(fresh)(noisy, fresh.scale))
+
+
+def test_both_layouts_hold_the_same(tiny, tmp_path, capsys):
+    told = convert(tmp_path / "orbax", "--format", "orbax")
+    assert capsys.readouterr().out.splitlines()[-1] == str(tmp_path / "orbax" / "result.json")
+    assert (told["format"], told["dtype"], told["quantised"]) == ("orbax", "float32", None)
+    assert told["parameters"] == sum(leaf.size for leaf in jax.tree.leaves(tiny[1])) == told["bytes"] // 4
+    convert(tmp_path / "back", model=tmp_path / "orbax")
+    for path in (tmp_path / "orbax", tmp_path / "back"):
+        spec, params = load_model(path)
+        assert spec == tiny[0]
+        assert_equal(params, tiny[1])
+    original = asset_path("tiny")
+    for name in ("model.safetensors", "tokenizer.json", "chat_template.jinja"):
+        assert (tmp_path / "back" / name).read_bytes() == (original / name).read_bytes()
+
+
+def test_number_formats(tiny, tmp_path):
+    told = convert(tmp_path / "half", "--dtype", "bfloat16")
+    _, half = load_model(tmp_path / "half", jnp.bfloat16)
+    assert_equal(half, jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), tiny[1]))
+    assert told["bytes"] == 2 * told["parameters"]
+    # Without --dtype the format of the file is kept.
+    assert convert(tmp_path / "again", model=tmp_path / "half")["dtype"] == "bfloat16"
+
+
+@pytest.mark.parametrize("scheme", ["int8", "int4", "nf4"])
+def test_quantised_weights_travel_in_orbax(tiny, tmp_path, scheme):
+    told = convert(tmp_path / "small", "--format", "orbax", "--quantise", scheme)
+    _, params = load_model(tmp_path / "small")
+    assert told["quantised"] == scheme == scheme_of(params)
+    expected = quantise_params(tiny[1], scheme)
+    assert_equal(params, expected)
+    assert told["bytes"] == sum(leaf.nbytes for leaf in jax.tree.leaves(params)) < 2 * told["parameters"]
+    # The hub's layout has them in full, as rounded as they are.
+    back = convert(tmp_path / "full", model=tmp_path / "small")
+    assert (back["quantised"], back["dequantised_from"]) == (None, scheme)
+    assert_equal(load_model(tmp_path / "full")[1], dequantise_params(expected, jnp.float32))
+
+
+def test_a_merged_adapter(tiny, adapter, tmp_path):
+    spec, params = tiny
+    merged = merge(params, load_adapter(adapter, spec))
+    convert(tmp_path / "merged", "--adapter", adapter, "--merge")
+    assert_equal(load_model(tmp_path / "merged")[1], merged)
+    convert(tmp_path / "small", "--adapter", adapter, "--merge", "--format", "orbax", "--quantise", "nf4")
+    assert_equal(load_model(tmp_path / "small")[1], quantise_params(merged, "nf4"))
+
+
+def test_an_adapter_of_a_quantised_base(tiny, adapter, tmp_path):
+    """What was trained on the rounded base is merged into the rounded base."""
+    spec, params = tiny
+    convert(tmp_path / "base", "--format", "orbax", "--quantise", "int4")
+    convert(tmp_path / "merged", "--adapter", adapter, "--merge", model=tmp_path / "base")
+    rounded = dequantise_params(quantise_params(params, "int4"), jnp.float32)
+    expected = merge(rounded, load_adapter(adapter, spec))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), load_model(tmp_path / "merged")[1], expected)
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["--quantise", "nf4"], "add --format orbax"),
+    (["--merge"], "there is no adapter to merge"),
+    (["--adapter", "x"], "add --merge"),
+    (["--dtype", "float8"], "expected one of float32, bfloat16, float16"),
+    (["--adapter", "nowhere", "--merge"], "adapter_config.json: the file is missing"),
+])
+def test_mistakes(tmp_path, capsys, arguments, message):
+    assert main(["convert", "--model", "tiny", "--out", str(tmp_path / "out"), *arguments]) == 2
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_another_directory_is_left_alone(tmp_path, capsys):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "precious").write_text("x")
+    assert main(["convert", "--model", "tiny", "--out", str(tmp_path / "out")]) == 2
+    assert "not empty" in capsys.readouterr().err and [p.name for p in (tmp_path / "out").iterdir()] == ["precious"]

@@ -1,0 +1,215 @@
+"""Networks on quantised weights: which weights those are, and that nothing else about the network changes."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+
+from jaxllm.assets import resolve
+from jaxllm.config import SamplingConfig
+from jaxllm.generate import generate
+from jaxllm.models import Adapter, LoraConfig, init_adapter, merge, unembedding, unstack
+from jaxllm.models.quantised import dequantise_params, is_quantisable, quantise_params, scheme_of
+from jaxllm.models.spec import Experts
+from jaxllm.ops import Quantised, cross_entropy, quantise
+from jaxllm.text.batches import pad_right
+from jaxllm.text.model import Model, load
+from tests.networks import LLAMA, forward, random_params, random_tokens
+
+SCHEMES = ("int8", "int4", "nf4")
+MIXTURE = dataclasses.replace(LLAMA, family="mixtral", layers=2, experts=Experts(count=4, chosen=2))
+ATTENTION = {f"layers.attn.{name}.kernel" for name in "qkvo"}
+
+
+@pytest.fixture(scope="module")
+def mixture():
+    return MIXTURE, random_params(MIXTURE, seed=2)
+
+
+@pytest.fixture(scope="module")
+def pairs(llama):
+    """Scheme -> a network quantised, and the same in full again."""
+    found = {scheme: quantise_params(llama[1], scheme) for scheme in SCHEMES}
+    return {scheme: (params, dequantise_params(params, jnp.float32)) for scheme, params in found.items()}
+
+
+def leaves(params):
+    """Name -> leaf, quantised ones whole."""
+    flat = jax.tree_util.tree_leaves_with_path(params, is_leaf=lambda leaf: isinstance(leaf, Quantised))
+    return {".".join(key.key for key in path): leaf for path, leaf in flat}
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("which, matrices", [
+    ("llama", ATTENTION | {f"layers.mlp.{name}.kernel" for name in ("up", "gate", "down")}),
+    ("gpt2", ATTENTION | {f"layers.mlp.{name}.kernel" for name in ("up", "down")}),
+    ("mixture", ATTENTION | {f"layers.mlp.{name}" for name in ("up", "gate", "down")})])
+def test_the_matrices_of_the_layers_and_nothing_else(request, which, matrices, scheme):
+    _, params = request.getfixturevalue(which)
+    full, found = leaves(params), leaves(quantise_params(params, scheme))
+    assert found.keys() == full.keys()
+    assert {name for name, leaf in found.items() if isinstance(leaf, Quantised)} == matrices
+    for name, leaf in found.items():
+        assert leaf.shape == full[name].shape
+        if name in matrices:
+            wanted = quantise(full[name], scheme)
+            assert leaf.scheme == scheme
+            assert_array_equal(leaf.codes, wanted.codes)
+            assert_array_equal(leaf.scales, wanted.scales)
+        else:
+            assert leaf is full[name]
+
+
+def test_what_has_no_group_stays_full():
+    """A down projection of 40 rows is not cut into groups of 16; int8 needs none."""
+    spec = dataclasses.replace(LLAMA, layers=1, mlp_width=40)
+    params = random_params(spec, seed=3)
+    mlp = {scheme: quantise_params(params, scheme)["layers"]["mlp"] for scheme in SCHEMES}
+    assert isinstance(mlp["int8"]["down"]["kernel"], Quantised)
+    for scheme in ("int4", "nf4"):
+        assert mlp[scheme]["down"]["kernel"] is params["layers"]["mlp"]["down"]["kernel"]
+        assert isinstance(mlp[scheme]["up"]["kernel"], Quantised)
+    assert not is_quantisable(("layers", "attn", "q", "kernel"), (3, 32, 48), None)
+
+
+def test_there_and_back(llama, pairs):
+    """The scheme is read off the tree; in full again every matrix is what its codes say, in the dtype asked for."""
+    assert scheme_of(llama[1]) is None
+    for scheme, (quantised, full) in pairs.items():
+        assert scheme_of(quantised) == scheme and scheme_of(full) is None
+        assert jax.tree.structure(full) == jax.tree.structure(llama[1])
+        kernel = quantised["layers"]["attn"]["q"]["kernel"]
+        assert_array_equal(full["layers"]["attn"]["q"]["kernel"], kernel.dequantise())
+        assert full["embed"] is llama[1]["embed"]
+        assert dequantise_params(quantised, jnp.bfloat16)["layers"]["mlp"]["up"]["kernel"].dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_it_runs_as_the_network_that_its_codes_say(llama, pairs, scheme):
+    """Scanned, unrolled and in bfloat16. Products are fused differently: one rounding, a few parts in 10^7."""
+    (spec, params), (quantised, full) = llama, pairs[scheme]
+    tokens = random_tokens(2, 9)
+    wanted = forward(spec, full, tokens).hidden
+    assert float(jnp.abs(wanted - forward(spec, params, tokens).hidden).max()) > 1e-2  # something was lost
+    assert_allclose(forward(spec, quantised, tokens).hidden, wanted, atol=5e-6)
+    assert_allclose(forward(spec, unstack(quantised), tokens).hidden, wanted, atol=5e-6)
+    half = forward(spec, quantised, tokens, dtype=jnp.bfloat16).hidden
+    assert half.dtype == jnp.bfloat16
+    # The same bfloat16 operands in both, so the same result.
+    assert_array_equal(half, forward(spec, full, tokens, dtype=jnp.bfloat16).hidden)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_a_mixture_runs_as_its_codes_say(mixture, scheme):
+    spec, params = mixture
+    quantised, tokens = quantise_params(params, scheme), random_tokens(2, 9)
+    full = dequantise_params(quantised, jnp.float32)
+    assert_allclose(forward(spec, quantised, tokens).hidden, forward(spec, full, tokens).hidden, atol=5e-6)
+
+
+class Silent:
+    """Stands for a tokenizer where only ids matter."""
+
+    stop_ids = ()
+
+    def decode(self, ids) -> str:
+        return ""
+
+
+def test_decoding(llama, pairs):
+    spec, (quantised, full) = llama[0], pairs["nf4"]
+    prompts = [[1, *random_tokens(1, 5 + 4 * i, seed=i)[0].tolist()] for i in range(2)]
+    made = [generate(Model(spec, params, Silent()), prompts, SamplingConfig(temperature=0.0, max_tokens=10))
+            for params in (quantised, full)]
+    assert [row[0].token_ids for row in made[0]] == [row[0].token_ids for row in made[1]]
+    assert_allclose(*([row[0].logprob for row in rows] for rows in made), atol=1e-4)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_gradients_of_an_adapter(llama, pairs, scheme):
+    (spec, _), (quantised, full) = llama, pairs[scheme]
+    adapter = init_adapter(spec, jax.random.key(0), LoraConfig(rank=2, alpha=4.0))
+    shifted = jax.tree.map(lambda leaf: leaf + 0.1, adapter.params)
+    tokens = random_tokens(2, 8)
+
+    @jax.jit
+    def gradient(params):
+        run = lambda change: forward(spec, params, tokens, adapter=Adapter(change, adapter.scale), remat="full").hidden
+        return jax.grad(lambda change: jnp.square(run(change)).sum())(shifted)
+
+    for ours, wanted in zip(*(jax.tree.leaves(gradient(params)) for params in (quantised, full)), strict=True):
+        assert float(jnp.abs(wanted).max()) > 0
+        assert_allclose(ours, wanted, rtol=0, atol=1e-5 * float(jnp.abs(wanted).max()))
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_merging_gives_full_kernels(llama, dtype):
+    """Where the adapter has a place; the rest stays quantised. The dtype is that of the weights that never were."""
+    spec, params = llama
+    quantised = quantise_params(jax.tree.map(lambda leaf: leaf.astype(dtype), params), "int4")
+    adapter = init_adapter(spec, jax.random.key(0), LoraConfig(rank=2, alpha=4.0, targets=("q", "down")))
+    adapter = Adapter(jax.tree.map(lambda leaf: leaf + 0.1, adapter.params), adapter.scale)
+    merged = merge(quantised, adapter)["layers"]
+    for module, name in (("attn", "q"), ("mlp", "down")):
+        factors = adapter.params["layers"][module][name]
+        base = np.asarray(quantised["layers"][module][name]["kernel"].dequantise(dtype), np.float64)
+        wanted = base + 2.0 * np.asarray(factors["a"], np.float64) @ np.asarray(factors["b"], np.float64)
+        found = merged[module][name]["kernel"]
+        assert found.dtype == dtype
+        # one rounding of the result: bfloat16 has 8 bits, float32 adds the rounding of the product
+        assert_allclose(np.asarray(found, np.float64), wanted, rtol=2.0**-8 if dtype == jnp.bfloat16 else 1e-5,
+                        atol=1e-6)
+    assert isinstance(merged["attn"]["k"]["kernel"], Quantised)
+    if dtype == jnp.float32:
+        tokens = random_tokens(2, 7)
+        assert_allclose(forward(spec, merge(quantised, adapter), tokens).hidden,
+                        forward(spec, quantised, tokens, adapter=adapter).hidden, atol=2e-5)
+
+
+@pytest.fixture(scope="module")
+def lora_training():
+    """`run(scheme)`: loss before and after 30 steps of Adam with an adapter of `tiny`, on four of its documents."""
+    model = load("tiny")
+    rows = [json.loads(line)["context"] for line in (resolve("tiny") / "documents.jsonl").read_text().splitlines()]
+    ids = [model.prompt_ids(text)[:32] for text in list(dict.fromkeys(rows))[:4]]
+    tokens, segments = map(jnp.asarray, pad_right(ids, 32))
+    fresh = init_adapter(model.spec, jax.random.key(0), LoraConfig(rank=8, alpha=16.0, targets=("q", "v", "down")))
+    optimizer = optax.adam(5e-3)
+
+    @jax.jit
+    def train(params):
+        def loss(change):
+            hidden = forward(model.spec, params, tokens, segments=segments, adapter=Adapter(change, fresh.scale)).hidden
+            total, count = cross_entropy(hidden[:, :-1], unembedding(model.spec, params), tokens[:, 1:],
+                                         segments[:, 1:])
+            return total / count
+
+        def step(state, _):
+            change, moments = state
+            value, gradient = jax.value_and_grad(loss)(change)
+            updates, moments = optimizer.update(gradient, moments)
+            return (optax.apply_updates(change, updates), moments), value
+
+        start = fresh.params, optimizer.init(fresh.params)
+        return jax.lax.scan(step, start, None, length=31)[1]
+
+    def run(scheme):
+        losses = train(model.params if scheme is None else quantise_params(model.params, scheme))
+        return float(losses[0]), float(losses[-1])
+
+    return run
+
+
+def test_an_adapter_learns_on_quantised_weights_as_on_full_ones(lora_training):
+    before, after = lora_training(None)
+    assert after < before / 2
+    for scheme in SCHEMES:
+        start, end = lora_training(scheme)
+        # tiny's weights lose little; the adapter learns the rest along with the texts
+        assert abs(start - before) < 0.05 * before
+        assert abs(end - after) < 0.05 * before and before - end > 0.95 * (before - after), scheme

@@ -2,19 +2,28 @@
 
     python scripts/family_fixtures.py [--out tests/models/families]
 
-A fixture is a config, the names and shapes of its tensors, and numbers. The weights are not in it: whoever reads it
-draws them again from the tensors' names (`weights`).
+A fixture is a config, the names and shapes of its tensors, and numbers: logits, or scores of texts. The weights are
+not in it: whoever reads it draws them again from the tensors' names (`weights`). A fixture that is there stays as it
+is, since the last digits differ from machine to machine; delete its file to have it recorded again.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 import tempfile
 import zlib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PretrainedConfig
+
+    from scripts.parity_networks import Network
 
 TOKENS, GREEDY = 28, 12
 # Of the texts that are scored.
@@ -37,35 +46,63 @@ def tokens(vocab: int) -> list[list[int]]:
     return np.random.default_rng(7).integers(3, vocab, (2, TOKENS)).tolist()
 
 
-def record(config) -> dict:
-    """The fixture of one configuration."""
+def texts(vocab: int, types: int) -> list[tuple[list[int], list[int]]]:
+    """(ids, types) of the texts that are scored; the second half is of type 1 where there are two types."""
+    rows = np.random.default_rng(7).integers(3, vocab, (len(LENGTHS), TOKENS)).tolist()
+    return [(row[:length], [int(types > 1 and i >= length // 2) for i in range(length)])
+            for row, length in zip(rows, LENGTHS, strict=True)]
+
+
+def record(network: Network) -> dict:
+    """The fixture of one network."""
     import torch
-    import transformers
     from safetensors import safe_open
     from safetensors.numpy import save_file
 
-    with tempfile.TemporaryDirectory() as folder:
-        model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager")
-        model.save_pretrained(folder)
-        file = Path(folder) / "model.safetensors"
+    from scripts.parity_networks import build, read, write
+
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        write(network, build(network), folder)
+        file = folder / "model.safetensors"
         with safe_open(file, "numpy") as reader:
             shapes = {name: list(reader.get_slice(name).get_shape()) for name in sorted(reader.keys())}
         save_file(weights(shapes), file, metadata={"format": "pt"})
-        model = transformers.AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").eval()
-        written = json.loads((Path(folder) / "config.json").read_text())
-        ids = torch.tensor(tokens(config.vocab_size))
+        written = json.loads((folder / "config.json").read_text())
         with torch.no_grad():
-            logits = model(ids).logits.double().numpy()
-            made = model.generate(ids[:, :8], max_new_tokens=GREEDY, do_sample=False, eos_token_id=None, pad_token_id=0)
-    return {"config": written, "shapes": shapes, "scale": float(np.abs(logits).max()),
-            "last_logits": np.round(logits[:, -1, ::8], 7).tolist(),
+            numbers = (record_scores if network.scores else record_logits)(network.config, read(network, folder))
+    return {"config": written, "shapes": shapes} | numbers
+
+
+def record_logits(config: PretrainedConfig, model: torch.nn.Module) -> dict:
+    import torch
+
+    ids = torch.tensor(tokens(config.vocab_size))
+    logits = model(ids).logits.double().numpy()
+    made = model.generate(ids[:, :8], max_new_tokens=GREEDY, do_sample=False, eos_token_id=None, pad_token_id=0)
+    return {"scale": float(np.abs(logits).max()), "last_logits": np.round(logits[:, -1, ::8], 7).tolist(),
             "position_sums": np.round(logits.sum(-1), 6).tolist(), "greedy": made[:, 8:].tolist()}
+
+
+def record_scores(config: PretrainedConfig, model: torch.nn.Module) -> dict:
+    """Of right-padded rows; the padding token is the configuration's, which transformers' classifiers look for."""
+    import torch
+
+    count = getattr(config, "type_vocab_size", 0)
+    rows = texts(config.vocab_size, count)
+    padded = lambda lists, value: torch.tensor([row + [value] * (TOKENS - len(row)) for row in lists])
+    ids = padded([ids for ids, _ in rows], config.pad_token_id or 0)
+    types = {"token_type_ids": padded([types for _, types in rows], 0)} if count > 1 else {}
+    scores = model(ids, attention_mask=padded([[1] * len(ids) for ids, _ in rows], 0), **types).logits.double().numpy()
+    return {"scale": float(np.abs(scores).max()), "scores": np.round(scores, 7).tolist()}
 
 
 def main() -> None:
     import transformers
 
-    from scripts.parity import networks
+    # Started as a file, only its own folder is looked through.
+    sys.path.append(str(Path(__file__).resolve().parents[1]))
+    from scripts.parity_networks import networks
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path(__file__).resolve().parents[1] / "tests/models/families")
@@ -73,10 +110,11 @@ def main() -> None:
     out.mkdir(parents=True, exist_ok=True)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    for name, config in networks().items():
+    for name, network in networks().items():
         path = out / f"{name.replace(', ', '_').replace(' ', '-')}.json"
-        path.write_text(json.dumps(record(config), separators=(",", ":")) + "\n")
-        print(f"{path.name}: {path.stat().st_size:,} bytes")
+        if not path.exists():
+            path.write_text(json.dumps(record(network), separators=(",", ":")) + "\n")
+            print(f"{path.name}: {path.stat().st_size:,} bytes")
 
 
 if __name__ == "__main__":

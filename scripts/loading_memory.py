@@ -1,6 +1,6 @@
 """Peak host memory of loading a checkpoint on CPU, against its bound: the model and three of its largest tensors.
 
-    python scripts/loading_memory.py [--layers 17] [--stored bfloat16] [--quantise none nf4] [--folder DIR]
+    python scripts/loading_memory.py [--layers 4] [--stored bfloat16] [--dtype bfloat16] [--quantise none nf4]
 
 Writes a Llama checkpoint of random numbers, 2 GB by default, and loads it in a fresh process for every scheme. From
 when imports are done and the backend has started, the process is watched from outside:
@@ -9,8 +9,8 @@ when imports are done and the backend has started, the process is watched from o
     anonymous   RssAnon: what the process has allocated and nobody can take from it (sampled every millisecond)
     mapped      RssFile: pages of files that the process has mapped, which the system may take back (sampled)
 
-The bound is on all of it. Files come from the page cache, having just been written; so the rate is the loader's, not
-the disk's.
+The bound is on all of it, and a tensor counts with the number format that it is loaded in. Files come from the page
+cache, having just been written; so the rate is the loader's, not the disk's.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ from jaxllm.models.families import places, write_config  # noqa: E402
 from jaxllm.models.tensors import INDEX, save_tensors  # noqa: E402
 from jaxllm.models.weights import lookup, names_of  # noqa: E402
 
-# The shape of Llama 3.2 1B with another vocabulary: 60.8 million parameters a layer, 131 million around them.
+# The embedding is as large as a matrix of the feed-forward block, so nearly every tensor is one of the largest: the
+# hardest case. A layer has 243 million parameters, embedding and head 134 million.
 WIDTH, VOCABULARY = 4096, 16_384
 TENSORS_ALLOWED = 3
 
@@ -45,7 +46,7 @@ def network(layers: int) -> ModelSpec:
 
 
 def write_checkpoint(folder: Path, spec: ModelSpec, dtype: jnp.dtype) -> int:
-    """Writes a checkpoint, a file a layer and one for the rest; bytes of its largest tensor.
+    """Writes a checkpoint, a file a layer and one for the rest; size of its largest tensor.
 
     All tensors are views of one array of noise: what is measured does not depend on values.
     """
@@ -63,7 +64,7 @@ def write_checkpoint(folder: Path, spec: ModelSpec, dtype: jnp.dtype) -> int:
     index = {name: file for file, tensors in files.items() for name in tensors}
     (folder / INDEX).write_text(json.dumps({"weight_map": index}))
     (folder / "config.json").write_text(json.dumps(write_config(spec, jnp.dtype(dtype).name)))
-    return noise.nbytes
+    return noise.size
 
 
 def resident(pid: int | str) -> dict[str, int]:
@@ -103,20 +104,21 @@ def measure(folder: Path, dtype: str, scheme: str | None) -> tuple[float, int, d
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--layers", type=int, default=4)
-    parser.add_argument("--stored", choices=("bfloat16", "float32"), default="bfloat16", help="number format")
+    parser.add_argument("--stored", choices=("bfloat16", "float32"), default="bfloat16", help="format in the files")
+    parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16", help="format as loaded")
     parser.add_argument("--quantise", nargs="+", choices=("none", "int8", "int4", "nf4"), default=["none", "nf4"])
-    parser.add_argument("--folder", type=Path, default=None, help="for temporary files; by default the system's")
     options = parser.parse_args()
     holds, mega = True, 1e6
-    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+    with tempfile.TemporaryDirectory() as folder:
         spec = network(options.layers)
-        largest = write_checkpoint(Path(folder), spec, jnp.dtype(options.stored))
+        largest = write_checkpoint(Path(folder), spec, jnp.dtype(options.stored)) * jnp.dtype(options.dtype).itemsize
         stored = sum(file.stat().st_size for file in Path(folder).glob("*.safetensors"))
-        print(f"{stored / mega:,.0f} MB in {options.stored}, largest tensor {largest / mega:,.0f} MB; figures in MB")
+        print(f"{stored / mega:,.0f} MB in {options.stored}, loaded in {options.dtype}, largest tensor "
+              f"{largest / mega:,.0f} MB; figures in MB")
         print(f"{'quantised':10}{'model':>8}{'all':>8}{'anonymous':>11}{'mapped':>8}{'bound':>8}  holds"
               f"{'seconds':>9}{'MB/s':>8}")
         for name in options.quantise:
-            seconds, nbytes, peak = measure(Path(folder), options.stored, None if name == "none" else name)
+            seconds, nbytes, peak = measure(Path(folder), options.dtype, None if name == "none" else name)
             bound = nbytes + TENSORS_ALLOWED * largest
             holds &= peak["all"] <= bound
             print(f"{name:10}{nbytes / mega:8,.0f}{peak['all'] / mega:8,.0f}{peak['anonymous'] / mega:11,.0f}"

@@ -111,6 +111,8 @@ def outputs(spec, params, texts: Texts, adapter=None) -> jax.Array:
 
 def relative(ours, theirs) -> float:
     ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
+    if ours.shape != theirs.shape:
+        raise ValueError(f"{ours.shape} against {theirs.shape}")
     return float(np.abs(ours - theirs).max() / np.abs(theirs).max())
 
 
@@ -196,7 +198,9 @@ def score_losses(theirs: torch.nn.Module, spec, params, texts: Texts) -> tuple[t
         return optax.softmax_cross_entropy_with_integer_labels(scores, jnp.asarray(labels)).mean()
 
     value, gradient = jax.jit(jax.value_and_grad(loss))(params)
-    return found.logits.detach(), relative(value, found.loss.detach()), gradient
+    # With labels and a single score, torch's DeBERTa gives its scores without their last axis.
+    scores = found.logits.detach().reshape(len(labels), -1)
+    return scores, relative(value, found.loss.detach()), gradient
 
 
 def greedy_agrees(theirs: torch.nn.Module, spec, params, prompts: np.ndarray) -> bool:

@@ -127,6 +127,8 @@ def forward(spec: ModelSpec, params: Params, tokens: jax.Array, *, positions: ja
     """
     if spec.encoder is not None and spec.encoder.convolution is not None and isinstance(params["layers"], dict):
         params = unstack(params)  # the first layer is not like the others
+        if adapter is not None and isinstance(adapter.params["layers"], dict):
+            adapter = dataclasses.replace(adapter, params=unstack(adapter.params))
     unrolled = isinstance(params["layers"], tuple)
     if segments is None:
         segments = jnp.ones_like(tokens)

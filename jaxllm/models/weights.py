@@ -173,6 +173,7 @@ def load_model(model: str | Path, dtype: jnp.dtype = jnp.float32, shardings: Any
     with Tensors(path, read_json(path / "config.json").get("quantization_config")) as tensors:
         match = match_tensors(spec, tensors)
         match.check(spec, tensors)
+        _check_tied_head(spec, tensors, match)
         params: Params = {}
         leaves = places(spec)
         sizes = [math.prod(lookup(shapes, leaf.path).shape) * np.dtype(dtype).itemsize for leaf in leaves]
@@ -183,7 +184,6 @@ def load_model(model: str | Path, dtype: jnp.dtype = jnp.float32, shardings: Any
                 read = partial(_read_part, leaf, tensors, match.found, np.dtype(dtype))
                 _insert(params, leaf.path, _place(leaf, spec, lookup(shapes, leaf.path).shape, read, place, chosen))
                 show(sum(sizes[:i + 1]) // 2**20)
-        _check_tied_head(spec, params, tensors)
     return spec, params
 
 
@@ -233,14 +233,12 @@ def _place(leaf: Leaf, spec: ModelSpec, shape: tuple[int, ...], read: Any, place
         place.mesh, P(*(*place.spec, *[None] * (len(shape) - len(place.spec)))[len(first):]))
     stack = None
     for where, name in parts:
-        value = whole if where == first else read(name)
-        whole = None
-        # One layer is read while the one before it is written; without a wait any number would be under way.
-        jax.block_until_ready(stack)
-        layer, value = shrink(jax.device_put(value, one_layer)), None
+        # One layer after the other: without waiting, any number of them would be under way at once.
+        layer = jax.block_until_ready(jax.device_put(whole if where == first else read(name), one_layer))
+        whole, layer = None, shrink(layer)
         if stack is None:
             stack = _empty_stack(shape[:len(first)], layer, place if scheme is None else None)
-        stack = _write_layer(stack, layer, np.array(where, np.int32))
+        stack, layer = jax.block_until_ready(_write_layer(stack, layer, np.array(where, np.int32))), None
     return stack
 
 
@@ -270,13 +268,15 @@ def _write_layer(stack: Any, layer: Any, where: jax.Array) -> Any:
     return jax.tree.map(write, stack, layer)
 
 
-def _check_tied_head(spec: ModelSpec, params: Params, tensors: Tensors) -> None:
-    if not spec.tied or spec.head is not None or "lm_head.weight" not in tensors.files:
+def _check_tied_head(spec: ModelSpec, tensors: Tensors, match: Match) -> None:
+    """A head that is tied may be stored a second time, but not with other values."""
+    if not spec.tied or spec.head is not None:
         return
-    head = tensors.read("lm_head.weight").astype(params["embed"].dtype)
-    if head.shape != params["embed"].shape or not np.array_equal(head, np.asarray(params["embed"])):
-        raise UserError("config.json ties the head to the embedding, but lm_head.weight differs from it",
-                        tensors.path, "set tie_word_embeddings to false in config.json")
+    untied = FAMILIES[spec.family].leaves(dataclasses.replace(spec, tied=False))
+    head, embed = (next(leaf.name for leaf in untied if leaf.path == (part,)) for part in ("head", "embed"))
+    if head in tensors.files and not np.array_equal(tensors.read(head), tensors.read(match.found[embed])):
+        raise UserError(f"config.json ties the head to the embedding, but {head} differs from it",
+                        tensors.files[head].file, "set tie_word_embeddings to false in config.json")
 
 
 def save_model(path: str | Path, spec: ModelSpec, params: Params, tokenizer_source: str | Path | None = None,

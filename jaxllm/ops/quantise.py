@@ -93,14 +93,16 @@ def quantise(weight: jax.Array, scheme: Scheme) -> Quantised:
     size = rows if scheme == "int8" else group_size(rows)
     if size is None:
         raise ValueError(f"{rows} rows cannot be cut into groups of {SMALLEST_GROUP} to {GROUP} for {scheme}")
-    grouped = weight.astype(jnp.float32).reshape(*batch, rows // size, size, columns)
-    largest = jnp.abs(grouped).max(-2)
+    grouped = weight.reshape(*batch, rows // size, size, columns)
+    largest = jnp.abs(grouped).max(-2).astype(jnp.float32)
+    # Without the barrier the compiler for CPU makes a float32 copy of the whole weight, to share it between two passes.
+    grouped, largest = jax.lax.optimization_barrier((grouped, largest))
     scales = largest / {"int8": 127.0, "int4": 7.0, "nf4": 1.0}[scheme]
     if scheme != "int8":
         scales = scales.astype(jnp.bfloat16)
     # Codes are chosen for the scale as it is stored, so that its rounding costs nothing twice.
     divisor = scales.astype(jnp.float32)[..., None, :]
-    scaled = (grouped / jnp.where(divisor == 0, 1.0, divisor)).reshape(*batch, rows, columns)
+    scaled = (grouped.astype(jnp.float32) / jnp.where(divisor == 0, 1.0, divisor)).reshape(*batch, rows, columns)
     if scheme == "nf4":
         # A value's code is the number of midpoints below it.
         codes = sum((scaled > middle).astype(jnp.uint8) for middle in (NF4[1:] + NF4[:-1]) / 2)

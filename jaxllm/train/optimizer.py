@@ -9,8 +9,9 @@ import optax
 
 from jaxllm.errors import UserError
 
-DECAYED = frozenset({"kernel", "embed", "head", "positions", "a", "b"})
-"""Names of the leaves that weight decay applies to: matrices, tables and the two adapter factors."""
+DECAYED = frozenset({"kernel", "router", "up", "gate", "down", "embed", "head", "positions", "types", "distances",
+                     "a", "b"})
+"""Names of the leaves that weight decay applies to: matrices (also those of experts), tables, adapter factors."""
 
 
 @dataclasses.dataclass(frozen=True)

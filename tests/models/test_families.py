@@ -1,6 +1,7 @@
 """Every family against numbers that torch computed, without torch."""
 
 import dataclasses
+import functools
 import json
 from pathlib import Path
 
@@ -14,10 +15,11 @@ from safetensors.numpy import save_file
 from jaxllm.config import SamplingConfig
 from jaxllm.errors import UserError
 from jaxllm.generate.engine import generate
-from jaxllm.models import Rope, load_model, load_spec, logits, save_model
+from jaxllm.models import Rope, load_model, load_spec, logits, save_model, text_scores
 from jaxllm.models.families import FAMILIES, read_config, write_config
+from jaxllm.text.batches import pad_right
 from jaxllm.text.model import Model
-from scripts.family_fixtures import tokens, weights
+from scripts.family_fixtures import TOKENS, texts, tokens, weights
 from tests.networks import forward, random_tokens
 
 
@@ -30,21 +32,27 @@ class Endless:
         return ""
 
 
-FIXTURES = sorted((Path(__file__).parent / "families").glob("*.json"))
+FIXTURES = {path.stem: json.loads(path.read_text()) for path in sorted((Path(__file__).parent / "families").glob("*"))}
+SCORERS = [name for name, fixture in FIXTURES.items() if "scores" in fixture]
 
 
-@pytest.fixture(scope="module", params=FIXTURES, ids=lambda path: path.stem)
-def case(request, tmp_path_factory):
-    """(fixture, directory of the checkpoint that it describes)"""
-    fixture = json.loads(request.param.read_text())
-    folder = tmp_path_factory.mktemp("family")
-    (folder / "config.json").write_text(json.dumps(fixture["config"]))
-    save_file(weights(fixture["shapes"]), folder / "model.safetensors")
-    return fixture, folder
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """`checkpoint(name)`: a fixture, and the directory of the checkpoint that it describes."""
+
+    @functools.cache
+    def make(name):
+        fixture, folder = FIXTURES[name], tmp_path_factory.mktemp("family")
+        (folder / "config.json").write_text(json.dumps(fixture["config"]))
+        save_file(weights(fixture["shapes"]), folder / "model.safetensors")
+        return fixture, folder
+
+    return make
 
 
-def test_logits_and_greedy_tokens_are_those_of_torch(case):
-    fixture, folder = case
+@pytest.mark.parametrize("name", sorted(set(FIXTURES) - set(SCORERS)))
+def test_logits_and_greedy_tokens_are_those_of_torch(checkpoint, name):
+    fixture, folder = checkpoint(name)
     spec, params = load_model(folder)
     ids = tokens(spec.vocab_size)
     scores = np.asarray(logits(spec, params, forward(spec, params, jnp.asarray(ids)).hidden), np.float64)
@@ -57,8 +65,28 @@ def test_logits_and_greedy_tokens_are_those_of_torch(case):
     assert [row[0].token_ids for row in made] == wanted
 
 
-def test_the_round_trip_is_exact(case, tmp_path):
-    fixture, folder = case
+@pytest.mark.parametrize("name", SCORERS)
+def test_scores_are_those_of_torch(checkpoint, name):
+    """Wherever the padding is, and whatever its token."""
+    fixture, folder = checkpoint(name)
+    spec, params = load_model(folder)
+    rows = texts(spec.vocab_size, spec.encoder.token_types if spec.encoder else 0)
+    ids, segments = pad_right([ids for ids, _ in rows], TOKENS)
+    types, _ = pad_right([types for _, types in rows], TOKENS)
+    for padding, move in ((0, 0), (11, 0), (11, 3)):
+        # Rows are shorter than the bucket but for the first, which has no room to move.
+        turn = lambda array, move=move: np.concatenate([array[:1], np.roll(array[1:], move, 1)])
+        marks = turn(segments)
+        filled = np.where(marks, turn(ids), padding)
+        hidden = forward(spec, params, jnp.asarray(filled), segments=jnp.asarray(marks),
+                         types=jnp.asarray(turn(types))).hidden
+        scores = text_scores(spec, params, hidden, jnp.asarray(marks))
+        assert_allclose(scores, fixture["scores"], atol=1e-5 * fixture["scale"], rtol=0)
+
+
+@pytest.mark.parametrize("name", FIXTURES)
+def test_the_round_trip_is_exact(checkpoint, name, tmp_path):
+    _, folder = checkpoint(name)
     spec, params = load_model(folder)
     save_model(tmp_path / "again", spec, params)
     again_spec, again = load_model(tmp_path / "again")
@@ -69,7 +97,7 @@ def test_the_round_trip_is_exact(case, tmp_path):
 
 
 def test_every_family_has_a_fixture():
-    assert {json.loads(path.read_text())["config"]["model_type"] for path in FIXTURES} == set(FAMILIES)
+    assert {fixture["config"]["model_type"] for fixture in FIXTURES.values()} == set(FAMILIES)
 
 
 @pytest.mark.parametrize("kind", sorted(FAMILIES))
@@ -77,11 +105,15 @@ def test_defaults_are_those_of_transformers(kind):
     """A config that says only what it must means what transformers takes it to mean."""
     from transformers import AutoConfig
 
-    full = AutoConfig.for_model(kind).to_dict()
+    # Of several classes the one that predicts tokens, which is the last here.
+    configs = [FIXTURES[name]["config"] for name in sorted(FIXTURES, key=lambda name: name not in SCORERS)]
+    classes = {config["model_type"]: config["architectures"] for config in configs}
+    full = AutoConfig.for_model(kind).to_dict() | {"architectures": classes[kind]}
     sizes = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "n_embd",
-             "n_layer", "n_head", "ffn_dim", "num_key_value_heads", "moe_intermediate_size", "num_local_experts")
-    least = {"model_type": kind} | {name: full[name] for name in sizes if full.get(name) is not None}
-    assert read_config(least, "least") == read_config({k: v for k, v in full.items()}, "full")
+             "n_layer", "n_head", "ffn_dim", "num_key_value_heads", "moe_intermediate_size", "num_local_experts",
+             "dim", "hidden_dim", "n_layers", "n_heads")
+    least = {name: full[name] for name in ("model_type", "architectures", *sizes) if full.get(name) is not None}
+    assert read_config(least, "least") == read_config(full, "full")
 
 
 @pytest.mark.parametrize("kind, key, value, what", [
@@ -100,9 +132,9 @@ def test_what_is_not_supported_is_named(kind, key, value, what):
 
 
 def test_what_is_written_is_read_back():
-    for path in FIXTURES:
-        spec = read_config(json.loads(path.read_text())["config"], path)
-        assert read_config(write_config(spec, "float32"), path) == spec, path.name
+    for name, fixture in FIXTURES.items():
+        spec = read_config(fixture["config"], name)
+        assert read_config(write_config(spec, "float32"), name) == spec, name
 
 
 # Keys that real checkpoints have beside the ones that matter: from their config.json on the Hub.

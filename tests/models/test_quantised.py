@@ -173,13 +173,13 @@ def test_merging_gives_full_kernels(llama, dtype):
 
 @pytest.fixture(scope="module")
 def lora_training():
-    """`run(scheme)`: loss before and after 30 steps of Adam with an adapter of `tiny`, on four of its documents."""
+    """`run(scheme)`: loss before and after 24 steps of Adam with an adapter of `tiny`, on four of its documents."""
     model = load("tiny")
     rows = [json.loads(line)["context"] for line in (resolve("tiny") / "documents.jsonl").read_text().splitlines()]
     ids = [model.prompt_ids(text)[:32] for text in list(dict.fromkeys(rows))[:4]]
     tokens, segments = map(jnp.asarray, pad_right(ids, 32))
     fresh = init_adapter(model.spec, jax.random.key(0), LoraConfig(rank=8, alpha=16.0, targets=("q", "v", "down")))
-    optimizer = optax.adam(5e-3)
+    optimizer = optax.adam(2e-3)
 
     @jax.jit
     def train(params):
@@ -196,7 +196,7 @@ def lora_training():
             return (optax.apply_updates(change, updates), moments), value
 
         start = fresh.params, optimizer.init(fresh.params)
-        return jax.lax.scan(step, start, None, length=31)[1]
+        return jax.lax.scan(step, start, None, length=25)[1]
 
     def run(scheme):
         losses = train(model.params if scheme is None else quantise_params(model.params, scheme))
@@ -207,9 +207,8 @@ def lora_training():
 
 def test_an_adapter_learns_on_quantised_weights_as_on_full_ones(lora_training):
     before, after = lora_training(None)
-    assert after < before / 2
+    assert after < 0.6 * before
     for scheme in SCHEMES:
         start, end = lora_training(scheme)
-        # tiny's weights lose little; the adapter learns the rest along with the texts
-        assert abs(start - before) < 0.05 * before
-        assert abs(end - after) < 0.05 * before and before - end > 0.95 * (before - after), scheme
+        assert_allclose(start, before, rtol=0.05)
+        assert_allclose(end, after, rtol=0.05)  # the adapter learns, along with the texts, what rounding lost

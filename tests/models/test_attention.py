@@ -1,0 +1,224 @@
+"""Attention: what may be seen, which kernel is picked, and that all kernels give the same."""
+
+import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+
+from jaxllm.models import ModelSpec, Rope, splash, unstack
+from jaxllm.models import forward as plain_forward
+from jaxllm.models.attention import Sight, attend, full_sight, pick_path
+from tests.networks import forward, random_params, random_tokens
+
+HERE = Path(__file__).parent
+
+
+def by_hand(mask):
+    assert mask.shape[0] == 1
+    return ["".join(".x"[int(seen)] for seen in row) for row in mask[0]]
+
+
+MASKS = {
+    "causal": (full_sight(jnp.array([[1, 1, 1, 1]])), None, ["x...", "xx..", "xxx.", "xxxx"]),
+    "a window of two": (full_sight(jnp.array([[1, 1, 1, 1]])), 2, ["x...", "xx..", ".xx.", "..xx"]),
+    "a window of one": (full_sight(jnp.array([[1, 1, 1]])), 1, ["x..", ".x.", "..x"]),
+    "both ways": (full_sight(jnp.array([[1, 1, 1]]), causal=False), None, ["xxx", "xxx", "xxx"]),
+    "both ways in a window": (full_sight(jnp.array([[1, 1, 1, 1]]), causal=False), 2, ["xx..", "xxx.", ".xxx", "..xx"]),
+    "padding on the left": (full_sight(jnp.array([[0, 1, 1]])), None, ["...", ".x.", ".xx"]),
+    "padding on the right": (full_sight(jnp.array([[1, 1, 0]])), None, ["x..", "xx.", "..."]),
+    "padding, both ways": (full_sight(jnp.array([[0, 1, 1, 0]]), causal=False), None, ["....", ".xx.", ".xx.", "...."]),
+    "two texts": (full_sight(jnp.array([[1, 1, 2, 2]])), None, ["x...", "xx..", "..x.", "..xx"]),
+    "two texts, both ways": (full_sight(jnp.array([[1, 1, 2]]), causal=False), None, ["xx.", "xx.", "..x"]),
+    "a window within a text": (full_sight(jnp.array([[1, 2, 2, 2]])), 2, ["x...", ".x..", ".xx.", "..xx"]),
+    # Two queries at slots 3 and 4 of a cache of six, the first slot being padding.
+    "a cache": (Sight(jnp.array([[1, 1]]), jnp.array([[0, 1, 1, 1, 1, 0]]), jnp.int32(3)), None, [".xxx..", ".xxxx."]),
+    "a cache and a window": (Sight(jnp.array([[1, 1]]), jnp.array([[0, 1, 1, 1, 1, 0]]), jnp.int32(3)), 3,
+                             [".xxx..", "..xxx."]),
+    "a finished row": (Sight(jnp.array([[0]]), jnp.array([[1, 1, 0]]), jnp.int32(2)), None, ["..."]),
+}
+
+
+@pytest.mark.parametrize("name", MASKS)
+def test_masks_by_hand(name):
+    sight, window, wanted = MASKS[name]
+    assert by_hand(sight.mask(window)) == wanted
+
+
+BF16, F16, F32 = jnp.bfloat16, jnp.float16, jnp.float32
+
+
+@pytest.mark.parametrize("platform, length, keys, head_dim, dtype, softcap, wanted", [
+    ("cpu", 128, 128, 64, BF16, None, "xla"),
+    ("gpu", 128, 128, 64, BF16, None, "cudnn"),
+    ("gpu", 128, 128, 64, F16, None, "cudnn"),
+    ("gpu", 96, 96, 128, BF16, None, "cudnn"),
+    ("gpu", 128, 128, 64, F32, None, "xla"),
+    ("gpu", 128, 128, 64, BF16, 50.0, "xla"),
+    ("gpu", 1, 128, 64, BF16, None, "xla"),  # a decoding step
+    ("gpu", 64, 128, 64, BF16, None, "xla"),  # a prompt read into a cache
+    ("gpu", 127, 127, 64, BF16, None, "xla"),
+    ("gpu", 128, 128, 256, BF16, None, "xla"),
+    ("gpu", 128, 128, 12, BF16, None, "xla"),
+    ("tpu", 128, 128, 64, BF16, None, "splash"),
+    ("tpu", 384, 384, 128, F32, None, "splash"),
+    ("tpu", 128, 128, 80, BF16, 50.0, "splash"),
+    ("tpu", 100, 100, 64, BF16, None, "xla"),
+    ("tpu", 192, 192, 64, BF16, None, "xla"),
+    ("tpu", 1, 128, 64, BF16, None, "xla"),
+    ("tpu", 128, 256, 64, BF16, None, "xla"),
+    ("tpu", 128, 128, 72, BF16, None, "xla"),
+])
+def test_the_kernel_that_is_picked(monkeypatch, platform, length, keys, head_dim, dtype, softcap, wanted):
+    monkeypatch.setattr(splash, "can_be_shared", lambda: True)
+    queries = jax.ShapeDtypeStruct((2, length, 4, head_dim), dtype)
+    found = jax.ShapeDtypeStruct((2, keys, 2, head_dim), dtype)
+    assert pick_path(queries, found, softcap, platform) == wanted
+
+
+def test_several_devices_need_a_mesh(monkeypatch):
+    """No compiler splits the kernel by itself; one device needs none. `splash_devices.py` has the case with a mesh."""
+    x = jax.ShapeDtypeStruct((1, 128, 2, 64), BF16)
+    for count, wanted in ((1, "splash"), (8, "xla")):
+        monkeypatch.setattr(jax, "device_count", lambda count=count: count)
+        assert pick_path(x, x, None, "tpu") == wanted
+
+
+def heads(length, query_heads, key_heads, head_dim=64, rows=2, dtype=F32):
+    """Random queries, keys and values."""
+    keys = jax.random.split(jax.random.key(7), 3)
+    return [jax.random.normal(key, (rows, length, count, head_dim)).astype(dtype)
+            for key, count in zip(keys, (query_heads, key_heads, key_heads), strict=True)]
+
+
+def packed(length, ends, rows=2):
+    """Segments 1, 2, ... that end where `ends` say, then padding; `[rows, length]`."""
+    places = np.searchsorted(ends, np.arange(length), side="right") + 1
+    return jnp.asarray(np.broadcast_to(np.where(places > len(ends), 0, places), (rows, length)), jnp.int32)
+
+
+def test_attention_by_hand():
+    """Two tokens, two query heads on one key head, scale 1: scores ln 3 and 0 are shares of 3/4 and 1/4."""
+    queries = jnp.array([[[[9.0], [9.0]], [[1.0], [0.0]]]])
+    keys = jnp.array([[[[np.log(3.0)]], [[0.0]]]], jnp.float32)
+    values = jnp.array([[[[4.0]], [[8.0]]]])
+    both = attend(queries, keys, values, full_sight(jnp.array([[1, 1]])), scale=1.0)
+    assert_allclose(both, [[[4.0, 4.0], [5.0, 6.0]]], rtol=1e-6)
+    alone = attend(queries, keys, values, full_sight(jnp.array([[1, 1]])), scale=1.0, window=1)
+    assert_allclose(alone, [[[4.0, 4.0], [8.0, 8.0]]], rtol=1e-6)
+    # a cap of c turns a score of c artanh(ln 3 / c) into ln 3
+    steep = keys.at[0, 0, 0, 0].set(2.0 * np.arctanh(np.log(3.0) / 2.0))
+    capped = attend(queries, steep, values, full_sight(jnp.array([[1, 1]])), scale=1.0, softcap=2.0)
+    assert_allclose(capped[0, 1], [5.0, 6.0], rtol=1e-6)
+
+
+SPLASH = {
+    "causal, grouped heads": dict(length=256, query_heads=4, key_heads=2, ends=[256]),
+    "both ways": dict(length=128, query_heads=2, key_heads=2, ends=[100], causal=False),
+    "a window, soft cap, packed": dict(length=256, query_heads=4, key_heads=1, ends=[100, 200], window=40, softcap=5.0),
+    "both ways in a window, packed": dict(length=128, query_heads=2, key_heads=1, ends=[50, 128], causal=False,
+                                          window=20),
+}
+
+
+@pytest.mark.parametrize("name", SPLASH)
+def test_splash_equals_xla(name):
+    """The kernel of TPU, run step by step: output and gradients, where there are tokens."""
+    case = dict(SPLASH[name])
+    queries, keys, values = heads(case["length"], case["query_heads"], case["key_heads"])
+    segments, causal = packed(case["length"], case["ends"]), case.get("causal", True)
+    window, softcap = case.get("window"), case.get("softcap")
+    real = (segments > 0)[..., None, None]
+
+    def xla(queries, keys, values):
+        mixed = attend(queries, keys, values, full_sight(segments, causal), window=window, softcap=softcap, path="xla")
+        return jnp.where(real, mixed.reshape(queries.shape), 0)
+
+    def kernel(queries, keys, values):
+        mixed = splash.attend(queries * queries.shape[-1] ** -0.5, keys, values, segments, causal, window, softcap,
+                              interpret=True)
+        return jnp.where(real, mixed, 0)
+
+    def both(attention):
+        squares = lambda *x: (jnp.square(out := attention(*x)).sum(), out)
+        return jax.jit(jax.value_and_grad(squares, (0, 1, 2), has_aux=True))(queries, keys, values)
+
+    ((_, wanted), wanted_gradients), ((_, found), gradients) = both(xla), both(kernel)
+    # float32 in both, softmax in another order: a few roundings of the largest values
+    assert_allclose(found, wanted, rtol=0, atol=3e-6)
+    for one, other in zip(gradients, wanted_gradients, strict=True):
+        assert_allclose(one, other, rtol=0, atol=5e-6 * float(jnp.abs(other).max()))
+
+
+def test_splash_on_a_mesh_equals_one_device():
+    """Eight virtual devices in a process of their own."""
+    env = dict(os.environ, JAX_PLATFORMS="cpu", XLA_FLAGS="--xla_force_host_platform_device_count=8",
+               PYTHONPATH=str(HERE.parents[1]), JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0",
+               JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES="-1",
+               JAX_COMPILATION_CACHE_DIR=str(jax.config.jax_compilation_cache_dir))
+    done = subprocess.run([sys.executable, str(HERE / "splash_devices.py")], env=env, capture_output=True, text=True,
+                          timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.splitlines()[-1] == "all equal"
+
+
+@pytest.mark.skipif(jax.default_backend() != "gpu", reason="cuDNN's kernel needs a CUDA GPU in use")
+@pytest.mark.parametrize("causal, window", [(True, None), (False, None), (True, 40)])
+def test_cudnn_equals_xla(causal, window):
+    """Both in bfloat16, whose rounding is one part in 256; values are of size 1."""
+    queries, keys, values = heads(128, 4, 2, dtype=BF16)
+    segments = packed(128, [60, 110])
+    real = (segments > 0)[..., None]
+
+    def run(path):
+        def masked(*x):
+            mixed = attend(*x, full_sight(segments, causal), window=window, path=path)
+            return jnp.where(real, mixed, 0).astype(F32)
+
+        gradient = jax.jit(jax.grad(lambda *x: jnp.square(masked(*x)).sum(), (0, 1, 2)))
+        return jax.jit(masked)(queries, keys, values), gradient(queries, keys, values)
+
+    (wanted, wanted_gradients), (found, gradients) = run("xla"), run("cudnn")
+    assert_allclose(found, wanted, rtol=0, atol=2e-2)
+    for one, other in zip(gradients, wanted_gradients, strict=True):
+        one, other = one.astype(F32), other.astype(F32)
+        assert_allclose(one, other, rtol=0, atol=2e-2 * float(jnp.abs(other).max()))
+
+
+# As Gemma 2: every second layer sees a window, the others everything; here they also rotate differently.
+MIXED = ModelSpec("gemma2", vocab_size=97, width=32, layers=4, heads=4, kv_heads=2, head_dim=8, mlp_width=48,
+                  max_positions=64, norm_offset=True, norms="around", activation="gelu_tanh", rope=Rope(theta=1e4),
+                  window=3, local_layers=(True, False, True, False), local_rope=Rope(theta=500.0),
+                  attention_scale=0.25, attention_softcap=5.0, logit_softcap=30.0, embed_scale=32**0.5, tied=True)
+
+
+def test_layers_that_see_differently():
+    """Scanned layers choose their window by number, unrolled ones know it; the packed row is one text at a time."""
+    params, tokens = random_params(MIXED, seed=4), random_tokens(2, 12)
+    segments = jnp.array([[1] * 12, [1] * 5 + [2] * 6 + [0]])
+    scanned = forward(MIXED, params, tokens, segments=segments).hidden
+    chosen = jax.jit(plain_forward, static_argnames=("spec", "attention"))(
+        MIXED, params, tokens, segments=segments, attention="xla").hidden
+    real = (segments > 0)[..., None]
+    assert_allclose(jnp.where(real, chosen - scanned, 0), jnp.zeros_like(scanned), atol=1e-6)
+    unrolled = forward(MIXED, unstack(params), tokens, segments=segments).hidden
+    assert_allclose(jnp.where(real, unrolled - scanned, 0), jnp.zeros_like(scanned), atol=2e-5)
+    second = forward(MIXED, params, tokens[1:, 5:11]).hidden
+    assert_allclose(scanned[1:, 5:11], second, atol=2e-5)
+
+
+def test_a_window_reaches_as_far_as_it_says():
+    """With windows of 3 in all of 4 layers the last of 12 tokens reads the last 9; with full layers all of them."""
+    local = dataclasses.replace(MIXED, local_layers=(), local_rope=None)
+    params, tokens = random_params(MIXED, seed=4), random_tokens(1, 12)
+    for spec, reach in ((local, 9), (MIXED, 12)):
+        change = jax.jit(jax.vmap(lambda i, spec=spec: jnp.abs(
+            plain_forward(spec, params, tokens.at[0, i].add(1)).hidden[0, -1]
+            - plain_forward(spec, params, tokens).hidden[0, -1]).max()))(jnp.arange(12))
+        assert (np.asarray(change) > 1e-6).tolist() == [i >= 12 - reach for i in range(12)]

@@ -1,0 +1,133 @@
+"""Heads that score texts and positions, and the table of relative positions of the encoder that has one."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+
+from jaxllm.models import Head, init_value_head, text_scores, values
+from jaxllm.models.disentangled import distance_index
+from jaxllm.models.heads import text_features
+from jaxllm.models.spec import Relative
+from tests.networks import LLAMA, forward, random_params, random_tokens
+
+FIRST, LAST = (dataclasses.replace(LLAMA, width=2, head=Head(2, place, bias=True)) for place in ("first", "last"))
+# One state a position, so that a state shows where it came from.
+STATES = jnp.tile(jnp.arange(5.0)[None, :, None] * jnp.array([1.0, 10.0]), (4, 1, 1))
+SEGMENTS = jnp.array([[1, 1, 1, 1, 1], [0, 0, 1, 1, 1], [1, 1, 1, 0, 0], [0, 1, 0, 0, 0]])
+
+
+def test_the_token_that_stands_for_a_text():
+    """No padding, on the left, on the right, on both sides."""
+    assert text_features(FIRST, STATES, SEGMENTS)[:, 0].tolist() == [0.0, 2.0, 0.0, 1.0]
+    assert text_features(LAST, STATES, SEGMENTS)[:, 0].tolist() == [4.0, 4.0, 2.0, 1.0]
+    assert text_features(LAST, STATES, SEGMENTS)[:, 1].tolist() == [40.0, 40.0, 20.0, 10.0]
+
+
+def test_scores_by_hand():
+    """Of a text whose last state is (i, 10 i): (i + 10 i + 0.5, -i + 20 i - 0.5)."""
+    kernel, bias = jnp.array([[1.0, -1.0], [1.0, 2.0]]), jnp.array([0.5, -0.5])
+    params = {"score": {"out": {"kernel": kernel, "bias": bias}}}
+    scores = text_scores(LAST, params, STATES.astype(jnp.bfloat16), SEGMENTS)
+    assert scores.dtype == jnp.float32
+    assert scores.tolist() == [[44.5, 75.5], [44.5, 75.5], [22.5, 37.5], [11.5, 18.5]]
+    plain = dataclasses.replace(LAST, head=Head(2, "last"))
+    assert text_scores(plain, {"score": {"out": {"kernel": kernel}}}, STATES, SEGMENTS)[3].tolist() == [11.0, 19.0]
+
+
+@pytest.mark.parametrize("activation, curve", [("tanh", np.tanh), ("relu", lambda x: np.maximum(x, 0))])
+def test_a_hidden_layer_by_hand(activation, curve):
+    """First state (i, 10 i), hidden layer (x - y / 5, y / 10 - x) + (0.5, -0.5), then the sum of both."""
+    spec = dataclasses.replace(FIRST, head=Head(1, "first", hidden=activation))
+    params = {"score": {"hidden": {"kernel": jnp.array([[1.0, -1.0], [-0.2, 0.1]]), "bias": jnp.array([0.5, -0.5])},
+                        "out": {"kernel": jnp.array([[1.0], [1.0]])}}}
+    scores = text_scores(spec, params, STATES, SEGMENTS)
+    first = np.array([0.0, 2.0, 0.0, 1.0])
+    assert_allclose(scores[:, 0], curve(0.5 - first) + curve(np.full(4, -0.5)), rtol=1e-5, atol=1e-6)
+
+
+def test_a_network_without_a_head():
+    with pytest.raises(ValueError, match="this llama network has no scoring head"):
+        text_scores(LLAMA, {}, STATES, SEGMENTS)
+
+
+def test_padding_changes_no_score():
+    spec = dataclasses.replace(LLAMA, layers=2, head=Head(3, "last", hidden="tanh"))
+    params, tokens = random_params(spec, seed=5), random_tokens(1, 6)
+    assert "head" not in params
+    pad = lambda left, right: jnp.pad(tokens, ((0, 0), (left, right)), constant_values=9)
+    segments = lambda left, right: jnp.pad(jnp.ones_like(tokens), ((0, 0), (left, right)))
+    rows, marks = (jnp.concatenate([make(0, 4), make(4, 0), make(1, 3)]) for make in (pad, segments))
+    scores = text_scores(spec, params, forward(spec, params, rows, segments=marks).hidden, marks)
+    assert scores.shape == (3, 3) and float(jnp.std(scores[0])) > 0.01
+    assert_allclose(scores[1:], jnp.stack([scores[0]] * 2), atol=1e-5)
+
+
+def test_values_by_hand():
+    head = {"kernel": jnp.array([[1.0], [0.25]]), "bias": jnp.array([-3.0])}
+    assert values(head, STATES)[0].tolist() == [-3.0, 0.5, 4.0, 7.5, 11.0]
+
+
+def test_values_are_float32_throughout():
+    """1 + 2^-10 is 1 in bfloat16: products of such a weight survive only in float32."""
+    head = {"kernel": jnp.array([[1 + 2.0**-10]]), "bias": jnp.zeros(1)}
+    found = values(head, jnp.array([[[1.0], [3.0]]], jnp.bfloat16))
+    assert found.dtype == jnp.float32
+    assert found.tolist() == [[1 + 2.0**-10, 3 + 3 * 2.0**-10]]
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_a_fresh_value_head(dtype):
+    """Normal with standard deviation 1 / sqrt(D): the sum of squares of D weights is 1, give or take sqrt(2 / D)."""
+    spec = dataclasses.replace(LLAMA, width=1024)
+    head = init_value_head(spec, jax.random.key(0), dtype)
+    assert head["kernel"].shape == (1024, 1) and head["kernel"].dtype == head["bias"].dtype == dtype
+    assert head["bias"].tolist() == [0.0]
+    assert abs(float(jnp.square(head["kernel"].astype(jnp.float32)).sum()) - 1) < 4 * (2 / 1024) ** 0.5
+
+
+def relative(distance, buckets):
+    return Relative(distance, buckets, content=True, position=True, norm=True)
+
+
+def test_distances_without_buckets():
+    """Each up to three has its own row, 4 + t - s; larger ones share the last."""
+    assert distance_index(relative(4, None), 6).tolist() == [
+        [4, 3, 2, 1, 0, 0], [5, 4, 3, 2, 1, 0], [6, 5, 4, 3, 2, 1], [7, 6, 5, 4, 3, 2], [7, 7, 6, 5, 4, 3],
+        [7, 7, 7, 6, 5, 4]]
+
+
+def test_buckets_by_hand():
+    """8 buckets up to distance 20: 0 to 4 as they are, then 4 + ceil(3 ln(d / 4) / ln(19 / 4)), 8 in the middle.
+
+    3 ln(d / 4) / ln(19 / 4) is 0.43 and 0.78 for 5 and 6, 1.08 to 1.95 for 7 to 11, 2.12 to 3 for 12 to 19.
+    """
+    index = distance_index(relative(20, 8), 22)
+    buckets = [0, 1, 2, 3, 4, 5, 5, *[6] * 5, *[7] * 8, 8, 8]
+    assert index[21, ::-1].tolist() == [min(8 + bucket, 15) for bucket in buckets]
+    assert index[0].tolist() == [8 - bucket for bucket in buckets]
+    assert index.dtype == np.int32
+    # rows depend on the distance alone
+    assert_array_equal(index[1:, 1:], index[:-1, :-1])
+
+
+def test_the_buckets_of_released_checkpoints():
+    """256 buckets up to distance 512: 128 + ceil(127 ln(d / 128) / ln(511 / 128)), 256 in the middle."""
+    column = distance_index(relative(512, 256), 512)[:, 0]
+    assert column[:129].tolist() == list(range(256, 385))
+    # 127 ln(200 / 128) / ln(511 / 128) = 40.94, for 300: 78.14, for 510: 126.82, for 511: 127
+    assert column[[200, 300, 510, 511]].tolist() == [256 + 128 + 41, 256 + 128 + 79, 511, 511]
+    assert np.all(np.diff(column) >= 0)
+
+
+@pytest.mark.parametrize("distance, buckets", [(512, 256), (20, 8), (512, 32)])
+def test_buckets_are_those_of_transformers(distance, buckets):
+    torch = pytest.importorskip("torch")
+    from transformers.models.deberta_v2.modeling_deberta_v2 import build_relative_position
+
+    states = torch.zeros(1, 512, 1)
+    theirs = build_relative_position(states, states, buckets, distance)[0].numpy()
+    assert_array_equal(distance_index(relative(distance, buckets), 512), np.clip(theirs + buckets, 0, 2 * buckets - 1))

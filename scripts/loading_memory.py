@@ -31,8 +31,8 @@ import numpy as np  # noqa: E402
 
 from jaxllm.models import ModelSpec, init, load_model  # noqa: E402
 from jaxllm.models.families import places, write_config  # noqa: E402
+from jaxllm.models.matching import lookup, names_of  # noqa: E402
 from jaxllm.models.tensors import INDEX, save_tensors  # noqa: E402
-from jaxllm.models.weights import lookup, names_of  # noqa: E402
 
 # The embedding is as large as a matrix of the feed-forward block, so nearly every tensor is one of the largest: the
 # hardest case. A layer has 243 million parameters, embedding and head 134 million.

@@ -42,10 +42,10 @@ from jaxllm.config import SamplingConfig
 from jaxllm.generate.engine import generate
 from jaxllm.models import forward as plain_forward
 from jaxllm.models import init_cache, load_model, load_spec, logits, save_model, text_scores, unembedding, unstack
+from jaxllm.models.matching import match_tensors
 from jaxllm.models.peft import load_adapter
 from jaxllm.models.quantised import quantise_params
 from jaxllm.models.tensors import Tensors
-from jaxllm.models.weights import match_tensors
 from jaxllm.ops import cross_entropy, token_logprobs
 from jaxllm.text.model import Model, load
 

@@ -16,9 +16,10 @@ from jaxllm.config import check, to_yaml
 from jaxllm.directories import new_directory
 from jaxllm.files import write_atomic
 from jaxllm.models import load_spec, merge
+from jaxllm.models.loading import load_model, stored_dtype
 from jaxllm.models.peft import load_adapter
 from jaxllm.models.quantised import dequantise_params, quantise_params, scheme_of
-from jaxllm.models.weights import load_model, stored_dtype, write_model
+from jaxllm.models.saving import write_model
 from jaxllm.ops.quantise import Scheme
 from jaxllm.train import make_mesh, model_shardings
 

@@ -12,8 +12,9 @@ from jaxllm.errors import UserError
 from jaxllm.files import plain
 from jaxllm.models import ModelSpec, load_spec, native
 from jaxllm.models.families import FAMILIES, architecture
+from jaxllm.models.loading import stored_dtype
+from jaxllm.models.matching import match_tensors
 from jaxllm.models.tensors import Tensors, model_directory, read_json
-from jaxllm.models.weights import match_tensors, stored_dtype
 from jaxllm.text.tokenizer import load_tokenizer
 
 

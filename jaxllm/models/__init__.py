@@ -3,6 +3,7 @@
 from jaxllm.models.adapters import Adapter, LoraConfig, adapter_axes, init_adapter, merge, unmerge
 from jaxllm.models.attention import Cache
 from jaxllm.models.heads import init_value_head, text_scores, values
+from jaxllm.models.loading import load_model, load_spec
 from jaxllm.models.network import (
     Output,
     Params,
@@ -15,8 +16,8 @@ from jaxllm.models.network import (
     unembedding,
     unstack,
 )
+from jaxllm.models.saving import save_model
 from jaxllm.models.spec import Head, ModelSpec, Rope
-from jaxllm.models.weights import load_model, load_spec, save_model
 
 __all__ = [
     "Adapter", "Cache", "Head", "LoraConfig", "ModelSpec", "Output", "Params", "Rope", "adapter_axes", "forward",

@@ -44,7 +44,7 @@ def model_directory(model: str | Path) -> Path:
 
     try:
         return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.model",
-                                                            "merges.txt"],
+                                                            "merges.txt", "vocab.txt"],
                                       ignore_patterns=["consolidated*", "original/*"]))
     except Exception as error:  # the hub client raises a dozen unrelated kinds
         reason = str(error).splitlines()[0]

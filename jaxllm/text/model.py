@@ -76,9 +76,9 @@ def load(model: str | Path, dtype: jnp.dtype = jnp.float32, place: Callable[[Mod
     Raises:
         UserError: something is missing or damaged, or the tokenizer knows more tokens than the network.
     """
-    spec, params = load_model(model, dtype, None if place is None else place(load_spec(model)), scheme)
-    tokenizer = load_tokenizer(model)
-    if tokenizer.vocab_size > spec.vocab_size:
+    spec, tokenizer = load_spec(model), load_tokenizer(model)
+    if tokenizer.vocab_size > spec.vocab_size:  # said before minutes of loading
         raise UserError(f"the tokenizer has {tokenizer.vocab_size} tokens, the embedding {spec.vocab_size} rows",
                         model, "use the tokenizer that the model was trained with")
+    _, params = load_model(model, dtype, None if place is None else place(spec), scheme)
     return Model(spec, params, tokenizer)

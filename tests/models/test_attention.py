@@ -1,9 +1,6 @@
 """Attention: what may be seen, which kernel is picked, and that all kernels give the same."""
 
 import dataclasses
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import jax
@@ -16,6 +13,7 @@ from jaxllm.models import ModelSpec, Rope, splash, unstack
 from jaxllm.models import forward as plain_forward
 from jaxllm.models.attention import Sight, attend, full_sight, pick_path
 from tests.networks import forward, random_params, random_tokens
+from tests.processes import run_file
 
 HERE = Path(__file__).parent
 
@@ -158,12 +156,7 @@ def test_splash_equals_xla(name):
 
 def test_splash_on_a_mesh_equals_one_device():
     """Eight virtual devices in a process of their own."""
-    env = dict(os.environ, JAX_PLATFORMS="cpu", XLA_FLAGS="--xla_force_host_platform_device_count=8",
-               PYTHONPATH=str(HERE.parents[1]), JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0",
-               JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES="-1",
-               JAX_COMPILATION_CACHE_DIR=str(jax.config.jax_compilation_cache_dir))
-    done = subprocess.run([sys.executable, str(HERE / "splash_devices.py")], env=env, capture_output=True, text=True,
-                          timeout=300)
+    done = run_file(HERE / "splash_devices.py", devices=8)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.splitlines()[-1] == "all equal"
 

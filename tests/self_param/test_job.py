@@ -15,7 +15,7 @@ from jaxllm.assets import resolve
 from jaxllm.cli import main
 from jaxllm.errors import UserError
 from jaxllm.files import read_jsonl
-from jaxllm.models.weights import load_spec
+from jaxllm.models import load_spec
 from jaxllm.self_param.demo import describe
 from tests.conftest import ROOT
 

@@ -1,0 +1,198 @@
+"""Checkpoint directories read: what the network is, and its parameters, tensor by tensor to where they belong."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import math
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from jaxllm.errors import UserError
+from jaxllm.models import native
+from jaxllm.models.families import FAMILIES, Leaf, is_language_model, places, read_config
+from jaxllm.models.families.table import cut
+from jaxllm.models.matching import Match, lookup, match_tensors, names_of
+from jaxllm.models.network import Params, init
+from jaxllm.models.quantised import is_quantisable
+from jaxllm.models.spec import Head, ModelSpec
+from jaxllm.models.tensors import DTYPES, Tensors, model_directory, read_json
+from jaxllm.ops.quantise import Scheme, quantise
+from jaxllm.progress import bar
+
+# Layers of a parameter are gathered on the host up to so many bytes: one transfer is then quicker than many. What is
+# larger goes to the device layer by layer, so that the host never holds more than a tensor or two.
+GATHERED_BYTES = 2**25
+# Loading shows a bar from so many bytes on.
+SHOWN_BYTES = 2**30
+# What the tensors of a scoring head are called where the checkpoint is of a class of its own.
+HEAD_NAMES = ("score", "v_head", "v_head.summary", "value_head", "reward_head", "regression_head", "rm_head",
+              "classifier")
+
+
+def load_spec(model: str | Path) -> ModelSpec:
+    """Reads what a checkpoint says about its network: `config.json`, and the end tokens of `generation_config.json`.
+
+    A reward model of a class of its own is known by its head: a tensor with one of the usual names.
+    """
+    path = model_directory(model)
+    config = read_json(path / "config.json")
+    spec = read_config(config, path / "config.json")
+    if spec.head is None and not is_language_model(config):
+        spec = dataclasses.replace(spec, head=native.stored_head(path) if native.is_native(path) else _named_head(
+            spec, path))
+    generation = path / "generation_config.json"
+    if generation.exists():
+        more = read_json(generation).get("eos_token_id")
+        more = [more] if isinstance(more, int) else more or []
+        spec = dataclasses.replace(spec, eos_ids=tuple(dict.fromkeys([*spec.eos_ids, *more])))
+    return spec
+
+
+def _named_head(spec: ModelSpec, path: Path) -> Head | None:
+    """The scoring head that a checkpoint's tensors show, None without one."""
+    with Tensors(path) as tensors:
+        shape_of = lambda name: tensors.shape(name) if name in tensors.files else ()
+        for name in HEAD_NAMES:
+            shape, last = shape_of(f"{name}.weight"), shape_of(f"{name}.2.weight")
+            if len(shape) == 2 and shape[1] == spec.width:
+                return Head(shape[0], "last", f"{name}.bias" in tensors.files, name=name)
+            if len(last) == 2 and shape_of(f"{name}.0.weight"):
+                return Head(last[0], "last", f"{name}.2.bias" in tensors.files, "relu",
+                            f"{name}.0.bias" in tensors.files, name)
+    return None
+
+
+def load_model(model: str | Path, dtype: jnp.dtype = jnp.float32, shardings: Any = None,
+               scheme: Scheme | None = None) -> tuple[ModelSpec, Params]:
+    """Reads a checkpoint of a supported family, tensor by tensor, each to where it belongs.
+
+    Args:
+        model: `tiny`, a directory, or a Hub id.
+        dtype: of the parameters.
+        shardings: tree like the parameters, where each goes; the default device if None.
+        scheme: quantises the matrices of the layers on the way; None leaves them as they are.
+
+    Returns:
+        The spec, and parameters with stacked layers.
+
+    Raises:
+        UserError: files missing or damaged, tensors missing, unknown, or of another shape.
+    """
+    path = model_directory(model)
+    spec = load_spec(path)
+    if native.is_native(path):
+        return spec, native.load(path, spec, dtype, shardings, scheme)
+    shapes = jax.eval_shape(lambda: init(spec, jax.random.key(0)))
+    with Tensors(path, read_json(path / "config.json").get("quantization_config")) as tensors:
+        match = match_tensors(spec, tensors)
+        match.check(spec, tensors)
+        _check_tied_head(spec, tensors, match)
+        params: Params = {}
+        leaves = places(spec)
+        sizes = [math.prod(lookup(shapes, leaf.path).shape) * np.dtype(dtype).itemsize for leaf in leaves]
+        with bar(sum(sizes) // 2**20, "load", "MiB", shown=sum(sizes) >= SHOWN_BYTES) as show:
+            for i, leaf in enumerate(leaves):
+                place = None if shardings is None else lookup(shardings, leaf.path)
+                chosen = scheme if is_quantisable(leaf.path, lookup(shapes, leaf.path).shape, scheme) else None
+                read = partial(_read_part, leaf, tensors, match.found, np.dtype(dtype))
+                _insert(params, leaf.path, _place(leaf, spec, lookup(shapes, leaf.path).shape, read, place, chosen))
+                show(sum(sizes[:i + 1]) // 2**20)
+    return spec, params
+
+
+def stored_dtype(model: str | Path) -> str:
+    """Number format of a checkpoint's weights; that of floats of 8 bits is `bfloat16`, what they are read to."""
+    path = model_directory(model)
+    if native.is_native(path):
+        return native.stored_dtype(path)
+    with Tensors(path) as tensors:
+        sizes = collections.Counter()
+        for name in tensors.names():
+            sizes[tensors.dtype(name)] += math.prod(tensors.shape(name))
+    kind = DTYPES.get(sizes.most_common(1)[0][0], np.dtype(np.float32)) if sizes else np.dtype(np.float32)
+    return "float32" if kind.itemsize > 4 else "bfloat16" if kind.itemsize == 1 else str(kind)
+
+
+def _check_tied_head(spec: ModelSpec, tensors: Tensors, match: Match) -> None:
+    """A head that is tied may be stored a second time, but not with other values."""
+    if not spec.tied or spec.head is not None:
+        return
+    untied = FAMILIES[spec.family].leaves(dataclasses.replace(spec, tied=False))
+    head, embed = (next(leaf.name for leaf in untied if leaf.path == (part,)) for part in ("head", "embed"))
+    if head in tensors.files and not np.array_equal(tensors.read(head), tensors.read(match.found[embed])):
+        raise UserError(f"config.json ties the head to the embedding, but {head} differs from it",
+                        tensors.files[head].file, "set tie_word_embeddings to false in config.json")
+
+
+def _read_part(leaf: Leaf, tensors: Tensors, found: dict[str, str], dtype: np.dtype, name: str) -> np.ndarray:
+    """One tensor, turned and cut as our parameter has it."""
+    tensor = tensors.read(found[name])
+    return cut(leaf, tensor.T if leaf.transpose else tensor).astype(dtype, copy=False)
+
+
+def _place(leaf: Leaf, spec: ModelSpec, shape: tuple[int, ...], read: Any, place: Any, scheme: Scheme | None) -> Any:
+    """One of our parameters on its devices, its layers stacked."""
+    parts = names_of(leaf, spec)
+    shrink = jax.jit(partial(quantise, scheme=scheme)) if scheme is not None else lambda value: value
+    first, name = parts[0]
+    if not first:
+        return shrink(jax.device_put(read(name), place))
+    whole = read(name)
+    if whole.nbytes * len(parts) <= GATHERED_BYTES:
+        gathered = np.empty(shape, whole.dtype)
+        gathered[first] = whole
+        for where, name in parts[1:]:
+            gathered[where] = read(name)
+        return shrink(jax.device_put(gathered, place))
+    one_layer = place if not isinstance(place, NamedSharding) else NamedSharding(
+        place.mesh, P(*(*place.spec, *[None] * (len(shape) - len(place.spec)))[len(first):]))
+    stack = None
+    for where, name in parts:
+        # One layer after the other: without waiting, any number of them would be under way at once.
+        layer = jax.block_until_ready(jax.device_put(whole if where == first else read(name), one_layer))
+        whole, layer = None, shrink(layer)
+        if stack is None:
+            stack = _empty_stack(shape[:len(first)], layer, place if scheme is None else None)
+        stack, layer = jax.block_until_ready(_write_layer(stack, layer, np.array(where, np.int32))), None
+    return stack
+
+
+def _empty_stack(layers: tuple[int, ...], layer: Any, place: Any) -> Any:
+    """Room for all layers, where the parameter goes."""
+    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((*layers, *leaf.shape), leaf.dtype), layer)
+    wanted = jax.tree.map(lambda leaf: place or _with_layers(leaf.sharding, len(layers)), layer)
+    make = lambda: jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    return jax.jit(make, out_shardings=wanted)()
+
+
+def _with_layers(sharding: Any, layers: int) -> Any:
+    """The sharding of a stack of what has `sharding`."""
+    if isinstance(sharding, NamedSharding):
+        return NamedSharding(sharding.mesh, P(*[None] * layers, *sharding.spec))
+    return sharding
+
+
+@partial(jax.jit, donate_argnums=0)
+def _write_layer(stack: Any, layer: Any, where: jax.Array) -> Any:
+    """The stack with one layer written to its place, in the same memory."""
+    def write(room, value):
+        value = value.reshape(*[1] * len(where), *value.shape)
+        start = (*where, *[jnp.int32(0)] * (room.ndim - len(where)))
+        return lax.dynamic_update_slice(room, value, start)
+
+    return jax.tree.map(write, stack, layer)
+
+
+def _insert(tree: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
+    for key in path[:-1]:
+        tree = tree.setdefault(key, {})
+    tree[path[-1]] = value

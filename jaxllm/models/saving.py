@@ -1,0 +1,118 @@
+"""A network written as a checkpoint directory: tensors under their Hugging Face names, config, tokenizer."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from jaxllm.directories import new_directory
+from jaxllm.errors import UserError
+from jaxllm.files import write_atomic
+from jaxllm.models import native
+from jaxllm.models.families import Leaf, places, write_config
+from jaxllm.models.families.table import fuse
+from jaxllm.models.matching import lookup, names_of
+from jaxllm.models.network import Params
+from jaxllm.models.quantised import scheme_of
+from jaxllm.models.spec import ModelSpec
+from jaxllm.models.tensors import INDEX, model_directory, save_tensors
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja",
+                   "tokenizer.model", "vocab.json", "vocab.txt", "merges.txt", "spm.model", "spiece.model",
+                   "added_tokens.json", "generation_config.json")
+Layout = Literal["hf", "orbax"]
+MAX_SHARD_BYTES = 5 * 2**30
+
+
+def save_model(path: str | Path, spec: ModelSpec, params: Params, tokenizer_source: str | Path | None = None,
+               max_shard_bytes: int = MAX_SHARD_BYTES, layout: Layout = "hf") -> Path:
+    """Writes a checkpoint directory, which appears whole or not at all.
+
+    Args:
+        path: must not exist yet, or be empty.
+        spec, params: the network; layers stacked.
+        tokenizer_source: checkpoint whose tokenizer and generation settings are copied along.
+        max_shard_bytes: a larger checkpoint becomes several files and an index.
+        layout: `hf` is safetensors that torch transformers loads; `orbax` also holds quantised matrices.
+
+    Returns:
+        `path`.
+
+    Raises:
+        UserError: the directory holds something, or quantised weights are to be written as `hf`.
+    """
+    with new_directory(path) as target:
+        write_model(target, spec, params, tokenizer_source, max_shard_bytes, layout)
+    return Path(path)
+
+
+def write_model(target: Path, spec: ModelSpec, params: Params, tokenizer_source: str | Path | None,
+                max_shard_bytes: int = MAX_SHARD_BYTES, layout: Layout = "hf") -> None:
+    """Writes a checkpoint's files into an existing directory; see `save_model`."""
+    if layout == "orbax":
+        native.save(target, spec, params)
+    elif scheme_of(params) is not None:
+        raise UserError("quantised weights have no place in the hub's layout", fix="write them in Orbax's, or "
+                        "dequantise them")
+    else:
+        _write_shards(target, spec, params, max_shard_bytes)
+    dtype = str(params["embed"].dtype)
+    write_atomic(target / "config.json", json.dumps(write_config(spec, dtype), indent=2) + "\n")
+    if tokenizer_source is not None:
+        source = model_directory(tokenizer_source)
+        for name in TOKENIZER_FILES:
+            if (source / name).exists():
+                shutil.copy(source / name, target / name)
+
+
+def _write_shards(target: Path, spec: ModelSpec, params: Params, limit: int) -> None:
+    """Safetensors files of at most `limit` bytes, one in host memory at a time, and their index."""
+    shards, total = [[]], 0
+    for tensor in _exports(spec, params):
+        if shards[-1] and sum(one.nbytes for one in shards[-1]) + tensor.nbytes > limit:
+            shards.append([])
+        shards[-1].append(tensor)
+        total += tensor.nbytes
+    count = len(shards)
+    files = (["model.safetensors"] if count == 1 else
+             [f"model-{k + 1:05d}-of-{count:05d}.safetensors" for k in range(count)])
+    for file, shard in zip(files, shards, strict=True):
+        save_tensors(target / file, {tensor.name: tensor.value(params) for tensor in shard})
+    if count > 1:
+        weight_map = {tensor.name: file for file, shard in zip(files, shards, strict=True) for tensor in shard}
+        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+        write_atomic(target / INDEX, json.dumps(index, indent=2))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Export:
+    """A tensor to be written: its name, the leaves that it is fused of, its place in them, its size."""
+
+    name: str
+    leaves: Sequence[Leaf]
+    place: tuple[int, ...]
+    nbytes: int
+
+    def value(self, params: Params) -> np.ndarray:
+        tensor = fuse(self.leaves, [np.asarray(lookup(params, leaf.path)[self.place]) for leaf in self.leaves])
+        return np.ascontiguousarray(tensor.T if self.leaves[0].transpose else tensor)
+
+
+def _exports(spec: ModelSpec, params: Params) -> list[_Export]:
+    """All tensors of a checkpoint, in the order of the family's table."""
+    shared: dict[str, list[Leaf]] = collections.defaultdict(list)
+    for leaf in places(spec):
+        shared[leaf.name].append(leaf)
+    found = []
+    for leaves in shared.values():
+        parts = names_of(leaves[0], spec)
+        size = sum(lookup(params, leaf.path).nbytes for leaf in leaves) // len(parts)
+        found += [_Export(name, leaves, place, size) for place, name in parts]
+    return found

@@ -1,0 +1,140 @@
+"""How weights come from files to devices: layer by layer or at once, split, quantised, from 8-bit numbers."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+from safetensors.numpy import load_file, save_file
+
+from jaxllm.errors import UserError
+from jaxllm.models import load_model, loading, save_model
+from jaxllm.models.quantised import quantise_params
+from jaxllm.models.tensors import INDEX
+from scripts import family_fixtures
+from tests.networks import LLAMA, random_params
+from tests.processes import run_file
+
+HERE = Path(__file__).parent
+
+
+def equal(one, other):
+    assert jax.tree.structure(one) == jax.tree.structure(other)
+    jax.tree.map(assert_array_equal, one, other)
+
+
+@pytest.fixture(scope="module")
+def wide():
+    """A network whose matrices have whole groups of 4-bit numbers."""
+    spec = dataclasses.replace(LLAMA, width=64, head_dim=16, mlp_width=128)
+    return spec, random_params(spec, seed=3)
+
+
+# Fused projections, experts, and layers of different kinds.
+@pytest.mark.parametrize("family", ["phi-3_longrope_long", "mixtral", "qwen3-moe", "gpt-neox", "bert", "gemma-3"])
+def test_layer_by_layer_is_the_same_as_at_once(monkeypatch, tmp_path, family):
+    fixture = json.loads((HERE / f"families/{family}.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(fixture["config"]))
+    save_file(family_fixtures.weights(fixture["shapes"]), tmp_path / "model.safetensors")
+    _, at_once = load_model(tmp_path)
+    monkeypatch.setattr(loading, "GATHERED_BYTES", 0)
+    equal(load_model(tmp_path)[1], at_once)
+
+
+@pytest.mark.parametrize("limit", [2**25, 0])
+@pytest.mark.parametrize("scheme", ["int8", "int4", "nf4"])
+def test_quantising_on_the_way_is_the_same_as_afterwards(monkeypatch, wide, tmp_path, limit, scheme):
+    spec, params = wide
+    save_model(tmp_path / "model", spec, params)
+    monkeypatch.setattr(loading, "GATHERED_BYTES", limit)
+    equal(load_model(tmp_path / "model", scheme=scheme)[1], quantise_params(params, scheme))
+
+
+@pytest.mark.parametrize("stored, loaded", [(jnp.bfloat16, jnp.float32), (jnp.float16, jnp.bfloat16),
+                                            (jnp.float32, jnp.bfloat16)])
+def test_number_formats(wide, tmp_path, stored, loaded):
+    spec, params = wide
+    params = jax.tree.map(lambda leaf: leaf.astype(stored), params)
+    save_model(tmp_path / "model", spec, params)
+    assert loading.stored_dtype(tmp_path / "model") == jnp.dtype(stored).name
+    equal(load_model(tmp_path / "model", loaded)[1], jax.tree.map(lambda leaf: leaf.astype(loaded), params))
+
+
+def test_weights_arrive_split(wide, tmp_path):
+    """Eight virtual devices in a process of their own; from both layouts."""
+    spec, params = wide
+    folders = [save_model(tmp_path / layout, spec, params, layout=layout) for layout in ("hf", "orbax")]
+    done = run_file(HERE / "load_devices.py", *folders, devices=8)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.splitlines()[-1] == "all equal"
+
+
+@pytest.fixture
+def eight_bits(wide, tmp_path):
+    """(directory, what its weights are): matrices of layers in 8 bits with a factor a block of 16 rows and 48 columns,
+    as the releases in 8 bits have them, only that their blocks are larger."""
+    spec, params = wide
+    folder = save_model(tmp_path / "model", spec, params)
+    tensors, exact = load_file(folder / "model.safetensors"), {}
+    for name in [name for name in tensors if "_proj" in name]:
+        value = tensors[name]
+        rows, columns = -(-value.shape[0] // 16), -(-value.shape[1] // 48)
+        factors = np.random.default_rng(0).uniform(0.5, 2.0, (rows, columns)).astype(np.float32)
+        grown = np.repeat(np.repeat(factors, 16, 0), 48, 1)[:value.shape[0], :value.shape[1]]
+        codes = (value / grown).astype(ml_dtypes.float8_e4m3fn)
+        tensors[name], tensors[f"{name}_scale_inv"] = codes, factors
+        exact[name] = codes.astype(np.float32) * grown
+    save_file(tensors, folder / "model.safetensors")
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "fp8", "weight_block_size": [16, 48]}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder, exact
+
+
+def test_weights_of_eight_bits(eight_bits, wide):
+    folder, exact = eight_bits
+    _, params = load_model(folder)
+    for theirs, ours in (("self_attn.q_proj", ("attn", "q")), ("mlp.down_proj", ("mlp", "down"))):
+        for i in range(LLAMA.layers):
+            kernel = params["layers"][ours[0]][ours[1]]["kernel"][i]
+            assert_array_equal(kernel, exact[f"model.layers.{i}.{theirs}.weight"].T)
+    # 3 bits of mantissa
+    assert_allclose(params["layers"]["mlp"]["up"]["kernel"], wide[1]["layers"]["mlp"]["up"]["kernel"], rtol=2**-4,
+                    atol=1e-2)
+    equal(params["embed"], wide[1]["embed"])
+
+
+def test_factors_that_do_not_fit(eight_bits):
+    folder, _ = eight_bits
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"]["weight_block_size"] = [32, 48]
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=r"_scale_inv' of shape .* does not fit .* in blocks of \[32, 48\]"):
+        load_model(folder)
+
+
+def test_a_file_that_lost_a_tensor(wide, tmp_path):
+    spec, params = wide
+    folder = save_model(tmp_path / "model", spec, params, max_shard_bytes=100_000)
+    file = folder / json.loads((folder / INDEX).read_text())["weight_map"]["model.norm.weight"]
+    tensors = load_file(file)
+    del tensors["model.norm.weight"]
+    save_file(tensors, file)
+    with pytest.raises(UserError, match="the index says that it holds 'model.norm.weight', and it does not"):
+        load_model(folder)
+
+
+def test_a_tokenizer_larger_than_the_embedding(wide, tmp_path):
+    """Before any weight is read."""
+    from jaxllm.text.model import load
+
+    spec, params = wide
+    folder = save_model(tmp_path / "model", spec, params, tokenizer_source="tiny")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(UserError, match="the tokenizer has 1280 tokens, the embedding 97 rows"):
+        load(folder)

@@ -286,7 +286,7 @@ def show(cell: float | bool | list[float] | None) -> str:
         return " / ".join(map(show, cell))
     if isinstance(cell, bool):
         return "yes" if cell else "NO"
-    return "–" if cell is None else f"{cell:.1e}".replace("e-0", "e-")
+    return "–" if cell is None else f"{cell:.1e}".replace("e-0", "e-") if cell else "0"
 
 
 def main() -> None:

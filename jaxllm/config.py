@@ -64,7 +64,10 @@ class SamplingConfig:
     Args:
         temperature: divides the logits; 0 takes the likeliest token.
         top_k: draw only from the so many likeliest tokens; 0 is all.
-        top_p: draw only from the likeliest tokens that together have this probability; 1 is all.
+        top_p: draw only from the likeliest tokens that together have this probability, of all tokens; 1 is all.
+        min_p: draw only from tokens at least so likely, as a share of the likeliest one's probability; 0 is all.
+        repetition_penalty: makes tokens less likely that stand in the text already; 1 changes nothing.
+        logit_bias: what is added to the logits of some tokens, by id.
         max_tokens: end an answer after so many tokens.
         n: answers for each prompt.
         stop: texts that end an answer.
@@ -73,6 +76,9 @@ class SamplingConfig:
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: dict[int, float] = field(default_factory=dict)
     max_tokens: int = 128
     n: int = 1
     stop: list[str] = field(default_factory=list)
@@ -81,6 +87,9 @@ class SamplingConfig:
         check(0 <= self.temperature < math.inf, "temperature", f"must be 0 or more, got {self.temperature:g}")
         check(self.top_k >= 0, "top_k", f"must be 0 (all tokens) or more, got {self.top_k}")
         check(0 < self.top_p <= 1, "top_p", f"must be above 0 and at most 1, got {self.top_p:g}")
+        check(0 <= self.min_p < 1, "min_p", f"must be at least 0 and below 1, got {self.min_p:g}")
+        check(0 < self.repetition_penalty < math.inf, "repetition_penalty",
+              f"must be above 0, got {self.repetition_penalty:g}")
         check(self.max_tokens >= 1, "max_tokens", f"must be 1 or more, got {self.max_tokens}")
         check(self.n >= 1, "n", f"must be 1 or more, got {self.n}")
         check(all(self.stop), "stop", "an empty text would end every answer at once")
@@ -177,7 +186,9 @@ def _parser(job: type, description: str, prog: str):
     class Parser(ArgumentParser):
         def format_help(self) -> str:
             sections = map(_optional_help, dataclasses.fields(job), _hints(job).values())
-            return re.sub(r"<class\s+'Path'>", "path", super().format_help() + "".join(sections))
+            text = re.sub(r"<class\s+'Path'>", "path", super().format_help() + "".join(sections))
+            # A section may be given as a file of its own; a line a section that says so tells nobody anything.
+            return re.sub(r"\n  --[\w.]+ CONFIG\s+Path to a configuration file\.", "", text)
 
     parser = Parser(
         prog=prog,

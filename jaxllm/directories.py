@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from jaxllm.errors import UserError
-from jaxllm.files import storage
+from jaxllm.files import FULL, storage
 
 
 @contextlib.contextmanager
@@ -22,11 +22,20 @@ def new_directory(path: str | Path) -> Iterator[Path]:
         StorageError: the disk is full; nothing is left behind.
     """
     path = Path(path)
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise UserError("already exists and is not empty; it is not overwritten", path, "name another directory")
+    if path.is_symlink():
+        path = path.resolve()
     with storage(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        try:
+            if path.exists() and (not path.is_dir() or any(path.iterdir())):
+                raise UserError("already exists and is not empty; it is not overwritten", path,
+                                "name another directory")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = Path(tempfile.mkdtemp(prefix=f".{path.name[:32]}.", dir=path.parent))
+        except OSError as error:
+            if error.errno in FULL:
+                raise
+            raise UserError(f"no directory can be made here: {error.strerror}", path,
+                            "name another directory") from None
         try:
             yield temporary
             os.chmod(temporary, 0o755)

@@ -15,7 +15,7 @@ from typing import Any
 
 from jaxllm.errors import StorageError
 
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 @contextlib.contextmanager
@@ -24,7 +24,7 @@ def storage(path: str | Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in _FULL:
+        if error.errno in FULL:
             raise StorageError(f"{path}: cannot be written: {os.strerror(error.errno)}") from error
         raise
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import platform
 import sys
 import time
@@ -146,10 +147,9 @@ class Job:
         self._rows[0].write(row)
 
     def progress(self, show: Callable[[int], None]) -> Callable[[int], None]:
-        """A listener that shows how many rows are done and notes it, with the seconds passed, in metrics.jsonl."""
+        """A listener that shows how many rows are done and notes it, with the seconds since it was made, in
+        metrics.jsonl."""
         start = time.monotonic()
-        if self.primary:
-            self.metrics_path.unlink(missing_ok=True)
 
         def listen(done: int) -> None:
             show(done)
@@ -247,9 +247,16 @@ def _hold(out: Path) -> Any:
     """Keeps other processes from working in DIR while this one does; the system lets go when it ends."""
     import fcntl
 
-    lock = open(out / ".lock", "w")
+    try:
+        lock = open(out / ".lock", "w")
+    except OSError as error:
+        if (out / "result.json").is_file():  # nothing will be written
+            return None
+        raise UserError(f"the directory may not be written: {error.strerror}", out, "choose another --out") from None
     try:
         fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not (out / ".lock").exists() or os.fstat(lock.fileno()).st_ino != (out / ".lock").stat().st_ino:
+            raise BlockingIOError  # its owner removed it meanwhile, and another process may hold a new one
     except (BlockingIOError, PermissionError):
         lock.close()
         raise UserError("another process is at work in this directory", out,
@@ -263,21 +270,21 @@ def _hold(out: Path) -> Any:
 def _claim(out: Path, config: Any, resume: bool) -> tuple[bool, bool]:
     """Makes DIR this job's; returns whether it was already, and whether the job is finished."""
     path = out / "config.yaml"
-    if path.is_file():
-        _check_same(path, to_dict(config))
-        if not resume:
-            raise UserError("this directory holds the run already", out, "choose another --out, or remove it")
-        return True, (out / "result.json").is_file()
-    if out.is_dir() and (found := sorted(p.name for p in out.iterdir() if p.name not in _LEFT)):
-        raise UserError(f"the directory holds {found[0]} but no run", out, "choose another --out, or an empty one")
     try:
+        if path.is_file():
+            _check_same(path, to_dict(config))
+            if not resume:
+                raise UserError("this directory holds the run already", out, "choose another --out, or remove it")
+            return True, (out / "result.json").is_file()
+        if out.is_dir() and (found := sorted(p.name for p in out.iterdir() if p.name not in _LEFT)):
+            raise UserError(f"the directory holds {found[0]} but no run", out, "choose another --out, or an empty one")
         with storage(out):
             out.mkdir(parents=True, exist_ok=True)
             write_atomic(path, to_yaml(config))
     except (FileExistsError, NotADirectoryError):
         raise UserError("a file stands where the directory should be", out, "choose another --out") from None
-    except PermissionError:
-        raise UserError("the directory may not be written", out, "choose another --out") from None
+    except OSError as error:
+        raise UserError(f"the directory cannot be used: {error.strerror}", out, "choose another --out") from None
     return False, False
 
 

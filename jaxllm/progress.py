@@ -10,8 +10,9 @@ import tqdm
 
 
 @contextlib.contextmanager
-def bar(total: int, name: str, unit: str, shown: bool = True) -> Iterator[Callable[[int], None]]:
-    """Shows progress towards `total`; what it yields takes the number done so far.
+def bar(total: int, name: str, unit: str, shown: bool = True) -> Iterator[Callable[..., None]]:
+    """Shows progress towards `total`; what it yields takes the number done so far, and perhaps a word
+    to stand beside it.
 
     Where no terminal listens it prints a line every ten seconds instead of redrawing one; with `shown` False it
     shows nothing.
@@ -19,4 +20,9 @@ def bar(total: int, name: str, unit: str, shown: bool = True) -> Iterator[Callab
     interval = 0.1 if sys.stderr.isatty() else 10.0
     with tqdm.tqdm(total=total, desc=name, unit=f" {unit}", file=sys.stderr, mininterval=interval,
                    maxinterval=2 * interval, disable=not shown) as drawn:
-        yield lambda done: drawn.update(done - drawn.n) and None
+        def show(done: int, note: str | None = None) -> None:
+            if note is not None:
+                drawn.set_postfix_str(note, refresh=False)
+            drawn.update(done - drawn.n)
+
+        yield show

@@ -106,7 +106,7 @@ def outputs(spec, params, texts: Texts, adapter=None) -> jax.Array:
     """Logits `[B, T, V]`, or scores `[B, labels]`."""
     ids, mask, types = jnp.asarray(texts.ids), jnp.asarray(texts.mask), jnp.asarray(texts.types)
     hidden = forward(spec, params, ids, segments=mask, types=types, adapter=adapter).hidden
-    return logits(spec, params, hidden) if spec.head is None else text_scores(spec, params, hidden, mask)
+    return logits(spec, params, hidden) if spec.head is None else text_scores(spec, params, hidden, mask, ids)
 
 
 def relative(ours, theirs) -> float:
@@ -226,8 +226,7 @@ def cached_difference(spec, params, tokens) -> float:
     """Largest relative difference between decoding with a cache and the full forward."""
     flat, cache, parts = unstack(params), init_cache(spec, 2, 40), []
     for start, stop in ((0, 20), (20, 21), (21, 40)):
-        positions = jnp.tile(jnp.arange(start, stop), (2, 1))
-        out = forward(spec, flat, tokens[:, start:stop], positions=positions, cache=cache)
+        out = forward(spec, flat, tokens[:, start:stop], cache=cache)
         cache, parts = out.cache, [*parts, out.hidden]
     return relative(jnp.concatenate(parts, 1), forward(spec, params, tokens).hidden)
 

@@ -14,13 +14,17 @@ from jaxllm import job
 from jaxllm.checkpoint.sizes import count_parameters
 from jaxllm.config import check, to_yaml
 from jaxllm.directories import new_directory
+from jaxllm.errors import UserError
 from jaxllm.files import write_atomic
-from jaxllm.models import load_spec, merge
+from jaxllm.models import ModelSpec, Params, load_spec, merge
 from jaxllm.models.loading import load_model, stored_dtype
 from jaxllm.models.peft import load_adapter
 from jaxllm.models.quantised import dequantise_params, quantise_params, scheme_of
 from jaxllm.models.saving import write_model
+from jaxllm.models.tensors import model_directory
 from jaxllm.ops.quantise import Scheme
+from jaxllm.text.model import too_many_tokens
+from jaxllm.text.tokenizer import has_tokenizer, load_tokenizer
 from jaxllm.train import make_mesh, model_shardings
 
 
@@ -35,7 +39,7 @@ class Config:
             quantised weights, which hf has in full, as rounded as they are.
         adapter: directory of a LoRA adapter.
         merge: fold the adapter into the weights.
-        dtype: of the weights; null keeps that of the checkpoint (bfloat16 for 8-bit floats).
+        dtype: of the weights; null keeps that which most of them have (bfloat16 for 8-bit floats).
         quantise: 8 or 4 bits for the matrices of the layers; null leaves them as they are.
     """
 
@@ -65,19 +69,35 @@ def run(config: Config) -> Path:
         # An adapter belongs to the weights in full; without one they are quantised as they come.
         scheme = config.quantise if config.adapter is None else None
         spec, params = load_model(config.model, dtype, placed, scheme)
+        came_as = scheme_of(params) if scheme is None else None
         if config.adapter is not None:
-            params = merge(params, load_adapter(config.adapter, spec))
-            if config.quantise is not None:
-                params = quantise_params(dequantise_params(params, dtype), config.quantise)
-        came_as = scheme_of(params)
-        if config.format == "hf" and came_as is not None:
+            # In full, all of them: rounding the sum again loses a part of what was learned, and is to be asked for.
+            params = merge(dequantise_params(params, dtype), load_adapter(config.adapter, spec))
+            params = params if config.quantise is None else quantise_params(params, config.quantise)
+        elif config.format == "hf":
             params = dequantise_params(params, dtype)
+        check_finite(params)
+        check_tokenizer(config.model, spec)
         write_model(target, spec, params, config.model, layout=config.format)
         size = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
         result = {"format": config.format, "dtype": str(dtype), "quantised": scheme_of(params),
-                  "dequantised_from": came_as if config.format == "hf" else None,
+                  "dequantised_from": came_as if scheme_of(params) is None else None,
                   "parameters": count_parameters(spec)["total"], "bytes": size,
                   "adapter": config.adapter, "versions": job.versions()}
         write_atomic(target / "config.yaml", to_yaml(config))
         write_atomic(target / "result.json", json.dumps(result, indent=2) + "\n")
     return Path(config.out) / "result.json"
+
+
+def check_finite(params: Params) -> None:
+    """Raises a `UserError` for the first parameter that holds NaN or infinity."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        if jnp.issubdtype(leaf.dtype, jnp.inexact) and not bool(jnp.isfinite(leaf).all()):
+            raise UserError(f"{jax.tree_util.keystr(path, simple=True, separator='.')} holds NaN or infinity in "
+                            f"{leaf.dtype}", "dtype", "take a format with a larger range, or mend the checkpoint")
+
+
+def check_tokenizer(model: str, spec: ModelSpec) -> None:
+    """Raises a `UserError` where the tokenizer, if there is one, knows more tokens than the network."""
+    if has_tokenizer(model_directory(model)) and (problem := too_many_tokens(load_tokenizer(model), spec)):
+        raise UserError(problem, model, "use the tokenizer that the model was trained with")

@@ -12,9 +12,10 @@ from jaxllm.errors import UserError
 from jaxllm.files import plain
 from jaxllm.models import ModelSpec, load_spec, native
 from jaxllm.models.families import FAMILIES, architecture
-from jaxllm.models.loading import stored_dtype
+from jaxllm.models.loading import check_tied_head, stored_dtype
 from jaxllm.models.matching import match_tensors
 from jaxllm.models.tensors import Tensors, model_directory, read_json
+from jaxllm.text.model import too_many_tokens
 from jaxllm.text.tokenizer import load_tokenizer
 
 
@@ -79,9 +80,13 @@ def _differences(part: Any) -> dict[str, Any]:
 def _weights(path, spec: ModelSpec) -> tuple[dict[str, Any], list[str]]:
     """Number format and fit of the stored weights, and what is wrong with them."""
     if native.is_native(path):
+        native.check(path, spec)
         return {"dtype": stored_dtype(path), "quantised": native.stored_scheme(path)}, []
     with Tensors(path, read_json(path / "config.json").get("quantization_config")) as tensors:
         match = match_tensors(spec, tensors)
+        tensors.check_formats()
+        if not match.missing:
+            check_tied_head(spec, tensors, match)
         told = {"dtype": stored_dtype(path), "tensors": len(tensors.names()), "missing": match.missing,
                 "unused": match.unused, "passed_over": match.passed_over,
                 "reshaped": {name: [list(shape) for shape in pair] for name, pair in match.reshaped.items()}}
@@ -95,8 +100,8 @@ def _tokenizer(path, spec: ModelSpec) -> tuple[dict[str, Any], list[str]]:
     told = {"tokens": tokenizer.vocab_size, "bos_id": tokenizer.bos_id, "eos_id": tokenizer.eos_id,
             "adds_bos": tokenizer.adds_bos, "stop_ids": list(tokenizer.stop_ids),
             "chat_template": tokenizer.has_chat_template}
-    larger = tokenizer.vocab_size > spec.vocab_size
-    return told, [f"the tokenizer has {tokenizer.vocab_size} tokens, the embedding {spec.vocab_size} rows"] * larger
+    problem = too_many_tokens(tokenizer, spec)
+    return told, [] if problem is None else [problem]
 
 
 def describe(found: dict[str, Any]) -> str:

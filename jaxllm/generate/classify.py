@@ -26,7 +26,7 @@ def batch_scores(spec: ModelSpec, params: Params, tokens: jax.Array, segments: j
         dtype: of activations.
     """
     hidden = forward(spec, params, tokens, segments=segments, types=types, dtype=dtype).hidden
-    return text_scores(spec, params, hidden, segments)
+    return text_scores(spec, params, hidden, segments, tokens)
 
 
 def classify(model: Model, texts: Sequence[tuple[Sequence[int], Sequence[int]]], *, batch_size: int = 32,

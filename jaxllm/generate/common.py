@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,12 +12,15 @@ from jaxllm.config import DataConfig, check, check_seed
 from jaxllm.devices import DeviceConfig
 from jaxllm.errors import UserError
 from jaxllm.job import Job
-from jaxllm.models import merge
+from jaxllm.models import merge, unstack
 from jaxllm.models.peft import load_adapter
+from jaxllm.models.tensors import fingerprint, model_directory
 from jaxllm.text.model import Model, load
-from jaxllm.text.rows import Rejected, RowSet, check_share
+from jaxllm.text.rows import Rejected, RowSet, as_text, check_share
 
 T = TypeVar("T")
+# What tells rows apart in a file of results; JSON has to hold it.
+ID = str | int | float
 
 
 @dataclass(frozen=True)
@@ -48,12 +50,21 @@ class RowsConfig:
         check_seed(self.seed)
 
 
+def pin_inputs(config: RowsConfig, job: Job, found: RowSet) -> None:
+    """Notes what the job runs on; see `Job.pin`."""
+    job.pin("data", found.rows)
+    job.pin("model", fingerprint(model_directory(config.model)))
+    job.pin("adapter", None if config.adapter is None else fingerprint(Path(config.adapter)))
+
+
 def load_adapted(config: RowsConfig) -> Model:
-    """Loads the job's checkpoint, and merges its adapter into it, if there is one."""
+    """Loads the job's checkpoint, and merges its adapter into it, if there is one; layers unstacked, as decoding wants
+    them."""
     model = load(config.model, config.device.param_dtype, scheme=config.device.quantise)
-    if config.adapter is None:
-        return model
-    return dataclasses.replace(model, params=merge(model.params, load_adapter(config.adapter, model.spec)))
+    params = model.params
+    if config.adapter is not None:
+        params = merge(params, load_adapter(config.adapter, model.spec))
+    return dataclasses.replace(model, params=unstack(params))
 
 
 def encode_rows(config: RowsConfig, job: Job, found: RowSet, encode: Callable[[int, dict[str, Any]], T]
@@ -77,9 +88,10 @@ def encode_rows(config: RowsConfig, job: Job, found: RowSet, encode: Callable[[i
         try:
             encoded.append(encode(line, row))
         except UserError as error:
-            rejected.append(Rejected(config.data.path, line, error.what, json.dumps(row, ensure_ascii=False)[:1000]))
+            rejected.append(Rejected(config.data.path, line, error.what, as_text(row)))
             continue
         rows.append((line, row))
+    rejected.sort(key=lambda one: one.line)
     job.write_rejected(rejected)
     check_share(len(rows), rejected, config.data.limit_bad)
     return rows, encoded, rejected

@@ -1,9 +1,11 @@
-"""Prompts in, completions out: batches of similar length, stop strings, text."""
+"""Prompts in, completions out: slots refilled as texts end, beginnings read once, stop strings, text."""
 
 from __future__ import annotations
 
+import collections
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+import sys
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -11,18 +13,25 @@ import numpy as np
 
 from jaxllm.config import SamplingConfig
 from jaxllm.errors import UserError
-from jaxllm.generate.decode import DecodeState, decode, prefill
+from jaxllm.generate.prefixes import families
 from jaxllm.generate.sampling import Sampling, row_keys
-from jaxllm.models import unstack
-from jaxllm.text.batches import bucket, bucket_sizes, pad_left
+from jaxllm.generate.slots import Pack, State, admit, decode, empty, padded_prefix
+from jaxllm.models import Prefix, unstack
+from jaxllm.text.batches import bucket, bucket_sizes
 from jaxllm.text.model import Model
 
-# Steps between two looks at the text, where stop strings make looking necessary.
-STOP_CHECK = 16
-# Room for stop ids is rounded up to this, so that the usual handful is one shape.
-STOP_SLOTS = 8
+# Steps between two looks at the text, where stop strings make looking necessary, and elsewhere.
+STOP_CHECK, PROGRESS = 16, 64
+# Room for stop ids and biased tokens is rounded up to this, so that the usual handful is one shape.
+ROOM = 8
 # Tokens of the prompt that are decoded along with its continuation.
 CONTEXT_PIECES = 8
+# Tokens that are read together, if no prompt is longer; attention within a pack costs more than it saves beyond.
+PACK = {"cpu": 512}
+PACK_ELSEWHERE = 2048
+SMALLEST_PACK = 64
+# Prompts that are put in order of length at a time: enough to end together, few enough to lose when stopped.
+AHEAD = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,32 +52,67 @@ class Completion:
     finish_reason: str
 
 
+@dataclasses.dataclass
+class Work:
+    """What a call of `generate` took, beside what it gave.
+
+    Attributes:
+        prompt_tokens: tokens of prompts and beginnings that went through the network, each counted once a time.
+        padding: places of packs that held no token.
+        new_tokens: tokens generated.
+        row_steps: slots times steps: what decoding had room for.
+        steps: decoding steps.
+    """
+
+    prompt_tokens: int = 0
+    padding: int = 0
+    new_tokens: int = 0
+    row_steps: int = 0
+    steps: int = 0
+
+    @property
+    def occupancy(self) -> float:
+        """Share of the room in decoding that gave tokens."""
+        return self.new_tokens / max(self.row_steps, 1)
+
+
 @dataclasses.dataclass(frozen=True)
-class _Row:
-    """One prompt to continue once: number of the prompt, number of the sample, prompt ids."""
+class _Request:
+    """Samples of one prompt, which are read once and take a slot each; and the family that the prompt belongs to."""
+
+    prompt: int
+    samples: tuple[int, ...]
+    family: int
+
+
+@dataclasses.dataclass(frozen=True)
+class _Text:
+    """What lies in a slot: a sample of a prompt."""
 
     prompt: int
     sample: int
-    ids: Sequence[int]
 
 
 def generate(model: Model, prompts: Sequence[Sequence[int]], sampling: SamplingConfig, *, seed: int = 0,
-             batch_size: int = 32, dtype: jnp.dtype = jnp.float32, first: int = 0,
-             on_batch: Callable[[int], None] | None = None) -> list[list[Completion]]:
+             batch_size: int = 32, dtype: jnp.dtype = jnp.float32,
+             places: Sequence[int] | None = None, max_tokens: Sequence[int] | None = None, work: Work | None = None,
+             on_prompt: Callable[[int, list[Completion]], None] | None = None) -> list[list[Completion]]:
     """Continues every prompt `sampling.n` times.
 
-    A row's samples depend on the seed, on its place among the prompts and on nothing else: neither on its
-    neighbours in the batch nor on the batch's size.
+    A prompt's samples depend on the seed, on its number in `places` and on nothing else: neither on its neighbours
+    in the batch nor on the batch's size.
 
     Args:
         model: who continues.
         prompts: token ids, each at least one.
         sampling: settings, shared by all rows.
         seed: of the draws.
-        batch_size: rows that run together.
+        batch_size: rows that run together. Where memory does not suffice, it is halved until it does.
         dtype: of activations and cache.
-        first: place of the first of these prompts among all of the job, for the draws.
-        on_batch: called with the number of rows finished so far.
+        places: numbers that tell the prompts' draws apart; their places here by default.
+        max_tokens: of every prompt; `sampling.max_tokens` for all by default.
+        work: counts what is done.
+        on_prompt: called with the number of a prompt and its completions as soon as they are there.
 
     Returns:
         For every prompt its completions, in order.
@@ -77,81 +121,206 @@ def generate(model: Model, prompts: Sequence[Sequence[int]], sampling: SamplingC
         UserError: a prompt is empty, or does not leave room for `max_tokens` in the context window; or the model
             gives no finite probabilities.
     """
-    check_prompts(prompts, sampling.max_tokens, model.spec.max_positions)
-    rows = [_Row(p, s, ids) for p, ids in enumerate(prompts) for s in range(sampling.n)]
+    limits = [sampling.max_tokens] * len(prompts) if max_tokens is None else list(max_tokens)
+    for number, (ids, limit) in enumerate(zip(prompts, limits, strict=True)):
+        check_prompt(ids, limit, model.spec.max_positions, f"prompt {number + 1}")
     results: list[list[Completion | None]] = [[None] * sampling.n for _ in prompts]
-    params, finished = unstack(model.params), 0
-    for batch, length in _batches(rows, batch_size, model.spec.max_positions):
-        completions = _run(model, params, batch, length, sampling, (seed, first), batch_size, dtype)
-        for row, completion in zip(batch, completions, strict=True):
-            results[row.prompt][row.sample] = completion
-        finished += len(batch)
-        if on_batch is not None:
-            on_batch(finished)
+    left = [sampling.n] * len(prompts)
+
+    def finished(prompt: int, sample: int, completion: Completion) -> None:
+        results[prompt][sample] = completion
+        left[prompt] -= 1
+        if not left[prompt] and on_prompt is not None:
+            on_prompt(prompt, results[prompt])
+
+    if prompts:
+        draws = np.array(range(len(prompts)) if places is None else places, np.uint32)
+        Slots(model, prompts, limits, sampling, (seed, draws), batch_size, dtype, work or Work()).run(finished)
     return results
 
 
-def check_prompts(prompts: Sequence[Sequence[int]], max_tokens: int, window: int) -> None:
-    """Raises a `UserError` for the first prompt that is empty or too long."""
-    for number, ids in enumerate(prompts):
-        if not len(ids):
-            raise UserError("the prompt is empty, and the model has no begin token to start from",
-                            f"prompt {number + 1}", "give it at least one token of text")
-        if len(ids) + max_tokens > window:
-            raise UserError(f"{len(ids)} prompt tokens and {max_tokens} new ones do not fit the context window "
-                            f"of {window}", f"prompt {number + 1}", "shorten the prompt or lower sampling.max_tokens")
+def check_prompt(ids: Sequence[int], max_tokens: int, window: int, where: str) -> None:
+    """Raises a `UserError` for a prompt that is empty or too long."""
+    if not len(ids):
+        raise UserError("the prompt is empty, and the model has no begin token to start from", where,
+                        "give it at least one token of text")
+    if len(ids) + max_tokens > window:
+        raise UserError(f"{len(ids)} prompt tokens and {max_tokens} new ones do not fit the context window "
+                        f"of {window}", where, "shorten the prompt or lower sampling.max_tokens")
 
 
-def _batches(rows: list[_Row], batch_size: int, window: int) -> Iterator[tuple[list[_Row], int]]:
-    """Rows of one length bucket at a time, shortest first."""
-    sizes = bucket_sizes(window)
-    by_length: dict[int, list[_Row]] = {}
-    for row in rows:
-        by_length.setdefault(bucket(len(row.ids), sizes), []).append(row)
-    for length in sorted(by_length):
-        group = by_length[length]
-        for start in range(0, len(group), batch_size):
-            yield group[start:start + batch_size], length
+def pack_sizes(longest: int, window: int) -> tuple[int, ...]:
+    """Sizes of the rows that texts are packed into, the last of which holds `longest` tokens."""
+    usual = PACK.get(jax.default_backend(), PACK_ELSEWHERE)
+    return bucket_sizes(max(usual, longest and bucket(longest, bucket_sizes(max(longest, window)))), SMALLEST_PACK)
 
 
-def _run(model: Model, params, batch: list[_Row], length: int, sampling: SamplingConfig, draws: tuple[int, int],
-         batch_size: int, dtype) -> list[Completion]:
-    """One batch from prompts to completions."""
-    size = bucket(len(batch), bucket_sizes(batch_size, smallest=1))
-    slots = bucket(sampling.max_tokens, bucket_sizes(max(sampling.max_tokens, model.spec.max_positions)))
-    tokens, segments = pad_left([row.ids for row in batch] + [[]] * (size - len(batch)), length)
-    settings = _settings(model, batch, size, sampling, *draws)
-    state = prefill(model.spec, params, jnp.asarray(tokens), jnp.asarray(segments), slots, dtype)
-    cuts: dict[int, tuple[int, str]] = {}
-    for until in _checkpoints(sampling):
-        state = decode(model.spec, params, state, settings, jnp.int32(until), dtype)
-        if sampling.stop:
-            state = _find_stops(model, state, batch, sampling.stop, cuts)
-        if bool(state.done.all()):
-            break
-    return _completions(model, jax.device_get((state.tokens, state.logprobs, state.lengths)), batch, cuts)
+class Slots:
+    """The host's side of generation: what waits, what lies in which slot, what is done with a text that ended."""
 
+    def __init__(self, model: Model, prompts: Sequence[Sequence[int]], limits: Sequence[int], sampling: SamplingConfig,
+                 draws: tuple[int, np.ndarray], batch_size: int, dtype: jnp.dtype, work: Work):
+        self.model, self.prompts, self.sampling, self.dtype, self.work = model, prompts, sampling, dtype, work
+        self.params, self.draws = unstack(model.params), draws
+        window = model.spec.max_positions
+        self.new = bucket(max(limits), bucket_sizes(max(*limits, window)))
+        self.length = min(bucket(max(map(len, prompts)), bucket_sizes(window)) + self.new, window)
+        self.limits = limits
+        self.count = bucket(min(len(prompts) * sampling.n, batch_size), bucket_sizes(batch_size, smallest=1))
+        self.families, self.prefixes = families(prompts), {}
+        longest = max(len(prompts[i]) - len(family.prefix) for family in self.families for i in family.members)
+        self.packs = pack_sizes(longest, window)
 
-def _checkpoints(sampling: SamplingConfig) -> list[int]:
-    """Numbers of tokens at which the host looks at the text."""
-    if not sampling.stop:
-        return [sampling.max_tokens]
-    return [*range(STOP_CHECK, sampling.max_tokens, STOP_CHECK), sampling.max_tokens]
+    def run(self, finished: Callable[[int, int, Completion], None]) -> None:
+        """Continues everything; calls `finished` for every text."""
+        done: set[tuple[int, int]] = set()
 
+        def note(prompt: int, sample: int, completion: Completion) -> None:
+            done.add((prompt, sample))
+            finished(prompt, sample, completion)
 
-def _settings(model: Model, batch: list[_Row], size: int, sampling: SamplingConfig, seed: int,
-              first: int) -> Sampling:
-    stops = list(model.stop_ids)
-    slots = -(-max(len(stops), 1) // STOP_SLOTS) * STOP_SLOTS
-    padding = size - len(batch)
-    keys = row_keys(seed, np.array([first + row.prompt for row in batch] + [0] * padding, np.uint32),
-                    np.array([row.sample for row in batch] + [0] * padding, np.uint32))
-    full = lambda value, kind: jnp.full(size, value, kind)
-    return Sampling(
-        full(sampling.temperature, jnp.float32), full(min(sampling.top_k, model.spec.vocab_size), jnp.int32),
-        full(sampling.top_p, jnp.float32),
-        jnp.broadcast_to(jnp.asarray(stops + [-1] * (slots - len(stops)), jnp.int32), (size, slots)),
-        full(sampling.max_tokens, jnp.int32), keys)
+        while True:
+            try:
+                return self._run(note, done)
+            except jax.errors.JaxRuntimeError as error:
+                if "RESOURCE_EXHAUSTED" not in str(error) or self.count == 1:
+                    raise
+                self.count //= 2
+                print(f"jaxllm: memory does not suffice for {2 * self.count} rows at a time; going on with "
+                      f"{self.count}", file=sys.stderr)
+
+    def _run(self, finished: Callable[[int, int, Completion], None], done: set[tuple[int, int]]) -> None:
+        spec, taken = self.model.spec, {}
+        waiting = collections.deque(self._requests(done))
+        state = empty(spec, self.count, self.length, self.new, self.dtype)
+        while waiting or taken:
+            while waiting and len(waiting[0].samples) <= self.count - len(taken):
+                state = self._admit(state, waiting, taken)
+            # A few texts at a time are read at less cost than one; none waits for more than it needs.
+            lacking = len(waiting[0].samples) - (self.count - len(taken)) if waiting else self.count
+            wake, steps = max(lacking, self.count // 8), STOP_CHECK if self.sampling.stop else PROGRESS
+            state, made = decode(spec, self.params, state, self._settings(taken), jnp.int32(steps), jnp.int32(wake),
+                                 self.dtype)
+            state = self._collect(state, taken, finished)
+            self.work.steps += int(made)
+            self.work.row_steps += int(made) * self.count
+
+    def _requests(self, done: set[tuple[int, int]]) -> list[_Request]:
+        """What is to be done, a window of prompts after the other: families together, the longest first."""
+        family_of = {i: number for number, family in enumerate(self.families) for i in family.members}
+        window, found = max(AHEAD * self.count // self.sampling.n, 1), []
+        for start in range(0, len(self.prompts), window):
+            group = range(start, min(start + window, len(self.prompts)))
+            for i in sorted(group, key=lambda i: (family_of[i], -self.limits[i])):
+                samples = [s for s in range(self.sampling.n) if (i, s) not in done]
+                found += [_Request(i, tuple(samples[at:at + self.count]), family_of[i])
+                          for at in range(0, len(samples), self.count)]
+        return found
+
+    def _admit(self, state: State, waiting: collections.deque[_Request], taken: dict[int, _Text]) -> State:
+        """Reads the next prompts into free slots: as many of one family as fit a pack."""
+        number = waiting[0].family
+        prefix = self.families[number].prefix
+        free = [slot for slot in range(self.count) if slot not in taken]
+        parts, slots, starts = [], [], []
+        while waiting and waiting[0].family == number and len(waiting[0].samples) <= len(free) - len(slots):
+            own = self.prompts[waiting[0].prompt][len(prefix):]
+            start = sum(map(len, parts))
+            if start and start + len(own) > self.packs[-1]:
+                break
+            request = waiting.popleft()
+            parts.append(own)
+            for sample in request.samples:
+                taken[free[len(slots)]] = _Text(request.prompt, sample)
+                slots.append(free[len(slots)])
+                starts.append((start, len(own)))
+        shared = self._prefix(number, waiting)
+        return admit(self.model.spec, self.params, state, self._pack(parts, slots, starts, len(prefix)), *shared,
+                     self.dtype)
+
+    def _pack(self, parts: list[Sequence[int]], slots: list[int], starts: list[tuple[int, int]], offset: int) -> Pack:
+        """Prompts in a row, and the slots that they go to."""
+        used = sum(map(len, parts))
+        size = bucket(used, self.packs)
+        row = lambda values: np.pad(np.concatenate(values).astype(np.int32), (0, size - used))
+        fill = self.count - len(slots)
+        self.work.prompt_tokens += used
+        self.work.padding += size - used
+        return Pack(
+            row(parts), row([np.arange(offset, offset + len(part)) for part in parts]),
+            row([np.full(len(part), number) for number, part in enumerate(parts, 1)]),
+            np.array([start for start, _ in starts] + [0] * fill, np.int32),
+            np.array([length for _, length in starts] + [1] * fill, np.int32),
+            np.array(slots + [self.count] * fill, np.int32))
+
+    def _prefix(self, number: int, waiting: collections.deque[_Request]) -> tuple[Prefix | None, jax.Array | None]:
+        """The beginning of a family and its tokens, computed when it is first asked for, kept while it is needed."""
+        tokens = self.families[number].prefix
+        if not tokens:
+            return None, None
+        if number not in self.prefixes:
+            self.prefixes[number] = padded_prefix(self.model.spec, self.params, tokens, self.dtype)
+            self.work.prompt_tokens += len(tokens)
+        found = self.prefixes[number]
+        if all(request.family != number for request in waiting):
+            del self.prefixes[number]
+        return found
+
+    def _settings(self, taken: dict[int, _Text]) -> Sampling:
+        """The rows' settings as arrays; those of empty slots mean nothing."""
+        sampling, vocabulary = self.sampling, self.model.spec.vocab_size
+        texts = [taken.get(slot, _Text(0, 0)) for slot in range(self.count)]
+        full = lambda value, kind: np.full(self.count, value, kind)
+        room = lambda values, empty, kind: np.array([*values, *[empty] * (-len(values) % ROOM or ROOM * (not values))],
+                                                    kind)
+        seed, places = self.draws
+        keys = row_keys(seed, places[[text.prompt for text in texts]],
+                        np.array([text.sample for text in texts], np.uint32))
+        return Sampling(
+            full(sampling.temperature, np.float32), full(min(sampling.top_k, vocabulary), np.int32),
+            full(sampling.top_p, np.float32), full(sampling.min_p, np.float32),
+            full(sampling.repetition_penalty, np.float32),
+            room(list(sampling.logit_bias), -1, np.int32), room(list(sampling.logit_bias.values()), 0.0, np.float32),
+            room(self.model.stop_ids, -1, np.int32),
+            np.array([self.limits[text.prompt] for text in texts], np.int32), keys)
+
+    def _collect(self, state: State, taken: dict[int, _Text],
+                 finished: Callable[[int, int, Completion], None]) -> State:
+        """Takes texts that ended out of their slots."""
+        tokens, logprobs, lengths, done = map(np.array, jax.device_get(
+            (state.tokens, state.logprobs, state.lengths, state.done)))
+        stopped = False
+        for slot, text in list(taken.items()):
+            ids = tokens[slot, :lengths[slot]].tolist()
+            cut = self._find_stop(text.prompt, ids)
+            if cut is None and not done[slot]:
+                continue
+            stopped |= not done[slot]
+            done[slot] = True
+            del taken[slot]
+            self.work.new_tokens += len(ids)
+            finished(text.prompt, text.sample, self._completion(text.prompt, ids, logprobs[slot], cut))
+        return dataclasses.replace(state, done=jnp.asarray(done)) if stopped else state
+
+    def _find_stop(self, prompt: int, ids: list[int]) -> tuple[int, str] | None:
+        """After how many tokens a stop string is spelled, and the text before it."""
+        spelled = lambda count: continuation_text(self.model, self.prompts[prompt], ids[:count])
+        stop = self.sampling.stop
+        if not stop or not any(s in spelled(len(ids)) for s in stop):
+            return None
+        # The shortest run of tokens that spells a stop string: what follows was never wanted.
+        count = next(n for n in range(1, len(ids) + 1) if any(s in spelled(n) for s in stop))
+        text = spelled(count)
+        return count, text[:min(text.find(s) for s in stop if s in text)]
+
+    def _completion(self, prompt: int, ids: list[int], logprobs: np.ndarray, cut: tuple[int, str] | None) -> Completion:
+        count, text = cut or (len(ids), None)
+        ids = ids[:count]
+        ended = bool(ids) and ids[-1] in self.model.stop_ids
+        if text is None:
+            text = continuation_text(self.model, self.prompts[prompt], ids[:-1] if ended else ids)
+        total = finite(float(np.sum(logprobs[:count], dtype=np.float64)))
+        return Completion(text, ids, total, "stop" if ended or cut else "length")
 
 
 def continuation_text(model: Model, prompt: Sequence[int], ids: Sequence[int]) -> str:
@@ -165,41 +334,9 @@ def continuation_text(model: Model, prompt: Sequence[int], ids: Sequence[int]) -
     return whole[len(before):] if whole.startswith(before) else model.tokenizer.decode(ids)
 
 
-def _find_stops(model: Model, state: DecodeState, batch: list[_Row], stop: Sequence[str],
-                cuts: dict[int, tuple[int, str]]) -> DecodeState:
-    """Ends the rows whose text holds a stop string; notes in `cuts` after which token, and the text before it."""
-    tokens, lengths, done = map(np.array, jax.device_get((state.tokens, state.lengths, state.done)))
-    for row, source in enumerate(batch):
-        if row in cuts:
-            continue
-        ids = tokens[row, :lengths[row]].tolist()
-        spelled = lambda count, ids=ids, prompt=source.ids: continuation_text(model, prompt, ids[:count])
-        if any(s in spelled(len(ids)) for s in stop):
-            # The shortest run of tokens that spells a stop string: what follows was never wanted.
-            count = next(n for n in range(1, len(ids) + 1) if any(s in spelled(n) for s in stop))
-            text = spelled(count)
-            cuts[row] = count, text[:min(text.find(s) for s in stop if s in text)]
-            done[row] = True
-    return dataclasses.replace(state, done=jnp.asarray(done))
-
-
 def finite(logprob: float) -> float:
     """`logprob`, unless it is what weights that are not numbers lead to."""
     if not np.isfinite(logprob):
         raise UserError("the model gives log-probabilities that are not finite", "model",
                         "look for NaN or infinity in its weights, or for overflow in a shorter format")
     return logprob
-
-
-def _completions(model: Model, arrays, batch: list[_Row], cuts: dict[int, tuple[int, str]]) -> list[Completion]:
-    tokens, logprobs, lengths = arrays
-    completions = []
-    for row, source in enumerate(batch):
-        count, text = cuts.get(row, (int(lengths[row]), None))
-        ids = tokens[row, :count].tolist()
-        ended = bool(ids) and ids[-1] in model.stop_ids
-        if text is None:
-            text = continuation_text(model, source.ids, ids[:-1] if ended else ids)
-        total = finite(float(np.sum(logprobs[row, :count], dtype=np.float64)))
-        completions.append(Completion(text, ids, total, "stop" if ended or row in cuts else "length"))
-    return completions

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from jaxllm.config import SamplingConfig
 from jaxllm.errors import UserError
-from jaxllm.generate.common import RowsConfig, encode_rows, load_adapted
-from jaxllm.generate.engine import check_prompts, generate
+from jaxllm.generate.common import ID, RowsConfig, encode_rows, load_adapted, pin_inputs
+from jaxllm.generate.engine import Completion, check_prompt, generate
 from jaxllm.generate.report import generated
 from jaxllm.job import Job, open_job
 from jaxllm.progress import bar
 from jaxllm.text.model import Model
 from jaxllm.text.rows import Message, read_rows
 
-# Batches that are generated between two writes: enough for batches of similar length, few enough to lose.
-BATCHES_AT_ONCE = 16
+# Rows between two lines of metrics.jsonl.
+NOTED = 100
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,7 @@ class Config(RowsConfig):
     """Completes prompts or answers conversations.
 
     Args:
-        data: rows {id?, prompt} or {id?, messages}.
+        data: rows {id?, prompt} or {id?, messages}; with max_tokens a row has a limit of its own.
         sampling: how tokens are drawn.
     """
 
@@ -34,19 +36,51 @@ class Config(RowsConfig):
 
 def prompt_ids(model: Model, row: dict[str, Any], where: str) -> list[int]:
     """Ids of a row's prompt or conversation."""
-    if row.get("messages") is not None:
+    given = [name for name in ("prompt", "messages") if row.get(name) is not None]
+    if len(given) != 1:
+        raise UserError(f"{'both' if given else 'neither'} prompt {'and' if given else 'nor'} messages", where,
+                        "give every row one of the two")
+    if given == ["messages"]:
         return model.tokenizer.chat(row["messages"])
-    if row.get("prompt") is None:
-        raise UserError("neither prompt nor messages", where, "give every row one of the two")
     return model.prompt_ids(row["prompt"])
+
+
+class InOrder:
+    """Writes completions to rows.jsonl as they come, each as soon as all rows before it are there."""
+
+    def __init__(self, job: Job, rows: Sequence[tuple[int, dict[str, Any]]], show: Callable[..., None],
+                 listen: Callable[[int], None]):
+        self.job, self.rows, self.show, self.listen = job, rows, show, listen
+        self.waiting: dict[int, list[Completion]] = {}
+        self.next = self.tokens = 0
+        self.started = time.monotonic()
+
+    def from_row(self, start: int) -> Callable[[int, list[Completion]], None]:
+        """What takes a prompt's number, counted from `start`, and its completions."""
+        self.next = start
+        return lambda number, completions: self._take(start + number, completions)
+
+    def _take(self, number: int, completions: list[Completion]) -> None:
+        self.waiting[number] = completions
+        self.tokens += sum(len(one.token_ids) for one in completions)
+        written = self.next
+        while self.next in self.waiting:
+            line, row = self.rows[self.next]
+            asked = row["prompt"] if row.get("messages") is None else row["messages"]
+            self.job.row({"id": row.get("id", line), "prompt": asked, "completions": self.waiting.pop(self.next)})
+            self.next += 1
+        rate = self.tokens / max(time.monotonic() - self.started, 1e-9)
+        self.show(self.next + len(self.waiting), f"{rate:,.0f} tokens/s")
+        if self.next // NOTED > written // NOTED or self.next == len(self.rows):
+            self.listen(self.next)
 
 
 def run(config: Config) -> Path:
     """Runs the job, or the rest of it; returns the path of its result.json."""
     with open_job(config.out, config) as job:
-        found = read_rows(config.data.path, {}, {"id": Any, "prompt": str, "messages": list[Message]},
-                          config.data.limit_bad, job.rejected_path, config.data.limit)
-        job.pin("data", found.rows)
+        fields = {"id": ID, "prompt": str, "messages": list[Message], "max_tokens": int}
+        found = read_rows(config.data.path, {}, fields, config.data.limit_bad, job.rejected_path, config.data.limit)
+        pin_inputs(config, job, found)
         return job.already_done() if job.finished else _run(config, job, found)
 
 
@@ -56,23 +90,20 @@ def _run(config: Config, job: Job, found) -> Path:
         raise UserError("the model scores texts and does not continue them", config.model, "use jaxllm score")
 
     def encode(line: int, row: dict[str, Any]) -> list[int]:
-        ids = prompt_ids(model, row, f"{config.data.path}:{line}")
-        check_prompts([ids], config.sampling.max_tokens, model.spec.max_positions)
+        where = f"{config.data.path}:{line}"
+        ids, limit = prompt_ids(model, row, where), row.get("max_tokens", config.sampling.max_tokens)
+        if limit < 1:
+            raise UserError(f"max_tokens must be 1 or more, got {limit}", where)
+        check_prompt(ids, limit, model.spec.max_positions, where)
         return ids
 
     rows, prompts, rejected = encode_rows(config, job, found, encode)
-    written = len(job.rows_done())
-    chunk = max(BATCHES_AT_ONCE * config.batch_size // config.sampling.n, 1)
     with bar(len(rows), "generate", "rows") as show:
-        listen = job.progress(show)
-        for start in range(written, len(rows), chunk):
-            results = generate(model, prompts[start:start + chunk], config.sampling, seed=config.seed, first=start,
-                               batch_size=config.batch_size, dtype=config.device.compute_dtype,
-                               on_batch=lambda done, start=start: show(start + done // config.sampling.n))
-            for (line, row), completions in zip(rows[start:start + chunk], results, strict=True):
-                asked = row["prompt"] if row.get("messages") is None else row["messages"]
-                job.row({"id": row.get("id", line), "prompt": asked, "completions": completions})
-            listen(start + len(results))
+        write = InOrder(job, rows, show, job.progress(show))
+        start = len(job.rows_done())
+        generate(model, prompts[start:], config.sampling, seed=config.seed, places=range(start, len(rows)),
+                 batch_size=config.batch_size, dtype=config.device.compute_dtype, on_prompt=write.from_row(start),
+                 max_tokens=[row.get("max_tokens", config.sampling.max_tokens) for _, row in rows[start:]])
     done = job.rows_done()
     everything = [completion for row in done for completion in row["completions"]]
     result = {

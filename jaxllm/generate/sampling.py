@@ -18,7 +18,12 @@ class Sampling:
         temperature: `[B]` float32; 0 takes the most likely token.
         top_k: `[B]` int32; only the k most likely tokens, 0 for all.
         top_p: `[B]` float32; only the most likely tokens that together reach this probability.
-        stop_ids: `[B, K]` int32; tokens that end the row, -1 for none.
+        min_p: `[B]` float32; only tokens at least so likely, as a share of the most likely one's probability.
+        repetition: `[B]` float32; divides positive logits of tokens that stand in the text already and multiplies
+            negative ones (1909.05858, section 4.1); 1 changes nothing.
+        bias_ids: `[K]` int32; tokens whose logits are changed in all rows, -1 for none.
+        bias: `[K]` float32; what is added to them.
+        stop_ids: `[K]` int32; tokens that end a row, -1 for none.
         max_tokens: `[B]` int32; the row ends after so many tokens.
         keys: `[B]` typed random keys; step n of a row draws from `fold_in(key, n)`.
     """
@@ -26,6 +31,10 @@ class Sampling:
     temperature: jax.Array
     top_k: jax.Array
     top_p: jax.Array
+    min_p: jax.Array
+    repetition: jax.Array
+    bias_ids: jax.Array
+    bias: jax.Array
     stop_ids: jax.Array
     max_tokens: jax.Array
     keys: jax.Array
@@ -59,14 +68,26 @@ def truncate(scaled: jax.Array, top_k: jax.Array, top_p: jax.Array) -> jax.Array
     return jnp.where(scaled >= threshold, scaled, -jnp.inf)
 
 
-def choose(logits: jax.Array, sampling: Sampling, step: jax.Array) -> jax.Array:
+def adjust(logits: jax.Array, sampling: Sampling, seen: jax.Array) -> jax.Array:
+    """Logits with repeated tokens made less likely and with the bias added, `[B, V]`."""
+    factor = sampling.repetition[:, None]
+    repeated = lambda: jnp.where(seen, jnp.where(logits > 0, logits / factor, logits * factor), logits)
+    logits = lax.cond(jnp.any(sampling.repetition != 1.0), repeated, lambda: logits)
+    places = jnp.where(sampling.bias_ids < 0, logits.shape[-1], sampling.bias_ids)
+    biased = lambda: logits.at[:, places].add(sampling.bias, mode="drop")
+    return lax.cond(jnp.any(sampling.bias_ids >= 0), biased, lambda: logits)
+
+
+def choose(logits: jax.Array, sampling: Sampling, step: jax.Array, seen: jax.Array) -> jax.Array:
     """The next token of every row, `[B]` int32.
 
     Args:
         logits: `[B, V]` float32.
         sampling: the rows' settings.
         step: `[B]` int32, how many tokens each row has generated so far.
+        seen: `[B, V]` bool, tokens that stand in the row's text.
     """
+    logits = adjust(logits, sampling, seen)
     greedy = jnp.argmax(logits, axis=-1)
 
     def draw() -> jax.Array:
@@ -76,6 +97,8 @@ def choose(logits: jax.Array, sampling: Sampling, step: jax.Array) -> jax.Array:
         limits = jnp.any(sampling.top_k > 0) | jnp.any(sampling.top_p < 1.0)
         # The sort costs more than a decode step of a small model; most batches do without.
         scaled = lax.cond(limits, lambda: truncate(scaled, sampling.top_k, sampling.top_p), lambda: scaled)
+        # The most likely token has 0 here, so a share of its probability is a difference to 0.
+        scaled = jnp.where(scaled >= jnp.log(sampling.min_p)[:, None], scaled, -jnp.inf)
         keys = jax.vmap(jax.random.fold_in)(sampling.keys, step)
         return jax.vmap(jax.random.categorical)(keys, scaled)
 

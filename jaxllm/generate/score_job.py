@@ -11,7 +11,7 @@ import numpy as np
 from jaxllm.errors import UserError
 from jaxllm.files import write_jsonl
 from jaxllm.generate.classify import classify
-from jaxllm.generate.common import RowsConfig, encode_rows, load_adapted
+from jaxllm.generate.common import ID, RowsConfig, encode_rows, load_adapted, pin_inputs
 from jaxllm.generate.report import classified, scored
 from jaxllm.generate.scoring import score
 from jaxllm.job import Job, open_job
@@ -41,9 +41,9 @@ def run(config: Config) -> Path:
         classifies = load_spec(config.model).head is not None
         required = {} if classifies else {"prompt": str, "completion": str}
         optional = {"text": str, "text_pair": str, "messages": list[Message]} if classifies else {}
-        found = read_rows(config.data.path, required, optional | {"id": Any}, config.data.limit_bad,
+        found = read_rows(config.data.path, required, optional | {"id": ID}, config.data.limit_bad,
                           job.rejected_path, config.data.limit)
-        job.pin("data", found.rows)
+        pin_inputs(config, job, found)
         if job.finished:
             return job.already_done()
         return (_classify if classifies else _score)(config, job, found, load_adapted(config))

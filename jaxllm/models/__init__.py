@@ -7,11 +7,13 @@ from jaxllm.models.loading import load_model, load_spec
 from jaxllm.models.network import (
     Output,
     Params,
+    Prefix,
     forward,
     init,
     init_cache,
     logical_axes,
     logits,
+    read,
     stack,
     unembedding,
     unstack,
@@ -20,7 +22,7 @@ from jaxllm.models.saving import save_model
 from jaxllm.models.spec import Head, ModelSpec, Rope
 
 __all__ = [
-    "Adapter", "Cache", "Head", "LoraConfig", "ModelSpec", "Output", "Params", "Rope", "adapter_axes", "forward",
-    "init", "init_adapter", "init_cache", "init_value_head", "load_model", "load_spec", "logical_axes", "logits",
-    "merge", "save_model", "stack", "text_scores", "unembedding", "unmerge", "unstack", "values",
+    "Adapter", "Cache", "Head", "LoraConfig", "ModelSpec", "Output", "Params", "Prefix", "Rope", "adapter_axes",
+    "forward", "init", "init_adapter", "init_cache", "init_value_head", "load_model", "load_spec", "logical_axes",
+    "logits", "merge", "read", "save_model", "stack", "text_scores", "unembedding", "unmerge", "unstack", "values",
 ]

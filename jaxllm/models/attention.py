@@ -21,18 +21,17 @@ MASKED = -1e30
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Cache:
-    """Keys and values of the tokens seen so far, in S slots.
+    """Keys and values of the tokens seen so far: a row's token number i lies in slot i.
 
     Attributes:
-        layers: per layer `(keys, values)`, each `[B, S, KV, head_dim]`. A tuple of layers, not one
-            stacked array: every decode step then updates its buffers in place.
-        segments: `[B, S]` int32, 0 where a slot is empty or holds padding.
-        index: scalar int32, the slot that the next token is written to.
+        layers: per layer `(keys, values)`, each `[B, KV, S, head_dim]`: heads before slots, as the products of a
+            decoding step want them (on CPU 17 times faster than to turn them in every step). A tuple of layers, not
+            one stacked array: every step then updates its buffers in place.
+        lengths: `[B]` int32, tokens of every row; what lies in the slots behind them means nothing.
     """
 
     layers: tuple[tuple[jax.Array, jax.Array], ...]
-    segments: jax.Array
-    index: jax.Array
+    lengths: jax.Array
 
 
 @jax.tree_util.register_dataclass
@@ -42,54 +41,99 @@ class Sight:
 
     Attributes:
         queries: `[B, T]` int32 segments, 0 for padding.
-        keys: `[B, S]` int32, the same of the keys.
-        start: scalar int32, the place of the first query among the keys; 0 without a cache.
+        keys: `[B, S]` int32, the same of the keys; those of segment -1 are part of every text.
+        query_places, key_places: `[B or 1, T]` and `[B or 1, S]` int32, where they stand; counted alike.
+        branches: of the queries, `[B, T]`, and of the keys, `[B, S]`, where texts go on in several ways: all ways of a
+            text see what it begins with (branch 0), none sees another. None without.
         causal: whether later keys are hidden.
+        whole: queries and keys are the same tokens in the same order, and there are no branches.
     """
 
     queries: jax.Array
     keys: jax.Array
-    start: jax.Array
+    query_places: jax.Array
+    key_places: jax.Array
+    branches: tuple[jax.Array, jax.Array] | None = None
     causal: bool = dataclasses.field(default=True, metadata={"static": True})
+    whole: bool = dataclasses.field(default=False, metadata={"static": True})
 
     def mask(self, window: int | None = None) -> jax.Array:
-        """`[B, T, S]` bool, True where a key is visible and, with a window, fewer than `window` places earlier.
-
-        Distances are counted in slots, which is right since padding stands before a row's first token or behind its
-        last, and never inside.
-        """
-        mask = (self.queries[:, :, None] == self.keys[:, None, :]) & (self.keys > 0)[:, None, :]
-        distance = self.start + jnp.arange(self.queries.shape[1])[:, None] - jnp.arange(self.keys.shape[1])[None]
+        """`[B, T, S]` bool, True where a key is visible and, with a window, fewer than `window` places earlier."""
+        queries, keys = self.queries[:, :, None], self.keys[:, None, :]
+        mask = ((queries == keys) | (keys < 0)) & (keys != 0) & (queries != 0)
+        distance = self.query_places[:, :, None] - self.key_places[:, None, :]
         if self.causal:
-            mask &= (distance >= 0)[None]
-        return mask if window is None else mask & (jnp.abs(distance) < window)[None]
+            mask &= distance >= 0
+        if self.branches is not None:
+            ours, theirs = self.branches[0][:, :, None], self.branches[1][:, None, :]
+            mask &= (theirs == 0) | (ours == theirs)
+        return mask if window is None else mask & (jnp.abs(distance) < window)
 
 
 def full_sight(segments: jax.Array, causal: bool = True) -> Sight:
-    """Of a text that sees itself."""
-    return Sight(segments, segments, jnp.zeros((), jnp.int32), causal)
+    """Of texts that see themselves. Padding stands before, behind or between them, never inside."""
+    places = jnp.arange(segments.shape[1], dtype=jnp.int32)[None]
+    return Sight(segments, segments, places, places, causal=causal, whole=True)
 
 
-def write_cache(buffers: tuple[jax.Array, jax.Array], keys: jax.Array, values: jax.Array,
-                index: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Puts `keys` and `values` `[B, T, KV, head_dim]` at slot `index`."""
-    place = lambda buffer, new: lax.dynamic_update_slice(buffer, new.astype(buffer.dtype), (0, index, 0, 0))
-    return place(buffers[0], keys), place(buffers[1], values)
+Layer = tuple[jax.Array, jax.Array]
 
 
-def pick_path(queries: jax.Array, keys: jax.Array, softcap: float | None, platform: str | None = None) -> Path:
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Slots:
+    """Memory of rows that go on: their new keys and values are written where they belong.
+
+    Attributes:
+        places: `[B, T]` int32, the slot of every token; S or more for one that is not kept.
+    """
+
+    places: jax.Array
+
+    def extend(self, layer: Layer, keys: jax.Array, values: jax.Array) -> tuple[Layer, Layer]:
+        """What is attended to, and what is kept, from a layer's buffers and the new `[B, KV, T, head_dim]`."""
+        rows = jnp.arange(len(self.places))[:, None]
+        place = lambda buffer, new: buffer.at[rows, :, self.places].set(
+            new.transpose(0, 2, 1, 3).astype(buffer.dtype), mode="drop", unique_indices=True, indices_are_sorted=True)
+        layer = place(layer[0], keys), place(layer[1], values)
+        return layer, layer
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Beginning:
+    """Memory of texts that begin alike: what stands before them is attended to, and their own part is kept."""
+
+    def extend(self, layer: Layer | None, keys: jax.Array, values: jax.Array) -> tuple[Layer, Layer]:
+        """As `Slots.extend`; the layer's buffers are `[KV, P, head_dim]`, None where texts begin with nothing."""
+        if layer is None:
+            return (keys, values), (keys, values)
+        before = [jnp.broadcast_to(part.astype(keys.dtype), (len(keys), *part.shape)) for part in layer]
+        joined = (jnp.concatenate([before[0], keys], 2), jnp.concatenate([before[1], values], 2))
+        return joined, (keys, values)
+
+
+def by_head(x: jax.Array) -> jax.Array:
+    """`[B, T, heads, head_dim]` as `[B, heads, T, head_dim]`, and back."""
+    return x.transpose(0, 2, 1, 3)
+
+
+def pick_path(queries: jax.Array, keys: jax.Array, softcap: float | None, platform: str | None = None,
+              whole: bool = True) -> Path:
     """The fastest way that supports these shapes on this platform.
 
-    Flash attention (2205.14135) never holds the scores `[B, H, T, S]`. Decoding steps and prompts read into a cache
-    stay with `xla`: one query has no scores worth saving.
+    Flash attention (2205.14135) never holds the scores `[B, H, T, S]`. Decoding steps stay with `xla`: one query has no
+    scores worth saving.
 
     Args:
         queries, keys: as `attend` takes them.
         softcap: as `attend` takes it.
         platform: `cpu`, `gpu` or `tpu`; that of the default backend if None.
+        whole: as of `Sight`.
     """
     platform = platform or jax.default_backend()
-    (_, length, _, head_dim), whole = queries.shape, queries.shape[1] == keys.shape[1]
+    _, length, _, head_dim = queries.shape
+    whole &= length == keys.shape[2]
     if platform == "tpu" and whole and length % splash.BLOCK == 0 and head_dim % splash.HEAD_DIMS == 0:
         return "splash" if splash.can_be_shared() else "xla"
     short = queries.dtype in (jnp.bfloat16, jnp.float16)
@@ -104,7 +148,7 @@ def attend(queries: jax.Array, keys: jax.Array, values: jax.Array, sight: Sight,
 
     Args:
         queries: `[B, T, H, head_dim]`.
-        keys, values: `[B, S, KV, head_dim]`; query head h reads key head `h // (H / KV)`.
+        keys, values: `[B, KV, S, head_dim]`; query head h reads key head `h // (H / KV)`.
         sight: what may be seen.
         window: a query sees so many tokens back, itself included; None sees all.
         scale: factor of the scores, `head_dim ** -0.5` by default.
@@ -118,13 +162,13 @@ def attend(queries: jax.Array, keys: jax.Array, values: jax.Array, sight: Sight,
     batch, length, heads, head_dim = queries.shape
     scale = head_dim**-0.5 if scale is None else scale
     keys, values = keys.astype(queries.dtype), values.astype(queries.dtype)
-    path = pick_path(queries, keys, softcap) if path is None else path
+    path = pick_path(queries, keys, softcap, whole=sight.whole) if path is None else path
     if path == "splash":
-        mixed = splash.attend(queries * jnp.asarray(scale, queries.dtype), keys, values, sight.queries, sight.causal,
-                              window, softcap)
+        mixed = splash.attend(queries * jnp.asarray(scale, queries.dtype), by_head(keys), by_head(values),
+                              sight.queries, sight.causal, window, softcap)
     elif path == "cudnn":
-        mixed = jax.nn.dot_product_attention(queries, keys, values, mask=sight.mask(window)[:, None], scale=scale,
-                                             implementation="cudnn")
+        mixed = jax.nn.dot_product_attention(queries, by_head(keys), by_head(values), mask=sight.mask(window)[:, None],
+                                             scale=scale, implementation="cudnn")
     else:
         mixed = _plain(queries, keys, values, sight.mask(window)[:, None], None, scale, softcap)
     return mixed.reshape(batch, length, heads * head_dim)
@@ -141,23 +185,28 @@ def _plain(queries: jax.Array, keys: jax.Array, values: jax.Array, mask: jax.Arr
            scale: float, softcap: float | None) -> jax.Array:
     """Attention by batched products, `[B, T, H, head_dim]`; `mask` is `[B, 1, T, S]`."""
     batch, length, heads, head_dim = queries.shape
-    kv_heads, slots = keys.shape[2], keys.shape[1]
+    kv_heads, slots = keys.shape[1:3]
     group = heads // kv_heads
     precision = lax.Precision.HIGHEST if queries.dtype == jnp.float32 else None
-    # Heads before positions: the layout of plain batched products, for which every backend has a fast kernel.
-    # On CPU 1.4x faster, forward and backward, than a contraction over the layout that comes in. Batch and heads
-    # stay two axes, since each may be sharded.
-    by_head = lambda x: x.transpose(0, 2, 1, 3)
+    # Heads before positions: the layout of plain batched products, for which every backend has a fast kernel. Batch
+    # and heads stay two axes, since each may be sharded.
     both = ((0, 1), (0, 1))
     grouped = queries.reshape(batch, length, kv_heads, group, head_dim).transpose(0, 2, 3, 1, 4)
     grouped = grouped.reshape(batch, kv_heads, group * length, head_dim)
-    scores = lax.dot_general(grouped, by_head(keys), (((3,), (3,)), both), precision=precision,
+    scores = lax.dot_general(grouped, keys, (((3,), (3,)), both), precision=precision,
                              preferred_element_type=jnp.float32) * scale
     if softcap is not None:
         scores = softcap * jnp.tanh(scores / softcap)
     scores = scores.reshape(batch, heads, length, slots)
-    scores = jnp.where(mask, scores if bias is None else scores + bias, MASKED)
+    if bias is not None:
+        scores += bias
+    if length == 1:
+        # Added, not selected; the sum is MASKED as well. XLA on CPU fuses products with sums and not with choices: a
+        # decoding step takes half as long. For longer texts the sum would cost a second array of scores.
+        scores += jnp.where(mask, 0.0, MASKED)
+    else:
+        scores = jnp.where(mask, scores, MASKED)
     weights = jax.nn.softmax(scores, axis=-1).astype(queries.dtype).reshape(batch, kv_heads, group * length, slots)
-    mixed = lax.dot_general(weights, by_head(values), (((3,), (2,)), both), precision=precision)
+    mixed = lax.dot_general(weights, values, (((3,), (2,)), both), precision=precision)
     mixed = mixed.reshape(batch, kv_heads, group, length, head_dim).transpose(0, 3, 1, 2, 4)
     return mixed.reshape(batch, length, heads, head_dim)

@@ -25,19 +25,25 @@ class ScoreHead(nn.Module):
         head = self.spec.head
         if head.hidden is not None:
             features = ACTIVATIONS[head.hidden](
-                Linear(self.spec.width, ("embed", None), head.hidden_bias, self.run, name="hidden")(features))
+                Linear(features.shape[-1], ("embed", None), head.hidden_bias, self.run, name="hidden")(features))
         return Linear(head.labels, ("embed", None), head.bias, self.run, name="out")(features)
 
 
-def text_features(spec: ModelSpec, hidden: jax.Array, segments: jax.Array) -> jax.Array:
+def text_features(spec: ModelSpec, hidden: jax.Array, segments: jax.Array,
+                  tokens: jax.Array | None = None) -> jax.Array:
     """The state that stands for a text, `[B, D]`: an encoder's first token, a decoder's last.
 
     Args:
         spec: of the network.
         hidden: `[B, T, D]`.
         segments: `[B, T]`, one text a row: 0 for padding, on either side.
+        tokens: `[B, T]`, what was read; of heads `before_padding`, which look for the last token that is not spelled
+            like padding. Without them that is the last token.
     """
     real = segments > 0
+    if spec.head.before_padding and spec.pad_id is not None and tokens is not None:
+        spelled = real & (tokens != spec.pad_id)
+        real = jnp.where(spelled.any(1, keepdims=True), spelled, real)
     if spec.head.place == "first":
         index = jnp.argmax(real, axis=1)
     else:
@@ -45,21 +51,22 @@ def text_features(spec: ModelSpec, hidden: jax.Array, segments: jax.Array) -> ja
     return jnp.take_along_axis(hidden, index[:, None, None], axis=1)[:, 0]
 
 
-def text_scores(spec: ModelSpec, params: Params, hidden: jax.Array, segments: jax.Array) -> jax.Array:
-    """Scores of every text, `[B, labels]` float32, from the hidden states `[B, T, D]` of `forward`.
+def text_scores(spec: ModelSpec, params: Params, hidden: jax.Array, segments: jax.Array,
+                tokens: jax.Array | None = None) -> jax.Array:
+    """Scores of every text, `[B, labels]` float32, from hidden states `[B, T, D]` of `forward`; see `text_features`.
 
     Raises:
         ValueError: the network has no scoring head.
     """
     if spec.head is None:
         raise ValueError(f"this {spec.family} network has no scoring head")
-    features = text_features(spec, hidden, segments).astype(jnp.float32)
+    features = text_features(spec, hidden, segments, tokens).astype(jnp.float32)
     return ScoreHead(spec, Run()).apply({"params": params["score"]}, features)
 
 
 def init_value_head(spec: ModelSpec, key: jax.Array, dtype: jnp.dtype = jnp.float32) -> Params:
     """A linear head that gives every position a value, for RL: `{"kernel": [D, 1], "bias": [1]}`."""
-    kernel = jax.random.normal(key, (spec.width, 1), dtype) * jnp.asarray(spec.width**-0.5, dtype)
+    kernel = jax.random.normal(key, (spec.state_width, 1), dtype) * jnp.asarray(spec.state_width**-0.5, dtype)
     return {"kernel": kernel, "bias": jnp.zeros((1,), dtype)}
 
 

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxllm.models.attention import Path, Sight, attend, attend_biased, write_cache
+from jaxllm.models.attention import Beginning, Path, Sight, Slots, attend, attend_biased, by_head
 from jaxllm.models.disentangled import Distances, distance_bias
 from jaxllm.models.rope import rotate
 from jaxllm.models.spec import ModelSpec
@@ -72,11 +72,13 @@ class Context:
         rotations: cosines and sines, each `[K, B, T, rotated / 2]` for the K different kinds of layers; None without
             rotation.
         distances: of the encoder that attends by relative position; None elsewhere.
+        memory: where earlier keys and values come from and new ones go; None where nothing is kept.
     """
 
     sight: Sight
     rotations: tuple[jax.Array, jax.Array] | None
     distances: Distances | None = None
+    memory: Slots | Beginning | None = None
 
 
 def weight(module: nn.Module, name: str, shape: tuple[int, ...], axes: tuple[str | None, ...],
@@ -149,13 +151,13 @@ class Attention(nn.Module):
         project = {name: Linear(heads * spec.head_dim, ("embed", axis), spec.qkv_bias, self.run, name=name)
                    for name, heads, axis in (("q", spec.heads, "heads"), ("k", spec.kv_heads, "kv"),
                                              ("v", spec.kv_heads, "kv"))}
-        by_head = lambda out: out.reshape(*out.shape[:-1], -1, spec.head_dim)
+        in_heads = lambda out: out.reshape(*out.shape[:-1], -1, spec.head_dim)
 
         def projected(name):
             out = project[name](x)
             if spec.query_norm == "all" and name != "v":
                 out = Norm(spec, self.run, name=f"{name}_norm")(out)
-            out = by_head(out)
+            out = in_heads(out)
             if spec.query_norm == "head" and name != "v":
                 out = Norm(spec, self.run, name=f"{name}_norm")(out)
             return out
@@ -164,12 +166,13 @@ class Attention(nn.Module):
         if context.rotations is not None:
             cos, sin = (leaf[kind] for leaf in context.rotations)
             queries, keys = rotate(queries, cos, sin), rotate(keys, cos, sin)
-        if buffers is not None:
-            keys, values = buffers = write_cache(buffers, keys, values, context.sight.start)
+        keys, values = by_head(keys), by_head(values)
+        if context.memory is not None:
+            (keys, values), buffers = context.memory.extend(buffers, keys, values)
         if context.distances is not None:
-            table = context.distances.table
-            bias, scale = distance_bias(queries, keys, by_head(project["q"](table)), by_head(project["k"](table)),
-                                        context.distances.index, spec.encoder.relative)
+            ours, theirs = (in_heads(project[name](context.distances.table)) for name in "qk")
+            bias, scale = distance_bias(queries, by_head(keys), ours, theirs, context.distances.index,
+                                        spec.encoder.relative)
             mixed = attend_biased(queries, keys, values, context.sight, bias, scale)
         else:
             mixed = self._attend(queries, keys, values, context.sight, kind)
@@ -291,7 +294,7 @@ def run_layers(spec: ModelSpec, run: Run, x: jax.Array, context: Context, buffer
         spec, run: the network, and how it is run.
         x: `[B, T, D]`.
         context: of all layers.
-        buffers: of the cache, a pair a layer; unrolled layers only.
+        buffers: of the memory, one a layer; unrolled layers only.
         after_first: what happens to the stream between the first block and the second; unrolled layers only.
     """
     block = Block
@@ -306,7 +309,7 @@ def run_layers(spec: ModelSpec, run: Run, x: jax.Array, context: Context, buffer
                                                                     None if buffers is None else buffers[i])
             x = after_first(x) if after_first is not None and i == 0 else x
             new.append(layer_buffers)
-        return x, None if buffers is None else tuple(new)
+        return x, tuple(new)
     one = len(spec.different_kinds) == 1
     scanned = nn.scan(block, variable_axes={"params": 0, "adapter": 0}, split_rngs={"params": True},
                       in_axes=(nn.broadcast, nn.broadcast if one else 0), length=spec.layers,

@@ -52,7 +52,9 @@ def load_spec(model: str | Path) -> ModelSpec:
     generation = path / "generation_config.json"
     if generation.exists():
         more = read_json(generation).get("eos_token_id")
-        more = [more] if isinstance(more, int) else more or []
+        more = [] if more is None else more if isinstance(more, list) else [more]
+        if not all(isinstance(token, int) and not isinstance(token, bool) for token in more):
+            raise UserError(f"'eos_token_id' must be a number or a list of numbers, found {more}", generation)
         spec = dataclasses.replace(spec, eos_ids=tuple(dict.fromkeys([*spec.eos_ids, *more])))
     return spec
 
@@ -63,7 +65,7 @@ def _named_head(spec: ModelSpec, path: Path) -> Head | None:
         shape_of = lambda name: tensors.shape(name) if name in tensors.files else ()
         for name in HEAD_NAMES:
             shape, last = shape_of(f"{name}.weight"), shape_of(f"{name}.2.weight")
-            if len(shape) == 2 and shape[1] == spec.width:
+            if len(shape) == 2 and shape[1] == spec.state_width:
                 return Head(shape[0], "last", f"{name}.bias" in tensors.files, name=name)
             if len(last) == 2 and shape_of(f"{name}.0.weight"):
                 return Head(last[0], "last", f"{name}.2.bias" in tensors.files, "relu",
@@ -95,7 +97,8 @@ def load_model(model: str | Path, dtype: jnp.dtype = jnp.float32, shardings: Any
     with Tensors(path, read_json(path / "config.json").get("quantization_config")) as tensors:
         match = match_tensors(spec, tensors)
         match.check(spec, tensors)
-        _check_tied_head(spec, tensors, match)
+        tensors.check_formats()
+        check_tied_head(spec, tensors, match)
         params: Params = {}
         leaves = places(spec)
         sizes = [math.prod(lookup(shapes, leaf.path).shape) * np.dtype(dtype).itemsize for leaf in leaves]
@@ -122,7 +125,7 @@ def stored_dtype(model: str | Path) -> str:
     return "float32" if kind.itemsize > 4 else "bfloat16" if kind.itemsize == 1 else str(kind)
 
 
-def _check_tied_head(spec: ModelSpec, tensors: Tensors, match: Match) -> None:
+def check_tied_head(spec: ModelSpec, tensors: Tensors, match: Match) -> None:
     """A head that is tied may be stored a second time, but not with other values."""
     if not spec.tied or spec.head is not None:
         return
@@ -136,7 +139,8 @@ def _check_tied_head(spec: ModelSpec, tensors: Tensors, match: Match) -> None:
 def _read_part(leaf: Leaf, tensors: Tensors, found: dict[str, str], dtype: np.dtype, name: str) -> np.ndarray:
     """One tensor, turned and cut as our parameter has it."""
     tensor = tensors.read(found[name])
-    return cut(leaf, tensor.T if leaf.transpose else tensor).astype(dtype, copy=False)
+    with np.errstate(over="ignore"):  # said by `convert`, with the parameter's name
+        return cut(leaf, tensor.T if leaf.transpose else tensor).astype(dtype, copy=False)
 
 
 def _place(leaf: Leaf, spec: ModelSpec, shape: tuple[int, ...], read: Any, place: Any, scheme: Scheme | None) -> Any:

@@ -14,6 +14,9 @@ from jaxllm.models.network import init
 from jaxllm.models.spec import ModelSpec
 from jaxllm.models.tensors import Tensors
 
+# Beside a language model: what it was trained with by reinforcement, and does not need to write.
+VALUE_HEADS = ("v_head.", "value_head.")
+
 
 @dataclasses.dataclass(frozen=True)
 class Match:
@@ -53,7 +56,8 @@ def match_tensors(spec: ModelSpec, tensors: Tensors) -> Match:
     for leaf in leaves:
         wanted = lookup(shapes, leaf.path).shape
         for place, name in names_of(leaf, spec):
-            real = next((n for n in (name, name.removeprefix(family.prefix)) if n in there), None)
+            bare = name.removeprefix(family.prefix)
+            real = next((n for n in (name, bare, _old(name), _old(bare)) if n in there), None)
             if real is None:
                 missing.append(name)
                 continue
@@ -65,8 +69,14 @@ def match_tensors(spec: ModelSpec, tensors: Tensors) -> Match:
     heads = {leaf.name for leaf in family.leaves(dataclasses.replace(spec, tied=False, head=None))
              if leaf.path[0] in ("head", "head_bias")} if spec.encoder is None else set()
     left = sorted(there - set(found.values()))
-    passed = [name for name in left if name in heads or name.endswith(family.ignored)]
+    passed = [name for name in left if name in heads or name.endswith(family.ignored) or (
+        spec.head is None and name.startswith(VALUE_HEADS))]
     return Match(found, sorted(set(missing)), [name for name in left if name not in passed], passed, reshaped)
+
+
+def _old(name: str) -> str:
+    """How the first checkpoints of BERT spell the two parameters of a norm."""
+    return name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")
 
 
 def names_of(leaf: Leaf, spec: ModelSpec) -> list[tuple[tuple[int, ...], str]]:

@@ -37,7 +37,8 @@ def save(path: Path, spec: ModelSpec, params: Params) -> None:
     """Writes the weights into an existing directory."""
     import orbax.checkpoint as ocp
 
-    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    check_one_scheme(spec, params)
+    _quiet()
     with ocp.StandardCheckpointer() as writer:
         writer.save((path / FOLDER).absolute(), _plain(params))
     dtype = str(params["embed"].dtype)
@@ -65,7 +66,10 @@ def stored_head(path: Path) -> Head | None:
 
 def stored_dtype(path: Path) -> str:
     """Number format of what is not quantised."""
-    return str(read_json(path / ABOUT).get("dtype", "float32"))
+    found = read_json(path / ABOUT).get("dtype", "float32")
+    if found not in ("float32", "bfloat16", "float16"):
+        raise UserError(f"weights in {found!r} are not known", path / ABOUT)
+    return found
 
 
 def load(path: Path, spec: ModelSpec, dtype: jnp.dtype, shardings: Any, scheme: Scheme | None) -> Params:
@@ -76,24 +80,66 @@ def load(path: Path, spec: ModelSpec, dtype: jnp.dtype, shardings: Any, scheme: 
     """
     import orbax.checkpoint as ocp
 
-    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    _quiet()
     stored = stored_scheme(path)
     if stored is not None and scheme not in (None, stored):
         raise UserError(f"the weights are quantised as {stored}, not as {scheme}", path,
                         "leave the scheme out, or convert from the weights in full precision")
-    if not (path / FOLDER).is_dir():
-        raise UserError("the folder with the weights is missing", path / FOLDER, "convert the checkpoint again")
+    check(path, spec)
     wanted = abstract(spec, dtype, shardings, stored)
     try:
         with ocp.StandardCheckpointer() as reader:
             found = reader.restore((path / FOLDER).absolute(), _plain(wanted))
-    except (ValueError, KeyError, FileNotFoundError, OSError) as error:
-        raise UserError(f"the weights cannot be read as a {spec.family} model of this config: "
-                        f"{str(error).splitlines()[0][:300]}", path / FOLDER, "convert the checkpoint again") from error
+    except Exception as error:  # damaged files raise whatever the storage below raises, down to a bare Exception
+        raise UserError(f"the weights cannot be read: {(str(error).splitlines() or [repr(error)])[0][:300]}",
+                        path / FOLDER, "convert the checkpoint again") from error
     params = jax.tree.map(lambda want, have: Quantised(have["codes"], have["scales"], want.scheme)
                           if isinstance(want, Quantised) else have, wanted, found,
                           is_leaf=lambda leaf: isinstance(leaf, Quantised))
     return params if stored is not None or scheme is None else quantise_params(params, scheme)
+
+
+def check(path: Path, spec: ModelSpec) -> None:
+    """Makes sure that the stored weights are those of this network, as far as names and shapes tell.
+
+    Raises:
+        UserError: they are missing, damaged, or of another network.
+    """
+    import orbax.checkpoint as ocp
+
+    _quiet()
+    if not (path / FOLDER).is_dir():
+        raise UserError("the folder with the weights is missing", path / FOLDER, "convert the checkpoint again")
+    wanted = _plain(abstract(spec, jnp.dtype(jnp.float32), None, stored_scheme(path)))
+    shapes = lambda tree: {jax.tree_util.keystr(place, simple=True, separator="."): tuple(leaf.shape)
+                           for place, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+    try:
+        with ocp.StandardCheckpointer() as reader:
+            there = shapes(reader.metadata((path / FOLDER).absolute()).item_metadata.tree)
+    except Exception as error:
+        raise UserError(f"the weights cannot be read: {(str(error).splitlines() or [repr(error)])[0][:300]}",
+                        path / FOLDER, "convert the checkpoint again") from error
+    wanted = shapes(wanted)
+    for name in sorted(wanted.keys() | there.keys()):
+        if wanted.get(name) != there.get(name):
+            said = lambda shape: "nothing" if shape is None else f"shape {list(shape)}"
+            raise UserError(f"'{name}' is stored with {said(there.get(name))}, config.json implies "
+                            f"{said(wanted.get(name))}", path / FOLDER, "convert the checkpoint again")
+
+
+def check_one_scheme(spec: ModelSpec, params: Params) -> None:
+    """Raises a `ValueError` where some matrices are quantised and others, which could be, are not."""
+    scheme = scheme_of(params)
+    wanted = jax.tree.structure(jax.eval_shape(lambda: quantise_params(init(spec, jax.random.key(0)), scheme))
+                                if scheme else jax.eval_shape(lambda: init(spec, jax.random.key(0))))
+    if jax.tree.structure(params) != wanted:
+        raise ValueError(f"not all matrices are quantised as {scheme}")
+
+
+def _quiet() -> None:
+    """Orbax logs the traceback of every error, once a thread, and then raises it: the raise is enough."""
+    for noisy in ("absl", "asyncio"):
+        logging.getLogger(noisy).setLevel(logging.CRITICAL)
 
 
 def abstract(spec: ModelSpec, dtype: jnp.dtype, shardings: Any, scheme: Scheme | None) -> Params:

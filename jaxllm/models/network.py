@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxllm.models.adapters import Adapter
-from jaxllm.models.attention import Cache, Path, Sight, full_sight
+from jaxllm.models.attention import Beginning, Cache, Layer, Path, Sight, Slots, full_sight
 from jaxllm.models.decoder import Decoder
 from jaxllm.models.encoder import Encoder
 from jaxllm.models.heads import ScoreHead
@@ -43,6 +43,20 @@ class Output:
     cache: Cache | None
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Prefix:
+    """What many texts begin with, computed once.
+
+    Attributes:
+        layers: per layer keys and values, each `[KV, P, head_dim]`.
+        length: scalar int32, tokens of it; what lies behind them means nothing.
+    """
+
+    layers: tuple[Layer, ...]
+    length: jax.Array
+
+
 def _initialise(spec: ModelSpec, dtype: jnp.dtype, key: jax.Array):
     """Linen's variables, boxed with the logical names of their axes."""
     tokens = jnp.zeros((1, 1), jnp.int32)
@@ -53,13 +67,13 @@ def _initialise(spec: ModelSpec, dtype: jnp.dtype, key: jax.Array):
     else:
         params = Decoder(spec, run, jnp.float32).init(key, tokens, tokens, context)["params"]
     if spec.head is not None:
-        features = jnp.zeros((1, spec.width), jnp.float32)
+        features = jnp.zeros((1, spec.state_width), jnp.float32)
         key = jax.random.fold_in(key, 1)
         params |= {"score": ScoreHead(spec, run).init(key, features)["params"]}
     return params
 
 
-def _context(spec: ModelSpec, positions: jax.Array, sight: Sight) -> Context:
+def _context(spec: ModelSpec, positions: jax.Array, sight: Sight, memory: Slots | Beginning | None = None) -> Context:
     """What the layers need to know."""
     def turns(rope: Rope | None):
         if rope is None:
@@ -67,9 +81,9 @@ def _context(spec: ModelSpec, positions: jax.Array, sight: Sight) -> Context:
         return rotation(rope, spec.head_dim, positions, sight.queries)
 
     if spec.rope is None:
-        return Context(sight, None)
+        return Context(sight, None, memory=memory)
     found = [turns(kind.rope) for kind in spec.different_kinds]
-    return Context(sight, tuple(jnp.stack(leaves) for leaves in zip(*found, strict=True)))
+    return Context(sight, tuple(jnp.stack(leaves) for leaves in zip(*found, strict=True)), memory=memory)
 
 
 def init(spec: ModelSpec, key: jax.Array, dtype: jnp.dtype = jnp.float32) -> Params:
@@ -108,11 +122,12 @@ def forward(spec: ModelSpec, params: Params, tokens: jax.Array, *, positions: ja
         spec: the network's description.
         params: from `init` or a checkpoint. Layers stacked (scan) or a tuple (unrolled).
         tokens: `[B, T]` int32.
-        positions: `[B, T]` int32; by default the index within the segment. Required with a cache.
+        positions: `[B, T]` int32; by default the index within the segment. With a cache they follow from it.
         segments: `[B, T]` int32, 0 for padding. A token sees tokens of its own segment (in a decoder: earlier
             ones), so one argument serves left padding, right padding and packing. All ones by default.
         types: `[B, T]` int32, of an encoder: 0 in the first text, 1 in the second of a pair. Zeros by default.
-        cache: keys and values of earlier tokens; needs unstacked layers.
+        cache: keys and values of earlier tokens, which these go on from; needs unstacked layers. Padding stands behind
+            a row's tokens then, and is not kept.
         adapter: low-rank change of the linear layers; None runs the base weights.
         dtype: of activations and matrix products. Norms, softmax and logits are float32 regardless.
         remat: what the backward pass recomputes: nothing, every block (`full`), or all but the
@@ -123,7 +138,7 @@ def forward(spec: ModelSpec, params: Params, tokens: jax.Array, *, positions: ja
         Hidden states and the new cache.
 
     Raises:
-        ValueError: a cache with stacked layers, without positions, or in an encoder.
+        ValueError: a cache with stacked layers, with positions, or in an encoder.
     """
     if spec.encoder is not None and spec.encoder.convolution is not None and isinstance(params["layers"], dict):
         params = unstack(params)  # the first layer is not like the others
@@ -134,30 +149,74 @@ def forward(spec: ModelSpec, params: Params, tokens: jax.Array, *, positions: ja
         segments = jnp.ones_like(tokens)
     if cache is None:
         positions = segment_positions(segments) if positions is None else positions
-        sight, buffers = full_sight(segments, spec.encoder is None), None
+        context, buffers = _context(spec, positions, full_sight(segments, spec.encoder is None)), None
     else:
-        if not unrolled or positions is None:
-            raise ValueError("decoding with a cache needs unstack(params) and explicit positions")
-        seen = lax.dynamic_update_slice(cache.segments, segments, (0, cache.index))
-        sight, buffers = Sight(segments, seen, cache.index), cache.layers
-    variables = {"params": _linen_layers(params)}
-    if adapter is not None:
-        stacked_adapter = isinstance(adapter.params.get("layers"), dict)
-        if unrolled == stacked_adapter:
-            raise ValueError("params and adapter must both be stacked or both be unstacked")
-        variables["adapter"] = _linen_layers(adapter.params)
+        if not unrolled or positions is not None:
+            raise ValueError("decoding with a cache needs unstack(params), and positions follow from it")
+        slots = cache.layers[0][0].shape[2]
+        positions = cache.lengths[:, None] + jnp.cumsum(segments > 0, axis=1, dtype=jnp.int32) - 1
+        # A slot behind a row's last token is a later place, so nobody sees what is left in it.
+        sight = Sight(segments, jnp.ones((len(tokens), slots), jnp.int32), positions,
+                      jnp.arange(slots, dtype=jnp.int32)[None])
+        kept = jnp.where(segments > 0, positions, slots + jnp.arange(tokens.shape[1], dtype=jnp.int32))
+        context, buffers = _context(spec, positions, sight, Slots(kept)), cache.layers
     run = Run(adapter_scale=1.0 if adapter is None else adapter.scale, attention=attention, remat=remat,
               unrolled=unrolled)
-    context = _context(spec, positions, sight)
+    variables = _variables(params, adapter)
     if spec.encoder is not None:
         if cache is not None:
             raise ValueError("an encoder reads a whole text at once and keeps no cache")
         types = jnp.zeros_like(tokens) if types is None else types
         return Output(Encoder(spec, run, jnp.dtype(dtype)).apply(variables, tokens, positions, types, context), None)
     hidden, buffers = Decoder(spec, run, jnp.dtype(dtype)).apply(variables, tokens, positions, context, buffers)
-    if cache is not None:
-        cache = Cache(buffers, seen, cache.index + tokens.shape[1])
-    return Output(hidden, cache)
+    if cache is None:
+        return Output(hidden, None)
+    return Output(hidden, Cache(buffers, cache.lengths + (segments > 0).sum(1, dtype=jnp.int32)))
+
+
+def read(spec: ModelSpec, params: Params, tokens: jax.Array, positions: jax.Array, segments: jax.Array, *,
+         branches: jax.Array | None = None, prefix: Prefix | None = None, adapter: Adapter | None = None,
+         dtype: jnp.dtype = jnp.float32) -> tuple[jax.Array, tuple[Layer, ...]]:
+    """Reads many short texts at once, several to a row, and keeps what was computed of them.
+
+    Args:
+        spec, params: a decoder; layers unstacked.
+        tokens, positions, segments: `[B, T]` int32; segments tell texts apart, 0 is padding.
+        branches: `[B, T]` int32; texts that begin alike may share their segment: what they have in common is branch 0,
+            and each goes on in a branch of its own. None without.
+        prefix: what stands before all texts, which begin at position `prefix.length` then.
+        adapter: low-rank change of the linear layers.
+        dtype: of activations.
+
+    Returns:
+        Hidden states `[B, T, D]`, and per layer the keys and values of these tokens, `[B, KV, T, head_dim]`.
+    """
+    places = positions
+    if prefix is None:
+        # Within a text places and positions differ by a constant, and kernels want places.
+        sight = full_sight(segments) if branches is None else Sight(segments, segments, places, places,
+                                                                    (branches, branches))
+        buffers = (None,) * spec.layers
+    else:
+        slots = prefix.layers[0][0].shape[1]
+        before = jnp.where(jnp.arange(slots) < prefix.length, -1, 0)
+        join = lambda first, rest: jnp.concatenate([jnp.broadcast_to(first, (len(tokens), slots)), rest], 1)
+        beside = None if branches is None else (branches, join(jnp.int32(0), branches))
+        sight = Sight(segments, join(before, segments), places, join(jnp.arange(slots, dtype=jnp.int32), places),
+                      beside)
+        buffers = prefix.layers
+    run = Run(adapter_scale=1.0 if adapter is None else adapter.scale, unrolled=True)
+    context = _context(spec, positions, sight, Beginning())
+    return Decoder(spec, run, jnp.dtype(dtype)).apply(_variables(params, adapter), tokens, positions, context, buffers)
+
+
+def _variables(params: Params, adapter: Adapter | None) -> dict[str, Params]:
+    """What the modules are applied to."""
+    if adapter is None:
+        return {"params": _linen_layers(params)}
+    if isinstance(params["layers"], tuple) == isinstance(adapter.params.get("layers"), dict):
+        raise ValueError("params and adapter must both be stacked or both be unstacked")
+    return {"params": _linen_layers(params), "adapter": _linen_layers(adapter.params)}
 
 
 def _linen_layers(tree: Params) -> Params:
@@ -181,13 +240,15 @@ def logits(spec: ModelSpec, params: Params, hidden: jax.Array) -> jax.Array:
 
 def init_cache(spec: ModelSpec, batch: int, slots: int, dtype: jnp.dtype = jnp.float32) -> Cache:
     """An empty cache of `slots` positions for `batch` rows."""
-    empty = lambda: jnp.zeros((batch, slots, spec.kv_heads, spec.head_dim), dtype)
+    empty = lambda: jnp.zeros((batch, spec.kv_heads, slots, spec.head_dim), dtype)
     layers = tuple((empty(), empty()) for _ in range(spec.layers))
-    return Cache(layers, jnp.zeros((batch, slots), jnp.int32), jnp.zeros((), jnp.int32))
+    return Cache(layers, jnp.zeros(batch, jnp.int32))
 
 
 def unstack(params: Params) -> Params:
-    """`[L, ...]` layers as a tuple of L trees; also for an adapter's tree."""
+    """`[L, ...]` layers as a tuple of L trees; also for an adapter's tree. What is a tuple already stays as it is."""
+    if isinstance(params["layers"], tuple):
+        return params
     depth = jax.tree.leaves(params["layers"])[0].shape[0]
     layers = tuple(jax.tree.map(lambda leaf, i=i: leaf[i], params["layers"]) for i in range(depth))
     return params | {"layers": layers}

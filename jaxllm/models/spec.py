@@ -142,6 +142,8 @@ class Head:
         hidden_bias: whether the hidden layer has a bias.
         name: of the head's tensors, where checkpoints of one family differ (`score`, `v_head`, ...).
         label_names: what the scores stand for, in order; empty if the checkpoint does not say.
+        before_padding: the last token is the last that is not spelled like padding, as in transformers' classifiers: a
+            text that ends in the padding token, which often is the end token too, is scored before it.
     """
 
     labels: int
@@ -151,6 +153,7 @@ class Head:
     hidden_bias: bool = True
     name: str = "score"
     label_names: tuple[str, ...] = ()
+    before_padding: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,6 +167,10 @@ class LayerKind:
 
     window: int | None
     rope: Rope | None
+
+
+# No network has more; a config that says so is damaged, and would fill the memory.
+MOST_LAYERS = 4096
 
 
 @dataclasses.dataclass(frozen=True)
@@ -262,6 +269,13 @@ class ModelSpec:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f"ModelSpec.{name} must be a whole number of at least 1, got {value!r}")
+        if self.layers > MOST_LAYERS:
+            raise ValueError(f"ModelSpec.layers must be at most {MOST_LAYERS}, got {self.layers}")
+        for rope in (self.rope, self.local_rope):
+            if rope is not None and rope.kind == "longrope" and not (
+                    len(rope.short_factors) == len(rope.long_factors) == rope.rotated(self.head_dim) // 2):
+                raise ValueError(f"long rope needs {rope.rotated(self.head_dim) // 2} short and as many long factors, "
+                                 f"got {len(rope.short_factors)} and {len(rope.long_factors)}")
         _check_positive(self, "norm_eps", *(name for name in ("window", "attention_scale", "attention_softcap",
                                                               "logit_softcap", "embed_width")
                                             if getattr(self, name) is not None))
@@ -272,6 +286,11 @@ class ModelSpec:
         for name in ("local_layers", "unrotated_layers"):
             if getattr(self, name) and len(getattr(self, name)) != self.layers:
                 raise ValueError(f"ModelSpec.{name} must have an entry for each of {self.layers} layers")
+
+    @property
+    def state_width(self) -> int:
+        """Size of the states that heads read: a decoder with a narrower embedding goes back to its width at the end."""
+        return self.width if self.encoder is not None else self.embed_width or self.width
 
     @property
     def kinds(self) -> tuple[LayerKind, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -25,6 +26,8 @@ DTYPES: dict[str, np.dtype] = {
     "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2)}
 # A tensor of 8-bit numbers has one factor a block, in a tensor of its name and this.
 SCALES = "_scale_inv"
+# What a fingerprint looks at of every file: so many blocks of so many bytes.
+_BLOCKS, _BLOCK = 32, 2**16
 
 
 def model_directory(model: str | Path) -> Path:
@@ -33,6 +36,8 @@ def model_directory(model: str | Path) -> Path:
     Raises:
         UserError: there is no such checkpoint.
     """
+    if not str(model).strip():
+        raise UserError("no model given", "model")
     path = resolve(model)
     if path.is_dir():
         return path
@@ -50,6 +55,24 @@ def model_directory(model: str | Path) -> Path:
         reason = str(error).splitlines()[0]
         raise UserError(f"neither a directory nor a model that the Hub would give: {reason}", name,
                         "check the name, the connection, and HF_HUB_OFFLINE") from error
+
+
+def fingerprint(folder: Path) -> str:
+    """A name for the files of a checkpoint or an adapter that changes with what is in them, 16 hex digits; of a folder
+    that is not there the same as of an empty one.
+
+    Of large files the beginning and a few blocks all over are looked at, which take no time and differ between any two
+    models that were trained apart.
+    """
+    digest = hashlib.sha256()
+    for file in sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")):
+        size = file.stat().st_size
+        digest.update(f"{file.relative_to(folder)} {size}\n".encode())
+        with open(file, "rb") as opened:
+            for part in range(_BLOCKS):
+                opened.seek(part * max(size - _BLOCK, 0) // (_BLOCKS - 1))
+                digest.update(opened.read(_BLOCK))
+    return digest.hexdigest()[:16]
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -134,6 +157,9 @@ class Tensors:
                 if lost := sorted(set(listed) - there.keys()):
                     raise UserError(f"the index says that it holds '{lost[0]}', and it does not", file,
                                     "fetch the checkpoint again")
+                if twice := sorted(self.files.keys() & there.keys()):
+                    raise UserError(f"'{twice[0]}' is also in {self.files[twice[0]].file.name}", file,
+                                    "remove one of the two, or fetch the checkpoint again")
                 self.files |= there
         except BaseException:
             self._stack.close()
@@ -177,6 +203,16 @@ class Tensors:
         """Name of the number format, as the file has it."""
         return self.files[name].kind
 
+    def check_formats(self) -> None:
+        """Raises a `UserError` for the first tensor in a number format that is not read as it stands."""
+        for name in self.names():
+            entry = self.files[name]
+            if entry.kind not in DTYPES:
+                raise UserError(f"tensor '{name}' has type {entry.kind}; only {', '.join(DTYPES)} are read", entry.file)
+            if self.block is not None and DTYPES[entry.kind].itemsize == 1 and name + SCALES not in self.files:
+                raise UserError(f"tensor '{name}' has 8 bits, and its factors ('{name}{SCALES}') are missing",
+                                entry.file, "fetch the checkpoint again")
+
     def read(self, name: str) -> np.ndarray:
         """A tensor in its own number format; one of 8 bits with factors in float32, multiplied.
 
@@ -188,8 +224,6 @@ class Tensors:
 
     def _stored(self, name: str) -> np.ndarray:
         entry = self.files[name]
-        if entry.kind not in DTYPES:
-            raise UserError(f"tensor '{name}' has type {entry.kind}; only {', '.join(DTYPES)} are read", entry.file)
         data = np.empty(math.prod(entry.shape) * DTYPES[entry.kind].itemsize, np.uint8)
         entry.handle.seek(entry.start)
         if entry.handle.readinto(data) != data.nbytes:

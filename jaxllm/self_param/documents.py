@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from typing import Any
 
 from jaxllm.config import check
-from jaxllm.text.rows import Rejected, RowSet
+from jaxllm.text.rows import Rejected, RowSet, as_text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,5 +98,5 @@ def sort_out(found: RowSet, source: str) -> tuple[list[dict[str, Any]], list[Rej
         if reason is None:
             good.append(row)
         else:
-            rejected.append(Rejected(source, line, reason, json.dumps(row, ensure_ascii=False)[:1000]))
-    return good, rejected
+            rejected.append(Rejected(source, line, reason, as_text(row)))
+    return good, sorted(rejected, key=lambda one: one.line)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +21,7 @@ from jaxllm.generate.engine import generate
 from jaxllm.job import Job, open_job
 from jaxllm.models import LoraConfig, save_model
 from jaxllm.models.peft import save_adapter
+from jaxllm.models.tensors import fingerprint, model_directory
 from jaxllm.progress import bar
 from jaxllm.self_param import report
 from jaxllm.self_param.documents import Document, FormatConfig, group, sort_out
@@ -44,13 +46,15 @@ from jaxllm.self_param.injection import (
     make_streams,
     purpose_seed,
 )
-from jaxllm.self_param.questions import QuestionConfig, collect, file_source, model_source
+from jaxllm.self_param.questions import QuestionConfig, QuestionSource, collect, file_source, model_source
 from jaxllm.self_param.targets import common_lengths
 from jaxllm.statistics import interval
 from jaxllm.text.model import Model, load
 from jaxllm.text.rows import RowSet, check_share, read_rows
 from jaxllm.train import Checkpointer, MetricsWriter, make_mesh, model_shardings, read_metrics
 from jaxllm.train.config import MeshConfig, TrainConfig
+
+ROW = {"context": str, "question": str, "answers": list[str]}
 
 
 @dataclass(frozen=True)
@@ -131,6 +135,7 @@ class Config:
               "bfloat16 weights lose most updates when all of them are trained", "train an adapter, or use float32")
         check(self.lora is not None or self.device.quantise is None, "device.quantise",
               "quantised weights are frozen, and all are to be trained", "train an adapter, or quantise nothing")
+        check(self.sampling.n == 1, "sampling.n", f"a question is answered once in the test, got {self.sampling.n}")
         check_seed(self.seed)
 
 
@@ -158,25 +163,41 @@ class Study:
 def run(config: Config) -> Path:
     """Runs the job, or the rest of it; returns the path of its result.json."""
     with open_job(config.out, config) as job:
-        found = read_rows(config.data.path, {"context": str, "question": str, "answers": list[str]}, None,
-                          config.data.limit_bad, job.rejected_path, config.data.limit)
+        found = read_rows(config.data.path, ROW, None, config.data.limit_bad, job.rejected_path, config.data.limit)
+        others = {name: read_rows(path, fields, limit_bad=config.data.limit_bad) for name, path, fields in (
+            ("unrelated texts", config.unrelated.path, {"text": str}),
+            ("questions", None if config.questions.source == "model" else config.questions.source, ROW)) if path}
         job.pin("data", found.rows)
-        return job.already_done() if job.finished else _run(config, job, found)
+        job.pin("model", fingerprint(model_directory(config.model)))
+        for name, rows in others.items():
+            job.pin(name, rows.rows)
+        return job.already_done() if job.finished else _run(config, job, found, others)
 
 
-def _run(config: Config, job: Job, found: RowSet) -> Path:
+def _run(config: Config, job: Job, found: RowSet, others: dict[str, RowSet]) -> Path:
     good, rejected = sort_out(found, config.data.path)
     job.write_rejected(rejected)
     check_share(len(good), rejected, config.data.limit_bad)
-    documents = group(good)[:config.documents]
-    texts = _read_unrelated(config)
+    everything = group(good)
+    documents = everything[:config.documents]
     mesh = open_mesh(config)
     model = load(config.model, config.device.param_dtype, lambda spec: model_shardings(spec, mesh),
                  config.device.quantise)
     if model.spec.head is not None:
         raise UserError("the model scores texts and does not write them", config.model, "use a language model")
     check_window(config, model, documents)
-    study = prepare(config, job, model, mesh, documents, texts)
+    source = None
+    if "questions" in others:
+        source, useless = file_source(others["questions"], config.questions.source,
+                                      {document.text for document in everything}, fits(config, model))
+        rejected += useless
+    if "unrelated texts" in others:
+        rejected += others["unrelated texts"].rejected
+    job.write_rejected(rejected)
+    if source is not None:
+        read = others["questions"]
+        check_share(len(read.rows) + len(read.rejected) - len(useless), useless, config.data.limit_bad)
+    study = prepare(config, job, model, mesh, documents, _unrelated_texts(config, others), source)
     answers = {arm: ask(model, documents, config.format, config.sampling, reading=arm == "with_document",
                         dtype=config.device.compute_dtype, seed=config.seed) for arm in ("before", "with_document")}
     done = {record["document"]: record for record in read_jsonl(job.directory / "documents.jsonl")}
@@ -186,11 +207,13 @@ def _run(config: Config, job: Job, found: RowSet) -> Path:
                 known = {arm: found[number] for arm, found in answers.items()}
                 done[number] = plain(one_document(config, job, study, number, known))
                 writer.write(done[number])
+                _forget(job, number, study.recipes)
     records = [done[number] for number in range(len(documents))]
     write_jsonl(job.directory / "rows.jsonl", (row for record in records for row in record["rows"]))
     asked = sum(len(document.pairs) for document in documents)
     result = summarise(config, records) | {
         "documents": len(documents), "questions": asked, "rejected": len(rejected),
+        "repeated": len(good) - sum(len(document.pairs) for document in everything),
         "unrelated_texts": {"train": len(study.streams[0].unrelated), "drift": study.drift_texts}}
     job.write_report("Documents written into weights", report.lead(result),
                      report.sections(result, records, read_metrics(job.metrics_path)))
@@ -245,14 +268,15 @@ def open_mesh(config: Config) -> jax.sharding.Mesh:
 
 
 def prepare(config: Config, job: Job, model: Model, mesh: jax.sharding.Mesh, documents: Sequence[Document],
-            texts: Sequence[str] | None) -> Study:
+            texts: Sequence[str] | None, source: QuestionSource | None) -> Study:
     """Collects the texts to train on and compiles the steps.
 
     Args:
         texts: unrelated ones, None to let the model write them.
+        source: of the pairs to train on, None to let the model make them.
     """
     training, drifting = _unrelated(config, model, texts)
-    pairs = _pairs(config, job, model, documents)
+    pairs = _pairs(config, job, model, documents, source)
     streams = [make_streams(model, document.text, own, training, config.format, config.mixture,
                             purpose_seed(config.seed, "document", number), config.unrelated.with_document)
                for number, (document, own) in enumerate(zip(documents, pairs, strict=True))]
@@ -264,7 +288,15 @@ def prepare(config: Config, job: Job, model: Model, mesh: jax.sharding.Mesh, doc
     return Study(model, documents, streams, drift, len(drifting), recipes)
 
 
-def _pairs(config: Config, job: Job, model: Model, documents: Sequence[Document]) -> list[list[tuple[str, str]]]:
+def fits(config: Config, model: Model) -> Callable[[str, str, str], bool]:
+    """Whether a context, a question and an answer can be read together."""
+    length = lambda text: len(model.tokenizer.encode(text))
+    return lambda context, question, answer: model.spec.max_positions >= len(model.prefix) + length(
+        config.format.read(context)) + length(config.format.tell(question, answer))
+
+
+def _pairs(config: Config, job: Job, model: Model, documents: Sequence[Document],
+           source: QuestionSource | None) -> list[list[tuple[str, str]]]:
     """Pairs to train on, kept in pairs.jsonl: a resumed job learns from the same ones."""
     if not config.mixture.qa:
         return [[] for _ in documents]
@@ -272,25 +304,25 @@ def _pairs(config: Config, job: Job, model: Model, documents: Sequence[Document]
     if kept:
         return [[(pair["question"], pair["answer"]) for pair in row["pairs"]] for row in kept]
     texts, limit = [document.text for document in documents], config.questions.per_document
-    if config.questions.source == "model":
+    if source is None:
         with bar(len(texts) * limit, "questions", "samples") as advance:
             source = model_source(model, config.format, config.questions, config.sampling.max_tokens,
                                   purpose_seed(config.seed, "questions"), batch_size=64,
-                                  dtype=config.device.compute_dtype, on_batch=advance)
+                                  dtype=config.device.compute_dtype, on_sample=advance)
             pairs = collect(source, texts, limit)
     else:
-        pairs = collect(file_source(config.questions.source, config.data.limit_bad), texts, limit)
+        pairs = collect(source, texts, limit)
     write_jsonl(job.directory / "pairs.jsonl",
                 ({"document": i, "pairs": [{"question": q, "answer": a} for q, a in own]}
                  for i, own in enumerate(pairs)))
     return pairs
 
 
-def _read_unrelated(config: Config) -> list[str] | None:
+def _unrelated_texts(config: Config, others: dict[str, RowSet]) -> list[str] | None:
     """Texts of the file, in an order of the seed; None where the model is to write them."""
-    if config.unrelated.path is None:
+    if "unrelated texts" not in others:
         return None
-    rows = read_rows(config.unrelated.path, {"text": str}, limit_bad=config.data.limit_bad).rows
+    rows = others["unrelated texts"].rows
     order = np.random.default_rng(purpose_seed(config.seed, "unrelated order")).permutation(len(rows))
     return [rows[i]["text"] for i in order]
 
@@ -306,7 +338,7 @@ def _unrelated(config: Config, model: Model, texts: Sequence[str] | None) -> tup
     else:
         ids = (model.tokenizer.encode(text)[:cut] for text in texts)
     distinct = list({tuple(one): list(one) for one in ids if len(one) > 1}.values())
-    if len(distinct) <= drift:
+    if len(distinct) < drift + bool(config.mixture.unrelated):
         raise UserError(f"only {len(distinct)} different texts, {drift} of them for measuring drift",
                         config.unrelated.path or "the model's own texts", "give more texts, or lower unrelated.drift")
     return distinct[drift:][:train], distinct[:drift]
@@ -356,16 +388,26 @@ def train_arm(job: Job, study: Study, number: int, arm: str, recipe: Recipe) -> 
     folder = job.checkpoints / f"{number:04d}-{arm}"
     arms = list(study.recipes)
     before = (number * len(arms) + arms.index(arm)) * recipe.train.steps
-    with Checkpointer(folder) as checkpointer:
-        resumed = before + (checkpointer.latest_step() or 0)
-        with MetricsWriter(job.metrics_path, resumed) as writer:
-            result = inject(study.model, study.streams[number], recipe, checkpointer=checkpointer,
-                            metrics=_Numbered(writer, before, {"document": number, "arm": arm}))
+    with Checkpointer(folder) as checkpointer, contextlib.ExitStack() as stack:
+        made, metrics = checkpointer.latest_step() or 0, None
+        if made < recipe.train.steps:  # after a finished arm stand the lines of the next, which are to stay
+            writer = stack.enter_context(MetricsWriter(job.metrics_path, before + made))
+            metrics = _Numbered(writer, before, {"document": number, "arm": arm})
+        result = inject(study.model, study.streams[number], recipe, checkpointer=checkpointer, metrics=metrics)
     if result.interrupted:
         raise KeyboardInterrupt(f"stopped in document {number + 1}, '{arm}'; the same command goes on from there")
-    # The state was needed to resume; what matters of a finished run is kept elsewhere.
-    shutil.rmtree(folder)
     return result
+
+
+def _forget(job: Job, number: int, arms: Iterable[str]) -> None:
+    """Removes the state of a document's training, which is noted down by now. By rename first: a kill in the middle
+    would leave half a checkpoint, which nobody can tell from a damaged one."""
+    for arm in arms:
+        folder = job.checkpoints / f"{number:04d}-{arm}"
+        if folder.exists():
+            aside = folder.with_name(f".{folder.name}")
+            shutil.rmtree(aside, ignore_errors=True)
+            shutil.rmtree(folder.rename(aside))
 
 
 def _keep(config: Config, job: Job, model: Model, result: Injection, number: int) -> None:

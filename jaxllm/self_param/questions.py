@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Collection, Sequence
 
 import jax.numpy as jnp
 
@@ -11,9 +12,9 @@ from jaxllm.config import SamplingConfig, check
 from jaxllm.errors import UserError
 from jaxllm.generate.engine import generate
 from jaxllm.self_param.answers import normalise
-from jaxllm.self_param.documents import FormatConfig
+from jaxllm.self_param.documents import FormatConfig, sort_out
 from jaxllm.text.model import Model
-from jaxllm.text.rows import read_rows
+from jaxllm.text.rows import Rejected, RowSet, as_text
 
 QuestionAnswer = tuple[str, str]
 
@@ -55,18 +56,36 @@ def distinct(pairs: Sequence[QuestionAnswer], limit: int) -> list[QuestionAnswer
     return list(kept.values())[:limit]
 
 
-def file_source(path: str, limit_bad: float) -> QuestionSource:
-    """Pairs from a file of rows `{context, question, answers}`; the first answer is the one that is learned."""
-    found: dict[str, list[QuestionAnswer]] = {}
-    for row in read_rows(path, {"context": str, "question": str, "answers": list[str]}, limit_bad=limit_bad).rows:
-        if row["answers"]:
-            found.setdefault(row["context"], []).append((row["question"], row["answers"][0]))
-    return lambda texts: [found.get(text, []) for text in texts]
+def file_source(found: RowSet, path: str, contexts: Collection[str], fits: Callable[[str, str, str], bool]
+                ) -> tuple[QuestionSource, list[Rejected]]:
+    """Pairs from rows `{context, question, answers}`; the first answer is the one that is learned.
+
+    Args:
+        found: the rows.
+        path: where they are from.
+        contexts: all documents of the data.
+        fits: whether a context, a question and an answer leave room in the context window.
+
+    Returns:
+        The source, and the rows that are of no use to it, with reasons.
+    """
+    good, rejected = sort_out(found, path)
+    lines = {id(row): line for row, line in zip(found.rows, found.lines, strict=True)}
+    pairs: dict[str, list[QuestionAnswer]] = {}
+    for row in good:
+        pair = row["question"], row["answers"][0]
+        reason = ("its context is no document of the data" if row["context"] not in contexts else
+                  None if fits(row["context"], *pair) else "the document and this pair do not fit the context window")
+        if reason is not None:
+            rejected.append(Rejected(path, lines[id(row)], reason, as_text(row)))
+        else:
+            pairs.setdefault(row["context"], []).append(pair)
+    return lambda texts: [pairs.get(text, []) for text in texts], sorted(rejected, key=lambda one: one.line)
 
 
 def model_source(model: Model, wording: FormatConfig, config: QuestionConfig, answer_tokens: int, seed: int, *,
                  batch_size: int, dtype: jnp.dtype,
-                 on_batch: Callable[[int], None] | None = None) -> QuestionSource:
+                 on_sample: Callable[[int], None] | None = None) -> QuestionSource:
     """The model asks itself: questions sampled behind the document, answers with the document in sight.
 
     Args:
@@ -77,7 +96,7 @@ def model_source(model: Model, wording: FormatConfig, config: QuestionConfig, an
         seed: of the questions.
         batch_size: rows that run together.
         dtype: of activations and cache.
-        on_batch: called with the number of samples finished.
+        on_sample: called with the number of questions finished.
     """
     prefix, encode, window = model.prefix, model.tokenizer.encode, model.spec.max_positions
     ends = [text for text in (wording.answer_start.strip(), wording.end or "\n") if text]
@@ -88,10 +107,12 @@ def model_source(model: Model, wording: FormatConfig, config: QuestionConfig, an
     def source(texts: Sequence[str]) -> list[list[QuestionAnswer]]:
         read = [[*prefix, *encode(wording.read(text))] for text in texts]
         start = encode(wording.question_start.rstrip())
+        made = itertools.count(1)
+        tell = None if on_sample is None else lambda _, samples: [on_sample(next(made)) for _ in samples]
         asked = generate(model, [[*ids, *start] for ids in read], asking, seed=seed, batch_size=batch_size,
-                         dtype=dtype, on_batch=on_batch)
+                         dtype=dtype, on_prompt=tell)
         # A question that leaves no room for its answer is no question.
-        room = lambda ids, question: len(ids) + len(encode(wording.ask(question))) + answer_tokens <= window
+        room = lambda ids, question: len(ids) + len(encode(wording.tell(question, ""))) + answer_tokens <= window
         questions = [[question for question, _ in distinct([(c.text, "?") for c in samples], len(samples))
                       if room(ids, question)] for ids, samples in zip(read, asked, strict=True)]
         prompts = [[*ids, *encode(wording.ask(question))] for ids, own in zip(read, questions, strict=True)

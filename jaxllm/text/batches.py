@@ -38,7 +38,8 @@ def bucket_sizes(max_length: int, smallest: int = 16) -> tuple[int, ...]:
     """Lengths to pad to, so that few shapes are compiled: powers of two with one step between, ending at
     `max_length`.
 
-    ``bucket_sizes(100) == (16, 24, 32, 48, 64, 96, 100)``: at most a third of a padded row is padding.
+    ``bucket_sizes(100) == (16, 24, 32, 48, 64, 96, 100)``: at most a third of a padded row is padding, from the
+    smallest size on.
     """
     if max_length < 1 or smallest < 1:
         raise ValueError(f"lengths must be positive, got max_length={max_length}, smallest={smallest}")

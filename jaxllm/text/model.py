@@ -63,6 +63,13 @@ class Model:
         return whole[:shared] or list(self.start), whole[shared:]
 
 
+def too_many_tokens(tokenizer: Tokenizer, spec: ModelSpec) -> str | None:
+    """What is wrong where a tokenizer knows more tokens than a network has rows for; None where nothing is."""
+    if tokenizer.vocab_size <= spec.vocab_size:
+        return None
+    return f"the tokenizer has {tokenizer.vocab_size} tokens, the embedding {spec.vocab_size} rows"
+
+
 def load(model: str | Path, dtype: jnp.dtype = jnp.float32, place: Callable[[ModelSpec], Any] | None = None,
          scheme: Scheme | None = None) -> Model:
     """Reads a checkpoint directory, a Hub id or `tiny`, with its tokenizer.
@@ -77,8 +84,7 @@ def load(model: str | Path, dtype: jnp.dtype = jnp.float32, place: Callable[[Mod
         UserError: something is missing or damaged, or the tokenizer knows more tokens than the network.
     """
     spec, tokenizer = load_spec(model), load_tokenizer(model)
-    if tokenizer.vocab_size > spec.vocab_size:  # said before minutes of loading
-        raise UserError(f"the tokenizer has {tokenizer.vocab_size} tokens, the embedding {spec.vocab_size} rows",
-                        model, "use the tokenizer that the model was trained with")
+    if problem := too_many_tokens(tokenizer, spec):  # said before minutes of loading
+        raise UserError(problem, model, "use the tokenizer that the model was trained with")
     _, params = load_model(model, dtype, None if place is None else place(spec), scheme)
     return Model(spec, params, tokenizer)

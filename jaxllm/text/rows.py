@@ -18,7 +18,7 @@ from jaxllm.errors import UserError
 from jaxllm.files import write_jsonl
 from jaxllm.text.schema import Message, check_row, describe, kind_name, mismatch, short
 
-__all__ = ["Message", "Rejected", "RowSet", "read_rows"]
+__all__ = ["Message", "Rejected", "RowSet", "as_text", "check_share", "read_rows"]
 
 _KINDS = (".jsonl", ".jsonl.gz", ".csv", ".csv.gz", ".parquet")
 _HUB = re.compile(r"(?P<name>[\w-][\w.-]*/[\w-][\w.-]*)(/(?P<config>[\w.-]+))?(:(?P<split>[\w.-]+))?")
@@ -218,8 +218,8 @@ class _Cells:
                 row[name] = cell
             elif cell.strip():
                 try:
-                    row[name] = json.loads(cell.strip(), parse_constant=_no_constant)
-                except ValueError:
+                    row[name] = json.loads(cell.strip(), parse_constant=_no_constant, object_pairs_hook=_no_twice)
+                except (ValueError, RecursionError):
                     return f"field {name!r}: expected {kind_name(kind)}, got {short(cell)}"
         return row
 
@@ -333,6 +333,11 @@ def _read_dataset(data: Any) -> Iterator[tuple[int, str, Any]]:
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def as_text(row: Mapping[str, Any]) -> str:
+    """A row as `Rejected.raw` holds it, the beginning of a long one."""
+    return json.dumps(row, ensure_ascii=False, default=str)[:1000]
 
 
 def check_share(good: int, rejected: list[Rejected], limit_bad: float) -> None:

@@ -84,6 +84,8 @@ def _finite(value: int | float) -> bool:
 
 
 def _bad_text(value: Any) -> str | None:
+    if isinstance(value, float) and not math.isfinite(value):
+        return "a number that is not finite"
     if isinstance(value, str):
         if "\0" in value:
             return "a NUL character"

@@ -22,7 +22,7 @@ from typing import Any
 from jaxllm import assets
 from jaxllm.errors import UserError
 
-_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
+_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "spm.model", "vocab.json", "vocab.txt")
 # A role is written into marks such as <|user|>: a free choice would let a row write <|end|>.
 _ROLES = ("system", "developer", "user", "assistant", "tool")
 
@@ -42,6 +42,7 @@ class Tokenizer:
         stop_ids: ids that end an answer: `eos_id` and the token that ends an assistant's turn in the chat
             template.
         has_chat_template: whether `chat` can be used.
+        has_types: whether its model is told first and second texts apart.
     """
 
     source: str
@@ -52,6 +53,7 @@ class Tokenizer:
     adds_bos: bool
     stop_ids: tuple[int, ...]
     has_chat_template: bool
+    has_types: bool
     _reader: Any = field(repr=False)  # the tokenizers.Tokenizer as loaded: decodes
     _writer: Any = field(repr=False)  # the copy with renamed control tokens: encodes
     _control: dict[str, str] = field(repr=False)  # spelling of a control token -> its name in _writer
@@ -85,7 +87,7 @@ class Tokenizer:
         """
         first, second = (None if one is None else _encoding(self._writer, one) for one in (text, pair))
         done = self._reader.post_process(first, second, add_special_tokens=True)
-        return done.ids, done.type_ids
+        return done.ids, done.type_ids if self.has_types else [0] * len(done.ids)
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text of `ids` without special tokens.
@@ -202,6 +204,11 @@ class TextStream:
         return new[len(old) :]
 
 
+def has_tokenizer(path: Path) -> bool:
+    """Whether a directory has the files of one."""
+    return any((path / name).is_file() for name in _FILES)
+
+
 def load_tokenizer(source: str | Path) -> Tokenizer:
     """Loads a fast tokenizer from a directory, ``"tiny"`` (the packaged model) or a Hub name.
 
@@ -214,7 +221,7 @@ def load_tokenizer(source: str | Path) -> Tokenizer:
         raise UserError("no tokenizer given", fix="give a model directory, a Hub name, or 'tiny'")
     path = assets.resolve(source)
     if path.is_dir():
-        if not any((path / name).is_file() for name in _FILES):
+        if not has_tokenizer(path):
             raise UserError("no tokenizer in this directory", path, f"it needs one of {', '.join(_FILES)}")
         name = str(path)
     elif path.exists() or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", str(source)) or str(source).startswith("."):
@@ -259,6 +266,7 @@ def _wrap(loaded: Any, source: str) -> Tokenizer:
         adds_bos=bos is not None and loaded("a")["input_ids"][:1] == [bos],
         stop_ids=() if eos is None else (eos,),
         has_chat_template=template is not None,
+        has_types="token_type_ids" in loaded.model_input_names,
         _reader=reader,
         _writer=writer,
         _control=names,

@@ -46,7 +46,8 @@ class Checkpointer:
         from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
         # Orbax logs the traceback of every error, once a thread, and then raises it: the raise is enough.
-        logging.getLogger("absl").setLevel(logging.CRITICAL)
+        for noisy in ("absl", "asyncio"):
+            logging.getLogger(noisy).setLevel(logging.CRITICAL)
         self._ocp = ocp
         self._best_metric = best_metric
         self.directory = Path(directory).absolute()

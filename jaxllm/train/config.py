@@ -55,6 +55,8 @@ class TrainConfig(OptimizerConfig):
             "save_every",
             f"must be 1 or more, or null, got {self.save_every}",
         )
+        check(not self.warmup_steps or self.warmup_steps < self.steps, "warmup_steps",
+              f"{self.warmup_steps} warmup steps in a run of {self.steps}", "make warmup shorter than the run")
         check(
             self.batch_size % self.accumulate == 0,
             "accumulate",

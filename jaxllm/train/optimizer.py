@@ -1,6 +1,7 @@
 """AdamW with gradient clipping and a learning-rate schedule, from one small config."""
 
 import dataclasses
+import math
 from typing import Any, Literal
 
 import jax
@@ -42,19 +43,16 @@ class OptimizerConfig:
 
     def __post_init__(self):
         if self.schedule not in ("constant", "linear", "cosine"):
-            raise UserError(
-                f"unknown schedule {self.schedule!r}", "optimizer.schedule", "use constant, linear or cosine"
-            )
+            raise UserError(f"unknown schedule {self.schedule!r}", "schedule", "use constant, linear or cosine")
         for name in ("lr", "warmup_steps", "final_lr", "weight_decay", "eps"):
-            if getattr(self, name) < 0:
-                raise UserError(f"must not be negative, got {getattr(self, name)}", f"optimizer.{name}")
+            if not 0 <= getattr(self, name) < math.inf:
+                raise UserError(f"must be finite and not negative, got {getattr(self, name)}", name)
         for name in ("b1", "b2"):
             if not 0 <= getattr(self, name) < 1:
-                raise UserError(f"must be in [0, 1), got {getattr(self, name)}", f"optimizer.{name}")
-        if self.clip_norm is not None and self.clip_norm <= 0:
-            raise UserError(
-                f"must be positive, got {self.clip_norm}", "optimizer.clip_norm", "use null for no clipping"
-            )
+                raise UserError(f"must be in [0, 1), got {getattr(self, name)}", name)
+        if self.clip_norm is not None and not 0 < self.clip_norm < math.inf:
+            raise UserError(f"must be finite and positive, got {self.clip_norm}", "clip_norm",
+                            "use null for no clipping")
 
 
 def make_schedule(config: OptimizerConfig, total_steps: int) -> optax.Schedule:
@@ -69,7 +67,7 @@ def make_schedule(config: OptimizerConfig, total_steps: int) -> optax.Schedule:
     if config.warmup_steps and config.warmup_steps >= total_steps:
         raise UserError(
             f"{config.warmup_steps} warmup steps in a run of {total_steps} steps",
-            "optimizer.warmup_steps",
+            "train.warmup_steps",
             "make warmup shorter than the run",
         )
     peak, left = config.lr, max(1, total_steps - config.warmup_steps)

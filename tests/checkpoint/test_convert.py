@@ -1,6 +1,7 @@
 """`jaxllm convert`: what comes out is what went in, in the layout and the number format that was asked for."""
 
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ from numpy.testing import assert_array_equal
 
 from jaxllm.assets import asset_path
 from jaxllm.cli import main
-from jaxllm.models import LoraConfig, init_adapter, load_model, merge
+from jaxllm.models import LoraConfig, init_adapter, load_model, merge, save_model
 from jaxllm.models.peft import load_adapter, save_adapter
 from jaxllm.models.quantised import dequantise_params, quantise_params, scheme_of
 
@@ -93,6 +94,45 @@ def test_an_adapter_of_a_quantised_base(tiny, adapter, tmp_path):
     rounded = dequantise_params(quantise_params(params, "int4"), jnp.float32)
     expected = merge(rounded, load_adapter(adapter, spec))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), load_model(tmp_path / "merged")[1], expected)
+    # In the other layout as well, all in full; rounded again only where that is asked for.
+    told = convert(tmp_path / "native", "--adapter", adapter, "--merge", "--format", "orbax", model=tmp_path / "base")
+    assert (told["quantised"], told["dequantised_from"]) == (None, "int4")
+    assert_equal(load_model(tmp_path / "native")[1], load_model(tmp_path / "merged")[1])
+    convert(tmp_path / "again", "--adapter", adapter, "--merge", "--format", "orbax", "--quantise", "int8",
+            model=tmp_path / "base")
+    assert scheme_of(load_model(tmp_path / "again")[1]) == "int8"
+
+
+def test_a_tree_that_is_quantised_in_parts_is_not_written(tiny, tmp_path):
+    spec, params = tiny
+    mixed = quantise_params(params, "nf4")
+    mixed["layers"]["attn"]["q"]["kernel"] = params["layers"]["attn"]["q"]["kernel"]
+    with pytest.raises(ValueError, match="not all matrices are quantised as nf4"):
+        save_model(tmp_path / "mixed", spec, mixed, layout="orbax")
+    assert not list(tmp_path.iterdir())
+
+
+def test_numbers_beyond_the_format(tiny, tmp_path, capsys):
+    spec, params = tiny
+    save_model(tmp_path / "large", spec, params | {"embed": params["embed"].at[3, 4].set(1e6)}, "tiny")
+    assert main(["convert", "--model", str(tmp_path / "large"), "--out", str(tmp_path / "half"),
+                 "--dtype", "float16"]) == 2
+    assert "embed holds NaN or infinity in float16" in capsys.readouterr().err
+    assert not (tmp_path / "half").exists()
+
+
+@pytest.mark.parametrize("damage, message", [
+    (lambda folder: (folder / "config.json").write_text((folder / "config.json").read_text().replace(
+        '"num_hidden_layers": 4', '"num_hidden_layers": 3')), "is stored with shape"),
+    (lambda folder: shutil.rmtree(folder / "orbax" / "d"), "cannot be read"),
+    (lambda folder: (folder / "weights.json").write_text('{"dtype": "floatx"}'), "'floatx' are not known"),
+    (lambda folder: shutil.rmtree(folder / "orbax"), "the folder with the weights is missing"),
+])
+def test_damaged_native_weights(tiny, tmp_path, capsys, damage, message):
+    folder = save_model(tmp_path / "native", *tiny, "tiny", layout="orbax")
+    damage(folder)
+    assert main(["convert", "--model", str(folder), "--out", str(tmp_path / "out")]) == 2
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("arguments", "message"), [

@@ -1,7 +1,9 @@
 """Generation: what chooses a token, what ends a text, and what must not matter."""
 
+import dataclasses
 import json
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -9,8 +11,8 @@ from numpy.testing import assert_allclose
 
 from jaxllm.config import SamplingConfig
 from jaxllm.errors import UserError
-from jaxllm.generate import decode as decoding
-from jaxllm.generate.engine import generate
+from jaxllm.generate import engine, slots
+from jaxllm.generate.engine import Work, generate
 from jaxllm.generate.sampling import Sampling, choose, row_keys, truncate
 from jaxllm.generate.scoring import score
 from jaxllm.text.model import Model
@@ -41,10 +43,19 @@ def prompts(count=5):
     return [[1, *random_tokens(1, 3 + 2 * i, seed=i)[0].tolist()] for i in range(count)]
 
 
-def settings(rows, temperature=1.0, top_k=0, top_p=1.0):
+def settings(rows, **changes):
     full = lambda value, kind: jnp.full(rows, value, kind)
-    return Sampling(full(temperature, jnp.float32), full(top_k, jnp.int32), full(top_p, jnp.float32),
-                    jnp.full((rows, 8), -1), full(99, jnp.int32), row_keys(0, np.arange(rows), np.zeros(rows, int)))
+    usual = dict(temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, repetition=1.0)
+    arrays = {name: full(value, jnp.int32 if name == "top_k" else jnp.float32) for name, value in usual.items()}
+    arrays |= dict(bias_ids=jnp.full(8, -1), bias=jnp.zeros(8), stop_ids=jnp.full(8, -1),
+                   max_tokens=full(99, jnp.int32), keys=row_keys(0, np.arange(rows), np.zeros(rows, int)))
+    return Sampling(**arrays | {name: jnp.asarray(value) for name, value in changes.items()})
+
+
+def draw(scores, sampling, step=0, seen=None):
+    rows = len(scores)
+    seen = jnp.zeros(scores.shape, bool) if seen is None else seen
+    return choose(scores, sampling, jnp.full(rows, step), seen)
 
 
 def test_truncation_by_hand():
@@ -59,19 +70,36 @@ def test_samples_follow_the_distribution():
     probs = np.array([0.5, 0.3, 0.15, 0.05])
     rows = 20_000
     scores = jnp.broadcast_to(jnp.log(jnp.asarray(probs)), (rows, 4))
-    drawn = np.bincount(choose(scores, settings(rows), jnp.zeros(rows, jnp.int32)), minlength=4) / rows
+    drawn = np.bincount(draw(scores, settings(rows)), minlength=4) / rows
     assert np.all(np.abs(drawn - probs) < 5 * np.sqrt(probs * (1 - probs) / rows))
     tempered = probs**2 / (probs**2).sum()
-    drawn = np.bincount(choose(scores, settings(rows, 0.5), jnp.zeros(rows, jnp.int32)), minlength=4) / rows
+    drawn = np.bincount(draw(scores, settings(rows, temperature=jnp.full(rows, 0.5))), minlength=4) / rows
     assert np.all(np.abs(drawn - tempered) < 5 * np.sqrt(tempered * (1 - tempered) / rows))
 
 
 def test_greedy_and_sampled_rows_in_one_batch():
     scores = jnp.array([[0.0, 9.0, 0.0]] * 2)
-    mixed = settings(2)
-    mixed = Sampling(jnp.array([0.0, 1e6]), mixed.top_k, mixed.top_p, mixed.stop_ids, mixed.max_tokens, mixed.keys)
-    drawn = [choose(scores, mixed, jnp.array([step, step])) for step in range(20)]
+    mixed = settings(2, temperature=[0.0, 1e6])
+    drawn = [draw(scores, mixed, step) for step in range(20)]
     assert {int(d[0]) for d in drawn} == {1} and len({int(d[1]) for d in drawn}) > 1
+
+
+def test_min_p_by_hand():
+    """Of 0.5, 0.3, 0.15, 0.05, a share of 0.5 of the best leaves two: 0.3 is 0.6 of it, 0.15 is 0.3."""
+    scores = jnp.broadcast_to(jnp.log(jnp.array([0.5, 0.3, 0.15, 0.05])), (2000, 4))
+    shares = np.bincount(draw(scores, settings(2000, min_p=jnp.full(2000, 0.5))), minlength=4) / 2000
+    assert shares[2:].tolist() == [0, 0] and abs(shares[0] - 0.625) < 5 * (0.625 * 0.375 / 2000) ** 0.5
+
+
+def test_repetition_penalty_and_bias_by_hand():
+    """2 / 2 falls below 1.5, and -1 * 2 below -1.5; a bias of 3 lifts -1.5 to 1.5."""
+    scores, seen = jnp.array([[2.0, 1.5], [-1.0, -1.5]]), jnp.array([[True, False]] * 2)
+    greedy = dict(temperature=[0.0, 0.0])
+    assert draw(scores, settings(2, **greedy), seen=seen).tolist() == [0, 0]
+    assert draw(scores, settings(2, **greedy, repetition=[2.0, 2.0]), seen=seen).tolist() == [1, 1]
+    biased = settings(2, **greedy, bias_ids=[1, -1], bias=[3.0, 99.0])
+    assert draw(scores, biased, seen=seen).tolist() == [1, 1]
+    assert draw(scores, settings(2, **greedy, bias_ids=[1, 1], bias=[0.2, 0.2])).tolist() == [0, 0]
 
 
 def test_greedy_equals_the_argmax_of_the_full_forward(model):
@@ -140,12 +168,12 @@ def test_one_compile_for_all_settings(model):
     from dataclasses import replace
 
     generate(model, prompts(2), SamplingConfig(temperature=1.0, max_tokens=16))
-    before = decoding.prefill._cache_size(), decoding.decode._cache_size()
+    before = slots.admit._cache_size(), slots.decode._cache_size()
     for sampling in (GREEDY, SamplingConfig(temperature=0.3, top_k=4, max_tokens=7),
                      SamplingConfig(top_p=0.5, max_tokens=16, stop=["xyz"])):
         generate(model, prompts(2), sampling, seed=9)
     generate(replace(model, spec=model.spec, tokenizer=WithStops()), prompts(2), GREEDY)
-    assert (decoding.prefill._cache_size(), decoding.decode._cache_size()) == before
+    assert (slots.admit._cache_size(), slots.decode._cache_size()) == before
 
 
 class WithStops(Letters):
@@ -153,23 +181,93 @@ class WithStops(Letters):
 
 
 def test_one_compile_per_shape(model):
-    """Prompts of other lengths within a bucket, and fewer rows within one, are the same two programs."""
-    decoding.prefill.clear_cache(), decoding.decode.clear_cache()
-    for lengths in ((4, 9, 12), (5, 15, 16), (3, 3, 3, 8)):
+    """Other prompts, of other lengths, and other numbers of them are the same programs; slots make the shape."""
+    slots.admit.clear_cache(), slots.decode.clear_cache()
+    for lengths in ((4, 9, 12), (5, 15, 16, 9, 3), (3, 3, 3, 8)):
         rows = [[1, *random_tokens(1, n - 1, seed=n)[0].tolist()] for n in lengths]
         generate(model, rows, GREEDY, batch_size=4)
-    assert (decoding.prefill._cache_size(), decoding.decode._cache_size()) == (2, 2)  # batches of three and of four
+    assert (slots.admit._cache_size(), slots.decode._cache_size()) == (2, 2)  # three slots and four
 
 
 def test_decoding_consumes_its_state(llama):
     spec, params = llama
     from jaxllm.models import unstack
 
-    tokens = random_tokens(2, 8)
-    float32 = jnp.dtype("float32")
-    state = decoding.prefill(spec, unstack(params), tokens, jnp.ones_like(tokens), 16, float32)
-    decoding.decode(spec, unstack(params), state, settings(2), jnp.int32(4), float32)
+    state = slots.empty(spec, 2, 16, 8, jnp.dtype("float32"))
+    state = dataclasses.replace(state, done=jnp.zeros(2, bool))
+    slots.decode(spec, unstack(params), state, settings(2), jnp.int32(4), jnp.int32(2), jnp.dtype("float32"))
     assert state.cache.layers[0][0].is_deleted()
+
+
+def test_beginnings_are_read_once(model):
+    """Twenty prompts behind thirty common tokens; each comes to what it comes to alone."""
+    head = random_tokens(1, 30, seed=50)[0].tolist()
+    shared = [[*head, *random_tokens(1, 1 + i % 5, seed=i)[0].tolist()] for i in range(20)]
+    work = Work()
+    together = generate(model, shared, GREEDY, batch_size=4, work=work)
+    assert work.prompt_tokens == 30 + sum(len(prompt) - 30 for prompt in shared)
+    for prompt, row in list(zip(shared, together, strict=True))[:4]:
+        (alone,), = generate(model, [prompt], GREEDY)
+        assert alone.token_ids == row[0].token_ids and abs(alone.logprob - row[0].logprob) < 1e-4
+    pairs = [(prompt, [5, 6, 7][:1 + i % 3]) for i, prompt in enumerate(shared)]
+    work = Work()
+    scores = score(model, pairs, work=work)
+    assert work.prompt_tokens == 30 + sum(len(prompt) - 30 + len(tail) for prompt, tail in pairs)
+    for pair, found in list(zip(pairs, scores, strict=True))[:4]:
+        (alone,) = score(model, [pair])
+        assert abs(alone.logprob - found.logprob) < 1e-4
+
+
+def test_a_prompt_is_read_once_for_all_that_follows_it(model):
+    """Samples take slots of their own, and continuations that are scored are branches."""
+    work, (prompt,) = Work(), prompts(1)
+    generate(model, [prompt], SamplingConfig(temperature=1.0, max_tokens=4, n=6), batch_size=3, work=work)
+    assert work.prompt_tokens == 2 * len(prompt)  # three slots at a time
+    work, tails = Work(), [[5], [6, 7], [5, 8, 9]]
+    found = score(model, [(prompt, tail) for tail in tails], work=work)
+    assert work.prompt_tokens == len(prompt) + 6
+    for tail, one in zip(tails, found, strict=True):
+        (alone,) = score(model, [(prompt, tail)])
+        assert abs(alone.logprob - one.logprob) < 1e-4 and one.tokens == len(tail)
+
+
+def test_slots_are_refilled(model):
+    """Rows that want 1 to 24 tokens, four at a time: hardly a step is spent on a slot that is done."""
+    limits = [1 + 7 * i % 24 for i in range(32)]
+    work = Work()
+    rows = generate(model, prompts(4) * 8, GREEDY, batch_size=4, max_tokens=limits, work=work)
+    assert [len(row[0].token_ids) for row in rows] == limits
+    assert work.occupancy > 0.9
+
+
+def test_prompts_are_told_of_as_they_end(model):
+    told = []
+    rows = generate(model, prompts(5), SamplingConfig(temperature=1.0, max_tokens=6, n=2), batch_size=2,
+                    on_prompt=lambda number, completions: told.append((number, completions)))
+    assert sorted(number for number, _ in told) == list(range(5))
+    assert all(completions == rows[number] for number, completions in told)
+
+
+def test_too_little_memory_halves_the_batch(model, monkeypatch, capsys):
+    """What was finished before stays; the rest is the same as with fewer rows from the start."""
+    calls, plain = [], engine.decode
+
+    def decode(*arguments):
+        calls.append(len(arguments[2].done))
+        if len(calls) > 1 and calls[-1] > 1:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 99 bytes.")
+        return plain(*arguments)
+
+    monkeypatch.setattr(engine, "decode", decode)
+    limits = [2, 4, 6, 12, 12, 12, 12, 12]
+    told = []
+    made = generate(model, prompts(4) * 2, GREEDY, batch_size=4, max_tokens=limits,
+                    on_prompt=lambda number, _: told.append(number))
+    assert calls[0] == 4 and calls[-1] == 1 and sorted(told) == list(range(8))
+    assert capsys.readouterr().err.count("going on with") == 2
+    monkeypatch.undo()
+    assert [row[0].token_ids for row in made] == [row[0].token_ids for row in generate(
+        model, prompts(4) * 2, GREEDY, max_tokens=limits)]
 
 
 def test_prompts_that_cannot_be_continued(model):

@@ -166,3 +166,43 @@ def test_a_model_without_a_begin_token(rows, tmp_path, shared):
     path = rows({"prompt": "hel", "completion": "lo"}, {"prompt": "", "completion": "Hi"})
     assert main(["score", "--model", str(tmp_path / "model"), "--data.path", path, "--out", str(tmp_path / "s")]) == 0
     assert [row["tokens"] for row in read(tmp_path / "s" / "rows.jsonl")] == [1, 1]
+
+
+def test_another_model_is_no_continuation(rows, tmp_path, stories, story_model, capsys):
+    """A finished run does not stand for other weights, and rows of two models do not stand in one file."""
+    import shutil
+
+    from jaxllm.models import save_model
+
+    shutil.copytree(story_model, tmp_path / "model")
+    command = ["generate", "--model", str(tmp_path / "model"), "--data.path", rows({"prompt": "The"}),
+               "--out", str(tmp_path / "out"), "--sampling.max_tokens", "2"]
+    assert main(command) == 0
+    changed = stories.params | {"embed": stories.params["embed"] + 0.01}
+    shutil.rmtree(tmp_path / "model")
+    save_model(tmp_path / "model", stories.spec, changed, story_model)
+    assert main(command) == 2 and "the model changed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("row", "reason"), [
+    ({"prompt": "The", "messages": [{"role": "user", "content": "x"}]}, "both prompt and messages"),
+    ({"id": {"a": 1}, "prompt": "The"}, "'id': expected"), ({"prompt": "The", "max_tokens": 0}, "must be 1 or more"),
+    ({}, "neither prompt nor messages")])
+def test_rows_that_mean_nothing(rows, tmp_path, story_model, row, reason):
+    path = rows(*({"prompt": f"The {i}"} for i in range(12)), row)
+    assert main(["generate", "--model", story_model, "--data.path", path, "--out", str(tmp_path / "out"),
+                 "--sampling.max_tokens", "2"]) == 0
+    assert reason in read(tmp_path / "out" / "rejected.jsonl")[0]["reason"]
+
+
+def test_rows_have_limits_of_their_own(rows, tmp_path, story_model):
+    path = rows({"prompt": "The", "max_tokens": 3}, {"prompt": "The", "max_tokens": 9}, {"prompt": "The"})
+    assert main(["generate", "--model", story_model, "--data.path", path, "--out", str(tmp_path / "out"),
+                 "--sampling.max_tokens", "5", "--sampling.temperature", "0"]) == 0
+    assert [len(row["completions"][0]["token_ids"]) for row in read(tmp_path / "out" / "rows.jsonl")] == [3, 9, 5]
+
+
+def test_numbers_that_training_cannot_use_are_named(tmp_path, capsys):
+    for key, value in (("lr", ".inf"), ("lr", "-1"), ("clip_norm", "0"), ("b1", "1"), ("warmup_steps", "100")):
+        assert main(["inject", "--data.path", "x", "--out", str(tmp_path / "out"), f"--train.{key}", value]) == 2
+        assert f"train.{key}" in capsys.readouterr().err

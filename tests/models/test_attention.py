@@ -11,7 +11,7 @@ from numpy.testing import assert_allclose
 
 from jaxllm.models import ModelSpec, Rope, splash, unstack
 from jaxllm.models import forward as plain_forward
-from jaxllm.models.attention import Sight, attend, full_sight, pick_path
+from jaxllm.models.attention import Sight, attend, by_head, full_sight, pick_path
 from tests.networks import forward, random_params, random_tokens
 from tests.processes import run_file
 
@@ -21,6 +21,12 @@ HERE = Path(__file__).parent
 def by_hand(mask):
     assert mask.shape[0] == 1
     return ["".join(".x"[int(seen)] for seen in row) for row in mask[0]]
+
+
+def sight(queries, keys, query_places, key_places, branches=None):
+    row = lambda values: jnp.array([list(values)], jnp.int32)
+    return Sight(row(queries), row(keys), row(query_places), row(key_places),
+                 None if branches is None else (row(branches), row(branches)))
 
 
 MASKS = {
@@ -35,11 +41,18 @@ MASKS = {
     "two texts": (full_sight(jnp.array([[1, 1, 2, 2]])), None, ["x...", "xx..", "..x.", "..xx"]),
     "two texts, both ways": (full_sight(jnp.array([[1, 1, 2]]), causal=False), None, ["xx.", "xx.", "..x"]),
     "a window within a text": (full_sight(jnp.array([[1, 2, 2, 2]])), 2, ["x...", ".x..", ".xx.", "..xx"]),
-    # Two queries at slots 3 and 4 of a cache of six, the first slot being padding.
-    "a cache": (Sight(jnp.array([[1, 1]]), jnp.array([[0, 1, 1, 1, 1, 0]]), jnp.int32(3)), None, [".xxx..", ".xxxx."]),
-    "a cache and a window": (Sight(jnp.array([[1, 1]]), jnp.array([[0, 1, 1, 1, 1, 0]]), jnp.int32(3)), 3,
-                             [".xxx..", "..xxx."]),
-    "a finished row": (Sight(jnp.array([[0]]), jnp.array([[1, 1, 0]]), jnp.int32(2)), None, ["..."]),
+    # Two queries at slots 3 and 4 of a cache of six.
+    "a cache": (sight([1, 1], [1] * 6, [3, 4], range(6)), None, ["xxxx..", "xxxxx."]),
+    "a cache and a window": (sight([1, 1], [1] * 6, [3, 4], range(6)), 3, [".xxx..", "..xxx."]),
+    "a finished row": (sight([0], [1] * 3, [2], range(3)), None, ["..."]),
+    # Two texts behind a beginning of two tokens in room for three.
+    "a beginning": (sight([1, 1, 2], [-1, -1, 0, 1, 1, 2], [2, 3, 2], [0, 1, 2, 2, 3, 2]), None,
+                    ["xx.x..", "xx.xx.", "xx...x"]),
+    "a beginning and a window": (sight([1, 1, 2], [-1, -1, 0, 1, 1, 2], [2, 3, 2], [0, 1, 2, 2, 3, 2]), 2,
+                                 [".x.x..", "...xx.", ".x...x"]),
+    # A prompt of two tokens that goes on in two ways, and another text.
+    "branches": (sight([1, 1, 1, 1, 1, 2], [1, 1, 1, 1, 1, 2], [0, 1, 2, 2, 3, 0], [0, 1, 2, 2, 3, 0],
+                       [0, 0, 1, 2, 2, 0]), None, ["x.....", "xx....", "xxx...", "xx.x..", "xx.xx.", ".....x"]),
 }
 
 
@@ -76,8 +89,9 @@ BF16, F16, F32 = jnp.bfloat16, jnp.float16, jnp.float32
 def test_the_kernel_that_is_picked(monkeypatch, platform, length, keys, head_dim, dtype, softcap, wanted):
     monkeypatch.setattr(splash, "can_be_shared", lambda: True)
     queries = jax.ShapeDtypeStruct((2, length, 4, head_dim), dtype)
-    found = jax.ShapeDtypeStruct((2, keys, 2, head_dim), dtype)
+    found = jax.ShapeDtypeStruct((2, 2, keys, head_dim), dtype)
     assert pick_path(queries, found, softcap, platform) == wanted
+    assert pick_path(queries, found, softcap, platform, whole=False) == "xla"
 
 
 def test_several_devices_need_a_mesh(monkeypatch):
@@ -85,7 +99,7 @@ def test_several_devices_need_a_mesh(monkeypatch):
     x = jax.ShapeDtypeStruct((1, 128, 2, 64), BF16)
     for count, wanted in ((1, "splash"), (8, "xla")):
         monkeypatch.setattr(jax, "device_count", lambda count=count: count)
-        assert pick_path(x, x, None, "tpu") == wanted
+        assert pick_path(x, jax.eval_shape(by_head, x), None, "tpu") == wanted
 
 
 def heads(length, query_heads, key_heads, head_dim=64, rows=2, dtype=F32):
@@ -104,8 +118,8 @@ def packed(length, ends, rows=2):
 def test_attention_by_hand():
     """Two tokens, two query heads on one key head, scale 1: scores ln 3 and 0 are shares of 3/4 and 1/4."""
     queries = jnp.array([[[[9.0], [9.0]], [[1.0], [0.0]]]])
-    keys = jnp.array([[[[np.log(3.0)]], [[0.0]]]], jnp.float32)
-    values = jnp.array([[[[4.0]], [[8.0]]]])
+    keys = jnp.array([[[[np.log(3.0)], [0.0]]]], jnp.float32)
+    values = jnp.array([[[[4.0], [8.0]]]])
     both = attend(queries, keys, values, full_sight(jnp.array([[1, 1]])), scale=1.0)
     assert_allclose(both, [[[4.0, 4.0], [5.0, 6.0]]], rtol=1e-6)
     alone = attend(queries, keys, values, full_sight(jnp.array([[1, 1]])), scale=1.0, window=1)
@@ -135,7 +149,8 @@ def test_splash_equals_xla(name):
     real = (segments > 0)[..., None, None]
 
     def xla(queries, keys, values):
-        mixed = attend(queries, keys, values, full_sight(segments, causal), window=window, softcap=softcap, path="xla")
+        mixed = attend(queries, by_head(keys), by_head(values), full_sight(segments, causal), window=window,
+                       softcap=softcap, path="xla")
         return jnp.where(real, mixed.reshape(queries.shape), 0)
 
     def kernel(queries, keys, values):
@@ -171,7 +186,7 @@ def test_cudnn_equals_xla(causal, window):
 
     def run(path):
         def masked(*x):
-            mixed = attend(*x, full_sight(segments, causal), window=window, path=path)
+            mixed = attend(x[0], *map(by_head, x[1:]), full_sight(segments, causal), window=window, path=path)
             return jnp.where(real, mixed, 0).astype(F32)
 
         gradient = jax.jit(jax.grad(lambda *x: jnp.square(masked(*x)).sum(), (0, 1, 2)))

@@ -39,8 +39,7 @@ def test_cached_decoding_equals_the_full_forward(network):
     tokens, flat = random_tokens(2, 12), unstack(params)
     cache, parts = init_cache(spec, 2, 16), []
     for start, stop in ((0, 5), (5, 6), (6, 9), (9, 12)):
-        positions = jnp.tile(jnp.arange(start, stop), (2, 1))
-        out = forward(spec, flat, tokens[:, start:stop], positions=positions, cache=cache)
+        out = forward(spec, flat, tokens[:, start:stop], cache=cache)
         cache, parts = out.cache, [*parts, logits(spec, params, out.hidden)]
     assert_allclose(jnp.concatenate(parts, 1), run(spec, params, tokens), atol=1e-5)
 
@@ -115,13 +114,13 @@ def test_causal_mask_by_hand():
     assert mask.astype(int).tolist() == [[1, 0, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 0]]
 
 
-def test_a_cache_needs_unstacked_layers_and_positions(llama):
+def test_a_cache_needs_unstacked_layers_and_no_positions(llama):
     spec, params = llama
     cache = init_cache(spec, 1, 8)
     with pytest.raises(ValueError, match="unstack"):
         forward(spec, params, random_tokens(1, 4), cache=cache)
     with pytest.raises(ValueError, match="positions"):
-        forward(spec, unstack(params), random_tokens(1, 4), cache=cache)
+        forward(spec, unstack(params), random_tokens(1, 4), positions=jnp.arange(4)[None], cache=cache)
 
 
 def test_spec_refuses_impossible_shapes():

@@ -192,3 +192,54 @@ def test_what_a_text_comes_to_does_not_depend_on_its_surroundings(llama, kind):
     ]:
         hidden = forward(spec, params, row, segments=segments).hidden[:, start:start + 6]
         assert_allclose(hidden, alone, atol=2e-5)
+
+
+@pytest.mark.parametrize("kind, changes", [
+    ("gemma3_text", {"rope_parameters": {"full_attention": {"rope_type": "linear", "rope_theta": 1e6, "factor": 8.0},
+                                         "sliding_attention": {"rope_type": "linear", "rope_theta": 1e4,
+                                                               "factor": 2.0}}}),
+    ("gemma2", {"layer_types": ["full_attention"] * 26}), ("phi", {"head_dim": 48}), ("phi3", {"head_dim": 48}),
+    ("olmo2", {"head_dim": 48})])
+def test_what_configs_rarely_say_is_written_back(kind, changes):
+    from transformers import AutoConfig
+
+    spec = read_config(AutoConfig.for_model(kind).to_dict() | changes, kind)
+    written = write_config(spec, "float32")
+    assert read_config(written, kind) == spec
+    for name in set(changes) - {"layer_types"}:
+        assert written[name] == changes[name]
+    if "layer_types" in changes:  # torch refuses a null here, even where no layer is local
+        assert spec.window is None and isinstance(written["sliding_window"], int)
+
+
+@pytest.mark.parametrize("kind, key, value", [
+    ("llama", "partial_rotary_factor", 0.5), ("gemma3_text", "attn_logit_softcapping", 30.0),
+    ("gpt_neox", "rope_theta", 5.0)])
+def test_what_torch_passes_over_is_refused(kind, key, value):
+    """Heeding it would compute something else than torch, and so would a reader who trusts the config."""
+    from transformers import AutoConfig
+
+    full = AutoConfig.for_model(kind).to_dict()
+    full.pop("rope_parameters" if kind != "gemma3_text" else "none", None)
+    with pytest.raises(UserError, match=key):
+        read_config(full | {key: value}, "config.json")
+
+
+@pytest.mark.parametrize("kind, key, value", [
+    ("llama", "architectures", "LlamaForCausalLM"), ("llama", "bos_token_id", []),
+    ("llama", "num_hidden_layers", 10**12), ("mixtral", "num_experts_per_tok", 2.5), ("phi3", "rope_parameters", {
+        "rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0], "long_factor": [1.0]})])
+def test_values_of_another_kind_are_named(kind, key, value):
+    from transformers import AutoConfig
+
+    with pytest.raises(UserError):
+        read_config(AutoConfig.for_model(kind).to_dict() | {key: value}, "config.json")
+
+
+def test_a_factor_of_default_positions_means_nothing():
+    from transformers import AutoConfig
+
+    full = AutoConfig.for_model("llama").to_dict()
+    plain = full | {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4}}
+    assert read_config(full | {"rope_parameters": plain["rope_parameters"] | {"factor": 1.0}}, "x") == read_config(
+        plain, "x")

@@ -76,8 +76,8 @@ def test_weights_arrive_split(wide, tmp_path):
 
 @pytest.fixture
 def eight_bits(wide, tmp_path):
-    """(directory, what its weights are): matrices of layers in 8 bits with a factor a block of 16 rows and 48 columns,
-    as the releases in 8 bits have them, only that their blocks are larger."""
+    """(directory, what its weights are, its tensors): matrices of layers in 8 bits with a factor a block of 16 rows and
+    48 columns, as the releases in 8 bits have them, only that their blocks are larger."""
     spec, params = wide
     folder = save_model(tmp_path / "model", spec, params)
     tensors, exact = load_file(folder / "model.safetensors"), {}
@@ -93,11 +93,11 @@ def eight_bits(wide, tmp_path):
     config = json.loads((folder / "config.json").read_text())
     config["quantization_config"] = {"quant_method": "fp8", "weight_block_size": [16, 48]}
     (folder / "config.json").write_text(json.dumps(config))
-    return folder, exact
+    return folder, exact, tensors
 
 
 def test_weights_of_eight_bits(eight_bits, wide):
-    folder, exact = eight_bits
+    folder, exact, _ = eight_bits
     _, params = load_model(folder)
     for theirs, ours in (("self_attn.q_proj", ("attn", "q")), ("mlp.down_proj", ("mlp", "down"))):
         for i in range(LLAMA.layers):
@@ -110,12 +110,52 @@ def test_weights_of_eight_bits(eight_bits, wide):
 
 
 def test_factors_that_do_not_fit(eight_bits):
-    folder, _ = eight_bits
+    folder, *_ = eight_bits
     config = json.loads((folder / "config.json").read_text())
     config["quantization_config"]["weight_block_size"] = [32, 48]
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match=r"_scale_inv' of shape .* does not fit .* in blocks of \[32, 48\]"):
         load_model(folder)
+
+
+def test_eight_bits_without_factors(eight_bits):
+    folder, _, tensors = eight_bits
+    del tensors["model.layers.0.mlp.up_proj.weight_scale_inv"]
+    save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(UserError, match="up_proj.weight_scale_inv'. are missing"):
+        load_model(folder)
+
+
+def test_a_tensor_that_stands_twice(wide, tmp_path):
+    folder = save_model(tmp_path / "model", *wide, max_shard_bytes=100_000)
+    first, second = sorted(folder.glob("*.safetensors"))[:2]
+    save_file(load_file(second) | {"model.norm.weight": np.zeros(64, np.float32)}, second)
+    save_file(load_file(first) | {"model.norm.weight": np.ones(64, np.float32)}, first)
+    with pytest.raises(UserError, match="'model.norm.weight' is also in"):
+        load_model(folder)
+
+
+def test_a_value_head_beside_a_language_model(wide, tmp_path):
+    """Left over from reinforcement learning: the model is the language model that it says it is."""
+    spec, params = wide
+    folder = save_model(tmp_path / "model", spec, params)
+    tensors = load_file(folder / "model.safetensors")
+    save_file(tensors | {"v_head.summary.weight": np.zeros((1, 64), np.float32)}, folder / "model.safetensors")
+    found, again = load_model(folder)
+    assert found == spec
+    equal(again, params)
+
+
+def test_old_names_of_norms(tmp_path):
+    fixture = json.loads((HERE / "families/bert.json").read_text())
+    for name, old in (("new", False), ("old", True)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(json.dumps(fixture["config"]))
+        spelled = lambda key, old=old: key.replace("LayerNorm.weight", "LayerNorm.gamma").replace(
+            "LayerNorm.bias", "LayerNorm.beta") if old else key
+        tensors = family_fixtures.weights(fixture["shapes"])
+        save_file({spelled(key): value for key, value in tensors.items()}, tmp_path / name / "model.safetensors")
+    equal(load_model(tmp_path / "old")[1], load_model(tmp_path / "new")[1])
 
 
 def test_a_file_that_lost_a_tensor(wide, tmp_path):

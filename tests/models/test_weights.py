@@ -217,6 +217,13 @@ def test_full_disk_leaves_nothing(llama, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("value", [2.5, "</s>", [2, "x"], True])
+def test_end_tokens_are_numbers(checkpoint, value):
+    (checkpoint / "generation_config.json").write_text(json.dumps({"eos_token_id": value}))
+    with pytest.raises(UserError, match="generation_config.json: 'eos_token_id' must be a number"):
+        load_spec(checkpoint)
+
+
 def test_generation_config_adds_end_tokens(checkpoint):
     (checkpoint / "generation_config.json").write_text(json.dumps({"eos_token_id": [2, 5]}))
     assert load_spec(checkpoint).eos_ids == (2, 5)

@@ -122,7 +122,7 @@ LONG = STORY * 12
     ([{"context": STORY, "question": "Who?", "answers": []}], [], "answers is empty"),
     ([{"context": STORY, "question": "Who?"}], [], "answers"),
     ([{"context": STORY, "question": "Who?", "answers": ["x"]}], ["--questions.source", "EMPTY"],
-     "no question-answer pairs"),
+     "its context is no document of the data"),
     ([{"context": STORY, "question": "Who?", "answers": ["x"]}], ["--model", "no/such/dir"], "no checkpoint directory"),
     ([{"context": STORY, "question": "Who?", "answers": ["x"]}], ["--train.stepz", "3"], "--train.steps"),
     ([{"context": STORY, "question": "Who?", "answers": ["x"]}], ["--lora", "null"], "no adapter"),
@@ -255,3 +255,46 @@ def test_a_batch_that_devices_cannot_share_is_an_error(monkeypatch):
     monkeypatch.setattr(job, "make_mesh", lambda *_: type("Mesh", (), {"shape": {"data": 2, "fsdp": 1}}))
     with pytest.raises(UserError, match="3 rows at a time .* 2 devices"):
         job.open_mesh(config)
+
+
+def test_rows_of_no_use_are_told_of(arguments, tmp_path):
+    """Of every file that is read: doubled questions are counted, others listed with a reason."""
+    data = tmp_path / "rows.jsonl"
+    data.write_text(data.read_text() + data.read_text().splitlines()[0] + "\n")
+    pairs, texts = tmp_path / "pairs.jsonl", tmp_path / "texts.jsonl"
+    good = [{"context": STORY, "question": f"Question {i}?", "answers": ["a ball"]} for i in range(20)]
+    bad = [{"context": STORY + " ", "question": "Q?", "answers": ["x"]}, {"context": STORY, "question": "Q?",
+                                                                        "answers": ["x " * 600]}]
+    pairs.write_text("".join(json.dumps(row) + "\n" for row in good + bad))
+    texts.write_text("".join(json.dumps({"text": f"Number {i} said hello to {i + 1}."}) + "\n" for i in range(40))
+                     + '{"txt": "x"}\n')
+    out = tmp_path / "out"
+    assert main(["inject", *arguments, "--out", str(out), "--finetune", "false", "--questions.source", str(pairs),
+                 "--unrelated.path", str(texts)]) == 0
+    reasons = [row["reason"] for row in read_jsonl(out / "rejected.jsonl")]
+    assert len(reasons) == 3 and "no document of the data" in reasons[0] and "do not fit" in reasons[1]
+    assert "'text' is missing" in reasons[2]
+    result = json.loads((out / "result.json").read_text())
+    assert (result["rejected"], result["repeated"]) == (3, 1)
+    texts.write_text(texts.read_text().replace("hello", "goodbye"))
+    assert main(["inject", *arguments, "--out", str(out), "--finetune", "false", "--questions.source", str(pairs),
+                 "--unrelated.path", str(texts)]) == 2
+
+
+def test_a_kill_while_a_finished_checkpoint_goes_away(arguments, tmp_path, monkeypatch):
+    """Half of it removed, the document noted down: the same command finishes."""
+    from jaxllm.self_param import job
+
+    plain = job.shutil.rmtree
+
+    def half(folder, **options):
+        if not options:  # of what is left of an earlier kill nothing is there yet
+            next(path for path in folder.rglob("_METADATA")).unlink()
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(job.shutil, "rmtree", half)
+    out = tmp_path / "out"
+    assert main(["inject", *arguments, "--out", str(out)]) == 130
+    monkeypatch.setattr(job.shutil, "rmtree", plain)
+    assert main(["inject", *arguments, "--out", str(out)]) == 0
+    assert json.loads((out / "result.json").read_text())["f1_finetune"]["n"] == 1

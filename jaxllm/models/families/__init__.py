@@ -41,7 +41,8 @@ def read_config(config: dict[str, Any], where: Path | str) -> ModelSpec:
     try:
         spec = FAMILIES[kind].read(keys)
         if spec.encoder is None and is_classifier(config):
-            spec = dataclasses.replace(spec, head=read_head(keys, "last"))
+            head = dataclasses.replace(read_head(keys, "last"), before_padding=True)
+            spec = dataclasses.replace(spec, head=head)
     except (ValueError, TypeError, ArithmeticError, LookupError, AttributeError) as error:
         raise UserError(f"the configuration does not describe a network: {error}", where) from error
     if spec.encoder is not None and not is_classifier(config):
@@ -52,8 +53,15 @@ def read_config(config: dict[str, Any], where: Path | str) -> ModelSpec:
 
 
 def architecture(config: dict[str, Any]) -> str | None:
-    """Name of the class that a `config.json` belongs to."""
-    return next(iter(config.get("architectures") or ()), None)
+    """Name of the class that a `config.json` belongs to; of several the first.
+
+    Raises:
+        UserError: what stands there is no list of names.
+    """
+    names = config.get("architectures")
+    if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+        raise UserError(f"config key 'architectures' must be a list of names, found {names!r}", "config.json")
+    return next(iter(names or ()), None)
 
 
 def is_classifier(config: dict[str, Any]) -> bool:

@@ -82,7 +82,7 @@ def leaves(spec: ModelSpec, root: str, layer: str, linears: dict[tuple[str, str]
 
 def _read_bert(keys: Keys) -> ModelSpec:
     head = read_head(keys, "first", bias=True, hidden="tanh", name="classifier")
-    return ModelSpec(**read_base(keys, "bert", head, Encoder(token_types=keys.get("type_vocab_size", 2))),
+    return ModelSpec(**read_base(keys, "bert", head, Encoder(token_types=keys.whole("type_vocab_size", 2))),
                      **keys.tokens(pad=0))
 
 
@@ -97,7 +97,7 @@ def _bert_leaves(spec: ModelSpec) -> list[Leaf]:
 
 def _read_roberta(keys: Keys) -> ModelSpec:
     head = read_head(keys, "first", bias=True, hidden="tanh", name="classifier")
-    base = read_base(keys, "roberta", head, Encoder(token_types=keys.get("type_vocab_size", 2)))
+    base = read_base(keys, "roberta", head, Encoder(token_types=keys.whole("type_vocab_size", 2)))
     tokens = keys.tokens(0, 2, 1)
     # Positions are counted from the one after the padding token's, whose row of the table is never learned.
     offset = keys.get("pad_token_id", 1) + 1
@@ -159,7 +159,7 @@ def _read_deberta(keys: Keys) -> ModelSpec:
         if not keys.get("share_att_key", False):
             raise UserError("config key 'share_att_key' is not set; positions with projections of their own are not "
                             "supported", keys.where)
-        kinds, distance, buckets = keys.get("pos_att_type", []), keys.get("max_relative_positions", -1), keys.get(
+        kinds, distance, buckets = keys.get("pos_att_type", []), keys.whole("max_relative_positions", -1, -1), keys.get(
             "position_buckets", -1)
         kinds = kinds.split("|") if isinstance(kinds, str) else kinds
         unknown = set(kinds) - {"c2p", "p2c"}
@@ -168,8 +168,8 @@ def _read_deberta(keys: Keys) -> ModelSpec:
         relative = Relative(distance if distance > 0 else keys.get("max_position_embeddings", 512),
                             buckets if buckets > 0 else None, "c2p" in kinds, "p2c" in kinds,
                             "layer_norm" in keys.get("norm_rel_ebd", "none").lower().split("|"))
-    convolution = keys.get("conv_kernel_size", 0)
-    encoder = Encoder(keys.get("type_vocab_size", 0), bool(keys.get("position_biased_input", True)), relative,
+    convolution = keys.whole("conv_kernel_size", 0)
+    encoder = Encoder(keys.whole("type_vocab_size", 0), bool(keys.get("position_biased_input", True)), relative,
                       convolution if convolution > 0 else None, keys.activation("conv_act", "tanh"))
     embed = keys.get("embedding_size", width)
     return ModelSpec(**read_base(keys, "deberta-v2", head, encoder, 1e-7),
@@ -215,7 +215,8 @@ _IGNORED = (".position_ids",)
 
 FAMILIES = {
     "bert": Family(_read_bert, _write_bert, _bert_leaves, "bert.", _IGNORED),
-    "roberta": Family(_read_roberta, _write_roberta, _roberta_leaves, "roberta.", _IGNORED),
+    "roberta": Family(_read_roberta, _write_roberta, _roberta_leaves, "roberta.", (
+        *_IGNORED, "roberta.pooler.dense.weight", "roberta.pooler.dense.bias")),
     "distilbert": Family(_read_distilbert, _write_distilbert, _distilbert_leaves, "distilbert.", _IGNORED),
     "deberta-v2": Family(_read_deberta, _write_deberta, _deberta_leaves, "deberta.", (
         *_IGNORED, "deberta.embeddings.position_embeddings.weight")),

@@ -65,6 +65,8 @@ def _write_later(spec: ModelSpec, architecture: str) -> dict[str, Any]:
         "query_pre_attn_scalar": _whole(spec.attention_scale**-2), "attn_logit_softcapping": spec.attention_softcap,
         "final_logit_softcapping": spec.logit_softcap}
     del written["hidden_act"]
+    if written["sliding_window"] is None:  # of no layer, but torch wants a number
+        written["sliding_window"] = 4096
     return written
 
 
@@ -90,13 +92,21 @@ def _read_gemma3(keys: Keys) -> ModelSpec:
         local_rope = read_rope(keys, 1e4, {"rope_theta": keys.get("rope_local_base_freq", 1e4)})
     local = [(i + 1) % every != 0 for i in range(layers)]
     base = _read_later(keys, "gemma3_text", 131072, local, (None, None))
+    if base["attention_softcap"] is not None:
+        raise UserError(f"config key 'attn_logit_softcapping' is {base['attention_softcap']}; torch passes it over in "
+                        "this family", keys.where, "remove the key")
     return ModelSpec(**base | {"rope": rope, "local_rope": local_rope, "query_norm": "head"})
 
 
 def _write_gemma3(spec: ModelSpec) -> dict[str, Any]:
-    written = _write_later(spec, "Gemma3ForCausalLM") | {
-        "rope_local_base_freq": (spec.local_rope or spec.rope).theta}
-    return written | write_rope(spec.rope)
+    local = spec.local_rope or spec.rope
+    written = _write_later(spec, "Gemma3ForCausalLM")
+    if local.kind == "default":
+        return written | {"rope_local_base_freq": local.theta}
+    # Transformers 4 has no spelling for this.
+    flat = lambda rope: {"rope_theta": rope.theta, "rope_type": rope.kind} | (write_rope(rope)["rope_scaling"] or {})
+    kept = {name: value for name, value in written.items() if name not in ("rope_theta", "rope_scaling")}
+    return kept | {"rope_parameters": {"full_attention": flat(spec.rope), "sliding_attention": flat(local)}}
 
 
 FAMILIES = {

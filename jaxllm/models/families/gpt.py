@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from jaxllm.models.families.llama import IGNORED, norm_leaves, outer_leaves, read_base, write_base
+from jaxllm.models.families.llama import (
+    IGNORED,
+    norm_leaves,
+    outer_leaves,
+    read_base,
+    without_usual_head_dim,
+    write_base,
+)
 from jaxllm.models.families.table import (
     ACTIVATION_NAMES,
     Family,
@@ -68,7 +75,11 @@ def _read_neox(keys: Keys) -> ModelSpec:
     keys.ignore("attention_dropout", "hidden_dropout", "classifier_dropout", "rotary_pct", "rotary_emb_base",
                 "attention_probs_dropout_prob", "hidden_dropout_prob")
     width, heads = keys.need("hidden_size"), keys.need("num_attention_heads")
-    rope = read_rope(keys, keys.get("rotary_emb_base", 10_000.0), default_fraction=keys.get("rotary_pct", 0.25))
+    base, share = keys.get("rotary_emb_base", 10_000.0), keys.get("rotary_pct", 0.25)
+    if "rope_parameters" not in keys.config:  # torch reads these two and not their later spellings
+        keys.only("rope_theta", base)
+        keys.only("partial_rotary_factor", share)
+    rope = read_rope(keys, base, default_fraction=share)
     return ModelSpec(
         "gpt_neox", keys.need("vocab_size"), width, keys.need("num_hidden_layers"), heads, heads, width // heads,
         keys.need("intermediate_size"), keys.get("max_position_embeddings", 2048), norm="layer",
@@ -177,7 +188,8 @@ def _write_phi(spec: ModelSpec) -> dict[str, Any]:
         "num_key_value_heads": spec.kv_heads, "intermediate_size": spec.mlp_width,
         "max_position_embeddings": spec.max_positions, "layer_norm_eps": spec.norm_eps,
         "hidden_act": ACTIVATION_NAMES[spec.activation], "qk_layernorm": spec.query_norm is not None,
-        "tie_word_embeddings": spec.tied, "partial_rotary_factor": spec.rope.fraction, **write_rope(spec.rope)}
+        "tie_word_embeddings": spec.tied, "partial_rotary_factor": spec.rope.fraction, **write_rope(spec.rope),
+        **without_usual_head_dim({}, spec)}
 
 
 def _phi_leaves(spec: ModelSpec) -> list[Leaf]:
@@ -203,13 +215,13 @@ def _read_phi3(keys: Keys) -> ModelSpec:
     for name, off in (("attention_bias", False), ("mlp_bias", False), ("lm_head_bias", False), ("full_attn_mod", 1),
                       ("interpolate_factor", 1)):
         keys.only(name, off)
-    base = read_base(keys, "phi3", eps=1e-5, positions=4096, bos=1, eos=32000, pad=32000)
+    base = read_base(keys, "phi3", eps=1e-5, positions=4096, bos=1, eos=32000, pad=32000, fraction=1.0, original=4096)
     return ModelSpec(**base, **read_window(keys, base["layers"]))
 
 
 def _write_phi3(spec: ModelSpec) -> dict[str, Any]:
     written = write_base(spec, "Phi3ForCausalLM") | write_window(spec, name_types=False)
-    del written["head_dim"]  # not a key of this family
+    written = without_usual_head_dim(written, spec)
     original = spec.rope.original_positions if spec.rope.kind == "longrope" else spec.max_positions
     return written | {"original_max_position_embeddings": original}
 

@@ -24,15 +24,18 @@ PREFIX, IGNORED = "model.", ("rotary_emb.inv_freq",)
 
 def read_base(keys: Keys, family: str, *, tied: bool = False, eps: float = 1e-6, positions: int = 2048,
               theta: float = 10_000.0, kv_heads: int | None = None, bos: int | None = None,
-              eos: int | None = None, pad: int | None = None, mlp_width: int | None = None) -> dict[str, Any]:
+              eos: int | None = None, pad: int | None = None, mlp_width: int | None = None,
+              fraction: float | None = None, original: int | None = None) -> dict[str, Any]:
     """What these families' configurations have in common, for the spec; the arguments are a family's defaults.
 
-    `mlp_width` is no default: a family that has another key for it has read it.
+    `mlp_width` is no default: a family that has another key for it has read it. `fraction` and `original` are as in
+    `read_rope`.
     """
     width, heads = keys.need("hidden_size"), keys.need("num_attention_heads")
     keys.ignore("attention_dropout", "pretraining_tp", "max_window_layers", "max_sequence_length", "is_llama_config")
     keys.only("rope_interleaved", False)
-    rope, window = read_rope(keys, theta), keys.get("max_position_embeddings", positions)
+    rope = read_rope(keys, theta, default_fraction=fraction, positions=positions, original=original)
+    window = keys.get("max_position_embeddings", positions)
     # With these the config may name the window as it was before it was extended.
     if rope.kind in ("dynamic", "yarn"):
         window = max(window, int(rope.original_positions * rope.factor))
@@ -55,6 +58,13 @@ def write_base(spec: ModelSpec, architecture: str) -> dict[str, Any]:
                                     else spec.max_positions),
         "rms_norm_eps": spec.norm_eps,
         "hidden_act": ACTIVATION_NAMES[spec.activation], "tie_word_embeddings": spec.tied, **write_rope(spec.rope)}
+
+
+def without_usual_head_dim(written: dict[str, Any], spec: ModelSpec) -> dict[str, Any]:
+    """For families whose config has no key for it: torch heeds one all the same, where it is not the usual."""
+    usual = spec.head_dim * spec.heads == spec.width
+    return {key: value for key, value in written.items() if key != "head_dim"} | (
+        {} if usual else {"head_dim": spec.head_dim})
 
 
 def leaves(spec: ModelSpec) -> list[Leaf]:
@@ -200,9 +210,7 @@ def _read_olmo2(keys: Keys) -> ModelSpec:
 
 
 def _write_olmo2(spec: ModelSpec) -> dict[str, Any]:
-    written = write_base(spec, "Olmo2ForCausalLM") | {"attention_bias": spec.qkv_bias}
-    del written["head_dim"]  # not a key of this family
-    return written
+    return without_usual_head_dim(write_base(spec, "Olmo2ForCausalLM") | {"attention_bias": spec.qkv_bias}, spec)
 
 
 # --- mixtures of experts --------------------------------------------------------------------------------------------
@@ -211,7 +219,7 @@ def _write_olmo2(spec: ModelSpec) -> dict[str, Any]:
 def _read_mixtral(keys: Keys) -> ModelSpec:
     base = read_base(keys, "mixtral", eps=1e-5, positions=131072, theta=1e6, kv_heads=8, bos=1, eos=2)
     keys.ignore("output_router_logits", "router_aux_loss_coef", "router_jitter_noise")
-    experts = Experts(keys.get("num_local_experts", 8), keys.get("num_experts_per_tok", 2))
+    experts = Experts(keys.whole("num_local_experts", 8, 1), keys.whole("num_experts_per_tok", 2, 1))
     return ModelSpec(**base, **read_window(keys, base["layers"]), experts=experts)
 
 
@@ -231,11 +239,11 @@ def _read_qwen3_moe(keys: Keys) -> ModelSpec:
     bias = bool(keys.get("attention_bias", False))
     keys.ignore("intermediate_size")  # of layers without experts, of which there are none
     base = _read_qwen(keys, "qwen3_moe", kv_heads=4, mlp_width=keys.get("moe_intermediate_size", 768))
-    count = keys.get("num_experts", keys.get("num_local_experts", 128))
+    count = keys.whole("num_experts", keys.whole("num_local_experts", 128, 1), 1)
     keys.ignore("num_local_experts")
     if keys.get("use_sliding_window", False):  # every layer is local in this family
         base |= {"window": keys.get("sliding_window"), "local_layers": ()}
-    experts = Experts(count, keys.get("num_experts_per_tok", 8), bool(keys.get("norm_topk_prob", False)))
+    experts = Experts(count, keys.whole("num_experts_per_tok", 8, 1), bool(keys.get("norm_topk_prob", False)))
     return ModelSpec(**base, qkv_bias=bias, out_bias=bias, query_norm="head", experts=experts)
 
 

@@ -123,6 +123,14 @@ class Keys:
             raise UserError(f"config key '{name}' must be {kind.__name__}, found {value!r}", self.where)
         return value
 
+    def whole(self, name: str, default: int, least: int = 0) -> int:
+        """A whole number of at least `least`."""
+        value = self.get(name, default)
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise UserError(f"config key '{name}' must be a whole number of at least {least}, found {value!r}",
+                            self.where)
+        return value
+
     def only(self, name: str, supported: Any) -> None:
         value = self.get(name, supported)
         if value != supported:
@@ -144,10 +152,11 @@ class Keys:
         """
         self.ignore("bos_token_id", "eos_token_id")
         end = self.config.get("eos_token_id", eos)
-        ids = () if end is None else (end,) if isinstance(end, int) else tuple(end)
+        ids = () if end is None else tuple(end) if isinstance(end, list) else (end,)
         begin, padding = self.config.get("bos_token_id", bos), self.config.get(
             "pad_token_id", pad if pad is not None and pad < self.config.get("vocab_size", 0) else None)
-        if not all(isinstance(token, int) for token in (*ids, begin or 0, padding or 0)):
+        single = [token for token in (begin, padding) if token is not None]
+        if not all(isinstance(token, int) and not isinstance(token, bool) for token in (*ids, *single)):
             raise UserError(f"begin, end and padding tokens must be numbers, found {begin!r}, {end!r}, {padding!r}",
                             self.where)
         return {"bos_id": begin, "eos_ids": ids, "pad_id": padding}
@@ -169,21 +178,29 @@ def read_head(keys: Keys, place: Literal["first", "last"], *, bias: bool = False
     labels = keys.get("num_labels", len(names) or 2)
     if not isinstance(names, dict) or names and len(names) != labels:
         raise UserError(f"config key 'id2label' must name {labels} labels, found {names!r}", keys.where)
+    if not all(str(index).isdigit() for index in names):
+        raise UserError(f"config key 'id2label' must have numbers as keys, found {list(names)}", keys.where)
     ordered = tuple(str(names[index]) for index in sorted(names, key=int))
     plain = all(label == f"LABEL_{i}" for i, label in enumerate(ordered))
     return Head(labels, place, bias, hidden, name=name, label_names=() if plain else ordered)
 
 
 def read_rope(keys: Keys, default_theta: float = 10_000.0, settings: dict[str, Any] | None = None,
-              default_fraction: float = 1.0) -> Rope:
+              default_fraction: float | None = None, positions: int = 2048, original: int | None = None) -> Rope:
     """Rotary settings in the spelling of transformers 5 (`rope_parameters`) or 4 (`rope_scaling`).
 
     Args:
         keys: the configuration.
-        default_theta, default_fraction: where none is given.
+        default_theta: where none is given.
         settings: where a family has several; by default those of the whole network.
+        default_fraction: share of the dimensions that is rotated where none is given; None for families that rotate
+            all of them whatever is given.
+        positions, original: the window, and the one that rope was trained for, where they are not given.
+
+    Raises:
+        UserError: a kind, or a setting of it, that is not supported.
     """
-    positions = keys.get("max_position_embeddings", 2048)
+    positions = keys.get("max_position_embeddings", positions)
     if settings is None:
         settings = {**keys.get("rope_scaling", {}), **keys.get("rope_parameters", {})}
     settings = {name: value for name, value in settings.items() if value is not None}
@@ -191,9 +208,14 @@ def read_rope(keys: Keys, default_theta: float = 10_000.0, settings: dict[str, A
     keys.ignore("rope_theta", "partial_rotary_factor", "original_max_position_embeddings")
     named = settings.pop("rope_type", None), settings.pop("type", None)
     kind = {"su": "longrope"}.get(named[0] or named[1], named[0] or named[1] or "default")
-    fraction = settings.pop("partial_rotary_factor", None) or keys.get("partial_rotary_factor", default_fraction)
-    original = settings.pop("original_max_position_embeddings", None)
-    original = original or keys.get("original_max_position_embeddings", positions)
+    fraction = settings.pop("partial_rotary_factor", None) or keys.get("partial_rotary_factor", default_fraction or 1.0)
+    if default_fraction is None and fraction != 1.0:
+        raise UserError(f"config key 'partial_rotary_factor' is {fraction}; this family rotates all dimensions, "
+                        "whatever it says", keys.where, "remove the key")
+    given = settings.pop("original_max_position_embeddings", None)
+    original = given or keys.get("original_max_position_embeddings", original or positions)
+    if kind == "default":  # a factor means nothing then, and some configs have one
+        settings.pop("factor", None)
     rename = {"factor": "factor", "low_freq_factor": "low_freq_factor", "high_freq_factor": "high_freq_factor",
               "beta_fast": "beta_fast", "beta_slow": "beta_slow", "truncate": "truncate",
               "short_factor": "short_factors", "long_factor": "long_factors", "attention_factor": "attention_factor",

@@ -1,0 +1,133 @@
+"""Generation against torch transformers: the same weights, in one run, alternated.
+
+    python scripts/bench_generate.py [--repeats 3] [--slots 32] [--threads 2] [--prompts 64]
+
+Two workloads of a random Llama of 25 million parameters, greedy, float32:
+
+    mixed     64 prompts of 16 to 256 tokens, each continued by 16 to 128 tokens
+    uniform   8 prompts of 64 tokens, each continued by 128 tokens
+
+Torch generates with a dynamic cache and scaled-dot-product attention, padding on the left, in the batches that suit it
+best: rows are sorted by the number of tokens they want, and the quickest of several batch sizes is taken. A batch runs
+until its longest row is done. Tokens that nobody asked for are not counted on either side. Figures are new tokens a
+second; a ratio is the median over repeats of ours over torch's, taken one after the other.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+
+import jax
+import numpy as np
+import torch
+import transformers
+
+from jaxllm.config import SamplingConfig
+from jaxllm.generate.engine import Work, generate
+from jaxllm.models import load_model, unstack
+from jaxllm.text.model import Model
+
+TORCH_BATCHES = (8, 16, 32, 64)
+CONFIG = dict(vocab_size=8192, hidden_size=512, intermediate_size=1408, num_hidden_layers=6, num_attention_heads=8,
+              num_key_value_heads=4, max_position_embeddings=1024, tie_word_embeddings=False, bos_token_id=1,
+              eos_token_id=2, pad_token_id=0)
+
+
+# Every program that jax lowers; one that is reused is not lowered again.
+lowered: list[str] = []
+jax.monitoring.register_event_duration_secs_listener(
+    lambda event, _, **__: lowered.append(event) if event.endswith("jaxpr_to_mlir_module_duration") else None)
+
+
+class Silent:
+    """Stands for a tokenizer where only ids matter."""
+
+    stop_ids = ()
+
+    def decode(self, ids) -> str:
+        return ""
+
+
+def torch_generate(model: torch.nn.Module, prompts: list[list[int]], limits: list[int], size: int) -> list[list[int]]:
+    """Continues all prompts, `size` at a time."""
+    found: list[list[int]] = [[] for _ in prompts]
+    order = sorted(range(len(prompts)), key=lambda i: limits[i])
+    for start in range(0, len(order), size):
+        rows = order[start:start + size]
+        longest = max(len(prompts[i]) for i in rows)
+        ids = torch.tensor([[0] * (longest - len(prompts[i])) + prompts[i] for i in rows])
+        mask = torch.tensor([[0] * (longest - len(prompts[i])) + [1] * len(prompts[i]) for i in rows])
+        with torch.inference_mode():
+            out = model.generate(ids, attention_mask=mask, max_new_tokens=max(limits[i] for i in rows),
+                                 do_sample=False, eos_token_id=None, pad_token_id=0)
+        for i, row in zip(rows, out[:, longest:].tolist(), strict=True):
+            found[i] = row[:limits[i]]
+    return found
+
+
+def seconds(run: Callable[..., object], *arguments: object) -> float:
+    start = time.perf_counter()
+    run(*arguments)
+    return time.perf_counter() - start
+
+
+def workloads(count: int) -> dict[str, tuple[list[list[int]], list[int]]]:
+    """Name -> prompts and how many tokens each wants."""
+    draws = np.random.default_rng(0)
+    text = lambda length: draws.integers(3, CONFIG["vocab_size"], length).tolist()
+    mixed = [text(length) for length in draws.integers(16, 257, count)]
+    return {"mixed": (mixed, draws.integers(16, 129, count).tolist()),
+            "uniform": ([text(64) for _ in range(8)], [128] * 8)}
+
+
+def compare(theirs: torch.nn.Module, model: Model, prompts: list[list[int]], limits: list[int], slots: int,
+            repeats: int) -> str:
+    """The cells of one row of the table."""
+    work, sampling = Work(), SamplingConfig(temperature=0.0, max_tokens=max(limits))
+    run_theirs = lambda size: torch_generate(theirs, prompts, limits, size)
+    run_ours = lambda work=None: generate(model, prompts, sampling, max_tokens=limits, batch_size=slots, work=work)
+    before = len(lowered)
+    mine = [row[0].token_ids for row in run_ours(work)]
+    compiled = len(lowered) - before
+    best = min((size for size in TORCH_BATCHES if size <= len(prompts)), key=lambda size: seconds(run_theirs, size))
+    same = sum(a == b for a, b in zip(mine, run_theirs(best), strict=True))
+    pairs = [(seconds(run_theirs, best), seconds(run_ours)) for _ in range(repeats)]
+    if len(lowered) != before + compiled:
+        raise RuntimeError("a second run of the same prompts compiled something")
+    theirs_rate, our_rate = (statistics.median(sum(limits) / pair[side] for pair in pairs) for side in (0, 1))
+    ratio = statistics.median(torch_time / our_time for torch_time, our_time in pairs)
+    return (f"{theirs_rate:.0f} | {best} | {our_rate:.0f} | {ratio:.2f} | {work.occupancy:.3f} | {compiled} | "
+            f"{same} of {len(prompts)}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, value in (("repeats", 3), ("slots", 32), ("threads", 2), ("prompts", 64)):
+        parser.add_argument(f"--{name}", type=int, default=value)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(0)
+    transformers.logging.set_verbosity_error()
+    theirs = transformers.LlamaForCausalLM(transformers.LlamaConfig(**CONFIG)).eval()
+    with tempfile.TemporaryDirectory() as folder:
+        theirs.save_pretrained(folder)
+        spec, params = load_model(folder)
+    # Nothing ends a text but its length, on both sides.
+    model = Model(dataclasses.replace(spec, eos_ids=()), unstack(params), Silent())
+    print(f"{sum(p.numel() for p in theirs.parameters()) / 1e6:.1f} million parameters; {os.cpu_count()} cores, "
+          f"{options.threads} threads; jax {jax.__version__}, torch {torch.__version__}")
+    print("| workload | torch, tokens/s | its batch | jaxllm, tokens/s | ratio | occupancy | compiled | same tokens |")
+    print("|---|---|---|---|---|---|---|---|")
+    for name, (prompts, limits) in workloads(options.prompts).items():
+        slots = min(options.slots, len(prompts))
+        print(f"| {name} | {compare(theirs, model, prompts, limits, slots, options.repeats)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

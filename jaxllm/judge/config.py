@@ -1,0 +1,86 @@
+"""Which judge, as a section of a job's config."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from jaxllm.config import check
+from jaxllm.devices import DeviceConfig
+from jaxllm.errors import UserError
+from jaxllm.judge.cache import Cached
+from jaxllm.judge.function import named_judge
+from jaxllm.judge.local import LocalJudge
+from jaxllm.judge.protocol import Judge
+from jaxllm.judge.recorded import RecordedJudge
+from jaxllm.judge.server import ServerJudge
+from jaxllm.models.tensors import fingerprint, model_directory
+from jaxllm.text.model import load
+
+
+@dataclass(frozen=True)
+class JudgeConfig:
+    """Who answers.
+
+    Args:
+        kind: local (a checkpoint), openai (a server with that interface), recorded (answers in a file), or callable
+            (a Python function).
+        model: checkpoint directory, Hub id or tiny; of a server the model's name there.
+        base_url: of the server's interface, such as http://localhost:8000/v1; OpenAI's own by default.
+        path: file of recorded answers, or package.module:name of a function.
+        cache: file that keeps the answers; none by default.
+        key_variable: environment variable that holds the server's key.
+        concurrency: requests under way at a time.
+        per_minute: requests that may begin in a minute.
+        seconds: to wait for a server's answer.
+        retries: how often a failed request is sent again.
+        batch_size: texts that a local model reads together.
+    """
+
+    kind: Literal["local", "openai", "recorded", "callable"] = "local"
+    model: str | None = None
+    base_url: str | None = None
+    path: str | None = None
+    cache: str | None = None
+    key_variable: str = "OPENAI_API_KEY"
+    concurrency: int = 8
+    per_minute: float | None = None
+    seconds: float = 60.0
+    retries: int = 5
+    batch_size: int = 32
+
+    def __post_init__(self):
+        wanted = "path" if self.kind in ("recorded", "callable") else "model"
+        given = getattr(self, wanted) or (self.kind == "local" and "tiny")
+        check(bool(given), wanted, f"a judge of kind {self.kind} needs it")
+        for name in ("concurrency", "batch_size"):
+            check(getattr(self, name) >= 1, name, f"must be 1 or more, got {getattr(self, name)}")
+        check(self.retries >= 0, "retries", f"must be 0 or more, got {self.retries}")
+        check(self.seconds > 0, "seconds", f"must be above 0, got {self.seconds:g}")
+        check(self.per_minute is None or self.per_minute > 0, "per_minute", f"must be above 0, got {self.per_minute}")
+
+
+def open_judge(config: JudgeConfig, device: DeviceConfig | None = None) -> Judge:
+    """The judge that a config describes.
+
+    Raises:
+        UserError: its model, file or function cannot be used.
+    """
+    judge = _open(config, device or DeviceConfig())
+    return judge if config.cache is None else Cached(judge, config.cache)
+
+
+def _open(config: JudgeConfig, device: DeviceConfig) -> Judge:
+    if config.kind == "openai":
+        return ServerJudge(config.model, config.base_url, config.key_variable, config.concurrency, config.per_minute,
+                           config.seconds, config.retries)
+    if config.kind == "recorded":
+        return RecordedJudge(config.path)
+    if config.kind == "callable":
+        return named_judge(config.path)
+    name = config.model or "tiny"
+    model = load(name, device.param_dtype, scheme=device.quantise)
+    if model.spec.head is not None:
+        raise UserError("the model scores texts and does not answer", name, "use a language model as a judge")
+    identity = f"{name} ({fingerprint(model_directory(name))}, {device})"
+    return LocalJudge(model, identity, config.batch_size, device.compute_dtype)

@@ -1,0 +1,79 @@
+"""A Python function as a judge."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+
+from jaxllm.config import SamplingConfig
+from jaxllm.errors import UserError
+from jaxllm.judge.protocol import Answer, Choice, Prompt, check_answers, choice_of, warn_of_low_mass
+
+Complete = Callable[[Prompt, SamplingConfig, int], Sequence[str]]
+Choose = Callable[[Prompt, Sequence[str]], Mapping[str, float]]
+
+
+class FunctionJudge:
+    """Asks functions, a prompt at a time.
+
+    Args:
+        complete: from prompt, settings and seed to `sampling.n` texts; None if it completes nothing.
+        choose: from prompt and answers to their probabilities; None if it chooses nothing.
+        identity: for caches; change it whenever the functions change.
+    """
+
+    def __init__(self, complete: Complete | None = None, choose: Choose | None = None, identity: str = "function"):
+        self._complete, self._choose, self.identity = complete, choose, identity
+
+    def complete(self, prompts: Sequence[Prompt], sampling: SamplingConfig, *, seed: int = 0,
+                 on_answer: Callable[[int, list[Answer]], None] | None = None) -> list[list[Answer]]:
+        """See `Judge.complete`."""
+        if self._complete is None:
+            raise UserError("this judge completes nothing", self.identity)
+        found = []
+        for number, prompt in enumerate(prompts):
+            texts = self._complete(prompt, sampling, seed)
+            if isinstance(texts, str) or len(texts) != sampling.n or not all(isinstance(text, str) for text in texts):
+                raise UserError(f"the function must return a list of {sampling.n} texts, got {texts!r:.200}",
+                                self.identity)
+            found.append([Answer(text) for text in texts])
+            if on_answer is not None:
+                on_answer(number, found[-1])
+        return found
+
+    def choose(self, prompts: Sequence[Prompt], answers: Sequence[str], *,
+               on_answer: Callable[[int, Choice], None] | None = None) -> list[Choice]:
+        """See `Judge.choose`."""
+        check_answers(answers)
+        if self._choose is None:
+            raise UserError("this judge chooses nothing", self.identity)
+        found = []
+        for number, prompt in enumerate(prompts):
+            given = self._choose(prompt, answers)
+            try:
+                found.append(choice_of({answer: float(given[answer]) for answer in answers}))
+            except (KeyError, TypeError, ValueError) as error:
+                raise UserError(f"the function must give a probability for each answer, got {given!r:.200}: {error}",
+                                self.identity) from None
+            if on_answer is not None:
+                on_answer(number, found[-1])
+        warn_of_low_mass(found, answers, self.identity)
+        return found
+
+
+def named_judge(path: str) -> FunctionJudge:
+    """The judge that `package.module:name` stands for: a `FunctionJudge`, or a function that completes.
+
+    Raises:
+        UserError: there is no such thing.
+    """
+    module, _, name = path.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(f"no such function: {error}", path, "give package.module:name") from None
+    if isinstance(found, FunctionJudge):
+        return found
+    if not callable(found):
+        raise UserError("neither a function nor a FunctionJudge", path)
+    return FunctionJudge(found, identity=path)

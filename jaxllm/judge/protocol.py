@@ -1,0 +1,144 @@
+"""What a judge is asked and what it answers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from jaxllm.config import SamplingConfig
+
+# Answers that hold less of the probability than this, on average, are not what the judge wants to say.
+LOW_MASS = 0.5
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A text to complete, or a conversation to answer.
+
+    Attributes:
+        content: the text, or messages `{"role", "content"}`, oldest first.
+        id: a name by which recorded answers may know it.
+    """
+
+    content: str | Sequence[Mapping[str, Any]]
+    id: str | None = None
+
+    @property
+    def sha256(self) -> str:
+        """Of the text in UTF-8, or of the messages as JSON with sorted keys and no blanks."""
+        text = self.content if isinstance(self.content, str) else json.dumps(
+            [dict(message) for message in self.content], sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+    @property
+    def messages(self) -> list[dict[str, Any]]:
+        """As a conversation; a text is what the user says."""
+        if isinstance(self.content, str):
+            return [{"role": "user", "content": self.content}]
+        return [dict(message) for message in self.content]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One completion.
+
+    Attributes:
+        text: what the judge said.
+        finish_reason: `stop` or `length`; None where it is not known.
+        logprob: nats, where the judge tells.
+    """
+
+    text: str
+    finish_reason: str | None = None
+    logprob: float | None = None
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How likely a judge finds each of several answers.
+
+    Attributes:
+        probabilities: answer -> its share; they sum to 1.
+        mass: what the answers together have of all that the judge might say, between 0 and 1. Shares of a small mass
+            say little: the judge wanted to say something else.
+    """
+
+    probabilities: Mapping[str, float]
+    mass: float
+
+    @property
+    def answer(self) -> str:
+        """The likeliest; of equally likely ones the first."""
+        return max(self.probabilities, key=self.probabilities.__getitem__)
+
+
+class Judge(Protocol):
+    """Answers prompts.
+
+    Attributes:
+        identity: all that its answers depend on beside prompt and settings, for caches.
+    """
+
+    identity: str
+
+    def complete(self, prompts: Sequence[Prompt], sampling: SamplingConfig, *, seed: int = 0,
+                 on_answer: Callable[[int, list[Answer]], None] | None = None) -> list[list[Answer]]:
+        """`sampling.n` completions of every prompt, in order.
+
+        Draws depend on the seed and on the prompt itself, not on where it stands.
+
+        Args:
+            prompts: what is asked.
+            sampling: how.
+            seed: of the draws.
+            on_answer: called with a prompt's number and its completions as soon as they are there.
+        """
+
+    def choose(self, prompts: Sequence[Prompt], answers: Sequence[str], *,
+               on_answer: Callable[[int, Choice], None] | None = None) -> list[Choice]:
+        """How likely the judge finds each of `answers` after every prompt, by log-probabilities."""
+
+
+def choice_of(found: Mapping[str, float]) -> Choice:
+    """A choice from the probability that each answer was found to have.
+
+    Raises:
+        ValueError: a probability is negative or not finite, or they sum to more than 1.
+    """
+    if not found or any(not math.isfinite(p) or p < 0 for p in found.values()):
+        raise ValueError(f"probabilities must be finite and not negative, got {dict(found)}")
+    mass = math.fsum(found.values())
+    if mass > 1.001:
+        raise ValueError(f"probabilities of different answers sum to {mass:.4f}")
+    if mass == 0.0:
+        return Choice({answer: 1 / len(found) for answer in found}, 0.0)
+    return Choice({answer: p / mass for answer, p in found.items()}, min(mass, 1.0))
+
+
+def check_answers(answers: Sequence[str]) -> None:
+    """Raises a `ValueError` unless answers can be told apart from how they begin, in whatever case."""
+    plain = [answer.strip().lower() for answer in answers]
+    if len(answers) < 2 or not all(plain):
+        raise ValueError(f"two or more answers with text in them are needed, got {list(answers)}")
+    for i, one in enumerate(plain):
+        if any(other.startswith(one) for j, other in enumerate(plain) if i != j):
+            raise ValueError(f"answer {answers[i]!r} begins another of {list(answers)}")
+
+
+def variants(answer: str) -> list[str]:
+    """How an answer may be spelled: as given, in lower and upper case, capitalised; with and without a blank."""
+    answer = answer.strip()
+    cased = dict.fromkeys([answer, answer.lower(), answer.upper(), answer[:1].upper() + answer[1:].lower()])
+    return [blank + spelled for spelled in cased for blank in ("", " ")]
+
+
+def warn_of_low_mass(choices: Sequence[Choice], answers: Sequence[str], identity: str) -> None:
+    """Says on standard error when a judge hardly ever wanted to give any of the answers."""
+    if choices and (mean := math.fsum(one.mass for one in choices) / len(choices)) < LOW_MASS:
+        print(f"jaxllm: the answers {', '.join(map(repr, answers))} have {mean:.1%} of the probability of {identity}, "
+              "on average; it would rather say something else, so compare their shares with care", file=sys.stderr)

@@ -1,0 +1,76 @@
+"""Answers given earlier, by anyone, as a judge."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxllm.config import SamplingConfig
+from jaxllm.errors import UserError
+from jaxllm.judge.protocol import Answer, Choice, Prompt, check_answers, choice_of, warn_of_low_mass
+from jaxllm.text.rows import read_rows
+
+
+class RecordedJudge:
+    """Looks answers up in rows `{prompt_sha256 | id, texts, probabilities?}`.
+
+    Args:
+        path: JSONL file of the rows.
+
+    Raises:
+        UserError: a row has neither hash nor id, or neither texts nor probabilities; or two rows are of one prompt.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path, self.identity = path, f"recorded answers ({Path(path).name})"
+        found = read_rows(path, {}, {"prompt_sha256": str, "id": Any, "texts": list[str], "probabilities": dict},
+                          limit_bad=0.0)
+        self.rows: dict[str, dict[str, Any]] = {}
+        for line, row in zip(found.lines, found.rows, strict=True):
+            key = row.get("prompt_sha256", row.get("id"))
+            if key is None or not ({"texts", "probabilities"} & set(row)):
+                raise UserError("a row needs prompt_sha256 or id, and texts or probabilities", f"{path}:{line}")
+            if str(key) in self.rows:
+                raise UserError(f"a second row for {key}", f"{path}:{line}", "remove one")
+            self.rows[str(key)] = row
+
+    def complete(self, prompts: Sequence[Prompt], sampling: SamplingConfig, *, seed: int = 0,
+                 on_answer: Callable[[int, list[Answer]], None] | None = None) -> list[list[Answer]]:
+        """See `Judge.complete`; the first `sampling.n` texts of each row, whatever the other settings are."""
+        found = []
+        for number, prompt in enumerate(prompts):
+            texts = self._row(prompt, number).get("texts", [])
+            if len(texts) < sampling.n:
+                raise UserError(f"{len(texts)} texts are recorded for prompt {number + 1}, {sampling.n} are asked for",
+                                self.path)
+            found.append([Answer(text) for text in texts[:sampling.n]])
+            if on_answer is not None:
+                on_answer(number, found[-1])
+        return found
+
+    def choose(self, prompts: Sequence[Prompt], answers: Sequence[str], *,
+               on_answer: Callable[[int, Choice], None] | None = None) -> list[Choice]:
+        """See `Judge.choose`; an answer that a row does not list has probability 0 there."""
+        check_answers(answers)
+        found = []
+        for number, prompt in enumerate(prompts):
+            listed = self._row(prompt, number).get("probabilities")
+            if listed is None:
+                raise UserError(f"no probabilities are recorded for prompt {number + 1}", self.path)
+            try:
+                found.append(choice_of({answer: float(listed.get(answer, 0.0)) for answer in answers}))
+            except (TypeError, ValueError) as error:
+                raise UserError(f"probabilities of prompt {number + 1}: {error}", self.path) from None
+            if on_answer is not None:
+                on_answer(number, found[-1])
+        warn_of_low_mass(found, answers, self.identity)
+        return found
+
+    def _row(self, prompt: Prompt, number: int) -> dict[str, Any]:
+        row = self.rows.get(prompt.sha256) or self.rows.get(str(prompt.id))
+        if row is None:
+            named = "" if prompt.id is None else f", id {prompt.id}"
+            raise UserError(f"no answer is recorded for prompt {number + 1} (sha256 {prompt.sha256}{named})", self.path,
+                            "record it, or use a judge that answers")
+        return row

@@ -1,0 +1,186 @@
+"""An OpenAI-compatible server as a judge, against a real HTTP server that fails as such servers do."""
+
+import json
+import math
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+pytest.importorskip("openai", reason="the client is not installed (pip install 'jaxllm[api]')")
+
+from jaxllm.config import SamplingConfig  # noqa: E402
+from jaxllm.errors import UserError  # noqa: E402
+from jaxllm.judge import Cached, Prompt, ServerJudge  # noqa: E402
+
+GREEDY = SamplingConfig(temperature=0.0, max_tokens=5)
+
+
+class Server(ThreadingHTTPServer):
+    """Answers a prompt with itself in capitals; `faults` are what happens to the next requests instead."""
+
+    daemon_threads = True
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.faults, self.requests, self.under_way, self.most = [], [], 0, 0
+        self.lock = threading.Lock()
+
+    @property
+    def url(self):
+        return f"http://127.0.0.1:{self.server_address[1]}/v1"
+
+
+class Handler(BaseHTTPRequestHandler):
+    def do_POST(self):
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        with self.server.lock:
+            self.server.requests.append((time.monotonic(), asked, self.headers["Authorization"]))
+            self.server.under_way += 1
+            self.server.most = max(self.server.most, self.server.under_way)
+            fault = self.server.faults.pop(0) if self.server.faults else None
+        try:
+            self.answer(asked, fault)
+        finally:
+            with self.server.lock:
+                self.server.under_way -= 1
+
+    def answer(self, asked, fault):
+        if fault == "never":
+            time.sleep(3)
+            return
+        if isinstance(fault, int):
+            return self.send(fault, {"error": {"message": f"fault {fault}"}}, {"Retry-After": "0.01"})
+        if fault == "garbage":
+            return self.send(200, {"something": "else"})
+        if fault == "not json":
+            return self.send(200, "<html>a proxy's page</html>")
+        time.sleep(0.02)
+        text = asked["messages"][-1]["content"]
+        one = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text.upper()}}
+        if asked.get("logprobs"):
+            shares = {" Yes": 0.4, "yes": 0.2, "No": 0.1, "Yellow": 0.1, "Y": 0.05}
+            tops = [{"token": token, "logprob": math.log(p), "bytes": None} for token, p in shares.items()]
+            one["logprobs"] = {"content": [{**tops[0], "top_logprobs": tops}]}
+        self.send(200, {"id": "1", "object": "chat.completion", "created": 0, "model": asked["model"],
+                        "choices": [{**one, "index": i} for i in range(asked.get("n", 1))]})
+
+    def send(self, status, body, headers=()):
+        data = (body if isinstance(body, str) else json.dumps(body)).encode()
+        self.send_response(status)
+        for name, value in dict(headers).items():
+            self.send_header(name, value)
+        self.send_header("Content-Type", "text/html" if isinstance(body, str) else "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def server():
+    server = Server()
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield server
+    server.shutdown()
+
+
+def judge(server, **options):
+    return ServerJudge("some-model", server.url, **{"retries": 3, "seconds": 5.0} | options)
+
+
+def test_answers_come_in_order(server, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
+    asking = judge(server)
+    told = []
+    prompts = [Prompt(f"text {i}") for i in range(12)] + [Prompt([{"role": "system", "content": "be"},
+                                                                  {"role": "user", "content": "me"}])]
+    rows = asking.complete(prompts, SamplingConfig(temperature=0.5, n=2, stop=["x"]), seed=3,
+                           on_answer=lambda number, found: told.append(number))
+    assert [row[0].text for row in rows] == [*(f"TEXT {i}" for i in range(12)), "ME"]
+    assert sorted(told) == list(range(13)) and len(rows[0]) == 2
+    _, asked, key = server.requests[0]
+    assert {name: asked[name] for name in ("model", "temperature", "n", "seed", "stop", "max_tokens")} == {
+        "model": "some-model", "temperature": 0.5, "n": 2, "seed": 3, "stop": ["x"], "max_tokens": 128}
+    assert key == "Bearer sk-secret" and "sk-secret" not in asking.identity
+
+
+def test_concurrency_and_rate_are_kept(server):
+    judge(server, concurrency=3).complete([Prompt(str(i)) for i in range(12)], GREEDY)
+    assert server.most <= 3
+    server.requests.clear()
+    judge(server, per_minute=1200).complete([Prompt(str(i)) for i in range(5)], GREEDY)
+    times = sorted(when for when, *_ in server.requests)
+    assert times[-1] - times[0] >= 4 * 0.05 - 0.02
+
+
+@pytest.mark.parametrize("fault", [429, 500, 503, "garbage", "not json"])
+def test_faults_that_pass(server, fault):
+    server.faults = [fault, fault]
+    assert judge(server, concurrency=1).complete([Prompt("a")], GREEDY)[0][0].text == "A"
+    assert len(server.requests) == 3
+
+
+def test_a_server_that_never_answers(server):
+    server.faults = ["never"]
+    assert judge(server, seconds=0.5).complete([Prompt("a")], GREEDY)[0][0].text == "A"
+    server.faults = ["never"] * 9
+    with pytest.raises(UserError, match="does not answer: APITimeoutError"):
+        judge(server, seconds=0.2, retries=1).complete([Prompt("a")], GREEDY)
+
+
+@pytest.mark.parametrize("fault, message", [(500, "does not answer: InternalServerError"),
+                                            (401, "does not answer: AuthenticationError"),
+                                            ("garbage", "answer cannot be used"),
+                                            ("not json", "answer cannot be used")])
+def test_faults_that_stay(server, fault, message):
+    server.faults = [fault] * 20
+    with pytest.raises(UserError, match=message):
+        judge(server, retries=1).complete([Prompt("a")], GREEDY)
+
+
+def test_no_server_at_all(server):
+    url = server.url
+    server.shutdown()
+    server.server_close()
+    with pytest.raises(UserError, match="does not answer: APIConnectionError"):
+        ServerJudge("m", url, retries=0, seconds=2.0).complete([Prompt("a")], GREEDY)
+
+
+def test_answers_before_a_failure_are_kept(server, tmp_path):
+    """Six prompts, one at a time; the fourth request and all later ones fail. The next run asks for the rest only."""
+    server.faults = [None] * 3 + [400] * 9
+    cached = Cached(judge(server, concurrency=1), tmp_path / "answers.sqlite")
+    prompts = [Prompt(str(i)) for i in range(6)]
+    with pytest.raises(UserError):
+        cached.complete(prompts, GREEDY)
+    server.faults, before = [], len(server.requests)
+    assert [row[0].text for row in cached.complete(prompts, GREEDY)] == list("012345")
+    assert len(server.requests) - before == 3
+
+
+def test_choices_are_read_from_the_likeliest_tokens(server):
+    """' Yes', 'yes' and 'Y' begin yes and nothing else; 'Yellow' is another word."""
+    (choice,) = judge(server).choose([Prompt("a")], ["Yes", "No"])
+    assert choice.mass == pytest.approx(0.75)
+    assert choice.probabilities == pytest.approx({"Yes": 0.65 / 0.75, "No": 0.1 / 0.75})
+    _, asked, _ = server.requests[0]
+    assert asked["max_tokens"] == 1 and asked["logprobs"] is True and asked["top_logprobs"] == 20
+    # 'Y' may begin either of two answers, and counts for none
+    (choice,) = judge(server).choose([Prompt("a")], ["Yes", "Yellow"])
+    assert choice.probabilities == pytest.approx({"Yes": 0.6 / 0.7, "Yellow": 0.1 / 0.7})
+
+
+def test_settings_that_have_no_name_there(server):
+    with pytest.raises(UserError, match="sampling.top_k has no place"):
+        judge(server).complete([Prompt("a")], SamplingConfig(top_k=5))
+
+
+def test_openai_itself_wants_a_key(monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    with pytest.raises(UserError, match="OPENAI_API_KEY holds no key"):
+        ServerJudge("gpt-x")

@@ -1,4 +1,4 @@
-"""Precision by device."""
+"""Devices of a job: how they share the work, and in which number formats."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+
+from jaxllm.config import check
 
 Precision = Literal["auto", "float32", "bfloat16"]
 
@@ -35,3 +37,23 @@ class DeviceConfig:
         if self.compute == "auto":
             return jnp.dtype("float32" if jax.default_backend() == "cpu" else "bfloat16")
         return jnp.dtype(self.compute)
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    """How the devices share the work.
+
+    Args:
+        data: groups of devices that see different rows and hold equal weights; -1 takes all that are left.
+        fsdp: groups that see different rows and split the weights between them.
+        tensor: devices that split every matrix product between them.
+    """
+
+    data: int = -1
+    fsdp: int = 1
+    tensor: int = 1
+
+    def __post_init__(self):
+        check(self.data >= 1 or self.data == -1, "data", f"must be 1 or more, or -1, got {self.data}")
+        for name in ("fsdp", "tensor"):
+            check(getattr(self, name) >= 1, name, f"must be 1 or more, got {getattr(self, name)}")

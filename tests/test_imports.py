@@ -15,7 +15,7 @@ ALLOWED = {
     "train": {"models", "ops"},
     "generate": {"text", "models", "ops"},
     "judge": {"generate", "text", "models", "ops"},
-    "checkpoint": {"train", "text", "models", "ops"},
+    "checkpoint": {"text", "models", "ops"},
     "self_param": {"train", "generate", "text", "models", "ops"},
 }
 

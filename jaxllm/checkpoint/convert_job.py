@@ -18,6 +18,7 @@ from jaxllm.errors import UserError
 from jaxllm.files import write_atomic
 from jaxllm.models import ModelSpec, Params, load_spec, merge
 from jaxllm.models.loading import load_model, stored_dtype
+from jaxllm.models.mesh import make_mesh, model_shardings
 from jaxllm.models.peft import load_adapter
 from jaxllm.models.quantised import dequantise_params, quantise_params, scheme_of
 from jaxllm.models.saving import write_model
@@ -25,7 +26,6 @@ from jaxllm.models.tensors import model_directory
 from jaxllm.ops.quantise import Scheme
 from jaxllm.text.model import too_many_tokens
 from jaxllm.text.tokenizer import has_tokenizer, load_tokenizer
-from jaxllm.train import make_mesh, model_shardings
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+import jax
+
 from jaxllm.config import DataConfig, check, check_seed
-from jaxllm.devices import DeviceConfig
+from jaxllm.devices import DeviceConfig, MeshConfig
 from jaxllm.errors import UserError
 from jaxllm.job import Job
 from jaxllm.models import merge, unstack
+from jaxllm.models.mesh import make_mesh, model_shardings
 from jaxllm.models.peft import load_adapter
 from jaxllm.models.tensors import fingerprint, model_directory
 from jaxllm.text.model import Model, load
@@ -34,6 +37,7 @@ class RowsConfig:
         adapter: directory of a LoRA adapter, applied to the model.
         batch_size: rows that run together; changes speed and memory, not the results.
         device: precision.
+        mesh: how devices share the work; rows are dealt to the groups of data and fsdp.
         seed: of all that is drawn; the same seed gives a row the same results.
     """
 
@@ -43,6 +47,7 @@ class RowsConfig:
     adapter: str | None = None
     batch_size: int = 32
     device: DeviceConfig = field(default_factory=DeviceConfig)
+    mesh: MeshConfig = field(default_factory=MeshConfig)
     seed: int = 0
 
     def __post_init__(self):
@@ -57,10 +62,16 @@ def pin_inputs(config: RowsConfig, job: Job, found: RowSet) -> None:
     job.pin("adapter", None if config.adapter is None else fingerprint(Path(config.adapter)))
 
 
+def open_mesh(config: RowsConfig) -> jax.sharding.Mesh:
+    """The devices that share the work."""
+    return make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+
+
 def load_adapted(config: RowsConfig) -> Model:
     """Loads the job's checkpoint, and merges its adapter into it, if there is one; layers unstacked, as decoding wants
     them."""
-    model = load(config.model, config.device.param_dtype, scheme=config.device.quantise)
+    model = load(config.model, config.device.param_dtype, lambda spec: model_shardings(spec, open_mesh(config)),
+                 config.device.quantise)
     params = model.params
     if config.adapter is not None:
         params = merge(params, load_adapter(config.adapter, model.spec))

@@ -17,6 +17,7 @@ from jaxllm.generate.prefixes import families
 from jaxllm.generate.sampling import Sampling, row_keys
 from jaxllm.generate.slots import Pack, State, admit, decode, empty, padded_prefix
 from jaxllm.models import Prefix, unstack
+from jaxllm.models.mesh import batch_sharding
 from jaxllm.text.batches import bucket, bucket_sizes
 from jaxllm.text.model import Model
 
@@ -95,7 +96,8 @@ class _Text:
 
 def generate(model: Model, prompts: Sequence[Sequence[int]], sampling: SamplingConfig, *, seed: int = 0,
              batch_size: int = 32, dtype: jnp.dtype = jnp.float32,
-             places: Sequence[int] | None = None, max_tokens: Sequence[int] | None = None, work: Work | None = None,
+             places: Sequence[int] | None = None, max_tokens: Sequence[int] | None = None,
+             mesh: jax.sharding.Mesh | None = None, work: Work | None = None,
              on_prompt: Callable[[int, list[Completion]], None] | None = None) -> list[list[Completion]]:
     """Continues every prompt `sampling.n` times.
 
@@ -111,6 +113,7 @@ def generate(model: Model, prompts: Sequence[Sequence[int]], sampling: SamplingC
         dtype: of activations and cache.
         places: numbers that tell the prompts' draws apart; their places here by default.
         max_tokens: of every prompt; `sampling.max_tokens` for all by default.
+        mesh: deals the rows to its groups of devices; the weights are where they are.
         work: counts what is done.
         on_prompt: called with the number of a prompt and its completions as soon as they are there.
 
@@ -135,7 +138,8 @@ def generate(model: Model, prompts: Sequence[Sequence[int]], sampling: SamplingC
 
     if prompts:
         draws = np.array(range(len(prompts)) if places is None else places, np.uint32)
-        Slots(model, prompts, limits, sampling, (seed, draws), batch_size, dtype, work or Work()).run(finished)
+        Slots(model, prompts, limits, sampling, (seed, draws), batch_size, dtype, mesh,
+              work or Work()).run(finished)
     return results
 
 
@@ -159,14 +163,17 @@ class Slots:
     """The host's side of generation: what waits, what lies in which slot, what is done with a text that ended."""
 
     def __init__(self, model: Model, prompts: Sequence[Sequence[int]], limits: Sequence[int], sampling: SamplingConfig,
-                 draws: tuple[int, np.ndarray], batch_size: int, dtype: jnp.dtype, work: Work):
+                 draws: tuple[int, np.ndarray], batch_size: int, dtype: jnp.dtype,
+                 mesh: jax.sharding.Mesh | None, work: Work):
         self.model, self.prompts, self.sampling, self.dtype, self.work = model, prompts, sampling, dtype, work
         self.params, self.draws = unstack(model.params), draws
         window = model.spec.max_positions
         self.new = bucket(max(limits), bucket_sizes(max(*limits, window)))
         self.length = min(bucket(max(map(len, prompts)), bucket_sizes(window)) + self.new, window)
         self.limits = limits
-        self.count = bucket(min(len(prompts) * sampling.n, batch_size), bucket_sizes(batch_size, smallest=1))
+        self.place = None if mesh is None else batch_sharding(mesh)
+        self.groups = 1 if mesh is None else mesh.shape["data"] * mesh.shape["fsdp"]
+        self.count = self._whole(bucket(min(len(prompts) * sampling.n, batch_size), bucket_sizes(batch_size, 1)))
         self.families, self.prefixes = families(prompts), {}
         longest = max(len(prompts[i]) - len(family.prefix) for family in self.families for i in family.members)
         self.packs = pack_sizes(longest, window)
@@ -183,16 +190,20 @@ class Slots:
             try:
                 return self._run(note, done)
             except jax.errors.JaxRuntimeError as error:
-                if "RESOURCE_EXHAUSTED" not in str(error) or self.count == 1:
+                before, self.count = self.count, self._whole(self.count // 2)
+                if "RESOURCE_EXHAUSTED" not in str(error) or self.count == before:
                     raise
-                self.count //= 2
-                print(f"jaxllm: memory does not suffice for {2 * self.count} rows at a time; going on with "
-                      f"{self.count}", file=sys.stderr)
+                print(f"jaxllm: memory does not suffice for {before} rows at a time; going on with {self.count}",
+                      file=sys.stderr)
+
+    def _whole(self, count: int) -> int:
+        """Slots that the groups of devices can share, at least one each."""
+        return max(-(-count // self.groups), 1) * self.groups
 
     def _run(self, finished: Callable[[int, int, Completion], None], done: set[tuple[int, int]]) -> None:
         spec, taken = self.model.spec, {}
         waiting = collections.deque(self._requests(done))
-        state = empty(spec, self.count, self.length, self.new, self.dtype)
+        state = empty(spec, self.count, self.length, self.new, self.dtype, self.place)
         while waiting or taken:
             while waiting and len(waiting[0].samples) <= self.count - len(taken):
                 state = self._admit(state, waiting, taken)

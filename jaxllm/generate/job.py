@@ -10,7 +10,7 @@ from typing import Any
 
 from jaxllm.config import SamplingConfig
 from jaxllm.errors import UserError
-from jaxllm.generate.common import ID, RowsConfig, encode_rows, load_adapted, pin_inputs
+from jaxllm.generate.common import ID, RowsConfig, encode_rows, load_adapted, open_mesh, pin_inputs
 from jaxllm.generate.engine import Completion, check_prompt, generate
 from jaxllm.generate.report import generated
 from jaxllm.job import Job, open_job
@@ -102,7 +102,8 @@ def _run(config: Config, job: Job, found) -> Path:
         write = InOrder(job, rows, show, job.progress(show))
         start = len(job.rows_done())
         generate(model, prompts[start:], config.sampling, seed=config.seed, places=range(start, len(rows)),
-                 batch_size=config.batch_size, dtype=config.device.compute_dtype, on_prompt=write.from_row(start),
+                 batch_size=config.batch_size, dtype=config.device.compute_dtype, mesh=open_mesh(config),
+                 on_prompt=write.from_row(start),
                  max_tokens=[row.get("max_tokens", config.sampling.max_tokens) for _, row in rows[start:]])
     done = job.rows_done()
     everything = [completion for row in done for completion in row["completions"]]

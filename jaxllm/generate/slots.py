@@ -70,12 +70,17 @@ class Pack:
     slots: jax.Array
 
 
-def empty(spec: ModelSpec, count: int, length: int, new: int, dtype: jnp.dtype) -> State:
-    """`count` slots for texts of `length` tokens, of which `new` are generated."""
+def empty(spec: ModelSpec, count: int, length: int, new: int, dtype: jnp.dtype,
+          place: jax.sharding.Sharding | None = None) -> State:
+    """`count` slots for texts of `length` tokens, of which `new` are generated; dealt to devices as `place` says."""
     vocabulary = spec.vocab_size
-    return State(init_cache(spec, count, length, dtype), jnp.zeros((count, vocabulary), jnp.float32),
-                 jnp.zeros((count, vocabulary), jnp.bool_), jnp.zeros((count, new), jnp.int32),
-                 jnp.zeros((count, new), jnp.float32), jnp.zeros(count, jnp.int32), jnp.ones(count, jnp.bool_))
+
+    def make() -> State:
+        return State(init_cache(spec, count, length, dtype), jnp.zeros((count, vocabulary), jnp.float32),
+                     jnp.zeros((count, vocabulary), jnp.bool_), jnp.zeros((count, new), jnp.int32),
+                     jnp.zeros((count, new), jnp.float32), jnp.zeros(count, jnp.int32), jnp.ones(count, jnp.bool_))
+
+    return make() if place is None else jax.jit(make, out_shardings=place)()
 
 
 @partial(jax.jit, static_argnames=("spec", "dtype"))

@@ -109,26 +109,23 @@ class ServerJudge:
              on_answer: Callable[[int, T], None] | None) -> list[T]:
         """What `read` makes of the answer to every prompt."""
         results: list[T | None] = [None] * len(prompts)
-        pool = concurrent.futures.ThreadPoolExecutor(self.concurrency)
-        try:
-            under_way = {pool.submit(self._one, prompt, settings, read): number
-                         for number, prompt in enumerate(prompts)}
-            failed = None
-            for future in concurrent.futures.as_completed(under_way):
-                if future.cancelled():
-                    continue
-                if (error := future.exception()) is not None:
-                    failed = failed or error
-                    pool.shutdown(wait=False, cancel_futures=True)  # those that began may still give answers
-                    continue
-                number = under_way[future]
-                results[number] = future.result()
-                if on_answer is not None:
-                    on_answer(number, results[number])
+        with concurrent.futures.ThreadPoolExecutor(self.concurrency) as pool:
+            waiting = {pool.submit(self._one, prompt, settings, read): number for number, prompt in enumerate(prompts)}
+            failed: BaseException | None = None
+            while waiting:
+                done, _ = concurrent.futures.wait(waiting, return_when=concurrent.futures.FIRST_COMPLETED)
+                for future in done:
+                    number = waiting.pop(future)
+                    if (error := future.exception()) is not None:
+                        failed = failed or error
+                        continue
+                    results[number] = future.result()
+                    if on_answer is not None:
+                        on_answer(number, results[number])
+                if failed is not None:  # nothing new is asked; what is under way may still be answered
+                    waiting = {future: number for future, number in waiting.items() if not future.cancel()}
             if failed is not None:
                 raise failed
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
         return results
 
     def _one(self, prompt: Prompt, settings: dict[str, Any], read: Callable[[Any], T]) -> T:

@@ -92,11 +92,22 @@ class Slots:
 
     def extend(self, layer: Layer, keys: jax.Array, values: jax.Array) -> tuple[Layer, Layer]:
         """What is attended to, and what is kept, from a layer's buffers and the new `[B, KV, T, head_dim]`."""
-        rows = jnp.arange(len(self.places))[:, None]
-        place = lambda buffer, new: buffer.at[rows, :, self.places].set(
-            new.transpose(0, 2, 1, 3).astype(buffer.dtype), mode="drop", unique_indices=True, indices_are_sorted=True)
-        layer = place(layer[0], keys), place(layer[1], values)
+        place = self._place_one if keys.shape[2] == 1 else self._place_many
+        layer = place(layer[0], keys.astype(layer[0].dtype)), place(layer[1], values.astype(layer[1].dtype))
         return layer, layer
+
+    def _place_many(self, buffer: jax.Array, new: jax.Array) -> jax.Array:
+        rows = jnp.arange(len(self.places))[:, None]
+        return buffer.at[rows, :, self.places].set(new.transpose(0, 2, 1, 3), mode="drop", unique_indices=True,
+                                                   indices_are_sorted=True)
+
+    def _place_one(self, buffer: jax.Array, new: jax.Array) -> jax.Array:
+        """One token a row; on CPU in half the time."""
+        def one(row: jax.Array, token: jax.Array, place: jax.Array) -> jax.Array:
+            kept = jnp.where(place < row.shape[1], token, lax.dynamic_slice_in_dim(row, place, 1, 1))
+            return lax.dynamic_update_slice_in_dim(row, kept, place, 1)
+
+        return jax.vmap(one)(buffer, new, self.places[:, 0])
 
 
 @jax.tree_util.register_dataclass

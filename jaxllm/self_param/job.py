@@ -14,12 +14,13 @@ import jax
 import numpy as np
 
 from jaxllm.config import DataConfig, SamplingConfig, check, check_seed
-from jaxllm.devices import DeviceConfig
+from jaxllm.devices import DeviceConfig, MeshConfig
 from jaxllm.errors import UserError
 from jaxllm.files import JsonlWriter, plain, read_jsonl, write_jsonl
 from jaxllm.generate.engine import generate
 from jaxllm.job import Job, open_job
 from jaxllm.models import LoraConfig, save_model
+from jaxllm.models.mesh import make_mesh, model_shardings
 from jaxllm.models.peft import save_adapter
 from jaxllm.models.tensors import fingerprint, model_directory
 from jaxllm.progress import bar
@@ -51,8 +52,8 @@ from jaxllm.self_param.targets import common_lengths
 from jaxllm.statistics import interval
 from jaxllm.text.model import Model, load
 from jaxllm.text.rows import RowSet, check_share, read_rows
-from jaxllm.train import Checkpointer, MetricsWriter, make_mesh, model_shardings, read_metrics
-from jaxllm.train.config import MeshConfig, TrainConfig
+from jaxllm.train import Checkpointer, MetricsWriter, read_metrics
+from jaxllm.train.config import TrainConfig
 
 ROW = {"context": str, "question": str, "answers": list[str]}
 

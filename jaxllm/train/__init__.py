@@ -1,10 +1,7 @@
 """What every training job shares: mesh, optimizer, state, compiled step, data order, checkpoints, loop."""
 
 from jaxllm.errors import StorageError
-from jaxllm.train.checkpoints import Checkpointer, Restored
-from jaxllm.train.data import epoch_permutation, row_indices
-from jaxllm.train.loop import BatchFn, FitResult, Hook, fit
-from jaxllm.train.mesh import (
+from jaxllm.models.mesh import (
     MESH_AXES,
     RULES,
     batch_sharding,
@@ -14,6 +11,9 @@ from jaxllm.train.mesh import (
     replicated,
     shardings,
 )
+from jaxllm.train.checkpoints import Checkpointer, Restored
+from jaxllm.train.data import epoch_permutation, row_indices
+from jaxllm.train.loop import BatchFn, FitResult, Hook, fit
 from jaxllm.train.metrics import MetricsWriter, read_metrics
 from jaxllm.train.optimizer import DECAYED, OptimizerConfig, decay_mask, make_optimizer, make_schedule
 from jaxllm.train.state import Params, TrainState, init_state

@@ -9,26 +9,6 @@ from jaxllm.train.optimizer import OptimizerConfig
 
 
 @dataclasses.dataclass(frozen=True)
-class MeshConfig:
-    """How the devices share the work.
-
-    Args:
-        data: groups of devices that see different rows and hold equal weights; -1 takes all that are left.
-        fsdp: groups that see different rows and split the weights between them.
-        tensor: devices that split every matrix product between them.
-    """
-
-    data: int = -1
-    fsdp: int = 1
-    tensor: int = 1
-
-    def __post_init__(self):
-        check(self.data >= 1 or self.data == -1, "data", f"must be 1 or more, or -1, got {self.data}")
-        for name in ("fsdp", "tensor"):
-            check(getattr(self, name) >= 1, name, f"must be 1 or more, got {getattr(self, name)}")
-
-
-@dataclasses.dataclass(frozen=True)
 class TrainConfig(OptimizerConfig):
     """How long and how a model is trained; with the optimizer's settings.
 

@@ -16,8 +16,8 @@ import numpy as np
 import tqdm
 
 from jaxllm.errors import UserError
+from jaxllm.models.mesh import put_batch
 from jaxllm.train.checkpoints import Checkpointer
-from jaxllm.train.mesh import put_batch
 from jaxllm.train.metrics import MetricsWriter
 from jaxllm.train.state import TrainState
 from jaxllm.train.step import TrainStep

@@ -1,6 +1,7 @@
 """`jaxllm score` on classifiers and reward models."""
 
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -38,8 +39,18 @@ def bert(tmp_path_factory):
     tokenizer.save(str(source / "tokenizer.json"))
     (source / "tokenizer_config.json").write_text(json.dumps({
         "tokenizer_class": "PreTrainedTokenizerFast", "unk_token": "[UNK]", "pad_token": "[PAD]", "cls_token": "[CLS]",
-        "sep_token": "[SEP]"}))
+        "sep_token": "[SEP]", "model_input_names": ["input_ids", "token_type_ids", "attention_mask"]}))
     return save_model(folder / "model", BERT, random_params(BERT, seed=5), source)
+
+
+def test_types_are_those_that_the_tokenizer_gives_its_model(bert, tmp_path):
+    """One that does not list them has its model read two texts as one kind, whatever else it knows."""
+    plain = tmp_path / "plain"
+    shutil.copytree(bert, plain)
+    config = json.loads((plain / "tokenizer_config.json").read_text())
+    (plain / "tokenizer_config.json").write_text(json.dumps(config | {"model_input_names": ["input_ids"]}))
+    assert load_tokenizer(bert).whole("good", "bad film")[1] == [0, 0, 0, 1, 1, 1]
+    assert load_tokenizer(plain).whole("good", "bad film")[1] == [0] * 6
 
 
 def score(model, rows, tmp_path, *arguments, status=0):

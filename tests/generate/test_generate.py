@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,7 @@ from jaxllm.generate.sampling import Sampling, choose, row_keys, truncate
 from jaxllm.generate.scoring import score
 from jaxllm.text.model import Model
 from tests.networks import forward, random_tokens
+from tests.processes import run_file
 
 
 class Letters:
@@ -238,6 +240,23 @@ def test_slots_are_refilled(model):
     rows = generate(model, prompts(4) * 8, GREEDY, batch_size=4, max_tokens=limits, work=work)
     assert [len(row[0].token_ids) for row in rows] == limits
     assert work.occupancy > 0.9
+
+
+def test_rows_are_dealt_to_groups_of_devices():
+    """Eight virtual devices in a process of their own: four groups of two."""
+    done = run_file(Path(__file__).parent / "slot_devices.py", devices=8)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.splitlines()[-1] == "all equal"
+
+
+def test_judging_with_one_rubric_reads_it_once(model):
+    """200 programs behind a rubric of 40 tokens, two answers each: hardly more than the distinct tokens are read."""
+    rubric = random_tokens(1, 40, seed=60)[0].tolist()
+    programs = [[*rubric, *random_tokens(1, 4 + i % 12, seed=i)[0].tolist()] for i in range(200)]
+    work = Work()
+    found = score(model, [(program, [answer]) for program in programs for answer in (5, 6)], work=work)
+    distinct = 40 + sum(len(program) - 40 for program in programs) + 2 * 200
+    assert work.prompt_tokens <= 1.1 * distinct and len(found) == 400
 
 
 def test_prompts_are_told_of_as_they_end(model):

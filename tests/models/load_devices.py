@@ -7,7 +7,7 @@ import jax
 from numpy.testing import assert_array_equal
 
 from jaxllm.models import load_model, load_spec, loading
-from jaxllm.train import make_mesh, model_shardings
+from jaxllm.models.mesh import make_mesh, model_shardings
 
 checkpoint, orbax = map(Path, sys.argv[1:])
 spec = load_spec(checkpoint)

@@ -7,7 +7,7 @@ from numpy.testing import assert_allclose
 
 from jaxllm.models import splash
 from jaxllm.models.attention import by_head, pick_path
-from jaxllm.train import make_mesh
+from jaxllm.models.mesh import make_mesh
 
 ROWS, LENGTH, HEADS, HEAD_DIM = 4, 128, 4, 64
 

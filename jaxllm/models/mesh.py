@@ -11,8 +11,8 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxllm.errors import UserError
-from jaxllm.models import ModelSpec, init
-from jaxllm.models.network import logical_axes
+from jaxllm.models.network import init, logical_axes
+from jaxllm.models.spec import ModelSpec
 
 MESH_AXES = ("data", "fsdp", "tensor")
 

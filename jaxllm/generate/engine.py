@@ -13,6 +13,7 @@ import numpy as np
 
 from jaxllm.config import SamplingConfig
 from jaxllm.errors import UserError
+from jaxllm.generate.completion import Completion, complete, find_stop
 from jaxllm.generate.prefixes import families
 from jaxllm.generate.sampling import Sampling, row_keys
 from jaxllm.generate.slots import Pack, State, admit, decode, empty, padded_prefix
@@ -25,32 +26,12 @@ from jaxllm.text.model import Model
 STOP_CHECK, PROGRESS = 16, 64
 # Room for stop ids and biased tokens is rounded up to this, so that the usual handful is one shape.
 ROOM = 8
-# Tokens of the prompt that are decoded along with its continuation.
-CONTEXT_PIECES = 8
 # Tokens that are read together, if no prompt is longer; attention within a pack costs more than it saves beyond.
 PACK = {"cpu": 512}
 PACK_ELSEWHERE = 2048
 SMALLEST_PACK = 64
 # Prompts that are put in order of length at a time: enough to end together, few enough to lose when stopped.
 AHEAD = 16
-
-
-@dataclasses.dataclass(frozen=True)
-class Completion:
-    """One continuation of one prompt.
-
-    Attributes:
-        text: what follows the prompt's text, without special tokens, cut before a stop string.
-        token_ids: all tokens generated, the one that ended the text included.
-        logprob: nats, summed over `token_ids`, under the model's own distribution (temperature 1, nothing
-            cut off), whatever settings chose the tokens.
-        finish_reason: `stop` (end token or stop string) or `length`.
-    """
-
-    text: str
-    token_ids: list[int]
-    logprob: float
-    finish_reason: str
 
 
 @dataclasses.dataclass
@@ -303,51 +284,13 @@ class Slots:
         stopped = False
         for slot, text in list(taken.items()):
             ids = tokens[slot, :lengths[slot]].tolist()
-            cut = self._find_stop(text.prompt, ids)
+            prompt = self.prompts[text.prompt]
+            cut = find_stop(self.model, prompt, ids, self.sampling.stop)
             if cut is None and not done[slot]:
                 continue
             stopped |= not done[slot]
             done[slot] = True
             del taken[slot]
             self.work.new_tokens += len(ids)
-            finished(text.prompt, text.sample, self._completion(text.prompt, ids, logprobs[slot], cut))
-        return dataclasses.replace(state, done=jnp.asarray(done)) if stopped else state
-
-    def _find_stop(self, prompt: int, ids: list[int]) -> tuple[int, str] | None:
-        """After how many tokens a stop string is spelled, and the text before it."""
-        spelled = lambda count: continuation_text(self.model, self.prompts[prompt], ids[:count])
-        stop = self.sampling.stop
-        if not stop or not any(s in spelled(len(ids)) for s in stop):
-            return None
-        # The shortest run of tokens that spells a stop string: what follows was never wanted.
-        count = next(n for n in range(1, len(ids) + 1) if any(s in spelled(n) for s in stop))
-        text = spelled(count)
-        return count, text[:min(text.find(s) for s in stop if s in text)]
-
-    def _completion(self, prompt: int, ids: list[int], logprobs: np.ndarray, cut: tuple[int, str] | None) -> Completion:
-        count, text = cut or (len(ids), None)
-        ids = ids[:count]
-        ended = bool(ids) and ids[-1] in self.model.stop_ids
-        if text is None:
-            text = continuation_text(self.model, self.prompts[prompt], ids[:-1] if ended else ids)
-        total = finite(float(np.sum(logprobs[:count], dtype=np.float64)))
-        return Completion(text, ids, total, "stop" if ended or cut else "length")
-
-
-def continuation_text(model: Model, prompt: Sequence[int], ids: Sequence[int]) -> str:
-    """The text that `ids` add to a prompt.
-
-    Decoded behind the end of the prompt, because pieces of some tokenizers lose their leading blank where a
-    text starts.
-    """
-    head = list(prompt[-CONTEXT_PIECES:])
-    before, whole = model.tokenizer.decode(head), model.tokenizer.decode([*head, *ids])
-    return whole[len(before):] if whole.startswith(before) else model.tokenizer.decode(ids)
-
-
-def finite(logprob: float) -> float:
-    """`logprob`, unless it is what weights that are not numbers lead to."""
-    if not np.isfinite(logprob):
-        raise UserError("the model gives log-probabilities that are not finite", "model",
-                        "look for NaN or infinity in its weights, or for overflow in a shorter format")
-    return logprob
+            finished(text.prompt, text.sample, complete(self.model, prompt, ids, logprobs[slot], cut))
+        return dataclasses.replace(state, done=jax.device_put(done, state.done.sharding)) if stopped else state

@@ -11,7 +11,8 @@ from typing import Any
 from jaxllm.config import SamplingConfig
 from jaxllm.errors import UserError
 from jaxllm.generate.common import ID, RowsConfig, encode_rows, load_adapted, open_mesh, pin_inputs
-from jaxllm.generate.engine import Completion, check_prompt, generate
+from jaxllm.generate.completion import Completion
+from jaxllm.generate.engine import check_prompt, generate
 from jaxllm.generate.report import generated
 from jaxllm.job import Job, open_job
 from jaxllm.progress import bar

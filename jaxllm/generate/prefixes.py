@@ -28,8 +28,11 @@ def families(prompts: Sequence[Sequence[int]]) -> list[Family]:
     """Every prompt in one family, such that together they save the most; those that share nothing come first.
 
     A prompt keeps at least its last token to itself, since something has to be read to predict from.
+
+    Args:
+        prompts: token ids, all of them lists or all tuples.
     """
-    order = sorted(range(len(prompts)), key=lambda i: tuple(prompts[i]))
+    order = sorted(range(len(prompts)), key=prompts.__getitem__)
     chosen = _split(prompts, order, DEPTH)[1] if len(order) > 1 else []
     shared = {i for family in chosen for i in family.members}
     alone = [i for i in range(len(prompts)) if i not in shared]

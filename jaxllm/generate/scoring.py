@@ -15,7 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxllm.errors import UserError
-from jaxllm.generate.engine import Work, finite, pack_sizes
+from jaxllm.generate.completion import finite
+from jaxllm.generate.engine import Work, pack_sizes
 from jaxllm.generate.prefixes import families
 from jaxllm.generate.slots import padded_prefix
 from jaxllm.models import ModelSpec, Params, Prefix, read, unembedding, unstack

@@ -153,16 +153,17 @@ def test_no_text_is_both_trained_on_and_measured(shared):
     from pathlib import Path
 
     from jaxllm.config import DataConfig
-    from jaxllm.self_param.job import Config, UnrelatedConfig, _unrelated
+    from jaxllm.self_param.config import Config, UnrelatedConfig
+    from jaxllm.self_param.inputs import unrelated_ids
     from jaxllm.text.model import load
 
     model = load(shared / "models" / "stories260k")
     config = Config(DataConfig("x"), Path("y"), unrelated=UnrelatedConfig("z", tokens=8, train=8, drift=4))
     texts = [f"{word} went home" for word in ("Lily", "Tom", "Sam", "Mia", "Ben", "Sue", "Tim", "Lily")]
-    train, drift = _unrelated(config, model, texts)
+    train, drift = unrelated_ids(config, model, texts)
     assert (len(train), len(drift)) == (3, 4) and not {*map(tuple, train)} & {*map(tuple, drift)}
     with pytest.raises(UserError, match="only 4 different texts"):
-        _unrelated(config, model, texts[:4])
+        unrelated_ids(config, model, texts[:4])
 
 
 def test_changed_data_is_no_continuation(arguments, tmp_path, capsys):

@@ -1,0 +1,97 @@
+"""Settings of `jaxllm inject`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from jaxllm.config import DataConfig, SamplingConfig, check, check_seed
+from jaxllm.devices import DeviceConfig, MeshConfig
+from jaxllm.models import LoraConfig
+from jaxllm.self_param.documents import FormatConfig
+from jaxllm.self_param.injection import DivergenceConfig, MixtureConfig
+from jaxllm.self_param.questions import QuestionConfig
+from jaxllm.train.config import TrainConfig
+
+
+@dataclass(frozen=True)
+class UnrelatedConfig:
+    """Text that has nothing to do with the documents: a stream of targets, and the measure of drift.
+
+    Args:
+        path: rows {text}; null lets the model write it itself, from nothing, at temperature 1.
+        tokens: each text is cut after so many.
+        train: texts of the stream.
+        drift: texts that drift is measured on; none of them is in the stream.
+        with_document: the teacher reads the document before such a text, as in the paper; false lets it read the
+            text alone, so that the model is asked to stay as it is.
+    """
+
+    path: str | None = None
+    tokens: int = 64
+    train: int = 128
+    drift: int = 32
+    with_document: bool = True
+
+    def __post_init__(self):
+        for name in ("tokens", "train", "drift"):
+            check(getattr(self, name) >= 1, name, f"must be 1 or more, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Writes documents into a model's weights (SELF-PARAM, 2410.00487), each into a fresh copy of the model.
+
+    Before, after, and with the document in the prompt, the model answers the questions of the data. It learns
+    from other pairs (questions.source), by KL distillation from itself reading the document.
+
+    Args:
+        data: rows {context, question, answers}; rows with the same context are one document.
+        out: directory for the results.
+        model: checkpoint directory, Hub id, or tiny.
+        documents: only so many documents; null takes all.
+        questions: the pairs that a document is written with.
+        unrelated: text against drift.
+        mixture: how the kinds of targets take turns.
+        divergence: what is minimised.
+        train: steps and optimizer.
+        lora: adapter that is trained and merged; null trains all weights.
+        format: wording of documents, questions and answers.
+        sampling: of the answers in the test.
+        finetune: also train on the same targets by plain next-token prediction, for comparison.
+        save: what is kept of every document, below adapters/ or models/.
+        mesh: how the devices share a training step.
+        device: precision.
+        seed: of everything that is drawn.
+    """
+
+    data: DataConfig
+    out: Path
+    model: str = "tiny"
+    documents: int | None = None
+    questions: QuestionConfig = field(default_factory=QuestionConfig)
+    unrelated: UnrelatedConfig = field(default_factory=UnrelatedConfig)
+    mixture: MixtureConfig = field(default_factory=MixtureConfig)
+    divergence: DivergenceConfig = field(default_factory=DivergenceConfig)
+    train: TrainConfig = field(default_factory=lambda: TrainConfig(lr=1e-3))
+    lora: LoraConfig | None = field(default_factory=LoraConfig)
+    format: FormatConfig = field(default_factory=FormatConfig)
+    sampling: SamplingConfig = field(
+        default_factory=lambda: SamplingConfig(temperature=0.0, max_tokens=16, stop=["\n"]))
+    finetune: bool = True
+    save: Literal["adapter", "model", "nothing"] = "adapter"
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+    device: DeviceConfig = field(default_factory=DeviceConfig)
+    seed: int = 0
+
+    def __post_init__(self):
+        check(self.documents is None or self.documents >= 1, "documents", f"must be 1 or more, got {self.documents}")
+        check(self.save != "adapter" or self.lora is not None, "save",
+              "there is no adapter when all weights are trained", "set save to model or nothing")
+        check(self.lora is not None or self.device.params != "bfloat16", "device.params",
+              "bfloat16 weights lose most updates when all of them are trained", "train an adapter, or use float32")
+        check(self.lora is not None or self.device.quantise is None, "device.quantise",
+              "quantised weights are frozen, and all are to be trained", "train an adapter, or quantise nothing")
+        check(self.sampling.n == 1, "sampling.n", f"a question is answered once in the test, got {self.sampling.n}")
+        check_seed(self.seed)

@@ -1,0 +1,116 @@
+"""What an injection reads beside its documents: pairs to learn from, unrelated text, and whether all of it fits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from jaxllm.config import SamplingConfig
+from jaxllm.errors import UserError
+from jaxllm.files import read_jsonl, write_jsonl
+from jaxllm.generate.engine import generate
+from jaxllm.job import Job
+from jaxllm.progress import bar
+from jaxllm.self_param.config import Config
+from jaxllm.self_param.documents import Document
+from jaxllm.self_param.injection import purpose_seed
+from jaxllm.self_param.questions import QuestionSource, collect, model_source
+from jaxllm.text.model import Model
+from jaxllm.text.rows import RowSet, read_rows
+
+ROW = {"context": str, "question": str, "answers": list[str]}
+
+
+def read_others(config: Config) -> dict[str, RowSet]:
+    """Rows of the files beside the data, by what they are: `unrelated texts`, `questions`."""
+    files = {"unrelated texts": (config.unrelated.path, {"text": str}),
+             "questions": (None if config.questions.source == "model" else config.questions.source, ROW)}
+    return {name: read_rows(path, fields, limit_bad=config.data.limit_bad)
+            for name, (path, fields) in files.items() if path is not None}
+
+
+def check_window(config: Config, model: Model, documents: Sequence[Document]) -> None:
+    """Makes sure that everything the job will read fits the model's context window.
+
+    Raises:
+        UserError: naming the document and the key that would have to change.
+    """
+    encode, window, start = model.tokenizer.encode, model.spec.max_positions, len(model.prefix)
+    fix = "split the document, or use a model with a longer window"
+    for number, document in enumerate(documents, 1):
+        read = start + len(encode(config.format.read(document.text)))
+        needs = {
+            "with its longest question and sampling.max_tokens of answer":
+                max(len(encode(config.format.ask(pair.question))) for pair in document.pairs)
+                + config.sampling.max_tokens,
+            "with its longest question and reference answer":
+                max(len(encode(config.format.tell(pair.question, pair.answers[0]))) for pair in document.pairs)}
+        if config.questions.source == "model" and config.mixture.qa:
+            needs["with questions.max_tokens of a question"] = config.questions.max_tokens + len(
+                encode(config.format.question_start.rstrip()))
+        if config.mixture.unrelated and config.unrelated.with_document:
+            needs["with unrelated.tokens of other text"] = config.unrelated.tokens
+        for what, more in needs.items():
+            if read + more > window:
+                raise UserError(f"document {number} has {read} tokens, {what} {read + more}; the context window is "
+                                f"{window}", config.data.path, fix)
+    if start + config.unrelated.tokens > window:
+        raise UserError(f"must leave room in the context window of {window}, got {config.unrelated.tokens}",
+                        "unrelated.tokens")
+
+
+def fits(config: Config, model: Model) -> Callable[[str, str, str], bool]:
+    """Whether a context, a question and an answer can be read together."""
+    length = lambda text: len(model.tokenizer.encode(text))
+    return lambda context, question, answer: model.spec.max_positions >= len(model.prefix) + length(
+        config.format.read(context)) + length(config.format.tell(question, answer))
+
+
+def training_pairs(config: Config, job: Job, model: Model, documents: Sequence[Document],
+           source: QuestionSource | None) -> list[list[tuple[str, str]]]:
+    """Pairs to train on, kept in pairs.jsonl: a resumed job learns from the same ones."""
+    if not config.mixture.qa:
+        return [[] for _ in documents]
+    kept = read_jsonl(job.directory / "pairs.jsonl") if job.resumed else []
+    if kept:
+        return [[(pair["question"], pair["answer"]) for pair in row["pairs"]] for row in kept]
+    texts, limit = [document.text for document in documents], config.questions.per_document
+    if source is None:
+        with bar(len(texts) * limit, "questions", "samples") as advance:
+            source = model_source(model, config.format, config.questions, config.sampling.max_tokens,
+                                  purpose_seed(config.seed, "questions"), batch_size=64,
+                                  dtype=config.device.compute_dtype, on_sample=advance)
+            pairs = collect(source, texts, limit)
+    else:
+        pairs = collect(source, texts, limit)
+    write_jsonl(job.directory / "pairs.jsonl",
+                ({"document": i, "pairs": [{"question": q, "answer": a} for q, a in own]}
+                 for i, own in enumerate(pairs)))
+    return pairs
+
+
+def unrelated_texts(config: Config, others: dict[str, RowSet]) -> list[str] | None:
+    """Texts of the file, in an order of the seed; None where the model is to write them."""
+    if "unrelated texts" not in others:
+        return None
+    rows = others["unrelated texts"].rows
+    order = np.random.default_rng(purpose_seed(config.seed, "unrelated order")).permutation(len(rows))
+    return [rows[i]["text"] for i in order]
+
+
+def unrelated_ids(config: Config, model: Model, texts: Sequence[str] | None) -> tuple[list[list[int]], list[list[int]]]:
+    """Ids of the texts to train on, and of those to measure drift on; no text is both."""
+    train, drift, cut = config.unrelated.train, config.unrelated.drift, config.unrelated.tokens
+    if texts is None:
+        free = SamplingConfig(temperature=1.0, max_tokens=cut, n=train + drift)
+        made = generate(model, [list(model.start) or [0]], free, seed=purpose_seed(config.seed, "unrelated"),
+                        batch_size=64, dtype=config.device.compute_dtype)[0]
+        ids = [completion.token_ids for completion in made]
+    else:
+        ids = (model.tokenizer.encode(text)[:cut] for text in texts)
+    distinct = list({tuple(one): list(one) for one in ids if len(one) > 1}.values())
+    if len(distinct) < drift + bool(config.mixture.unrelated):
+        raise UserError(f"only {len(distinct)} different texts, {drift} of them for measuring drift",
+                        config.unrelated.path or "the model's own texts", "give more texts, or lower unrelated.drift")
+    return distinct[drift:][:train], distinct[:drift]

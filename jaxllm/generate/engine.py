@@ -119,7 +119,7 @@ def generate(model: Model, prompts: Sequence[Sequence[int]], sampling: SamplingC
 
     if prompts:
         draws = np.array(range(len(prompts)) if places is None else places, np.uint32)
-        Slots(model, prompts, limits, sampling, (seed, draws), batch_size, dtype, mesh,
+        Scheduler(model, prompts, limits, sampling, (seed, draws), batch_size, dtype, mesh,
               work or Work()).run(finished)
     return results
 
@@ -140,7 +140,7 @@ def pack_sizes(longest: int, window: int) -> tuple[int, ...]:
     return bucket_sizes(max(usual, longest and bucket(longest, bucket_sizes(max(longest, window)))), SMALLEST_PACK)
 
 
-class Slots:
+class Scheduler:
     """The host's side of generation: what waits, what lies in which slot, what is done with a text that ended."""
 
     def __init__(self, model: Model, prompts: Sequence[Sequence[int]], limits: Sequence[int], sampling: SamplingConfig,

@@ -23,8 +23,9 @@ from jaxllm.judge import (
     open_judge,
 )
 from jaxllm.judge.protocol import check_answers, variants
-from jaxllm.models import forward, logits
+from jaxllm.models import logits
 from jaxllm.text.model import load
+from tests.networks import forward
 
 GREEDY = SamplingConfig(temperature=0.0, max_tokens=6)
 QUESTION = [{"role": "user", "content": "Is the sky red?"}]
@@ -79,7 +80,7 @@ def test_a_model_chooses_by_summed_probability(tiny, judge):
         tails = {tail for tail in tails if not any(tail != other and tail[:len(other)] == other for other in tails)}
         total[answer] = 0.0
         for tail in tails:
-            ids = jnp.asarray([[*before, *tail]])
+            ids = jnp.asarray([[*before, *tail, *[0] * (64 - len(before) - len(tail))]])  # nothing sees what follows
             scores = logits(tiny.spec, tiny.params, forward(tiny.spec, tiny.params, ids).hidden[0])
             nats = scores - jnp.log(jnp.exp(scores).sum(-1, keepdims=True))
             total[answer] += math.exp(sum(float(nats[len(before) - 1 + i, token]) for i, token in enumerate(tail)))

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxllm.config import check
+from jaxllm.errors import UserError
 
 Precision = Literal["auto", "float32", "bfloat16"]
 
@@ -37,6 +38,13 @@ class DeviceConfig:
         if self.compute == "auto":
             return jnp.dtype("float32" if jax.default_backend() == "cpu" else "bfloat16")
         return jnp.dtype(self.compute)
+
+
+def check_one_process(job: str) -> None:
+    """Raises a `UserError` where a job that runs in one process was started in several."""
+    if jax.process_count() > 1:
+        raise UserError(f"runs in one process, and there are {jax.process_count()}", job,
+                        "start it once, on a host with all its devices")
 
 
 @dataclasses.dataclass(frozen=True)

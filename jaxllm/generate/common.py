@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import jax
 
 from jaxllm.config import DataConfig, check, check_seed
-from jaxllm.devices import DeviceConfig, MeshConfig
+from jaxllm.devices import DeviceConfig, MeshConfig, check_one_process
 from jaxllm.errors import UserError
 from jaxllm.job import Job
 from jaxllm.models import merge, unstack
@@ -63,19 +63,26 @@ def pin_inputs(config: RowsConfig, job: Job, found: RowSet) -> None:
 
 
 def open_mesh(config: RowsConfig) -> jax.sharding.Mesh:
-    """The devices that share the work."""
+    """The devices that share the work.
+
+    Raises:
+        UserError: they belong to several processes, each of which would hold a part of the results only.
+    """
+    check_one_process("generate and score")
     return make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
 
 
 def load_adapted(config: RowsConfig) -> Model:
-    """Loads the job's checkpoint, and merges its adapter into it, if there is one; layers unstacked, as decoding wants
-    them."""
+    """Loads the job's checkpoint, and merges its adapter into it, if there is one.
+
+    Layers are unstacked, as decoding wants them; those of a classifier, which reads a text once, stay stacked.
+    """
     model = load(config.model, config.device.param_dtype, lambda spec: model_shardings(spec, open_mesh(config)),
                  config.device.quantise)
     params = model.params
     if config.adapter is not None:
         params = merge(params, load_adapter(config.adapter, model.spec))
-    return dataclasses.replace(model, params=unstack(params))
+    return dataclasses.replace(model, params=params if model.spec.head is not None else unstack(params))
 
 
 def encode_rows(config: RowsConfig, job: Job, found: RowSet, encode: Callable[[int, dict[str, Any]], T]

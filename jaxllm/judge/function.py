@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from jaxllm.config import SamplingConfig
 from jaxllm.errors import UserError
-from jaxllm.judge.protocol import Answer, Choice, Prompt, check_answers, choice_of, warn_of_low_mass
+from jaxllm.judge.protocol import Answer, Choice, Prompt, check_answers, choice_of, one_by_one, warn_of_low_mass
 
 Complete = Callable[[Prompt, SamplingConfig, int], Sequence[str]]
 Choose = Callable[[Prompt, Sequence[str]], Mapping[str, float]]
@@ -30,16 +30,15 @@ class FunctionJudge:
         """See `Judge.complete`."""
         if self._complete is None:
             raise UserError("this judge completes nothing", self.identity)
-        found = []
-        for number, prompt in enumerate(prompts):
+
+        def answers(_: int, prompt: Prompt) -> list[Answer]:
             texts = self._complete(prompt, sampling, seed)
             if isinstance(texts, str) or len(texts) != sampling.n or not all(isinstance(text, str) for text in texts):
                 raise UserError(f"the function must return a list of {sampling.n} texts, got {texts!r:.200}",
                                 self.identity)
-            found.append([Answer(text) for text in texts])
-            if on_answer is not None:
-                on_answer(number, found[-1])
-        return found
+            return [Answer(text) for text in texts]
+
+        return one_by_one(prompts, answers, on_answer)
 
     def choose(self, prompts: Sequence[Prompt], answers: Sequence[str], *,
                on_answer: Callable[[int, Choice], None] | None = None) -> list[Choice]:
@@ -47,16 +46,16 @@ class FunctionJudge:
         check_answers(answers)
         if self._choose is None:
             raise UserError("this judge chooses nothing", self.identity)
-        found = []
-        for number, prompt in enumerate(prompts):
+
+        def choice(_: int, prompt: Prompt) -> Choice:
             given = self._choose(prompt, answers)
             try:
-                found.append(choice_of({answer: float(given[answer]) for answer in answers}))
+                return choice_of({answer: float(given[answer]) for answer in answers})
             except (KeyError, TypeError, ValueError) as error:
                 raise UserError(f"the function must give a probability for each answer, got {given!r:.200}: {error}",
                                 self.identity) from None
-            if on_answer is not None:
-                on_answer(number, found[-1])
+
+        found = one_by_one(prompts, choice, on_answer)
         warn_of_low_mass(found, answers, self.identity)
         return found
 

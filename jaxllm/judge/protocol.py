@@ -8,10 +8,11 @@ import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from jaxllm.config import SamplingConfig
 
+T = TypeVar("T")
 # Answers that hold less of the probability than this, on average, are not what the judge wants to say.
 LOW_MASS = 0.5
 
@@ -118,6 +119,17 @@ def choice_of(found: Mapping[str, float]) -> Choice:
     if mass == 0.0:
         return Choice({answer: 1 / len(found) for answer in found}, 0.0)
     return Choice({answer: p / mass for answer, p in found.items()}, min(mass, 1.0))
+
+
+def one_by_one(prompts: Sequence[Prompt], ask: Callable[[int, Prompt], T],
+               on_answer: Callable[[int, T], None] | None) -> list[T]:
+    """What `ask` makes of every prompt and its number, told of as it comes."""
+    found = []
+    for number, prompt in enumerate(prompts):
+        found.append(ask(number, prompt))
+        if on_answer is not None:
+            on_answer(number, found[-1])
+    return found
 
 
 def check_answers(answers: Sequence[str]) -> None:

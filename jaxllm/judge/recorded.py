@@ -8,7 +8,7 @@ from typing import Any
 
 from jaxllm.config import SamplingConfig
 from jaxllm.errors import UserError
-from jaxllm.judge.protocol import Answer, Choice, Prompt, check_answers, choice_of, warn_of_low_mass
+from jaxllm.judge.protocol import Answer, Choice, Prompt, check_answers, choice_of, one_by_one, warn_of_low_mass
 from jaxllm.text.rows import read_rows
 
 
@@ -38,37 +38,36 @@ class RecordedJudge:
     def complete(self, prompts: Sequence[Prompt], sampling: SamplingConfig, *, seed: int = 0,
                  on_answer: Callable[[int, list[Answer]], None] | None = None) -> list[list[Answer]]:
         """See `Judge.complete`; the first `sampling.n` texts of each row, whatever the other settings are."""
-        found = []
-        for number, prompt in enumerate(prompts):
+
+        def answers(number: int, prompt: Prompt) -> list[Answer]:
             texts = self._row(prompt, number).get("texts", [])
             if len(texts) < sampling.n:
                 raise UserError(f"{len(texts)} texts are recorded for prompt {number + 1}, {sampling.n} are asked for",
                                 self.path)
-            found.append([Answer(text) for text in texts[:sampling.n]])
-            if on_answer is not None:
-                on_answer(number, found[-1])
-        return found
+            return [Answer(text) for text in texts[:sampling.n]]
+
+        return one_by_one(prompts, answers, on_answer)
 
     def choose(self, prompts: Sequence[Prompt], answers: Sequence[str], *,
                on_answer: Callable[[int, Choice], None] | None = None) -> list[Choice]:
         """See `Judge.choose`; an answer that a row does not list has probability 0 there."""
         check_answers(answers)
-        found = []
-        for number, prompt in enumerate(prompts):
+
+        def choice(number: int, prompt: Prompt) -> Choice:
             listed = self._row(prompt, number).get("probabilities")
             if listed is None:
                 raise UserError(f"no probabilities are recorded for prompt {number + 1}", self.path)
             try:
-                found.append(choice_of({answer: float(listed.get(answer, 0.0)) for answer in answers}))
+                return choice_of({answer: float(listed.get(answer, 0.0)) for answer in answers})
             except (TypeError, ValueError) as error:
                 raise UserError(f"probabilities of prompt {number + 1}: {error}", self.path) from None
-            if on_answer is not None:
-                on_answer(number, found[-1])
+
+        found = one_by_one(prompts, choice, on_answer)
         warn_of_low_mass(found, answers, self.identity)
         return found
 
     def _row(self, prompt: Prompt, number: int) -> dict[str, Any]:
-        row = self.rows.get(prompt.sha256) or self.rows.get(str(prompt.id))
+        row = self.rows.get(prompt.sha256) or (None if prompt.id is None else self.rows.get(str(prompt.id)))
         if row is None:
             named = "" if prompt.id is None else f", id {prompt.id}"
             raise UserError(f"no answer is recorded for prompt {number + 1} (sha256 {prompt.sha256}{named})", self.path,

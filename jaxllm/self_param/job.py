@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxllm.devices import check_one_process
 from jaxllm.errors import UserError
 from jaxllm.files import JsonlWriter, plain, read_jsonl, write_jsonl
 from jaxllm.job import Job, open_job
@@ -144,9 +145,7 @@ def open_mesh(config: Config) -> jax.sharding.Mesh:
     Raises:
         UserError: more are asked for than there are, or the rows of a batch cannot be shared evenly.
     """
-    if jax.process_count() > 1:
-        raise UserError(f"runs in one process, and there are {jax.process_count()}", "inject",
-                        "start it once, on a host with all its devices")
+    check_one_process("inject")
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
     groups, rows = mesh.shape["data"] * mesh.shape["fsdp"], config.train.batch_size // config.train.accumulate
     if rows % groups:

@@ -1,24 +1,21 @@
 """Networks on quantised weights: which weights those are, and that nothing else about the network changes."""
 
 import dataclasses
-import json
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from jaxllm.assets import resolve
 from jaxllm.config import SamplingConfig
 from jaxllm.generate import generate
-from jaxllm.models import Adapter, LoraConfig, init_adapter, merge, unembedding, unstack
+from jaxllm.models import Adapter, LoraConfig, init_adapter, merge, unstack
 from jaxllm.models.quantised import dequantise_params, is_quantisable, quantise_params, scheme_of
 from jaxllm.models.spec import Experts
-from jaxllm.ops import Quantised, cross_entropy, quantise
-from jaxllm.text.batches import pad_right
+from jaxllm.ops import Quantised, quantise
 from jaxllm.text.model import Model, load
+from scripts.quantised import adapter_losses
 from tests.networks import LLAMA, forward, random_params, random_tokens
 
 SCHEMES = ("int8", "int4", "nf4")
@@ -171,44 +168,12 @@ def test_merging_gives_full_kernels(llama, dtype):
                         forward(spec, quantised, tokens, adapter=adapter).hidden, atol=2e-5)
 
 
-@pytest.fixture(scope="module")
-def lora_training():
-    """`run(scheme)`: loss before and after 24 steps of Adam with an adapter of `tiny`, on four of its documents."""
+def test_an_adapter_learns_on_quantised_weights_as_on_full_ones():
+    """What `scripts/quantised.py` reports, of one start."""
     model = load("tiny")
-    rows = [json.loads(line)["context"] for line in (resolve("tiny") / "documents.jsonl").read_text().splitlines()]
-    ids = [model.prompt_ids(text)[:32] for text in list(dict.fromkeys(rows))[:4]]
-    tokens, segments = map(jnp.asarray, pad_right(ids, 32))
-    fresh = init_adapter(model.spec, jax.random.key(0), LoraConfig(rank=8, alpha=16.0, targets=("q", "v", "down")))
-    optimizer = optax.adam(2e-3)
-
-    @jax.jit
-    def train(params):
-        def loss(change):
-            hidden = forward(model.spec, params, tokens, segments=segments, adapter=Adapter(change, fresh.scale)).hidden
-            total, count = cross_entropy(hidden[:, :-1], unembedding(model.spec, params), tokens[:, 1:],
-                                         segments[:, 1:])
-            return total / count
-
-        def step(state, _):
-            change, moments = state
-            value, gradient = jax.value_and_grad(loss)(change)
-            updates, moments = optimizer.update(gradient, moments)
-            return (optax.apply_updates(change, updates), moments), value
-
-        start = fresh.params, optimizer.init(fresh.params)
-        return jax.lax.scan(step, start, None, length=25)[1]
-
-    def run(scheme):
-        losses = train(model.params if scheme is None else quantise_params(model.params, scheme))
-        return float(losses[0]), float(losses[-1])
-
-    return run
-
-
-def test_an_adapter_learns_on_quantised_weights_as_on_full_ones(lora_training):
-    before, after = lora_training(None)
+    before, after = adapter_losses(model, model.params, steps=30, seeds=1)[0]
     assert after < 0.6 * before
     for scheme in SCHEMES:
-        start, end = lora_training(scheme)
+        start, end = adapter_losses(model, quantise_params(model.params, scheme), steps=30, seeds=1)[0]
         assert_allclose(start, before, rtol=0.05)
         assert_allclose(end, after, rtol=0.05)  # the adapter learns, along with the texts, what rounding lost

@@ -155,7 +155,7 @@ class Scheduler:
         self.place = None if mesh is None else batch_sharding(mesh)
         self.groups = 1 if mesh is None else mesh.shape["data"] * mesh.shape["fsdp"]
         self.count = self._whole(bucket(min(len(prompts) * sampling.n, batch_size), bucket_sizes(batch_size, 1)))
-        self.families, self.prefixes = families(prompts), {}
+        self.families, self.prefixes = families(prompts, not model.spec.turns_by_length), {}
         longest = max(len(prompts[i]) - len(family.prefix) for family in self.families for i in family.members)
         self.packs = pack_sizes(longest, window)
 

@@ -24,18 +24,21 @@ class Family:
     members: list[int]
 
 
-def families(prompts: Sequence[Sequence[int]]) -> list[Family]:
+def families(prompts: Sequence[Sequence[int]], shared: bool = True) -> list[Family]:
     """Every prompt in one family, such that together they save the most; those that share nothing come first.
 
     A prompt keeps at least its last token to itself, since something has to be read to predict from.
 
     Args:
         prompts: token ids, all of them lists or all tuples.
+        shared: False leaves all in one family without a beginning, for networks that read it otherwise in every text.
     """
+    if not shared:
+        return [Family((), list(range(len(prompts))))]
     order = sorted(range(len(prompts)), key=prompts.__getitem__)
     chosen = _split(prompts, order, DEPTH)[1] if len(order) > 1 else []
-    shared = {i for family in chosen for i in family.members}
-    alone = [i for i in range(len(prompts)) if i not in shared]
+    taken = {i for family in chosen for i in family.members}
+    alone = [i for i in range(len(prompts)) if i not in taken]
     found = sorted((Family(family.prefix, sorted(family.members)) for family in chosen), key=lambda one: one.members)
     return [Family((), alone), *found] if alone else found
 

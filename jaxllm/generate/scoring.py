@@ -1,7 +1,8 @@
 """Log-probabilities of given continuations, and how likely a model finds each of several answers.
 
 Texts are read packed, several to a row. What prompts begin with alike is read once, and so is a prompt that several
-continuations follow: each continuation then is a branch that sees the prompt and itself.
+continuations follow: each continuation then is a branch that sees the prompt and itself. Networks whose rotation
+depends on a text's length read every text for itself.
 """
 
 from __future__ import annotations
@@ -93,11 +94,13 @@ def score(model: Model, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], *,
     if not pairs:
         return []
     params, results, done = unstack(model.params), [None] * len(pairs), 0
-    groups: dict[tuple[int, ...], list[int]] = {}
+    apart = model.spec.turns_by_length
+    groups: dict[object, list[int]] = {}
     for i, (prompt, _) in enumerate(pairs):
-        groups.setdefault(tuple(prompt), []).append(i)
-    prompts, members = list(groups), list(groups.values())
-    for family in families(prompts):
+        groups.setdefault(i if apart else tuple(prompt), []).append(i)
+    members = list(groups.values())
+    prompts = [tuple(pairs[own[0]][0]) for own in members]
+    for family in families(prompts, not apart):
         prefix = None
         if family.prefix:
             prefix, _ = padded_prefix(model.spec, params, family.prefix, dtype)

@@ -288,6 +288,11 @@ class ModelSpec:
                 raise ValueError(f"ModelSpec.{name} must have an entry for each of {self.layers} layers")
 
     @property
+    def turns_by_length(self) -> bool:
+        """Whether a token's rotation depends on how long its whole text is: what texts have in common then differs."""
+        return any(rope is not None and rope.kind in ("dynamic", "longrope") for rope in (self.rope, self.local_rope))
+
+    @property
     def state_width(self) -> int:
         """Size of the states that heads read: a decoder with a narrower embedding goes back to its width at the end."""
         return self.width if self.encoder is not None else self.embed_width or self.width

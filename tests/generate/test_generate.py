@@ -16,6 +16,7 @@ from jaxllm.generate import engine, slots
 from jaxllm.generate.engine import Work, generate
 from jaxllm.generate.sampling import Sampling, choose, row_keys, truncate
 from jaxllm.generate.scoring import score
+from jaxllm.models import Rope
 from jaxllm.text.model import Model
 from tests.networks import forward, random_tokens
 from tests.processes import run_file
@@ -231,6 +232,28 @@ def test_a_prompt_is_read_once_for_all_that_follows_it(model):
     for tail, one in zip(tails, found, strict=True):
         (alone,) = score(model, [(prompt, tail)])
         assert abs(alone.logprob - one.logprob) < 1e-4 and one.tokens == len(tail)
+
+
+@pytest.mark.parametrize("rope", [
+    Rope(500.0, "dynamic", factor=4.0, original_positions=8),
+    Rope(500.0, "longrope", original_positions=24, short_factors=(1.0,) * 6, magnitude=1.1,
+         long_factors=(1.0, 1.5, 2.0, 3.0, 4.0, 5.0))])
+def test_texts_that_are_read_by_their_length_share_nothing(model, rope):
+    """Behind twenty common tokens some end before rotation changes and some after: each as it is alone."""
+    turned = dataclasses.replace(model, spec=dataclasses.replace(model.spec, rope=rope))
+    head = random_tokens(1, 20, seed=50)[0].tolist()
+    pairs = [([*head, *random_tokens(1, 1 + i % 3, seed=i // 2)[0].tolist()], [5] * (1 + 3 * (i % 4)))
+             for i in range(12)]
+    for pair, found in zip(pairs, score(turned, pairs), strict=True):
+        ids = jnp.asarray([[*pair[0], *pair[1]]])
+        nats = jax.nn.log_softmax(forward(turned.spec, turned.params, ids).hidden[0] @ turned.params["head"].T)
+        start = len(pair[0])
+        alone = sum(float(nats[start - 1 + i, token]) for i, token in enumerate(pair[1]))
+        assert abs(found.logprob - alone) < 1e-3
+    made = generate(turned, [prompt for prompt, _ in pairs], GREEDY)
+    for (prompt, _), row in list(zip(pairs, made, strict=True))[:3]:
+        (alone,), = generate(turned, [prompt], GREEDY)
+        assert alone.token_ids == row[0].token_ids
 
 
 def test_slots_are_refilled(model):

@@ -190,7 +190,7 @@ class Scheduler:
                 state = self._admit(state, waiting, taken)
             # A few texts at a time are read at less cost than one; none waits for more than it needs.
             lacking = len(waiting[0].samples) - (self.count - len(taken)) if waiting else self.count
-            wake, steps = max(lacking, self.count // 8), STOP_CHECK if self.sampling.stop else PROGRESS
+            wake, steps = max(lacking, self.count // 16), STOP_CHECK if self.sampling.stop else PROGRESS
             state, made = decode(spec, self.params, state, self._settings(taken), jnp.int32(steps), jnp.int32(wake),
                                  self.dtype)
             state = self._collect(state, taken, finished)

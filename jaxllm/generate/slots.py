@@ -114,7 +114,7 @@ def admit(spec: ModelSpec, params: Params, state: State, pack: Pack, prefix: Pre
     """
     hidden, layers = read(spec, params, pack.tokens[None], pack.positions[None], pack.segments[None], prefix=prefix,
                           dtype=dtype)
-    slots, size = state.cache.layers[0][0].shape[2], len(pack.tokens)
+    slots, size = state.cache.slots, len(pack.tokens)
     before = jnp.int32(0) if prefix is None else prefix.length
     first = 0 if prefix is None else len(prefix_tokens)
     # Place i of a slot comes from place i of the prefix, or from where its prompt lies in the pack.
@@ -127,9 +127,11 @@ def admit(spec: ModelSpec, params: Params, state: State, pack: Pack, prefix: Pre
         lambda beginning, new: jnp.concatenate([beginning.astype(new.dtype), new[0]], 1), prefix.layers, layers)
 
     def fill(row: jax.Array, buffers: tuple[Layer, ...]) -> tuple[Layer, ...]:
-        place = lambda buffer, new: lax.dynamic_update_slice(
-            buffer, jnp.take(new, source[row], axis=1).astype(buffer.dtype)[None], (pack.slots[row], 0, 0, 0))
-        return jax.tree.map(place, buffers, available)
+        place = lambda buffer, new: lax.dynamic_update_slice(buffer, new.astype(buffer.dtype)[None],
+                                                             (pack.slots[row], 0, 0, 0))
+        own = lambda new: jnp.take(new, source[row], axis=1)
+        return tuple((place(ours[0], own(keys).swapaxes(1, 2)), place(ours[1], own(values)))
+                     for ours, (keys, values) in zip(buffers, available, strict=True))
 
     # Row by row, so that it costs what is admitted and not what there is room for.
     filled = lax.fori_loop(0, jnp.sum(pack.slots < len(state.done)), fill, state.cache.layers)

@@ -153,7 +153,7 @@ def forward(spec: ModelSpec, params: Params, tokens: jax.Array, *, positions: ja
     else:
         if not unrolled or positions is not None:
             raise ValueError("decoding with a cache needs unstack(params), and positions follow from it")
-        slots = cache.layers[0][0].shape[2]
+        slots = cache.slots
         positions = cache.lengths[:, None] + jnp.cumsum(segments > 0, axis=1, dtype=jnp.int32) - 1
         # A slot behind a row's last token is a later place, so nobody sees what is left in it.
         sight = Sight(segments, jnp.ones((len(tokens), slots), jnp.int32), positions,
@@ -240,8 +240,8 @@ def logits(spec: ModelSpec, params: Params, hidden: jax.Array) -> jax.Array:
 
 def init_cache(spec: ModelSpec, batch: int, slots: int, dtype: jnp.dtype = jnp.float32) -> Cache:
     """An empty cache of `slots` positions for `batch` rows."""
-    empty = lambda: jnp.zeros((batch, spec.kv_heads, slots, spec.head_dim), dtype)
-    layers = tuple((empty(), empty()) for _ in range(spec.layers))
+    empty = lambda *shape: jnp.zeros((batch, spec.kv_heads, *shape), dtype)
+    layers = tuple((empty(spec.head_dim, slots), empty(slots, spec.head_dim)) for _ in range(spec.layers))
     return Cache(layers, jnp.zeros(batch, jnp.int32))
 
 

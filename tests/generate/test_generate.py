@@ -244,11 +244,13 @@ def test_texts_that_are_read_by_their_length_share_nothing(model, rope):
     head = random_tokens(1, 20, seed=50)[0].tolist()
     pairs = [([*head, *random_tokens(1, 1 + i % 3, seed=i // 2)[0].tolist()], [5] * (1 + 3 * (i % 4)))
              for i in range(12)]
-    for pair, found in zip(pairs, score(turned, pairs), strict=True):
-        ids = jnp.asarray([[*pair[0], *pair[1]]])
-        nats = jax.nn.log_softmax(forward(turned.spec, turned.params, ids).hidden[0] @ turned.params["head"].T)
-        start = len(pair[0])
-        alone = sum(float(nats[start - 1 + i, token]) for i, token in enumerate(pair[1]))
+    texts = [prompt + tail for prompt, tail in pairs]
+    ids, segments = (jnp.asarray([[value(token) for token in text] + [0] * (40 - len(text)) for text in texts])
+                     for value in (int, lambda _: 1))
+    hidden = forward(turned.spec, turned.params, ids, segments=segments).hidden
+    nats = jax.nn.log_softmax(hidden @ turned.params["head"].T)
+    for row, (prompt, tail), found in zip(nats, pairs, score(turned, pairs), strict=True):
+        alone = sum(float(row[len(prompt) - 1 + i, token]) for i, token in enumerate(tail))
         assert abs(found.logprob - alone) < 1e-3
     made = generate(turned, [prompt for prompt, _ in pairs], GREEDY)
     for (prompt, _), row in list(zip(pairs, made, strict=True))[:3]:

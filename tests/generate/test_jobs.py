@@ -1,11 +1,14 @@
 """`jaxllm generate` and `jaxllm score` from the command line's side."""
 
 import json
+import signal
+from pathlib import Path
 
 import pytest
 
 from jaxllm.cli import main
 from jaxllm.models.peft import save_adapter
+from tests.processes import run_file
 
 
 @pytest.fixture
@@ -117,16 +120,18 @@ def test_changed_prompts_are_no_continuation(rows, tmp_path, story_model, capsys
 
 
 def test_a_killed_run_loses_and_doubles_no_row(rows, tmp_path, story_model):
-    """Half of the rows there, as a kill leaves them; the rest is the same as in a whole run."""
-    path = rows(*({"prompt": f"The {word}"} for word in ("dog", "cat", "sun", "sea")))
-    command = ["generate", "--model", story_model, "--data.path", path, "--sampling.max_tokens", "4"]
+    """Killed, and in the middle of a line; the rest is the same as in a whole run."""
+    path = rows(*({"prompt": f"The {word}"} for word in ("dog", "cat", "sun", "sea", "tree", "girl")))
+    command = ["generate", "--model", story_model, "--data.path", path, "--sampling.max_tokens", "4",
+               "--batch_size", "2", "--out"]
     whole, torn = tmp_path / "whole", tmp_path / "torn"
-    assert main([*command, "--out", str(whole)]) == 0
-    assert main([*command, "--out", str(torn)]) == 0
-    lines = (torn / "rows.jsonl").read_text().splitlines(keepends=True)
-    (torn / "rows.jsonl").write_text("".join(lines[:2]) + lines[2][:20])
-    (torn / "result.json").unlink()
-    assert main([*command, "--out", str(torn)]) == 0
+    assert main([*command, str(whole)]) == 0
+    killed = run_file(Path(__file__).with_name("kill_after.py"), 3, *command, torn)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert len(read(torn / "rows.jsonl")) == 3 and not (torn / "result.json").exists()
+    with open(torn / "rows.jsonl", "a") as file:
+        file.write('{"id": 4, "promp')
+    assert main([*command, str(torn)]) == 0
     for a, b in zip(read(torn / "rows.jsonl"), read(whole / "rows.jsonl"), strict=True):
         (one,), (other,) = a.pop("completions"), b.pop("completions")
         assert one.pop("logprob") == pytest.approx(other.pop("logprob"), abs=1e-5)  # of another batch size

@@ -71,6 +71,7 @@ class SamplingConfig:
         max_tokens: end an answer after so many tokens.
         n: answers for each prompt.
         stop: texts that end an answer.
+        seed: of the draws; that of the job by default.
     """
 
     temperature: float = 1.0
@@ -82,6 +83,7 @@ class SamplingConfig:
     max_tokens: int = 128
     n: int = 1
     stop: list[str] = field(default_factory=list)
+    seed: int | None = None
 
     def __post_init__(self):
         check(0 <= self.temperature < math.inf, "temperature", f"must be 0 or more, got {self.temperature:g}")
@@ -92,6 +94,11 @@ class SamplingConfig:
               f"must be above 0, got {self.repetition_penalty:g}")
         check(self.max_tokens >= 1, "max_tokens", f"must be 1 or more, got {self.max_tokens}")
         check(self.n >= 1, "n", f"must be 1 or more, got {self.n}")
+        for token, value in self.logit_bias.items():
+            check(token >= 0 and math.isfinite(value), "logit_bias", f"must give tokens finite numbers, got {token}: "
+                  f"{value:g}", "use -100 for a token that is never to be said")
+        if self.seed is not None:
+            check_seed(self.seed)
         check(all(self.stop), "stop", "an empty text would end every answer at once")
         check(
             self.n == 1 or self.temperature > 0,

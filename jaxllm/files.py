@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from jaxllm.errors import StorageError
+from jaxllm.errors import StorageError, UserError
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -103,11 +103,22 @@ def write_jsonl(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def read_jsonl(path: str | Path) -> list[dict]:
-    """Rows that a `JsonlWriter` wrote; half a line at the end is left out, no file is no rows."""
+    """Rows that a `JsonlWriter` wrote; half a line at the end is left out, no file is no rows.
+
+    Raises:
+        UserError: a line is not what was written.
+    """
     path = Path(path)
     if not path.exists():
         return []
-    return [json.loads(line) for line in path.read_bytes()[: _whole_lines(path)].splitlines()]
+    rows = []
+    for number, line in enumerate(path.read_bytes()[: _whole_lines(path)].split(b"\n")[:-1], 1):
+        try:
+            rows.append(json.loads(line))
+        except ValueError as error:
+            raise UserError(f"the line is damaged: {error}", f"{path}:{number}",
+                            "restore the file, or start anew in another directory") from error
+    return rows
 
 
 def _whole_lines(path: Path) -> int:

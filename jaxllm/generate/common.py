@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,7 +37,7 @@ class RowsConfig:
         out: directory for the results.
         model: checkpoint directory, Hub id, or tiny.
         adapter: directory of a LoRA adapter, applied to the model.
-        batch_size: rows that run together; changes speed and memory, not the results.
+        batch_size: rows that run together; changes speed and memory, and results only by the rounding of bfloat16.
         device: precision.
         mesh: how devices share the work; rows are dealt to the groups of data and fsdp.
         seed: of all that is drawn; the same seed gives a row the same results.
@@ -109,6 +111,10 @@ def encode_rows(config: RowsConfig, job: Job, found: RowSet, encode: Callable[[i
             rejected.append(Rejected(config.data.path, line, error.what, as_text(row)))
             continue
         rows.append((line, row))
+    ids = collections.Counter(str(row.get("id", line)) for line, row in rows)
+    if repeated := sum(count for count in ids.values() if count > 1):
+        print(f"jaxllm: {repeated} rows of {config.data.path} share their id with another row, or with its line, which "
+              "stands for an id where there is none", file=sys.stderr)
     rejected.sort(key=lambda one: one.line)
     job.write_rejected(rejected)
     check_share(len(rows), rejected, config.data.limit_bad)

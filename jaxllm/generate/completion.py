@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 from collections.abc import Sequence
 
@@ -12,6 +13,8 @@ from jaxllm.text.model import Model
 
 # Tokens of the prompt that are decoded along with its continuation.
 CONTEXT_PIECES = 8
+# What stands for bytes that are no text, and the most bytes that a character has.
+UNREADABLE, LONGEST_CHARACTER = "\ufffd", 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,10 +58,11 @@ def complete(model: Model, prompt: Sequence[int], ids: list[int], logprobs: np.n
 def find_stop(model: Model, prompt: Sequence[int], ids: list[int], stop: Sequence[str]) -> tuple[int, str] | None:
     """After how many tokens behind a prompt a stop string is spelled, and the text before it; None if none is."""
     spelled = lambda count: continuation_text(model, prompt, ids[:count])
-    if not stop or not any(s in spelled(len(ids)) for s in stop):
+    stops = lambda count: any(s in spelled(count) for s in stop)
+    if not stop or not stops(len(ids)):
         return None
     # The shortest run of tokens that spells a stop string: what follows was never wanted.
-    count = next(n for n in range(1, len(ids) + 1) if any(s in spelled(n) for s in stop))
+    count = 1 + bisect.bisect_left(range(1, len(ids)), True, key=stops)
     text = spelled(count)
     return count, text[:min(text.find(s) for s in stop if s in text)]
 
@@ -67,11 +71,22 @@ def continuation_text(model: Model, prompt: Sequence[int], ids: Sequence[int]) -
     """The text that `ids` add to a prompt.
 
     Decoded behind the end of the prompt, because pieces of some tokenizers lose their leading blank where a
-    text starts.
+    text starts. Where characters are spelled in bytes, that end is a whole one, and the last character of the
+    continuation may be unfinished: bytes that make no text spoil all bytes next to them.
     """
-    head = list(prompt[-CONTEXT_PIECES:])
-    before, whole = model.tokenizer.decode(head), model.tokenizer.decode([*head, *ids])
-    return whole[len(before):] if whole.startswith(before) else model.tokenizer.decode(ids)
+    decode, pieces = model.tokenizer.decode, CONTEXT_PIECES
+    before = decode(prompt[-pieces:])
+    while UNREADABLE in before and pieces < len(prompt):
+        pieces *= 2
+        before = decode(prompt[-pieces:])
+    found: list[str] = []
+    for missing in range(min(LONGEST_CHARACTER, len(ids) + 1)):
+        whole = decode([*prompt[-pieces:], *ids[:len(ids) - missing]])
+        if whole.startswith(before):
+            found.append(whole[len(before):] + UNREADABLE * bool(missing))
+            if UNREADABLE not in whole[len(before):]:
+                break
+    return min(found, key=lambda text: text.count(UNREADABLE)) if found else decode(ids)
 
 
 def finite(logprob: float) -> float:

@@ -83,13 +83,14 @@ def generate(model: Model, prompts: Sequence[Sequence[int]], sampling: SamplingC
     """Continues every prompt `sampling.n` times.
 
     A prompt's samples depend on the seed, on its number in `places` and on nothing else: neither on its neighbours
-    in the batch nor on the batch's size.
+    in the batch nor on the batch's size. That is so in float32; in bfloat16 sums in another order round otherwise, and
+    now and then another token is the likeliest or drawn.
 
     Args:
         model: who continues.
         prompts: token ids, each at least one.
         sampling: settings, shared by all rows.
-        seed: of the draws.
+        seed: of the draws, where `sampling` has none.
         batch_size: rows that run together. Where memory does not suffice, it is halved until it does.
         dtype: of activations and cache.
         places: numbers that tell the prompts' draws apart; their places here by default.
@@ -103,11 +104,15 @@ def generate(model: Model, prompts: Sequence[Sequence[int]], sampling: SamplingC
 
     Raises:
         UserError: a prompt is empty, or does not leave room for `max_tokens` in the context window; or the model
-            gives no finite probabilities.
+            gives no finite probabilities; or a bias is for a token that the model does not have.
     """
     limits = [sampling.max_tokens] * len(prompts) if max_tokens is None else list(max_tokens)
     for number, (ids, limit) in enumerate(zip(prompts, limits, strict=True)):
         check_prompt(ids, limit, model.spec.max_positions, f"prompt {number + 1}")
+    if unknown := [token for token in sampling.logit_bias if token >= model.spec.vocab_size]:
+        raise UserError(f"the model has {model.spec.vocab_size} tokens, and none with the id {unknown[0]}",
+                        "sampling.logit_bias")
+    seed = seed if sampling.seed is None else sampling.seed
     results: list[list[Completion | None]] = [[None] * sampling.n for _ in prompts]
     left = [sampling.n] * len(prompts)
 
@@ -156,6 +161,7 @@ class Scheduler:
         self.groups = 1 if mesh is None else mesh.shape["data"] * mesh.shape["fsdp"]
         self.count = self._whole(bucket(min(len(prompts) * sampling.n, batch_size), bucket_sizes(batch_size, 1)))
         self.families, self.prefixes = families(prompts, not model.spec.turns_by_length), {}
+        self.unread: collections.Counter[int] = collections.Counter()  # requests that wait, by family
         longest = max(len(prompts[i]) - len(family.prefix) for family in self.families for i in family.members)
         self.packs = pack_sizes(longest, window)
 
@@ -184,6 +190,7 @@ class Scheduler:
     def _run(self, finished: Callable[[int, int, Completion], None], done: set[tuple[int, int]]) -> None:
         spec, taken = self.model.spec, {}
         waiting = collections.deque(self._requests(done))
+        self.unread = collections.Counter(request.family for request in waiting)
         state = empty(spec, self.count, self.length, self.new, self.dtype, self.place)
         while waiting or taken:
             while waiting and len(waiting[0].samples) <= self.count - len(taken):
@@ -221,12 +228,13 @@ class Scheduler:
             if start and start + len(own) > self.packs[-1]:
                 break
             request = waiting.popleft()
+            self.unread[number] -= 1
             parts.append(own)
             for sample in request.samples:
                 taken[free[len(slots)]] = _Text(request.prompt, sample)
                 slots.append(free[len(slots)])
                 starts.append((start, len(own)))
-        shared = self._prefix(number, waiting)
+        shared = self._prefix(number)
         return admit(self.model.spec, self.params, state, self._pack(parts, slots, starts, len(prefix)), *shared,
                      self.dtype)
 
@@ -245,7 +253,7 @@ class Scheduler:
             np.array([length for _, length in starts] + [1] * fill, np.int32),
             np.array(slots + [self.count] * fill, np.int32))
 
-    def _prefix(self, number: int, waiting: collections.deque[_Request]) -> tuple[Prefix | None, jax.Array | None]:
+    def _prefix(self, number: int) -> tuple[Prefix | None, jax.Array | None]:
         """The beginning of a family and its tokens, computed when it is first asked for, kept while it is needed."""
         tokens = self.families[number].prefix
         if not tokens:
@@ -254,7 +262,7 @@ class Scheduler:
             self.prefixes[number] = padded_prefix(self.model.spec, self.params, tokens, self.dtype)
             self.work.prompt_tokens += len(tokens)
         found = self.prefixes[number]
-        if all(request.family != number for request in waiting):
+        if not self.unread[number]:
             del self.prefixes[number]
         return found
 

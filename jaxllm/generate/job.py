@@ -99,9 +99,9 @@ def _run(config: Config, job: Job, found) -> Path:
         return ids
 
     rows, prompts, rejected = encode_rows(config, job, found, encode)
-    with bar(len(rows), "generate", "rows") as show:
+    start = len(job.rows_done())
+    with bar(len(rows), "generate", "rows", done=start) as show:
         write = InOrder(job, rows, show, job.progress(show))
-        start = len(job.rows_done())
         generate(model, prompts[start:], config.sampling, seed=config.seed, places=range(start, len(rows)),
                  batch_size=config.batch_size, dtype=config.device.compute_dtype, mesh=open_mesh(config),
                  on_prompt=write.from_row(start),

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from jaxllm.errors import UserError
-from jaxllm.files import write_jsonl
 from jaxllm.generate.classify import classify
 from jaxllm.generate.common import ID, RowsConfig, encode_rows, load_adapted, pin_inputs
 from jaxllm.generate.report import classified, scored
@@ -19,6 +19,10 @@ from jaxllm.models import load_spec
 from jaxllm.progress import bar
 from jaxllm.text.model import Model
 from jaxllm.text.rows import Message, RowSet, read_rows
+
+T = TypeVar("T")
+# Rows that are measured together and then written.
+PART = 512
 
 
 @dataclass(frozen=True)
@@ -58,17 +62,12 @@ def _score(config: Config, job: Job, found: RowSet, model: Model) -> Path:
         return prompt, completion
 
     rows, pairs, rejected = encode_rows(config, job, found, encode)
-    with bar(len(pairs), "score", "rows") as show:
-        scores = score(model, pairs, batch_size=config.batch_size, dtype=config.device.compute_dtype,
-                       on_batch=job.progress(show))
-    done = [{"id": row.get("id", line), "logprob": one.logprob, "tokens": one.tokens}
-            for (line, row), one in zip(rows, scores, strict=True)]
-    write_jsonl(job.directory / "rows.jsonl", done)
-    tokens = sum(one.tokens for one in scores)
-    result = {
-        "rows": len(rows), "rejected": len(rejected), "tokens": tokens,
-        "mean_logprob": float(np.mean([one.logprob for one in scores])),
-        "nats_per_token": -sum(one.logprob for one in scores) / max(tokens, 1)}
+    some = lambda part, told: [{"logprob": one.logprob, "tokens": one.tokens} for one in score(
+        model, part, batch_size=config.batch_size, dtype=config.device.compute_dtype, on_batch=told)]
+    done = _by_parts(job, rows, pairs, some)
+    tokens, total = sum(row["tokens"] for row in done), sum(row["logprob"] for row in done)
+    result = {"rows": len(rows), "rejected": len(rejected), "tokens": tokens, "mean_logprob": total / len(done),
+              "nats_per_token": -total / max(tokens, 1)}
     job.write_report("Scored texts", f"{len(rows):,} completions scored by {config.model}.",
                      scored(result, done, [(row["prompt"], row["completion"]) for _, row in rows]))
     return job.write_result(result)
@@ -83,13 +82,11 @@ def _classify(config: Config, job: Job, found: RowSet, model: Model) -> Path:
         return ids, types
 
     rows, texts, rejected = encode_rows(config, job, found, encode)
-    with bar(len(texts), "score", "rows") as show:
-        scores = classify(model, texts, batch_size=config.batch_size, dtype=config.device.compute_dtype,
-                          on_batch=job.progress(show))
-    done = [{"id": row.get("id", line), "score": one, "tokens": len(ids)}
-            for (line, row), one, (ids, _) in zip(rows, scores, texts, strict=True)]
-    write_jsonl(job.directory / "rows.jsonl", done)
-    head = model.spec.head
+    some = lambda part, told: [{"score": one, "tokens": len(ids)} for one, (ids, _) in zip(classify(
+        model, part, batch_size=config.batch_size, dtype=config.device.compute_dtype, on_batch=told), part,
+        strict=True)]
+    done = _by_parts(job, rows, texts, some)
+    scores, head = [row["score"] for row in done], model.spec.head
     labels = head.label_names or [f"score {i + 1}" for i in range(head.labels)]
     result = {"rows": len(rows), "rejected": len(rejected), "tokens": sum(row["tokens"] for row in done),
               "labels": list(labels), "mean_score": np.mean(scores, axis=0).tolist(),
@@ -97,6 +94,34 @@ def _classify(config: Config, job: Job, found: RowSet, model: Model) -> Path:
     job.write_report("Scored texts", f"{len(rows):,} texts scored by {config.model}.",
                      classified(result, done, [row for _, row in rows]))
     return job.write_result(result)
+
+
+def _by_parts(job: Job, rows: Sequence[tuple[int, dict[str, Any]]], inputs: Sequence[T],
+              measure: Callable[[Sequence[T], Callable[[int], None]], list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Measures the inputs a part after the other, and writes each part's rows before the next is begun.
+
+    A stopped job measures the part in which it was stopped again, as a whole, so that its numbers are the same.
+
+    Args:
+        job: whose rows.jsonl takes them.
+        rows: line and row of every input.
+        inputs: what is measured.
+        measure: from a part and a listener, which is told how many of it are done, to what is noted of each.
+
+    Returns:
+        All rows, those of an earlier start too.
+    """
+    start = len(job.rows_done())
+    with bar(len(rows), "score", "rows", done=start) as show:
+        tell = job.progress(show)
+        for first in range(start - start % PART, len(rows), PART):
+            part = range(first, min(first + PART, len(rows)))
+            found = measure([inputs[i] for i in part], lambda done, first=first: tell(max(first + done, start)))
+            for i, one in zip(part, found, strict=True):
+                if i >= start:
+                    line, row = rows[i]
+                    job.row({"id": row.get("id", line), **one})
+    return job.rows_done()
 
 
 def _text_ids(model: Model, row: dict[str, Any]) -> tuple[list[int], list[int]]:

@@ -20,12 +20,15 @@ from jaxllm.judge.protocol import Answer, Choice, Judge, Prompt
 T = TypeVar("T")
 # Another process may be writing; an answer takes a moment.
 PATIENCE_SECONDS = 60.0
+# Part of every key; goes up when what is kept of an answer changes.
+FORMAT = 1
 
 
 class Cached:
     """A judge that remembers.
 
-    Every answer is in the file as soon as it is there. SQLite keeps several processes from harming each other.
+    Every answer is in the file as soon as it is there. SQLite keeps several processes from harming each other. Prompts
+    are told apart by their content, not by their id, which only recorded answers know: those are in a file already.
 
     Args:
         judge: who is asked what is not known.
@@ -67,7 +70,8 @@ class Cached:
         results: dict[str, T] = {}
         for key in dict.fromkeys(keys):
             if (stored := self._get(key)) is not None:
-                results[key] = read(stored)
+                with self._explained():
+                    results[key] = read(stored)
         places: dict[str, list[int]] = {}
         for number, key in enumerate(keys):
             places.setdefault(key, []).append(number)
@@ -83,11 +87,13 @@ class Cached:
                 on_answer(place, answer)
 
         if unknown:
-            ask([prompts[places[key][0]] for key in unknown], tell)
+            for number, answer in enumerate(ask([prompts[places[key][0]] for key in unknown], tell)):
+                if unknown[number] not in results:  # a judge that told nothing on the way
+                    tell(number, answer)
         return [results[key] for key in keys]
 
     def _key(self, prompt: Prompt, settings: list[Any]) -> str:
-        about = json.dumps([self.identity, prompt.sha256, settings], sort_keys=True)
+        about = json.dumps([FORMAT, self.identity, prompt.sha256, settings], sort_keys=True)
         return hashlib.sha256(about.encode()).hexdigest()
 
     def _get(self, key: str) -> Any:
@@ -108,8 +114,11 @@ class Cached:
         except sqlite3.OperationalError as error:
             if "full" in str(error) or "disk I/O" in str(error):
                 raise StorageError(f"{self.path}: cannot be written: {error}") from error
-            raise UserError(f"the cache cannot be used: {error}", self.path, "choose another file") from error
-        except (sqlite3.DatabaseError, ValueError) as error:
+            locked = "locked" in str(error)
+            raise UserError(f"the cache cannot be used: {error}", self.path,
+                            "another process keeps it busy: wait for that, or see whether it hangs" if locked
+                            else "it may be another program's: choose another file") from error
+        except (sqlite3.DatabaseError, ValueError, TypeError) as error:
             raise UserError(f"the cache is damaged: {error}", self.path,
                             "remove the file; its answers will be asked for again") from error
         except OSError as error:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import re
+import urllib.parse
 from dataclasses import dataclass
 from typing import Literal
 
@@ -53,10 +56,25 @@ class JudgeConfig:
         wanted = "path" if self.kind in ("recorded", "callable") else "model"
         given = getattr(self, wanted) or (self.kind == "local" and "tiny")
         check(bool(given), wanted, f"a judge of kind {self.kind} needs it")
+        for name, kinds in (("model", ("local", "openai")), ("base_url", ("openai",)),
+                            ("path", ("recorded", "callable"))):
+            check(getattr(self, name) is None or self.kind in kinds, name,
+                  f"means nothing to a judge of kind {self.kind}", f"leave it out, or set kind to {' or '.join(kinds)}")
+        check(self.cache is None or self.kind != "recorded", "cache", "recorded answers are in a file already",
+              "leave it out")
+        if self.base_url is not None:
+            url = urllib.parse.urlsplit(self.base_url)
+            check(url.scheme in ("http", "https") and bool(url.hostname), "base_url",
+                  "is no address; it looks like http://localhost:8000/v1")
+            check("@" not in url.netloc, "base_url", "holds a user or password, which would be written to files",
+                  "put the key into the environment variable that key_variable names")
+        # The value is not shown: somebody may have put the key itself here.
+        check(re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", self.key_variable) is not None, "key_variable",
+              "is no name of an environment variable")
         for name in ("concurrency", "batch_size"):
             check(getattr(self, name) >= 1, name, f"must be 1 or more, got {getattr(self, name)}")
         check(self.retries >= 0, "retries", f"must be 0 or more, got {self.retries}")
-        check(self.seconds > 0, "seconds", f"must be above 0, got {self.seconds:g}")
+        check(0 < self.seconds < math.inf, "seconds", f"must be above 0, got {self.seconds:g}")
         check(self.per_minute is None or self.per_minute > 0, "per_minute", f"must be above 0, got {self.per_minute}")
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 from jaxllm.config import SamplingConfig
 from jaxllm.errors import UserError
@@ -11,6 +13,9 @@ from jaxllm.judge.protocol import Answer, Choice, Prompt, check_answers, choice_
 
 Complete = Callable[[Prompt, SamplingConfig, int], Sequence[str]]
 Choose = Callable[[Prompt, Sequence[str]], Mapping[str, float]]
+
+
+UNNAMED = "function"
 
 
 class FunctionJudge:
@@ -22,7 +27,7 @@ class FunctionJudge:
         identity: for caches; change it whenever the functions change.
     """
 
-    def __init__(self, complete: Complete | None = None, choose: Choose | None = None, identity: str = "function"):
+    def __init__(self, complete: Complete | None = None, choose: Choose | None = None, identity: str = UNNAMED):
         self._complete, self._choose, self.identity = complete, choose, identity
 
     def complete(self, prompts: Sequence[Prompt], sampling: SamplingConfig, *, seed: int = 0,
@@ -33,7 +38,8 @@ class FunctionJudge:
 
         def answers(_: int, prompt: Prompt) -> list[Answer]:
             texts = self._complete(prompt, sampling, seed)
-            if isinstance(texts, str) or len(texts) != sampling.n or not all(isinstance(text, str) for text in texts):
+            if not isinstance(texts, list | tuple) or len(texts) != sampling.n or not all(
+                    isinstance(text, str) for text in texts):
                 raise UserError(f"the function must return a list of {sampling.n} texts, got {texts!r:.200}",
                                 self.identity)
             return [Answer(text) for text in texts]
@@ -63,16 +69,24 @@ class FunctionJudge:
 def named_judge(path: str) -> FunctionJudge:
     """The judge that `package.module:name` stands for: a `FunctionJudge`, or a function that completes.
 
+    A judge without an identity of its own has that of the module's text: once that changes, caches ask again.
+
     Raises:
-        UserError: there is no such thing.
+        UserError: there is no such thing, or its module cannot be imported.
     """
-    module, _, name = path.partition(":")
+    module_name, _, name = path.partition(":")
     try:
-        found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(f"no such function: {error}", path, "give package.module:name") from None
-    if isinstance(found, FunctionJudge):
-        return found
-    if not callable(found):
-        raise UserError("neither a function nor a FunctionJudge", path)
-    return FunctionJudge(found, identity=path)
+        module = importlib.import_module(module_name)
+    except Exception as error:  # the module's own code may raise anything
+        missing = isinstance(error, ModuleNotFoundError) and module_name.startswith(str(error.name)) or not module_name
+        raise UserError("no such module" if missing else f"the module cannot be imported: {type(error).__name__}: "
+                        f"{error}", path, "give package.module:name") from error
+    found = getattr(module, name, None)
+    if not callable(found) and not isinstance(found, FunctionJudge):
+        raise UserError("no such function" if found is None else "neither a function nor a FunctionJudge", path,
+                        "give package.module:name")
+    judge = found if isinstance(found, FunctionJudge) else FunctionJudge(found)
+    if judge.identity == UNNAMED:
+        source = Path(module.__file__).read_bytes() if getattr(module, "__file__", None) else b""
+        judge.identity = f"{path} ({hashlib.sha256(source).hexdigest()[:16]})"
+    return judge

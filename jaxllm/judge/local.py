@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import jax.numpy as jnp
 
 from jaxllm.config import SamplingConfig
 from jaxllm.errors import UserError
-from jaxllm.generate.engine import generate
+from jaxllm.generate.engine import check_prompt, generate
 from jaxllm.generate.scoring import score
 from jaxllm.judge.protocol import Answer, Choice, Prompt, check_answers, choice_of, variants, warn_of_low_mass
 from jaxllm.text.model import Model
+
+# Prompts whose choices are computed together: what is lost when the job is stopped.
+TOGETHER = 256
 
 
 class LocalJudge:
@@ -42,23 +45,34 @@ class LocalJudge:
                on_answer: Callable[[int, Choice], None] | None = None) -> list[Choice]:
         """See `Judge.choose`; sums over the ways in which each answer may be spelled.
 
-        A prompt is read once, however many answers and spellings there are.
+        A prompt is read once, however many answers and spellings there are. Where an answer begins another, what the
+        longer one has is not the shorter one's.
+
+        Raises:
+            UserError: a prompt with its answers does not fit the context window, or answers are spelled alike.
         """
         check_answers(answers)
-        pairs, owners = [], []
-        for number, prompt in enumerate(prompts):
-            for answer in answers:
-                for before, after in self._spellings(prompt, answer):
-                    pairs.append((before, after))
-                    owners.append((number, answer))
-        scores = score(self.model, pairs, batch_size=self.batch_size, dtype=self.dtype)
-        found = [dict.fromkeys(answers, 0.0) for _ in prompts]
-        for (number, answer), one in zip(owners, scores, strict=True):
-            found[number][answer] += math.exp(one.logprob)
-        choices = [choice_of(one) for one in found]
-        for number, choice in enumerate(choices):
-            if on_answer is not None:
-                on_answer(number, choice)
+        spelled = [{answer: self._spellings(prompt, answer) for answer in answers} for prompt in prompts]
+        before = [self._ids(prompt) for prompt in prompts]
+        for number, (ids, own) in enumerate(zip(before, spelled, strict=True)):
+            longest = max(len(tail) for tails in own.values() for tail in tails)
+            check_prompt(ids, longest, self.model.spec.max_positions, f"prompt {number + 1}")
+        choices: list[Choice] = []
+        for start in range(0, len(prompts), TOGETHER):
+            numbers = range(start, min(start + TOGETHER, len(prompts)))
+            tails = [(i, answer, tail) for i in numbers for answer in answers for tail in spelled[i][answer]]
+            scores = score(self.model, [(before[i], tail) for i, _, tail in tails], batch_size=self.batch_size,
+                           dtype=self.dtype)
+            found: dict[int, dict[tuple[int, ...], tuple[str, float]]] = {i: {} for i in numbers}
+            for (i, answer, tail), one in zip(tails, scores, strict=True):
+                if tail in found[i]:
+                    raise UserError(f"the answers {found[i][tail][0]!r} and {answer!r} are the same tokens",
+                                    f"prompt {i + 1}", "choose answers that the model's tokenizer tells apart")
+                found[i][tail] = answer, math.exp(one.logprob)
+            for i in numbers:
+                choices.append(choice_of(_own_shares(found[i], answers)))
+                if on_answer is not None:
+                    on_answer(i, choices[i])
         warn_of_low_mass(choices, answers, self.identity)
         return choices
 
@@ -67,8 +81,8 @@ class LocalJudge:
             return self.model.prompt_ids(prompt.content)
         return self.model.tokenizer.chat(prompt.messages)
 
-    def _spellings(self, prompt: Prompt, answer: str) -> list[tuple[list[int], list[int]]]:
-        """(prompt, answer) as ids for every spelling: each sequence once, and none that goes on from another."""
+    def _spellings(self, prompt: Prompt, answer: str) -> list[tuple[int, ...]]:
+        """The ids of every spelling: each sequence once, and none that goes on from another."""
         before = self._ids(prompt)
         found = []
         for spelled in variants(answer):
@@ -84,5 +98,18 @@ class LocalJudge:
         if not kept:
             raise UserError(f"the answer {answer!r} cannot be told from the prompt's end",
                             fix="end the prompt with a blank line, or use messages")
-        return [(before, list(ids)) for ids in kept]
+        return kept
+
+
+def _own_shares(found: Mapping[tuple[int, ...], tuple[str, float]], answers: Sequence[str]) -> dict[str, float]:
+    """Probability of every answer, from that of token sequences and whose they are.
+
+    A sequence's probability holds that of all that go on from it; those of other answers are taken off.
+    """
+    shares = dict.fromkeys(answers, 0.0)
+    for ids, (answer, probability) in found.items():
+        longer = [other for other in found if len(other) > len(ids) and other[:len(ids)] == ids]
+        nearest = [one for one in longer if not any(one != other and one[:len(other)] == other for other in longer)]
+        shares[answer] += max(probability - sum(found[one][1] for one in nearest), 0.0)
+    return shares
 

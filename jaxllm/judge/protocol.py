@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from jaxllm.config import SamplingConfig
+from jaxllm.errors import UserError
 
 T = TypeVar("T")
-# Answers that hold less of the probability than this, on average, are not what the judge wants to say.
+# Answers that hold less of the probability than this are not what the judge wants to say.
 LOW_MASS = 0.5
 
 
@@ -132,14 +133,17 @@ def one_by_one(prompts: Sequence[Prompt], ask: Callable[[int, Prompt], T],
     return found
 
 
+def plain_answer(text: str) -> str:
+    """What spellings of an answer have in common."""
+    return text.strip().casefold()
+
+
 def check_answers(answers: Sequence[str]) -> None:
-    """Raises a `ValueError` unless answers can be told apart from how they begin, in whatever case."""
-    plain = [answer.strip().lower() for answer in answers]
-    if len(answers) < 2 or not all(plain):
-        raise ValueError(f"two or more answers with text in them are needed, got {list(answers)}")
-    for i, one in enumerate(plain):
-        if any(other.startswith(one) for j, other in enumerate(plain) if i != j):
-            raise ValueError(f"answer {answers[i]!r} begins another of {list(answers)}")
+    """Raises a `UserError` unless there are several answers, different in more than case and blanks."""
+    plain = [plain_answer(answer) for answer in answers]
+    if len(answers) < 2 or not all(plain) or len(set(plain)) < len(plain):
+        raise UserError(f"two or more different answers with text in them are needed, got {list(answers)}", "answers",
+                        "case and blanks make no difference")
 
 
 def variants(answer: str) -> list[str]:
@@ -150,7 +154,9 @@ def variants(answer: str) -> list[str]:
 
 
 def warn_of_low_mass(choices: Sequence[Choice], answers: Sequence[str], identity: str) -> None:
-    """Says on standard error when a judge hardly ever wanted to give any of the answers."""
-    if choices and (mean := math.fsum(one.mass for one in choices) / len(choices)) < LOW_MASS:
-        print(f"jaxllm: the answers {', '.join(map(repr, answers))} have {mean:.1%} of the probability of {identity}, "
-              "on average; it would rather say something else, so compare their shares with care", file=sys.stderr)
+    """Says on standard error how often a judge would rather have said something else."""
+    if low := sum(one.mass < LOW_MASS for one in choices):
+        mean = math.fsum(one.mass for one in choices) / len(choices)
+        print(f"jaxllm: after {low} of {len(choices)} prompts the answers {', '.join(map(repr, answers))} have less "
+              f"than {LOW_MASS:.0%} of the probability of {identity} ({mean:.1%} on average over all prompts); it would "
+              "rather say something else, so compare their shares with care", file=sys.stderr)

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from jaxllm.config import SamplingConfig
 from jaxllm.errors import UserError
-from jaxllm.judge.protocol import Answer, Choice, Prompt, check_answers, choice_of, one_by_one, warn_of_low_mass
+from jaxllm.judge.protocol import (
+    Answer,
+    Choice,
+    Prompt,
+    check_answers,
+    choice_of,
+    one_by_one,
+    plain_answer,
+    warn_of_low_mass,
+)
 from jaxllm.text.rows import read_rows
 
 
@@ -23,17 +33,21 @@ class RecordedJudge:
     """
 
     def __init__(self, path: str | Path):
-        self.path, self.identity = path, f"recorded answers ({Path(path).name})"
+        self.path = path
         found = read_rows(path, {}, {"prompt_sha256": str, "id": Any, "texts": list[str], "probabilities": dict},
                           limit_bad=0.0)
         self.rows: dict[str, dict[str, Any]] = {}
         for line, row in zip(found.lines, found.rows, strict=True):
-            key = row.get("prompt_sha256", row.get("id"))
-            if key is None or not ({"texts", "probabilities"} & set(row)):
+            keys = [str(row["prompt_sha256"]).lower()] if row.get("prompt_sha256") is not None else []
+            keys += [str(row["id"])] if row.get("id") is not None else []
+            if not keys or not ({"texts", "probabilities"} & set(row)):
                 raise UserError("a row needs prompt_sha256 or id, and texts or probabilities", f"{path}:{line}")
-            if str(key) in self.rows:
-                raise UserError(f"a second row for {key}", f"{path}:{line}", "remove one")
-            self.rows[str(key)] = row
+            for key in keys:
+                if key in self.rows:
+                    raise UserError(f"a second row for {key}", f"{path}:{line}", "remove one")
+                self.rows[key] = row
+        content = hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
+        self.identity = f"recorded answers ({Path(path).name}, {content})"
 
     def complete(self, prompts: Sequence[Prompt], sampling: SamplingConfig, *, seed: int = 0,
                  on_answer: Callable[[int, list[Answer]], None] | None = None) -> list[list[Answer]]:
@@ -50,15 +64,20 @@ class RecordedJudge:
 
     def choose(self, prompts: Sequence[Prompt], answers: Sequence[str], *,
                on_answer: Callable[[int, Choice], None] | None = None) -> list[Choice]:
-        """See `Judge.choose`; an answer that a row does not list has probability 0 there."""
+        """See `Judge.choose`; an answer that a row lists in no spelling has probability 0 there."""
         check_answers(answers)
+        plain = {plain_answer(answer): answer for answer in answers}
 
         def choice(number: int, prompt: Prompt) -> Choice:
             listed = self._row(prompt, number).get("probabilities")
             if listed is None:
                 raise UserError(f"no probabilities are recorded for prompt {number + 1}", self.path)
             try:
-                return choice_of({answer: float(listed.get(answer, 0.0)) for answer in answers})
+                found = dict.fromkeys(plain, 0.0)
+                for spelled, share in listed.items():
+                    if (answer := plain_answer(spelled)) in found:
+                        found[answer] += float(share)
+                return choice_of({plain[answer]: share for answer, share in found.items()})
             except (TypeError, ValueError) as error:
                 raise UserError(f"probabilities of prompt {number + 1}: {error}", self.path) from None
 

@@ -13,6 +13,7 @@ from numpy.testing import assert_allclose
 from jaxllm.config import SamplingConfig
 from jaxllm.errors import UserError
 from jaxllm.generate import engine, slots
+from jaxllm.generate.completion import continuation_text, find_stop
 from jaxllm.generate.engine import Work, generate
 from jaxllm.generate.sampling import Sampling, choose, row_keys, truncate
 from jaxllm.generate.scoring import score
@@ -164,6 +165,28 @@ def test_stop_strings_cut_the_text(model):
             assert after[0].text == before[0].text[:place] and after[0].finish_reason == "stop"
             assert model.tokenizer.decode(after[0].token_ids) == before[0].text[:place] + target
             assert after[0].logprob > before[0].logprob
+
+
+def test_text_behind_characters_that_are_spelled_in_bytes(stories):
+    """This tokenizer has no such characters: each is three tokens, and the cut before the end falls within one."""
+    encode = stories.tokenizer.encode
+    for prompt in ("日本語", "語", "日本語です", "日本語x", "😀😀😀"):
+        ids = encode(prompt + "日本です ok")[len(encode(prompt)):]
+        assert continuation_text(stories, stories.prompt_ids(prompt), ids) == "日本です ok"
+        assert find_stop(stories, stories.prompt_ids(prompt), ids, ["本"]) == (6, "日")
+        # the last character lacks a byte
+        assert continuation_text(stories, stories.prompt_ids(prompt), ids[:5]) == "日\ufffd"
+
+
+def test_seed_and_bias(model):
+    free = SamplingConfig(temperature=1.0, max_tokens=12)
+    own = dataclasses.replace(free, seed=7)
+    assert generate(model, prompts(), own, seed=1) == generate(model, prompts(), free, seed=7)
+    with pytest.raises(UserError, match="none with the id 999999"):
+        generate(model, prompts(), dataclasses.replace(free, logit_bias={999999: 1.0}))
+    for bias in ({-1: 1.0}, {3: float("nan")}, {3: float("inf")}):
+        with pytest.raises(UserError, match="logit_bias"):
+            SamplingConfig(logit_bias=bias)
 
 
 def test_one_compile_for_all_settings(model):

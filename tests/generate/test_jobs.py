@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from jaxllm.cli import main
+from jaxllm.generate import score_job
 from jaxllm.models.peft import save_adapter
 from tests.processes import run_file
 
@@ -137,6 +138,25 @@ def test_a_killed_run_loses_and_doubles_no_row(rows, tmp_path, story_model):
         assert one.pop("logprob") == pytest.approx(other.pop("logprob"), abs=1e-5)  # of another batch size
         assert (a, one) == (b, other)
     assert (torn / "result.json").read_text() == (whole / "result.json").read_text()
+
+
+def test_scoring_goes_on_where_it_was_killed(rows, tmp_path, story_model, monkeypatch, capsys):
+    """Three rows a part; killed within the second, which is computed again as a whole: equal to the last digit."""
+    monkeypatch.setattr(score_job, "PART", 3)
+    path = rows(*({"id": 4 if i == 1 else i, "prompt": "The", "completion": " dog" * (1 + i)} for i in range(8)))
+    command = ["score", "--model", story_model, "--data.path", path, "--out"]
+    whole, torn = tmp_path / "whole", tmp_path / "torn"
+    assert main([*command, str(whole)]) == 0
+    assert "2 rows of" in capsys.readouterr().err
+    assert main([*command, str(torn)]) == 0
+    lines = (whole / "rows.jsonl").read_text().splitlines(keepends=True)
+    (torn / "rows.jsonl").write_text("".join(lines[:4]) + lines[4][:9])
+    (torn / "result.json").unlink()
+    assert main([*command, str(torn)]) == 0
+    assert (torn / "rows.jsonl").read_text() == (whole / "rows.jsonl").read_text()
+    (torn / "rows.jsonl").write_text("".join([lines[0], "\0\n", *lines[2:]]))
+    (torn / "result.json").unlink()
+    assert main([*command, str(torn)]) == 2 and "rows.jsonl:2: the line is damaged" in capsys.readouterr().err
 
 
 def test_files_of_others_are_left_alone(rows, tmp_path, story_model, capsys):

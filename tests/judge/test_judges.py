@@ -20,8 +20,10 @@ from jaxllm.judge import (
     Prompt,
     RecordedJudge,
     choice_of,
+    local,
     open_judge,
 )
+from jaxllm.judge.local import _own_shares
 from jaxllm.judge.protocol import check_answers, variants
 from jaxllm.models import logits
 from jaxllm.text.model import load
@@ -56,9 +58,9 @@ def test_spellings():
     assert variants(" A ") == ["A", " A", "a", " a"]
 
 
-@pytest.mark.parametrize("answers", [["Yes"], ["Yes", " "], ["yes", "Yes, of course"], ["A", "a"]])
+@pytest.mark.parametrize("answers", [["Yes"], ["Yes", " "], ["A", "a "], ["straße", "STRASSE"]])
 def test_answers_that_cannot_be_told_apart(answers):
-    with pytest.raises(ValueError):
+    with pytest.raises(UserError):
         check_answers(answers)
 
 
@@ -86,6 +88,35 @@ def test_a_model_chooses_by_summed_probability(tiny, judge):
             total[answer] += math.exp(sum(float(nats[len(before) - 1 + i, token]) for i, token in enumerate(tail)))
     assert choice.mass == pytest.approx(sum(total.values()), rel=1e-3)
     assert choice.probabilities["red"] == pytest.approx(total["red"] / sum(total.values()), abs=1e-4)
+
+
+def test_an_answer_that_begins_another_has_what_the_other_has_not(tiny, judge):
+    """A scale from 1 to 10; shares of nested answers by hand."""
+    prompt = Prompt("Question: What is 2 + 8? Answer:")
+    (choice,) = judge.choose([prompt], [str(i) for i in range(1, 11)])
+    assert choice.answer == "10" and choice.probabilities["10"] > 0.5 and choice.mass <= 1.0
+    found = {(1,): ("a", 0.6), (1, 2): ("ab", 0.3), (1, 2, 3): ("abc", 0.2), (4,): ("a", 0.1)}
+    assert _own_shares(found, ["a", "ab", "abc"]) == pytest.approx({"a": 0.4, "ab": 0.1, "abc": 0.2})
+
+
+def test_choices_are_told_of_on_the_way(judge, monkeypatch):
+    """What was chosen before an interrupt is kept."""
+    monkeypatch.setattr(local, "TOGETHER", 2)
+    told = []
+
+    def listen(number, choice):
+        told.append(number)
+        if len(told) == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        judge.choose([Prompt(f"Question: Is {i} red? Answer:") for i in range(6)], ["Yes", "No"], on_answer=listen)
+    assert told == [0, 1, 2]
+
+
+def test_a_prompt_too_long_is_named(judge):
+    with pytest.raises(UserError, match="^prompt 2: "):
+        judge.choose([Prompt("short"), Prompt("word " * 600)], ["Yes", "No"])
 
 
 def test_answers_nobody_wants_are_said(judge, capsys):
@@ -125,6 +156,10 @@ def test_recorded_answers(recorded):
     assert judge.complete([Prompt("anything", id="7")], GREEDY) == [[Answer("x")]]
     (choice,) = judge.choose([Prompt("Hi")], ["Yes", "No"])
     assert choice.probabilities["Yes"] == pytest.approx(0.75) and choice.mass == pytest.approx(0.8)
+    assert judge.choose([Prompt("Hi")], ["yes", " no"])[0].mass == pytest.approx(0.8)
+    both = recorded({"prompt_sha256": Prompt("Hi").sha256.upper(), "id": "h", "texts": ["Hello"]})
+    assert both.complete([Prompt("Hi"), Prompt("?", id="h")], GREEDY) == [[Answer("Hello")]] * 2
+    assert both.identity != judge.identity
     for ask, message in ((lambda: judge.complete([Prompt("Ho")], GREEDY), "no answer is recorded for prompt 1"),
                          (lambda: judge.complete([Prompt("?", id="7")], SamplingConfig(n=2)), "1 texts are recorded"),
                          (lambda: judge.choose([Prompt("?", id="7")], ["Yes", "No"]), "no probabilities")):
@@ -194,6 +229,16 @@ def test_what_was_answered_before_a_failure_is_kept(tmp_path):
     assert judge.asked == ["a", "b", "c"]
 
 
+def test_a_judge_that_tells_nothing_on_the_way(tmp_path):
+    class Quiet(FunctionJudge):
+        def complete(self, prompts, sampling, *, seed=0, on_answer=None):
+            return [[Answer(prompt.content)] for prompt in prompts]
+
+    cached = Cached(Quiet(identity="quiet"), tmp_path / "answers.sqlite")
+    assert cached.complete([Prompt("a"), Prompt("b")], GREEDY) == [[Answer("a")], [Answer("b")]]
+    assert Cached(Counting(), tmp_path / "answers.sqlite").complete([Prompt("a")], GREEDY) == [[Answer("a0")]]
+
+
 def test_a_damaged_cache(tmp_path):
     (tmp_path / "answers.sqlite").write_bytes(b"no data base at all" * 100)
     with pytest.raises(UserError, match="the cache is damaged"):
@@ -225,7 +270,7 @@ def test_configs_open_judges(tmp_path, recorded):
     recorded({"id": 1, "texts": ["x"]})
     path = str(tmp_path / "recorded.jsonl")
     assert isinstance(open_judge(JudgeConfig("recorded", path=path)), RecordedJudge)
-    cached = open_judge(JudgeConfig("recorded", path=path, cache=str(tmp_path / "c")))
+    cached = open_judge(JudgeConfig(cache=str(tmp_path / "c")))
     assert isinstance(cached, Cached) and cached.identity == cached.judge.identity
     local = open_judge(JudgeConfig())
     assert isinstance(local, LocalJudge) and local.identity.startswith("tiny (")
@@ -233,9 +278,28 @@ def test_configs_open_judges(tmp_path, recorded):
     assert named.complete([Prompt("a")], GREEDY) == [[Answer("A")]]
     with pytest.raises(UserError, match="no such function"):
         open_judge(JudgeConfig("callable", path="tests.judge.test_judges:whisper"))
-    for wrong in (dict(kind="recorded"), dict(kind="openai"), dict(concurrency=0), dict(per_minute=0.0)):
-        with pytest.raises(UserError):
+    for wrong in (dict(kind="recorded"), dict(kind="openai"), dict(concurrency=0), dict(per_minute=0.0),
+                  dict(kind="recorded", path=path, cache="c"), dict(path=path), dict(seconds=math.inf),
+                  dict(kind="openai", model="m", base_url="localhost:8000"),
+                  dict(kind="openai", model="m", base_url="http://user:secret@host/v1"),
+                  dict(kind="openai", model="m", key_variable="sk-secret")):
+        with pytest.raises(UserError) as raised:
             JudgeConfig(**wrong)
+        assert "secret" not in str(raised.value)
+
+
+def test_a_function_that_changed_is_another_judge(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    identities = set()
+    for text in ("one", "another"):
+        (tmp_path / "changing.py").write_text(f"def answer(prompt, sampling, seed):\n    return ['{text}']\n")
+        sys.modules.pop("changing", None)
+        identities.add(open_judge(JudgeConfig("callable", path="changing:answer")).identity)
+    assert len(identities) == 2
+    (tmp_path / "changing.py").write_text("import nothing_of_this_name\n")
+    sys.modules.pop("changing", None)
+    with pytest.raises(UserError, match="cannot be imported: ModuleNotFoundError: .*nothing_of_this_name"):
+        open_judge(JudgeConfig("callable", path="changing:answer"))
 
 
 def shout(prompt, sampling, seed):

@@ -47,6 +47,12 @@ class Handler(BaseHTTPRequestHandler):
                 self.server.under_way -= 1
 
     def answer(self, asked, fault):
+        if fault == "refusal":
+            one = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": None}}
+            return self.send(200, {"id": "1", "object": "chat.completion", "created": 0, "model": asked["model"],
+                                   "choices": [one]})
+        if fault == "echo":
+            return self.send(400, {"error": {"message": f"you sent {self.headers['Authorization']}"}})
         if fault == "never":
             time.sleep(3)
             return
@@ -60,9 +66,9 @@ class Handler(BaseHTTPRequestHandler):
         text = asked["messages"][-1]["content"]
         one = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text.upper()}}
         if asked.get("logprobs"):
-            shares = {" Yes": 0.4, "yes": 0.2, "No": 0.1, "Yellow": 0.1, "Y": 0.05}
+            shares = {} if fault == "no tokens" else {" Yes": 0.4, "yes": 0.2, "No": 0.1, "Yellow": 0.1, "Y": 0.05}
             tops = [{"token": token, "logprob": math.log(p), "bytes": None} for token, p in shares.items()]
-            one["logprobs"] = {"content": [{**tops[0], "top_logprobs": tops}]}
+            one["logprobs"] = {"content": [{"token": "Yes", "logprob": -0.1, "bytes": None, "top_logprobs": tops}]}
         self.send(200, {"id": "1", "object": "chat.completion", "created": 0, "model": asked["model"],
                         "choices": [{**one, "index": i} for i in range(asked.get("n", 1))]})
 
@@ -116,6 +122,12 @@ def test_concurrency_and_rate_are_kept(server):
     judge(server, per_minute=1200).complete([Prompt(str(i)) for i in range(5)], GREEDY)
     times = sorted(when for when, *_ in server.requests)
     assert times[-1] - times[0] >= 4 * 0.05 - 0.02
+    # Requests that are sent again keep the rate as well.
+    server.requests.clear()
+    server.faults = [500, None] * 3
+    judge(server, per_minute=300, concurrency=1).complete([Prompt(str(i)) for i in range(3)], GREEDY)
+    times = sorted(when for when, *_ in server.requests)
+    assert len(times) == 6 and all(b - a >= 0.2 - 0.02 for a, b in zip(times, times[1:], strict=False))
 
 
 @pytest.mark.parametrize("fault", [429, 500, 503, "garbage", "not json"])
@@ -134,7 +146,7 @@ def test_a_server_that_never_answers(server):
 
 
 @pytest.mark.parametrize("fault, message", [(500, "does not answer: InternalServerError"),
-                                            (401, "does not answer: AuthenticationError"),
+                                            (401, "refuses: AuthenticationError"),
                                             ("garbage", "answer cannot be used"),
                                             ("not json", "answer cannot be used")])
 def test_faults_that_stay(server, fault, message):
@@ -153,7 +165,7 @@ def test_no_server_at_all(server):
 
 def test_answers_before_a_failure_are_kept(server, tmp_path):
     """Six prompts, one at a time; the fourth request and all later ones fail. The next run asks for the rest only."""
-    server.faults = [None] * 3 + [400] * 9
+    server.faults = [None] * 3 + [401] * 9
     cached = Cached(judge(server, concurrency=1), tmp_path / "answers.sqlite")
     prompts = [Prompt(str(i)) for i in range(6)]
     with pytest.raises(UserError):
@@ -161,6 +173,60 @@ def test_answers_before_a_failure_are_kept(server, tmp_path):
     server.faults, before = [], len(server.requests)
     assert [row[0].text for row in cached.complete(prompts, GREEDY)] == list("012345")
     assert len(server.requests) - before == 3
+
+
+@pytest.mark.parametrize("fault, message", [(400, "prompt 3: the server refuses"), ("refusal", "holds no text")])
+def test_a_prompt_that_is_refused_keeps_no_other_from_its_answer(server, tmp_path, fault, message):
+    server.faults = [None, None, fault]
+    cached = Cached(judge(server, concurrency=1, retries=0), tmp_path / "answers.sqlite")
+    prompts = [Prompt(str(i)) for i in range(12)]
+    with pytest.raises(UserError, match=message) as raised:
+        cached.complete(prompts, GREEDY)
+    assert "11 of 12 prompts have an answer" in str(raised.value) and len(server.requests) == 12
+    assert len(cached.complete(prompts, GREEDY)) == 12 and len(server.requests) == 13
+
+
+def test_a_server_that_refuses_everything_is_not_asked_everything(server):
+    server.faults = [400] * 100
+    with pytest.raises(UserError, match="0 of 100 prompts"):
+        judge(server, concurrency=2).complete([Prompt(str(i)) for i in range(100)], GREEDY)
+    assert len(server.requests) <= 12
+
+
+def test_a_listener_that_fails_ends_the_asking(server):
+    def full(number, answers):
+        raise OSError("no space left")
+
+    with pytest.raises(OSError, match="no space"):
+        judge(server, concurrency=2).complete([Prompt(str(i)) for i in range(40)], GREEDY, on_answer=full)
+    time.sleep(0.3)
+    assert len(server.requests) <= 6
+
+
+def test_the_key_is_never_shown(server, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret\n")
+    server.faults = ["echo"]
+    with pytest.raises(UserError, match=r"you sent Bearer \*\*\*") as raised:
+        judge(server, retries=0).complete([Prompt("a")], GREEDY)
+    assert "sk-secret" not in str(raised.value)
+
+
+def test_identity_names_the_server_that_is_asked(server, monkeypatch):
+    monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+    monkeypatch.setenv("OPENAI_API_KEY", "x")
+    assert ServerJudge("m").identity == ServerJudge("m", server.url).identity == f"m at {server.url[7:]}"
+
+
+def test_a_prompt_that_cannot_be_sent(server):
+    with pytest.raises(UserError, match="the request cannot be sent"):
+        judge(server).complete([Prompt("\ud800")], GREEDY)
+    assert not server.requests
+
+
+def test_choices_without_tokens_are_no_choices(server):
+    server.faults = ["no tokens"] * 9
+    with pytest.raises(UserError, match="lists no likely tokens"):
+        judge(server, retries=1).choose([Prompt("a")], ["Yes", "No"])
 
 
 def test_choices_are_read_from_the_likeliest_tokens(server):

@@ -158,5 +158,5 @@ def warn_of_low_mass(choices: Sequence[Choice], answers: Sequence[str], identity
     if low := sum(one.mass < LOW_MASS for one in choices):
         mean = math.fsum(one.mass for one in choices) / len(choices)
         print(f"jaxllm: after {low} of {len(choices)} prompts the answers {', '.join(map(repr, answers))} have less "
-              f"than {LOW_MASS:.0%} of the probability of {identity} ({mean:.1%} on average over all prompts); it would "
+              f"than {LOW_MASS:.0%} of the probability of {identity} ({mean:.1%} on average over all); it would "
               "rather say something else, so compare their shares with care", file=sys.stderr)

@@ -15,7 +15,7 @@ from jaxllm.errors import UserError
 from jaxllm.generate import engine, slots
 from jaxllm.generate.completion import continuation_text, find_stop
 from jaxllm.generate.engine import Work, generate
-from jaxllm.generate.sampling import Sampling, choose, row_keys, truncate
+from jaxllm.generate.sampling import Sampling, choose, likeliest, row_keys, truncate
 from jaxllm.generate.scoring import score
 from jaxllm.models import Rope
 from jaxllm.text.model import Model
@@ -176,6 +176,13 @@ def test_text_behind_characters_that_are_spelled_in_bytes(stories):
         assert find_stop(stories, stories.prompt_ids(prompt), ids, ["本"]) == (6, "日")
         # the last character lacks a byte
         assert continuation_text(stories, stories.prompt_ids(prompt), ids[:5]) == "日\ufffd"
+
+
+def test_the_likeliest_is_the_first_of_equals():
+    scores = jnp.asarray([[1.0, 3.0, 3.0], [-jnp.inf, -jnp.inf, -jnp.inf], [jnp.nan, 1.0, 2.0], [5.0, 5.0, -1.0]])
+    assert likeliest(scores).tolist() == [1, 0, 2, 0]
+    many = jnp.round(jax.random.normal(jax.random.key(0), (64, 100)), 1)
+    assert (likeliest(many) == many.argmax(-1)).all()
 
 
 def test_seed_and_bias(model):

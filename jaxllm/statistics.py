@@ -30,3 +30,24 @@ def interval(values: Sequence[float], seed: int = 0, level: float = 0.95) -> dic
                                 rng=np.random.default_rng(seed)).confidence_interval
         low, high = float(found.low), float(found.high)
     return {"mean": mean, "ci_low": low, "ci_high": high, "n": int(values.size)}
+
+
+def paired(ours: Sequence[float], theirs: Sequence[float], seed: int = 0) -> dict[str, float | int]:
+    """How far one method is ahead of another on the same units.
+
+    Args:
+        ours, theirs: a value each per independent unit, in the same order.
+        seed: of the resampling.
+
+    Returns:
+        `interval` of the differences, and `p`: how often signs drawn at random give a mean difference at least as far
+        from 0 (two-sided permutation test); 1 where all differences are 0.
+    """
+    from scipy import stats
+
+    differences = np.subtract(ours, theirs)
+    p = 1.0
+    if np.any(differences):
+        p = float(stats.permutation_test((differences,), np.mean, permutation_type="samples", n_resamples=9999,
+                                         rng=np.random.default_rng(seed)).pvalue)
+    return interval(differences, seed) | {"p": p}

@@ -94,7 +94,30 @@ class Histogram:
         axes.set_ylabel("count")
 
 
-Plot = Lines | Bars | Histogram
+@dataclass(frozen=True)
+class Heat:
+    """A matrix as colours between 0 and 1; the first row lies at the bottom.
+
+    Attributes:
+        title: what is shown.
+        x, y: names of the axes.
+        values: rows of equal length.
+    """
+
+    title: str
+    x: str
+    y: str
+    values: Sequence[Sequence[float]]
+
+    def draw(self, axes) -> None:
+        image = axes.imshow(self.values, origin="lower", aspect="auto", vmin=0, vmax=1, cmap="cividis",
+                            interpolation="nearest")
+        axes.figure.colorbar(image, ax=axes)
+        axes.set_xlabel(_literal(self.x))
+        axes.set_ylabel(_literal(self.y))
+
+
+Plot = Lines | Bars | Histogram | Heat
 
 
 def svg(plot: Plot) -> str | None:

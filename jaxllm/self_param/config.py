@@ -10,8 +10,9 @@ from jaxllm.config import DataConfig, SamplingConfig, check, check_seed
 from jaxllm.devices import DeviceConfig, MeshConfig
 from jaxllm.models import LoraConfig
 from jaxllm.self_param.documents import FormatConfig
-from jaxllm.self_param.injection import DivergenceConfig, MixtureConfig
+from jaxllm.self_param.injection import DivergenceConfig
 from jaxllm.self_param.questions import QuestionConfig
+from jaxllm.self_param.streams import MixtureConfig
 from jaxllm.train.config import TrainConfig
 
 
@@ -40,8 +41,25 @@ class UnrelatedConfig:
 
 
 @dataclass(frozen=True)
+class LocalityConfig:
+    """Questions that are near the documents' and not about them; their answers should stay what they were.
+
+    Args:
+        path: rows {question}; by default the questions of the data's documents that are not written.
+        questions: at most so many; 0 asks none.
+    """
+
+    path: str | None = None
+    questions: int = 100
+
+    def __post_init__(self):
+        check(self.questions >= 0, "questions", f"must be 0 or more, got {self.questions}")
+
+
+@dataclass(frozen=True)
 class Config:
-    """Writes documents into a model's weights (SELF-PARAM, 2410.00487), each into a fresh copy of the model.
+    """Writes documents into a model's weights (SELF-PARAM, 2410.00487): each into a fresh copy of the model, all into
+    one, or one after the other.
 
     Before, after, and with the document in the prompt, the model answers the questions of the data. It learns
     from other pairs (questions.source), by KL distillation from itself reading the document.
@@ -50,16 +68,22 @@ class Config:
         data: rows {context, question, answers}; rows with the same context are one document.
         out: directory for the results.
         model: checkpoint directory, Hub id, or tiny.
+        setting: single writes every document into a fresh copy of the model, batch all of them together into one,
+            sequential one after the other into one, each adapter merged before the next is trained.
         documents: only so many documents; null takes all.
         questions: the pairs that a document is written with.
         unrelated: text against drift.
         mixture: how the kinds of targets take turns.
         divergence: what is minimised.
-        train: steps and optimizer.
+        train: steps and optimizer, of every injection: of a document, or in batch of all of them.
         lora: adapter that is trained and merged; null trains all weights.
         format: wording of documents, questions and answers.
         sampling: of the answers in the test.
         finetune: also train on the same targets by plain next-token prediction, for comparison.
+        compare: what else is run beside it: finetune_context trains on the documents' own text by plain next-token
+            prediction; retrieval trains nothing and puts the document that BM25 finds before the question (batch and
+            sequential); replay also distils the earlier documents again, every other turn (sequential).
+        locality: questions whose answers should not change (batch and sequential).
         save: what is kept of every document, below adapters/ or models/.
         mesh: how the devices share a training step.
         device: precision.
@@ -69,6 +93,7 @@ class Config:
     data: DataConfig
     out: Path
     model: str = "tiny"
+    setting: Literal["single", "batch", "sequential"] = "single"
     documents: int | None = None
     questions: QuestionConfig = field(default_factory=QuestionConfig)
     unrelated: UnrelatedConfig = field(default_factory=UnrelatedConfig)
@@ -80,6 +105,8 @@ class Config:
     sampling: SamplingConfig = field(
         default_factory=lambda: SamplingConfig(temperature=0.0, max_tokens=16, stop=["\n"]))
     finetune: bool = True
+    compare: list[Literal["finetune_context", "retrieval", "replay"]] = field(default_factory=list)
+    locality: LocalityConfig = field(default_factory=LocalityConfig)
     save: Literal["adapter", "model", "nothing"] = "adapter"
     mesh: MeshConfig = field(default_factory=MeshConfig)
     device: DeviceConfig = field(default_factory=DeviceConfig)
@@ -87,6 +114,13 @@ class Config:
 
     def __post_init__(self):
         check(self.documents is None or self.documents >= 1, "documents", f"must be 1 or more, got {self.documents}")
+        for name, settings in (("retrieval", ("batch", "sequential")), ("replay", ("sequential",))):
+            check(name not in self.compare or self.setting in settings, "compare",
+                  f"{name} means nothing in the setting {self.setting}", f"set setting to {' or '.join(settings)}")
+        check(self.setting == "single" or self.lora is not None, "lora", "documents in one model are kept as adapters, "
+              "one an injection, and all weights are to be trained", "set lora.rank, or setting to single")
+        check(self.setting == "single" or self.save == "adapter", "save", "documents in one model are kept as adapters",
+              "leave it at adapter; jaxllm convert --merge makes a model of them")
         check(self.save != "adapter" or self.lora is not None, "save",
               "there is no adapter when all weights are trained", "set save to model or nothing")
         check(self.lora is not None or self.device.params != "bfloat16", "device.params",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ from jaxllm.generate.engine import generate
 from jaxllm.models.network import Params
 from jaxllm.self_param.answers import accuracy, best, f1
 from jaxllm.self_param.documents import Document, FormatConfig
-from jaxllm.self_param.loss import Batch, mean_gap
+from jaxllm.self_param.loss import Batch, mean_gap, mean_nats
 from jaxllm.self_param.targets import Target, build_target, collate, common_lengths
 from jaxllm.text.model import Model
 
@@ -44,16 +45,24 @@ def ask(model: Model, documents: Sequence[Document], wording: FormatConfig, samp
     Returns:
         Answers by document, in the order of its questions.
     """
+    said = iter(say(model, [(document.text if reading else None, pair.question) for document in documents
+                            for pair in document.pairs], wording, sampling, dtype=dtype, seed=seed,
+                    batch_size=batch_size))
+    return [[judge(next(said), pair.answers) for pair in document.pairs] for document in documents]
+
+
+def say(model: Model, asked: Sequence[tuple[str | None, str]], wording: FormatConfig, sampling: SamplingConfig, *,
+        dtype: jnp.dtype, seed: int = 0, batch_size: int = 32) -> list[str]:
+    """What the model answers to every `(document to read or None, question)`; see `ask`."""
     prefix, encode = model.prefix, model.tokenizer.encode
-    prompts = [[*prefix, *(encode(wording.read(document.text)) if reading else ()), *encode(wording.ask(pair.question))]
-               for document in documents for pair in document.pairs]
-    said = iter(generate(model, prompts, sampling, seed=seed, batch_size=batch_size, dtype=dtype))
-    return [[judge(next(said)[0].text, pair.answers) for pair in document.pairs] for document in documents]
+    prompts = [[*prefix, *(() if text is None else encode(wording.read(text))), *encode(wording.ask(question))]
+               for text, question in asked]
+    made = generate(model, prompts, sampling, seed=seed, batch_size=batch_size, dtype=dtype)
+    return [one.text.strip() for (one,) in made]
 
 
 def judge(text: str, references: Sequence[str]) -> Answer:
     """Scores one answer."""
-    text = text.strip()
     return Answer(text, best(f1, text, references), best(accuracy, text, references))
 
 
@@ -90,3 +99,8 @@ def batches(targets: Sequence[Target], window: int, batch_size: int = 32) -> lis
 def gap(model: Model, student: Params, held_back: Sequence[Batch], dtype: jnp.dtype) -> float:
     """Mean KL per token, nats, from the reading `model` to `student`, over batches of targets."""
     return mean_gap(model.spec, model.params, student, list(held_back), dtype)
+
+
+def perplexity(model: Model, params: Params, texts: Sequence[Batch], dtype: jnp.dtype) -> float:
+    """Of weights `params` on the student's view of targets."""
+    return math.exp(mean_nats(model.spec, params, list(texts), dtype))

@@ -1,10 +1,8 @@
-"""The procedure: one document, three streams of targets, one adapter, merged at the end."""
+"""The procedure: targets, one adapter, trained and merged at the end."""
 
 from __future__ import annotations
 
 import dataclasses
-import zlib
-from collections.abc import Sequence
 from typing import Any, Literal
 
 import jax
@@ -13,14 +11,12 @@ import numpy as np
 import optax
 
 from jaxllm.config import check
-from jaxllm.errors import UserError
 from jaxllm.models import Adapter, LoraConfig, init_adapter, merge
 from jaxllm.models.adapters import adapter_axes
 from jaxllm.models.network import Params
-from jaxllm.self_param.documents import FormatConfig
 from jaxllm.self_param.loss import Objective, make_loss
-from jaxllm.self_param.questions import QuestionAnswer
-from jaxllm.self_param.targets import KINDS, Target, build_target, collate, continuation
+from jaxllm.self_param.streams import TargetSource
+from jaxllm.self_param.targets import collate
 from jaxllm.text.model import Model
 from jaxllm.train import (
     Checkpointer,
@@ -32,35 +28,9 @@ from jaxllm.train import (
     make_optimizer,
     make_schedule,
     make_train_step,
-    row_indices,
     shardings,
 )
 from jaxllm.train.config import TrainConfig
-
-
-@dataclasses.dataclass(frozen=True)
-class MixtureConfig:
-    """How many targets of each kind take turns; the paper's are one each.
-
-    Args:
-        qa: question with answer, asked of a teacher that reads the document.
-        continuation: the rest of the document from a random place on.
-        unrelated: other text, against drift.
-    """
-
-    qa: int = 1
-    continuation: int = 1
-    unrelated: int = 1
-
-    def __post_init__(self):
-        for name in KINDS:
-            check(getattr(self, name) >= 0, name, f"must be 0 or more, got {getattr(self, name)}")
-        check(self.qa + self.continuation + self.unrelated > 0, "qa", "all kinds are 0")
-
-    @property
-    def turns(self) -> tuple[str, ...]:
-        """Kinds in the order in which they take turns."""
-        return tuple(kind for kind in KINDS for _ in range(getattr(self, kind)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,76 +50,6 @@ class DivergenceConfig:
     def __post_init__(self):
         check(0 < self.beta < 1, "beta", f"must be between 0 and 1, got {self.beta:g}")
         check(self.temperature > 0, "temperature", f"must be above 0, got {self.temperature:g}")
-
-
-def purpose_seed(seed: int, *purpose: str | int) -> int:
-    """A seed of its own for every purpose, so that no two draws of a run are the same draw."""
-    words = [part if isinstance(part, int) else zlib.crc32(part.encode()) for part in purpose]
-    return int(np.random.SeedSequence([seed, *words]).generate_state(1)[0]) >> 1
-
-
-@dataclasses.dataclass(frozen=True)
-class Streams:
-    """All targets of one document, tokenised.
-
-    Attributes:
-        prefix: begins every sequence.
-        context: the document as the teacher reads it.
-        questions: one target for every question-answer pair.
-        unrelated: ids of other texts.
-        unrelated_context: what the teacher reads before an unrelated text: the document, or nothing.
-        turns: kinds in the order in which they take turns.
-        seed: of the order and of the cuts.
-    """
-
-    prefix: tuple[int, ...]
-    context: tuple[int, ...]
-    questions: tuple[Target, ...]
-    unrelated: tuple[tuple[int, ...], ...]
-    unrelated_context: tuple[int, ...]
-    turns: tuple[str, ...]
-    seed: int
-
-    def target(self, number: int) -> Target:
-        """Target `number` of the run: a function of the number and the seed alone, so a run can resume anywhere."""
-        turn, place = divmod(number, len(self.turns))
-        kind = self.turns[place]
-        # Number of this target within its own stream.
-        n = turn * self.turns.count(kind) + self.turns[:place].count(kind)
-        if kind == "continuation":
-            cuts = np.random.default_rng((self.seed, n))
-            return continuation(self.prefix, self.context, int(cuts.integers(1, len(self.context) - 1)))
-        if kind == "unrelated":
-            order = purpose_seed(self.seed, "unrelated")
-            text = self.unrelated[row_indices(order, n, 1, len(self.unrelated))[0]]
-            return build_target(self.prefix, self.unrelated_context, text, kind)
-        return self.questions[row_indices(self.seed, n, 1, len(self.questions))[0]]
-
-    def longest(self) -> list[Target]:
-        """Targets that are as long, in either view, as any that `target` returns."""
-        found = list(self.questions)
-        if "continuation" in self.turns:
-            found.append(continuation(self.prefix, self.context, 1))
-        if "unrelated" in self.turns:
-            found.append(build_target(self.prefix, self.unrelated_context, max(self.unrelated, key=len), "unrelated"))
-        return found
-
-
-def make_streams(model: Model, text: str, pairs: Sequence[QuestionAnswer], unrelated: Sequence[Sequence[int]],
-                 wording: FormatConfig, mixture: MixtureConfig, seed: int, unrelated_with_document: bool) -> Streams:
-    """Tokenises a document and its pairs.
-
-    Raises:
-        UserError: the document is too short for the only kind of target that is asked for.
-    """
-    encode, prefix = model.tokenizer.encode, model.prefix
-    context = tuple(encode(wording.read(text)))
-    turns = tuple(kind for kind in mixture.turns if kind != "continuation" or len(context) >= 3)
-    if not turns:
-        raise UserError(f"a document of {len(context)} tokens has no continuation", "mixture", "give qa a share")
-    questions = tuple(build_target(prefix, context, encode(wording.tell(q, a)), "qa") for q, a in pairs)
-    return Streams(prefix, context, questions, tuple(map(tuple, unrelated)),
-                   context if unrelated_with_document else (), turns, seed)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,10 +88,10 @@ def make_recipe(model: Model, objective: Objective, train: TrainConfig, lora: Lo
 
 @dataclasses.dataclass(frozen=True)
 class Injection:
-    """What became of one document.
+    """What became of an injection.
 
     Attributes:
-        params: the model with the document in its weights.
+        params: the model with the documents in its weights.
         adapter: the change as an adapter; None when all weights were trained.
         metrics: of the last step.
         interrupted: a signal stopped it; the checkpoint is saved and `params` are not to be used.
@@ -203,13 +103,13 @@ class Injection:
     interrupted: bool
 
 
-def inject(model: Model, streams: Streams, recipe: Recipe, *, checkpointer: Checkpointer | None = None,
+def inject(model: Model, streams: TargetSource, recipe: Recipe, *, checkpointer: Checkpointer | None = None,
            metrics: MetricsWriter | None = None, progress: bool = True) -> Injection:
-    """Writes one document into the model's weights.
+    """Writes what the targets tell into the model's weights.
 
     Args:
         model: the teacher, and where the student starts.
-        streams: targets of the document.
+        streams: the targets, of one document or several.
         recipe: from `make_recipe`.
         checkpointer: saves and resumes; None starts anew and saves nothing.
         metrics: takes the steps' numbers.

@@ -14,8 +14,8 @@ from jaxllm.job import Job
 from jaxllm.progress import bar
 from jaxllm.self_param.config import Config
 from jaxllm.self_param.documents import Document
-from jaxllm.self_param.injection import purpose_seed
 from jaxllm.self_param.questions import QuestionSource, collect, model_source
+from jaxllm.self_param.streams import purpose_seed
 from jaxllm.text.model import Model
 from jaxllm.text.rows import RowSet, read_rows
 
@@ -23,9 +23,10 @@ ROW = {"context": str, "question": str, "answers": list[str]}
 
 
 def read_others(config: Config) -> dict[str, RowSet]:
-    """Rows of the files beside the data, by what they are: `unrelated texts`, `questions`."""
+    """Rows of the files beside the data, by what they are: `unrelated texts`, `questions`, `near questions`."""
     files = {"unrelated texts": (config.unrelated.path, {"text": str}),
-             "questions": (None if config.questions.source == "model" else config.questions.source, ROW)}
+             "questions": (None if config.questions.source == "model" else config.questions.source, ROW),
+             "near questions": (None if config.setting == "single" else config.locality.path, {"question": str})}
     return {name: read_rows(path, fields, limit_bad=config.data.limit_bad)
             for name, (path, fields) in files.items() if path is not None}
 
@@ -88,6 +89,15 @@ def training_pairs(config: Config, job: Job, model: Model, documents: Sequence[D
                 ({"document": i, "pairs": [{"question": q, "answer": a} for q, a in own]}
                  for i, own in enumerate(pairs)))
     return pairs
+
+
+def near_questions(config: Config, rest: Sequence[Document], others: dict[str, RowSet]) -> list[str]:
+    """Questions near the documents and not about them: of the file, or of the documents that are not written."""
+    if "near questions" in others:
+        found = [row["question"] for row in others["near questions"].rows]
+    else:
+        found = [pair.question for document in rest for pair in document.pairs]
+    return list(dict.fromkeys(question for question in found if question.strip()))[:config.locality.questions]
 
 
 def unrelated_texts(config: Config, others: dict[str, RowSet]) -> list[str] | None:

@@ -9,6 +9,7 @@ code divides by the vocabulary size as well, which only rescales the loss and is
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import partial
 from typing import Any, Literal
 
@@ -86,9 +87,7 @@ def make_loss(spec: ModelSpec, objective: Objective, adapter_scale: float | None
             values = reading_gap(spec, frozen, student, adapter, batch, kind=kind, beta=beta,
                                  temperature=temperature, dtype=dtype, remat=remat) * temperature**2
         else:
-            hidden = forward(spec, student, batch["student"], segments=batch["student_segments"],
-                             adapter=adapter, dtype=dtype, remat=remat).hidden
-            values = -token_logprobs(hidden, unembedding(spec, student), jnp.roll(batch["student"], -1, axis=1))
+            values = _next_token_nats(spec, student, adapter, batch, dtype, remat)
         lengths = mask.sum(-1)
         means = jnp.where(mask, values, 0.0).sum(-1) / jnp.maximum(lengths, 1)
         by_kind = {f"loss_{name}": masked_sum(means, (lengths > 0) & (batch["kind"] == i))
@@ -107,11 +106,33 @@ def _mean_gap(spec: ModelSpec, teacher: Params, student: Params, batch: Batch, d
 def mean_gap(spec: ModelSpec, teacher: Params, student: Params, batches: list[Batch],
              dtype: jnp.dtype = jnp.float32) -> float:
     """Mean forward KL per token between a teacher that reads and a student that does not, nats."""
-    sums = [jax.device_get(_mean_gap(spec, teacher, student, batch, dtype)) for batch in batches]
+    return _mean(_mean_gap(spec, teacher, student, batch, dtype) for batch in batches)
+
+
+@partial(jax.jit, static_argnames=("spec", "dtype"))
+def _student_nats(spec: ModelSpec, params: Params, batch: Batch, dtype: jnp.dtype):
+    values = _next_token_nats(spec, params, None, batch, dtype, "none")
+    return masked_sum(values, target_mask(batch["student_segments"]))
+
+
+def mean_nats(spec: ModelSpec, params: Params, batches: list[Batch], dtype: jnp.dtype = jnp.float32) -> float:
+    """Mean negative log-likelihood per token of the targets as the student sees them, nats."""
+    return _mean(_student_nats(spec, params, batch, dtype) for batch in batches)
+
+
+def _mean(sums: Iterable[tuple[jax.Array, jax.Array]]) -> float:
+    """The mean of several `(sum, weight)`."""
+    sums = jax.device_get(list(sums))
     mean = float(sum(s for s, _ in sums) / max(sum(w for _, w in sums), 1.0))
     if not np.isfinite(mean):
-        raise UserError("the divergence between teacher and student is not finite", "model",
+        raise UserError("what was measured on the model is not finite", "model",
                         "look for NaN or infinity in the weights, or lower the learning rate")
     return mean
 
 
+def _next_token_nats(spec: ModelSpec, params: Params, adapter: Adapter | None, batch: Batch, dtype: jnp.dtype,
+                     remat: Remat) -> jax.Array:
+    """`[B, Ts]` negative log-likelihood of the token after each of the student's."""
+    hidden = forward(spec, params, batch["student"], segments=batch["student_segments"], adapter=adapter, dtype=dtype,
+                     remat=remat).hidden
+    return -token_logprobs(hidden, unembedding(spec, params), jnp.roll(batch["student"], -1, axis=1))

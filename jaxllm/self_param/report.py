@@ -8,7 +8,8 @@ from typing import Any
 
 from jaxllm.report import Bars, Lines, Section, Table
 
-ARMS = {"before": "before", "with_document": "with the document", "after": "injected", "finetune": "fine-tuned"}
+ARMS = {"before": "before", "with_document": "with the document", "after": "injected", "finetune": "fine-tuned",
+        "finetune_context": "fine-tuned on the text", "replay": "injected with replay", "retrieval": "BM25"}
 COLOURED = tuple(ARMS.values())
 # A browser shows a few hundred rows at once without trouble; the rest is in rows.jsonl.
 SHOWN_ROWS = 300
@@ -32,11 +33,12 @@ def sections(result: Mapping[str, Any], records: Sequence[Mapping[str, Any]],
         metrics: lines of metrics.jsonl.
     """
     arms = {arm: name for arm, name in ARMS.items() if f"f1_{arm}" in result}
-    return [_scores(result, arms), _training(metrics, arms), _documents(records, arms), _answers(records, arms)]
+    rows = [row for record in records for row in record["rows"]]
+    return [_scores(result, arms), training(metrics, arms), _documents(records, arms), answers(rows, arms)]
 
 
 def _scores(result: Mapping[str, Any], arms: Mapping[str, str]) -> Section:
-    drift = {"after": "drift_kl", "finetune": "drift_kl_finetune"}
+    drift = {"after": "drift_kl"} | {arm: f"drift_kl_{arm}" for arm in arms if f"drift_kl_{arm}" in result}
     table = Table(
         ["", "token F1", "accuracy", "KL to the reader, nats/token", "drift, nats/token"],
         [[name, result[f"f1_{arm}"], result[f"accuracy_{arm}"], result.get(f"kl_{arm}"), result.get(drift.get(arm))]
@@ -50,21 +52,21 @@ def _scores(result: Mapping[str, Any], arms: Mapping[str, str]) -> Section:
              {arms[arm]: result[key] for arm, key in drift.items() if key in result}, order=COLOURED)])
 
 
-def _training(metrics: Sequence[Mapping[str, Any]], arms: Mapping[str, str]) -> Section:
-    """Mean loss over documents by step within a document's training."""
+def training(metrics: Sequence[Mapping[str, Any]], arms: Mapping[str, str]) -> Section:
+    """Mean loss over injections by step within an injection."""
     losses: dict[str, dict[int, list[float]]] = {}
     for arm in arms:
-        first: dict[int, int] = {}  # document -> step before its first
+        first: dict[int, int] = {}  # injection -> step before its first
         for line in metrics:
             if line.get("arm") == arm:
-                start = first.setdefault(line["document"], line["step"] - 1)
+                start = first.setdefault(line.get("document", line.get("injection")), line["step"] - 1)
                 if line.get("loss") is not None:
                     losses.setdefault(arm, collections.defaultdict(list))[line["step"] - start].append(line["loss"])
     means = {arms[arm]: (sorted(found), [sum(found[step]) / len(found[step]) for step in sorted(found)])
              for arm, found in losses.items()}
     return Section("Training", "The objectives differ (divergence from the reading model, cross-entropy), so the "
                    "curves compare in shape, not in height.",
-                   [Lines("Mean training loss over documents", "step", "nats/token", means, log=True, order=COLOURED)])
+                   [Lines("Mean training loss over injections", "step", "nats/token", means, log=True, order=COLOURED)])
 
 
 def _documents(records: Sequence[Mapping[str, Any]], arms: Mapping[str, str]) -> Section:
@@ -75,8 +77,8 @@ def _documents(records: Sequence[Mapping[str, Any]], arms: Mapping[str, str]) ->
          "drift injected"], rows, _more(len(records), "documents.jsonl"))])
 
 
-def _answers(records: Sequence[Mapping[str, Any]], arms: Mapping[str, str]) -> Section:
-    everything = [row for record in records for row in record["rows"]]
+def answers(everything: Sequence[Mapping[str, Any]], arms: Mapping[str, str]) -> Section:
+    """Every question with the answers of all arms."""
     rows = [[row["document"], row["question"], " / ".join(row["answers"]), *(row[arm]["text"] for arm in arms)]
             for row in everything[:SHOWN_ROWS]]
     return Section("Questions and answers", parts=[Table(

@@ -11,14 +11,8 @@ from numpy.testing import assert_allclose
 from jaxllm.models import LoraConfig
 from jaxllm.self_param.documents import FormatConfig
 from jaxllm.self_param.evaluation import batches, gap, plain_targets
-from jaxllm.self_param.injection import (
-    DivergenceConfig,
-    MixtureConfig,
-    Recipe,
-    inject,
-    make_recipe,
-    make_streams,
-)
+from jaxllm.self_param.injection import DivergenceConfig, Recipe, inject, make_recipe
+from jaxllm.self_param.streams import MixtureConfig, make_streams
 from jaxllm.self_param.targets import build_target, common_lengths
 from jaxllm.text.model import Model
 from jaxllm.train import Checkpointer, make_mesh

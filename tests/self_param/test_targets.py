@@ -7,8 +7,8 @@ import pytest
 from numpy.testing import assert_allclose
 
 from jaxllm.models import Adapter, LoraConfig, forward, init_adapter, logits
-from jaxllm.self_param.injection import MixtureConfig, Streams
 from jaxllm.self_param.loss import align, make_loss, reading_gap, target_mask
+from jaxllm.self_param.streams import MixtureConfig, Streams
 from jaxllm.self_param.targets import KINDS, Target, build_target, collate, continuation
 
 

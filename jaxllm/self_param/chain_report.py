@@ -1,0 +1,72 @@
+"""The page about documents in one model: what is remembered of each, and what it costs elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from jaxllm.report import Bars, Heat, Lines, Section, Table
+from jaxllm.self_param.report import ARMS, COLOURED, answers, training
+
+
+def lead(result: Mapping[str, Any]) -> str:
+    """What came of the run, in a sentence."""
+    how = "together" if result["setting"] == "batch" else "one after the other"
+    mean = lambda name: f"{result[name]['mean']:.3f}"
+    return (f"{result['documents']} documents written {how} into one model and asked about without them at the end "
+            f"({result['questions']} questions): mean token F1 {mean('f1_before')} before, {mean('f1_after')} after; "
+            f"{mean('f1_with_document')} with the document in the prompt.")
+
+
+def sections(result: Mapping[str, Any], rows: Sequence[Mapping[str, Any]],
+             metrics: Sequence[Mapping[str, Any]]) -> list[Section]:
+    """The page's sections.
+
+    Args:
+        result: what result.json has.
+        rows: every question with the answers of all arms.
+        metrics: lines of metrics.jsonl.
+    """
+    arms = {"after": {**result, "f1": result["f1_after"]}, **result["baselines"]}
+    names = {arm: ARMS[arm] for arm in ("before", "with_document", *arms)}
+    parts = [_scores(result, arms)]
+    if result["setting"] == "sequential":
+        parts.append(_memory(arms))
+    return [*parts, _elsewhere(arms), training(metrics, names), answers(rows, names)]
+
+
+def _scores(result: Mapping[str, Any], arms: Mapping[str, Mapping[str, Any]]) -> Section:
+    rest = lambda one: [one["efficacy"], one["share_of_reader"], _last(one["locality"]), _last(one["drift_kl"]),
+                        _last(one["perplexity"])]
+    table = Table(
+        ["", "F1 at the end", "F1 right after writing", "share of the reader's F1", "near questions unchanged",
+         "drift, nats/token", "perplexity elsewhere"],
+        [[ARMS["before"], result["f1_before"], None, None, None, None, result["perplexity"][0]],
+         [ARMS["with_document"], result["f1_with_document"], *[None] * 5],
+         *[[ARMS[arm], one["f1"], *rest(one)] for arm, one in arms.items()]],
+        "Means over documents with 95 % bootstrap intervals. Drift is the KL on unrelated text from the first model.")
+    bars = {ARMS[arm]: result[f"f1_{arm}"] for arm in ("before", "with_document")}
+    return Section("Scores", parts=[table, Bars("Answers at the end", "token F1", bars | {
+        ARMS[arm]: one["f1"] for arm, one in arms.items()}, top=1.05, order=COLOURED)])
+
+
+def _memory(arms: Mapping[str, Mapping[str, Any]]) -> Section:
+    curves = lambda key: {ARMS[arm]: (list(range(len(one[key]))), one[key]) for arm, one in arms.items()}
+    return Section("What is remembered", parts=[
+        *[Heat(f"Token F1 by document and injections made: {ARMS[arm]}", "document", "injections", one["f1_matrix"])
+          for arm, one in arms.items()],
+        Lines("By how many injections ago", "injections since", "token F1", curves("retention_by_lag"), order=COLOURED),
+        Lines("Over all documents written so far", "injections - 1", "token F1", curves("mean_seen"), order=COLOURED)])
+
+
+def _elsewhere(arms: Mapping[str, Mapping[str, Any]]) -> Section:
+    curve = lambda key: {ARMS[arm]: (list(range(1, len(one[key]) + 1)), one[key])
+                         for arm, one in arms.items() if one[key]}
+    return Section("Elsewhere", "What should have stayed as it was.", [
+        Lines("Movement on unrelated text", "injections", "nats/token", curve("drift_kl"), order=COLOURED),
+        *([Lines("Near questions answered as before", "injections", "share", found, order=COLOURED)]
+          if (found := curve("locality")) else [])])
+
+
+def _last(values: Sequence[float] | None) -> float | None:
+    return values[-1] if values else None

@@ -1,0 +1,185 @@
+"""Which target a training step sees: a document's three streams, and several documents together."""
+
+from __future__ import annotations
+
+import dataclasses
+import zlib
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+
+from jaxllm.config import check
+from jaxllm.errors import UserError
+from jaxllm.self_param.documents import FormatConfig
+from jaxllm.self_param.questions import QuestionAnswer
+from jaxllm.self_param.targets import KINDS, Target, build_target, continuation
+from jaxllm.text.model import Model
+from jaxllm.train import row_indices
+
+
+@dataclasses.dataclass(frozen=True)
+class MixtureConfig:
+    """How many targets of each kind take turns; the paper's are one each.
+
+    Args:
+        qa: question with answer, asked of a teacher that reads the document.
+        continuation: the rest of the document from a random place on.
+        unrelated: other text, against drift.
+    """
+
+    qa: int = 1
+    continuation: int = 1
+    unrelated: int = 1
+
+    def __post_init__(self):
+        for name in KINDS:
+            check(getattr(self, name) >= 0, name, f"must be 0 or more, got {getattr(self, name)}")
+        check(self.qa + self.continuation + self.unrelated > 0, "qa", "all kinds are 0")
+
+    @property
+    def turns(self) -> tuple[str, ...]:
+        """Kinds in the order in which they take turns."""
+        return tuple(kind for kind in KINDS for _ in range(getattr(self, kind)))
+
+
+def purpose_seed(seed: int, *purpose: str | int) -> int:
+    """A seed of its own for every purpose, so that no two draws of a run are the same draw."""
+    words = [part if isinstance(part, int) else zlib.crc32(part.encode()) for part in purpose]
+    return int(np.random.SeedSequence([seed, *words]).generate_state(1)[0]) >> 1
+
+
+class TargetSource(Protocol):
+    """Targets by number, the same whenever they are asked for: a run can resume anywhere.
+
+    Attributes:
+        seed: of all that is drawn.
+    """
+
+    seed: int
+
+    def target(self, number: int) -> Target:
+        """Target `number` of the run."""
+
+    def longest(self) -> list[Target]:
+        """Targets that are as long, in either view, as any that `target` returns."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Streams:
+    """All targets of one document, tokenised.
+
+    Attributes:
+        prefix: begins every sequence.
+        context: the document as the teacher reads it.
+        questions: one target for every question-answer pair.
+        unrelated: ids of other texts.
+        unrelated_context: what the teacher reads before an unrelated text: the document, or nothing.
+        turns: kinds in the order in which they take turns.
+        seed: of the order and of the cuts.
+    """
+
+    prefix: tuple[int, ...]
+    context: tuple[int, ...]
+    questions: tuple[Target, ...]
+    unrelated: tuple[tuple[int, ...], ...]
+    unrelated_context: tuple[int, ...]
+    turns: tuple[str, ...]
+    seed: int
+
+    def target(self, number: int) -> Target:
+        """Target `number` of the run: a function of the number and the seed alone, so a run can resume anywhere."""
+        turn, place = divmod(number, len(self.turns))
+        kind = self.turns[place]
+        # Number of this target within its own stream.
+        n = turn * self.turns.count(kind) + self.turns[:place].count(kind)
+        if kind == "continuation":
+            cuts = np.random.default_rng((self.seed, n))
+            return continuation(self.prefix, self.context, int(cuts.integers(1, len(self.context) - 1)))
+        if kind == "unrelated":
+            order = purpose_seed(self.seed, "unrelated")
+            text = self.unrelated[row_indices(order, n, 1, len(self.unrelated))[0]]
+            return build_target(self.prefix, self.unrelated_context, text, kind)
+        return self.questions[row_indices(self.seed, n, 1, len(self.questions))[0]]
+
+    def longest(self) -> list[Target]:
+        """Targets that are as long, in either view, as any that `target` returns."""
+        found = list(self.questions)
+        if "continuation" in self.turns:
+            found.append(continuation(self.prefix, self.context, 1))
+        if "unrelated" in self.turns:
+            found.append(build_target(self.prefix, self.unrelated_context, max(self.unrelated, key=len), "unrelated"))
+        return found
+
+
+def make_streams(model: Model, text: str, pairs: Sequence[QuestionAnswer], unrelated: Sequence[Sequence[int]],
+                 wording: FormatConfig, mixture: MixtureConfig, seed: int, unrelated_with_document: bool) -> Streams:
+    """Tokenises a document and its pairs.
+
+    Raises:
+        UserError: the document is too short for the only kind of target that is asked for.
+    """
+    encode, prefix = model.tokenizer.encode, model.prefix
+    context = tuple(encode(wording.read(text)))
+    turns = tuple(kind for kind in mixture.turns if kind != "continuation" or len(context) >= 3)
+    if not turns:
+        raise UserError(f"a document of {len(context)} tokens has no continuation", "mixture", "give qa a share")
+    questions = tuple(build_target(prefix, context, encode(wording.tell(q, a)), "qa") for q, a in pairs)
+    return Streams(prefix, context, questions, tuple(map(tuple, unrelated)),
+                   context if unrelated_with_document else (), turns, seed)
+
+@dataclasses.dataclass(frozen=True)
+class Together:
+    """Several documents that take turns, in a new order every round; each turn is a whole turn of its streams.
+
+    Attributes:
+        documents: their streams.
+        seed: of the order.
+    """
+
+    documents: tuple[Streams, ...]
+    seed: int
+
+    def target(self, number: int) -> Target:
+        """See `TargetSource.target`."""
+        turn, place = divmod(number, max(len(document.turns) for document in self.documents))
+        document = self.documents[row_indices(self.seed, turn, 1, len(self.documents))[0]]
+        kinds = len(document.turns)  # fewer where a document is too short for one
+        return document.target(turn // len(self.documents) * kinds + place % kinds)
+
+    def longest(self) -> list[Target]:
+        """See `TargetSource.longest`."""
+        return [target for document in self.documents for target in document.longest()]
+
+
+@dataclasses.dataclass(frozen=True)
+class Rehearsal:
+    """A new document and, every other turn, one of those written before it.
+
+    Attributes:
+        new: streams of the new document.
+        earlier: of the earlier ones.
+    """
+
+    new: Streams
+    earlier: Together
+
+    @property
+    def seed(self) -> int:
+        return self.new.seed
+
+    def target(self, number: int) -> Target:
+        """See `TargetSource.target`."""
+        kinds = len(self.new.turns)
+        turn, place = divmod(number, kinds)
+        return (self.earlier if turn % 2 else self.new).target(turn // 2 * kinds + place)
+
+    def longest(self) -> list[Target]:
+        """See `TargetSource.longest`."""
+        return self.new.longest() + self.earlier.longest()
+
+
+def document_alone(model: Model, text: str, wording: FormatConfig, seed: int) -> Streams:
+    """The document's own text as the only target, for plain training on it."""
+    whole = build_target(model.prefix, (), model.tokenizer.encode(wording.read(text)), "qa")
+    return Streams(model.prefix, (), (whole,), (), (), ("qa",), seed)

@@ -1,0 +1,130 @@
+"""What all documents of an injection job share, and one run of training among many."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxllm.job import Job
+from jaxllm.self_param.config import Config
+from jaxllm.self_param.documents import Document
+from jaxllm.self_param.evaluation import batches, plain_targets
+from jaxllm.self_param.injection import Injection, Recipe, inject, make_recipe
+from jaxllm.self_param.inputs import training_pairs, unrelated_ids
+from jaxllm.self_param.questions import QuestionSource
+from jaxllm.self_param.streams import Streams, TargetSource, document_alone, make_streams, purpose_seed
+from jaxllm.self_param.targets import common_lengths
+from jaxllm.text.model import Model
+from jaxllm.train import Checkpointer, MetricsWriter
+
+# What is trained, by its name in the results -> its objective.
+OBJECTIVES = {"after": "distill", "finetune": "finetune", "finetune_context": "finetune", "replay": "distill"}
+
+
+@dataclass(frozen=True)
+class Study:
+    """All that the documents of a job share.
+
+    Attributes:
+        model: the base model.
+        documents: as read.
+        streams: targets by name of the arm, one `Streams` a document.
+        drift: batches of unrelated text that is not trained on.
+        drift_texts: how many texts that is.
+        recipes: compiled training, by name of the arm: `after` and what it is compared with.
+    """
+
+    model: Model
+    documents: Sequence[Document]
+    streams: Mapping[str, Sequence[Streams]]
+    drift: Sequence[dict[str, np.ndarray]]
+    drift_texts: int
+    recipes: Mapping[str, Recipe]
+
+
+def trained_arms(config: Config) -> list[str]:
+    """Names of what is trained, in the order in which it is done."""
+    wanted = {"after", *config.compare} | ({"finetune"} if config.finetune else set())
+    return [arm for arm in OBJECTIVES if arm in wanted]
+
+
+def prepare(config: Config, job: Job, model: Model, mesh: jax.sharding.Mesh, documents: Sequence[Document],
+            texts: Sequence[str] | None, source: QuestionSource | None) -> Study:
+    """Collects the texts to train on and compiles the steps.
+
+    Args:
+        texts: unrelated ones, None to let the model write them.
+        source: of the pairs to train on, None to let the model make them.
+    """
+    training, drifting = unrelated_ids(config, model, texts)
+    pairs = training_pairs(config, job, model, documents, source)
+    seeds = [purpose_seed(config.seed, "document", number) for number in range(len(documents))]
+    usual = [make_streams(model, document.text, own, training, config.format, config.mixture, seed,
+                          config.unrelated.with_document)
+             for document, own, seed in zip(documents, pairs, seeds, strict=True)]
+    alone = [document_alone(model, document.text, config.format, seed)
+             for document, seed in zip(documents, seeds, strict=True)]
+    streams = {arm: alone if arm == "finetune_context" else usual for arm in trained_arms(config)}
+    recipes = {arm: make_recipe(
+        model, OBJECTIVES[arm], config.train, config.lora, config.divergence,
+        common_lengths([target for one in own for target in one.longest()], model.spec.max_positions),
+        config.device.compute_dtype, mesh) for arm, own in streams.items()}
+    drift = batches(plain_targets(model, drifting), model.spec.max_positions)
+    return Study(model, documents, streams, drift, len(drifting), recipes)
+
+
+@dataclass(frozen=True)
+class _Numbered:
+    """Writes the metrics of one run among many: steps counted through, and whose they are."""
+
+    writer: MetricsWriter
+    before: int
+    labels: dict[str, Any]
+
+    def write(self, step: int, values: Mapping[str, Any]) -> None:
+        self.writer.write(self.before + step, {**self.labels, **values})
+
+
+def train_run(job: Job, model: Model, targets: TargetSource, recipe: Recipe, name: str, number: int,
+              labels: dict[str, Any]) -> Injection:
+    """One run of training, resumed if it was stopped half-way.
+
+    Args:
+        job: whose checkpoints and metrics it writes.
+        model: the teacher, and where the student starts.
+        targets: what is learned.
+        recipe: how.
+        name: of the run's checkpoints.
+        number: of the run among all of the job, from 0: its steps are counted on from those before.
+        labels: what tells its metrics apart.
+
+    Raises:
+        KeyboardInterrupt: a signal stopped it; the checkpoint is saved.
+    """
+    before = number * recipe.train.steps
+    with Checkpointer(job.checkpoints / name) as checkpointer, contextlib.ExitStack() as stack:
+        made, metrics = checkpointer.latest_step() or 0, None
+        if made < recipe.train.steps:  # after a finished run stand the lines of the next, which are to stay
+            writer = stack.enter_context(MetricsWriter(job.metrics_path, before + made))
+            metrics = _Numbered(writer, before, labels)
+        result = inject(model, targets, recipe, checkpointer=checkpointer, metrics=metrics)
+    if result.interrupted:
+        raise KeyboardInterrupt(f"stopped in {name}; the same command goes on from there")
+    return result
+
+
+def forget(job: Job, names: Iterable[str]) -> None:
+    """Removes the state of runs that are noted down by now. By rename first: a kill in the middle would leave half a
+    checkpoint, which nobody can tell from a damaged one."""
+    for name in names:
+        folder = job.checkpoints / name
+        if folder.exists():
+            aside = folder.with_name(f".{folder.name}")
+            shutil.rmtree(aside, ignore_errors=True)
+            shutil.rmtree(folder.rename(aside))

@@ -1,0 +1,89 @@
+"""Documents in one model, from the command line's side."""
+
+import json
+
+import numpy as np
+import pytest
+
+from jaxllm.cli import main
+from jaxllm.errors import UserError
+from jaxllm.files import read_jsonl
+from jaxllm.self_param import chain, retention
+from jaxllm.self_param.retrieval import Retriever
+
+QUICK = ["inject", "--data.path", "asset:tiny/documents.jsonl", "--unrelated.path", "asset:tiny/unrelated.jsonl",
+         "--questions.per_document", "4", "--questions.max_tokens", "24", "--unrelated.train", "8",
+         "--unrelated.drift", "4", "--unrelated.tokens", "16", "--unrelated.with_document", "false",
+         "--train.steps", "8", "--train.batch_size", "4", "--train.lr", "5e-3", "--locality.questions", "6"]
+
+
+def test_one_after_the_other_and_stopped_in_between(tmp_path, monkeypatch):
+    """Stopped right after an injection was noted down, and once more right before: the same numbers to the last."""
+    command = [*QUICK, "--documents", "3", "--setting", "sequential", "--compare", "[replay, retrieval]", "--out"]
+    whole, torn = tmp_path / "whole", tmp_path / "torn"
+    assert main([*command, str(whole)]) == 0
+    trained = chain.train_run
+
+    def stop(*arguments):
+        result = trained(*arguments)
+        if arguments[4] in stops:
+            stops.remove(arguments[4])
+            raise KeyboardInterrupt
+        return result
+
+    monkeypatch.setattr(chain, "train_run", stop)
+    stops = ["after-0002", "replay-0003"]
+    assert [main([*command, str(torn)]) for _ in range(3)] == [130, 130, 0]
+    one, other = (json.loads((out / "result.json").read_text()) for out in (whole, torn))
+    assert one == other
+    assert read_jsonl(whole / "steps.jsonl") == read_jsonl(torn / "steps.jsonl")
+
+    assert np.shape(one["f1_matrix"]) == (4, 3) and set(one["baselines"]) == {"finetune", "replay", "retrieval"}
+    for numbers in (one, *one["baselines"].values()):
+        matrix = np.array(numbers["f1_matrix"])
+        assert matrix[0].tolist() == one["f1_matrix"][0]
+        assert numbers["efficacy"]["mean"] == pytest.approx(retention.efficacy(matrix, [1, 2, 3]).mean())
+        assert numbers["mean_seen"] == retention.mean_seen(matrix, [1, 2, 3])
+        assert len(numbers["retention_by_lag"]) == len(numbers["drift_kl"]) == len(numbers["locality"]) == 3
+    assert one["drift_kl"] == sorted(one["drift_kl"]) and one["baselines"]["retrieval"]["drift_kl"] == [0.0] * 3
+    assert one["near_questions"] == 6 and one["f1_with_document"]["mean"] > 0.9
+    # BM25 finds each document once it is there, and the reader is right about it.
+    found = np.array(one["baselines"]["retrieval"]["f1_matrix"])
+    assert found[3].mean() > 0.9 and found[1, 1:].max() < 0.5
+    # The first injection is the same with and without replay, which has nothing to replay then.
+    assert one["f1_matrix"][1] == one["baselines"]["replay"]["f1_matrix"][1]
+    assert [path.name for path in sorted((whole / "adapters").iterdir())] == ["0000", "0001", "0002"]
+    assert len(read_jsonl(whole / "rows.jsonl")) == one["questions"]
+    page = (whole / "report.html").read_text()
+    assert "Token F1 by document and injections made: injected with replay" in page
+
+
+def test_all_together(tmp_path):
+    assert main([*QUICK, "--documents", "3", "--setting", "batch", "--finetune", "false", "--compare",
+                 "[finetune_context]", "--out", str(tmp_path)]) == 0
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert np.shape(result["f1_matrix"]) == (2, 3) and result["efficacy"] == result["f1_after"]
+    assert list(result["baselines"]) == ["finetune_context"] and len(result["perplexity"]) == 2
+    lines = read_jsonl(tmp_path / "metrics.jsonl")
+    assert [line["arm"] for line in lines if line["step"] in (8, 16)] == ["after", "finetune_context"]
+
+
+@pytest.mark.parametrize(("more", "message"), [
+    (["--compare", "[replay]"], "means nothing in the setting single"),
+    (["--setting", "batch", "--compare", "[replay]"], "set setting to sequential"),
+    (["--setting", "batch", "--lora", "null", "--save", "nothing"], "kept as adapters"),
+    (["--setting", "sequential", "--save", "model"], "convert --merge"),
+    (["--setting", "sequential", "--locality.path", "nowhere.jsonl"], "nowhere"),
+    (["--setting", "sequential", "--locality.questions", "-1"], "locality.questions")])
+def test_settings_that_do_not_go_together(tmp_path, capsys, more, message):
+    assert main([*QUICK, "--out", str(tmp_path / "out"), *more]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_retrieval_by_hand(monkeypatch):
+    found = Retriever(["the red fox runs", "the blue dog sleeps", "the red dog"])
+    assert found.best(["does the fox run?", "who sleeps?"]) == ["the red fox runs", "the blue dog sleeps"]
+    assert found.best([]) == []
+    monkeypatch.setitem(__import__("sys").modules, "bm25s", None)
+    with pytest.raises(UserError, match="retrieval"):
+        Retriever(["a"])

@@ -1,0 +1,68 @@
+"""Whose turn it is: within a document, among several, and when earlier ones are rehearsed."""
+
+import collections
+import dataclasses
+
+import numpy as np
+import pytest
+
+from jaxllm.self_param.documents import FormatConfig
+from jaxllm.self_param.streams import MixtureConfig, Rehearsal, Together, document_alone, make_streams
+from jaxllm.self_param.targets import KINDS
+from jaxllm.text.model import Model
+from tests.generate.test_generate import Letters
+
+TEXTS = ["the red fox", "a blue dog", "no cat here", "at"]
+
+
+@pytest.fixture(scope="module")
+def documents(llama):
+    model = Model(*llama, Letters())
+    pairs = [("who?", "fox"), ("what?", "red"), ("why?", "so")]
+    return tuple(make_streams(model, text, pairs, [[5, 6, 7], [8, 9]], FormatConfig(), MixtureConfig(), seed, False)
+                 for seed, text in enumerate(TEXTS))
+
+
+def kinds(source, numbers):
+    return [KINDS[source.target(number).kind] for number in numbers]
+
+
+def test_every_document_has_its_turn_in_every_round(documents):
+    together = Together(documents, 7)
+    assert kinds(together, range(6)) == ["qa", "continuation", "unrelated"] * 2
+    owner = {document.context: number for number, document in enumerate(documents)}
+    # What the teacher reads before a question tells whose it is.
+    asked = [together.target(number) for number in range(0, 36, 3)]
+    owners = [owner[target.teacher[len(documents[0].prefix):][:target.offset]] for target in asked]
+    for start in range(0, 12, 4):
+        assert sorted(owners[start:start + 4]) == [0, 1, 2, 3]
+    assert owners[:4] != owners[4:8]
+    # Each document's three pairs come once before any comes again.
+    told = collections.Counter(zip(owners, (target.student for target in asked), strict=True))
+    assert set(told.values()) == {1} and len(told) == 12
+    again = Together(documents, 7)
+    assert [again.target(n) for n in range(40)] == [together.target(n) for n in range(40)]
+
+
+def test_a_document_too_short_for_a_kind(documents):
+    """Its turns are its own two kinds, and no target is left out."""
+    short = dataclasses.replace(documents[0], turns=("qa", "unrelated"))
+    together = Together((documents[1], short), 0)
+    assert len([together.target(number) for number in range(60)]) == 60
+    assert "continuation" in kinds(together, range(12))
+
+
+def test_earlier_documents_every_other_turn(documents):
+    rehearsal = Rehearsal(documents[0], Together(documents[1:3], 3))
+    read = [rehearsal.target(number).offset for number in range(0, 24, 3)]
+    lengths = [len(document.context) for document in documents]
+    assert read[::2] == [lengths[0]] * 4 and sorted(read[1::2]) == sorted([lengths[1], lengths[2]] * 2)
+    assert len(rehearsal.longest()) == sum(len(document.longest()) for document in documents[:3])
+
+
+def test_the_document_alone(llama):
+    model = Model(*llama, Letters())
+    alone = document_alone(model, "the red fox", FormatConfig(), 0)
+    target = alone.target(np.random.default_rng(0).integers(100))
+    assert target.student == target.teacher and target.offset == 0
+    assert target.student == (*model.prefix, *model.tokenizer.encode("the red fox\n"))

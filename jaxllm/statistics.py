@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 import numpy as np
 
@@ -51,3 +51,28 @@ def paired(ours: Sequence[float], theirs: Sequence[float], seed: int = 0) -> dic
         p = float(stats.permutation_test((differences,), np.mean, permutation_type="samples", n_resamples=9999,
                                          rng=np.random.default_rng(seed)).pvalue)
     return interval(differences, seed) | {"p": p}
+
+
+def clustered(values: Sequence[float], clusters: Sequence[Hashable], seed: int = 0, level: float = 0.95,
+              draws: int = 2000) -> dict[str, float | int]:
+    """Mean of values that belong together in clusters, with a percentile interval from resampled clusters.
+
+    Args:
+        values: at least one.
+        clusters: of every value, whose it is.
+        seed: of the resampling.
+        level: coverage.
+        draws: resamples.
+
+    Returns:
+        As `interval`; `n` counts the values.
+    """
+    values = np.asarray(values, np.float64)
+    if not values.size:
+        raise ValueError("the mean of no values")
+    _, places = np.unique(np.asarray([str(one) for one in clusters]), return_inverse=True)
+    sums, counts = np.bincount(places, values), np.bincount(places)
+    chosen = np.random.default_rng(seed).integers(len(sums), size=(draws, len(sums)))
+    means = sums[chosen].sum(1) / counts[chosen].sum(1)
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return {"mean": float(values.mean()), "ci_low": float(low), "ci_high": float(high), "n": int(values.size)}

@@ -16,7 +16,7 @@ ALLOWED = {
     "generate": {"text", "models", "ops"},
     "judge": {"generate", "text", "models", "ops"},
     "checkpoint": {"text", "models", "ops"},
-    "self_param": {"train", "generate", "text", "models", "ops"},
+    "self_param": {"judge", "train", "generate", "text", "models", "ops"},
 }
 
 

@@ -20,10 +20,12 @@ from jaxllm.self_param.answers import normalise
 from jaxllm.self_param.config import Config
 from jaxllm.self_param.documents import Document
 from jaxllm.self_param.evaluation import Answer, ask, gap, judge, mean_accuracy, mean_f1, perplexity, say
+from jaxllm.self_param.inputs import recalled
 from jaxllm.self_param.retrieval import Retriever
 from jaxllm.self_param.streams import Rehearsal, TargetSource, Together, purpose_seed
 from jaxllm.self_param.study import Study, forget, train_run
 from jaxllm.statistics import interval, paired
+from jaxllm.text.model import Model
 
 Record = dict[str, Any]
 
@@ -82,7 +84,8 @@ def _write_in_turn(config: Config, job: Job, study: Study, arm: str, test: _Test
             params = merge(params, load_adapter(folder, study.model.spec))
             continue
         model = dataclasses.replace(study.model, params=params)
-        result = train_run(job, model, _targets(config, study, arm, group), study.recipes[arm], name, first + step - 1,
+        targets = _targets(config, study, arm, group, _knows(config, study, arm, model, step))
+        result = train_run(job, model, targets, study.recipes[arm], name, first + step - 1,
                            {"arm": arm, "injection": step})
         if folder.exists():  # of a run that was killed between saving and noting it down
             shutil.rmtree(folder)
@@ -98,9 +101,18 @@ def _folder(job: Job, arm: str, step: int) -> Path:
     return home / "adapters" / f"{step - 1:04d}"
 
 
-def _targets(config: Config, study: Study, arm: str, group: Sequence[int]) -> TargetSource:
+def _knows(config: Config, study: Study, arm: str, model: Model, step: int) -> tuple[tuple[int, ...], ...]:
+    """What the model tells of itself before an injection, where targets are made of that."""
+    first = study.streams[arm][0]
+    if "recall" not in first.turns or step == 1:
+        return first.recall
+    return recalled(config, model, purpose_seed(config.seed, "recall", step - 1))
+
+
+def _targets(config: Config, study: Study, arm: str, group: Sequence[int],
+             known: tuple[tuple[int, ...], ...]) -> TargetSource:
     """What an injection learns from."""
-    own = study.streams[arm]
+    own = [dataclasses.replace(one, recall=known) for one in study.streams[arm]]
     seed = purpose_seed(config.seed, "order", group[0])
     if len(group) > 1:
         return Together(tuple(own[number] for number in group), seed)
@@ -144,7 +156,7 @@ class _Test:
         return self._record(answers, self._say(model, read(self.near)), 0.0,
                             perplexity(model, model.params, self.study.drift, self.config.device.compute_dtype))
 
-    def _say(self, model: Any, asked: Sequence[tuple[str | None, str]]) -> list[str]:
+    def _say(self, model: Model, asked: Sequence[tuple[str | None, str]]) -> list[str]:
         return say(model, asked, self.config.format, self.config.sampling, dtype=self.config.device.compute_dtype,
                    seed=self.config.seed) if asked else []
 

@@ -41,6 +41,20 @@ class UnrelatedConfig:
 
 
 @dataclass(frozen=True)
+class RecallConfig:
+    """What the model knows before an injection, as it tells it itself; see mixture.recall.
+
+    Args:
+        texts: questions with answers that it is let make, at temperature 1; doubled ones count once.
+    """
+
+    texts: int = 128
+
+    def __post_init__(self):
+        check(self.texts >= 1, "texts", f"must be 1 or more, got {self.texts}")
+
+
+@dataclass(frozen=True)
 class LocalityConfig:
     """Questions that are near the documents' and not about them; their answers should stay what they were.
 
@@ -73,6 +87,7 @@ class Config:
         documents: only so many documents; null takes all.
         questions: the pairs that a document is written with.
         unrelated: text against drift.
+        recall: what the model knew before.
         mixture: how the kinds of targets take turns.
         divergence: what is minimised.
         train: steps and optimizer, of every injection: of a document, or in batch of all of them.
@@ -97,6 +112,7 @@ class Config:
     documents: int | None = None
     questions: QuestionConfig = field(default_factory=QuestionConfig)
     unrelated: UnrelatedConfig = field(default_factory=UnrelatedConfig)
+    recall: RecallConfig = field(default_factory=RecallConfig)
     mixture: MixtureConfig = field(default_factory=MixtureConfig)
     divergence: DivergenceConfig = field(default_factory=DivergenceConfig)
     train: TrainConfig = field(default_factory=lambda: TrainConfig(lr=1e-3))

@@ -26,16 +26,19 @@ class MixtureConfig:
         qa: question with answer, asked of a teacher that reads the document.
         continuation: the rest of the document from a random place on.
         unrelated: other text, against drift.
+        recall: what the model asks itself and answers before an injection, reading nothing: what it knew, against
+            forgetting it and against answering all questions alike. Not in the paper, hence 0.
     """
 
     qa: int = 1
     continuation: int = 1
     unrelated: int = 1
+    recall: int = 0
 
     def __post_init__(self):
         for name in KINDS:
             check(getattr(self, name) >= 0, name, f"must be 0 or more, got {getattr(self, name)}")
-        check(self.qa + self.continuation + self.unrelated > 0, "qa", "all kinds are 0")
+        check(bool(self.turns), "qa", "all kinds are 0")
 
     @property
     def turns(self) -> tuple[str, ...]:
@@ -77,6 +80,7 @@ class Streams:
         unrelated_context: what the teacher reads before an unrelated text: the document, or nothing.
         turns: kinds in the order in which they take turns.
         seed: of the order and of the cuts.
+        recall: ids of what the model knew.
     """
 
     prefix: tuple[int, ...]
@@ -86,6 +90,7 @@ class Streams:
     unrelated_context: tuple[int, ...]
     turns: tuple[str, ...]
     seed: int
+    recall: tuple[tuple[int, ...], ...] = ()
 
     def target(self, number: int) -> Target:
         """Target `number` of the run: a function of the number and the seed alone, so a run can resume anywhere."""
@@ -100,6 +105,9 @@ class Streams:
             order = purpose_seed(self.seed, "unrelated")
             text = self.unrelated[row_indices(order, n, 1, len(self.unrelated))[0]]
             return build_target(self.prefix, self.unrelated_context, text, kind)
+        if kind == "recall":
+            order = purpose_seed(self.seed, "recall")
+            return build_target(self.prefix, (), self.recall[row_indices(order, n, 1, len(self.recall))[0]], kind)
         return self.questions[row_indices(self.seed, n, 1, len(self.questions))[0]]
 
     def longest(self) -> list[Target]:
@@ -109,6 +117,8 @@ class Streams:
             found.append(continuation(self.prefix, self.context, 1))
         if "unrelated" in self.turns:
             found.append(build_target(self.prefix, self.unrelated_context, max(self.unrelated, key=len), "unrelated"))
+        if "recall" in self.turns:
+            found.append(build_target(self.prefix, (), max(self.recall, key=len), "recall"))
         return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,10 +17,10 @@ from jaxllm.self_param.config import Config
 from jaxllm.self_param.documents import Document
 from jaxllm.self_param.evaluation import batches, plain_targets
 from jaxllm.self_param.injection import Injection, Recipe, inject, make_recipe
-from jaxllm.self_param.inputs import training_pairs, unrelated_ids
+from jaxllm.self_param.inputs import recall_tokens, recalled, training_pairs, unrelated_ids
 from jaxllm.self_param.questions import QuestionSource
 from jaxllm.self_param.streams import Streams, TargetSource, document_alone, make_streams, purpose_seed
-from jaxllm.self_param.targets import common_lengths
+from jaxllm.self_param.targets import build_target, common_lengths
 from jaxllm.text.model import Model
 from jaxllm.train import Checkpointer, MetricsWriter
 
@@ -70,13 +71,24 @@ def prepare(config: Config, job: Job, model: Model, mesh: jax.sharding.Mesh, doc
              for document, own, seed in zip(documents, pairs, seeds, strict=True)]
     alone = [document_alone(model, document.text, config.format, seed)
              for document, seed in zip(documents, seeds, strict=True)]
+    if config.mixture.recall:
+        known = recalled(config, model, purpose_seed(config.seed, "recall", 0))
+        usual = [dataclasses.replace(one, recall=known) for one in usual]
     streams = {arm: alone if arm == "finetune_context" else usual for arm in trained_arms(config)}
     recipes = {arm: make_recipe(
-        model, OBJECTIVES[arm], config.train, config.lora, config.divergence,
-        common_lengths([target for one in own for target in one.longest()], model.spec.max_positions),
+        model, OBJECTIVES[arm], config.train, config.lora, config.divergence, _lengths(config, model, own),
         config.device.compute_dtype, mesh) for arm, own in streams.items()}
     drift = batches(plain_targets(model, drifting), model.spec.max_positions)
     return Study(model, documents, streams, drift, len(drifting), recipes)
+
+
+def _lengths(config: Config, model: Model, streams: Sequence[Streams]) -> tuple[int, int]:
+    """Lengths of batches that hold all targets, those too that a model will yet make of what it knows."""
+    longest = [target for one in streams for target in one.longest()]
+    if any("recall" in one.turns for one in streams):
+        start = len(model.tokenizer.encode(config.format.question_start.rstrip()))
+        longest.append(build_target(model.prefix, (), [0] * (start + recall_tokens(config)), "recall"))
+    return common_lengths(longest, model.spec.max_positions)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ import numpy as np
 
 from jaxllm.text.batches import bucket, bucket_sizes, pad_right
 
-KINDS = ("qa", "continuation", "unrelated")
+KINDS = ("qa", "continuation", "unrelated", "recall")
 
 
 @dataclasses.dataclass(frozen=True)

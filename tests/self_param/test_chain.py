@@ -1,15 +1,21 @@
 """Documents in one model, from the command line's side."""
 
+import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from jaxllm.cli import main
+from jaxllm.config import DataConfig
 from jaxllm.errors import UserError
 from jaxllm.files import read_jsonl
 from jaxllm.self_param import chain, retention
+from jaxllm.self_param.config import Config, RecallConfig
+from jaxllm.self_param.inputs import recall_tokens, recalled
 from jaxllm.self_param.retrieval import Retriever
+from jaxllm.text.model import load
 
 QUICK = ["inject", "--data.path", "asset:tiny/documents.jsonl", "--unrelated.path", "asset:tiny/unrelated.jsonl",
          "--questions.per_document", "4", "--questions.max_tokens", "24", "--unrelated.train", "8",
@@ -19,7 +25,8 @@ QUICK = ["inject", "--data.path", "asset:tiny/documents.jsonl", "--unrelated.pat
 
 def test_one_after_the_other_and_stopped_in_between(tmp_path, monkeypatch):
     """Stopped right after an injection was noted down, and once more right before: the same numbers to the last."""
-    command = [*QUICK, "--documents", "3", "--setting", "sequential", "--compare", "[replay, retrieval]", "--out"]
+    command = [*QUICK, "--documents", "3", "--setting", "sequential", "--compare", "[replay, retrieval]",
+               "--finetune", "false", "--mixture.recall", "1", "--recall.texts", "8", "--out"]
     whole, torn = tmp_path / "whole", tmp_path / "torn"
     assert main([*command, str(whole)]) == 0
     trained = chain.train_run
@@ -38,14 +45,14 @@ def test_one_after_the_other_and_stopped_in_between(tmp_path, monkeypatch):
     assert one == other
     assert read_jsonl(whole / "steps.jsonl") == read_jsonl(torn / "steps.jsonl")
 
-    assert np.shape(one["f1_matrix"]) == (4, 3) and set(one["baselines"]) == {"finetune", "replay", "retrieval"}
+    assert np.shape(one["f1_matrix"]) == (4, 3) and set(one["baselines"]) == {"replay", "retrieval"}
     for numbers in (one, *one["baselines"].values()):
         matrix = np.array(numbers["f1_matrix"])
         assert matrix[0].tolist() == one["f1_matrix"][0]
         assert numbers["efficacy"]["mean"] == pytest.approx(retention.efficacy(matrix, [1, 2, 3]).mean())
         assert numbers["mean_seen"] == retention.mean_seen(matrix, [1, 2, 3])
         assert len(numbers["retention_by_lag"]) == len(numbers["drift_kl"]) == len(numbers["locality"]) == 3
-    assert one["drift_kl"] == sorted(one["drift_kl"]) and one["baselines"]["retrieval"]["drift_kl"] == [0.0] * 3
+    assert min(one["drift_kl"]) > 0 and one["baselines"]["retrieval"]["drift_kl"] == [0.0] * 3
     assert one["near_questions"] == 6 and one["f1_with_document"]["mean"] > 0.9
     # BM25 finds each document once it is there, and the reader is right about it.
     found = np.array(one["baselines"]["retrieval"]["f1_matrix"])
@@ -78,6 +85,22 @@ def test_all_together(tmp_path):
 def test_settings_that_do_not_go_together(tmp_path, capsys, more, message):
     assert main([*QUICK, "--out", str(tmp_path / "out"), *more]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_model_tells_what_it_knows():
+    """Whole questions with their answers, none twice, in the wording of the job."""
+    config = Config(DataConfig("x"), Path("y"), recall=RecallConfig(texts=16))
+    model = load("tiny")
+    found = recalled(config, model, 0)
+    assert 1 < len(found) <= 16 and len(set(found)) == len(found) and found == recalled(config, model, 0)
+    for ids in found:
+        text = model.tokenizer.decode(list(ids))
+        assert text.startswith("Question:") and " Answer:" in text and text.endswith("\n")
+        assert len(ids) <= recall_tokens(config) + 2
+    silent = dataclasses.replace(config, sampling=dataclasses.replace(config.sampling, max_tokens=1),
+                                 questions=dataclasses.replace(config.questions, max_tokens=1))
+    with pytest.raises(UserError, match="came to the end of none within 2 tokens"):
+        recalled(silent, model, 0)
 
 
 def test_retrieval_by_hand(monkeypatch):

@@ -60,6 +60,18 @@ def test_earlier_documents_every_other_turn(documents):
     assert len(rehearsal.longest()) == sum(len(document.longest()) for document in documents[:3])
 
 
+def test_what_the_model_knew_is_told_without_the_document(documents):
+    """Each text once a round, the same for student and teacher; no kind is drawn that has no share."""
+    turns = MixtureConfig(qa=1, continuation=0, unrelated=0, recall=2).turns
+    knowing = dataclasses.replace(documents[0], turns=turns, recall=((5,), (6, 7), (8,)))
+    assert kinds(knowing, range(6)) == ["qa", "recall", "recall"] * 2
+    told = [knowing.target(number) for number in (1, 2, 4)]
+    assert {target.student[len(knowing.prefix):] for target in told} == {(5,), (6, 7), (8,)}
+    assert all(target.offset == 0 and target.student == target.teacher for target in told)
+    assert max(len(target.student) for target in knowing.longest()) == max(
+        len(knowing.target(number).student) for number in range(18))
+
+
 def test_the_document_alone(llama):
     model = Model(*llama, Letters())
     alone = document_alone(model, "the red fox", FormatConfig(), 0)

@@ -37,6 +37,8 @@ class Lines:
             axes.plot(*zip(*shown, strict=True) if shown else ([], []), color=colour, label=_literal(name), lw=1.2)
         if self.log:
             axes.set_yscale("log")
+        if all(isinstance(x, int) for xs, _ in self.series.values() for x in xs):
+            axes.xaxis.get_major_locator().set_params(integer=True)
         axes.set_xlabel(_literal(self.x))
         axes.set_ylabel(_literal(self.y))
         if len(self.series) > 1:
@@ -68,7 +70,9 @@ class Bars:
             # A bootstrap interval need not hold its mean to the last digit.
             error = [[max(mean - value["ci_low"], 0)], [max(value["ci_high"] - mean, 0)]]
             axes.bar(place, mean, width=0.6, color=colour, yerr=error, capsize=4)
-        axes.set_xticks(range(len(self.values)), [_literal(name) for name in self.values])
+        # Many names stand side by side only if they are slanted.
+        slanted = dict(rotation=20, ha="right") if len(self.values) > 4 else {}
+        axes.set_xticks(range(len(self.values)), [_literal(name) for name in self.values], **slanted)
         axes.set_ylabel(_literal(self.y))
         axes.set_ylim(bottom=min(0, axes.get_ylim()[0]), top=self.top)
 
@@ -113,6 +117,8 @@ class Heat:
         image = axes.imshow(self.values, origin="lower", aspect="auto", vmin=0, vmax=1, cmap="cividis",
                             interpolation="nearest")
         axes.figure.colorbar(image, ax=axes)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.yaxis.get_major_locator().set_params(integer=True)
         axes.set_xlabel(_literal(self.x))
         axes.set_ylabel(_literal(self.y))
 

@@ -51,12 +51,14 @@ def _scores(result: Mapping[str, Any], arms: Mapping[str, Mapping[str, Any]]) ->
 
 
 def _memory(arms: Mapping[str, Mapping[str, Any]]) -> Section:
-    curves = lambda key: {ARMS[arm]: (list(range(len(one[key]))), one[key]) for arm, one in arms.items()}
+    curves = lambda key, first: {ARMS[arm]: (list(range(first, first + len(one[key]))), one[key])
+                                 for arm, one in arms.items()}
     return Section("What is remembered", parts=[
         *[Heat(f"Token F1 by document and injections made: {ARMS[arm]}", "document", "injections", one["f1_matrix"])
           for arm, one in arms.items()],
-        Lines("By how many injections ago", "injections since", "token F1", curves("retention_by_lag"), order=COLOURED),
-        Lines("Over all documents written so far", "injections - 1", "token F1", curves("mean_seen"), order=COLOURED)])
+        Lines("By how many injections ago", "injections since", "token F1", curves("retention_by_lag", 0),
+              order=COLOURED),
+        Lines("Over all documents written so far", "injections", "token F1", curves("mean_seen", 1), order=COLOURED)])
 
 
 def _elsewhere(arms: Mapping[str, Mapping[str, Any]]) -> Section:

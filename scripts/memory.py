@@ -39,7 +39,7 @@ def temporary_bytes(spec: ModelSpec, loss: LossFn, batch: int, length: int) -> i
     params = jax.eval_shape(lambda: init(spec, jax.random.key(0)))
     texts, numbers = (jax.ShapeDtypeStruct(shape, jnp.int32) for shape in ((batch, length), (batch,)))
     rows = {"student": texts, "student_segments": texts, "teacher": texts, "teacher_segments": texts,
-            "offset": numbers, "kind": numbers}
+            "offset": numbers, "kind": numbers, "given": numbers}
 
     def step(student, teacher, rows):
         gradient = jax.grad(lambda params: loss(params, teacher, rows, None)[0][0])(student)

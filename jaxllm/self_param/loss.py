@@ -30,9 +30,18 @@ Objective = Literal["distill", "finetune"]
 Batch = dict[str, jax.Array]
 
 
-def target_mask(segments: jax.Array) -> jax.Array:
-    """`[B, T]` from `[B, T]`: positions whose next token exists, that is, the states that predict a target."""
-    return jnp.pad(segments[:, 1:] > 0, ((0, 0), (0, 1)))
+def target_mask(segments: jax.Array, given: jax.Array | None = None) -> jax.Array:
+    """The states that predict what is learned.
+
+    Args:
+        segments: `[B, T]`, 0 for padding; a state counts if its next token exists.
+        given: `[B]`, tokens of every row that are only read; none by default.
+
+    Returns:
+        `[B, T]` bool.
+    """
+    mask = jnp.pad(segments[:, 1:] > 0, ((0, 0), (0, 1)))
+    return mask if given is None else mask & (jnp.arange(1, segments.shape[1] + 1)[None] >= given[:, None])
 
 
 def align(teacher_hidden: jax.Array, offset: jax.Array, length: int) -> jax.Array:
@@ -82,7 +91,7 @@ def make_loss(spec: ModelSpec, objective: Objective, adapter_scale: float | None
     def loss(trained: Any, frozen: Params, batch: Batch, key: jax.Array):
         del key  # nothing here is random: the texts were drawn when the batch was made
         student, adapter = (trained, None) if adapter_scale is None else (frozen, Adapter(trained, adapter_scale))
-        mask = target_mask(batch["student_segments"])
+        mask = target_mask(batch["student_segments"], batch["given"])
         if objective == "distill":
             values = reading_gap(spec, frozen, student, adapter, batch, kind=kind, beta=beta,
                                  temperature=temperature, dtype=dtype, remat=remat) * temperature**2

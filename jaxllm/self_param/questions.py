@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Callable, Collection, Sequence
+from typing import Literal
 
 import jax.numpy as jnp
 
@@ -32,12 +33,16 @@ class QuestionConfig:
         per_document: at most so many pairs of a document.
         temperature: at which the model asks; it answers with temperature 0.
         max_tokens: of a question made by the model.
+        learn: all tokens of question and answer, as in the paper, or the answer only.
+        end: the model's end token follows every answer that is learned; the paper never trains an end.
     """
 
     source: str = "model"
     per_document: int = 48
     temperature: float = 1.0
     max_tokens: int = 32
+    learn: Literal["all", "answer"] = "all"
+    end: bool = False
 
     def __post_init__(self):
         check(self.per_document >= 1, "per_document", f"must be 1 or more, got {self.per_document}")

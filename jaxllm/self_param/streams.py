@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import zlib
 from collections.abc import Sequence
 from typing import Protocol
@@ -123,19 +124,40 @@ class Streams:
 
 
 def make_streams(model: Model, text: str, pairs: Sequence[QuestionAnswer], unrelated: Sequence[Sequence[int]],
-                 wording: FormatConfig, mixture: MixtureConfig, seed: int, unrelated_with_document: bool) -> Streams:
+                 wording: FormatConfig, mixture: MixtureConfig, seed: int, unrelated_with_document: bool, *,
+                 answers_only: bool = False, end: bool = False) -> Streams:
     """Tokenises a document and its pairs.
 
+    Args:
+        model: whose tokenizer, prefix and end token are used.
+        text: of the document.
+        pairs: questions with answers.
+        unrelated: ids of other texts.
+        wording, mixture, seed: see `Streams`.
+        unrelated_with_document: whether the teacher reads the document before unrelated text.
+        answers_only: questions are read and not learned.
+        end: the model's end token follows every answer, and is learned.
+
     Raises:
-        UserError: the document is too short for the only kind of target that is asked for.
+        UserError: the document is too short for the only kind of target that is asked for, or there is no end token.
     """
     encode, prefix = model.tokenizer.encode, model.prefix
     context = tuple(encode(wording.read(text)))
     turns = tuple(kind for kind in mixture.turns if kind != "continuation" or len(context) >= 3)
     if not turns:
         raise UserError(f"a document of {len(context)} tokens has no continuation", "mixture", "give qa a share")
-    questions = tuple(build_target(prefix, context, encode(wording.tell(q, a)), "qa") for q, a in pairs)
-    return Streams(prefix, context, questions, tuple(map(tuple, unrelated)),
+    if end and not model.stop_ids:
+        raise UserError("the model has no end token", "questions.end", "set it to false")
+    ending = list(model.stop_ids[:1]) if end else []
+    # What the question and its answer share with the question alone; a token that spans the border is learned.
+    given = lambda question, ids: sum(1 for _ in itertools.takewhile(
+        lambda two: two[0] == two[1], zip(encode(wording.ask(question)), ids, strict=False)))
+    questions = []
+    for question, answer in pairs:
+        ids = encode(wording.tell(question, answer))
+        questions.append(build_target(prefix, context, [*ids, *ending], "qa",
+                                      given(question, ids) if answers_only else 0))
+    return Streams(prefix, context, tuple(questions), tuple(map(tuple, unrelated)),
                    context if unrelated_with_document else (), turns, seed)
 
 @dataclasses.dataclass(frozen=True)

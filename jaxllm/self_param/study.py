@@ -67,7 +67,8 @@ def prepare(config: Config, job: Job, model: Model, mesh: jax.sharding.Mesh, doc
     pairs = training_pairs(config, job, model, documents, source)
     seeds = [purpose_seed(config.seed, "document", number) for number in range(len(documents))]
     usual = [make_streams(model, document.text, own, training, config.format, config.mixture, seed,
-                          config.unrelated.with_document)
+                          config.unrelated.with_document, answers_only=config.questions.learn == "answer",
+                          end=config.questions.end)
              for document, own, seed in zip(documents, pairs, seeds, strict=True)]
     alone = [document_alone(model, document.text, config.format, seed)
              for document, seed in zip(documents, seeds, strict=True)]

@@ -29,17 +29,27 @@ class Target:
         teacher: prefix, context and target ids.
         offset: tokens of the context, by which the teacher's states lie further on.
         kind: index into `KINDS`.
+        given: tokens at the beginning of the student's view that are read and not learned.
     """
 
     student: tuple[int, ...]
     teacher: tuple[int, ...]
     offset: int
     kind: int = 0
+    given: int = 0
 
 
-def build_target(prefix: Sequence[int], context: Sequence[int], target: Sequence[int], kind: str) -> Target:
-    """Both views of a target; context and target are tokenised separately and joined as they are."""
-    return Target((*prefix, *target), (*prefix, *context, *target), len(context), KINDS.index(kind))
+def build_target(prefix: Sequence[int], context: Sequence[int], target: Sequence[int], kind: str,
+                 given: int = 0) -> Target:
+    """Both views of a target; context and target are tokenised separately and joined as they are.
+
+    Args:
+        prefix, context, target: ids.
+        kind: one of `KINDS`.
+        given: tokens of the target, from its first, that are read and not learned.
+    """
+    return Target((*prefix, *target), (*prefix, *context, *target), len(context), KINDS.index(kind),
+                  len(prefix) + given if given else 0)
 
 
 def continuation(prefix: Sequence[int], context: Sequence[int], cut: int) -> Target:
@@ -57,15 +67,15 @@ def collate(targets: Sequence[Target], student_length: int, teacher_length: int)
     """Targets as one batch, padded on the right.
 
     Returns:
-        `student`, `student_segments` `[B, Ts]`, `teacher`, `teacher_segments` `[B, Tt]`, `offset` and `kind`
-        `[B]`; int32.
+        `student`, `student_segments` `[B, Ts]`, `teacher`, `teacher_segments` `[B, Tt]`, `offset`, `kind` and
+        `given` `[B]`; int32.
     """
     student, student_segments = pad_right([t.student for t in targets], student_length)
     teacher, teacher_segments = pad_right([t.teacher for t in targets], teacher_length)
     numbers = lambda values: np.array(list(values), np.int32)
     return {"student": student, "student_segments": student_segments, "teacher": teacher,
             "teacher_segments": teacher_segments, "offset": numbers(t.offset for t in targets),
-            "kind": numbers(t.kind for t in targets)}
+            "kind": numbers(t.kind for t in targets), "given": numbers(t.given for t in targets)}
 
 
 def common_lengths(targets: Sequence[Target], window: int) -> tuple[int, int]:

@@ -6,6 +6,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from jaxllm.errors import UserError
 from jaxllm.self_param.documents import FormatConfig
 from jaxllm.self_param.streams import MixtureConfig, Rehearsal, Together, document_alone, make_streams
 from jaxllm.self_param.targets import KINDS
@@ -70,6 +71,22 @@ def test_what_the_model_knew_is_told_without_the_document(documents):
     assert all(target.offset == 0 and target.student == target.teacher for target in told)
     assert max(len(target.student) for target in knowing.longest()) == max(
         len(knowing.target(number).student) for number in range(18))
+
+
+def test_answers_alone_and_their_end(llama):
+    """Behind the question's own tokens begins what is learned; the end token is the last of it."""
+    spec, params = llama
+    model = Model(dataclasses.replace(spec, eos_ids=(2,)), params, Letters())
+    made = make_streams(model, "the fox", [("who?", "fox")], [[5, 6]], FormatConfig(), MixtureConfig(), 0, False,
+                        answers_only=True, end=True)
+    (target,) = made.questions
+    question = model.tokenizer.encode("Question: who? Answer:")
+    assert target.given == len(model.prefix) + len(question)
+    assert target.student == (*model.prefix, *question, *model.tokenizer.encode(" fox\n"), 2)
+    endless = Model(dataclasses.replace(spec, eos_ids=()), params, Letters())
+    with pytest.raises(UserError, match="no end token"):
+        make_streams(endless, "the fox", [("who?", "fox")], [[5, 6]], FormatConfig(), MixtureConfig(), 0, False,
+                     end=True)
 
 
 def test_the_document_alone(llama):

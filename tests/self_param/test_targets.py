@@ -28,6 +28,26 @@ def test_views_by_hand():
         assert built.student[j + 1] == built.teacher[3 + j + 1]
 
 
+def test_what_is_given_is_not_learned():
+    """Two of four tokens are only read: the states of the third and fourth count, with a prefix and without."""
+    for prefix, wanted in (((1,), [0, 0, 1, 1, 0, 0]), ((), [0, 1, 1, 0, 0, 0])):
+        batch = collate([build_target(prefix, (10,), (20, 21, 22, 23), "qa", given=2), Target((), (), 0)], 6, 8)
+        mask = target_mask(jnp.asarray(batch["student_segments"]), jnp.asarray(batch["given"]))
+        assert mask.astype(int).tolist() == [wanted, [0] * 6]
+
+
+def test_the_loss_is_that_of_the_answer_alone(llama):
+    """Against the mean of the divergence over the answer's two states; tokens of the question change nothing else."""
+    spec, params = llama
+    one = build_target((1,), (10, 11), (20, 21, 22, 23), "qa", given=2)
+    batch = {name: jnp.asarray(value) for name, value in collate([one], 8, 8).items()}
+    adapter = init_adapter(spec, jax.random.key(0), LoraConfig(rank=2))
+    (total, weight), _ = make_loss(spec, "distill", adapter.scale)(adapter.params, params, batch, jax.random.key(0))
+    gaps = reading_gap(spec, params, params, adapter, batch)[0]
+    assert_allclose(total, (gaps[2] + gaps[3]) / 2, rtol=1e-5)
+    assert float(weight) == 1.0
+
+
 def test_without_prefix_the_first_token_is_not_predicted():
     batch = collate([target(prefix=())], 8, 10)
     assert int(target_mask(jnp.asarray(batch["student_segments"])).sum()) == 3

@@ -11,7 +11,9 @@ from jaxllm.errors import UserError
 from jaxllm.files import read_jsonl, write_jsonl
 from jaxllm.generate.engine import generate
 from jaxllm.job import Job
+from jaxllm.judge import open_judge
 from jaxllm.progress import bar
+from jaxllm.self_param.asking import judge_source
 from jaxllm.self_param.config import Config
 from jaxllm.self_param.documents import Document
 from jaxllm.self_param.questions import QuestionSource, collect, model_source
@@ -25,7 +27,7 @@ ROW = {"context": str, "question": str, "answers": list[str]}
 def read_others(config: Config) -> dict[str, RowSet]:
     """Rows of the files beside the data, by what they are: `unrelated texts`, `questions`, `near questions`."""
     files = {"unrelated texts": (config.unrelated.path, {"text": str}),
-             "questions": (None if config.questions.source == "model" else config.questions.source, ROW),
+             "questions": (None if config.questions.source in ("model", "judge") else config.questions.source, ROW),
              "near questions": (None if config.setting == "single" else config.locality.path, {"question": str})}
     return {name: read_rows(path, fields, limit_bad=config.data.limit_bad)
             for name, (path, fields) in files.items() if path is not None}
@@ -77,14 +79,22 @@ def training_pairs(config: Config, job: Job, model: Model, documents: Sequence[D
     if kept:
         return [[(pair["question"], pair["answer"]) for pair in row["pairs"]] for row in kept]
     texts, limit = [document.text for document in documents], config.questions.per_document
-    if source is None:
+    if config.questions.source == "model":
         with bar(len(texts) * limit, "questions", "samples") as advance:
             source = model_source(model, config.format, config.questions, config.sampling.max_tokens,
                                   purpose_seed(config.seed, "questions"), batch_size=64,
                                   dtype=config.device.compute_dtype, on_sample=advance)
-            pairs = collect(source, texts, limit)
+            pairs = collect(source, texts, config.questions)
+    elif config.questions.source == "judge":
+        with bar(len(texts), "questions", "documents") as advance:
+            judge = open_judge(config.questions.judge, config.device)
+            written = judge_source(judge, config.questions, purpose_seed(config.seed, "questions"), advance)
+            fit = fits(config, model)
+            pairs = collect(lambda texts: [[pair for pair in own if fit(text, *pair)]
+                                           for text, own in zip(texts, written(texts), strict=True)],
+                            texts, config.questions)
     else:
-        pairs = collect(source, texts, limit)
+        pairs = collect(source, texts, config.questions)
     write_jsonl(job.directory / "pairs.jsonl",
                 ({"document": i, "pairs": [{"question": q, "answer": a} for q, a in own]}
                  for i, own in enumerate(pairs)))

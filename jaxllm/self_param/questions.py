@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxllm.config import SamplingConfig, check
 from jaxllm.errors import UserError
 from jaxllm.generate.engine import generate
+from jaxllm.judge import JudgeConfig
 from jaxllm.self_param.answers import normalise
 from jaxllm.self_param.documents import FormatConfig, sort_out
 from jaxllm.text.model import Model
@@ -28,18 +29,24 @@ class QuestionConfig:
     """The pairs that a document is written with. They are not the pairs that it is tested with.
 
     Args:
-        source: 'model' lets the model itself ask about the document it reads, and answer; else a file of rows
-            {context, question, answers} as data.path takes it.
+        source: 'model' lets the model itself ask about the document it reads, and answer; 'judge' lets the judge
+            write the pairs; else a file of rows {context, question, answers} as data.path takes it.
+        judge: who writes them where source is judge; see judge.cache to ask nobody twice.
         per_document: at most so many pairs of a document.
-        temperature: at which the model asks; it answers with temperature 0.
+        temperature: at which pairs are written; the model itself answers with temperature 0.
+        grounded: leaves out pairs whose answer has a word that is not in the document.
+        min_answer: leaves out pairs whose answer has fewer letters and digits.
         max_tokens: of a question made by the model.
         learn: all tokens of question and answer, as in the paper, or the answer only.
         end: the model's end token follows every answer that is learned; the paper never trains an end.
     """
 
     source: str = "model"
+    judge: JudgeConfig = dataclasses.field(default_factory=JudgeConfig)
     per_document: int = 48
     temperature: float = 1.0
+    grounded: bool = False
+    min_answer: int = 1
     max_tokens: int = 32
     learn: Literal["all", "answer"] = "all"
     end: bool = False
@@ -48,6 +55,7 @@ class QuestionConfig:
         check(self.per_document >= 1, "per_document", f"must be 1 or more, got {self.per_document}")
         check(self.temperature > 0, "temperature", f"must be above 0, got {self.temperature:g}",
               "at 0 the model would ask the same question again and again")
+        check(self.min_answer >= 1, "min_answer", f"must be 1 or more, got {self.min_answer}")
         check(self.max_tokens >= 1, "max_tokens", f"must be 1 or more, got {self.max_tokens}")
 
 
@@ -129,13 +137,21 @@ def model_source(model: Model, wording: FormatConfig, config: QuestionConfig, an
     return source
 
 
-def collect(source: QuestionSource, texts: Sequence[str], limit: int) -> list[list[QuestionAnswer]]:
-    """Distinct pairs of every document.
+def usable(text: str, answer: str, config: QuestionConfig) -> bool:
+    """Whether an answer is long enough and, if asked for, made of words of the document."""
+    if sum(letter.isalnum() for letter in answer) < config.min_answer:
+        return False
+    return not config.grounded or set(normalise(answer).split()) <= set(normalise(text).split())
+
+
+def collect(source: QuestionSource, texts: Sequence[str], config: QuestionConfig) -> list[list[QuestionAnswer]]:
+    """Distinct pairs of every document that can be learned from.
 
     Raises:
         UserError: a document has none.
     """
-    pairs = [distinct(found, limit) for found in source(texts)]
+    pairs = [distinct([(question, answer) for question, answer in found if usable(text, answer, config)],
+                      config.per_document) for text, found in zip(texts, source(texts), strict=True)]
     bare = [i for i, found in enumerate(pairs) if not found]
     if bare:
         raise UserError(f"no question-answer pairs for {len(bare)} of {len(texts)} documents, first for the one that "

@@ -10,7 +10,7 @@ demo: $(VENV)/installed-plot
 	$(BIN)/jaxllm demo
 
 test: $(VENV)/installed-test
-	$(BIN)/python -m pytest tests --ignore tests/oracle
+	$(BIN)/python -m pytest tests --ignore tests/oracle -n 2 --dist loadfile
 
 test-oracle: $(VENV)/installed-oracle
 	$(BIN)/python -m pytest tests/oracle

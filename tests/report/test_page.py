@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from jaxllm.report import Bars, Histogram, Lines, Section, Table, render
+from jaxllm.report import Bars, Heat, Histogram, Lines, Section, Table, render
 from jaxllm.report.page import show
 from jaxllm.report.plots import svg
 
@@ -59,7 +59,7 @@ def test_plots_are_reproducible_and_show_their_numbers():
 
 def test_plots_of_nothing_and_of_one_value():
     for plot in (Lines("t", "x", "y", {}), Lines("t", "x", "y", {"a": ([1], [0.0])}, log=True), Bars("t", "y", {}),
-                 Histogram("t", "x", []), Histogram("t", "x", [3.0, 3.0, math.inf])):
+                 Heat("t", "x", "y", [[0.5]]), Histogram("t", "x", []), Histogram("t", "x", [3.0, 3.0, math.inf])):
         assert svg(plot).startswith("<?xml")
 
 

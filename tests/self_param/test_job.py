@@ -284,18 +284,18 @@ def test_rows_of_no_use_are_told_of(arguments, tmp_path):
 
 def test_a_kill_while_a_finished_checkpoint_goes_away(arguments, tmp_path, monkeypatch):
     """Half of it removed, the document noted down: the same command finishes."""
-    from jaxllm.self_param import job
+    from jaxllm.self_param import study
 
-    plain = job.shutil.rmtree
+    plain = study.shutil.rmtree
 
     def half(folder, **options):
         if not options:  # of what is left of an earlier kill nothing is there yet
             next(path for path in folder.rglob("_METADATA")).unlink()
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(job.shutil, "rmtree", half)
+    monkeypatch.setattr(study.shutil, "rmtree", half)
     out = tmp_path / "out"
     assert main(["inject", *arguments, "--out", str(out)]) == 130
-    monkeypatch.setattr(job.shutil, "rmtree", plain)
+    monkeypatch.setattr(study.shutil, "rmtree", plain)
     assert main(["inject", *arguments, "--out", str(out)]) == 0
     assert json.loads((out / "result.json").read_text())["f1_finetune"]["n"] == 1

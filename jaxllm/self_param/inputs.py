@@ -41,14 +41,17 @@ def check_window(config: Config, model: Model, documents: Sequence[Document]) ->
     """
     encode, window, start = model.tokenizer.encode, model.spec.max_positions, len(model.prefix)
     fix = "split the document, or use a model with a longer window"
+    asks = [max(len(encode(config.format.ask(pair.question))) for pair in document.pairs) for document in documents]
     for number, document in enumerate(documents, 1):
         read = start + len(encode(config.format.read(document.text)))
         needs = {
             "with its longest question and sampling.max_tokens of answer":
-                max(len(encode(config.format.ask(pair.question))) for pair in document.pairs)
-                + config.sampling.max_tokens,
+                asks[number - 1] + config.sampling.max_tokens,
             "with its longest question and reference answer":
                 max(len(encode(config.format.tell(pair.question, pair.answers[0]))) for pair in document.pairs)}
+        if "retrieval" in config.compare:
+            needs["with the longest question of all and sampling.max_tokens, as retrieval may have it"] = (
+                max(asks) + config.sampling.max_tokens)
         if config.questions.source == "model" and config.mixture.qa:
             needs["with questions.max_tokens of a question"] = config.questions.max_tokens + len(
                 encode(config.format.question_start.rstrip()))

@@ -13,7 +13,8 @@ from jaxllm.errors import UserError
 from jaxllm.files import read_jsonl
 from jaxllm.self_param import chain, retention
 from jaxllm.self_param.config import Config, RecallConfig
-from jaxllm.self_param.inputs import recall_tokens, recalled
+from jaxllm.self_param.documents import Document, Pair
+from jaxllm.self_param.inputs import check_window, recall_tokens, recalled
 from jaxllm.self_param.retrieval import Retriever
 from jaxllm.text.model import load
 
@@ -85,6 +86,16 @@ def test_all_together(tmp_path):
 def test_settings_that_do_not_go_together(tmp_path, capsys, more, message):
     assert main([*QUICK, "--out", str(tmp_path / "out"), *more]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_retrieval_may_put_any_document_before_any_question():
+    """A long document and a long question that fit by themselves, and not together."""
+    documents = [Document("ship " * 300, (Pair("q?", ("a",)),)), Document("short", (Pair("ship " * 300, ("a",)),))]
+    config = Config(DataConfig("x"), Path("y"), setting="batch")
+    model = load("tiny")
+    check_window(config, model, documents)
+    with pytest.raises(UserError, match="as retrieval may have it"):
+        check_window(dataclasses.replace(config, compare=["retrieval"]), model, documents)
 
 
 def test_a_model_tells_what_it_knows():

@@ -1,4 +1,4 @@
-"""The recipes of `configs/self_param`: each is one that the command takes, with the paper's numbers where it says so."""
+"""The recipes of `configs/self_param`: the command takes each, and some have the paper's numbers."""
 
 import pytest
 

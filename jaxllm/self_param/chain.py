@@ -203,6 +203,6 @@ def summarise(config: Config, study: Study, records: Sequence[Record]) -> dict[s
     baselines = {arm: numbers(arm) for arm in arms(config, study) if arm != "after"}
     for other in baselines.values():
         other["f1_after_over_this"] = paired(ours["f1_matrix"][-1], other["f1_matrix"][-1], config.seed)
-    return {"setting": config.setting, "f1_before": mean(before["f1"]), "f1_with_document": mean(reader["f1"]),
+    return {"f1_before": mean(before["f1"]), "f1_with_document": mean(reader["f1"]),
             "f1_after": ours["f1"], **{name: value for name, value in ours.items() if name != "f1"},
             "near_questions": len(before["near"]), "baselines": baselines}

@@ -9,15 +9,6 @@ from jaxllm.report import Bars, Heat, Lines, Section, Table
 from jaxllm.self_param.report import ARMS, COLOURED, answers, training
 
 
-def lead(result: Mapping[str, Any]) -> str:
-    """What came of the run, in a sentence."""
-    how = "together" if result["setting"] == "batch" else "one after the other"
-    mean = lambda name: f"{result[name]['mean']:.3f}"
-    return (f"{result['documents']} documents written {how} into one model and asked about without them at the end "
-            f"({result['questions']} questions): mean token F1 {mean('f1_before')} before, {mean('f1_after')} after; "
-            f"{mean('f1_with_document')} with the document in the prompt.")
-
-
 def sections(result: Mapping[str, Any], rows: Sequence[Mapping[str, Any]],
              metrics: Sequence[Mapping[str, Any]]) -> list[Section]:
     """The page's sections.

@@ -133,6 +133,8 @@ class Config:
         for name, settings in (("retrieval", ("batch", "sequential")), ("replay", ("sequential",))):
             check(name not in self.compare or self.setting in settings, "compare",
                   f"{name} means nothing in the setting {self.setting}", f"set setting to {' or '.join(settings)}")
+        check(self.setting != "single" or self.locality.path is None, "locality.path",
+              "means nothing in the setting single", "set setting to batch or sequential")
         check(self.setting == "single" or self.lora is not None, "lora", "documents in one model are kept as adapters, "
               "one an injection, and all weights are to be trained", "set lora.rank, or setting to single")
         check(self.setting == "single" or self.save == "adapter", "save", "documents in one model are kept as adapters",

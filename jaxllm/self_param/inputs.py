@@ -19,7 +19,7 @@ from jaxllm.self_param.documents import Document
 from jaxllm.self_param.questions import QuestionSource, collect, model_source
 from jaxllm.self_param.streams import purpose_seed
 from jaxllm.text.model import Model
-from jaxllm.text.rows import RowSet, read_rows
+from jaxllm.text.rows import Rejected, RowSet, as_text, read_rows
 
 ROW = {"context": str, "question": str, "answers": list[str]}
 
@@ -102,6 +102,14 @@ def training_pairs(config: Config, job: Job, model: Model, documents: Sequence[D
                 ({"document": i, "pairs": [{"question": q, "answer": a} for q, a in own]}
                  for i, own in enumerate(pairs)))
     return pairs
+
+
+def blank_questions(config: Config, others: dict[str, RowSet]) -> list[Rejected]:
+    """Rows of the near questions that ask nothing."""
+    found = others.get("near questions")
+    return [] if found is None else [
+        Rejected(config.locality.path, line, "question is empty", as_text(row))
+        for line, row in zip(found.lines, found.rows, strict=True) if not row["question"].strip()]
 
 
 def near_questions(config: Config, rest: Sequence[Document], others: dict[str, RowSet]) -> list[str]:

@@ -15,7 +15,15 @@ from jaxllm.models.tensors import fingerprint, model_directory
 from jaxllm.self_param import chain, chain_report, report, single
 from jaxllm.self_param.config import Config
 from jaxllm.self_param.documents import group, sort_out
-from jaxllm.self_param.inputs import ROW, check_window, fits, near_questions, read_others, unrelated_texts
+from jaxllm.self_param.inputs import (
+    ROW,
+    blank_questions,
+    check_window,
+    fits,
+    near_questions,
+    read_others,
+    unrelated_texts,
+)
 from jaxllm.self_param.questions import file_source
 from jaxllm.self_param.study import prepare
 from jaxllm.text.model import load
@@ -52,8 +60,10 @@ def _run(config: Config, job: Job, found: RowSet, others: dict[str, RowSet]) -> 
         source, useless = file_source(others["questions"], config.questions.source,
                                       {document.text for document in everything}, fits(config, model))
         rejected += useless
-    if "unrelated texts" in others:
-        rejected += others["unrelated texts"].rejected
+    for name in ("unrelated texts", "near questions"):
+        if name in others:
+            rejected += others[name].rejected
+    rejected += blank_questions(config, others)
     job.write_rejected(rejected)
     if source is not None:
         read = others["questions"]
@@ -62,20 +72,20 @@ def _run(config: Config, job: Job, found: RowSet, others: dict[str, RowSet]) -> 
     if config.setting == "single":
         records = single.inject_each(config, job, study)
         rows, summary = [row for record in records for row in record["rows"]], single.summarise(config, study, records)
-        sections = report.sections(summary, records, read_metrics(job.metrics_path))
     else:
         near = near_questions(config, everything[len(documents):], others)
         records = chain.inject_in_turn(config, job, study, near)
         rows, summary = chain.rows(documents, records), chain.summarise(config, study, records)
-        sections = chain_report.sections(summary, rows, read_metrics(job.metrics_path))
     write_jsonl(job.directory / "rows.jsonl", rows)
     asked = sum(len(document.pairs) for document in documents)
     result = summary | {
-        "documents": len(documents), "questions": asked, "rejected": len(rejected),
+        "setting": config.setting, "documents": len(documents), "questions": asked, "rejected": len(rejected),
         "repeated": len(good) - sum(len(document.pairs) for document in everything),
         "unrelated_texts": {"train": len(study.streams["after"][0].unrelated), "drift": study.drift_texts}}
-    lead = report.lead(result) if config.setting == "single" else chain_report.lead(result)
-    job.write_report("Documents written into weights", lead, sections)
+    metrics = read_metrics(job.metrics_path)
+    job.write_report("Documents written into weights", report.lead(result),
+                     report.sections(result, records, metrics) if config.setting == "single"
+                     else chain_report.sections(result, rows, metrics))
     return job.write_result(result)
 
 

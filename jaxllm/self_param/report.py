@@ -10,6 +10,8 @@ from jaxllm.report import Bars, Lines, Section, Table
 
 ARMS = {"before": "before", "with_document": "with the document", "after": "injected", "finetune": "fine-tuned",
         "finetune_context": "fine-tuned on the text", "replay": "injected with replay", "retrieval": "BM25"}
+HOW = {"single": "each written into a fresh copy of the model", "batch": "written together into one model",
+       "sequential": "written one after the other into one model"}
 COLOURED = tuple(ARMS.values())
 # A browser shows a few hundred rows at once without trouble; the rest is in rows.jsonl.
 SHOWN_ROWS = 300
@@ -18,9 +20,9 @@ SHOWN_ROWS = 300
 def lead(result: Mapping[str, Any]) -> str:
     """What came of the run, in a sentence."""
     mean = lambda name: f"{result[name]['mean']:.3f}"
-    return (f"{result['documents']} documents, each written into a fresh copy of the model and asked about without it "
-            f"afterwards ({result['questions']} questions): mean token F1 {mean('f1_before')} before, "
-            f"{mean('f1_after')} after; {mean('f1_with_document')} with the document in the prompt.")
+    return (f"{result['documents']} documents, {HOW[result['setting']]}, and asked about without them afterwards "
+            f"({result['questions']} questions): mean token F1 {mean('f1_before')} before, {mean('f1_after')} after; "
+            f"{mean('f1_with_document')} with the document in the prompt.")
 
 
 def sections(result: Mapping[str, Any], records: Sequence[Mapping[str, Any]],

@@ -160,6 +160,7 @@ def make_streams(model: Model, text: str, pairs: Sequence[QuestionAnswer], unrel
     return Streams(prefix, context, tuple(questions), tuple(map(tuple, unrelated)),
                    context if unrelated_with_document else (), turns, seed)
 
+
 @dataclasses.dataclass(frozen=True)
 class Together:
     """Several documents that take turns, in a new order every round; each turn is a whole turn of its streams.

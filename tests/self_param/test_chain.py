@@ -67,16 +67,22 @@ def test_one_after_the_other_and_stopped_in_between(tmp_path, monkeypatch):
 
 
 def test_all_together(tmp_path):
+    near, out = tmp_path / "near.jsonl", tmp_path / "out"
+    near.write_text('{"question": "Who commands the ship Nobo?"}\n{"question": " "}\n' + '{"question": "Who?"}\n' * 20)
     assert main([*QUICK, "--documents", "3", "--setting", "batch", "--finetune", "false", "--compare",
-                 "[finetune_context]", "--out", str(tmp_path)]) == 0
-    result = json.loads((tmp_path / "result.json").read_text())
+                 "[finetune_context]", "--locality.path", str(near), "--out", str(out)]) == 0
+    result = json.loads((out / "result.json").read_text())
+    assert result["near_questions"] == 2 and result["rejected"] == 1 and result["setting"] == "batch"
+    assert [(row["line"], row["reason"]) for row in read_jsonl(out / "rejected.jsonl")] == [(2, "question is empty")]
+    assert "written together into one model" in (out / "report.html").read_text()
     assert np.shape(result["f1_matrix"]) == (2, 3) and result["efficacy"] == result["f1_after"]
     assert list(result["baselines"]) == ["finetune_context"] and len(result["perplexity"]) == 2
-    lines = read_jsonl(tmp_path / "metrics.jsonl")
+    lines = read_jsonl(out / "metrics.jsonl")
     assert [line["arm"] for line in lines if line["step"] in (8, 16)] == ["after", "finetune_context"]
 
 
 @pytest.mark.parametrize(("more", "message"), [
+    (["--locality.path", "x.jsonl"], "locality.path"),
     (["--compare", "[replay]"], "means nothing in the setting single"),
     (["--setting", "batch", "--compare", "[replay]"], "set setting to sequential"),
     (["--setting", "batch", "--lora", "null", "--save", "nothing"], "kept as adapters"),

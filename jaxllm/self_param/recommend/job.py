@@ -109,6 +109,7 @@ def _run(config: Config, job: Job, found: RowSet, listed: RowSet) -> Path:
     job.write_rejected(rejected)
     check_share(len(turns), rejected, config.data.limit_bad)
     catalogue, judge = Catalogue(items), open_judge(config.judge, config.device)
+    job.pin("judge", judge.identity)
     done = job.rows_done()
     prompts = [Prompt(config.prompt.replace("{titles}", str(config.titles)).replace("{dialogue}", dialogue(turn.row)),
                       str(turn.id)) for turn in turns]

@@ -27,16 +27,19 @@ from jaxllm.errors import StorageError, UserError
 class Verb:
     """Where a job lives: `module` has the dataclass `Config` and ``run``; `help` is one line.
 
-    `subject` is the key that may be given without its name, as the first word.
+    `subject` is the key that may be given without its name, as the first word. `other` is a key that asks for another
+    job, and where that one lives.
     """
 
     module: str
     help: str
     subject: str | None = None
+    other: tuple[str, str] | None = None
 
 
 VERBS: dict[str, Verb] = {
-    "inject": Verb("jaxllm.self_param.job", "write documents into a model's weights (SELF-PARAM)"),
+    "inject": Verb("jaxllm.self_param.job", "write documents into a model's weights (SELF-PARAM)",
+                   other=("--remove", "jaxllm.self_param.removal")),
     "recommend": Verb("jaxllm.self_param.recommend.job", "whether a model names the film that is recommended next"),
     "generate": Verb("jaxllm.generate.job", "complete prompts or answer conversations"),
     "score": Verb("jaxllm.generate.score_job", "log-probabilities of given texts, or the scores of a classifier"),
@@ -119,9 +122,11 @@ def _run(argv: list[str]) -> int:
     from jaxllm.config import parse
     from jaxllm.files import storage
 
-    module = importlib.import_module(verb.module)
+    words, place = argv[1:], verb.module
+    if verb.other is not None and any(word.partition("=")[0] == verb.other[0] for word in words):
+        place = verb.other[1]
+    module = importlib.import_module(place)
     try:
-        words = argv[1:]
         if verb.subject is not None and words and not words[0].startswith("-"):
             words = [f"--{verb.subject}", *words]
         config = parse(module.Config, words, verb.help, f"jaxllm {name}")

@@ -19,7 +19,7 @@ from jaxllm.files import write_atomic
 from jaxllm.models import ModelSpec, Params, load_spec, merge
 from jaxllm.models.loading import load_model, stored_dtype
 from jaxllm.models.mesh import make_mesh, model_shardings
-from jaxllm.models.peft import load_adapter
+from jaxllm.models.peft import load_adapters
 from jaxllm.models.quantised import dequantise_params, quantise_params, scheme_of
 from jaxllm.models.saving import write_model
 from jaxllm.models.tensors import model_directory
@@ -37,7 +37,7 @@ class Config:
         out: directory of the new checkpoint.
         format: hf is safetensors that torch transformers loads; orbax is quick to restore to a mesh and can hold
             quantised weights, which hf has in full, as rounded as they are.
-        adapter: directory of a LoRA adapter.
+        adapter: directory of a LoRA adapter, or of several, whose sum is taken.
         merge: fold the adapter into the weights.
         dtype: of the weights; null keeps that which most of them have (bfloat16 for 8-bit floats).
         quantise: 8 or 4 bits for the matrices of the layers; null leaves them as they are.
@@ -72,7 +72,7 @@ def run(config: Config) -> Path:
         came_as = scheme_of(params) if scheme is None else None
         if config.adapter is not None:
             # In full, all of them: rounding the sum again loses a part of what was learned, and is to be asked for.
-            params = merge(dequantise_params(params, dtype), load_adapter(config.adapter, spec))
+            params = merge(dequantise_params(params, dtype), load_adapters(config.adapter, spec))
             params = params if config.quantise is None else quantise_params(params, config.quantise)
         elif config.format == "hf":
             params = dequantise_params(params, dtype)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from jaxllm.checkpoint.adapters import describe_adapters, inspect_adapters
 from jaxllm.checkpoint.sizes import FORMATS, cache_bytes, count_parameters, weight_bytes
 from jaxllm.errors import UserError
 from jaxllm.files import plain
@@ -14,6 +16,7 @@ from jaxllm.models import ModelSpec, load_spec, native
 from jaxllm.models.families import FAMILIES, architecture
 from jaxllm.models.loading import check_tied_head, stored_dtype
 from jaxllm.models.matching import match_tensors
+from jaxllm.models.peft import adapter_folders
 from jaxllm.models.tensors import Tensors, model_directory, read_json
 from jaxllm.text.model import too_many_tokens
 from jaxllm.text.tokenizer import load_tokenizer
@@ -21,10 +24,10 @@ from jaxllm.text.tokenizer import load_tokenizer
 
 @dataclass(frozen=True)
 class Config:
-    """Tells about a checkpoint without loading its weights.
+    """Tells about a checkpoint without loading its weights, or about adapters and what they hold.
 
     Args:
-        model: checkpoint directory, Hub id, or tiny.
+        model: checkpoint directory, Hub id, or tiny; or the directory of an adapter, or of several.
         json: print one JSON object instead of text.
     """
 
@@ -34,8 +37,11 @@ class Config:
 
 def run(config: Config) -> None:
     """Runs the job: prints what it finds."""
-    found = inspect(config.model)
-    print(json.dumps(found, indent=2, ensure_ascii=False) if config.json else describe(found))
+    if adapter_folders(config.model) and not (Path(config.model) / "config.json").is_file():
+        found, text = inspect_adapters(config.model), describe_adapters
+    else:
+        found, text = inspect(config.model), describe
+    print(json.dumps(found, indent=2, ensure_ascii=False) if config.json else text(found))
 
 
 def inspect(model: str) -> dict[str, Any]:

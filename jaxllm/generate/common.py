@@ -18,7 +18,7 @@ from jaxllm.errors import UserError
 from jaxllm.job import Job
 from jaxllm.models import merge, unstack
 from jaxllm.models.mesh import make_mesh, model_shardings
-from jaxllm.models.peft import load_adapter
+from jaxllm.models.peft import load_adapters
 from jaxllm.models.tensors import fingerprint, model_directory
 from jaxllm.text.model import Model, load
 from jaxllm.text.rows import Rejected, RowSet, as_text, check_share
@@ -36,7 +36,7 @@ class RowsConfig:
         data: the rows.
         out: directory for the results.
         model: checkpoint directory, Hub id, or tiny.
-        adapter: directory of a LoRA adapter, applied to the model.
+        adapter: directory of a LoRA adapter, or of several whose sum is applied to the model.
         batch_size: rows that run together; changes speed and memory, and results only by the rounding of bfloat16.
         device: precision.
         mesh: how devices share the work; rows are dealt to the groups of data and fsdp.
@@ -83,7 +83,7 @@ def load_adapted(config: RowsConfig) -> Model:
                  config.device.quantise)
     params = model.params
     if config.adapter is not None:
-        params = merge(params, load_adapter(config.adapter, model.spec))
+        params = merge(params, load_adapters(config.adapter, model.spec))
     return dataclasses.replace(model, params=params if model.spec.head is not None else unstack(params))
 
 

@@ -7,6 +7,7 @@ fresh adapter changes nothing; leaving the adapter out of `forward` is the base 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -128,3 +129,23 @@ def merge(params: dict[str, Any], adapter: Adapter, sign: float = 1.0) -> dict[s
 def unmerge(params: dict[str, Any], adapter: Adapter) -> dict[str, Any]:
     """Takes a merged adapter out again, up to one rounding of the weights' dtype."""
     return merge(params, adapter, sign=-1.0)
+
+
+def combine(adapters: Sequence[Adapter], weights: Sequence[float] | None = None) -> Adapter:
+    """One adapter for several: its change is the sum of theirs, its rank the sum of their ranks.
+
+    Args:
+        adapters: of the same base model, layers stacked; they may adapt different layers.
+        weights: what each is multiplied by, 1 by default; -1 takes one out of a sum that has it.
+    """
+    weights = [1.0] * len(adapters) if weights is None else weights
+    found: dict[tuple[str, str], list[tuple[jax.Array, jax.Array]]] = {}
+    for adapter, weight in zip(adapters, weights, strict=True):
+        for module, places in adapter.params["layers"].items():
+            for name, factors in places.items():
+                found.setdefault((module, name), []).append((factors["a"], factors["b"] * (weight * adapter.scale)))
+    layers: dict[str, Any] = {}
+    for (module, name), parts in found.items():
+        downs, ups = zip(*parts, strict=True)
+        layers.setdefault(module, {})[name] = {"a": jnp.concatenate(downs, -1), "b": jnp.concatenate(ups, -2)}
+    return Adapter({"layers": layers}, 1.0)

@@ -6,6 +6,7 @@ import collections
 import contextlib
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,13 @@ import numpy as np
 from jaxllm.directories import new_directory
 from jaxllm.errors import UserError
 from jaxllm.files import write_atomic
-from jaxllm.models.adapters import Adapter, linear_shapes
+from jaxllm.models.adapters import Adapter, combine, linear_shapes
 from jaxllm.models.families import Leaf, places
 from jaxllm.models.families.table import cut, fuse
 from jaxllm.models.spec import ModelSpec
 from jaxllm.models.tensors import open_safetensors, read_json, save_tensors
 
+PROVENANCE = "provenance.json"
 PREFIX = "base_model.model."
 # Settings of PEFT under which an adapter is more than `scale * x @ a @ b`, with the value that means "off".
 PLAIN = {"use_dora": False, "bias": "none", "lora_bias": False, "layer_replication": None, "use_qalora": False,
@@ -36,7 +38,8 @@ def _adapted(spec: ModelSpec) -> dict[str, list[Leaf]]:
     return found
 
 
-def save_adapter(path: str | Path, spec: ModelSpec, adapter: Adapter, base: str = "") -> Path:
+def save_adapter(path: str | Path, spec: ModelSpec, adapter: Adapter, base: str = "",
+                 provenance: Mapping[str, Any] | None = None) -> Path:
     """Writes an adapter that PEFT loads on the same base model.
 
     Where a checkpoint fuses projections (GPT-2's q, k, v), their adapters become one of the summed rank,
@@ -47,6 +50,7 @@ def save_adapter(path: str | Path, spec: ModelSpec, adapter: Adapter, base: str 
         spec: of the base model.
         adapter: layers stacked.
         base: name of the base model, for the record.
+        provenance: where the adapter comes from, as JSON types; kept beside it in provenance.json.
     """
     tensors: dict[str, np.ndarray] = {}
     targets, ranks = [], {}
@@ -73,6 +77,8 @@ def save_adapter(path: str | Path, spec: ModelSpec, adapter: Adapter, base: str 
     with new_directory(path) as target:
         save_tensors(target / "adapter_model.safetensors", tensors)
         write_atomic(target / "adapter_config.json", json.dumps(config, indent=2) + "\n")
+        if provenance is not None:
+            write_atomic(target / PROVENANCE, json.dumps(provenance, indent=2, ensure_ascii=False) + "\n")
     return Path(path)
 
 
@@ -94,6 +100,20 @@ def _fuse(spec: ModelSpec, leaves: list[Leaf], parts: list[dict[str, Any] | None
             row += 0 if shared else up.shape[1]
         blocks.append(block)
     return downs[0] if shared else np.concatenate(downs, -1), fuse(leaves, blocks)
+
+
+def adapter_folders(path: str | Path) -> list[Path]:
+    """The folder itself if it holds an adapter, else the folders in it that do, by name."""
+    path = Path(path)
+    if (path / "adapter_config.json").is_file():
+        return [path]
+    return sorted(config.parent for config in path.glob("*/adapter_config.json"))
+
+
+def load_adapters(path: str | Path, spec: ModelSpec) -> Adapter:
+    """Reads an adapter, or all adapters of a folder as one whose change is the sum of theirs; see `load_adapter`."""
+    found = [load_adapter(folder, spec) for folder in adapter_folders(path) or [Path(path)]]
+    return found[0] if len(found) == 1 else combine(found)
 
 
 def load_adapter(path: str | Path, spec: ModelSpec) -> Adapter:

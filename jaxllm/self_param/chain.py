@@ -20,7 +20,8 @@ from jaxllm.self_param.answers import normalise
 from jaxllm.self_param.config import Config
 from jaxllm.self_param.documents import Document
 from jaxllm.self_param.evaluation import Answer, ask, gap, judge, mean_accuracy, mean_f1, perplexity, say
-from jaxllm.self_param.inputs import recalled
+from jaxllm.self_param.memory import Memory
+from jaxllm.self_param.provenance import provenance
 from jaxllm.self_param.retrieval import Retriever
 from jaxllm.self_param.streams import Rehearsal, TargetSource, Together, purpose_seed
 from jaxllm.self_param.study import Study, forget, train_run
@@ -77,19 +78,20 @@ def _write_in_turn(config: Config, job: Job, study: Study, arm: str, test: _Test
                    measured: Callable[..., Record], done: dict[tuple[str, int], Record]) -> None:
     """The injections of one arm, each on top of the one before."""
     params, steps = study.model.params, groups(config.setting, len(study.documents))
-    first = list(study.recipes).index(arm) * len(steps)
+    first, memory = list(study.recipes).index(arm) * len(steps), Memory(config, job, study.streams[arm][0], arm)
     for step, group in enumerate(steps, 1):
         folder, name = _folder(job, arm, step), f"{arm}-{step:04d}"
         if (arm, step) in done:
             params = merge(params, load_adapter(folder, study.model.spec))
             continue
         model = dataclasses.replace(study.model, params=params)
-        targets = _targets(config, study, arm, group, _knows(config, study, arm, model, step))
+        targets = _targets(config, study, arm, group, memory.before(step, model))
         result = train_run(job, model, targets, study.recipes[arm], name, first + step - 1,
                            {"arm": arm, "injection": step})
         if folder.exists():  # of a run that was killed between saving and noting it down
             shutil.rmtree(folder)
-        save_adapter(folder, model.spec, result.adapter, config.model)
+        save_adapter(folder, model.spec, result.adapter, config.model,
+                     provenance(config, study.documents, study.streams[arm], group, arm))
         params = result.params
         measured(arm, step, lambda params=params: test.model(params))
         forget(job, [name])
@@ -99,14 +101,6 @@ def _folder(job: Job, arm: str, step: int) -> Path:
     """Where an injection's adapter lies; those of comparisons are there to go on from, and not to be found first."""
     home = job.directory if arm == "after" else job.checkpoints / arm
     return home / "adapters" / f"{step - 1:04d}"
-
-
-def _knows(config: Config, study: Study, arm: str, model: Model, step: int) -> tuple[tuple[int, ...], ...]:
-    """What the model tells of itself before an injection, where targets are made of that."""
-    first = study.streams[arm][0]
-    if "recall" not in first.turns or step == 1:
-        return first.recall
-    return recalled(config, model, purpose_seed(config.seed, "recall", step - 1))
 
 
 def _targets(config: Config, study: Study, arm: str, group: Sequence[int],

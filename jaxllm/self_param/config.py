@@ -95,9 +95,10 @@ class Config:
         format: wording of documents, questions and answers.
         sampling: of the answers in the test.
         finetune: also train on the same targets by plain next-token prediction, for comparison.
-        compare: what else is run beside it: finetune_context trains on the documents' own text by plain next-token
-            prediction; retrieval trains nothing and puts the document that BM25 finds before the question (batch and
-            sequential); replay also distils the earlier documents again, every other turn (sequential).
+        compare: what else is run beside it: finetune_questions trains on the pairs alone by plain next-token
+            prediction, finetune_context on the documents' own text; retrieval trains nothing and puts the document
+            that BM25 finds before the question (batch and sequential); replay also distils the earlier documents
+            again, every other turn (sequential).
         locality: questions whose answers should not change (batch and sequential).
         save: what is kept of every document, below adapters/ or models/.
         mesh: how the devices share a training step.
@@ -121,7 +122,8 @@ class Config:
     sampling: SamplingConfig = field(
         default_factory=lambda: SamplingConfig(temperature=0.0, max_tokens=16, stop=["\n"]))
     finetune: bool = True
-    compare: list[Literal["finetune_context", "retrieval", "replay"]] = field(default_factory=list)
+    compare: list[Literal["finetune_questions", "finetune_context", "retrieval", "replay"]] = field(
+        default_factory=list)
     locality: LocalityConfig = field(default_factory=LocalityConfig)
     save: Literal["adapter", "model", "nothing"] = "adapter"
     mesh: MeshConfig = field(default_factory=MeshConfig)
@@ -133,6 +135,8 @@ class Config:
         for name, settings in (("retrieval", ("batch", "sequential")), ("replay", ("sequential",))):
             check(name not in self.compare or self.setting in settings, "compare",
                   f"{name} means nothing in the setting {self.setting}", f"set setting to {' or '.join(settings)}")
+        check("finetune_questions" not in self.compare or self.mixture.qa > 0, "compare",
+              "finetune_questions has no pairs where mixture.qa is 0", "give mixture.qa a share")
         check(self.setting != "single" or self.locality.path is None, "locality.path",
               "means nothing in the setting single", "set setting to batch or sequential")
         check(self.setting == "single" or self.lora is not None, "lora", "documents in one model are kept as adapters, "

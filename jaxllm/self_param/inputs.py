@@ -121,32 +121,6 @@ def near_questions(config: Config, rest: Sequence[Document], others: dict[str, R
     return list(dict.fromkeys(question for question in found if question.strip()))[:config.locality.questions]
 
 
-def recalled(config: Config, model: Model, seed: int) -> tuple[tuple[int, ...], ...]:
-    """What a model asks itself and answers without reading anything: ids of different texts.
-
-    Raises:
-        UserError: it never comes to an end.
-    """
-    start = model.tokenizer.encode(config.format.question_start.rstrip())
-    free = SamplingConfig(temperature=1.0, max_tokens=recall_tokens(config), n=config.recall.texts,
-                          stop=[config.format.end or "\n"])
-    made = generate(model, [[*model.prefix, *start]], free, seed=seed, batch_size=64,
-                    dtype=config.device.compute_dtype)[0]
-    ends = set(model.stop_ids)
-    found = dict.fromkeys((*start, *(token for token in one.token_ids if token not in ends)) for one in made
-                          if one.finish_reason == "stop")
-    if not found:
-        raise UserError(f"the model asked itself {config.recall.texts} questions and came to the end of none within "
-                        f"{recall_tokens(config)} tokens", "mixture.recall", "set it to 0, or allow more "
-                        "questions.max_tokens")
-    return tuple(found)
-
-
-def recall_tokens(config: Config) -> int:
-    """The most that a question with its answer has behind its beginning."""
-    return config.questions.max_tokens + config.sampling.max_tokens
-
-
 def unrelated_texts(config: Config, others: dict[str, RowSet]) -> list[str] | None:
     """Texts of the file, in an order of the seed; None where the model is to write them."""
     if "unrelated texts" not in others:

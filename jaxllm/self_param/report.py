@@ -9,7 +9,8 @@ from typing import Any
 from jaxllm.report import Bars, Lines, Section, Table
 
 ARMS = {"before": "before", "with_document": "with the document", "after": "injected", "finetune": "fine-tuned",
-        "finetune_context": "fine-tuned on the text", "replay": "injected with replay", "retrieval": "BM25"}
+        "finetune_questions": "fine-tuned on the pairs", "finetune_context": "fine-tuned on the text",
+        "replay": "injected with replay", "retrieval": "BM25"}
 HOW = {"single": "each written into a fresh copy of the model", "batch": "written together into one model",
        "sequential": "written one after the other into one model"}
 COLOURED = tuple(ARMS.values())

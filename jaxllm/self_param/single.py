@@ -14,9 +14,9 @@ from jaxllm.models.peft import save_adapter
 from jaxllm.self_param.config import Config
 from jaxllm.self_param.evaluation import Answer, ask, batches, gap, mean_accuracy, mean_f1, question_targets
 from jaxllm.self_param.injection import Injection
+from jaxllm.self_param.provenance import provenance
 from jaxllm.self_param.study import Study, forget, train_run
 from jaxllm.statistics import interval, paired
-from jaxllm.text.model import Model
 
 
 def inject_each(config: Config, job: Job, study: Study) -> list[dict[str, Any]]:
@@ -49,7 +49,7 @@ def _one_document(config: Config, job: Job, study: Study, number: int,
         record[f"kl_{arm}"] = gap(model, result.params, held_back, dtype)
         record[f"drift_kl_{arm}"] = gap(model, result.params, study.drift, dtype)
         if arm == "after":
-            _keep(config, job, model, result, number)
+            _keep(config, job, study, result, number)
     for arm, found in known.items():
         record[f"f1_{arm}"], record[f"accuracy_{arm}"] = mean_f1(found), mean_accuracy(found)
     record["rows"] = [
@@ -59,14 +59,15 @@ def _one_document(config: Config, job: Job, study: Study, number: int,
     return record
 
 
-def _keep(config: Config, job: Job, model: Model, result: Injection, number: int) -> None:
+def _keep(config: Config, job: Job, study: Study, result: Injection, number: int) -> None:
     folder = job.directory / ("adapters" if config.save == "adapter" else "models") / f"{number:04d}"
     if folder.exists():  # of a run that was killed between saving and noting it down
         shutil.rmtree(folder)
     if config.save == "adapter":
-        save_adapter(folder, model.spec, result.adapter, config.model)
+        save_adapter(folder, study.model.spec, result.adapter, config.model,
+                     provenance(config, study.documents, study.streams["after"], [number], "after"))
     elif config.save == "model":
-        save_model(folder, model.spec, result.params, config.model)
+        save_model(folder, study.model.spec, result.params, config.model)
 
 
 def summarise(config: Config, study: Study, records: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -17,7 +17,8 @@ from jaxllm.self_param.config import Config
 from jaxllm.self_param.documents import Document
 from jaxllm.self_param.evaluation import batches, plain_targets
 from jaxllm.self_param.injection import Injection, Recipe, inject, make_recipe
-from jaxllm.self_param.inputs import recall_tokens, recalled, training_pairs, unrelated_ids
+from jaxllm.self_param.inputs import training_pairs, unrelated_ids
+from jaxllm.self_param.memory import recall_tokens, recalled
 from jaxllm.self_param.questions import QuestionSource
 from jaxllm.self_param.streams import Streams, TargetSource, document_alone, make_streams, purpose_seed
 from jaxllm.self_param.targets import build_target, common_lengths
@@ -25,7 +26,8 @@ from jaxllm.text.model import Model
 from jaxllm.train import Checkpointer, MetricsWriter
 
 # What is trained, by its name in the results -> its objective.
-OBJECTIVES = {"after": "distill", "finetune": "finetune", "finetune_context": "finetune", "replay": "distill"}
+OBJECTIVES = {"after": "distill", "finetune": "finetune", "finetune_questions": "finetune",
+              "finetune_context": "finetune", "replay": "distill"}
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,9 @@ def prepare(config: Config, job: Job, model: Model, mesh: jax.sharding.Mesh, doc
     if config.mixture.recall:
         known = recalled(config, model, purpose_seed(config.seed, "recall", 0))
         usual = [dataclasses.replace(one, recall=known) for one in usual]
-    streams = {arm: alone if arm == "finetune_context" else usual for arm in trained_arms(config)}
+    asked = [dataclasses.replace(one, turns=("qa",)) for one in usual]
+    special = {"finetune_questions": asked, "finetune_context": alone}
+    streams = {arm: special.get(arm, usual) for arm in trained_arms(config)}
     recipes = {arm: make_recipe(
         model, OBJECTIVES[arm], config.train, config.lora, config.divergence, _lengths(config, model, own),
         config.device.compute_dtype, mesh) for arm, own in streams.items()}

@@ -7,8 +7,8 @@ import pytest
 from numpy.testing import assert_allclose
 
 from jaxllm.errors import UserError
-from jaxllm.models import Adapter, LoraConfig, adapter_axes, init_adapter, merge, unmerge, unstack
-from jaxllm.models.peft import load_adapter, save_adapter
+from jaxllm.models import Adapter, LoraConfig, adapter_axes, combine, init_adapter, merge, unmerge, unstack
+from jaxllm.models.peft import adapter_folders, load_adapter, load_adapters, save_adapter
 from tests.networks import forward, random_tokens
 
 EVERYTHING = ("q", "k", "v", "o", "up", "gate", "down")
@@ -93,6 +93,29 @@ def test_saved_adapters_come_back(network, tmp_path, targets):
             adapted = name in adapter.params["layers"][module]
             wanted = change(adapter, module, name) if adapted else 0.0
             assert_allclose(change(back, module, name), wanted, rtol=1e-12, atol=1e-12)
+
+
+def test_adapters_are_summed_and_taken_out(network, tmp_path):
+    """One adapter for two of other ranks, scales and targets; with weight -1 one of them is gone again."""
+    spec, params = network
+    one, two = adapter_of(spec), adapter_of(spec, rank=2, targets=("q", "down"))
+    two = Adapter(jax.tree.map(lambda x: 2 * x, two.params), 0.5)
+    both = combine([one, two])
+    for module, places in one.params["layers"].items():
+        for name in places:
+            of_two = change(two, module, name) if name in two.params["layers"].get(module, {}) else 0.0
+            assert_allclose(change(both, module, name), change(one, module, name) + of_two, rtol=1e-6, atol=1e-7)
+    in_turn, at_once = merge(merge(params, one), two), merge(params, both)
+    jax.tree.map(lambda x, y: assert_allclose(x, y, atol=1e-6), in_turn, at_once)
+    assert_allclose(change(combine([both, two], [1.0, -1.0]), "attn", "q"), change(one, "attn", "q"), atol=1e-5)
+
+    save_adapter(tmp_path / "0001", spec, two, "base", {"documents": []})
+    save_adapter(tmp_path / "0000", spec, one)
+    assert [folder.name for folder in adapter_folders(tmp_path)] == ["0000", "0001"]
+    assert adapter_folders(tmp_path / "0001") == [tmp_path / "0001"] and not adapter_folders(tmp_path / "nowhere")
+    jax.tree.map(lambda x, y: assert_allclose(x, y, atol=1e-6), merge(params, load_adapters(tmp_path, spec)), at_once)
+    with pytest.raises(UserError, match="missing"):
+        load_adapters(tmp_path / "nowhere", spec)
 
 
 def test_bad_adapters(llama, gpt2, tmp_path):

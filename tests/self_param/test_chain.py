@@ -14,7 +14,8 @@ from jaxllm.files import read_jsonl
 from jaxllm.self_param import chain, retention
 from jaxllm.self_param.config import Config, RecallConfig
 from jaxllm.self_param.documents import Document, Pair
-from jaxllm.self_param.inputs import check_window, recall_tokens, recalled
+from jaxllm.self_param.inputs import check_window
+from jaxllm.self_param.memory import recall_tokens, recalled
 from jaxllm.self_param.retrieval import Retriever
 from jaxllm.text.model import load
 
@@ -24,7 +25,7 @@ QUICK = ["inject", "--data.path", "asset:tiny/documents.jsonl", "--unrelated.pat
          "--train.steps", "8", "--train.batch_size", "4", "--train.lr", "5e-3", "--locality.questions", "6"]
 
 
-def test_one_after_the_other_and_stopped_in_between(tmp_path, monkeypatch):
+def test_one_after_the_other_and_stopped_in_between(tmp_path, monkeypatch, capsys):
     """Stopped right after an injection was noted down, and once more right before: the same numbers to the last."""
     command = [*QUICK, "--documents", "3", "--setting", "sequential", "--compare", "[replay, retrieval]",
                "--finetune", "false", "--mixture.recall", "1", "--recall.texts", "8", "--out"]
@@ -64,6 +65,30 @@ def test_one_after_the_other_and_stopped_in_between(tmp_path, monkeypatch):
     assert len(read_jsonl(whole / "rows.jsonl")) == one["questions"]
     page = (whole / "report.html").read_text()
     assert "Token F1 by document and injections made: injected with replay" in page
+    take_out(whole, one, capsys)
+
+
+def take_out(run, result, capsys):
+    """The second of three documents leaves the model, which is the sum of its adapters."""
+    capsys.readouterr()
+    assert main(["inspect", str(run / "adapters"), "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)["adapters"]
+    assert [one["provenance"]["documents"][0]["document"] for one in listed] == [0, 1, 2]
+    assert main(["inspect", str(run / "adapters")]) == 0
+    assert listed[1]["provenance"]["documents"][0]["begins"] in capsys.readouterr().out
+
+    begins = listed[1]["provenance"]["documents"][0]["begins"]
+    remove = lambda document: main(["inject", "--out", str(run), "--remove", document])
+    assert remove("7") == 2 and "no documents in the model are meant by '7'" in capsys.readouterr().err
+    assert remove(begins) == 0
+    told = json.loads((run / "removed" / "0001.json").read_text())
+    assert told["removed"] == 1 and told["left"] == [0, 2]
+    assert told["f1"]["base"] == result["f1_matrix"][0] and told["f1"]["with"] == result["f1_matrix"][3]
+    assert [path.name for path in sorted((run / "adapters").iterdir())] == ["0000", "0002"]
+    assert remove("1") == 2  # it is not there any more
+    (run / "removed" / "0001").rename(run / "adapters" / "0001")
+    assert remove("1") == 0 and json.loads((run / "removed" / "0001.json").read_text()) == told
+    assert main(["inject", "--out", str(run / "nowhere"), "--remove", "1"]) == 2
 
 
 def test_all_together(tmp_path):

@@ -1,0 +1,42 @@
+"""Where an injection's adapter comes from: kept beside it, and read again to take a document out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import jaxllm
+from jaxllm.models.tensors import fingerprint, model_directory
+from jaxllm.self_param.config import Config
+from jaxllm.self_param.documents import Document
+from jaxllm.self_param.streams import Streams
+
+# Enough of a document's text to know it again.
+BEGINNING = 80
+
+
+def digest(text: str) -> str:
+    """SHA-256 of a text, in hex digits."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def provenance(config: Config, documents: Sequence[Document], streams: Sequence[Streams], group: Sequence[int],
+               arm: str) -> dict[str, Any]:
+    """What an injection wrote, from what, and into which model.
+
+    Args:
+        config: of the job.
+        documents: all of the job.
+        streams: their targets.
+        group: numbers of the documents that the injection wrote, from 0.
+        arm: what was run, by its name in the results.
+    """
+    targets = [[list(target.student) for target in streams[number].questions] for number in group]
+    return {
+        "documents": [{"document": number, "sha256": digest(documents[number].text),
+                       "begins": documents[number].text[:BEGINNING]} for number in group],
+        "setting": config.setting, "arm": arm, "seed": config.seed, "model": config.model,
+        "model_fingerprint": fingerprint(model_directory(config.model)),
+        "targets_sha256": digest(json.dumps(targets)), "jaxllm": jaxllm.__version__}

@@ -23,7 +23,7 @@ from jaxllm.self_param.evaluation import Answer, ask, gap, judge, mean_accuracy,
 from jaxllm.self_param.memory import Memory
 from jaxllm.self_param.provenance import provenance
 from jaxllm.self_param.retrieval import Retriever
-from jaxllm.self_param.streams import Rehearsal, TargetSource, Together, purpose_seed
+from jaxllm.self_param.streams import Rehearsal, TargetSource, Together, purpose_seed, together
 from jaxllm.self_param.study import Study, forget, train_run
 from jaxllm.statistics import interval, paired
 from jaxllm.text.model import Model
@@ -78,7 +78,7 @@ def _write_in_turn(config: Config, job: Job, study: Study, arm: str, test: _Test
                    measured: Callable[..., Record], done: dict[tuple[str, int], Record]) -> None:
     """The injections of one arm, each on top of the one before."""
     params, steps = study.model.params, groups(config.setting, len(study.documents))
-    first, memory = list(study.recipes).index(arm) * len(steps), Memory(config, job, study.streams[arm][0], arm)
+    first, memory = list(study.recipes).index(arm) * len(steps), Memory(config, job, study.streams[arm][0][0], arm)
     for step, group in enumerate(steps, 1):
         folder, name = _folder(job, arm, step), f"{arm}-{step:04d}"
         if (arm, step) in done:
@@ -87,7 +87,7 @@ def _write_in_turn(config: Config, job: Job, study: Study, arm: str, test: _Test
         model = dataclasses.replace(study.model, params=params)
         targets = _targets(config, study, arm, group, memory.before(step, model))
         result = train_run(job, model, targets, study.recipes[arm], name, first + step - 1,
-                           {"arm": arm, "injection": step})
+                           {"arm": arm, "injection": step}, study.model.params)
         if folder.exists():  # of a run that was killed between saving and noting it down
             shutil.rmtree(folder)
         save_adapter(folder, model.spec, result.adapter, config.model,
@@ -106,13 +106,12 @@ def _folder(job: Job, arm: str, step: int) -> Path:
 def _targets(config: Config, study: Study, arm: str, group: Sequence[int],
              known: tuple[tuple[int, ...], ...]) -> TargetSource:
     """What an injection learns from."""
-    own = [dataclasses.replace(one, recall=known) for one in study.streams[arm]]
+    own = [[dataclasses.replace(one, recall=known) for one in streams] for streams in study.streams[arm]]
     seed = purpose_seed(config.seed, "order", group[0])
-    if len(group) > 1:
-        return Together(tuple(own[number] for number in group), seed)
+    new = together([one for number in group for one in own[number]], seed)
     if arm == "replay" and group[0]:
-        return Rehearsal(own[group[0]], Together(tuple(own[:group[0]]), seed))
-    return own[group[0]]
+        return Rehearsal(new, Together(tuple(one for streams in own[:group[0]] for one in streams), seed))
+    return new
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,7 +141,7 @@ class _Test:
     def retrieval(self, known: Sequence[int]) -> Record:
         """Of the base model with the document before each question that BM25 finds among the `known` ones."""
         documents, model = self.study.documents, self.study.model
-        found = Retriever([documents[number].text for number in known])
+        found = Retriever([text for number in known for text in documents[number].passages])
         pairs = [pair for document in documents for pair in document.pairs]
         read = lambda questions: list(zip(found.best(questions), questions, strict=True))
         said = iter(self._say(model, read([pair.question for pair in pairs])))

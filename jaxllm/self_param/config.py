@@ -13,6 +13,7 @@ from jaxllm.self_param.documents import FormatConfig
 from jaxllm.self_param.injection import DivergenceConfig
 from jaxllm.self_param.questions import QuestionConfig
 from jaxllm.self_param.streams import MixtureConfig
+from jaxllm.self_param.windows import WindowConfig
 from jaxllm.train.config import TrainConfig
 
 
@@ -86,9 +87,13 @@ class Config:
             sequential one after the other into one, each adapter merged before the next is trained.
         documents: only so many documents; null takes all.
         questions: the pairs that a document is written with.
+        windows: how documents are cut that are too long to be read at once.
         unrelated: text against drift.
         recall: what the model knew before.
         mixture: how the kinds of targets take turns.
+        reader: which model reads the documents when several are written one after the other: latest, as in the paper,
+            is the model as the injections before have made it; base the one that they began with, whose reading they
+            have not touched. base holds a second copy of the weights, and its step one more forward pass.
         divergence: what is minimised.
         train: steps and optimizer, of every injection: of a document, or in batch of all of them.
         lora: adapter that is trained and merged; null trains all weights.
@@ -112,9 +117,11 @@ class Config:
     setting: Literal["single", "batch", "sequential"] = "single"
     documents: int | None = None
     questions: QuestionConfig = field(default_factory=QuestionConfig)
+    windows: WindowConfig = field(default_factory=WindowConfig)
     unrelated: UnrelatedConfig = field(default_factory=UnrelatedConfig)
     recall: RecallConfig = field(default_factory=RecallConfig)
     mixture: MixtureConfig = field(default_factory=MixtureConfig)
+    reader: Literal["latest", "base"] = "latest"
     divergence: DivergenceConfig = field(default_factory=DivergenceConfig)
     train: TrainConfig = field(default_factory=lambda: TrainConfig(lr=1e-3))
     lora: LoraConfig | None = field(default_factory=LoraConfig)
@@ -139,6 +146,8 @@ class Config:
               "finetune_questions has no pairs where mixture.qa is 0", "give mixture.qa a share")
         check(self.setting != "single" or self.locality.path is None, "locality.path",
               "means nothing in the setting single", "set setting to batch or sequential")
+        check(self.setting == "sequential" or self.reader == "latest", "reader",
+              f"base and latest are the same in the setting {self.setting}", "leave it at latest")
         check(self.setting == "single" or self.lora is not None, "lora", "documents in one model are kept as adapters, "
               "one an injection, and all weights are to be trained", "set lora.rank, or setting to single")
         check(self.setting == "single" or self.save == "adapter", "save", "documents in one model are kept as adapters",

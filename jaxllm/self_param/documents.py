@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from jaxllm.config import check
+from jaxllm.self_param.answers import normalise
 from jaxllm.text.rows import Rejected, RowSet, as_text
 
 
@@ -20,10 +21,28 @@ class Pair:
 
 @dataclasses.dataclass(frozen=True)
 class Document:
-    """One text to be written into the weights, and the questions that are asked about it."""
+    """One text to be written into the weights, and the questions that are asked about it.
+
+    Attributes:
+        text: the whole of it.
+        pairs: of the test.
+        windows: overlapping parts that are read one at a time, where the whole does not fit the model.
+    """
 
     text: str
     pairs: tuple[Pair, ...]
+    windows: tuple[str, ...] = ()
+
+    @property
+    def passages(self) -> tuple[str, ...]:
+        """What is read at once: the windows, or the whole."""
+        return self.windows or (self.text,)
+
+    def nearest(self, words: str) -> int:
+        """Number of the passage that has most of some words; the first of several."""
+        wanted = set(normalise(words).split())
+        return max(range(len(self.passages)),
+                   key=lambda i: (len(wanted & set(normalise(self.passages[i]).split())), -i))
 
 
 @dataclasses.dataclass(frozen=True)

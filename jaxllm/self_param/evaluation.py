@@ -13,7 +13,7 @@ from jaxllm.config import SamplingConfig
 from jaxllm.generate.engine import generate
 from jaxllm.models.network import Params
 from jaxllm.self_param.answers import accuracy, best, f1
-from jaxllm.self_param.documents import Document, FormatConfig
+from jaxllm.self_param.documents import Document, FormatConfig, Pair
 from jaxllm.self_param.loss import Batch, mean_gap, mean_nats
 from jaxllm.self_param.targets import Target, build_target, collate, common_lengths
 from jaxllm.text.model import Model
@@ -37,7 +37,7 @@ def ask(model: Model, documents: Sequence[Document], wording: FormatConfig, samp
         documents: with their questions.
         wording: of document and question.
         sampling: of the answers; greedy in the paper.
-        reading: whether the document stands before the question.
+        reading: whether the document stands before the question; of one in windows the one nearest to the question.
         dtype: of activations and cache.
         seed: of the draws.
         batch_size: rows that run together.
@@ -45,10 +45,14 @@ def ask(model: Model, documents: Sequence[Document], wording: FormatConfig, samp
     Returns:
         Answers by document, in the order of its questions.
     """
-    said = iter(say(model, [(document.text if reading else None, pair.question) for document in documents
+    said = iter(say(model, [(_read(document, pair) if reading else None, pair.question) for document in documents
                             for pair in document.pairs], wording, sampling, dtype=dtype, seed=seed,
                     batch_size=batch_size))
     return [[judge(next(said), pair.answers) for pair in document.pairs] for document in documents]
+
+
+def _read(document: Document, pair: Pair) -> str:
+    return document.passages[document.nearest(pair.question)]
 
 
 def say(model: Model, asked: Sequence[tuple[str | None, str]], wording: FormatConfig, sampling: SamplingConfig, *,
@@ -77,9 +81,8 @@ def mean_accuracy(answers: Sequence[Answer]) -> float:
 def question_targets(model: Model, document: Document, wording: FormatConfig) -> list[Target]:
     """The test questions with their first reference as target texts; training never sees them."""
     prefix, encode = model.prefix, model.tokenizer.encode
-    context = encode(wording.read(document.text))
-    return [build_target(prefix, context, encode(wording.tell(pair.question, pair.answers[0])), "qa")
-            for pair in document.pairs]
+    return [build_target(prefix, encode(wording.read(_read(document, pair))),
+                         encode(wording.tell(pair.question, pair.answers[0])), "qa") for pair in document.pairs]
 
 
 def plain_targets(model: Model, texts: Sequence[Sequence[int]]) -> list[Target]:

@@ -63,6 +63,7 @@ class Recipe:
         optimizer: of the state.
         mesh: the devices that share a step.
         student_length, teacher_length: shape of the batches.
+        two_teachers: `inject` is given a reader.
     """
 
     train: TrainConfig
@@ -72,18 +73,19 @@ class Recipe:
     mesh: jax.sharding.Mesh
     student_length: int
     teacher_length: int
+    two_teachers: bool = False
 
 
 def make_recipe(model: Model, objective: Objective, train: TrainConfig, lora: LoraConfig | None,
                 divergence: DivergenceConfig, lengths: tuple[int, int], dtype: jnp.dtype,
-                mesh: jax.sharding.Mesh) -> Recipe:
+                mesh: jax.sharding.Mesh, two_teachers: bool = False) -> Recipe:
     """Compiles, at its first step, one program for every document whose batches fit `lengths`."""
     optimizer, schedule = make_optimizer(train, train.steps), make_schedule(train, train.steps)
     scale = None if lora is None else lora.alpha / lora.rank
     loss = make_loss(model.spec, objective, scale, kind=divergence.kind, beta=divergence.beta,
-                     temperature=divergence.temperature, dtype=dtype)
+                     temperature=divergence.temperature, two_teachers=two_teachers, dtype=dtype)
     step = make_train_step(loss, optimizer, schedule, train.accumulate)
-    return Recipe(train, lora, step, optimizer, mesh, *lengths)
+    return Recipe(train, lora, step, optimizer, mesh, *lengths, two_teachers)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +106,7 @@ class Injection:
 
 
 def inject(model: Model, streams: TargetSource, recipe: Recipe, *, checkpointer: Checkpointer | None = None,
-           metrics: MetricsWriter | None = None, progress: bool = True) -> Injection:
+           metrics: MetricsWriter | None = None, progress: bool = True, reader: Params | None = None) -> Injection:
     """Writes what the targets tell into the model's weights.
 
     Args:
@@ -114,6 +116,7 @@ def inject(model: Model, streams: TargetSource, recipe: Recipe, *, checkpointer:
         checkpointer: saves and resumes; None starts anew and saves nothing.
         metrics: takes the steps' numbers.
         progress: show a bar.
+        reader: who reads the documents, where the recipe has two teachers; by default the model itself.
     """
     train = recipe.train
 
@@ -121,10 +124,11 @@ def inject(model: Model, streams: TargetSource, recipe: Recipe, *, checkpointer:
         numbers = range(step * train.batch_size, (step + 1) * train.batch_size)
         return collate([streams.target(n) for n in numbers], recipe.student_length, recipe.teacher_length)
 
+    frozen = (model.params, model.params if reader is None else reader) if recipe.two_teachers else model.params
     state = initial_state(model, recipe, streams.seed)
     if checkpointer is not None and checkpointer.latest_step() is not None:
         state = checkpointer.restore(state).state
-    done = fit(state, recipe.step, batch, train.steps, frozen=model.params, mesh=recipe.mesh, log_every=train.log_every,
+    done = fit(state, recipe.step, batch, train.steps, frozen=frozen, mesh=recipe.mesh, log_every=train.log_every,
                save_every=train.save_every, checkpointer=checkpointer, metrics=metrics, progress=progress)
     if recipe.lora is None:
         return Injection(done.state.params, None, done.metrics, done.interrupted)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -16,8 +17,9 @@ from jaxllm.progress import bar
 from jaxllm.self_param.asking import judge_source
 from jaxllm.self_param.config import Config
 from jaxllm.self_param.documents import Document
-from jaxllm.self_param.questions import QuestionSource, collect, model_source
+from jaxllm.self_param.questions import QuestionAnswer, QuestionSource, collect, model_source
 from jaxllm.self_param.streams import purpose_seed
+from jaxllm.self_param.windows import cut
 from jaxllm.text.model import Model
 from jaxllm.text.rows import Rejected, RowSet, as_text, read_rows
 
@@ -33,75 +35,109 @@ def read_others(config: Config) -> dict[str, RowSet]:
             for name, (path, fields) in files.items() if path is not None}
 
 
-def check_window(config: Config, model: Model, documents: Sequence[Document]) -> None:
-    """Makes sure that everything the job will read fits the model's context window.
+# A window of fewer tokens would hold no sentence.
+LEAST = 8
+
+
+def windowed(config: Config, model: Model, documents: Sequence[Document]) -> list[Document]:
+    """Documents with windows where the whole does not fit the model's context window with what is read behind it.
 
     Raises:
-        UserError: naming the document and the key that would have to change.
+        UserError: what is read behind a document leaves no room for it; naming the document and the key.
     """
-    encode, window, start = model.tokenizer.encode, model.spec.max_positions, len(model.prefix)
-    fix = "split the document, or use a model with a longer window"
-    asks = [max(len(encode(config.format.ask(pair.question))) for pair in document.pairs) for document in documents]
-    for number, document in enumerate(documents, 1):
-        read = start + len(encode(config.format.read(document.text)))
-        needs = {
-            "with its longest question and sampling.max_tokens of answer":
-                asks[number - 1] + config.sampling.max_tokens,
-            "with its longest question and reference answer":
-                max(len(encode(config.format.tell(pair.question, pair.answers[0]))) for pair in document.pairs)}
-        if "retrieval" in config.compare:
-            needs["with the longest question of all and sampling.max_tokens, as retrieval may have it"] = (
-                max(asks) + config.sampling.max_tokens)
-        if config.questions.source == "model" and config.mixture.qa:
-            needs["with questions.max_tokens of a question"] = config.questions.max_tokens + len(
-                encode(config.format.question_start.rstrip()))
-        if config.mixture.unrelated and config.unrelated.with_document:
-            needs["with unrelated.tokens of other text"] = config.unrelated.tokens
-        for what, more in needs.items():
-            if read + more > window:
-                raise UserError(f"document {number} has {read} tokens, {what} {read + more}; the context window is "
-                                f"{window}", config.data.path, fix)
-    if start + config.unrelated.tokens > window:
+    length, window = lambda text: len(model.tokenizer.encode(text)), model.spec.max_positions
+    if len(model.prefix) + config.unrelated.tokens > window:
         raise UserError(f"must leave room in the context window of {window}, got {config.unrelated.tokens}",
                         "unrelated.tokens")
+    asks = [max(length(config.format.ask(pair.question)) for pair in document.pairs) for document in documents]
+    found = []
+    for number, document in enumerate(documents, 1):
+        needs = {
+            "its longest question and sampling.max_tokens of answer": asks[number - 1] + config.sampling.max_tokens,
+            "its longest question and reference answer":
+                max(length(config.format.tell(pair.question, pair.answers[0])) for pair in document.pairs)}
+        if "retrieval" in config.compare:
+            needs["the longest question of all and sampling.max_tokens, as retrieval may have it"] = (
+                max(asks) + config.sampling.max_tokens)
+        if config.questions.source == "model" and config.mixture.qa:
+            needs["questions.max_tokens of a question"] = config.questions.max_tokens + length(
+                config.format.question_start.rstrip())
+        if config.mixture.unrelated and config.unrelated.with_document:
+            needs["unrelated.tokens of other text"] = config.unrelated.tokens
+        what, most = max(needs.items(), key=lambda need: need[1])
+        room = window - len(model.prefix) - most
+        limit = room if config.windows.tokens is None else min(room, config.windows.tokens)
+        read = lambda text: length(config.format.read(text))
+        if read(document.text) <= limit:
+            found.append(document)
+            continue
+        if limit - read("") < LEAST:
+            raise UserError(f"document {number} has {read(document.text)} tokens, and {what} leaves room for {room} in "
+                            f"the context window of {window}", config.data.path, "use a model with a longer window")
+        parts = cut(document.text, limit, read("") + int((limit - read("")) * config.windows.overlap), read)
+        found.append(dataclasses.replace(document, windows=tuple(parts)))
+    return found
 
 
-def fits(config: Config, model: Model) -> Callable[[str, str, str], bool]:
-    """Whether a context, a question and an answer can be read together."""
+def fits(config: Config, model: Model, documents: Sequence[Document]) -> Callable[[str, str, str], bool]:
+    """Whether a context, or every window of it, and a question with its answer can be read together."""
     length = lambda text: len(model.tokenizer.encode(text))
-    return lambda context, question, answer: model.spec.max_positions >= len(model.prefix) + length(
-        config.format.read(context)) + length(config.format.tell(question, answer))
+    passages = {document.text: document.passages for document in documents}
+    return lambda context, question, answer: all(model.spec.max_positions >= len(model.prefix) + length(
+        config.format.read(passage)) + length(config.format.tell(question, answer))
+        for passage in passages.get(context, [context]))
 
 
 def training_pairs(config: Config, job: Job, model: Model, documents: Sequence[Document],
-           source: QuestionSource | None) -> list[list[tuple[str, str]]]:
-    """Pairs to train on, kept in pairs.jsonl: a resumed job learns from the same ones."""
+                   source: QuestionSource | None) -> list[list[list[QuestionAnswer]]]:
+    """Pairs to train on, by document and passage; kept in pairs.jsonl, so that a resumed job learns from the same."""
     if not config.mixture.qa:
-        return [[] for _ in documents]
+        return [[[] for _ in document.passages] for document in documents]
     kept = read_jsonl(job.directory / "pairs.jsonl") if job.resumed else []
+    owners = [number for number, document in enumerate(documents) for _ in document.passages]
     if kept:
-        return [[(pair["question"], pair["answer"]) for pair in row["pairs"]] for row in kept]
-    texts, limit = [document.text for document in documents], config.questions.per_document
+        pairs = [[(pair["question"], pair["answer"]) for pair in row["pairs"]] for row in kept]
+    else:
+        pairs = _made_pairs(config, model, documents, owners, source)
+        write_jsonl(job.directory / "pairs.jsonl",
+                    ({"document": number, "pairs": [{"question": q, "answer": a} for q, a in own]}
+                     for number, own in zip(owners, pairs, strict=True)))
+    by_document: list[list[list[QuestionAnswer]]] = [[] for _ in documents]
+    for number, own in zip(owners, pairs, strict=True):
+        by_document[number].append(own)
+    return by_document
+
+
+def _made_pairs(config: Config, model: Model, documents: Sequence[Document], owners: Sequence[int],
+                source: QuestionSource | None) -> list[list[QuestionAnswer]]:
+    """Pairs of every passage, from whoever is to make them."""
+    texts, limit = [text for document in documents for text in document.passages], config.questions.per_document
     if config.questions.source == "model":
         with bar(len(texts) * limit, "questions", "samples") as advance:
             source = model_source(model, config.format, config.questions, config.sampling.max_tokens,
                                   purpose_seed(config.seed, "questions"), batch_size=64,
                                   dtype=config.device.compute_dtype, on_sample=advance)
-            pairs = collect(source, texts, config.questions)
-    elif config.questions.source == "judge":
+            return collect(source, texts, config.questions, owners)
+    if config.questions.source == "judge":
         with bar(len(texts), "questions", "documents") as advance:
             judge = open_judge(config.questions.judge, config.device)
             written = judge_source(judge, config.questions, purpose_seed(config.seed, "questions"), advance)
-            fit = fits(config, model)
-            pairs = collect(lambda texts: [[pair for pair in own if fit(text, *pair)]
-                                           for text, own in zip(texts, written(texts), strict=True)],
-                            texts, config.questions)
-    else:
-        pairs = collect(source, texts, config.questions)
-    write_jsonl(job.directory / "pairs.jsonl",
-                ({"document": i, "pairs": [{"question": q, "answer": a} for q, a in own]}
-                 for i, own in enumerate(pairs)))
-    return pairs
+            fit = fits(config, model, [])
+            return collect(lambda texts: [[pair for pair in own if fit(text, *pair)]
+                                          for text, own in zip(texts, written(texts), strict=True)],
+                           texts, config.questions, owners)
+
+    def dealt(_: Sequence[str]) -> list[list[QuestionAnswer]]:
+        """A pair of a document goes to that passage of it which has most of its words."""
+        found: list[list[QuestionAnswer]] = []
+        for document, pairs in zip(documents, source([document.text for document in documents]), strict=True):
+            own: list[list[QuestionAnswer]] = [[] for _ in document.passages]
+            for pair in pairs:
+                own[document.nearest(" ".join(pair))].append(pair)
+            found += own
+        return found
+
+    return collect(dealt, texts, config.questions, owners)
 
 
 def blank_questions(config: Config, others: dict[str, RowSet]) -> list[Rejected]:

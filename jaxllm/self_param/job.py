@@ -18,11 +18,11 @@ from jaxllm.self_param.documents import group, sort_out
 from jaxllm.self_param.inputs import (
     ROW,
     blank_questions,
-    check_window,
     fits,
     near_questions,
     read_others,
     unrelated_texts,
+    windowed,
 )
 from jaxllm.self_param.questions import file_source
 from jaxllm.self_param.study import prepare
@@ -48,17 +48,16 @@ def _run(config: Config, job: Job, found: RowSet, others: dict[str, RowSet]) -> 
     job.write_rejected(rejected)
     check_share(len(good), rejected, config.data.limit_bad)
     everything = group(good)
-    documents = everything[:config.documents]
     mesh = open_mesh(config)
     model = load(config.model, config.device.param_dtype, lambda spec: model_shardings(spec, mesh),
                  config.device.quantise)
     if model.spec.head is not None:
         raise UserError("the model scores texts and does not write them", config.model, "use a language model")
-    check_window(config, model, documents)
+    documents = windowed(config, model, everything[:config.documents])
     source = None
     if "questions" in others:
         source, useless = file_source(others["questions"], config.questions.source,
-                                      {document.text for document in everything}, fits(config, model))
+                                      {document.text for document in everything}, fits(config, model, documents))
         rejected += useless
     for name in ("unrelated texts", "near questions"):
         if name in others:
@@ -81,7 +80,8 @@ def _run(config: Config, job: Job, found: RowSet, others: dict[str, RowSet]) -> 
     result = summary | {
         "setting": config.setting, "documents": len(documents), "questions": asked, "rejected": len(rejected),
         "repeated": len(good) - sum(len(document.pairs) for document in everything),
-        "unrelated_texts": {"train": len(study.streams["after"][0].unrelated), "drift": study.drift_texts}}
+        "windows": [len(document.passages) for document in documents],
+        "unrelated_texts": {"train": len(study.streams["after"][0][0].unrelated), "drift": study.drift_texts}}
     metrics = read_metrics(job.metrics_path)
     job.write_report("Documents written into weights", report.lead(result),
                      report.sections(result, records, metrics) if config.setting == "single"

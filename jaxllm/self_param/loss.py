@@ -51,7 +51,7 @@ def align(teacher_hidden: jax.Array, offset: jax.Array, length: int) -> jax.Arra
 
 
 def reading_gap(spec: ModelSpec, teacher: Params, student: Params, adapter: Adapter | None, batch: Batch, *,
-                kind: Divergence = "forward", beta: float = 0.5, temperature: float = 1.0,
+                reader: Params | None = None, kind: Divergence = "forward", beta: float = 0.5, temperature: float = 1.0,
                 dtype: jnp.dtype = jnp.float32, remat: Remat = "none") -> jax.Array:
     """Divergence between the reading teacher and the student at every student position.
 
@@ -60,6 +60,8 @@ def reading_gap(spec: ModelSpec, teacher: Params, student: Params, adapter: Adap
         teacher: weights of the teacher, which gets no gradient.
         student, adapter: weights of the student.
         batch: from `collate`.
+        reader: weights of the teacher of those rows that it reads something before, where that is another one with
+            the same embeddings; `teacher` then teaches the others.
         kind, beta, temperature: see `token_divergence`.
         dtype, remat: see `forward`.
 
@@ -68,15 +70,19 @@ def reading_gap(spec: ModelSpec, teacher: Params, student: Params, adapter: Adap
     """
     told = forward(spec, student, batch["student"], segments=batch["student_segments"], adapter=adapter,
                    dtype=dtype, remat=remat).hidden
-    read = forward(spec, teacher, batch["teacher"], segments=batch["teacher_segments"], dtype=dtype).hidden
+    read = forward(spec, teacher if reader is None else reader, batch["teacher"], segments=batch["teacher_segments"],
+                   dtype=dtype).hidden
     read = align(lax.stop_gradient(read), batch["offset"], told.shape[1])
+    if reader is not None:  # a row that reads nothing is the same in both views
+        known = forward(spec, teacher, batch["student"], segments=batch["student_segments"], dtype=dtype).hidden
+        read = jnp.where((batch["offset"] > 0)[:, None, None], read, lax.stop_gradient(known))
     return token_divergence(told, unembedding(spec, student), read, unembedding(spec, teacher), kind=kind,
                             beta=beta, temperature=temperature)
 
 
 def make_loss(spec: ModelSpec, objective: Objective, adapter_scale: float | None, *, kind: Divergence = "forward",
-              beta: float = 0.5, temperature: float = 1.0, dtype: jnp.dtype = jnp.float32,
-              remat: Remat = "full") -> LossFn:
+              beta: float = 0.5, temperature: float = 1.0, two_teachers: bool = False,
+              dtype: jnp.dtype = jnp.float32, remat: Remat = "full") -> LossFn:
     """The loss of one batch for `make_train_step`.
 
     Args:
@@ -85,15 +91,17 @@ def make_loss(spec: ModelSpec, objective: Objective, adapter_scale: float | None
         adapter_scale: what is trained is an adapter's tree of this scale, or, for None, the full weights.
             The base weights are `frozen` either way.
         kind, beta, temperature: of the divergence.
+        two_teachers: `frozen` is the base weights and those of the reader, see `reading_gap`.
         dtype, remat: of the forward passes.
     """
 
     def loss(trained: Any, frozen: Params, batch: Batch, key: jax.Array):
         del key  # nothing here is random: the texts were drawn when the batch was made
+        frozen, reader = frozen if two_teachers else (frozen, None)
         student, adapter = (trained, None) if adapter_scale is None else (frozen, Adapter(trained, adapter_scale))
         mask = target_mask(batch["student_segments"], batch["given"])
         if objective == "distill":
-            values = reading_gap(spec, frozen, student, adapter, batch, kind=kind, beta=beta,
+            values = reading_gap(spec, frozen, student, adapter, batch, reader=reader, kind=kind, beta=beta,
                                  temperature=temperature, dtype=dtype, remat=remat) * temperature**2
         else:
             values = _next_token_nats(spec, student, adapter, batch, dtype, remat)

@@ -45,7 +45,8 @@ class Memory:
             self._told[step] = recalled(self._config, model, purpose_seed(self._config.seed, "recall", step - 1))
             with JsonlWriter(self._path) as writer:
                 writer.write({"arm": self._arm, "step": step, "texts": [list(ids) for ids in self._told[step]]})
-        return tuple(dict.fromkeys(ids for told in range(1, step + 1) for ids in self._told[told]))
+        first = min(2, step)  # what it knew at the very first is in the unrelated texts, and would crowd this out
+        return tuple(dict.fromkeys(ids for told in range(first, step + 1) for ids in self._told[told]))
 
 
 def recalled(config: Config, model: Model, seed: int) -> tuple[tuple[int, ...], ...]:

@@ -22,8 +22,8 @@ def digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def provenance(config: Config, documents: Sequence[Document], streams: Sequence[Streams], group: Sequence[int],
-               arm: str) -> dict[str, Any]:
+def provenance(config: Config, documents: Sequence[Document], streams: Sequence[Sequence[Streams]],
+               group: Sequence[int], arm: str) -> dict[str, Any]:
     """What an injection wrote, from what, and into which model.
 
     Args:
@@ -33,7 +33,7 @@ def provenance(config: Config, documents: Sequence[Document], streams: Sequence[
         group: numbers of the documents that the injection wrote, from 0.
         arm: what was run, by its name in the results.
     """
-    targets = [[list(target.student) for target in streams[number].questions] for number in group]
+    targets = [[list(target.student) for target in one.questions] for number in group for one in streams[number]]
     return {
         "documents": [{"document": number, "sha256": digest(documents[number].text),
                        "begins": documents[number].text[:BEGINNING]} for number in group],

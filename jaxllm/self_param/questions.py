@@ -32,7 +32,7 @@ class QuestionConfig:
         source: 'model' lets the model itself ask about the document it reads, and answer; 'judge' lets the judge
             write the pairs; else a file of rows {context, question, answers} as data.path takes it.
         judge: who writes them where source is judge; see judge.cache to ask nobody twice.
-        per_document: at most so many pairs of a document.
+        per_document: at most so many pairs of a document, or of each of its windows.
         temperature: at which pairs are written; the model itself answers with temperature 0.
         grounded: leaves out pairs whose answer has a word that is not in the document.
         min_answer: leaves out pairs whose answer has fewer letters and digits.
@@ -144,17 +144,26 @@ def usable(text: str, answer: str, config: QuestionConfig) -> bool:
     return not config.grounded or set(normalise(answer).split()) <= set(normalise(text).split())
 
 
-def collect(source: QuestionSource, texts: Sequence[str], config: QuestionConfig) -> list[list[QuestionAnswer]]:
-    """Distinct pairs of every document that can be learned from.
+def collect(source: QuestionSource, texts: Sequence[str], config: QuestionConfig,
+            owners: Sequence[int] | None = None) -> list[list[QuestionAnswer]]:
+    """Distinct pairs of every text that can be learned from.
+
+    Args:
+        source: of the pairs.
+        texts: documents, or passages of them.
+        config: what is left out.
+        owners: number of every text's document, where several texts may belong to one.
 
     Raises:
         UserError: a document has none.
     """
     pairs = [distinct([(question, answer) for question, answer in found if usable(text, answer, config)],
                       config.per_document) for text, found in zip(texts, source(texts), strict=True)]
-    bare = [i for i, found in enumerate(pairs) if not found]
+    owners = range(len(texts)) if owners is None else owners
+    asked = {owner for owner, found in zip(owners, pairs, strict=True) if found}
+    bare = [i for i, owner in enumerate(owners) if owner not in asked]
     if bare:
-        raise UserError(f"no question-answer pairs for {len(bare)} of {len(texts)} documents, first for the one that "
-                        f"begins {texts[bare[0]][:60]!r}", "questions.source",
+        raise UserError(f"no question-answer pairs for {len({owners[i] for i in bare})} of {len(set(owners))} "
+                        f"documents, first for the one that begins {texts[bare[0]][:60]!r}", "questions.source",
                         "give a file of pairs with --questions.source FILE, or a model that asks in this wording")
     return pairs

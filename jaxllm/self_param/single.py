@@ -15,6 +15,7 @@ from jaxllm.self_param.config import Config
 from jaxllm.self_param.evaluation import Answer, ask, batches, gap, mean_accuracy, mean_f1, question_targets
 from jaxllm.self_param.injection import Injection
 from jaxllm.self_param.provenance import provenance
+from jaxllm.self_param.streams import purpose_seed, together
 from jaxllm.self_param.study import Study, forget, train_run
 from jaxllm.statistics import interval, paired
 
@@ -41,7 +42,8 @@ def _one_document(config: Config, job: Job, study: Study, number: int,
     held_back = batches(question_targets(model, document, config.format), model.spec.max_positions)
     record: dict[str, Any] = {"document": number, "kl_before": gap(model, model.params, held_back, dtype)}
     for place, (arm, recipe) in enumerate(study.recipes.items()):
-        result = train_run(job, model, study.streams[arm][number], recipe, f"{number:04d}-{arm}",
+        source = together(study.streams[arm][number], purpose_seed(config.seed, "order", number))
+        result = train_run(job, model, source, recipe, f"{number:04d}-{arm}",
                            number * len(study.recipes) + place, {"document": number, "arm": arm})
         student = dataclasses.replace(model, params=result.params)
         known[arm] = ask(student, [document], config.format, config.sampling, reading=False, dtype=dtype,

@@ -143,9 +143,11 @@ def make_streams(model: Model, text: str, pairs: Sequence[QuestionAnswer], unrel
     """
     encode, prefix = model.tokenizer.encode, model.prefix
     context = tuple(encode(wording.read(text)))
-    turns = tuple(kind for kind in mixture.turns if kind != "continuation" or len(context) >= 3)
+    has = {"continuation": len(context) >= 3, "qa": bool(pairs)}
+    turns = tuple(kind for kind in mixture.turns if has.get(kind, True))
     if not turns:
-        raise UserError(f"a document of {len(context)} tokens has no continuation", "mixture", "give qa a share")
+        raise UserError(f"a document of {len(context)} tokens has no continuation, or no pairs", "mixture",
+                        "give qa a share, and pairs")
     if end and not model.stop_ids:
         raise UserError("the model has no end token", "questions.end", "set it to false")
     ending = list(model.stop_ids[:1]) if end else []
@@ -210,6 +212,11 @@ class Rehearsal:
     def longest(self) -> list[Target]:
         """See `TargetSource.longest`."""
         return self.new.longest() + self.earlier.longest()
+
+
+def together(streams: Sequence[Streams], seed: int) -> TargetSource:
+    """One or several documents, or windows of them, as a source of targets."""
+    return streams[0] if len(streams) == 1 else Together(tuple(streams), seed)
 
 
 def document_alone(model: Model, text: str, wording: FormatConfig, seed: int) -> Streams:

@@ -13,13 +13,14 @@ import jax
 import numpy as np
 
 from jaxllm.job import Job
+from jaxllm.models.network import Params
 from jaxllm.self_param.config import Config
 from jaxllm.self_param.documents import Document
 from jaxllm.self_param.evaluation import batches, plain_targets
 from jaxllm.self_param.injection import Injection, Recipe, inject, make_recipe
 from jaxllm.self_param.inputs import training_pairs, unrelated_ids
 from jaxllm.self_param.memory import recall_tokens, recalled
-from jaxllm.self_param.questions import QuestionSource
+from jaxllm.self_param.questions import QuestionAnswer, QuestionSource
 from jaxllm.self_param.streams import Streams, TargetSource, document_alone, make_streams, purpose_seed
 from jaxllm.self_param.targets import build_target, common_lengths
 from jaxllm.text.model import Model
@@ -37,7 +38,7 @@ class Study:
     Attributes:
         model: the base model.
         documents: as read.
-        streams: targets by name of the arm, one `Streams` a document.
+        streams: targets by name of the arm: for every document the `Streams` of its passages.
         drift: batches of unrelated text that is not trained on.
         drift_texts: how many texts that is.
         recipes: compiled training, by name of the arm: `after` and what it is compared with.
@@ -45,7 +46,7 @@ class Study:
 
     model: Model
     documents: Sequence[Document]
-    streams: Mapping[str, Sequence[Streams]]
+    streams: Mapping[str, Sequence[tuple[Streams, ...]]]
     drift: Sequence[dict[str, np.ndarray]]
     drift_texts: int
     recipes: Mapping[str, Recipe]
@@ -55,6 +56,11 @@ def trained_arms(config: Config) -> list[str]:
     """Names of what is trained, in the order in which it is done."""
     wanted = {"after", *config.compare} | ({"finetune"} if config.finetune else set())
     return [arm for arm in OBJECTIVES if arm in wanted]
+
+
+def two_teachers(config: Config, arm: str) -> bool:
+    """Whether the documents are read by the model that the job began with, and not by that of the moment."""
+    return config.reader == "base" and OBJECTIVES[arm] == "distill"
 
 
 def prepare(config: Config, job: Job, model: Model, mesh: jax.sharding.Mesh, documents: Sequence[Document],
@@ -67,22 +73,29 @@ def prepare(config: Config, job: Job, model: Model, mesh: jax.sharding.Mesh, doc
     """
     training, drifting = unrelated_ids(config, model, texts)
     pairs = training_pairs(config, job, model, documents, source)
-    seeds = [purpose_seed(config.seed, "document", number) for number in range(len(documents))]
-    usual = [make_streams(model, document.text, own, training, config.format, config.mixture, seed,
-                          config.unrelated.with_document, answers_only=config.questions.learn == "answer",
-                          end=config.questions.end)
-             for document, own, seed in zip(documents, pairs, seeds, strict=True)]
-    alone = [document_alone(model, document.text, config.format, seed)
-             for document, seed in zip(documents, seeds, strict=True)]
-    if config.mixture.recall:
-        known = recalled(config, model, purpose_seed(config.seed, "recall", 0))
-        usual = [dataclasses.replace(one, recall=known) for one in usual]
-    asked = [dataclasses.replace(one, turns=("qa",)) for one in usual]
-    special = {"finetune_questions": asked, "finetune_context": alone}
-    streams = {arm: special.get(arm, usual) for arm in trained_arms(config)}
+    known = recalled(config, model, purpose_seed(config.seed, "recall", 0)) if config.mixture.recall else ()
+
+    def passage(arm: str, text: str, found: Sequence[QuestionAnswer], seed: int) -> Streams:
+        if arm == "finetune_context":
+            return document_alone(model, text, config.format, seed)
+        made = make_streams(model, text, found, training, config.format, config.mixture, seed,
+                            config.unrelated.with_document, answers_only=config.questions.learn == "answer",
+                            end=config.questions.end)
+        return dataclasses.replace(made, recall=known, **({"turns": ("qa",)} if arm == "finetune_questions" else {}))
+
+    def of(arm: str, number: int) -> tuple[Streams, ...]:
+        """The streams of a document's passages; a window that nothing can be learned from is passed over."""
+        texts = documents[number].passages
+        useful = lambda found: (len(texts) == 1 or bool(found) or arm == "finetune_context" or
+                                (config.mixture.continuation and arm != "finetune_questions"))
+        return tuple(passage(arm, text, found, purpose_seed(config.seed, "document", number, *([part] if part else [])))
+                     for part, (text, found) in enumerate(zip(texts, pairs[number], strict=True)) if useful(found))
+
+    streams = {arm: [of(arm, number) for number in range(len(documents))] for arm in trained_arms(config)}
     recipes = {arm: make_recipe(
-        model, OBJECTIVES[arm], config.train, config.lora, config.divergence, _lengths(config, model, own),
-        config.device.compute_dtype, mesh) for arm, own in streams.items()}
+        model, OBJECTIVES[arm], config.train, config.lora, config.divergence,
+        _lengths(config, model, [one for own in found for one in own]), config.device.compute_dtype, mesh,
+        two_teachers(config, arm)) for arm, found in streams.items()}
     drift = batches(plain_targets(model, drifting), model.spec.max_positions)
     return Study(model, documents, streams, drift, len(drifting), recipes)
 
@@ -109,7 +122,7 @@ class _Numbered:
 
 
 def train_run(job: Job, model: Model, targets: TargetSource, recipe: Recipe, name: str, number: int,
-              labels: dict[str, Any]) -> Injection:
+              labels: dict[str, Any], reader: Params | None = None) -> Injection:
     """One run of training, resumed if it was stopped half-way.
 
     Args:
@@ -120,6 +133,7 @@ def train_run(job: Job, model: Model, targets: TargetSource, recipe: Recipe, nam
         name: of the run's checkpoints.
         number: of the run among all of the job, from 0: its steps are counted on from those before.
         labels: what tells its metrics apart.
+        reader: see `inject`.
 
     Raises:
         KeyboardInterrupt: a signal stopped it; the checkpoint is saved.
@@ -130,7 +144,7 @@ def train_run(job: Job, model: Model, targets: TargetSource, recipe: Recipe, nam
         if made < recipe.train.steps:  # after a finished run stand the lines of the next, which are to stay
             writer = stack.enter_context(MetricsWriter(job.metrics_path, before + made))
             metrics = _Numbered(writer, before, labels)
-        result = inject(model, targets, recipe, checkpointer=checkpointer, metrics=metrics)
+        result = inject(model, targets, recipe, checkpointer=checkpointer, metrics=metrics, reader=reader)
     if result.interrupted:
         raise KeyboardInterrupt(f"stopped in {name}; the same command goes on from there")
     return result

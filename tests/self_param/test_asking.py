@@ -73,6 +73,6 @@ def test_the_job_takes_a_judge(tmp_path):
     config = Config(DataConfig("x"), tmp_path, questions=questions)
     job = types.SimpleNamespace(directory=tmp_path, resumed=False)
     assert training_pairs(config, job, load("tiny"), [Document(text, ())], None) == [
-        [("Where does it sail from?", "Torla")]]
+        [[("Where does it sail from?", "Torla")]]]
     assert read_jsonl(tmp_path / "pairs.jsonl")[0]["pairs"] == [
         {"question": "Where does it sail from?", "answer": "Torla"}]

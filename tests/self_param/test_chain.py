@@ -14,9 +14,10 @@ from jaxllm.files import read_jsonl
 from jaxllm.self_param import chain, retention
 from jaxllm.self_param.config import Config, RecallConfig
 from jaxllm.self_param.documents import Document, Pair
-from jaxllm.self_param.inputs import check_window
+from jaxllm.self_param.inputs import windowed
 from jaxllm.self_param.memory import recall_tokens, recalled
 from jaxllm.self_param.retrieval import Retriever
+from jaxllm.self_param.windows import WindowConfig, cut
 from jaxllm.text.model import load
 
 QUICK = ["inject", "--data.path", "asset:tiny/documents.jsonl", "--unrelated.path", "asset:tiny/unrelated.jsonl",
@@ -28,7 +29,7 @@ QUICK = ["inject", "--data.path", "asset:tiny/documents.jsonl", "--unrelated.pat
 def test_one_after_the_other_and_stopped_in_between(tmp_path, monkeypatch, capsys):
     """Stopped right after an injection was noted down, and once more right before: the same numbers to the last."""
     command = [*QUICK, "--documents", "3", "--setting", "sequential", "--compare", "[replay, retrieval]",
-               "--finetune", "false", "--mixture.recall", "1", "--recall.texts", "8", "--out"]
+               "--finetune", "false", "--mixture.recall", "1", "--recall.texts", "8", "--reader", "base", "--out"]
     whole, torn = tmp_path / "whole", tmp_path / "torn"
     assert main([*command, str(whole)]) == 0
     trained = chain.train_run
@@ -108,6 +109,7 @@ def test_all_together(tmp_path):
 
 @pytest.mark.parametrize(("more", "message"), [
     (["--locality.path", "x.jsonl"], "locality.path"),
+    (["--reader", "base"], "reader"),
     (["--compare", "[replay]"], "means nothing in the setting single"),
     (["--setting", "batch", "--compare", "[replay]"], "set setting to sequential"),
     (["--setting", "batch", "--lora", "null", "--save", "nothing"], "kept as adapters"),
@@ -119,14 +121,43 @@ def test_settings_that_do_not_go_together(tmp_path, capsys, more, message):
     assert message in capsys.readouterr().err
 
 
-def test_retrieval_may_put_any_document_before_any_question():
+def test_documents_too_long_are_read_in_windows():
     """A long document and a long question that fit by themselves, and not together."""
     documents = [Document("ship " * 300, (Pair("q?", ("a",)),)), Document("short", (Pair("ship " * 300, ("a",)),))]
     config = Config(DataConfig("x"), Path("y"), setting="batch")
     model = load("tiny")
-    check_window(config, model, documents)
-    with pytest.raises(UserError, match="as retrieval may have it"):
-        check_window(dataclasses.replace(config, compare=["retrieval"]), model, documents)
+    length = lambda text: len(model.tokenizer.encode(text))
+    assert [len(one.passages) for one in windowed(config, model, documents)] == [1, 1]
+    parts = [one.passages for one in windowed(dataclasses.replace(config, compare=["retrieval"]), model, documents)]
+    assert len(parts[0]) > 1 and parts[1] == ("short",)
+    longest = length(config.format.ask("ship " * 300)) + config.sampling.max_tokens
+    assert all(1 + length(config.format.read(part)) + longest <= model.spec.max_positions for part in parts[0])
+    small = dataclasses.replace(config, windows=WindowConfig(tokens=40))
+    assert max(length(part) for part in windowed(small, model, documents)[0].passages) <= 40
+    endless = [Document("short", (Pair("ship " * 600, ("a",)),))]
+    with pytest.raises(UserError, match="leaves room for"):
+        windowed(config, model, endless)
+
+
+UNBROKEN = "".join(map(chr, range(0x4E00, 0x4E00 + 300)))
+
+
+@pytest.mark.parametrize(("text", "limit", "overlap"), [
+    (" ".join(map(str, range(200))), 40, 10), (UNBROKEN, 30, 7), ("\n".join(map(str, range(100))), 9, 0),
+    ("short", 40, 10), ("", 8, 2), (f"one two three {UNBROKEN} end of it", 20, 10)])
+def test_windows_cover_a_text_and_overlap(text, limit, overlap):
+    """Letters stand for tokens; no two places of a text look alike."""
+    parts = cut(text, limit, overlap, len)
+    starts = [text.index(part) for part in parts]
+    ends = [start + len(part) for start, part in zip(starts, parts, strict=True)]
+    assert all(len(part) <= limit for part in parts) and starts[0] == 0 and ends[-1] == len(text)
+    for end, start in zip(ends, starts[1:], strict=False):
+        assert end - overlap <= start <= end  # nothing is left out, and no more is read twice than was asked for
+    assert ends == sorted(set(ends)) and starts == sorted(set(starts))
+    if UNBROKEN not in text:
+        assert all(text[start - 1].isspace() for start in starts[1:])
+    elif text == UNBROKEN:
+        assert len(parts) <= 1 + len(text) / (limit - overlap)
 
 
 def test_a_model_tells_what_it_knows():

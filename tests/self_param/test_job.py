@@ -113,12 +113,11 @@ def test_a_terminated_run_goes_on_where_it_was(arguments, tmp_path):
         (torn / "adapters/0000/adapter_model.safetensors").read_bytes()
 
 
-LONG = STORY * 12
 
 
 @pytest.mark.parametrize(("rows", "more", "message"), [
     ([{"context": "  ", "question": "Who?", "answers": ["x"]}], [], "context is empty"),
-    ([{"context": LONG, "question": "Who?", "answers": ["x"]}], [], "the context window is 512"),
+    ([{"context": STORY, "question": "Who? " * 600, "answers": ["x"]}], [], "the context window of 512"),
     ([{"context": STORY, "question": "Who?", "answers": []}], [], "answers is empty"),
     ([{"context": STORY, "question": "Who?"}], [], "answers"),
     ([{"context": STORY, "question": "Who?", "answers": ["x"]}], ["--questions.source", "EMPTY"],

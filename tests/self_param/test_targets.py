@@ -69,6 +69,25 @@ def test_last_term_uses_the_last_but_one_state(llama):
     assert_allclose(got, (jnp.exp(p) * (p - q)).sum(), rtol=1e-4)
 
 
+def test_one_teaches_what_it_reads_and_another_what_it_knows(llama):
+    """Each row's gap is that to its own teacher; without a second one, rows that read nothing have the same."""
+    spec, params = llama
+    latest = jax.tree.map(lambda leaf: leaf * 1.05, params)
+    reader = latest | {"layers": jax.tree.map(lambda leaf: leaf * 0.9, latest["layers"])}
+    rows = [target(), build_target((1,), (), (20, 21, 22), "recall"), Target((), (), 0)]
+    batch = jax.tree.map(jnp.asarray, collate(rows, 6, 10))
+    both = reading_gap(spec, latest, params, None, batch, reader=reader)
+    assert_allclose(both[0, :4], reading_gap(spec, reader, params, None, batch)[0, :4], rtol=1e-5)
+    assert_allclose(both[1, :3], reading_gap(spec, latest, params, None, batch)[1, :3], rtol=1e-5)
+    assert np.abs(both[0, :4] - reading_gap(spec, latest, params, None, batch)[0, :4]).max() > 1e-4
+
+    adapter = init_adapter(spec, jax.random.key(0), LoraConfig())
+    loss = make_loss(spec, "distill", adapter.scale, two_teachers=True)
+    (total, weight), _ = loss(adapter.params, (latest, reader), batch, jax.random.key(0))
+    gaps = reading_gap(spec, latest, latest, None, batch, reader=reader)
+    assert weight == 2 and float(total) == pytest.approx(float(gaps[0, :4].mean() + gaps[1, :3].mean()), rel=1e-5)
+
+
 def test_cut_stays_inside():
     context = tuple(range(10, 16))
     assert continuation((1,), context, 1).student == (1, *context[1:])

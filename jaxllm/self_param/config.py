@@ -109,6 +109,8 @@ class Config:
         mesh: how the devices share a training step.
         device: precision.
         seed: of everything that is drawn.
+        dry_run: compiles a training step for a document of so many tokens, says what it takes, and ends: no weights are
+            read and nothing is written.
     """
 
     data: DataConfig
@@ -136,8 +138,10 @@ class Config:
     mesh: MeshConfig = field(default_factory=MeshConfig)
     device: DeviceConfig = field(default_factory=DeviceConfig)
     seed: int = 0
+    dry_run: int | None = None
 
     def __post_init__(self):
+        check(self.dry_run is None or self.dry_run >= 3, "dry_run", f"must be 3 or more, got {self.dry_run}")
         check(self.documents is None or self.documents >= 1, "documents", f"must be 1 or more, got {self.documents}")
         for name, settings in (("retrieval", ("batch", "sequential")), ("replay", ("sequential",))):
             check(name not in self.compare or self.setting in settings, "compare",

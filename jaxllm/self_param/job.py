@@ -15,6 +15,7 @@ from jaxllm.models.tensors import fingerprint, model_directory
 from jaxllm.self_param import chain, chain_report, report, single
 from jaxllm.self_param.config import Config
 from jaxllm.self_param.documents import group, sort_out
+from jaxllm.self_param.dry import dry_run
 from jaxllm.self_param.inputs import (
     ROW,
     blank_questions,
@@ -31,8 +32,11 @@ from jaxllm.text.rows import RowSet, check_share, read_rows
 from jaxllm.train import read_metrics
 
 
-def run(config: Config) -> Path:
-    """Runs the job, or the rest of it; returns the path of its result.json."""
+def run(config: Config) -> Path | None:
+    """Runs the job, or the rest of it; returns the path of its result.json. A dry run has none."""
+    if config.dry_run is not None:
+        print(dry_run(config, open_mesh(config)))
+        return None
     with open_job(config.out, config) as job:
         found = read_rows(config.data.path, ROW, None, config.data.limit_bad, job.rejected_path, config.data.limit)
         others = read_others(config)

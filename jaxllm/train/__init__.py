@@ -16,7 +16,7 @@ from jaxllm.train.data import epoch_permutation, row_indices
 from jaxllm.train.loop import BatchFn, FitResult, Hook, fit
 from jaxllm.train.metrics import MetricsWriter, read_metrics
 from jaxllm.train.optimizer import DECAYED, OptimizerConfig, decay_mask, make_optimizer, make_schedule
-from jaxllm.train.state import Params, TrainState, init_state
+from jaxllm.train.state import Params, TrainState, abstract_state, init_state
 from jaxllm.train.step import LossFn, SumAndWeight, TrainStep, make_train_step
 
 __all__ = [
@@ -36,6 +36,7 @@ __all__ = [
     "SumAndWeight",
     "TrainState",
     "TrainStep",
+    "abstract_state",
     "batch_sharding",
     "decay_mask",
     "epoch_permutation",

@@ -53,15 +53,8 @@ def init_state(
     """
     home = _replicated_like(params)
     params = jax.tree.map(lambda p: jax.device_put(_strong(p), p.sharding), params)
-    placed = jax.tree.map(lambda p: p.sharding, params)
     # jit of init alone would put the moments on one device, whatever the parameters' sharding.
-    opt_shardings = optax.tree_map_params(
-        optimizer,
-        lambda _, s: s,
-        jax.eval_shape(optimizer.init, params),
-        placed,
-        transform_non_params=lambda _: home,
-    )
+    opt_shardings = _optimizer_shardings(params, optimizer)
     bits = np.asarray(jax.random.key_data(jax.random.key(seed)))
     return TrainState(
         step=jax.device_put(np.zeros((), np.int32), home),
@@ -70,6 +63,33 @@ def init_state(
         # The seed's bits are an argument, so that runs with other seeds reuse the program.
         key=jax.jit(jax.random.wrap_key_data, out_shardings=home)(bits),
         extra=jax.tree.map(lambda x: _place(x, home), extra or {}),
+    )
+
+
+def abstract_state(params: Params, optimizer: optax.GradientTransformation) -> TrainState:
+    """Shapes and places of the state that `init_state` makes, from those of the parameters.
+
+    Args:
+        params: tree of `jax.ShapeDtypeStruct`s with shardings.
+        optimizer: of the state.
+    """
+    home = _replicated_like(params)
+    shape = lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    return TrainState(step=jax.ShapeDtypeStruct((), np.int32, sharding=home), params=params, key=shape(key, home),
+                      opt_state=jax.tree.map(shape, jax.eval_shape(optimizer.init, params),
+                                             _optimizer_shardings(params, optimizer)), extra={})
+
+
+def _optimizer_shardings(params: Params, optimizer: optax.GradientTransformation) -> Any:
+    """Where the optimizer's state goes: moments where their parameters lie, the rest on every device."""
+    home = _replicated_like(params)
+    return optax.tree_map_params(
+        optimizer,
+        lambda _, s: s,
+        jax.eval_shape(optimizer.init, params),
+        jax.tree.map(lambda p: p.sharding, params),
+        transform_non_params=lambda _: home,
     )
 
 

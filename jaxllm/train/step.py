@@ -22,8 +22,34 @@ batch, into it, and splitting the batch changes nothing. Rows must be independen
 what belongs together (a pair) shares a row.
 """
 
-TrainStep = Callable[[TrainState, Any, Any], tuple[TrainState, dict[str, jax.Array]]]
-"""`(state, frozen, batch) -> (state, metrics)`; the state passed in is donated."""
+
+class TrainStep:
+    """`(state, frozen, batch) -> (state, metrics)`, compiled once for every placement of the state; the state passed in
+    is donated."""
+
+    def __init__(self, step: Callable[[TrainState, Any, Any], tuple[TrainState, dict[str, jax.Array]]]):
+        self._step = step
+        self._programs: dict[Any, Any] = {}
+
+    def __call__(self, state: TrainState, frozen: Any, batch: Any) -> tuple[TrainState, dict[str, jax.Array]]:
+        return self._program(state)(state, frozen, batch)
+
+    def lower(self, state: TrainState, frozen: Any, batch: Any) -> jax.stages.Lowered:
+        """The program for shapes with their places, `jax.ShapeDtypeStruct`s: what it takes can be seen unrun."""
+        return self._program(state).lower(state, frozen, batch)
+
+    def _program(self, state: TrainState) -> Any:
+        # The new state must lie where the old one lay: the compiler, left to choose, may place a leaf
+        # elsewhere, and the next call would compile again. So it would for a leaf that a method replaced
+        # by one not committed to a device, if the old places were not said as well.
+        placed = jax.tree.map(lambda x: x.sharding, state)
+        leaves, structure = jax.tree.flatten(placed)
+        lookup = (structure, *leaves)
+        if lookup not in self._programs:
+            self._programs[lookup] = jax.jit(
+                self._step, in_shardings=(placed, None, None), out_shardings=(placed, None), donate_argnums=0
+            )
+        return self._programs[lookup]
 
 
 def make_train_step(
@@ -100,22 +126,7 @@ def make_train_step(
         )
         return state, {name: jnp.asarray(value, jnp.float32) for name, value in metrics.items()}
 
-    compiled: dict[Any, Callable[..., Any]] = {}
-
-    def train_step(state: TrainState, frozen: Any, batch: Any) -> tuple[TrainState, dict[str, jax.Array]]:
-        # The new state must lie where the old one lay: the compiler, left to choose, may place a leaf
-        # elsewhere, and the next call would compile again. So it would for a leaf that a method replaced
-        # by one not committed to a device, if the old places were not said as well.
-        placed = jax.tree.map(lambda x: x.sharding, state)
-        leaves, structure = jax.tree.flatten(placed)
-        lookup = (structure, *leaves)
-        if lookup not in compiled:
-            compiled[lookup] = jax.jit(
-                step, in_shardings=(placed, None, None), out_shardings=(placed, None), donate_argnums=0
-            )
-        return compiled[lookup](state, frozen, batch)
-
-    return train_step
+    return TrainStep(step)
 
 
 def _sums(

@@ -1,7 +1,10 @@
 """The recipes of `configs/self_param`: the command takes each, and some have the paper's numbers."""
 
+import json
+
 import pytest
 
+from jaxllm.cli import main
 from jaxllm.config import parse
 from jaxllm.self_param.config import Config
 from tests.conftest import ROOT
@@ -26,6 +29,36 @@ def test_recipes_are_taken(path):
         assert (config.lora.rank, config.lora.alpha, "o" in config.lora.targets) == (8, 32.0, False)
         assert config.mixture.turns == ("qa", "continuation", "unrelated") and config.unrelated.with_document
         assert (config.train.weight_decay, config.train.clip_norm, config.sampling.max_tokens) == (0.01, None, 10)
+
+
+# What the checkpoints' config.json says of their shapes.
+SHAPES = {
+    "paper_single": dict(model_type="llama", hidden_size=3200, intermediate_size=8640, num_hidden_layers=26,
+                         num_attention_heads=32, max_position_embeddings=2048, vocab_size=32000),
+    "paper_batch500": dict(model_type="mistral", hidden_size=4096, intermediate_size=14336, num_hidden_layers=32,
+                           num_attention_heads=32, num_key_value_heads=8, max_position_embeddings=32768,
+                           sliding_window=4096, vocab_size=32000),
+    "paper_sequential20": dict(model_type="llama", hidden_size=4096, intermediate_size=14336, num_hidden_layers=32,
+                               num_attention_heads=32, num_key_value_heads=8, max_position_embeddings=8192,
+                               vocab_size=128256)}
+# Weights in bfloat16 and trained parameters, by hand from the shapes: the paper's LoRA is on q, k, v, up, gate, down.
+WEIGHTS = {"paper_single": 3_426_473_600, "paper_batch500": 7_241_732_096, "paper_sequential20": 8_030_261_248}
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_recipes_of_the_papers_size_compile_on_shapes(name, tmp_path, capsys):
+    shape = SHAPES[name]
+    (tmp_path / "config.json").write_text(json.dumps(shape | {"tie_word_embeddings": False}))
+    path = ROOT / "configs" / "self_param" / f"{name}.yaml"
+    assert main(["inject", "--config", str(path), "--model", str(tmp_path), "--dry_run", "256", "--device.params",
+                 "bfloat16", "--out", str(tmp_path / "out")]) == 0
+    said = capsys.readouterr().out
+    keys = shape["hidden_size"] // shape["num_attention_heads"] * shape.get("num_key_value_heads", 32)
+    width, mlp = shape["hidden_size"], shape["intermediate_size"]
+    trained = shape["num_hidden_layers"] * 8 * (2 * width + 2 * (width + keys) + 3 * (width + mlp))
+    assert f"trained               {trained:,} parameters" in said
+    assert f"{WEIGHTS[name] * 2 / 2**20:,.1f} MiB" in said and "student 384 tokens, teacher 768 tokens" in said
+    assert not (tmp_path / "out").exists()
 
 
 def test_all_of_the_papers_recipes_are_there():

@@ -18,8 +18,8 @@ from jaxllm.models.peft import load_adapter, save_adapter
 from jaxllm.self_param import retention
 from jaxllm.self_param.answers import normalise
 from jaxllm.self_param.config import Config
-from jaxllm.self_param.documents import Document
-from jaxllm.self_param.evaluation import Answer, ask, gap, judge, mean_accuracy, mean_f1, perplexity, say
+from jaxllm.self_param.documents import Document, asked_otherwise
+from jaxllm.self_param.evaluation import Answer, ask_both, gap, judge, mean_accuracy, mean_f1, perplexity, say
 from jaxllm.self_param.memory import Memory
 from jaxllm.self_param.provenance import provenance
 from jaxllm.self_param.retrieval import Retriever
@@ -126,37 +126,44 @@ class _Test:
         """Of a model that reads nothing."""
         study, dtype = self.study, self.config.device.compute_dtype
         student = dataclasses.replace(study.model, params=params)
-        answers = ask(student, study.documents, self.config.format, self.config.sampling, reading=False, dtype=dtype,
-                      seed=self.config.seed)
         moved = params is not study.model.params
-        return self._record(answers, self._say(student, [(None, question) for question in self.near]),
+        near = self._say(student, [(None, question) for question in self.near])
+        return self._record(*self._ask(student, False), near,
                             gap(study.model, params, study.drift, dtype) if moved else 0.0,
                             perplexity(study.model, params, study.drift, dtype))
 
     def reader(self) -> Record:
         """Of the base model with the right document before each question."""
-        return self._record(ask(self.study.model, self.study.documents, self.config.format, self.config.sampling,
-                                reading=True, dtype=self.config.device.compute_dtype, seed=self.config.seed))
+        return self._record(*self._ask(self.study.model, True))
 
     def retrieval(self, known: Sequence[int]) -> Record:
         """Of the base model with the document before each question that BM25 finds among the `known` ones."""
         documents, model = self.study.documents, self.study.model
         found = Retriever([text for number in known for text in documents[number].passages])
-        pairs = [pair for document in documents for pair in document.pairs]
         read = lambda questions: list(zip(found.best(questions), questions, strict=True))
-        said = iter(self._say(model, read([pair.question for pair in pairs])))
-        answers = [[judge(next(said), pair.answers) for pair in document.pairs] for document in documents]
-        return self._record(answers, self._say(model, read(self.near)), 0.0,
+
+        def answers(documents: Sequence[Document]) -> list[list[Answer]]:
+            said = iter(self._say(model, read([pair.question for one in documents for pair in one.pairs])))
+            return [[judge(next(said), pair.answers) for pair in one.pairs] for one in documents]
+
+        near = self._say(model, read(self.near))
+        return self._record(answers(documents), answers(asked_otherwise(documents)), near, 0.0,
                             perplexity(model, model.params, self.study.drift, self.config.device.compute_dtype))
+
+    def _ask(self, model: Model, reading: bool) -> tuple[list[list[Answer]], list[list[Answer]]]:
+        return ask_both(model, self.study.documents, self.config.format, self.config.sampling, reading=reading,
+                        dtype=self.config.device.compute_dtype, seed=self.config.seed)
 
     def _say(self, model: Model, asked: Sequence[tuple[str | None, str]]) -> list[str]:
         return say(model, asked, self.config.format, self.config.sampling, dtype=self.config.device.compute_dtype,
                    seed=self.config.seed) if asked else []
 
     @staticmethod
-    def _record(answers: Sequence[Sequence[Answer]], near: Sequence[str] = (), drift: float = 0.0,
+    def _record(answers: Sequence[Sequence[Answer]], reworded: Sequence[Sequence[Answer]], near: Sequence[str] = (),
+                drift: float = 0.0,
                 perplexity: float | None = None) -> Record:
-        return {"f1": [mean_f1(own) for own in answers], "accuracy": [mean_accuracy(own) for own in answers],
+        return {"f1": [mean_f1(own) for own in answers], "f1_paraphrased": [mean_f1(own) for own in reworded if own],
+                "accuracy": [mean_accuracy(own) for own in answers],
                 "answers": [[one.text for one in own] for own in answers], "near": list(near), "drift_kl": drift,
                 "perplexity": perplexity}
 
@@ -177,6 +184,7 @@ def summarise(config: Config, study: Study, records: Sequence[Record]) -> dict[s
     steps = groups(config.setting, len(study.documents))
     written = [step for step, group in enumerate(steps, 1) for _ in group]
     mean = lambda values: interval(values, config.seed)
+    said = lambda record: mean(record["f1_paraphrased"]) if record["f1_paraphrased"] else None
 
     def numbers(arm: str) -> dict[str, Any]:
         own = [before, *of(arm)]
@@ -185,7 +193,7 @@ def summarise(config: Config, study: Study, records: Sequence[Record]) -> dict[s
                                        for a, b in zip(record["near"], before["near"], strict=True)])
         return {"f1_matrix": matrix.tolist(), "f1": mean(matrix[-1]), "accuracy": mean(own[-1]["accuracy"]),
                 "share_of_reader": float(matrix[-1].mean() / max(np.mean(reader["f1"]), 1e-9)),
-                "efficacy": mean(retention.efficacy(matrix, written)),
+                "f1_paraphrased": said(own[-1]), "efficacy": mean(retention.efficacy(matrix, written)),
                 "retention_by_lag": retention.retention_by_lag(matrix, written),
                 "mean_seen": retention.mean_seen(matrix, written), "untold": retention.untold(matrix, written),
                 "locality": [float(kept(record)) for record in own[1:]] if before["near"] else None,
@@ -197,5 +205,6 @@ def summarise(config: Config, study: Study, records: Sequence[Record]) -> dict[s
     for other in baselines.values():
         other["f1_after_over_this"] = paired(ours["f1_matrix"][-1], other["f1_matrix"][-1], config.seed)
     return {"f1_before": mean(before["f1"]), "f1_with_document": mean(reader["f1"]),
+            "f1_paraphrased_before": said(before), "f1_paraphrased_with_document": said(reader),
             "f1_after": ours["f1"], **{name: value for name, value in ours.items() if name != "f1"},
             "near_questions": len(before["near"]), "baselines": baselines}

@@ -27,13 +27,13 @@ def sections(result: Mapping[str, Any], rows: Sequence[Mapping[str, Any]],
 
 
 def _scores(result: Mapping[str, Any], arms: Mapping[str, Mapping[str, Any]]) -> Section:
-    rest = lambda one: [one["efficacy"], one["share_of_reader"], _last(one["locality"]), _last(one["drift_kl"]),
-                        _last(one["perplexity"])]
+    rest = lambda one: [one["f1_paraphrased"], one["efficacy"], one["share_of_reader"],
+                        *(_last(one[name]) for name in ("locality", "drift_kl", "perplexity"))]
     table = Table(
-        ["", "F1 at the end", "F1 right after writing", "share of the reader's F1", "near questions unchanged",
-         "drift, nats/token", "perplexity elsewhere"],
-        [[ARMS["before"], result["f1_before"], None, None, None, None, result["perplexity"][0]],
-         [ARMS["with_document"], result["f1_with_document"], *[None] * 5],
+        ["", "F1 at the end", "the same in other words", "F1 right after writing", "share of the reader's F1",
+         "near questions unchanged", "drift, nats/token", "perplexity elsewhere"],
+        [[ARMS["before"], result["f1_before"], result["f1_paraphrased_before"], *[None] * 4, result["perplexity"][0]],
+         [ARMS["with_document"], result["f1_with_document"], result["f1_paraphrased_with_document"], *[None] * 5],
          *[[ARMS[arm], one["f1"], *rest(one)] for arm, one in arms.items()]],
         "Means over documents with 95 % bootstrap intervals. Drift is the KL on unrelated text from the first model.")
     bars = {ARMS[arm]: result[f"f1_{arm}"] for arm in ("before", "with_document")}

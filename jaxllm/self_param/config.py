@@ -86,6 +86,8 @@ class Config:
         setting: single writes every document into a fresh copy of the model, batch all of them together into one,
             sequential one after the other into one, each adapter merged before the next is trained.
         documents: only so many documents; null takes all.
+        paraphrases: rows {context, question, answers} that ask in other words what the data's rows ask; part of the
+            test, never learned from.
         questions: the pairs that a document is written with.
         windows: how documents are cut that are too long to be read at once.
         unrelated: text against drift.
@@ -118,6 +120,7 @@ class Config:
     model: str = "tiny"
     setting: Literal["single", "batch", "sequential"] = "single"
     documents: int | None = None
+    paraphrases: str | None = None
     questions: QuestionConfig = field(default_factory=QuestionConfig)
     windows: WindowConfig = field(default_factory=WindowConfig)
     unrelated: UnrelatedConfig = field(default_factory=UnrelatedConfig)

@@ -27,11 +27,13 @@ class Document:
         text: the whole of it.
         pairs: of the test.
         windows: overlapping parts that are read one at a time, where the whole does not fit the model.
+        reworded: the test's questions, or some of them, in other words.
     """
 
     text: str
     pairs: tuple[Pair, ...]
     windows: tuple[str, ...] = ()
+    reworded: tuple[Pair, ...] = ()
 
     @property
     def passages(self) -> tuple[str, ...]:
@@ -107,6 +109,11 @@ def group(rows: Sequence[dict[str, Any]]) -> list[Document]:
     for row in rows:
         pairs.setdefault(row["context"], []).append(Pair(row["question"], tuple(row["answers"])))
     return [Document(text, tuple(dict.fromkeys(found))) for text, found in pairs.items()]
+
+
+def asked_otherwise(documents: Sequence[Document]) -> list[Document]:
+    """Those documents that have other wordings, with these for questions."""
+    return [dataclasses.replace(one, pairs=one.reworded) for one in documents if one.reworded]
 
 
 def sort_out(found: RowSet, source: str) -> tuple[list[dict[str, Any]], list[Rejected]]:

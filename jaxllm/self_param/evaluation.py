@@ -13,7 +13,7 @@ from jaxllm.config import SamplingConfig
 from jaxllm.generate.engine import generate
 from jaxllm.models.network import Params
 from jaxllm.self_param.answers import accuracy, best, f1
-from jaxllm.self_param.documents import Document, FormatConfig, Pair
+from jaxllm.self_param.documents import Document, FormatConfig, Pair, asked_otherwise
 from jaxllm.self_param.loss import Batch, mean_gap, mean_nats
 from jaxllm.self_param.targets import Target, build_target, collate, common_lengths
 from jaxllm.text.model import Model
@@ -53,6 +53,16 @@ def ask(model: Model, documents: Sequence[Document], wording: FormatConfig, samp
 
 def _read(document: Document, pair: Pair) -> str:
     return document.passages[document.nearest(pair.question)]
+
+
+def ask_both(model: Model, documents: Sequence[Document], wording: FormatConfig, sampling: SamplingConfig, *,
+             reading: bool, dtype: jnp.dtype, seed: int = 0) -> tuple[list[list[Answer]], list[list[Answer]]]:
+    """Answers by document to its questions, and to their other wordings, of which it may have none; see `ask`."""
+    reworded = asked_otherwise(documents)
+    usual, others = (ask(model, asked, wording, sampling, reading=reading, dtype=dtype, seed=seed) if asked else []
+                     for asked in (documents, reworded))
+    others = iter(others)
+    return usual, [next(others) if one.reworded else [] for one in documents]
 
 
 def say(model: Model, asked: Sequence[tuple[str | None, str]], wording: FormatConfig, sampling: SamplingConfig, *,

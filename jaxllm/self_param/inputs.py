@@ -16,7 +16,7 @@ from jaxllm.judge import open_judge
 from jaxllm.progress import bar
 from jaxllm.self_param.asking import judge_source
 from jaxllm.self_param.config import Config
-from jaxllm.self_param.documents import Document
+from jaxllm.self_param.documents import Document, group, sort_out
 from jaxllm.self_param.questions import QuestionAnswer, QuestionSource, collect, model_source
 from jaxllm.self_param.streams import purpose_seed
 from jaxllm.self_param.windows import cut
@@ -27,20 +27,51 @@ ROW = {"context": str, "question": str, "answers": list[str]}
 
 
 def read_others(config: Config) -> dict[str, RowSet]:
-    """Rows of the files beside the data, by what they are: `unrelated texts`, `questions`, `near questions`."""
+    """Rows of the files beside the data, by what they are, as far as the job has them."""
     files = {"unrelated texts": (config.unrelated.path, {"text": str}),
              "questions": (None if config.questions.source in ("model", "judge") else config.questions.source, ROW),
-             "near questions": (None if config.setting == "single" else config.locality.path, {"question": str})}
+             "near questions": (None if config.setting == "single" else config.locality.path, {"question": str}),
+             "paraphrases": (config.paraphrases, ROW),
+             "worked examples": (config.questions.examples if config.questions.source == "model" else None, ROW)}
     return {name: read_rows(path, fields, limit_bad=config.data.limit_bad)
             for name, (path, fields) in files.items() if path is not None}
+
+
+def with_other_words(config: Config, others: dict[str, RowSet], documents: Sequence[Document],
+                     rejected: Sequence[Rejected]) -> tuple[list[Document], list[Rejected]]:
+    """The documents with other wordings of their questions, if there is a file of such; and all rejected rows."""
+    if "paraphrases" not in others:
+        return list(documents), list(rejected)
+    found, texts = others["paraphrases"], {document.text for document in documents}
+    good, bad = sort_out(found, config.paraphrases)
+    lines = {id(row): line for row, line in zip(found.rows, found.lines, strict=True)}
+    strange = [Rejected(config.paraphrases, lines[id(row)], "its context is no document of the data", as_text(row))
+               for row in good if row["context"] not in texts]
+    pairs = {one.text: one.pairs for one in group(good)}
+    return ([dataclasses.replace(document, reworded=pairs.get(document.text, ())) for document in documents],
+            [*rejected, *bad, *strange])
+
+
+def worked_examples(config: Config, others: dict[str, RowSet], rejected: Sequence[Rejected]
+                    ) -> tuple[str, list[Rejected]]:
+    """What the model reads before a document when it asks itself, if anything; and all rejected rows."""
+    if "worked examples" not in others:
+        return "", list(rejected)
+    good, bad = sort_out(others["worked examples"], config.questions.examples)
+    tell = lambda pair: config.format.tell(pair.question, pair.answers[0])
+    return ("".join(config.format.read(one.text) + "".join(map(tell, one.pairs)) for one in group(good)),
+            [*rejected, *bad])
 
 
 # A window of fewer tokens would hold no sentence.
 LEAST = 8
 
 
-def windowed(config: Config, model: Model, documents: Sequence[Document]) -> list[Document]:
+def windowed(config: Config, model: Model, documents: Sequence[Document], examples: str = "") -> list[Document]:
     """Documents with windows where the whole does not fit the model's context window with what is read behind it.
+
+    Args:
+        examples: what the model reads before a document when it asks itself.
 
     Raises:
         UserError: what is read behind a document leaves no room for it; naming the document and the key.
@@ -49,7 +80,8 @@ def windowed(config: Config, model: Model, documents: Sequence[Document]) -> lis
     if len(model.prefix) + config.unrelated.tokens > window:
         raise UserError(f"must leave room in the context window of {window}, got {config.unrelated.tokens}",
                         "unrelated.tokens")
-    asks = [max(length(config.format.ask(pair.question)) for pair in document.pairs) for document in documents]
+    asks = [max(length(config.format.ask(pair.question)) for pair in (*document.pairs, *document.reworded))
+            for document in documents]
     found = []
     for number, document in enumerate(documents, 1):
         needs = {
@@ -60,8 +92,8 @@ def windowed(config: Config, model: Model, documents: Sequence[Document]) -> lis
             needs["the longest question of all and sampling.max_tokens, as retrieval may have it"] = (
                 max(asks) + config.sampling.max_tokens)
         if config.questions.source == "model" and config.mixture.qa:
-            needs["questions.max_tokens of a question"] = config.questions.max_tokens + length(
-                config.format.question_start.rstrip())
+            needs["questions.max_tokens of a question, with questions.examples"] = (
+                config.questions.max_tokens + length(config.format.question_start.rstrip()) + length(examples))
         if config.mixture.unrelated and config.unrelated.with_document:
             needs["unrelated.tokens of other text"] = config.unrelated.tokens
         what, most = max(needs.items(), key=lambda need: need[1])
@@ -89,7 +121,7 @@ def fits(config: Config, model: Model, documents: Sequence[Document]) -> Callabl
 
 
 def training_pairs(config: Config, job: Job, model: Model, documents: Sequence[Document],
-                   source: QuestionSource | None) -> list[list[list[QuestionAnswer]]]:
+                   source: QuestionSource | None, examples: str = "") -> list[list[list[QuestionAnswer]]]:
     """Pairs to train on, by document and passage; kept in pairs.jsonl, so that a resumed job learns from the same."""
     if not config.mixture.qa:
         return [[[] for _ in document.passages] for document in documents]
@@ -98,7 +130,7 @@ def training_pairs(config: Config, job: Job, model: Model, documents: Sequence[D
     if kept:
         pairs = [[(pair["question"], pair["answer"]) for pair in row["pairs"]] for row in kept]
     else:
-        pairs = _made_pairs(config, model, documents, owners, source)
+        pairs = _made_pairs(config, model, documents, owners, source, examples)
         write_jsonl(job.directory / "pairs.jsonl",
                     ({"document": number, "pairs": [{"question": q, "answer": a} for q, a in own]}
                      for number, own in zip(owners, pairs, strict=True)))
@@ -109,14 +141,14 @@ def training_pairs(config: Config, job: Job, model: Model, documents: Sequence[D
 
 
 def _made_pairs(config: Config, model: Model, documents: Sequence[Document], owners: Sequence[int],
-                source: QuestionSource | None) -> list[list[QuestionAnswer]]:
+                source: QuestionSource | None, examples: str) -> list[list[QuestionAnswer]]:
     """Pairs of every passage, from whoever is to make them."""
     texts, limit = [text for document in documents for text in document.passages], config.questions.per_document
     if config.questions.source == "model":
         with bar(len(texts) * limit, "questions", "samples") as advance:
             source = model_source(model, config.format, config.questions, config.sampling.max_tokens,
                                   purpose_seed(config.seed, "questions"), batch_size=64,
-                                  dtype=config.device.compute_dtype, on_sample=advance)
+                                  dtype=config.device.compute_dtype, examples=examples, on_sample=advance)
             return collect(source, texts, config.questions, owners)
     if config.questions.source == "judge":
         with bar(len(texts), "questions", "documents") as advance:

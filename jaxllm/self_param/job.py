@@ -24,6 +24,8 @@ from jaxllm.self_param.inputs import (
     read_others,
     unrelated_texts,
     windowed,
+    with_other_words,
+    worked_examples,
 )
 from jaxllm.self_param.questions import file_source
 from jaxllm.self_param.study import prepare
@@ -57,7 +59,9 @@ def _run(config: Config, job: Job, found: RowSet, others: dict[str, RowSet]) -> 
                  config.device.quantise)
     if model.spec.head is not None:
         raise UserError("the model scores texts and does not write them", config.model, "use a language model")
-    documents = windowed(config, model, everything[:config.documents])
+    everything, rejected = with_other_words(config, others, everything, rejected)
+    examples, rejected = worked_examples(config, others, rejected)
+    documents = windowed(config, model, everything[:config.documents], examples)
     source = None
     if "questions" in others:
         source, useless = file_source(others["questions"], config.questions.source,
@@ -71,7 +75,7 @@ def _run(config: Config, job: Job, found: RowSet, others: dict[str, RowSet]) -> 
     if source is not None:
         read = others["questions"]
         check_share(len(read.rows) + len(read.rejected) - len(useless), useless, config.data.limit_bad)
-    study = prepare(config, job, model, mesh, documents, unrelated_texts(config, others), source)
+    study = prepare(config, job, model, mesh, documents, unrelated_texts(config, others), source, examples)
     if config.setting == "single":
         records = single.inject_each(config, job, study)
         rows, summary = [row for record in records for row in record["rows"]], single.summarise(config, study, records)

@@ -32,6 +32,8 @@ class QuestionConfig:
         source: 'model' lets the model itself ask about the document it reads, and answer; 'judge' lets the judge
             write the pairs; else a file of rows {context, question, answers} as data.path takes it.
         judge: who writes them where source is judge; see judge.cache to ask nobody twice.
+        examples: rows {context, question, answers} that the model reads before the document when it asks itself: worked
+            examples, for models that do not ask in this wording by themselves.
         per_document: at most so many pairs of a document, or of each of its windows.
         temperature: at which pairs are written; the model itself answers with temperature 0.
         grounded: leaves out pairs whose answer has a word that is not in the document.
@@ -43,6 +45,7 @@ class QuestionConfig:
 
     source: str = "model"
     judge: JudgeConfig = dataclasses.field(default_factory=JudgeConfig)
+    examples: str | None = None
     per_document: int = 48
     temperature: float = 1.0
     grounded: bool = False
@@ -97,7 +100,7 @@ def file_source(found: RowSet, path: str, contexts: Collection[str], fits: Calla
 
 
 def model_source(model: Model, wording: FormatConfig, config: QuestionConfig, answer_tokens: int, seed: int, *,
-                 batch_size: int, dtype: jnp.dtype,
+                 batch_size: int, dtype: jnp.dtype, examples: str = "",
                  on_sample: Callable[[int], None] | None = None) -> QuestionSource:
     """The model asks itself: questions sampled behind the document, answers with the document in sight.
 
@@ -109,6 +112,7 @@ def model_source(model: Model, wording: FormatConfig, config: QuestionConfig, an
         seed: of the questions.
         batch_size: rows that run together.
         dtype: of activations and cache.
+        examples: what stands before every document.
         on_sample: called with the number of questions finished.
     """
     prefix, encode, window = model.prefix, model.tokenizer.encode, model.spec.max_positions
@@ -118,7 +122,7 @@ def model_source(model: Model, wording: FormatConfig, config: QuestionConfig, an
     answering = SamplingConfig(temperature=0.0, max_tokens=answer_tokens, stop=[wording.end or "\n"])
 
     def source(texts: Sequence[str]) -> list[list[QuestionAnswer]]:
-        read = [[*prefix, *encode(wording.read(text))] for text in texts]
+        read = [[*prefix, *encode(examples), *encode(wording.read(text))] for text in texts]
         start = encode(wording.question_start.rstrip())
         made = itertools.count(1)
         tell = None if on_sample is None else lambda _, samples: [on_sample(next(made)) for _ in samples]

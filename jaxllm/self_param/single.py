@@ -12,7 +12,7 @@ from jaxllm.job import Job
 from jaxllm.models import save_model
 from jaxllm.models.peft import save_adapter
 from jaxllm.self_param.config import Config
-from jaxllm.self_param.evaluation import Answer, ask, batches, gap, mean_accuracy, mean_f1, question_targets
+from jaxllm.self_param.evaluation import Answer, ask_both, batches, gap, mean_accuracy, mean_f1, question_targets
 from jaxllm.self_param.injection import Injection
 from jaxllm.self_param.provenance import provenance
 from jaxllm.self_param.streams import purpose_seed, together
@@ -22,13 +22,14 @@ from jaxllm.statistics import interval, paired
 
 def inject_each(config: Config, job: Job, study: Study) -> list[dict[str, Any]]:
     """Injects and tests the documents one by one; a record each, kept in documents.jsonl."""
-    answers = {arm: ask(study.model, study.documents, config.format, config.sampling, reading=arm == "with_document",
-                        dtype=config.device.compute_dtype, seed=config.seed) for arm in ("before", "with_document")}
+    answers = {arm: ask_both(study.model, study.documents, config.format, config.sampling,
+                             reading=arm == "with_document", dtype=config.device.compute_dtype, seed=config.seed)
+               for arm in ("before", "with_document")}
     done = {record["document"]: record for record in read_jsonl(job.directory / "documents.jsonl")}
     with JsonlWriter(job.directory / "documents.jsonl") as writer:
         for number in range(len(study.documents)):
             if number not in done:
-                known = {arm: found[number] for arm, found in answers.items()}
+                known = {arm: (usual[number], reworded[number]) for arm, (usual, reworded) in answers.items()}
                 done[number] = plain(_one_document(config, job, study, number, known))
                 writer.write(done[number])
                 forget(job, [f"{number:04d}-{arm}" for arm in study.recipes])
@@ -36,7 +37,7 @@ def inject_each(config: Config, job: Job, study: Study) -> list[dict[str, Any]]:
 
 
 def _one_document(config: Config, job: Job, study: Study, number: int,
-                  known: dict[str, list[Answer]]) -> dict[str, Any]:
+                  known: dict[str, tuple[list[Answer], list[Answer]]]) -> dict[str, Any]:
     """Injects one document by every arm, tests the results, keeps the model; what to remember of it."""
     model, document, dtype = study.model, study.documents[number], config.device.compute_dtype
     held_back = batches(question_targets(model, document, config.format), model.spec.max_positions)
@@ -46,17 +47,20 @@ def _one_document(config: Config, job: Job, study: Study, number: int,
         result = train_run(job, model, source, recipe, f"{number:04d}-{arm}",
                            number * len(study.recipes) + place, {"document": number, "arm": arm})
         student = dataclasses.replace(model, params=result.params)
-        known[arm] = ask(student, [document], config.format, config.sampling, reading=False, dtype=dtype,
-                         seed=config.seed)[0]
+        (usual,), (reworded,) = ask_both(student, [document], config.format, config.sampling, reading=False,
+                                         dtype=dtype, seed=config.seed)
+        known[arm] = usual, reworded
         record[f"kl_{arm}"] = gap(model, result.params, held_back, dtype)
         record[f"drift_kl_{arm}"] = gap(model, result.params, study.drift, dtype)
         if arm == "after":
             _keep(config, job, study, result, number)
-    for arm, found in known.items():
+    for arm, (found, reworded) in known.items():
         record[f"f1_{arm}"], record[f"accuracy_{arm}"] = mean_f1(found), mean_accuracy(found)
+        if reworded:
+            record[f"f1_paraphrased_{arm}"] = mean_f1(reworded)
     record["rows"] = [
         {"document": number, "question": pair.question, "answers": list(pair.answers),
-         **{arm: {"text": found[i].text, "f1": found[i].f1} for arm, found in known.items()}}
+         **{arm: {"text": found[i].text, "f1": found[i].f1} for arm, (found, _) in known.items()}}
         for i, pair in enumerate(document.pairs)]
     return record
 
@@ -74,12 +78,14 @@ def _keep(config: Config, job: Job, study: Study, result: Injection, number: int
 
 def summarise(config: Config, study: Study, records: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Means over documents with bootstrap intervals, under the names that result.json has."""
-    values = lambda name: [record[name] for record in records]
+    values = lambda name: [record[name] for record in records if name in record]
     mean = lambda name: interval(values(name), config.seed)
     result: dict[str, Any] = {name: mean(name) for name in ("f1_before", "f1_after", "f1_with_document")}
     result["drift_kl"] = mean("drift_kl_after")
     result |= {name: mean(name) for name in ("kl_before", "kl_after", "accuracy_before", "accuracy_after",
                                              "accuracy_with_document")}
+    result |= {name: mean(name) for arm in ("before", "with_document", *study.recipes)
+               if values(name := f"f1_paraphrased_{arm}")}
     for arm in study.recipes:
         if arm != "after":
             result |= {name: mean(name) for name in (f"f1_{arm}", f"kl_{arm}", f"accuracy_{arm}", f"drift_kl_{arm}")}

@@ -64,15 +64,16 @@ def two_teachers(config: Config, arm: str) -> bool:
 
 
 def prepare(config: Config, job: Job, model: Model, mesh: jax.sharding.Mesh, documents: Sequence[Document],
-            texts: Sequence[str] | None, source: QuestionSource | None) -> Study:
+            texts: Sequence[str] | None, source: QuestionSource | None, examples: str = "") -> Study:
     """Collects the texts to train on and compiles the steps.
 
     Args:
         texts: unrelated ones, None to let the model write them.
         source: of the pairs to train on, None to let the model make them.
+        examples: what it reads first when it makes them.
     """
     training, drifting = unrelated_ids(config, model, texts)
-    pairs = training_pairs(config, job, model, documents, source)
+    pairs = training_pairs(config, job, model, documents, source, examples)
     known = recalled(config, model, purpose_seed(config.seed, "recall", 0)) if config.mixture.recall else ()
 
     def passage(arm: str, text: str, found: Sequence[QuestionAnswer], seed: int) -> Streams:

@@ -11,7 +11,7 @@ from jaxllm.cli import main
 from jaxllm.config import DataConfig
 from jaxllm.errors import UserError
 from jaxllm.files import read_jsonl
-from jaxllm.self_param import chain, retention
+from jaxllm.self_param import chain, questions, retention
 from jaxllm.self_param.config import Config, RecallConfig
 from jaxllm.self_param.documents import Document, Pair
 from jaxllm.self_param.inputs import windowed
@@ -19,6 +19,7 @@ from jaxllm.self_param.memory import recall_tokens, recalled
 from jaxllm.self_param.retrieval import Retriever
 from jaxllm.self_param.windows import WindowConfig, cut
 from jaxllm.text.model import load
+from jaxllm.text.rows import read_rows
 
 QUICK = ["inject", "--data.path", "asset:tiny/documents.jsonl", "--unrelated.path", "asset:tiny/unrelated.jsonl",
          "--questions.per_document", "4", "--questions.max_tokens", "24", "--unrelated.train", "8",
@@ -94,12 +95,20 @@ def take_out(run, result, capsys):
 
 def test_all_together(tmp_path):
     near, out = tmp_path / "near.jsonl", tmp_path / "out"
+    other = tmp_path / "other.jsonl"
+    first = read_rows("asset:tiny/paraphrases.jsonl", {"context": str, "question": str, "answers": list}).rows[:6]
+    other.write_text("".join(json.dumps(row) + "\n" for row in [*first, {**first[0], "context": "elsewhere"}]))
     near.write_text('{"question": "Who commands the ship Nobo?"}\n{"question": " "}\n' + '{"question": "Who?"}\n' * 20)
     assert main([*QUICK, "--documents", "3", "--setting", "batch", "--finetune", "false", "--compare",
-                 "[finetune_context]", "--locality.path", str(near), "--out", str(out)]) == 0
+                 "[finetune_context]", "--locality.path", str(near), "--paraphrases", str(other),
+                 "--out", str(out)]) == 0
     result = json.loads((out / "result.json").read_text())
-    assert result["near_questions"] == 2 and result["rejected"] == 1 and result["setting"] == "batch"
-    assert [(row["line"], row["reason"]) for row in read_jsonl(out / "rejected.jsonl")] == [(2, "question is empty")]
+    assert result["near_questions"] == 2 and result["rejected"] == 2 and result["setting"] == "batch"
+    assert [(row["line"], row["reason"]) for row in read_jsonl(out / "rejected.jsonl")] == [
+        (7, "its context is no document of the data"), (2, "question is empty")]
+    # The first document's six questions in other words.
+    assert result["f1_paraphrased_with_document"]["mean"] == 1 > result["f1_paraphrased_before"]["mean"]
+    assert result["f1_paraphrased"]["mean"] == read_jsonl(out / "steps.jsonl")[2]["f1_paraphrased"][0]
     assert "written together into one model" in (out / "report.html").read_text()
     assert np.shape(result["f1_matrix"]) == (2, 3) and result["efficacy"] == result["f1_after"]
     assert list(result["baselines"]) == ["finetune_context"] and len(result["perplexity"]) == 2
@@ -137,6 +146,23 @@ def test_documents_too_long_are_read_in_windows():
     endless = [Document("short", (Pair("ship " * 600, ("a",)),))]
     with pytest.raises(UserError, match="leaves room for"):
         windowed(config, model, endless)
+
+
+def test_one_at_a_time_asked_in_other_words_after_worked_examples(tmp_path, monkeypatch):
+    prompts, asked = [], questions.generate
+
+    def noted(model, rows, *arguments, **more):
+        prompts.extend(model.tokenizer.decode(list(row)) for row in rows)
+        return asked(model, rows, *arguments, **more)
+
+    monkeypatch.setattr(questions, "generate", noted)
+    assert main([*QUICK, "--documents", "2", "--finetune", "false", "--train.steps", "2", "--train.warmup_steps", "0",
+                 "--questions.examples", "asset:worked_examples.jsonl", "--questions.per_document", "8",
+                 "--paraphrases", "asset:tiny/paraphrases.jsonl", "--out", str(tmp_path / "out")]) == 0
+    assert len(prompts) > 2 and all("Question: How many hives does Mira have? Answer: six\n" in one for one in prompts)
+    result = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert result["f1_paraphrased_with_document"]["mean"] == 1 and "f1_paraphrased_after" in result
+    assert result["windows"] == [1, 1]
 
 
 UNBROKEN = "".join(map(chr, range(0x4E00, 0x4E00 + 300)))

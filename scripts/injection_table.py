@@ -1,50 +1,94 @@
-"""The table of an injection run: before, after, with the document, plain fine-tuning; drift.
+"""The table of injection runs: before, after, with the document, and what else was run beside it; drift.
 
     jaxllm inject --config configs/self_param/tiny.yaml --out runs/tiny
     python scripts/injection_table.py runs/tiny
+
+Several runs of the settings batch or sequential that differ in their seed are one table: means over their documents,
+with 95 % bootstrap intervals that draw documents, each with all of its seeds.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-ROWS = {
-    "base model, question alone": ("f1_before", "accuracy_before", "kl_before", None),
-    "base model, document and question": ("f1_with_document", "accuracy_with_document", None, None),
-    "injected (SELF-PARAM)": ("f1_after", "accuracy_after", "kl_after", "drift_kl"),
-    "plain fine-tuning, same texts": ("f1_finetune", "accuracy_finetune", "kl_finetune", "drift_kl_finetune"),
+from jaxllm.statistics import clustered
+
+Result = dict[str, Any]
+SINGLE = {
+    "base model, question alone": ("f1_before", "f1_paraphrased_before", "kl_before", None),
+    "base model, document and question": ("f1_with_document", "f1_paraphrased_with_document", None, None),
+    "injected (SELF-PARAM)": ("f1_after", "f1_paraphrased_after", "kl_after", "drift_kl"),
+    "plain fine-tuning, same texts": ("f1_finetune", "f1_paraphrased_finetune", "kl_finetune", "drift_kl_finetune"),
 }
+ARMS = {"after": "injected", "replay": "injected, with replay", "finetune": "plain fine-tuning, same targets",
+        "finetune_questions": "plain fine-tuning, pairs alone", "finetune_context": "plain fine-tuning, the text alone",
+        "retrieval": "BM25 and the document"}
 
 
-def cell(result: dict, name: str | None) -> str:
+def cell(value: dict[str, float] | None) -> str:
     """Mean with its interval, or a dash where the run has no such number."""
-    if name is None or name not in result:
-        return "–"
-    value = result[name]
-    return f"{value['mean']:.3f} [{value['ci_low']:.3f}, {value['ci_high']:.3f}]"
+    return "–" if value is None else f"{value['mean']:.3f} [{value['ci_low']:.3f}, {value['ci_high']:.3f}]"
 
 
-def table(result: dict) -> str:
-    """The run as a Markdown table."""
-    lines = ["| | token F1 | accuracy | KL to the reader, nats/token | drift, nats/token |", "|---|---|---|---|---|"]
-    for label, names in ROWS.items():
+def single(result: Result) -> str:
+    """A run of the setting single as a Markdown table."""
+    lines = ["| | token F1 | in other words | KL to the reader, nats/token | drift, nats/token |",
+             "|---|---|---|---|---|"]
+    for label, names in SINGLE.items():
         if names[0] in result:
-            lines.append(f"| {label} | {' | '.join(cell(result, name) for name in names)} |")
+            lines.append(f"| {label} | {' | '.join(cell(result.get(name)) for name in names)} |")
     share = result["f1_after"]["mean"] / result["f1_with_document"]["mean"] if result["f1_with_document"]["mean"] else 0
-    lines.append("")
-    lines.append(f"{result['documents']} documents, {result['questions']} questions; means over documents with 95 % "
-                 f"bootstrap intervals; injected / with document = {share:.3f}; seed {result['seed']}, "
-                 f"{result['versions']['device_kind']}.")
-    return "\n".join(lines)
+    return "\n".join([*lines, "", f"{_about([result])}; injected / with document = {share:.3f}."])
+
+
+def together(results: Sequence[Result]) -> str:
+    """Runs of the setting batch or sequential, which differ in their seed, as one Markdown table."""
+    documents = range(results[0]["documents"])
+
+    def row(name: str, arms: Sequence[Result]) -> str:
+        shares = [arm["f1_matrix"][-1][i] / result["f1_with_document"]["mean"]
+                  for arm, result in zip(arms, results, strict=True) for i in documents]
+        mean = lambda take: _mean([take(arm) for arm in arms])
+        return " | ".join([
+            f"| {name}", cell(clustered(shares, [*documents] * len(arms))),
+            mean(lambda arm: arm["f1_paraphrased"] and arm["f1_paraphrased"]["mean"]),
+            mean(lambda arm: arm["efficacy"]["mean"]), mean(lambda arm: arm["locality"] and arm["locality"][-1]),
+            mean(lambda arm: arm["drift_kl"][-1]) + " |"])
+
+    found = [arm for arm in ARMS if arm == "after" or all(arm in result["baselines"] for result in results)]
+    lines = ["| | share of the reader's F1, at the end | F1 in other words | F1 right after writing | "
+             "near questions as before | drift, nats/token |", "|---|---|---|---|---|---|"]
+    lines += [row(ARMS[arm], results if arm == "after" else [result["baselines"][arm] for result in results])
+              for arm in found]
+    each = ", ".join(f"{result['share_of_reader']:.3f}" for result in results)
+    return "\n".join([*lines, "", f"{_about(results)}; injected, by seed: {each}."])
+
+
+def _mean(values: Sequence[float | None]) -> str:
+    return "–" if any(value is None for value in values) else f"{sum(values) / len(values):.3f}"
+
+
+def _about(results: Sequence[Result]) -> str:
+    first = results[0]
+    seeds = ", ".join(str(result["seed"]) for result in results)
+    return (f"{first['documents']} documents, {first['questions']} questions; means over documents with 95 % bootstrap "
+            f"intervals; seed {seeds}, {first['versions']['device_kind']}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path, help="directory of a finished run")
-    options = parser.parse_args()
-    print(table(json.loads((options.run / "result.json").read_text())))
+    parser.add_argument("runs", type=Path, nargs="+", help="directories of finished runs")
+    results = [json.loads((run / "result.json").read_text()) for run in parser.parse_args().runs]
+    if results[0]["setting"] != "single":
+        print(together(results))
+    elif len(results) == 1:
+        print(single(results[0]))
+    else:
+        parser.error("several runs are one table in the settings batch and sequential only")
 
 
 if __name__ == "__main__":

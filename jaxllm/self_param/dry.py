@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxllm.errors import UserError
 from jaxllm.models import init_adapter, load_spec, native
@@ -35,9 +36,12 @@ def dry_run(config: Config, mesh: jax.sharding.Mesh) -> str:
                          lengths, config.device.compute_dtype, mesh, teachers)
     state = abstract_state(trained, recipe.optimizer)
     rows = collate([build_target((), (), (0, 0), "qa")] * config.train.batch_size, *lengths)
+    if (k := config.divergence.top_k) is not None:
+        likely = np.zeros((config.train.batch_size, lengths[0], k), np.int32)
+        rows |= {"likely_ids": likely, "likely_logprobs": likely.astype(np.float32)}
     batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=batch_sharding(mesh)), rows)
     with jax.set_mesh(mesh):
-        compiled = recipe.step.lower(state, (weights, weights) if teachers else weights, batch).compile()
+        compiled = recipe.step.lower(state, (weights, weights) if teachers and k is None else weights, batch).compile()
     size = lambda tree: sum(_bytes(x) for x in jax.tree.leaves(tree))
     parts = {"weights" + (", twice" if teachers else ""): size(weights) * (2 if teachers else 1),
              "adapter" if config.lora else "trained weights": size(state.params),

@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from jaxllm.config import check
@@ -17,6 +16,7 @@ from jaxllm.models.network import Params
 from jaxllm.self_param.loss import Objective, make_loss
 from jaxllm.self_param.streams import TargetSource
 from jaxllm.self_param.targets import collate
+from jaxllm.self_param.told import Told
 from jaxllm.text.model import Model
 from jaxllm.train import (
     Checkpointer,
@@ -32,6 +32,9 @@ from jaxllm.train import (
 )
 from jaxllm.train.config import TrainConfig
 
+# Steps whose texts the teacher is asked about at once, where what it says is kept.
+AHEAD = 32
+
 
 @dataclasses.dataclass(frozen=True)
 class DivergenceConfig:
@@ -41,13 +44,20 @@ class DivergenceConfig:
         kind: forward is KL(teacher, student), reverse the other way round, jsd between both.
         beta: weight of the teacher in the mixture of jsd.
         temperature: divides the logits of both.
+        top_k: the teacher is asked once for every text, and the logits of so many tokens of a position are kept, with
+            all others as one; null asks it in every step for all tokens. Cheaper where documents are long or targets
+            come again; forward only.
     """
 
     kind: Literal["forward", "reverse", "jsd"] = "forward"
     beta: float = 0.5
     temperature: float = 1.0
+    top_k: int | None = None
 
     def __post_init__(self):
+        check(self.top_k is None or self.top_k >= 1, "top_k", f"must be 1 or more, got {self.top_k}")
+        check(self.top_k is None or self.kind == "forward", "top_k", f"is not there for {self.kind}",
+              "set kind to forward, or top_k to null")
         check(0 < self.beta < 1, "beta", f"must be between 0 and 1, got {self.beta:g}")
         check(self.temperature > 0, "temperature", f"must be above 0, got {self.temperature:g}")
 
@@ -63,6 +73,9 @@ class Recipe:
         optimizer: of the state.
         mesh: the devices that share a step.
         student_length, teacher_length: shape of the batches.
+        divergence: what is minimised.
+        objective: what is trained for.
+        dtype: of forward passes.
         two_teachers: `inject` is given a reader.
     """
 
@@ -73,6 +86,9 @@ class Recipe:
     mesh: jax.sharding.Mesh
     student_length: int
     teacher_length: int
+    divergence: DivergenceConfig
+    objective: Objective
+    dtype: jnp.dtype
     two_teachers: bool = False
 
 
@@ -83,9 +99,10 @@ def make_recipe(model: Model, objective: Objective, train: TrainConfig, lora: Lo
     optimizer, schedule = make_optimizer(train, train.steps), make_schedule(train, train.steps)
     scale = None if lora is None else lora.alpha / lora.rank
     loss = make_loss(model.spec, objective, scale, kind=divergence.kind, beta=divergence.beta,
-                     temperature=divergence.temperature, two_teachers=two_teachers, dtype=dtype)
+                     temperature=divergence.temperature, dtype=dtype,
+                     two_teachers=two_teachers and divergence.top_k is None)
     step = make_train_step(loss, optimizer, schedule, train.accumulate)
-    return Recipe(train, lora, step, optimizer, mesh, *lengths, two_teachers)
+    return Recipe(train, lora, step, optimizer, mesh, *lengths, divergence, objective, dtype, two_teachers)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,16 +135,20 @@ def inject(model: Model, streams: TargetSource, recipe: Recipe, *, checkpointer:
         progress: show a bar.
         reader: who reads the documents, where the recipe has two teachers; by default the model itself.
     """
-    train = recipe.train
-
-    def batch(step: int) -> dict[str, np.ndarray]:
-        numbers = range(step * train.batch_size, (step + 1) * train.batch_size)
-        return collate([streams.target(n) for n in numbers], recipe.student_length, recipe.teacher_length)
-
-    frozen = (model.params, model.params if reader is None else reader) if recipe.two_teachers else model.params
+    train, reader = recipe.train, model.params if reader is None else reader
     state = initial_state(model, recipe, streams.seed)
     if checkpointer is not None and checkpointer.latest_step() is not None:
         state = checkpointer.restore(state).state
+    of = lambda step: [streams.target(n) for n in range(step * train.batch_size, (step + 1) * train.batch_size)]
+    frozen, lengths = model.params, (recipe.student_length, recipe.teacher_length)
+    batch = lambda step: collate(of(step), *lengths)
+    if recipe.objective == "distill" and recipe.divergence.top_k is not None:
+        told = Told(model, reader if recipe.two_teachers else None, recipe.divergence.top_k, lengths, train.batch_size,
+                    recipe.divergence.temperature, recipe.dtype, recipe.mesh)
+        ahead = lambda step: range(step + 1, min(step + AHEAD, train.steps))
+        batch = lambda step: told.batch(of(step), (target for later in ahead(step) for target in of(later)))
+    elif recipe.two_teachers:
+        frozen = model.params, reader
     done = fit(state, recipe.step, batch, train.steps, frozen=frozen, mesh=recipe.mesh, log_every=train.log_every,
                save_every=train.save_every, checkpointer=checkpointer, metrics=metrics, progress=progress)
     if recipe.lora is None:

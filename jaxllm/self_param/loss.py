@@ -21,7 +21,7 @@ from jax import lax
 from jaxllm.errors import UserError
 from jaxllm.models import Adapter, ModelSpec, forward, unembedding
 from jaxllm.models.network import Params, Remat
-from jaxllm.ops import masked_sum, token_divergence, token_logprobs
+from jaxllm.ops import likeliest_divergence, masked_sum, token_divergence, token_logprobs
 from jaxllm.ops.vocab import Divergence
 from jaxllm.self_param.targets import KINDS
 from jaxllm.train import LossFn
@@ -70,14 +70,22 @@ def reading_gap(spec: ModelSpec, teacher: Params, student: Params, adapter: Adap
     """
     told = forward(spec, student, batch["student"], segments=batch["student_segments"], adapter=adapter,
                    dtype=dtype, remat=remat).hidden
-    read = forward(spec, teacher if reader is None else reader, batch["teacher"], segments=batch["teacher_segments"],
-                   dtype=dtype).hidden
-    read = align(lax.stop_gradient(read), batch["offset"], told.shape[1])
-    if reader is not None:  # a row that reads nothing is the same in both views
-        known = forward(spec, teacher, batch["student"], segments=batch["student_segments"], dtype=dtype).hidden
-        read = jnp.where((batch["offset"] > 0)[:, None, None], read, lax.stop_gradient(known))
+    read = lax.stop_gradient(teacher_states(spec, teacher, batch, reader=reader, dtype=dtype))
     return token_divergence(told, unembedding(spec, student), read, unembedding(spec, teacher), kind=kind,
                             beta=beta, temperature=temperature)
+
+
+def teacher_states(spec: ModelSpec, teacher: Params, batch: Batch, *, reader: Params | None = None,
+                   dtype: jnp.dtype = jnp.float32) -> jax.Array:
+    """What the teacher has in mind where the student is, `[B, Ts, D]`; arguments as of `reading_gap`."""
+    read = forward(spec, teacher if reader is None else reader, batch["teacher"], segments=batch["teacher_segments"],
+                   dtype=dtype).hidden
+    read = align(read, batch["offset"], batch["student"].shape[1])
+    if reader is None:
+        return read
+    # A row that reads nothing is the same in both views.
+    known = forward(spec, teacher, batch["student"], segments=batch["student_segments"], dtype=dtype).hidden
+    return jnp.where((batch["offset"] > 0)[:, None, None], read, known)
 
 
 def make_loss(spec: ModelSpec, objective: Objective, adapter_scale: float | None, *, kind: Divergence = "forward",
@@ -91,7 +99,8 @@ def make_loss(spec: ModelSpec, objective: Objective, adapter_scale: float | None
         adapter_scale: what is trained is an adapter's tree of this scale, or, for None, the full weights.
             The base weights are `frozen` either way.
         kind, beta, temperature: of the divergence.
-        two_teachers: `frozen` is the base weights and those of the reader, see `reading_gap`.
+        two_teachers: `frozen` is the base weights and those of the reader, see `reading_gap`. Of a batch that brings
+            what the teacher said (`likely_ids`, `likely_logprobs`) there is no teacher.
         dtype, remat: of the forward passes.
     """
 
@@ -100,7 +109,12 @@ def make_loss(spec: ModelSpec, objective: Objective, adapter_scale: float | None
         frozen, reader = frozen if two_teachers else (frozen, None)
         student, adapter = (trained, None) if adapter_scale is None else (frozen, Adapter(trained, adapter_scale))
         mask = target_mask(batch["student_segments"], batch["given"])
-        if objective == "distill":
+        if objective == "distill" and "likely_ids" in batch:
+            told = forward(spec, student, batch["student"], segments=batch["student_segments"], adapter=adapter,
+                           dtype=dtype, remat=remat).hidden
+            values = likeliest_divergence(told, unembedding(spec, student), batch["likely_ids"],
+                                          batch["likely_logprobs"], temperature=temperature) * temperature**2
+        elif objective == "distill":
             values = reading_gap(spec, frozen, student, adapter, batch, reader=reader, kind=kind, beta=beta,
                                  temperature=temperature, dtype=dtype, remat=remat) * temperature**2
         else:

@@ -9,6 +9,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 from jaxllm.models import LoraConfig
+from jaxllm.self_param import injection, told
 from jaxllm.self_param.documents import FormatConfig
 from jaxllm.self_param.evaluation import batches, gap, plain_targets
 from jaxllm.self_param.injection import DivergenceConfig, Recipe, inject, make_recipe
@@ -143,3 +144,37 @@ def test_accumulation_changes_nothing(model, full_mixture):
         assert_allclose(a, b, atol=1e-5)
 
 
+
+
+@pytest.mark.parametrize("two", [False, True])
+def test_a_teacher_that_is_asked_once_teaches_the_same(model, full_mixture, two, monkeypatch):
+    """All tokens kept: the same adapter up to rounding, with a reader of its own too; each text is asked about once,
+    and no more than fits is kept."""
+    reader = model.params | {"layers": jax.tree.map(lambda leaf: leaf * 0.9, model.params["layers"])}
+    train = dataclasses.replace(TRAIN, steps=4, warmup_steps=0)
+    lengths = common_lengths(full_mixture.longest(), model.spec.max_positions)
+    asked = []
+    monkeypatch.setattr(told, "put_batch", lambda batch, mesh: asked.append(batch) or batch)
+
+    def adapter(top_k):
+        made = make_recipe(model, "distill", train, LORA, DivergenceConfig(top_k=top_k), lengths, FLOAT32, make_mesh(),
+                           two)
+        return inject(model, full_mixture, made, progress=False, reader=reader if two else None)
+
+    online = adapter(None)
+    assert not asked
+    kept = adapter(model.spec.vocab_size)
+    once = len(asked)
+    jax.tree.map(lambda x, y: assert_allclose(x, y, atol=2e-3), online.adapter.params, kept.adapter.params)
+    assert kept.metrics["loss"] == pytest.approx(online.metrics["loss"], rel=1e-3)
+    wanted = {full_mixture.target(n) for n in range(train.steps * train.batch_size)}
+    assert once == -(-len(wanted) // train.batch_size)
+    if two:
+        return
+    monkeypatch.setattr(told, "ROOM", 0)
+    monkeypatch.setattr(injection, "AHEAD", 1)
+    again = adapter(model.spec.vocab_size)
+    assert len(asked) - once == train.steps
+    jax.tree.map(lambda x, y: assert_allclose(x, y, atol=1e-6), again.adapter.params, kept.adapter.params)
+    few = adapter(4)
+    assert 0 < few.metrics["loss"] < kept.metrics["loss"]

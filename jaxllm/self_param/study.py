@@ -19,7 +19,7 @@ from jaxllm.self_param.documents import Document
 from jaxllm.self_param.evaluation import batches, plain_targets
 from jaxllm.self_param.injection import Injection, Recipe, inject, make_recipe
 from jaxllm.self_param.inputs import training_pairs, unrelated_ids
-from jaxllm.self_param.memory import recall_tokens, recalled
+from jaxllm.self_param.memory import as_texts, longest, recalled
 from jaxllm.self_param.questions import QuestionAnswer, QuestionSource
 from jaxllm.self_param.streams import Streams, TargetSource, document_alone, make_streams, purpose_seed
 from jaxllm.self_param.targets import build_target, common_lengths
@@ -74,7 +74,8 @@ def prepare(config: Config, job: Job, model: Model, mesh: jax.sharding.Mesh, doc
     """
     training, drifting = unrelated_ids(config, model, texts)
     pairs = training_pairs(config, job, model, documents, source, examples)
-    known = recalled(config, model, purpose_seed(config.seed, "recall", 0)) if config.mixture.recall else ()
+    known = (as_texts(config, model, recalled(config, model, purpose_seed(config.seed, "recall", 0)))
+             if config.mixture.recall else ())
 
     def passage(arm: str, text: str, found: Sequence[QuestionAnswer], seed: int) -> Streams:
         if arm == "finetune_context":
@@ -103,11 +104,10 @@ def prepare(config: Config, job: Job, model: Model, mesh: jax.sharding.Mesh, doc
 
 def _lengths(config: Config, model: Model, streams: Sequence[Streams]) -> tuple[int, int]:
     """Lengths of batches that hold all targets, those too that a model will yet make of what it knows."""
-    longest = [target for one in streams for target in one.longest()]
+    targets = [target for one in streams for target in one.longest()]
     if any("recall" in one.turns for one in streams):
-        start = len(model.tokenizer.encode(config.format.question_start.rstrip()))
-        longest.append(build_target(model.prefix, (), [0] * (start + recall_tokens(config)), "recall"))
-    return common_lengths(longest, model.spec.max_positions)
+        targets.append(build_target(model.prefix, (), [0] * longest(config, model), "recall"))
+    return common_lengths(targets, model.spec.max_positions)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import types
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +11,12 @@ import pytest
 from jaxllm.cli import main
 from jaxllm.config import DataConfig
 from jaxllm.errors import UserError
-from jaxllm.files import read_jsonl
+from jaxllm.files import JsonlWriter, read_jsonl
 from jaxllm.self_param import chain, questions, retention
 from jaxllm.self_param.config import Config, RecallConfig
 from jaxllm.self_param.documents import Document, Pair
 from jaxllm.self_param.inputs import windowed
-from jaxllm.self_param.memory import recall_tokens, recalled
+from jaxllm.self_param.memory import Memory, as_texts, longest, recalled
 from jaxllm.self_param.retrieval import Retriever
 from jaxllm.self_param.windows import WindowConfig, cut
 from jaxllm.text.model import load
@@ -186,20 +187,39 @@ def test_windows_cover_a_text_and_overlap(text, limit, overlap):
         assert len(parts) <= 1 + len(text) / (limit - overlap)
 
 
-def test_a_model_tells_what_it_knows():
-    """Whole questions with their answers, none twice, in the wording of the job."""
+def test_a_model_tells_what_it_knows(tmp_path):
+    """Questions with their answers in the wording of the job, none twice; asked again later, answered anew."""
     config = Config(DataConfig("x"), Path("y"), recall=RecallConfig(texts=16))
     model = load("tiny")
     found = recalled(config, model, 0)
-    assert 1 < len(found) <= 16 and len(set(found)) == len(found) and found == recalled(config, model, 0)
-    for ids in found:
-        text = model.tokenizer.decode(list(ids))
-        assert text.startswith("Question:") and " Answer:" in text and text.endswith("\n")
-        assert len(ids) <= recall_tokens(config) + 2
+    assert 1 < len(found) <= 16 and len({question for question, _ in found}) == len(found)
+    assert found == recalled(config, model, 0)
+    texts = as_texts(config, model, found)
+    assert len(texts) == len(found) and max(map(len, texts)) <= longest(config, model)
+    for ids, (question, answer) in zip(texts, found, strict=True):
+        assert model.tokenizer.decode(list(ids)) == f"Question: {question} Answer: {answer}\n"
     silent = dataclasses.replace(config, sampling=dataclasses.replace(config.sampling, max_tokens=1),
                                  questions=dataclasses.replace(config.questions, max_tokens=1))
-    with pytest.raises(UserError, match="came to the end of none within 2 tokens"):
-        recalled(silent, model, 0)
+    assert as_texts(silent, model, [("word " * 40, "a")]) == ()
+
+    job = types.SimpleNamespace(directory=tmp_path)
+    streams = types.SimpleNamespace(recall=texts)
+    memory = Memory(config, job, streams, "after")
+    assert memory.before(1, model) == texts and not (tmp_path / "recall.jsonl").exists()
+    second = memory.before(2, model)
+    kept = {"arm": "after", "step": 3, "pairs": [{"question": "New?", "answer": "yes"},
+                                                 {"question": found_in(tmp_path)[0].upper(), "answer": "other"}]}
+    with JsonlWriter(tmp_path / "recall.jsonl") as writer:
+        writer.write(kept)
+    third = Memory(config, job, streams, "after").before(3, model)
+    # The new question comes on top; the old one, which differs in case only, has its new answer.
+    assert len(third) == len(second) + 1 and set(second[1:]) < set(third)
+    assert model.tokenizer.decode(list(third[0])).endswith("Answer: other\n")
+    assert Memory(config, job, types.SimpleNamespace(recall=()), "after").before(3, model) == ()
+
+
+def found_in(folder):
+    return [pair["question"] for pair in read_jsonl(folder / "recall.jsonl")[0]["pairs"]]
 
 
 def test_retrieval_by_hand(monkeypatch):

@@ -1,0 +1,146 @@
+"""Trains a small language model from scratch on texts and on passages with questions, for documents of real text.
+
+    python scripts/make_text_model.py --texts wikitext2.jsonl.gz --reading xquad_en.jsonl.gz nq_passages.jsonl.gz \\
+        --out runs/text_model [--steps 1000] [--width 192] [--layers 4]
+
+Texts are rows {text}, passages {context, question, answers}. Every tenth passage is kept back from training, and
+`Question: ... Answer: ...`. What the model can do depends on its size and steps and says so: its loss and its token
+`Question: ... Answer: ...`. What the model can do depends on its size and steps and says so: its loss and its token F1
+on passages kept back are in OUT/training.json. The default is for CPU cores, and makes a model that writes in the
+manner of its texts and can hardly read; a GPU, `--width 768 --layers 12 --steps 100000` and more text are another
+matter.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+
+import jax
+import numpy as np
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+
+from jaxllm.config import SamplingConfig
+from jaxllm.models import ModelSpec, Params, Rope, forward, init, save_model, unembedding
+from jaxllm.ops import cross_entropy
+from jaxllm.self_param import ask
+from jaxllm.self_param.documents import Document, FormatConfig, group
+from jaxllm.self_param.evaluation import mean_f1
+from jaxllm.text.batches import pack
+from jaxllm.text.model import load
+from jaxllm.text.rows import read_rows
+from jaxllm.train import fit, init_state, make_mesh, make_optimizer, make_train_step, row_indices
+from jaxllm.train.config import TrainConfig
+
+CONTROL = ("<pad>", "<s>", "</s>")
+BOS, EOS = 1, 2
+ANSWER = 5.0  # weight of an answer's tokens in the loss: they are few, and what reading is learned from
+KEPT_BACK = 10
+WORDING = FormatConfig()
+
+
+def train_tokenizer(texts: list[str], vocabulary: int) -> Tokenizer:
+    """Byte-level BPE."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.train_from_iterator(texts, trainers.BpeTrainer(
+        vocab_size=vocabulary, special_tokens=list(CONTROL), show_progress=False,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", BOS)])
+    return tokenizer
+
+
+def rows_of(tokenizer: Tokenizer, texts: list[str], documents: list[Document], length: int):
+    """Packed rows: tokens, segments and loss weights, each `[N, length]`."""
+    encode = lambda text: tokenizer.encode(text, add_special_tokens=False).ids
+    sequences: list[tuple[list[int], list[float]]] = []
+    for text in texts:
+        ids = encode(text)
+        for start in range(0, len(ids), length - 1):
+            part = [BOS, *ids[start:start + length - 1]]
+            sequences.append((part, [1.0] * len(part)))
+    for document in documents:
+        ids = [BOS, *encode(WORDING.read(document.text))]
+        weights = [1.0] * len(ids)
+        for pair in document.pairs:
+            asked = encode(WORDING.ask(pair.question))
+            told = encode(WORDING.answer.replace("{answer}", pair.answers[0]))
+            ids, weights = ids + asked + told, weights + [1.0] * len(asked) + [ANSWER] * len(told)
+        sequences.append((ids[:length], weights[:length]))
+    packed = pack([ids for ids, _ in sequences], length, {"weights": [weights for _, weights in sequences]})
+    return packed.tokens, packed.segments, packed.carried["weights"].astype(np.float32)
+
+
+def train(spec: ModelSpec, rows, config: TrainConfig, seed: int) -> tuple[Params, float]:
+    """The trained weights, and the loss of the last step."""
+    def loss(params, frozen, batch, key):
+        del frozen, key
+        hidden = forward(spec, params, batch["tokens"], segments=batch["segments"], remat="full").hidden[:, :-1]
+        follows = batch["segments"][:, 1:] == batch["segments"][:, :-1]  # never from one text to the next
+        weights = batch["weights"][:, 1:] * follows * (batch["segments"][:, 1:] > 0)
+        return cross_entropy(hidden, unembedding(spec, params), batch["tokens"][:, 1:], weights), {}
+
+    def batch(step: int) -> dict[str, np.ndarray]:
+        chosen = row_indices(seed, step, config.batch_size, len(rows[0]))
+        return dict(zip(("tokens", "segments", "weights"), (part[chosen] for part in rows), strict=True))
+
+    optimizer = make_optimizer(config, config.steps)
+    state = init_state(init(spec, jax.random.key(seed)), optimizer, seed)
+    done = fit(state, make_train_step(loss, optimizer), batch, config.steps, mesh=make_mesh())
+    if done.interrupted:
+        raise SystemExit("stopped")
+    return done.state.params, done.metrics["loss"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--texts", nargs="*", default=[])
+    parser.add_argument("--reading", nargs="+", required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--rate", type=float, default=3e-3)
+    for name, value in (("steps", 1000), ("width", 192), ("layers", 4), ("length", 512), ("vocabulary", 4096),
+                        ("batch", 8), ("seed", 0)):
+        parser.add_argument(f"--{name}", type=int, default=value)
+    options = parser.parse_args()
+    texts = [row["text"] for path in options.texts for row in read_rows(path, {"text": str}).rows]
+    documents = [document for path in options.reading for document in group(
+        read_rows(path, {"context": str, "question": str, "answers": list[str]}).rows)]
+    kept, seen = documents[::KEPT_BACK], [one for i, one in enumerate(documents) if i % KEPT_BACK]
+    tokenizer = train_tokenizer([*texts, *(one.text for one in seen),
+                                 *(pair.question for one in seen for pair in one.pairs)], options.vocabulary)
+    spec = ModelSpec("llama", tokenizer.get_vocab_size(), options.width, layers=options.layers,
+                     heads=options.width // 32, kv_heads=options.width // 32, head_dim=32,
+                     mlp_width=3 * options.width, max_positions=options.length, rope=Rope(10_000.0), bos_id=BOS,
+                     eos_ids=(EOS,))
+    rows = rows_of(tokenizer, texts, seen, options.length)
+    config = TrainConfig(lr=options.rate, steps=options.steps, batch_size=options.batch, weight_decay=0.01,
+                         warmup_steps=min(100, options.steps // 10))
+    params, loss = train(spec, rows, config, options.seed)
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer.save(f"{folder}/tokenizer.json")
+        (Path(folder) / "tokenizer_config.json").write_text(json.dumps(
+            {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>", "eos_token": "</s>",
+             "pad_token": "<pad>", "model_max_length": options.length}))
+        save_model(options.out, spec, params, tokenizer_source=folder)
+    with open(options.out / "heldout.jsonl", "w") as file:
+        for document in kept:
+            for pair in document.pairs:
+                file.write(json.dumps({"context": document.text, "question": pair.question,
+                                       "answers": list(pair.answers)}) + "\n")
+    model = load(str(options.out))
+    short = [one for one in kept if len(model.tokenizer.encode(one.text)) < options.length - 80][:100]
+    answers = ask(model, short, WORDING, SamplingConfig(temperature=0.0, max_tokens=16, stop=["\n"]), reading=True,
+                  dtype=np.dtype("float32"))
+    told = {"steps": options.steps, "seed": options.seed, "loss": loss,
+            "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)), "passages kept back": len(kept),
+            "token F1 with the passage": mean_f1([answer for own in answers for answer in own])}
+    (options.out / "training.json").write_text(json.dumps(told, indent=2) + "\n")
+    print(json.dumps(told, indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -4,10 +4,10 @@
         --out runs/text_model [--steps 1000] [--width 192] [--layers 4]
 
 Texts are rows {text}, passages {context, question, answers}. Every tenth passage is kept back from training, and
-`Question: ... Answer: ...`. What the model can do depends on its size and steps and says so: its loss and its token
-`Question: ... Answer: ...`. What the model can do depends on its size and steps and says so: its loss and its token F1
-on passages kept back are in OUT/training.json. The default is for CPU cores, and makes a model that writes in the
-manner of its texts and can hardly read; a GPU, `--width 768 --layers 12 --steps 100000` and more text are another
+written to OUT/heldout.jsonl for `jaxllm inject --data.path`. The wording is that of `jaxllm inject`: a passage, then
+lines `Question: ... Answer: ...`. What the model can do depends on its size and steps and says so: its loss and its
+token F1 on passages kept back are in OUT/training.json. The default is for CPU cores, and makes a model that writes in
+the manner of its texts and can hardly read; a GPU, `--width 768 --layers 12 --steps 100000` and more text are another
 matter.
 """
 

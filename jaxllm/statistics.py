@@ -47,7 +47,7 @@ def paired(ours: Sequence[float], theirs: Sequence[float], seed: int = 0) -> dic
 
     differences = np.subtract(ours, theirs)
     p = 1.0
-    if np.any(differences):
+    if np.any(differences) and differences.size > 1:  # of a single one both signs are as far from 0
         p = float(stats.permutation_test((differences,), np.mean, permutation_type="samples", n_resamples=9999,
                                          rng=np.random.default_rng(seed)).pvalue)
     return interval(differences, seed) | {"p": p}

@@ -31,11 +31,12 @@ def describe_adapters(found: dict[str, Any]) -> str:
     lines = [f"{found['model']}: {len(found['adapters'])} adapters; given as --adapter, their sum is applied", ""]
     for one in found["adapters"]:
         size = "no weights" if one["bytes"] is None else f"{one['bytes'] / 2**20:.2f} MiB"
-        lines.append(f"{Path(one['path']).name}  rank {one['rank']}, alpha {one['alpha']:g}, {size}, "
+        lines.append(f"{Path(one['path']).name}  rank {one['rank']}, alpha {one['alpha']}, {size}, "
                      f"on {one['base'] or 'an unnamed base'}")
         known = one["provenance"] or {}
-        lines += [f"      document {document['document']}: {document['begins']!r}"
-                  for document in known.get("documents", [])]
+        lines += [f"      document {document.get('document', '-')}: {document.get('begins', '')!r}"
+                  for document in known.get("documents", []) if isinstance(document, dict)]
         if known:
-            lines.append(f"      {known['setting']}, seed {known['seed']}, jaxllm {known['jaxllm']}")
+            lines.append("      " + ", ".join(f"{name} {known[name]}" for name in ("setting", "seed", "jaxllm")
+                                              if name in known))
     return "\n".join(lines)

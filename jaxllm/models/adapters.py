@@ -131,19 +131,19 @@ def unmerge(params: dict[str, Any], adapter: Adapter) -> dict[str, Any]:
     return merge(params, adapter, sign=-1.0)
 
 
-def combine(adapters: Sequence[Adapter], weights: Sequence[float] | None = None) -> Adapter:
+def combine(adapters: Sequence[Adapter]) -> Adapter:
     """One adapter for several: its change is the sum of theirs, its rank the sum of their ranks.
 
     Args:
-        adapters: of the same base model, layers stacked; they may adapt different layers.
-        weights: what each is multiplied by, 1 by default; -1 takes one out of a sum that has it.
+        adapters: one or more of the same base model, layers stacked; they may adapt different layers.
     """
-    weights = [1.0] * len(adapters) if weights is None else weights
+    if not adapters:
+        raise ValueError("the sum of no adapters")
     found: dict[tuple[str, str], list[tuple[jax.Array, jax.Array]]] = {}
-    for adapter, weight in zip(adapters, weights, strict=True):
+    for adapter in adapters:
         for module, places in adapter.params["layers"].items():
             for name, factors in places.items():
-                found.setdefault((module, name), []).append((factors["a"], factors["b"] * (weight * adapter.scale)))
+                found.setdefault((module, name), []).append((factors["a"], factors["b"] * adapter.scale))
     layers: dict[str, Any] = {}
     for (module, name), parts in found.items():
         downs, ups = zip(*parts, strict=True)

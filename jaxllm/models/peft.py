@@ -6,6 +6,7 @@ import collections
 import contextlib
 import json
 import re
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -107,13 +108,30 @@ def adapter_folders(path: str | Path) -> list[Path]:
     path = Path(path)
     if (path / "adapter_config.json").is_file():
         return [path]
-    return sorted(config.parent for config in path.glob("*/adapter_config.json"))
+    return sorted(config.parent for config in path.glob("*/adapter_config.json")
+                  if not config.parent.name.startswith("."))  # such a one is being written, or was when it was killed
 
 
 def load_adapters(path: str | Path, spec: ModelSpec) -> Adapter:
-    """Reads an adapter, or all adapters of a folder as one whose change is the sum of theirs; see `load_adapter`."""
-    found = [load_adapter(folder, spec) for folder in adapter_folders(path) or [Path(path)]]
-    return found[0] if len(found) == 1 else combine(found)
+    """Reads an adapter, or all adapters of a folder as one whose change is the sum of theirs; see `load_adapter`.
+
+    Raises:
+        UserError: also for several of which it is not known that they were made for the same model, such as the
+            checkpoints of one run of a trainer.
+    """
+    folders = adapter_folders(path) or [Path(path)]
+    if len(folders) == 1:
+        return load_adapter(folders[0], spec)
+    models = set()
+    for folder in folders:
+        if not (folder / PROVENANCE).is_file():
+            raise UserError(f"{folder.name} does not say where it comes from ({PROVENANCE}), and so not whether it is "
+                            "to be added to the others", path, "give the directory of one adapter")
+        models.add(read_json(folder / PROVENANCE).get("model_fingerprint"))
+    if len(models) > 1:
+        raise UserError("the adapters in it are of different models", path, "give the directory of one adapter")
+    print(f"jaxllm: the sum of {len(folders)} adapters in {path}", file=sys.stderr)
+    return combine([load_adapter(folder, spec) for folder in folders])
 
 
 def load_adapter(path: str | Path, spec: ModelSpec) -> Adapter:

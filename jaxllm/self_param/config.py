@@ -74,7 +74,7 @@ class LocalityConfig:
 @dataclass(frozen=True)
 class Config:
     """Writes documents into a model's weights (SELF-PARAM, 2410.00487): each into a fresh copy of the model, all into
-    one, or one after the other.
+    one, or one after the other. `jaxllm inject --out DIR --remove DOCUMENT` takes one of the last kind out again.
 
     Before, after, and with the document in the prompt, the model answers the questions of the data. It learns
     from other pairs (questions.source), by KL distillation from itself reading the document.
@@ -95,7 +95,7 @@ class Config:
         mixture: how the kinds of targets take turns.
         reader: which model reads the documents when several are written one after the other: latest, as in the paper,
             is the model as the injections before have made it; base the one that they began with, whose reading they
-            have not touched. base holds a second copy of the weights, and its step one more forward pass.
+            have not touched. The step of base has one more forward pass.
         divergence: what is minimised.
         train: steps and optimizer, of every injection: of a document, or in batch of all of them.
         lora: adapter that is trained and merged; null trains all weights.
@@ -153,6 +153,8 @@ class Config:
               "finetune_questions has no pairs where mixture.qa is 0", "give mixture.qa a share")
         check(self.setting != "single" or self.locality.path is None, "locality.path",
               "means nothing in the setting single", "set setting to batch or sequential")
+        check(self.questions.examples is None or (self.questions.source == "model" and self.mixture.qa > 0),
+              "questions.examples", "are for a model that asks itself", "set questions.source to model, or it to null")
         check(self.setting == "sequential" or self.reader == "latest", "reader",
               f"base and latest are the same in the setting {self.setting}", "leave it at latest")
         check(self.setting == "single" or self.lora is not None, "lora", "documents in one model are kept as adapters, "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -40,11 +41,23 @@ class Document:
         """What is read at once: the windows, or the whole."""
         return self.windows or (self.text,)
 
-    def nearest(self, words: str) -> int:
-        """Number of the passage that has most of some words; the first of several."""
-        wanted = set(normalise(words).split())
-        return max(range(len(self.passages)),
-                   key=lambda i: (len(wanted & set(normalise(self.passages[i]).split())), -i))
+    def nearest(self, question: str, answer: str = "") -> int:
+        """Number of the passage that has most of a question; with an answer, of those that hold it, if any do.
+
+        Letters are compared by threes, so that it works without spaces between words too; those that few passages have
+        count more. The first of several.
+        """
+        texts = [normalise(passage) for passage in self.passages]
+        holding = [i for i, text in enumerate(texts) if answer and normalise(answer) in text] or [*range(len(texts))]
+        parts = [_threes(text) for text in texts]
+        rarity = {part: math.log(1 + len(parts) / count) for part in _threes(normalise(question))
+                  if (count := sum(part in found for found in parts))}
+        return max(holding, key=lambda i: (sum(rarity[part] for part in rarity if part in parts[i]), -i))
+
+
+def _threes(text: str) -> set[str]:
+    padded = f" {text} "
+    return {padded[i:i + 3] for i in range(len(padded) - 2)}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxllm.errors import UserError
-from jaxllm.models import init_adapter, load_spec, native
-from jaxllm.models.adapters import adapter_axes
+from jaxllm.models import ModelSpec, Params, init_adapter, load_spec, native
+from jaxllm.models.adapters import adapter_axes, linear_shapes
 from jaxllm.models.mesh import batch_sharding, model_shardings
+from jaxllm.ops import Quantised
 from jaxllm.self_param.config import Config
 from jaxllm.self_param.injection import make_recipe
 from jaxllm.self_param.study import OBJECTIVES, two_teachers
@@ -43,8 +46,10 @@ def dry_run(config: Config, mesh: jax.sharding.Mesh) -> str:
     with jax.set_mesh(mesh):
         compiled = recipe.step.lower(state, (weights, weights) if teachers and k is None else weights, batch).compile()
     size = lambda tree: sum(_bytes(x) for x in jax.tree.leaves(tree))
-    parts = {"weights" + (", twice" if teachers else ""): size(weights) * (2 if teachers else 1),
-             "adapter" if config.lora else "trained weights": size(state.params),
+    parts = {"weights": size(weights)}
+    if config.setting == "sequential":  # beside the first model's, which are compared with
+        parts["those written into"] = _adapted(spec, config, weights)
+    parts |= {"adapter" if config.lora else "trained weights": size(state.params),
              "optimizer": size(state.opt_state), "temporary, of a step": compiled.memory_analysis().temp_size_in_bytes}
     total = sum(parts.values())
     count = lambda tree: sum(x.size for x in jax.tree.leaves(tree))
@@ -59,12 +64,23 @@ def dry_run(config: Config, mesh: jax.sharding.Mesh) -> str:
     return "\n".join(lines)
 
 
+def _adapted(spec: ModelSpec, config: Config, weights: Params) -> int:
+    """Bytes on one device of the matrices that adapters are merged into, in full."""
+    size = 0
+    for (module, name), shape in linear_shapes(spec).items():
+        if name in config.lora.targets:
+            kernel = weights["layers"][module][name]["kernel"]
+            codes = kernel.codes if isinstance(kernel, Quantised) else kernel
+            share = math.prod(codes.sharding.shard_shape(codes.shape)) / math.prod(codes.shape)
+            size += int(spec.layers * math.prod(shape) * share * config.device.param_dtype.itemsize)
+    return size
+
+
 def _bytes(x: jax.ShapeDtypeStruct) -> int:
     """Of an array's part on one device."""
     if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
         return 0
-    shape = x.sharding.shard_shape(x.shape)
-    return int(jnp.dtype(x.dtype).itemsize * jnp.prod(jnp.array(shape, float)))
+    return int(jnp.dtype(x.dtype).itemsize * math.prod(x.sharding.shard_shape(x.shape)))
 
 
 def _lengths(config: Config, window: int) -> tuple[int, int]:

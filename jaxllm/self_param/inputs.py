@@ -21,7 +21,7 @@ from jaxllm.self_param.questions import QuestionAnswer, QuestionSource, collect,
 from jaxllm.self_param.streams import purpose_seed
 from jaxllm.self_param.windows import cut
 from jaxllm.text.model import Model
-from jaxllm.text.rows import Rejected, RowSet, as_text, read_rows
+from jaxllm.text.rows import Rejected, RowSet, as_text, check_share, read_rows
 
 ROW = {"context": str, "question": str, "answers": list[str]}
 
@@ -47,6 +47,7 @@ def with_other_words(config: Config, others: dict[str, RowSet], documents: Seque
     lines = {id(row): line for row, line in zip(found.rows, found.lines, strict=True)}
     strange = [Rejected(config.paraphrases, lines[id(row)], "its context is no document of the data", as_text(row))
                for row in good if row["context"] not in texts]
+    check_share(len(good) - len(strange), [*found.rejected, *bad, *strange], config.data.limit_bad)
     pairs = {one.text: one.pairs for one in group(good)}
     return ([dataclasses.replace(document, reworded=pairs.get(document.text, ())) for document in documents],
             [*rejected, *bad, *strange])
@@ -58,6 +59,7 @@ def worked_examples(config: Config, others: dict[str, RowSet], rejected: Sequenc
     if "worked examples" not in others:
         return "", list(rejected)
     good, bad = sort_out(others["worked examples"], config.questions.examples)
+    check_share(len(good), bad, config.data.limit_bad)
     tell = lambda pair: config.format.tell(pair.question, pair.answers[0])
     return ("".join(config.format.read(one.text) + "".join(map(tell, one.pairs)) for one in group(good)),
             [*rejected, *bad])
@@ -67,56 +69,71 @@ def worked_examples(config: Config, others: dict[str, RowSet], rejected: Sequenc
 LEAST = 8
 
 
-def windowed(config: Config, model: Model, documents: Sequence[Document], examples: str = "") -> list[Document]:
+def windowed(config: Config, model: Model, documents: Sequence[Document], examples: str = "",
+             near: Sequence[str] = ()) -> list[Document]:
     """Documents with windows where the whole does not fit the model's context window with what is read behind it.
 
     Args:
         examples: what the model reads before a document when it asks itself.
+        near: questions that retrieval may put behind any document.
 
     Raises:
         UserError: what is read behind a document leaves no room for it; naming the document and the key.
     """
     length, window = lambda text: len(model.tokenizer.encode(text)), model.spec.max_positions
+    read = lambda text: length(config.format.read(text))
     if len(model.prefix) + config.unrelated.tokens > window:
         raise UserError(f"must leave room in the context window of {window}, got {config.unrelated.tokens}",
                         "unrelated.tokens")
     asks = [max(length(config.format.ask(pair.question)) for pair in (*document.pairs, *document.reworded))
             for document in documents]
+    anything = max([*asks, *(length(config.format.ask(question)) for question in near)])
     found = []
     for number, document in enumerate(documents, 1):
-        needs = {
-            "its longest question and sampling.max_tokens of answer": asks[number - 1] + config.sampling.max_tokens,
-            "its longest question and reference answer":
-                max(length(config.format.tell(pair.question, pair.answers[0])) for pair in document.pairs)}
-        if "retrieval" in config.compare:
-            needs["the longest question of all and sampling.max_tokens, as retrieval may have it"] = (
-                max(asks) + config.sampling.max_tokens)
-        if config.questions.source == "model" and config.mixture.qa:
-            needs["questions.max_tokens of a question, with questions.examples"] = (
-                config.questions.max_tokens + length(config.format.question_start.rstrip()) + length(examples))
-        if config.mixture.unrelated and config.unrelated.with_document:
-            needs["unrelated.tokens of other text"] = config.unrelated.tokens
-        what, most = max(needs.items(), key=lambda need: need[1])
+        what, most = max(_behind(config, length, document, asks[number - 1], anything, examples).items(),
+                         key=lambda need: need[1])
         room = window - len(model.prefix) - most
         limit = room if config.windows.tokens is None else min(room, config.windows.tokens)
-        read = lambda text: length(config.format.read(text))
         if read(document.text) <= limit:
             found.append(document)
             continue
-        if limit - read("") < LEAST:
+        if room - read("") < LEAST:
             raise UserError(f"document {number} has {read(document.text)} tokens, and {what} leaves room for {room} in "
                             f"the context window of {window}", config.data.path, "use a model with a longer window")
-        parts = cut(document.text, limit, read("") + int((limit - read("")) * config.windows.overlap), read)
-        found.append(dataclasses.replace(document, windows=tuple(parts)))
+        if limit - read("") < LEAST:
+            raise UserError(f"leaves {limit - read('')} tokens of document {number} to a window, {LEAST} are the least",
+                            "windows.tokens", f"give {LEAST + read('')} or more, or null")
+        overlap = read("") + int((limit - read("")) * config.windows.overlap)
+        found.append(dataclasses.replace(document, windows=tuple(cut(document.text, limit, overlap, read))))
     return found
+
+
+def _behind(config: Config, length: Callable[[str], int], document: Document, asked: int, anything: int,
+            examples: str) -> dict[str, int]:
+    """Tokens that must find room beside a document, by what they are."""
+    wording, end = config.format, int(config.questions.end)
+    needs = {"its longest question and sampling.max_tokens of answer": asked + config.sampling.max_tokens,
+             "its longest question and reference answer":
+                 max(length(wording.tell(pair.question, pair.answers[0])) for pair in document.pairs) + end}
+    if "retrieval" in config.compare:
+        needs["the longest question of all and sampling.max_tokens, as retrieval may have it"] = (
+            anything + config.sampling.max_tokens)
+    if config.questions.source == "model" and config.mixture.qa:
+        needs["questions.max_tokens of a question and sampling.max_tokens of its answer, with questions.examples"] = (
+            length(examples) + length(wording.tell("", "")) + config.questions.max_tokens
+            + config.sampling.max_tokens + end)
+    if config.mixture.unrelated and config.unrelated.with_document:
+        needs["unrelated.tokens of other text"] = config.unrelated.tokens
+    return needs
 
 
 def fits(config: Config, model: Model, documents: Sequence[Document]) -> Callable[[str, str, str], bool]:
     """Whether a context, or every window of it, and a question with its answer can be read together."""
     length = lambda text: len(model.tokenizer.encode(text))
     passages = {document.text: document.passages for document in documents}
+    end = int(config.questions.end)
     return lambda context, question, answer: all(model.spec.max_positions >= len(model.prefix) + length(
-        config.format.read(passage)) + length(config.format.tell(question, answer))
+        config.format.read(passage)) + length(config.format.tell(question, answer)) + end
         for passage in passages.get(context, [context]))
 
 
@@ -132,8 +149,9 @@ def training_pairs(config: Config, job: Job, model: Model, documents: Sequence[D
     else:
         pairs = _made_pairs(config, model, documents, owners, source, examples)
         write_jsonl(job.directory / "pairs.jsonl",
-                    ({"document": number, "pairs": [{"question": q, "answer": a} for q, a in own]}
-                     for number, own in zip(owners, pairs, strict=True)))
+                    ({"document": number, "window": i - owners.index(number),
+                      "pairs": [{"question": q, "answer": a} for q, a in own]}
+                     for i, (number, own) in enumerate(zip(owners, pairs, strict=True))))
     by_document: list[list[list[QuestionAnswer]]] = [[] for _ in documents]
     for number, own in zip(owners, pairs, strict=True):
         by_document[number].append(own)
@@ -160,12 +178,12 @@ def _made_pairs(config: Config, model: Model, documents: Sequence[Document], own
                            texts, config.questions, owners)
 
     def dealt(_: Sequence[str]) -> list[list[QuestionAnswer]]:
-        """A pair of a document goes to that passage of it which has most of its words."""
+        """A pair of a document goes to the passage that is nearest to its question, of those with the answer."""
         found: list[list[QuestionAnswer]] = []
         for document, pairs in zip(documents, source([document.text for document in documents]), strict=True):
             own: list[list[QuestionAnswer]] = [[] for _ in document.passages]
             for pair in pairs:
-                own[document.nearest(" ".join(pair))].append(pair)
+                own[document.nearest(*pair)].append(pair)
             found += own
         return found
 

@@ -61,7 +61,8 @@ def _run(config: Config, job: Job, found: RowSet, others: dict[str, RowSet]) -> 
         raise UserError("the model scores texts and does not write them", config.model, "use a language model")
     everything, rejected = with_other_words(config, others, everything, rejected)
     examples, rejected = worked_examples(config, others, rejected)
-    documents = windowed(config, model, everything[:config.documents], examples)
+    near = [] if config.setting == "single" else near_questions(config, everything[config.documents:], others)
+    documents = windowed(config, model, everything[:config.documents], examples, near)
     source = None
     if "questions" in others:
         source, useless = file_source(others["questions"], config.questions.source,
@@ -80,7 +81,6 @@ def _run(config: Config, job: Job, found: RowSet, others: dict[str, RowSet]) -> 
         records = single.inject_each(config, job, study)
         rows, summary = [row for record in records for row in record["rows"]], single.summarise(config, study, records)
     else:
-        near = near_questions(config, everything[len(documents):], others)
         records = chain.inject_in_turn(config, job, study, near)
         rows, summary = chain.rows(documents, records), chain.summarise(config, study, records)
     write_jsonl(job.directory / "rows.jsonl", rows)

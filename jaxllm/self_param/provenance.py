@@ -5,10 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import jaxllm
-from jaxllm.models.tensors import fingerprint, model_directory
+from jaxllm.errors import UserError
+from jaxllm.models.peft import PROVENANCE
+from jaxllm.models.tensors import fingerprint, model_directory, read_json
 from jaxllm.self_param.config import Config
 from jaxllm.self_param.documents import Document
 from jaxllm.self_param.streams import Streams
@@ -20,6 +23,20 @@ BEGINNING = 80
 def digest(text: str) -> str:
     """SHA-256 of a text, in hex digits."""
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """The provenance of an adapter that wrote one document.
+
+    Raises:
+        UserError: there is none, or another.
+    """
+    found = read_json(folder / PROVENANCE)
+    documents = found.get("documents")
+    if not (isinstance(documents, list) and len(documents) == 1 and isinstance(documents[0], dict)
+            and isinstance(documents[0].get("document"), int) and isinstance(documents[0].get("sha256"), str)):
+        raise UserError("does not tell of one document", folder / PROVENANCE, "take this adapter out of the folder")
+    return found
 
 
 def provenance(config: Config, documents: Sequence[Document], streams: Sequence[Sequence[Streams]],

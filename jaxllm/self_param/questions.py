@@ -115,48 +115,30 @@ def model_source(model: Model, wording: FormatConfig, config: QuestionConfig, an
         examples: what stands before every document.
         on_sample: called with the number of questions finished.
     """
+    prefix, encode, window = model.prefix, model.tokenizer.encode, model.spec.max_positions
+    ends = [text for text in (wording.answer_start.strip(), wording.end or "\n") if text]
+    asking = SamplingConfig(temperature=config.temperature, max_tokens=config.max_tokens,
+                            n=config.per_document, stop=list(dict.fromkeys(ends)))
+    answering = SamplingConfig(temperature=0.0, max_tokens=answer_tokens, stop=[wording.end or "\n"])
+
     def source(texts: Sequence[str]) -> list[list[QuestionAnswer]]:
-        encode = model.tokenizer.encode
-        read = [[*model.prefix, *encode(examples), *encode(wording.read(text))] for text in texts]
-        return ask_itself(model, read, wording, config.per_document, config.temperature,
-                          (config.max_tokens, answer_tokens), seed, batch_size=batch_size, dtype=dtype,
-                          on_sample=on_sample)
+        read = [[*prefix, *encode(examples), *encode(wording.read(text))] for text in texts]
+        start = encode(wording.question_start.rstrip())
+        made = itertools.count(1)
+        tell = None if on_sample is None else lambda _, samples: [on_sample(next(made)) for _ in samples]
+        asked = generate(model, [[*ids, *start] for ids in read], asking, seed=seed, batch_size=batch_size,
+                         dtype=dtype, on_prompt=tell)
+        # A question that leaves no room for its answer and the end of it is no question.
+        room = lambda ids, question: len(ids) + len(encode(wording.tell(question, ""))) + answer_tokens < window
+        questions = [[question for question, _ in distinct([(c.text, "?") for c in samples], len(samples))
+                      if room(ids, question)] for ids, samples in zip(read, asked, strict=True)]
+        prompts = [[*ids, *encode(wording.ask(question))] for ids, own in zip(read, questions, strict=True)
+                   for question in own]
+        answers = iter(generate(model, prompts, answering, seed=seed, batch_size=batch_size, dtype=dtype)
+                       if prompts else ())
+        return [[(question, next(answers)[0].text) for question in own] for own in questions]
 
     return source
-
-
-def ask_itself(model: Model, read: Sequence[Sequence[int]], wording: FormatConfig, count: int, temperature: float,
-               tokens: tuple[int, int], seed: int, *, batch_size: int, dtype: jnp.dtype,
-               on_sample: Callable[[int], None] | None = None) -> list[list[QuestionAnswer]]:
-    """What a model asks after it has read something, and what it answers then.
-
-    Args:
-        model: who asks, and answers with temperature 0.
-        read: ids, the prefix among them.
-        wording: of questions and answers.
-        count: questions sampled after each; doubled ones count once.
-        temperature: of the questions.
-        tokens: of the longest question and of the longest answer.
-        seed: of the questions.
-        batch_size, dtype, on_sample: see `model_source`.
-    """
-    encode, window = model.tokenizer.encode, model.spec.max_positions
-    ends = [text for text in (wording.answer_start.strip(), wording.end or "\n") if text]
-    asking = SamplingConfig(temperature=temperature, max_tokens=tokens[0], n=count, stop=list(dict.fromkeys(ends)))
-    answering = SamplingConfig(temperature=0.0, max_tokens=tokens[1], stop=[wording.end or "\n"])
-    start, made = encode(wording.question_start.rstrip()), itertools.count(1)
-    tell = None if on_sample is None else lambda _, samples: [on_sample(next(made)) for _ in samples]
-    asked = generate(model, [[*ids, *start] for ids in read], asking, seed=seed, batch_size=batch_size, dtype=dtype,
-                     on_prompt=tell)
-    # A question that leaves no room for its answer is no question.
-    room = lambda ids, question: len(ids) + len(encode(wording.tell(question, ""))) + tokens[1] <= window
-    questions = [[question for question, _ in distinct([(c.text, "?") for c in samples], len(samples))
-                  if room(ids, question)] for ids, samples in zip(read, asked, strict=True)]
-    prompts = [[*ids, *encode(wording.ask(question))] for ids, own in zip(read, questions, strict=True)
-               for question in own]
-    answers = iter(generate(model, prompts, answering, seed=seed, batch_size=batch_size, dtype=dtype)
-                   if prompts else ())
-    return [[(question, next(answers)[0].text) for question in own] for own in questions]
 
 
 def usable(text: str, answer: str, config: QuestionConfig) -> bool:

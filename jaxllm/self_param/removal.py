@@ -17,14 +17,13 @@ from jaxllm.errors import UserError
 from jaxllm.files import plain, write_atomic
 from jaxllm.job import open_job
 from jaxllm.models import merge
-from jaxllm.models.network import Params
-from jaxllm.models.peft import PROVENANCE, adapter_folders, load_adapters
-from jaxllm.models.tensors import fingerprint, model_directory, read_json
-from jaxllm.self_param import job
+from jaxllm.models.mesh import model_shardings
+from jaxllm.models.peft import adapter_folders, load_adapter
+from jaxllm.models.tensors import fingerprint, model_directory
+from jaxllm.self_param import job, provenance
 from jaxllm.self_param.documents import Document, group, sort_out
 from jaxllm.self_param.evaluation import ask, mean_f1
 from jaxllm.self_param.inputs import ROW
-from jaxllm.self_param.provenance import digest
 from jaxllm.text.model import Model, load
 from jaxllm.text.rows import read_rows
 
@@ -34,7 +33,10 @@ class Config:
     """Takes a document out of a model that documents were written into one after the other.
 
     The model of such a run is the base model plus the sum of the run's adapters. That of the document moves from
-    adapters/ to removed/; moved back by hand it is in again. All questions of the run are asked before and after.
+    adapters/ to removed/; moved back it is in again. All questions of the run are asked before and after.
+
+    What later adapters learned of the document stays: with mixture.recall or replay they rehearsed it, and pairs.jsonl
+    and recall.jsonl hold questions about it. result.json and report.html go on describing the run as it was.
 
     Args:
         out: directory of the finished run.
@@ -55,44 +57,41 @@ def run(config: Config) -> Path:
         raise UserError("only of documents written one after the other can one be taken out: those of the setting "
                         "single have a model each, those of batch share an adapter", home)
     with open_job(home, earlier):
-        folder = find(home / "adapters", config.remove)
-        number = read_json(folder / PROVENANCE)["documents"][0]["document"]
-        if fingerprint(model_directory(earlier.model)) != read_json(folder / PROVENANCE)["model_fingerprint"]:
-            raise UserError("the model changed since the run", earlier.model, "put the old one back")
-        documents = _documents(earlier, home)
-        model = load(earlier.model, earlier.device.param_dtype, None, earlier.device.quantise)
-        left = [one for one in adapter_folders(home / "adapters") if one != folder]
-        scores = {name: _scores(earlier, _with(model, folders), documents)
-                  for name, folders in (("base", []), ("with", [*left, folder]), ("without", left))}
-        others = [i for i in _numbers(left) if i != number]
-        mean = lambda values, which: float(np.mean([values[i] for i in which])) if which else None
-        told = {"removed": number, "left": others, "f1": scores,
-                "f1_removed": {name: values[number] for name, values in scores.items()},
-                "f1_left": {name: mean(values, others) for name, values in scores.items()}}
+        numbers = {folder: provenance.read(folder)["documents"][0]["document"]
+                   for folder in adapter_folders(home / "adapters")}
+        documents = _documents(earlier, list(numbers))
+        folder = find(numbers, documents, config.remove)
         aside = home / "removed" / folder.name
+        if aside.exists():
+            raise UserError("was taken out before, and stands there still", aside, "remove or rename that directory")
+        told = _measured(earlier, documents, numbers, folder)
         aside.parent.mkdir(exist_ok=True)
         path = aside.with_suffix(".json")
         write_atomic(path, json.dumps(plain(told), indent=2) + "\n")
         os.rename(folder, aside)
-    print(describe(told, documents[number]))
+    print(describe(told, documents[told["removed"]]))
     return path
 
 
-def find(adapters: Path, document: str) -> Path:
+def find(numbers: dict[Path, int], documents: Sequence[Document], wanted: str) -> Path:
     """The adapter that wrote a document.
 
+    Args:
+        numbers: of the documents in the model, by their adapters.
+        documents: all of the run.
+        wanted: a number, or how a text begins.
+
     Raises:
-        UserError: none did, or several.
+        UserError: no document is meant, or several are.
     """
-    known = {folder: read_json(folder / PROVENANCE)["documents"] for folder in adapter_folders(adapters)
-             if (folder / PROVENANCE).is_file()}
-    by_number = [folder for folder, (one,) in known.items() if document == str(one["document"])]
-    by_text = [folder for folder, (one,) in known.items() if document and one["begins"].startswith(document)]
+    by_number = [folder for folder, number in numbers.items() if wanted == str(number)]
+    by_text = [folder for folder, number in numbers.items() if wanted and documents[number].text.startswith(wanted)]
     found = by_number or by_text
     if len(found) != 1:
-        listed = "\n".join(f"  {one['document']}: {one['begins']}" for (one,) in known.values())
-        raise UserError(f"{len(found) or 'no'} documents in the model are meant by {document!r}; it has\n{listed}",
-                        "remove", "give a number of this list, or more of the text's beginning")
+        listed = "".join(f"\n  {number}: {documents[number].text[:provenance.BEGINNING]}"
+                         for number in numbers.values())
+        raise UserError(f"{len(found) or 'no'} documents in the model are meant by {wanted!r}; it has{listed}",
+                        "remove", "give a number of this list")
     return found[0]
 
 
@@ -105,31 +104,47 @@ def describe(told: dict[str, Any], document: Document) -> str:
                       line(f"about the {len(told['left'])} left", told["f1_left"])])
 
 
-def _documents(config: job.Config, home: Path) -> Sequence[Document]:
+def _documents(config: job.Config, folders: Sequence[Path]) -> Sequence[Document]:
     """The run's documents, read again.
 
     Raises:
-        UserError: the data are not those of the run.
+        UserError: data or model are not those of the run.
     """
     found = read_rows(config.data.path, ROW, None, config.data.limit_bad, None, config.data.limit)
     documents = group(sort_out(found, config.data.path)[0])[:config.documents]
-    texts = {number: digest(document.text) for number, document in enumerate(documents)}
-    for folder in adapter_folders(home / "adapters"):
-        for one in read_json(folder / PROVENANCE)["documents"]:
-            if texts.get(one["document"]) != one["sha256"]:
-                raise UserError(f"document {one['document']} is not the one that was written", config.data.path,
-                                "put the old data back")
+    model = fingerprint(model_directory(config.model))
+    for folder in folders:
+        known = provenance.read(folder)
+        if known.get("model_fingerprint") != model:
+            raise UserError("the model changed since the run", config.model, "put the old one back")
+        number, wanted = known["documents"][0]["document"], known["documents"][0]["sha256"]
+        if number >= len(documents) or provenance.digest(documents[number].text) != wanted:
+            raise UserError(f"document {number} is not the one that was written", config.data.path,
+                            "put the old data back")
     return documents
 
 
-def _numbers(folders: Sequence[Path]) -> list[int]:
-    return [one["document"] for folder in folders for one in read_json(folder / PROVENANCE)["documents"]]
+def _measured(config: job.Config, documents: Sequence[Document], numbers: dict[Path, int], folder: Path
+              ) -> dict[str, Any]:
+    """F1 of the base model, of all adapters, and of all but one."""
+    mesh = job.open_mesh(config)
+    model = load(config.model, config.device.param_dtype, lambda spec: model_shardings(spec, mesh),
+                 config.device.quantise)
+    rest = [one for one in numbers if one != folder]
+    scores = {name: _scores(config, _with(model, folders), documents)
+              for name, folders in (("base", []), ("with", list(numbers)), ("without", rest))}
+    left = [numbers[one] for one in rest]
+    mean = lambda values: float(np.mean([values[i] for i in left])) if left else None
+    return {"removed": numbers[folder], "left": left, "f1": scores,
+            "f1_removed": {name: values[numbers[folder]] for name, values in scores.items()},
+            "f1_left": {name: mean(values) for name, values in scores.items()}}
 
 
 def _with(model: Model, folders: Sequence[Path]) -> Model:
-    params: Params = model.params
+    """The model with adapters merged in the order in which the run did."""
+    params = model.params
     for folder in folders:
-        params = merge(params, load_adapters(folder, model.spec))
+        params = merge(params, load_adapter(folder, model.spec))
     return dataclasses.replace(model, params=params)
 
 

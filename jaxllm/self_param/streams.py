@@ -58,9 +58,11 @@ class TargetSource(Protocol):
 
     Attributes:
         seed: of all that is drawn.
+        kinds: targets of a whole turn, in which every kind has its share.
     """
 
     seed: int
+    kinds: int
 
     def target(self, number: int) -> Target:
         """Target `number` of the run."""
@@ -92,6 +94,10 @@ class Streams:
     turns: tuple[str, ...]
     seed: int
     recall: tuple[tuple[int, ...], ...] = ()
+
+    @property
+    def kinds(self) -> int:
+        return len(self.turns)
 
     def target(self, number: int) -> Target:
         """Target `number` of the run: a function of the number and the seed alone, so a run can resume anywhere."""
@@ -165,7 +171,7 @@ def make_streams(model: Model, text: str, pairs: Sequence[QuestionAnswer], unrel
 
 @dataclasses.dataclass(frozen=True)
 class Together:
-    """Several documents that take turns, in a new order every round; each turn is a whole turn of its streams.
+    """Several documents, or windows of them, that take turns, in a new order every round; turns are equally long.
 
     Attributes:
         documents: their streams.
@@ -175,12 +181,16 @@ class Together:
     documents: tuple[Streams, ...]
     seed: int
 
+    @property
+    def kinds(self) -> int:
+        return max(document.kinds for document in self.documents)
+
     def target(self, number: int) -> Target:
         """See `TargetSource.target`."""
-        turn, place = divmod(number, max(len(document.turns) for document in self.documents))
+        turn, place = divmod(number, self.kinds)
         document = self.documents[row_indices(self.seed, turn, 1, len(self.documents))[0]]
-        kinds = len(document.turns)  # fewer where a document is too short for one
-        return document.target(turn // len(self.documents) * kinds + place % kinds)
+        # One that lacks a kind goes on with its next turn: nothing comes twice.
+        return document.target(turn // len(self.documents) * self.kinds + place)
 
     def longest(self) -> list[Target]:
         """See `TargetSource.longest`."""
@@ -196,18 +206,21 @@ class Rehearsal:
         earlier: of the earlier ones.
     """
 
-    new: Streams
+    new: TargetSource
     earlier: Together
 
     @property
     def seed(self) -> int:
         return self.new.seed
 
+    @property
+    def kinds(self) -> int:
+        return self.new.kinds
+
     def target(self, number: int) -> Target:
         """See `TargetSource.target`."""
-        kinds = len(self.new.turns)
-        turn, place = divmod(number, kinds)
-        return (self.earlier if turn % 2 else self.new).target(turn // 2 * kinds + place)
+        turn, place = divmod(number, self.kinds)
+        return (self.earlier if turn % 2 else self.new).target(turn // 2 * self.kinds + place)
 
     def longest(self) -> list[Target]:
         """See `TargetSource.longest`."""

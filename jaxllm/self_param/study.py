@@ -19,7 +19,7 @@ from jaxllm.self_param.documents import Document
 from jaxllm.self_param.evaluation import batches, plain_targets
 from jaxllm.self_param.injection import Injection, Recipe, inject, make_recipe
 from jaxllm.self_param.inputs import training_pairs, unrelated_ids
-from jaxllm.self_param.memory import as_texts, longest, recalled
+from jaxllm.self_param.memory import recall_tokens, recalled
 from jaxllm.self_param.questions import QuestionAnswer, QuestionSource
 from jaxllm.self_param.streams import Streams, TargetSource, document_alone, make_streams, purpose_seed
 from jaxllm.self_param.targets import build_target, common_lengths
@@ -74,8 +74,7 @@ def prepare(config: Config, job: Job, model: Model, mesh: jax.sharding.Mesh, doc
     """
     training, drifting = unrelated_ids(config, model, texts)
     pairs = training_pairs(config, job, model, documents, source, examples)
-    known = (as_texts(config, model, recalled(config, model, purpose_seed(config.seed, "recall", 0)))
-             if config.mixture.recall else ())
+    known = recalled(config, model, purpose_seed(config.seed, "recall", 0)) if config.mixture.recall else ()
 
     def passage(arm: str, text: str, found: Sequence[QuestionAnswer], seed: int) -> Streams:
         if arm == "finetune_context":
@@ -88,8 +87,8 @@ def prepare(config: Config, job: Job, model: Model, mesh: jax.sharding.Mesh, doc
     def of(arm: str, number: int) -> tuple[Streams, ...]:
         """The streams of a document's passages; a window that nothing can be learned from is passed over."""
         texts = documents[number].passages
-        useful = lambda found: (len(texts) == 1 or bool(found) or arm == "finetune_context" or
-                                (config.mixture.continuation and arm != "finetune_questions"))
+        pairs_only = arm == "finetune_questions" or (config.mixture.qa and not config.mixture.continuation)
+        useful = lambda found: found or len(texts) == 1 or arm == "finetune_context" or not pairs_only
         return tuple(passage(arm, text, found, purpose_seed(config.seed, "document", number, *([part] if part else [])))
                      for part, (text, found) in enumerate(zip(texts, pairs[number], strict=True)) if useful(found))
 
@@ -106,7 +105,8 @@ def _lengths(config: Config, model: Model, streams: Sequence[Streams]) -> tuple[
     """Lengths of batches that hold all targets, those too that a model will yet make of what it knows."""
     targets = [target for one in streams for target in one.longest()]
     if any("recall" in one.turns for one in streams):
-        targets.append(build_target(model.prefix, (), [0] * longest(config, model), "recall"))
+        start = len(model.tokenizer.encode(config.format.question_start.rstrip()))
+        targets.append(build_target(model.prefix, (), [0] * (start + recall_tokens(config)), "recall"))
     return common_lengths(targets, model.spec.max_positions)
 
 

@@ -1,5 +1,7 @@
 """Low-rank adapters."""
 
+import shutil
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -96,7 +98,7 @@ def test_saved_adapters_come_back(network, tmp_path, targets):
 
 
 def test_adapters_are_summed_and_taken_out(network, tmp_path):
-    """One adapter for two of other ranks, scales and targets; with weight -1 one of them is gone again."""
+    """One adapter for two of other ranks, scales and targets; one of them can be taken out again."""
     spec, params = network
     one, two = adapter_of(spec), adapter_of(spec, rank=2, targets=("q", "down"))
     two = Adapter(jax.tree.map(lambda x: 2 * x, two.params), 0.5)
@@ -107,15 +109,24 @@ def test_adapters_are_summed_and_taken_out(network, tmp_path):
             assert_allclose(change(both, module, name), change(one, module, name) + of_two, rtol=1e-6, atol=1e-7)
     in_turn, at_once = merge(merge(params, one), two), merge(params, both)
     jax.tree.map(lambda x, y: assert_allclose(x, y, atol=1e-6), in_turn, at_once)
-    assert_allclose(change(combine([both, two], [1.0, -1.0]), "attn", "q"), change(one, "attn", "q"), atol=1e-5)
+    jax.tree.map(lambda x, y: assert_allclose(x, y, atol=1e-6), unmerge(at_once, two), merge(params, one))
+    with pytest.raises(ValueError, match="no adapters"):
+        combine([])
 
-    save_adapter(tmp_path / "0001", spec, two, "base", {"documents": []})
-    save_adapter(tmp_path / "0000", spec, one)
+    save_adapter(tmp_path / "0001", spec, two, "base", {"model_fingerprint": "x"})
+    save_adapter(tmp_path / "0000", spec, one, "base", {"model_fingerprint": "x"})
+    shutil.copytree(tmp_path / "0000", tmp_path / ".0002.half-written")
     assert [folder.name for folder in adapter_folders(tmp_path)] == ["0000", "0001"]
     assert adapter_folders(tmp_path / "0001") == [tmp_path / "0001"] and not adapter_folders(tmp_path / "nowhere")
     jax.tree.map(lambda x, y: assert_allclose(x, y, atol=1e-6), merge(params, load_adapters(tmp_path, spec)), at_once)
     with pytest.raises(UserError, match="missing"):
         load_adapters(tmp_path / "nowhere", spec)
+    (tmp_path / "0001" / "provenance.json").write_text('{"model_fingerprint": "y"}')
+    with pytest.raises(UserError, match="different models"):
+        load_adapters(tmp_path, spec)
+    (tmp_path / "0001" / "provenance.json").unlink()
+    with pytest.raises(UserError, match="0001 does not say where it comes from"):
+        load_adapters(tmp_path, spec)
 
 
 def test_bad_adapters(llama, gpt2, tmp_path):

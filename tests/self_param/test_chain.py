@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import types
 from pathlib import Path
 
@@ -12,15 +13,17 @@ from jaxllm.cli import main
 from jaxllm.config import DataConfig
 from jaxllm.errors import UserError
 from jaxllm.files import JsonlWriter, read_jsonl
-from jaxllm.self_param import chain, questions, retention
-from jaxllm.self_param.config import Config, RecallConfig
+from jaxllm.self_param import chain, questions, retention, study
+from jaxllm.self_param.config import Config, RecallConfig, UnrelatedConfig
 from jaxllm.self_param.documents import Document, Pair
 from jaxllm.self_param.inputs import windowed
-from jaxllm.self_param.memory import Memory, as_texts, longest, recalled
+from jaxllm.self_param.memory import Memory, recall_tokens, recalled
 from jaxllm.self_param.retrieval import Retriever
+from jaxllm.self_param.streams import MixtureConfig, together
 from jaxllm.self_param.windows import WindowConfig, cut
 from jaxllm.text.model import load
 from jaxllm.text.rows import read_rows
+from jaxllm.train import make_mesh
 
 QUICK = ["inject", "--data.path", "asset:tiny/documents.jsonl", "--unrelated.path", "asset:tiny/unrelated.jsonl",
          "--questions.per_document", "4", "--questions.max_tokens", "24", "--unrelated.train", "8",
@@ -31,7 +34,8 @@ QUICK = ["inject", "--data.path", "asset:tiny/documents.jsonl", "--unrelated.pat
 def test_one_after_the_other_and_stopped_in_between(tmp_path, monkeypatch, capsys):
     """Stopped right after an injection was noted down, and once more right before: the same numbers to the last."""
     command = [*QUICK, "--documents", "3", "--setting", "sequential", "--compare", "[replay, retrieval]",
-               "--finetune", "false", "--mixture.recall", "1", "--recall.texts", "8", "--reader", "base", "--out"]
+               "--finetune", "false", "--mixture.recall", "1", "--recall.texts", "8", "--reader", "base",
+               "--windows.tokens", "64", "--out"]
     whole, torn = tmp_path / "whole", tmp_path / "torn"
     assert main([*command, str(whole)]) == 0
     trained = chain.train_run
@@ -50,6 +54,10 @@ def test_one_after_the_other_and_stopped_in_between(tmp_path, monkeypatch, capsy
     assert one == other
     assert read_jsonl(whole / "steps.jsonl") == read_jsonl(torn / "steps.jsonl")
 
+    # The first two documents have 66 and 65 tokens, the third 62.
+    assert one["windows"] == [2, 2, 1]
+    assert [(row["document"], row["window"]) for row in read_jsonl(whole / "pairs.jsonl")] == [
+        (0, 0), (0, 1), (1, 0), (1, 1), (2, 0)]
     assert np.shape(one["f1_matrix"]) == (4, 3) and set(one["baselines"]) == {"replay", "retrieval"}
     for numbers in (one, *one["baselines"].values()):
         matrix = np.array(numbers["f1_matrix"])
@@ -58,10 +66,10 @@ def test_one_after_the_other_and_stopped_in_between(tmp_path, monkeypatch, capsy
         assert numbers["mean_seen"] == retention.mean_seen(matrix, [1, 2, 3])
         assert len(numbers["retention_by_lag"]) == len(numbers["drift_kl"]) == len(numbers["locality"]) == 3
     assert min(one["drift_kl"]) > 0 and one["baselines"]["retrieval"]["drift_kl"] == [0.0] * 3
-    assert one["near_questions"] == 6 and one["f1_with_document"]["mean"] > 0.9
+    assert one["near_questions"] == 6 and one["f1_with_document"]["mean"] > 0.8
     # BM25 finds each document once it is there, and the reader is right about it.
     found = np.array(one["baselines"]["retrieval"]["f1_matrix"])
-    assert found[3].mean() > 0.9 and found[1, 1:].max() < 0.5
+    assert found[3].mean() > 0.8 and found[1, 1:].max() < 0.5
     # The first injection is the same with and without replay, which has nothing to replay then.
     assert one["f1_matrix"][1] == one["baselines"]["replay"]["f1_matrix"][1]
     assert [path.name for path in sorted((whole / "adapters").iterdir())] == ["0000", "0001", "0002"]
@@ -89,6 +97,9 @@ def take_out(run, result, capsys):
     assert told["f1"]["base"] == result["f1_matrix"][0] and told["f1"]["with"] == result["f1_matrix"][3]
     assert [path.name for path in sorted((run / "adapters").iterdir())] == ["0000", "0002"]
     assert remove("1") == 2  # it is not there any more
+    shutil.copytree(run / "removed" / "0001", run / "adapters" / "0001")
+    assert remove("1") == 2 and "stands there still" in capsys.readouterr().err
+    shutil.rmtree(run / "adapters" / "0001")
     (run / "removed" / "0001").rename(run / "adapters" / "0001")
     assert remove("1") == 0 and json.loads((run / "removed" / "0001.json").read_text()) == told
     assert main(["inject", "--out", str(run / "nowhere"), "--remove", "1"]) == 2
@@ -97,7 +108,7 @@ def take_out(run, result, capsys):
 def test_all_together(tmp_path):
     near, out = tmp_path / "near.jsonl", tmp_path / "out"
     other = tmp_path / "other.jsonl"
-    first = read_rows("asset:tiny/paraphrases.jsonl", {"context": str, "question": str, "answers": list}).rows[:6]
+    first = read_rows("asset:tiny/paraphrases.jsonl", {"context": str, "question": str, "answers": list}).rows[:18]
     other.write_text("".join(json.dumps(row) + "\n" for row in [*first, {**first[0], "context": "elsewhere"}]))
     near.write_text('{"question": "Who commands the ship Nobo?"}\n{"question": " "}\n' + '{"question": "Who?"}\n' * 20)
     assert main([*QUICK, "--documents", "3", "--setting", "batch", "--finetune", "false", "--compare",
@@ -106,10 +117,12 @@ def test_all_together(tmp_path):
     result = json.loads((out / "result.json").read_text())
     assert result["near_questions"] == 2 and result["rejected"] == 2 and result["setting"] == "batch"
     assert [(row["line"], row["reason"]) for row in read_jsonl(out / "rejected.jsonl")] == [
-        (7, "its context is no document of the data"), (2, "question is empty")]
-    # The first document's six questions in other words.
+        (19, "its context is no document of the data"), (2, "question is empty")]
+    # All questions of the three documents in other words.
     assert result["f1_paraphrased_with_document"]["mean"] == 1 > result["f1_paraphrased_before"]["mean"]
-    assert result["f1_paraphrased"]["mean"] == read_jsonl(out / "steps.jsonl")[2]["f1_paraphrased"][0]
+    last = read_jsonl(out / "steps.jsonl")[2]
+    assert result["f1_paraphrased"]["mean"] == pytest.approx(np.mean(last["f1_paraphrased"]))
+    assert len(last["f1_paraphrased"]) == 3
     assert "written together into one model" in (out / "report.html").read_text()
     assert np.shape(result["f1_matrix"]) == (2, 3) and result["efficacy"] == result["f1_after"]
     assert list(result["baselines"]) == ["finetune_context"] and len(result["perplexity"]) == 2
@@ -117,7 +130,38 @@ def test_all_together(tmp_path):
     assert [line["arm"] for line in lines if line["step"] in (8, 16)] == ["after", "finetune_context"]
 
 
+@pytest.mark.parametrize("kinds", [{"qa": 1, "continuation": 1}, {"unrelated": 1}, {"qa": 1}])
+def test_windows_that_nothing_is_asked_about(kinds, tmp_path, monkeypatch):
+    """One of two windows has no pairs: it has its continuation, or is passed over; without either kind all stay."""
+    monkeypatch.setattr(study, "training_pairs", lambda *_: [[[("Who?", "Rafara")], []]])
+    mixture = dataclasses.replace(MixtureConfig(qa=0, continuation=0, unrelated=1), **{"unrelated": 0, **kinds})
+    config = Config(DataConfig("x"), tmp_path, setting="batch", mixture=mixture, compare=["finetune_context"])
+    document = Document("one two", (Pair("Who?", ("Rafara",)),), ("The crew counts 95.", "It is made of pine."))
+    made = study.prepare(config, types.SimpleNamespace(directory=tmp_path), load("tiny"), make_mesh(1), [document],
+                         [f"text {n} of some words" for n in range(40)], None)
+    turns = [one.turns for one in made.streams["after"][0]]
+    assert turns == {"qa": [("qa", "continuation"), ("continuation",)] if len(kinds) == 2 else [("qa",)],
+                     "unrelated": [("unrelated",)] * 2}[next(iter(kinds))]
+    assert len(made.streams["finetune_context"][0]) == 2
+    source = together(made.streams["after"][0], 0)
+    assert len({source.target(number) for number in range(4)}) == {2: 4, 1: 1 if "qa" in kinds else 4}[len(kinds)]
+
+
+def test_the_nearest_window():
+    """By what few windows have, with or without spaces; the answer decides where it is known."""
+    pair = (Pair("q?", ("a",)),)
+    dogs = Document("", pair, ("The dog that is of the man in the house is old.", "Rex barks.", "A cat and the dog."))
+    assert dogs.nearest("Is it the dog Rex that barks?") == 1
+    assert dogs.nearest("What is it?", "cat") == 2 and dogs.nearest("What is it?", "horse") == 0
+    unbroken = Document("", pair, ("\u5317\u4eac\u662f\u4e2d\u56fd\u7684\u9996\u90fd",
+                                   "\u4e0a\u6d77\u6709\u5f88\u591a\u6865\u6881"))
+    assert unbroken.nearest("\u4e0a\u6d77\u6709\u5f88\u591a\u4ec0\u4e48") == 1
+
+
 @pytest.mark.parametrize(("more", "message"), [
+    (["--questions.source", "judge", "--questions.examples", "x.jsonl"], "questions.examples"),
+    (["--windows.tokens", "8"], "windows.tokens"),
+    (["--paraphrases", "asset:tiny/documents_mixed.jsonl"], "no document of the data"),
     (["--locality.path", "x.jsonl"], "locality.path"),
     (["--reader", "base"], "reader"),
     (["--compare", "[replay]"], "means nothing in the setting single"),
@@ -144,6 +188,13 @@ def test_documents_too_long_are_read_in_windows():
     assert all(1 + length(config.format.read(part)) + longest <= model.spec.max_positions for part in parts[0])
     small = dataclasses.replace(config, windows=WindowConfig(tokens=40))
     assert max(length(part) for part in windowed(small, model, documents)[0].passages) <= 40
+    # What retrieval may put behind a document, and what the model asks itself with its answer, has room as well.
+    near = dataclasses.replace(config, compare=["retrieval"])
+    most = max(length(part) for part in windowed(near, model, documents[:1], near=["ship " * 200])[0].passages)
+    assert most + length(config.format.ask("ship " * 200)) + config.sampling.max_tokens < model.spec.max_positions
+    own = Document("ship " * 490, (Pair("q?", ("a",)),))
+    read = max(length(config.format.read(part)) for part in windowed(config, model, [own])[0].passages)
+    assert read + config.questions.max_tokens + config.sampling.max_tokens < model.spec.max_positions
     endless = [Document("short", (Pair("ship " * 600, ("a",)),))]
     with pytest.raises(UserError, match="leaves room for"):
         windowed(config, model, endless)
@@ -188,38 +239,33 @@ def test_windows_cover_a_text_and_overlap(text, limit, overlap):
 
 
 def test_a_model_tells_what_it_knows(tmp_path):
-    """Questions with their answers in the wording of the job, none twice; asked again later, answered anew."""
+    """Whole questions with their answers, none twice, in the wording of the job; rehearsed before later injections."""
     config = Config(DataConfig("x"), Path("y"), recall=RecallConfig(texts=16))
     model = load("tiny")
     found = recalled(config, model, 0)
-    assert 1 < len(found) <= 16 and len({question for question, _ in found}) == len(found)
-    assert found == recalled(config, model, 0)
-    texts = as_texts(config, model, found)
-    assert len(texts) == len(found) and max(map(len, texts)) <= longest(config, model)
-    for ids, (question, answer) in zip(texts, found, strict=True):
-        assert model.tokenizer.decode(list(ids)) == f"Question: {question} Answer: {answer}\n"
+    assert 1 < len(found) <= 16 and len(set(found)) == len(found) and found == recalled(config, model, 0)
+    for ids in found:
+        text = model.tokenizer.decode(list(ids))
+        assert text.startswith("Question:") and " Answer:" in text and text.endswith("\n")
+        assert len(ids) <= recall_tokens(config) + 2
     silent = dataclasses.replace(config, sampling=dataclasses.replace(config.sampling, max_tokens=1),
                                  questions=dataclasses.replace(config.questions, max_tokens=1))
-    assert as_texts(silent, model, [("word " * 40, "a")]) == ()
+    with pytest.raises(UserError, match="came to the end of none within 2 tokens"):
+        recalled(silent, model, 0)
 
     job = types.SimpleNamespace(directory=tmp_path)
-    streams = types.SimpleNamespace(recall=texts)
+    streams = types.SimpleNamespace(recall=found, turns=("qa", "recall"))
     memory = Memory(config, job, streams, "after")
-    assert memory.before(1, model) == texts and not (tmp_path / "recall.jsonl").exists()
+    assert memory.before(1, model) == found and not (tmp_path / "recall.jsonl").exists()
     second = memory.before(2, model)
-    kept = {"arm": "after", "step": 3, "pairs": [{"question": "New?", "answer": "yes"},
-                                                 {"question": found_in(tmp_path)[0].upper(), "answer": "other"}]}
+    assert second and set(second) != set(found)  # its own unrelated texts hold what it knew at first
     with JsonlWriter(tmp_path / "recall.jsonl") as writer:
-        writer.write(kept)
-    third = Memory(config, job, streams, "after").before(3, model)
-    # The new question comes on top; the old one, which differs in case only, has its new answer.
-    assert len(third) == len(second) + 1 and set(second[1:]) < set(third)
-    assert model.tokenizer.decode(list(third[0])).endswith("Answer: other\n")
-    assert Memory(config, job, types.SimpleNamespace(recall=()), "after").before(3, model) == ()
-
-
-def found_in(folder):
-    return [pair["question"] for pair in read_jsonl(folder / "recall.jsonl")[0]["pairs"]]
+        writer.write({"arm": "after", "step": 3, "texts": [[5, 6], list(second[0])]})
+        writer.write({"arm": "replay", "step": 2, "texts": [[7]]})
+    assert Memory(config, job, streams, "after").before(3, model) == (*second, (5, 6))
+    given = dataclasses.replace(config, unrelated=UnrelatedConfig(path="others.jsonl"))
+    assert Memory(given, job, streams, "after").before(3, model) == tuple(dict.fromkeys((*found, *second, (5, 6))))
+    assert Memory(config, job, types.SimpleNamespace(recall=(), turns=("qa",)), "after").before(3, model) == ()
 
 
 def test_retrieval_by_hand(monkeypatch):

@@ -113,8 +113,6 @@ def test_a_terminated_run_goes_on_where_it_was(arguments, tmp_path):
         (torn / "adapters/0000/adapter_model.safetensors").read_bytes()
 
 
-
-
 @pytest.mark.parametrize(("rows", "more", "message"), [
     ([{"context": "  ", "question": "Who?", "answers": ["x"]}], [], "context is empty"),
     ([{"context": STORY, "question": "Who? " * 600, "answers": ["x"]}], [], "the context window of 512"),

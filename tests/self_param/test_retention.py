@@ -31,4 +31,5 @@ def test_paired_differences():
     assert found["mean"] == pytest.approx(0.18) and found["p"] == pytest.approx(2 / 32) and found["n"] == 5
     assert found["ci_low"] >= 0.1 - 1e-9 and found["ci_high"] <= 0.3 + 1e-9
     assert paired([0.5, 0.5], [0.5, 0.5])["p"] == 1.0
+    assert paired([1.0], [0.5]) == {"mean": 0.5, "ci_low": 0.5, "ci_high": 0.5, "n": 1, "p": 1.0}
     assert paired([0.1, 0.9], [0.9, 0.1])["p"] == 1.0

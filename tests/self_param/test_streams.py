@@ -46,11 +46,13 @@ def test_every_document_has_its_turn_in_every_round(documents):
 
 
 def test_a_document_too_short_for_a_kind(documents):
-    """Its turns are its own two kinds, and no target is left out."""
+    """Its turns are its own two kinds, one after the other through turns of three: none is left out or comes twice."""
     short = dataclasses.replace(documents[0], turns=("qa", "unrelated"))
     together = Together((documents[1], short), 0)
-    assert len([together.target(number) for number in range(60)]) == 60
-    assert "continuation" in kinds(together, range(12))
+    assert together.kinds == 3 and "continuation" in kinds(together, range(12))
+    of_short = [n for n in range(48) if "continuation" not in kinds(together, range(n // 3 * 3, n // 3 * 3 + 3))]
+    assert kinds(together, of_short) == ["qa", "unrelated"] * (len(of_short) // 2) and len(of_short) == 24
+    assert [together.target(n) for n in of_short] == [short.target(n) for n in range(24)]
 
 
 def test_earlier_documents_every_other_turn(documents):
@@ -58,6 +60,8 @@ def test_earlier_documents_every_other_turn(documents):
     read = [rehearsal.target(number).offset for number in range(0, 24, 3)]
     lengths = [len(document.context) for document in documents]
     assert read[::2] == [lengths[0]] * 4 and sorted(read[1::2]) == sorted([lengths[1], lengths[2]] * 2)
+    several = Rehearsal(Together(documents[:2], 1), Together(documents[2:3], 3))
+    assert several.kinds == 3 and several.target(3) == documents[2].target(0)
     assert len(rehearsal.longest()) == sum(len(document.longest()) for document in documents[:3])
 
 

@@ -55,7 +55,7 @@ def together(results: Sequence[Result]) -> str:
         mean = lambda take: _mean([take(arm) for arm in arms])
         return " | ".join([
             f"| {name}", cell(clustered(shares, [*documents] * len(arms))),
-            mean(lambda arm: arm["f1_paraphrased"] and arm["f1_paraphrased"]["mean"]),
+            mean(lambda arm: arm.get("f1_paraphrased") and arm["f1_paraphrased"]["mean"]),
             mean(lambda arm: arm["efficacy"]["mean"]), mean(lambda arm: arm["locality"] and arm["locality"][-1]),
             mean(lambda arm: arm["drift_kl"][-1]) + " |"])
 

@@ -208,13 +208,13 @@ def test_one_at_a_time_asked_in_other_words_after_worked_examples(tmp_path, monk
         return asked(model, rows, *arguments, **more)
 
     monkeypatch.setattr(questions, "generate", noted)
-    assert main([*QUICK, "--documents", "2", "--finetune", "false", "--train.steps", "2", "--train.warmup_steps", "0",
+    assert main([*QUICK, "--documents", "1", "--finetune", "false", "--train.steps", "2", "--train.warmup_steps", "0",
                  "--questions.examples", "asset:worked_examples.jsonl", "--questions.per_document", "8",
                  "--paraphrases", "asset:tiny/paraphrases.jsonl", "--out", str(tmp_path / "out")]) == 0
     assert len(prompts) > 2 and all("Question: How many hives does Mira have? Answer: six\n" in one for one in prompts)
     result = json.loads((tmp_path / "out" / "result.json").read_text())
     assert result["f1_paraphrased_with_document"]["mean"] == 1 and "f1_paraphrased_after" in result
-    assert result["windows"] == [1, 1]
+    assert result["windows"] == [1]
 
 
 UNBROKEN = "".join(map(chr, range(0x4E00, 0x4E00 + 300)))

@@ -3,12 +3,12 @@
     python scripts/make_text_model.py --texts wikitext2.jsonl.gz --reading xquad_en.jsonl.gz nq_passages.jsonl.gz \\
         --out runs/text_model [--steps 1000] [--width 192] [--layers 4]
 
-Texts are rows {text}, passages {context, question, answers}. Every tenth passage is kept back from training, and
-written to OUT/heldout.jsonl for `jaxllm inject --data.path`. The wording is that of `jaxllm inject`: a passage, then
-lines `Question: ... Answer: ...`. What the model can do depends on its size and steps and says so: its loss and its
-token F1 on passages kept back are in OUT/training.json. The default is for CPU cores, and makes a model that writes in
-the manner of its texts and can hardly read; a GPU, `--width 768 --layers 12 --steps 100000` and more text are another
-matter.
+Texts are rows {text}, passages {context, question, answers, context_id?}. Every tenth passage is kept back from
+training, and those of every file are written to OUT/heldout/ for `jaxllm inject --data.path`. The wording is that of
+`jaxllm inject`: a passage, then lines `Question: ... Answer: ...`. What the model can do depends on its size and steps
+and says so: its loss and its token F1 on passages kept back are in OUT/training.json. The default is for CPU cores, and
+makes a model that writes in the manner of its texts and can hardly read; a GPU, `--width 768 --layers 12 --steps
+100000` and more text are another matter.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from jaxllm.config import SamplingConfig
+from jaxllm.files import write_jsonl
 from jaxllm.models import ModelSpec, Params, Rope, forward, init, save_model, unembedding
 from jaxllm.ops import cross_entropy
 from jaxllm.self_param import ask
@@ -39,6 +40,14 @@ BOS, EOS = 1, 2
 ANSWER = 5.0  # weight of an answer's tokens in the loss: they are few, and what reading is learned from
 KEPT_BACK = 10
 WORDING = FormatConfig()
+
+
+def split(path: Path) -> tuple[list[Document], list[Document]]:
+    """Passages to train on, and every tenth, kept back; passages of one `context_id` are on one side."""
+    rows = read_rows(str(path), {"context": str, "question": str, "answers": list[str]}).rows
+    of = lambda row: row.get("context_id", row["context"])
+    held = set(list(dict.fromkeys(map(of, rows)))[::KEPT_BACK])
+    return group([row for row in rows if of(row) not in held]), group([row for row in rows if of(row) in held])
 
 
 def train_tokenizer(texts: list[str], vocabulary: int) -> Tokenizer:
@@ -99,7 +108,7 @@ def train(spec: ModelSpec, rows, config: TrainConfig, seed: int) -> tuple[Params
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--texts", nargs="*", default=[])
-    parser.add_argument("--reading", nargs="+", required=True)
+    parser.add_argument("--reading", nargs="+", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--rate", type=float, default=3e-3)
     for name, value in (("steps", 1000), ("width", 192), ("layers", 4), ("length", 512), ("vocabulary", 4096),
@@ -107,9 +116,9 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int, default=value)
     options = parser.parse_args()
     texts = [row["text"] for path in options.texts for row in read_rows(path, {"text": str}).rows]
-    documents = [document for path in options.reading for document in group(
-        read_rows(path, {"context": str, "question": str, "answers": list[str]}).rows)]
-    kept, seen = documents[::KEPT_BACK], [one for i, one in enumerate(documents) if i % KEPT_BACK]
+    reading = {path.name.split(".")[0]: split(path) for path in options.reading}
+    kept = {name: held for name, (_, held) in reading.items()}
+    seen = [one for trained, _ in reading.values() for one in trained]
     tokenizer = train_tokenizer([*texts, *(one.text for one in seen),
                                  *(pair.question for one in seen for pair in one.pairs)], options.vocabulary)
     spec = ModelSpec("llama", tokenizer.get_vocab_size(), options.width, layers=options.layers,
@@ -126,18 +135,23 @@ def main() -> None:
             {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>", "eos_token": "</s>",
              "pad_token": "<pad>", "model_max_length": options.length}))
         save_model(options.out, spec, params, tokenizer_source=folder)
-    with open(options.out / "heldout.jsonl", "w") as file:
-        for document in kept:
-            for pair in document.pairs:
-                file.write(json.dumps({"context": document.text, "question": pair.question,
-                                       "answers": list(pair.answers)}) + "\n")
     model = load(str(options.out))
-    short = [one for one in kept if len(model.tokenizer.encode(one.text)) < options.length - 80][:100]
-    answers = ask(model, short, WORDING, SamplingConfig(temperature=0.0, max_tokens=16, stop=["\n"]), reading=True,
-                  dtype=np.dtype("float32"))
+    (options.out / "heldout").mkdir()
+    for name, found in kept.items():
+        write_jsonl(options.out / "heldout" / f"{name}.jsonl",
+                    [{"context": one.text, "question": pair.question, "answers": list(pair.answers)}
+                     for one in found for pair in one.pairs])
+    greedy = SamplingConfig(temperature=0.0, max_tokens=16, stop=["\n"])
+
+    def reads(found: list[Document]) -> float:
+        short = [one for one in found if len(model.tokenizer.encode(one.text)) < options.length - 80][:100]
+        answers = ask(model, short, WORDING, greedy, reading=True, dtype=np.dtype("float32"))
+        return mean_f1([answer for own in answers for answer in own])
+
     told = {"steps": options.steps, "seed": options.seed, "loss": loss,
-            "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)), "passages kept back": len(kept),
-            "token F1 with the passage": mean_f1([answer for own in answers for answer in own])}
+            "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
+            "passages kept back": {name: len(found) for name, found in kept.items()},
+            "token F1 with the passage": {name: reads(found) for name, found in kept.items()}}
     (options.out / "training.json").write_text(json.dumps(told, indent=2) + "\n")
     print(json.dumps(told, indent=2))
 

@@ -160,8 +160,7 @@ class _Test:
 
     @staticmethod
     def _record(answers: Sequence[Sequence[Answer]], reworded: Sequence[Sequence[Answer]], near: Sequence[str] = (),
-                drift: float = 0.0,
-                perplexity: float | None = None) -> Record:
+                drift: float = 0.0, perplexity: float | None = None) -> Record:
         return {"f1": [mean_f1(own) for own in answers], "f1_paraphrased": [mean_f1(own) for own in reworded if own],
                 "accuracy": [mean_accuracy(own) for own in answers],
                 "answers": [[one.text for one in own] for own in answers], "near": list(near), "drift_kl": drift,

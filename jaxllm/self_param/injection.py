@@ -95,7 +95,13 @@ class Recipe:
 def make_recipe(model: Model, objective: Objective, train: TrainConfig, lora: LoraConfig | None,
                 divergence: DivergenceConfig, lengths: tuple[int, int], dtype: jnp.dtype,
                 mesh: jax.sharding.Mesh, two_teachers: bool = False) -> Recipe:
-    """Compiles, at its first step, one program for every document whose batches fit `lengths`."""
+    """Compiles, at its first step, one program for every document whose batches fit `lengths`.
+
+    Raises:
+        UserError: more tokens are to be kept than the model has.
+    """
+    check(divergence.top_k is None or divergence.top_k <= model.spec.vocab_size, "divergence.top_k",
+          f"must be at most the vocabulary of {model.spec.vocab_size}, got {divergence.top_k}")
     optimizer, schedule = make_optimizer(train, train.steps), make_schedule(train, train.steps)
     scale = None if lora is None else lora.alpha / lora.rank
     loss = make_loss(model.spec, objective, scale, kind=divergence.kind, beta=divergence.beta,

@@ -1,4 +1,4 @@
-"""What an injection reads beside its documents: pairs to learn from, unrelated text, and whether all of it fits."""
+"""What an injection reads beside its model: the documents, and the files that go with them."""
 
 from __future__ import annotations
 
@@ -9,21 +9,59 @@ import numpy as np
 
 from jaxllm.config import SamplingConfig
 from jaxllm.errors import UserError
-from jaxllm.files import read_jsonl, write_jsonl
 from jaxllm.generate.engine import generate
 from jaxllm.job import Job
-from jaxllm.judge import open_judge
-from jaxllm.progress import bar
-from jaxllm.self_param.asking import judge_source
 from jaxllm.self_param.config import Config
 from jaxllm.self_param.documents import Document, group, sort_out
-from jaxllm.self_param.questions import QuestionAnswer, QuestionSource, collect, model_source
+from jaxllm.self_param.questions import QuestionSource, file_source
 from jaxllm.self_param.streams import purpose_seed
-from jaxllm.self_param.windows import cut
 from jaxllm.text.model import Model
 from jaxllm.text.rows import Rejected, RowSet, as_text, check_share, read_rows
 
 ROW = {"context": str, "question": str, "answers": list[str]}
+
+
+class Useless:
+    """Rows of all files that cannot be used, listed in rejected.jsonl before anything is said about them."""
+
+    def __init__(self, job: Job, limit_bad: float):
+        self._job, self._limit, self.rows = job, limit_bad, []
+        job.write_rejected([])
+
+    def add(self, rows: Sequence[Rejected], good: int) -> None:
+        """Adds those of one file, which has `good` others.
+
+        Raises:
+            UserError: they are too many.
+        """
+        self.rows += rows
+        self._job.write_rejected(self.rows)
+        check_share(good, list(rows), self._limit)
+
+
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+    """What the files hold.
+
+    Attributes:
+        documents: those to be written.
+        contexts: of all documents of the data.
+        near: questions that are near the documents and not about them.
+        unrelated: other texts, in an order of the seed; None where the model is to write them.
+        examples: what the model reads before a document when it asks itself.
+        pairs: rows to learn from; None where they are yet to be made.
+        useless: rows of all files that cannot be used.
+        repeated: questions that the data holds twice.
+    """
+
+    documents: list[Document]
+    contexts: frozenset[str]
+    near: list[str]
+    unrelated: list[str] | None
+    examples: str
+    pairs: RowSet | None
+    useless: Useless
+    repeated: int
 
 
 def read_others(config: Config) -> dict[str, RowSet]:
@@ -37,183 +75,86 @@ def read_others(config: Config) -> dict[str, RowSet]:
             for name, (path, fields) in files.items() if path is not None}
 
 
-def with_other_words(config: Config, others: dict[str, RowSet], documents: Sequence[Document],
-                     rejected: Sequence[Rejected]) -> tuple[list[Document], list[Rejected]]:
-    """The documents with other wordings of their questions, if there is a file of such; and all rejected rows."""
-    if "paraphrases" not in others:
-        return list(documents), list(rejected)
-    found, texts = others["paraphrases"], {document.text for document in documents}
+def read_inputs(config: Config, job: Job, found: RowSet, others: dict[str, RowSet]) -> Inputs:
+    """Sorts out what can be used.
+
+    Args:
+        job: takes the rows that cannot.
+        found: rows of the data.
+        others: from `read_others`.
+
+    Raises:
+        UserError: too many rows of a file are of no use.
+    """
+    useless = Useless(job, config.data.limit_bad)
+    good, bad = sort_out(found, config.data.path)
+    useless.add(bad, len(good))
+    everything = group(good)
+    documents = _with_other_words(config, others.get("paraphrases"), everything, useless)
+    examples = _worked_examples(config, others.get("worked examples"), useless)
+    near = _near_questions(config, others.get("near questions"), everything[config.documents:], useless)
+    unrelated = None
+    if (other := others.get("unrelated texts")) is not None:
+        useless.add(other.rejected, len(other.rows))
+        order = np.random.default_rng(purpose_seed(config.seed, "unrelated order")).permutation(len(other.rows))
+        unrelated = [other.rows[i]["text"] for i in order]
+    return Inputs(documents[:config.documents], frozenset(one.text for one in everything), near, unrelated, examples,
+                  others.get("questions"), useless, len(good) - sum(len(one.pairs) for one in everything))
+
+
+def _with_other_words(config: Config, found: RowSet | None, documents: list[Document], useless: Useless
+                      ) -> list[Document]:
+    """The documents with other wordings of their questions, if there is a file of such."""
+    if found is None:
+        return documents
     good, bad = sort_out(found, config.paraphrases)
+    texts = {document.text for document in documents}
     lines = {id(row): line for row, line in zip(found.rows, found.lines, strict=True)}
     strange = [Rejected(config.paraphrases, lines[id(row)], "its context is no document of the data", as_text(row))
                for row in good if row["context"] not in texts]
-    check_share(len(good) - len(strange), [*found.rejected, *bad, *strange], config.data.limit_bad)
+    useless.add([*bad, *strange], len(good) - len(strange))
     pairs = {one.text: one.pairs for one in group(good)}
-    return ([dataclasses.replace(document, reworded=pairs.get(document.text, ())) for document in documents],
-            [*rejected, *bad, *strange])
+    return [dataclasses.replace(document, reworded=pairs.get(document.text, ())) for document in documents]
 
 
-def worked_examples(config: Config, others: dict[str, RowSet], rejected: Sequence[Rejected]
-                    ) -> tuple[str, list[Rejected]]:
-    """What the model reads before a document when it asks itself, if anything; and all rejected rows."""
-    if "worked examples" not in others:
-        return "", list(rejected)
-    good, bad = sort_out(others["worked examples"], config.questions.examples)
-    check_share(len(good), bad, config.data.limit_bad)
+def _worked_examples(config: Config, found: RowSet | None, useless: Useless) -> str:
+    """What the model reads before a document when it asks itself, if anything."""
+    if found is None:
+        return ""
+    good, bad = sort_out(found, config.questions.examples)
+    useless.add(bad, len(good))
     tell = lambda pair: config.format.tell(pair.question, pair.answers[0])
-    return ("".join(config.format.read(one.text) + "".join(map(tell, one.pairs)) for one in group(good)),
-            [*rejected, *bad])
+    return "".join(config.format.read(one.text) + "".join(map(tell, one.pairs)) for one in group(good))
 
 
-# A window of fewer tokens would hold no sentence.
-LEAST = 8
+def _near_questions(config: Config, found: RowSet | None, rest: Sequence[Document], useless: Useless) -> list[str]:
+    """Questions near the documents and not about them: of the file, or of the documents that are not written."""
+    if config.setting == "single":
+        return []
+    if found is None:
+        asked = [pair.question for document in rest for pair in document.pairs]
+    else:
+        asked = [row["question"] for row in found.rows if row["question"].strip()]
+        blank = [Rejected(config.locality.path, line, "question is empty", as_text(row))
+                 for line, row in zip(found.lines, found.rows, strict=True) if not row["question"].strip()]
+        useless.add([*found.rejected, *blank], len(asked))
+    return list(dict.fromkeys(asked))[:config.locality.questions]
 
 
-def windowed(config: Config, model: Model, documents: Sequence[Document], examples: str = "",
-             near: Sequence[str] = ()) -> list[Document]:
-    """Documents with windows where the whole does not fit the model's context window with what is read behind it.
+def given_pairs(config: Config, inputs: Inputs, fits: Callable[[str, str, str], bool]) -> QuestionSource | None:
+    """The pairs of a file, if there is one.
 
     Args:
-        examples: what the model reads before a document when it asks itself.
-        near: questions that retrieval may put behind any document.
+        fits: whether a context, a question and an answer leave room in the context window.
 
     Raises:
-        UserError: what is read behind a document leaves no room for it; naming the document and the key.
+        UserError: too many of its rows are of no use.
     """
-    length, window = lambda text: len(model.tokenizer.encode(text)), model.spec.max_positions
-    read = lambda text: length(config.format.read(text))
-    if len(model.prefix) + config.unrelated.tokens > window:
-        raise UserError(f"must leave room in the context window of {window}, got {config.unrelated.tokens}",
-                        "unrelated.tokens")
-    asks = [max(length(config.format.ask(pair.question)) for pair in (*document.pairs, *document.reworded))
-            for document in documents]
-    anything = max([*asks, *(length(config.format.ask(question)) for question in near)])
-    found = []
-    for number, document in enumerate(documents, 1):
-        what, most = max(_behind(config, length, document, asks[number - 1], anything, examples).items(),
-                         key=lambda need: need[1])
-        room = window - len(model.prefix) - most
-        limit = room if config.windows.tokens is None else min(room, config.windows.tokens)
-        if read(document.text) <= limit:
-            found.append(document)
-            continue
-        if room - read("") < LEAST:
-            raise UserError(f"document {number} has {read(document.text)} tokens, and {what} leaves room for {room} in "
-                            f"the context window of {window}", config.data.path, "use a model with a longer window")
-        if limit - read("") < LEAST:
-            raise UserError(f"leaves {limit - read('')} tokens of document {number} to a window, {LEAST} are the least",
-                            "windows.tokens", f"give {LEAST + read('')} or more, or null")
-        overlap = read("") + int((limit - read("")) * config.windows.overlap)
-        found.append(dataclasses.replace(document, windows=tuple(cut(document.text, limit, overlap, read))))
-    return found
-
-
-def _behind(config: Config, length: Callable[[str], int], document: Document, asked: int, anything: int,
-            examples: str) -> dict[str, int]:
-    """Tokens that must find room beside a document, by what they are."""
-    wording, end = config.format, int(config.questions.end)
-    needs = {"its longest question and sampling.max_tokens of answer": asked + config.sampling.max_tokens,
-             "its longest question and reference answer":
-                 max(length(wording.tell(pair.question, pair.answers[0])) for pair in document.pairs) + end}
-    if "retrieval" in config.compare:
-        needs["the longest question of all and sampling.max_tokens, as retrieval may have it"] = (
-            anything + config.sampling.max_tokens)
-    if config.questions.source == "model" and config.mixture.qa:
-        needs["questions.max_tokens of a question and sampling.max_tokens of its answer, with questions.examples"] = (
-            length(examples) + length(wording.tell("", "")) + config.questions.max_tokens
-            + config.sampling.max_tokens + end)
-    if config.mixture.unrelated and config.unrelated.with_document:
-        needs["unrelated.tokens of other text"] = config.unrelated.tokens
-    return needs
-
-
-def fits(config: Config, model: Model, documents: Sequence[Document]) -> Callable[[str, str, str], bool]:
-    """Whether a context, or every window of it, and a question with its answer can be read together."""
-    length = lambda text: len(model.tokenizer.encode(text))
-    passages = {document.text: document.passages for document in documents}
-    end = int(config.questions.end)
-    return lambda context, question, answer: all(model.spec.max_positions >= len(model.prefix) + length(
-        config.format.read(passage)) + length(config.format.tell(question, answer)) + end
-        for passage in passages.get(context, [context]))
-
-
-def training_pairs(config: Config, job: Job, model: Model, documents: Sequence[Document],
-                   source: QuestionSource | None, examples: str = "") -> list[list[list[QuestionAnswer]]]:
-    """Pairs to train on, by document and passage; kept in pairs.jsonl, so that a resumed job learns from the same."""
-    if not config.mixture.qa:
-        return [[[] for _ in document.passages] for document in documents]
-    kept = read_jsonl(job.directory / "pairs.jsonl") if job.resumed else []
-    owners = [number for number, document in enumerate(documents) for _ in document.passages]
-    if kept:
-        pairs = [[(pair["question"], pair["answer"]) for pair in row["pairs"]] for row in kept]
-    else:
-        pairs = _made_pairs(config, model, documents, owners, source, examples)
-        write_jsonl(job.directory / "pairs.jsonl",
-                    ({"document": number, "window": i - owners.index(number),
-                      "pairs": [{"question": q, "answer": a} for q, a in own]}
-                     for i, (number, own) in enumerate(zip(owners, pairs, strict=True))))
-    by_document: list[list[list[QuestionAnswer]]] = [[] for _ in documents]
-    for number, own in zip(owners, pairs, strict=True):
-        by_document[number].append(own)
-    return by_document
-
-
-def _made_pairs(config: Config, model: Model, documents: Sequence[Document], owners: Sequence[int],
-                source: QuestionSource | None, examples: str) -> list[list[QuestionAnswer]]:
-    """Pairs of every passage, from whoever is to make them."""
-    texts, limit = [text for document in documents for text in document.passages], config.questions.per_document
-    if config.questions.source == "model":
-        with bar(len(texts) * limit, "questions", "samples") as advance:
-            source = model_source(model, config.format, config.questions, config.sampling.max_tokens,
-                                  purpose_seed(config.seed, "questions"), batch_size=64,
-                                  dtype=config.device.compute_dtype, examples=examples, on_sample=advance)
-            return collect(source, texts, config.questions, owners)
-    if config.questions.source == "judge":
-        with bar(len(texts), "questions", "documents") as advance:
-            judge = open_judge(config.questions.judge, config.device)
-            written = judge_source(judge, config.questions, purpose_seed(config.seed, "questions"), advance)
-            fit = fits(config, model, [])
-            return collect(lambda texts: [[pair for pair in own if fit(text, *pair)]
-                                          for text, own in zip(texts, written(texts), strict=True)],
-                           texts, config.questions, owners)
-
-    def dealt(_: Sequence[str]) -> list[list[QuestionAnswer]]:
-        """A pair of a document goes to the passage that is nearest to its question, of those with the answer."""
-        found: list[list[QuestionAnswer]] = []
-        for document, pairs in zip(documents, source([document.text for document in documents]), strict=True):
-            own: list[list[QuestionAnswer]] = [[] for _ in document.passages]
-            for pair in pairs:
-                own[document.nearest(*pair)].append(pair)
-            found += own
-        return found
-
-    return collect(dealt, texts, config.questions, owners)
-
-
-def blank_questions(config: Config, others: dict[str, RowSet]) -> list[Rejected]:
-    """Rows of the near questions that ask nothing."""
-    found = others.get("near questions")
-    return [] if found is None else [
-        Rejected(config.locality.path, line, "question is empty", as_text(row))
-        for line, row in zip(found.lines, found.rows, strict=True) if not row["question"].strip()]
-
-
-def near_questions(config: Config, rest: Sequence[Document], others: dict[str, RowSet]) -> list[str]:
-    """Questions near the documents and not about them: of the file, or of the documents that are not written."""
-    if "near questions" in others:
-        found = [row["question"] for row in others["near questions"].rows]
-    else:
-        found = [pair.question for document in rest for pair in document.pairs]
-    return list(dict.fromkeys(question for question in found if question.strip()))[:config.locality.questions]
-
-
-def unrelated_texts(config: Config, others: dict[str, RowSet]) -> list[str] | None:
-    """Texts of the file, in an order of the seed; None where the model is to write them."""
-    if "unrelated texts" not in others:
+    if (found := inputs.pairs) is None:
         return None
-    rows = others["unrelated texts"].rows
-    order = np.random.default_rng(purpose_seed(config.seed, "unrelated order")).permutation(len(rows))
-    return [rows[i]["text"] for i in order]
+    source, bad = file_source(found, config.questions.source, inputs.contexts, fits)
+    inputs.useless.add(bad, len(found.rows) + len(found.rejected) - len(bad))
+    return source
 
 
 def unrelated_ids(config: Config, model: Model, texts: Sequence[str] | None) -> tuple[list[list[int]], list[list[int]]]:

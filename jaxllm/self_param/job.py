@@ -14,23 +14,12 @@ from jaxllm.models.mesh import make_mesh, model_shardings
 from jaxllm.models.tensors import fingerprint, model_directory
 from jaxllm.self_param import chain, chain_report, report, single
 from jaxllm.self_param.config import Config
-from jaxllm.self_param.documents import group, sort_out
 from jaxllm.self_param.dry import dry_run
-from jaxllm.self_param.inputs import (
-    ROW,
-    blank_questions,
-    fits,
-    near_questions,
-    read_others,
-    unrelated_texts,
-    windowed,
-    with_other_words,
-    worked_examples,
-)
-from jaxllm.self_param.questions import file_source
+from jaxllm.self_param.inputs import ROW, given_pairs, read_inputs, read_others
+from jaxllm.self_param.room import fits, windowed
 from jaxllm.self_param.study import prepare
 from jaxllm.text.model import load
-from jaxllm.text.rows import RowSet, check_share, read_rows
+from jaxllm.text.rows import RowSet, read_rows
 from jaxllm.train import read_metrics
 
 
@@ -50,44 +39,26 @@ def run(config: Config) -> Path | None:
 
 
 def _run(config: Config, job: Job, found: RowSet, others: dict[str, RowSet]) -> Path:
-    good, rejected = sort_out(found, config.data.path)
-    job.write_rejected(rejected)
-    check_share(len(good), rejected, config.data.limit_bad)
-    everything = group(good)
+    inputs = read_inputs(config, job, found, others)
     mesh = open_mesh(config)
     model = load(config.model, config.device.param_dtype, lambda spec: model_shardings(spec, mesh),
                  config.device.quantise)
     if model.spec.head is not None:
         raise UserError("the model scores texts and does not write them", config.model, "use a language model")
-    everything, rejected = with_other_words(config, others, everything, rejected)
-    examples, rejected = worked_examples(config, others, rejected)
-    near = [] if config.setting == "single" else near_questions(config, everything[config.documents:], others)
-    documents = windowed(config, model, everything[:config.documents], examples, near)
-    source = None
-    if "questions" in others:
-        source, useless = file_source(others["questions"], config.questions.source,
-                                      {document.text for document in everything}, fits(config, model, documents))
-        rejected += useless
-    for name in ("unrelated texts", "near questions"):
-        if name in others:
-            rejected += others[name].rejected
-    rejected += blank_questions(config, others)
-    job.write_rejected(rejected)
-    if source is not None:
-        read = others["questions"]
-        check_share(len(read.rows) + len(read.rejected) - len(useless), useless, config.data.limit_bad)
-    study = prepare(config, job, model, mesh, documents, unrelated_texts(config, others), source, examples)
+    documents = windowed(config, model, inputs.documents, inputs.examples, inputs.near)
+    source = given_pairs(config, inputs, fits(config, model, documents))
+    study = prepare(config, job, model, mesh, documents, inputs.unrelated, source, inputs.examples)
     if config.setting == "single":
         records = single.inject_each(config, job, study)
         rows, summary = [row for record in records for row in record["rows"]], single.summarise(config, study, records)
     else:
-        records = chain.inject_in_turn(config, job, study, near)
+        records = chain.inject_in_turn(config, job, study, inputs.near)
         rows, summary = chain.rows(documents, records), chain.summarise(config, study, records)
     write_jsonl(job.directory / "rows.jsonl", rows)
     asked = sum(len(document.pairs) for document in documents)
     result = summary | {
-        "setting": config.setting, "documents": len(documents), "questions": asked, "rejected": len(rejected),
-        "repeated": len(good) - sum(len(document.pairs) for document in everything),
+        "setting": config.setting, "documents": len(documents), "questions": asked,
+        "rejected": len(inputs.useless.rows), "repeated": inputs.repeated,
         "windows": [len(document.passages) for document in documents],
         "unrelated_texts": {"train": len(study.streams["after"][0][0].unrelated), "drift": study.drift_texts}}
     metrics = read_metrics(job.metrics_path)

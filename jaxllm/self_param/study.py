@@ -18,8 +18,9 @@ from jaxllm.self_param.config import Config
 from jaxllm.self_param.documents import Document
 from jaxllm.self_param.evaluation import batches, plain_targets
 from jaxllm.self_param.injection import Injection, Recipe, inject, make_recipe
-from jaxllm.self_param.inputs import training_pairs, unrelated_ids
+from jaxllm.self_param.inputs import unrelated_ids
 from jaxllm.self_param.memory import recall_tokens, recalled
+from jaxllm.self_param.pairs import training_pairs
 from jaxllm.self_param.questions import QuestionAnswer, QuestionSource
 from jaxllm.self_param.streams import Streams, TargetSource, document_alone, make_streams, purpose_seed
 from jaxllm.self_param.targets import build_target, common_lengths

@@ -4,21 +4,29 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Sequence
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxllm.models import unembedding
+from jaxllm.models import ModelSpec, unembedding
 from jaxllm.models.mesh import put_batch
 from jaxllm.models.network import Params
 from jaxllm.ops import likeliest
-from jaxllm.self_param.loss import teacher_states
+from jaxllm.self_param.loss import Batch, teacher_states
 from jaxllm.self_param.targets import Target, collate
 from jaxllm.text.model import Model
 
 # Bytes that are kept on the host; beyond, what came first is forgotten, and asked for again if need be.
 ROOM = 2 * 2**30
+
+
+@partial(jax.jit, static_argnames=("spec", "k", "temperature", "dtype"))
+def _likeliest(spec: ModelSpec, teacher: Params, reader: Params | None, batch: Batch, *, k: int, temperature: float,
+               dtype: jnp.dtype) -> tuple[jax.Array, jax.Array]:
+    states = teacher_states(spec, teacher, batch, reader=reader, dtype=dtype)
+    return likeliest(states, unembedding(spec, teacher), k, temperature=temperature)
 
 
 class Told:
@@ -40,13 +48,7 @@ class Told:
         self._lengths, self._k, self._rows, self._mesh = lengths, k, rows, mesh
         self._said: dict[Target, tuple[np.ndarray, np.ndarray]] = {}
         self._bytes = 0
-
-        @jax.jit
-        def ask(teacher: Params, reader: Params | None, batch: dict[str, jax.Array]):
-            states = teacher_states(model.spec, teacher, batch, reader=reader, dtype=dtype)
-            return likeliest(states, unembedding(model.spec, teacher), k, temperature=temperature)
-
-        self._ask = lambda batch: ask(model.params, reader, batch)
+        self._ask = partial(_likeliest, model.spec, model.params, reader, k=k, temperature=temperature, dtype=dtype)
 
     def batch(self, targets: Sequence[Target], ahead: Iterable[Target] = ()) -> dict[str, np.ndarray]:
         """`collate`, and `likely_ids` and `likely_logprobs` `[B, Ts, k]`; what stands in padding means nothing.
@@ -72,7 +74,8 @@ class Told:
         for start in range(0, len(new), self._rows):
             some = new[start:start + self._rows]
             batch = collate([*some, *[Target((), (), 0)] * (self._rows - len(some))], *self._lengths)
-            ids, logprobs = jax.device_get(self._ask(put_batch(batch, self._mesh)))
+            with jax.set_mesh(self._mesh):
+                ids, logprobs = jax.device_get(self._ask(put_batch(batch, self._mesh)))
             for row, target in enumerate(some):
                 # Copies, so that the batch can go.
                 said = tuple(part[row, :len(target.student)].copy() for part in (ids, logprobs))

@@ -12,7 +12,7 @@ from jaxllm.judge import FunctionJudge, JudgeConfig, Prompt
 from jaxllm.self_param.asking import INSTRUCTION, judge_source, read_pairs
 from jaxllm.self_param.config import Config
 from jaxllm.self_param.documents import Document
-from jaxllm.self_param.inputs import training_pairs
+from jaxllm.self_param.pairs import training_pairs
 from jaxllm.self_param.questions import QuestionConfig, collect, usable
 from jaxllm.text.model import load
 

@@ -16,9 +16,9 @@ from jaxllm.files import JsonlWriter, read_jsonl
 from jaxllm.self_param import chain, questions, retention, study
 from jaxllm.self_param.config import Config, RecallConfig, UnrelatedConfig
 from jaxllm.self_param.documents import Document, Pair
-from jaxllm.self_param.inputs import windowed
 from jaxllm.self_param.memory import Memory, recall_tokens, recalled
 from jaxllm.self_param.retrieval import Retriever
+from jaxllm.self_param.room import windowed
 from jaxllm.self_param.streams import MixtureConfig, together
 from jaxllm.self_param.windows import WindowConfig, cut
 from jaxllm.text.model import load

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
+from jaxllm.errors import UserError
 from jaxllm.models import LoraConfig
 from jaxllm.self_param import injection, told
 from jaxllm.self_param.documents import FormatConfig
@@ -144,8 +145,6 @@ def test_accumulation_changes_nothing(model, full_mixture):
         assert_allclose(a, b, atol=1e-5)
 
 
-
-
 @pytest.mark.parametrize("two", [False, True])
 def test_a_teacher_that_is_asked_once_teaches_the_same(model, full_mixture, two, monkeypatch):
     """All tokens kept: the same adapter up to rounding, with a reader of its own too; each text is asked about once,
@@ -173,8 +172,12 @@ def test_a_teacher_that_is_asked_once_teaches_the_same(model, full_mixture, two,
         return
     monkeypatch.setattr(told, "ROOM", 0)
     monkeypatch.setattr(injection, "AHEAD", 1)
+    programs = told._likeliest._cache_size()
     again = adapter(model.spec.vocab_size)
+    assert told._likeliest._cache_size() == programs
     assert len(asked) - once == train.steps
     jax.tree.map(lambda x, y: assert_allclose(x, y, atol=1e-6), again.adapter.params, kept.adapter.params)
     few = adapter(4)
     assert 0 < few.metrics["loss"] < kept.metrics["loss"]
+    with pytest.raises(UserError, match="top_k: must be at most the vocabulary"):
+        adapter(model.spec.vocab_size + 1)

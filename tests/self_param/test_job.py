@@ -270,8 +270,8 @@ def test_rows_of_no_use_are_told_of(arguments, tmp_path):
     assert main(["inject", *arguments, "--out", str(out), "--finetune", "false", "--questions.source", str(pairs),
                  "--unrelated.path", str(texts)]) == 0
     reasons = [row["reason"] for row in read_jsonl(out / "rejected.jsonl")]
-    assert len(reasons) == 3 and "no document of the data" in reasons[0] and "do not fit" in reasons[1]
-    assert "'text' is missing" in reasons[2]
+    assert len(reasons) == 3 and "'text' is missing" in reasons[0]
+    assert "no document of the data" in reasons[1] and "do not fit" in reasons[2]
     result = json.loads((out / "result.json").read_text())
     assert (result["rejected"], result["repeated"]) == (3, 1)
     texts.write_text(texts.read_text().replace("hello", "goodbye"))

@@ -11,6 +11,7 @@ from jaxllm.devices import DeviceConfig, MeshConfig
 from jaxllm.models import LoraConfig
 from jaxllm.self_param.documents import FormatConfig
 from jaxllm.self_param.injection import DivergenceConfig
+from jaxllm.self_param.on_policy import OnPolicyConfig
 from jaxllm.self_param.questions import QuestionConfig
 from jaxllm.self_param.streams import MixtureConfig
 from jaxllm.self_param.windows import WindowConfig
@@ -97,6 +98,7 @@ class Config:
             is the model as the injections before have made it; base the one that they began with, whose reading they
             have not touched. The step of base has one more forward pass.
         divergence: what is minimised.
+        on_policy: pairs that the student answers itself while it learns; off, as in the paper.
         train: steps and optimizer, of every injection: of a document, or in batch of all of them.
         lora: adapter that is trained and merged; null trains all weights.
         format: wording of documents, questions and answers.
@@ -128,6 +130,7 @@ class Config:
     mixture: MixtureConfig = field(default_factory=MixtureConfig)
     reader: Literal["latest", "base"] = "latest"
     divergence: DivergenceConfig = field(default_factory=DivergenceConfig)
+    on_policy: OnPolicyConfig = field(default_factory=OnPolicyConfig)
     train: TrainConfig = field(default_factory=lambda: TrainConfig(lr=1e-3))
     lora: LoraConfig | None = field(default_factory=LoraConfig)
     format: FormatConfig = field(default_factory=FormatConfig)
@@ -151,6 +154,11 @@ class Config:
                   f"{name} means nothing in the setting {self.setting}", f"set setting to {' or '.join(settings)}")
         check("finetune_questions" not in self.compare or self.mixture.qa > 0, "compare",
               "finetune_questions has no pairs where mixture.qa is 0", "give mixture.qa a share")
+        check(not self.on_policy.share or self.mixture.qa > 0, "on_policy.share",
+              "there are no pairs to answer where mixture.qa is 0", "give mixture.qa a share, or set it to 0")
+        check(not self.on_policy.share or self.divergence.top_k is None, "on_policy.share",
+              "the teacher has to be asked in every step about what the student says",
+              "set divergence.top_k to null, or it to 0")
         check(self.setting != "single" or self.locality.path is None, "locality.path",
               "means nothing in the setting single", "set setting to batch or sequential")
         check(self.questions.examples is None or (self.questions.source == "model" and self.mixture.qa > 0),

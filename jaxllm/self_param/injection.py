@@ -9,17 +9,19 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxllm.config import check
+from jaxllm.config import SamplingConfig, check
 from jaxllm.models import Adapter, LoraConfig, init_adapter, merge
 from jaxllm.models.adapters import adapter_axes
 from jaxllm.models.network import Params
 from jaxllm.self_param.loss import Objective, make_loss
+from jaxllm.self_param.on_policy import OnPolicy, OnPolicyConfig
 from jaxllm.self_param.streams import TargetSource
 from jaxllm.self_param.targets import collate
 from jaxllm.self_param.told import Told
 from jaxllm.text.model import Model
 from jaxllm.train import (
     Checkpointer,
+    Hook,
     MetricsWriter,
     TrainState,
     TrainStep,
@@ -77,6 +79,8 @@ class Recipe:
         objective: what is trained for.
         dtype: of forward passes.
         two_teachers: `inject` is given a reader.
+        on_policy: how often the student answers itself; None is never.
+        sampling: of these answers.
     """
 
     train: TrainConfig
@@ -90,11 +94,14 @@ class Recipe:
     objective: Objective
     dtype: jnp.dtype
     two_teachers: bool = False
+    on_policy: OnPolicyConfig | None = None
+    sampling: SamplingConfig | None = None
 
 
 def make_recipe(model: Model, objective: Objective, train: TrainConfig, lora: LoraConfig | None,
                 divergence: DivergenceConfig, lengths: tuple[int, int], dtype: jnp.dtype,
-                mesh: jax.sharding.Mesh, two_teachers: bool = False) -> Recipe:
+                mesh: jax.sharding.Mesh, two_teachers: bool = False, on_policy: OnPolicyConfig | None = None,
+                sampling: SamplingConfig | None = None) -> Recipe:
     """Compiles, at its first step, one program for every document whose batches fit `lengths`.
 
     Raises:
@@ -108,7 +115,8 @@ def make_recipe(model: Model, objective: Objective, train: TrainConfig, lora: Lo
                      temperature=divergence.temperature, dtype=dtype,
                      two_teachers=two_teachers and divergence.top_k is None)
     step = make_train_step(loss, optimizer, schedule, train.accumulate)
-    return Recipe(train, lora, step, optimizer, mesh, *lengths, divergence, objective, dtype, two_teachers)
+    return Recipe(train, lora, step, optimizer, mesh, *lengths, divergence, objective, dtype, two_teachers,
+                  on_policy, sampling)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,9 +150,15 @@ def inject(model: Model, streams: TargetSource, recipe: Recipe, *, checkpointer:
         reader: who reads the documents, where the recipe has two teachers; by default the model itself.
     """
     train, reader = recipe.train, model.params if reader is None else reader
-    state = initial_state(model, recipe, streams.seed)
+    state, said = initial_state(model, recipe, streams.seed), {}
     if checkpointer is not None and checkpointer.latest_step() is not None:
-        state = checkpointer.restore(state).state
+        state, sidecar = checkpointer.restore(state)
+        said = sidecar.get("said", said)
+    hooks: list[Hook] = []
+    if recipe.on_policy is not None:
+        streams = OnPolicy(model, streams, recipe.on_policy, recipe.sampling, train.batch_size,
+                           (recipe.student_length, recipe.teacher_length), recipe.dtype, said)
+        hooks.append(_asking(streams, model, recipe, state))
     of = lambda step: [streams.target(n) for n in range(step * train.batch_size, (step + 1) * train.batch_size)]
     frozen, lengths = model.params, (recipe.student_length, recipe.teacher_length)
     batch = lambda step: collate(of(step), *lengths)
@@ -155,12 +169,33 @@ def inject(model: Model, streams: TargetSource, recipe: Recipe, *, checkpointer:
         batch = lambda step: told.batch(of(step), (target for later in ahead(step) for target in of(later)))
     elif recipe.two_teachers:
         frozen = model.params, reader
-    done = fit(state, recipe.step, batch, train.steps, frozen=frozen, mesh=recipe.mesh, log_every=train.log_every,
-               save_every=train.save_every, checkpointer=checkpointer, metrics=metrics, progress=progress)
+    done = fit(state, recipe.step, batch, train.steps, frozen=frozen, mesh=recipe.mesh, hooks=hooks,
+               log_every=train.log_every, save_every=train.save_every, checkpointer=checkpointer,
+               sidecar={"said": said}, metrics=metrics, progress=progress)
+    params, adapter = _result(model, recipe, done.state)
+    return Injection(params, adapter, done.metrics, done.interrupted)
+
+
+def _result(model: Model, recipe: Recipe, state: TrainState) -> tuple[Params, Adapter | None]:
+    """The student's weights, and the change as an adapter if it is one."""
     if recipe.lora is None:
-        return Injection(done.state.params, None, done.metrics, done.interrupted)
-    adapter = Adapter(done.state.params, recipe.lora.alpha / recipe.lora.rank)
-    return Injection(merge(model.params, adapter), adapter, done.metrics, done.interrupted)
+        return state.params, None
+    adapter = Adapter(state.params, recipe.lora.alpha / recipe.lora.rank)
+    return merge(model.params, adapter), adapter
+
+
+def _asking(targets: OnPolicy, model: Model, recipe: Recipe, state: TrainState) -> Hook:
+    """Asks the student before the first step, and gives what asks it later: of a step's targets when the step before
+    it is made, since batches are made a step ahead."""
+    every, steps = recipe.on_policy.every, recipe.train.steps
+    if not int(state.step):
+        targets.ask(range(min(every + 1, steps)), _result(model, recipe, state)[0])
+
+    def after(made: int, state: TrainState) -> None:
+        if made % every == 0:
+            targets.ask(range(made + 1, min(made + 1 + every, steps)), _result(model, recipe, state)[0])
+
+    return after
 
 
 def initial_state(model: Model, recipe: Recipe, seed: int) -> TrainState:

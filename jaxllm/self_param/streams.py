@@ -157,14 +157,14 @@ def make_streams(model: Model, text: str, pairs: Sequence[QuestionAnswer], unrel
     if end and not model.stop_ids:
         raise UserError("the model has no end token", "questions.end", "set it to false")
     ending = list(model.stop_ids[:1]) if end else []
-    # What the question and its answer share with the question alone; a token that spans the border is learned.
-    given = lambda question, ids: sum(1 for _ in itertools.takewhile(
+    # What the question and its answer share with the question alone; a token that spans the border is of the answer.
+    asked = lambda question, ids: sum(1 for _ in itertools.takewhile(
         lambda two: two[0] == two[1], zip(encode(wording.ask(question)), ids, strict=False)))
     questions = []
     for question, answer in pairs:
         ids = encode(wording.tell(question, answer))
         questions.append(build_target(prefix, context, [*ids, *ending], "qa",
-                                      given(question, ids) if answers_only else 0))
+                                      asked(question, ids), answers_only))
     return Streams(prefix, context, tuple(questions), tuple(map(tuple, unrelated)),
                    context if unrelated_with_document else (), turns, seed)
 

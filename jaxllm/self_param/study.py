@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxllm.config import SamplingConfig
 from jaxllm.job import Job
 from jaxllm.models.network import Params
 from jaxllm.self_param.config import Config
@@ -20,6 +21,7 @@ from jaxllm.self_param.evaluation import batches, plain_targets
 from jaxllm.self_param.injection import Injection, Recipe, inject, make_recipe
 from jaxllm.self_param.inputs import unrelated_ids
 from jaxllm.self_param.memory import recall_tokens, recalled
+from jaxllm.self_param.on_policy import OnPolicyConfig, longest_answers, own_sampling
 from jaxllm.self_param.pairs import training_pairs
 from jaxllm.self_param.questions import QuestionAnswer, QuestionSource
 from jaxllm.self_param.streams import Streams, TargetSource, document_alone, make_streams, purpose_seed
@@ -97,9 +99,16 @@ def prepare(config: Config, job: Job, model: Model, mesh: jax.sharding.Mesh, doc
     recipes = {arm: make_recipe(
         model, OBJECTIVES[arm], config.train, config.lora, config.divergence,
         _lengths(config, model, [one for own in found for one in own]), config.device.compute_dtype, mesh,
-        two_teachers(config, arm)) for arm, found in streams.items()}
+        two_teachers(config, arm), *_asking(config, arm)) for arm, found in streams.items()}
     drift = batches(plain_targets(model, drifting), model.spec.max_positions)
     return Study(model, documents, streams, drift, len(drifting), recipes)
+
+
+def _asking(config: Config, arm: str) -> tuple[OnPolicyConfig, SamplingConfig] | tuple[()]:
+    """How often, and how, the student answers itself, where it does."""
+    if not config.on_policy.share or OBJECTIVES[arm] != "distill":
+        return ()
+    return config.on_policy, own_sampling(config.on_policy, config.sampling, config.format.end)
 
 
 def _lengths(config: Config, model: Model, streams: Sequence[Streams]) -> tuple[int, int]:
@@ -108,6 +117,8 @@ def _lengths(config: Config, model: Model, streams: Sequence[Streams]) -> tuple[
     if any("recall" in one.turns for one in streams):
         start = len(model.tokenizer.encode(config.format.question_start.rstrip()))
         targets.append(build_target(model.prefix, (), [0] * (start + recall_tokens(config)), "recall"))
+    if config.on_policy.share:
+        targets += longest_answers(targets, config.sampling.max_tokens, model.spec.max_positions)
     return common_lengths(targets, model.spec.max_positions)
 
 

@@ -30,6 +30,7 @@ class Target:
         offset: tokens of the context, by which the teacher's states lie further on.
         kind: index into `KINDS`.
         given: tokens at the beginning of the student's view that are read and not learned.
+        asked: tokens at its beginning that ask, so that the rest is an answer; 0 if it is none.
     """
 
     student: tuple[int, ...]
@@ -37,19 +38,22 @@ class Target:
     offset: int
     kind: int = 0
     given: int = 0
+    asked: int = 0
 
 
 def build_target(prefix: Sequence[int], context: Sequence[int], target: Sequence[int], kind: str,
-                 given: int = 0) -> Target:
+                 asked: int = 0, answer_only: bool = False) -> Target:
     """Both views of a target; context and target are tokenised separately and joined as they are.
 
     Args:
         prefix, context, target: ids.
         kind: one of `KINDS`.
-        given: tokens of the target, from its first, that are read and not learned.
+        asked: tokens of the target, from its first, that ask, where the others answer.
+        answer_only: whether these are read and not learned.
     """
+    asked = len(prefix) + asked if asked else 0
     return Target((*prefix, *target), (*prefix, *context, *target), len(context), KINDS.index(kind),
-                  len(prefix) + given if given else 0)
+                  asked if answer_only else 0, asked)
 
 
 def continuation(prefix: Sequence[int], context: Sequence[int], cut: int) -> Target:

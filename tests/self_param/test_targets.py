@@ -31,7 +31,8 @@ def test_views_by_hand():
 def test_what_is_given_is_not_learned():
     """Two of four tokens are only read: the states of the third and fourth count, with a prefix and without."""
     for prefix, wanted in (((1,), [0, 0, 1, 1, 0, 0]), ((), [0, 1, 1, 0, 0, 0])):
-        batch = collate([build_target(prefix, (10,), (20, 21, 22, 23), "qa", given=2), Target((), (), 0)], 6, 8)
+        told = build_target(prefix, (10,), (20, 21, 22, 23), "qa", asked=2, answer_only=True)
+        batch = collate([told, Target((), (), 0)], 6, 8)
         mask = target_mask(jnp.asarray(batch["student_segments"]), jnp.asarray(batch["given"]))
         assert mask.astype(int).tolist() == [wanted, [0] * 6]
 
@@ -39,7 +40,7 @@ def test_what_is_given_is_not_learned():
 def test_the_loss_is_that_of_the_answer_alone(llama):
     """Against the mean of the divergence over the answer's two states; tokens of the question change nothing else."""
     spec, params = llama
-    one = build_target((1,), (10, 11), (20, 21, 22, 23), "qa", given=2)
+    one = build_target((1,), (10, 11), (20, 21, 22, 23), "qa", asked=2, answer_only=True)
     batch = {name: jnp.asarray(value) for name, value in collate([one], 8, 8).items()}
     adapter = init_adapter(spec, jax.random.key(0), LoraConfig(rank=2))
     (total, weight), _ = make_loss(spec, "distill", adapter.scale)(adapter.params, params, batch, jax.random.key(0))

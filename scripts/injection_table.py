@@ -3,8 +3,8 @@
     jaxllm inject --config configs/self_param/tiny.yaml --out runs/tiny
     python scripts/injection_table.py runs/tiny
 
-Several runs of the settings batch or sequential that differ in their seed are one table: means over their documents,
-with 95 % bootstrap intervals that draw documents, each with all of its seeds.
+Several runs that differ in their seed are one table: means over their documents, with 95 % bootstrap intervals that
+draw documents, each with all of its seeds.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from jaxllm.files import read_jsonl
 from jaxllm.statistics import clustered
 
 Result = dict[str, Any]
-SINGLE = {
-    "base model, question alone": ("f1_before", "f1_paraphrased_before", "kl_before", None),
-    "base model, document and question": ("f1_with_document", "f1_paraphrased_with_document", None, None),
-    "injected (SELF-PARAM)": ("f1_after", "f1_paraphrased_after", "kl_after", "drift_kl"),
-    "plain fine-tuning, same texts": ("f1_finetune", "f1_paraphrased_finetune", "kl_finetune", "drift_kl_finetune"),
-}
+MEASURES = {"token F1": "f1", "in other words": "f1_paraphrased", "KL to the reader, nats/token": "kl",
+            "near questions as before": "locality", "drift, nats/token": "drift_kl"}
+SINGLE = {"before": "base model, question alone", "with_document": "base model, document and question",
+          "after": "injected (SELF-PARAM)", "finetune": "plain fine-tuning, same texts",
+          "finetune_questions": "plain fine-tuning, pairs alone"}
 ARMS = {"after": "injected", "replay": "injected, with replay", "finetune": "plain fine-tuning, same targets",
         "finetune_questions": "plain fine-tuning, pairs alone", "finetune_context": "plain fine-tuning, the text alone",
         "retrieval": "BM25 and the document"}
@@ -34,15 +34,20 @@ def cell(value: dict[str, float] | None) -> str:
     return "–" if value is None else f"{value['mean']:.3f} [{value['ci_low']:.3f}, {value['ci_high']:.3f}]"
 
 
-def single(result: Result) -> str:
-    """A run of the setting single as a Markdown table."""
-    lines = ["| | token F1 | in other words | KL to the reader, nats/token | drift, nats/token |",
-             "|---|---|---|---|---|"]
-    for label, names in SINGLE.items():
-        if names[0] in result:
-            lines.append(f"| {label} | {' | '.join(cell(result.get(name)) for name in names)} |")
-    share = result["f1_after"]["mean"] / result["f1_with_document"]["mean"] if result["f1_with_document"]["mean"] else 0
-    return "\n".join([*lines, "", f"{_about([result])}; injected / with document = {share:.3f}."])
+def single(runs: Sequence[Path], results: Sequence[Result]) -> str:
+    """Runs of the setting single, which differ in their seed, as one Markdown table."""
+    records = [record for run in runs for record in read_jsonl(run / "documents.jsonl")]
+
+    def mean(name: str) -> dict[str, float] | None:
+        found = [record for record in records if name in record]
+        return clustered([one[name] for one in found], [one["document"] for one in found]) if found else None
+
+    lines = [f"| | {' | '.join(MEASURES)} |", "|---" * (len(MEASURES) + 1) + "|"]
+    lines += [f"| {label} | {' | '.join(cell(mean(f'{measure}_{arm}')) for measure in MEASURES.values())} |"
+              for arm, label in SINGLE.items() if mean(f"f1_{arm}")]
+    shares = ", ".join(f"{one['f1_after']['mean'] / one['f1_with_document']['mean']:.3f}"
+                       if one["f1_with_document"]["mean"] else "–" for one in results)
+    return "\n".join([*lines, "", f"{_about(results)}; injected / with document, by seed: {shares}."])
 
 
 def together(results: Sequence[Result]) -> str:
@@ -82,13 +87,11 @@ def _about(results: Sequence[Result]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, nargs="+", help="directories of finished runs")
-    results = [json.loads((run / "result.json").read_text()) for run in parser.parse_args().runs]
-    if results[0]["setting"] != "single":
-        print(together(results))
-    elif len(results) == 1:
-        print(single(results[0]))
-    else:
-        parser.error("several runs are one table in the settings batch and sequential only")
+    runs = parser.parse_args().runs
+    results = [json.loads((run / "result.json").read_text()) for run in runs]
+    if len({one["setting"] for one in results}) > 1:
+        parser.error("the runs are of different settings")
+    print(single(runs, results) if results[0]["setting"] == "single" else together(results))
 
 
 if __name__ == "__main__":

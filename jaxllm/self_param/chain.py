@@ -16,10 +16,19 @@ from jaxllm.models import merge
 from jaxllm.models.network import Params
 from jaxllm.models.peft import load_adapter, save_adapter
 from jaxllm.self_param import retention
-from jaxllm.self_param.answers import normalise
 from jaxllm.self_param.config import Config
 from jaxllm.self_param.documents import Document, asked_otherwise
-from jaxllm.self_param.evaluation import Answer, ask_both, gap, judge, mean_accuracy, mean_f1, perplexity, say
+from jaxllm.self_param.evaluation import (
+    Answer,
+    ask_both,
+    gap,
+    judge,
+    mean_accuracy,
+    mean_f1,
+    perplexity,
+    say,
+    unchanged,
+)
 from jaxllm.self_param.memory import Memory
 from jaxllm.self_param.provenance import provenance
 from jaxllm.self_param.retrieval import Retriever
@@ -156,7 +165,7 @@ class _Test:
 
     def _say(self, model: Model, asked: Sequence[tuple[str | None, str]]) -> list[str]:
         return say(model, asked, self.config.format, self.config.sampling, dtype=self.config.device.compute_dtype,
-                   seed=self.config.seed) if asked else []
+                   seed=self.config.seed)
 
     @staticmethod
     def _record(answers: Sequence[Sequence[Answer]], reworded: Sequence[Sequence[Answer]], near: Sequence[str] = (),
@@ -188,14 +197,13 @@ def summarise(config: Config, study: Study, records: Sequence[Record]) -> dict[s
     def numbers(arm: str) -> dict[str, Any]:
         own = [before, *of(arm)]
         matrix = np.array([record["f1"] for record in own])
-        kept = lambda record: np.mean([normalise(a) == normalise(b)
-                                       for a, b in zip(record["near"], before["near"], strict=True)])
         return {"f1_matrix": matrix.tolist(), "f1": mean(matrix[-1]), "accuracy": mean(own[-1]["accuracy"]),
                 "share_of_reader": float(matrix[-1].mean() / max(np.mean(reader["f1"]), 1e-9)),
                 "f1_paraphrased": said(own[-1]), "efficacy": mean(retention.efficacy(matrix, written)),
                 "retention_by_lag": retention.retention_by_lag(matrix, written),
                 "mean_seen": retention.mean_seen(matrix, written), "untold": retention.untold(matrix, written),
-                "locality": [float(kept(record)) for record in own[1:]] if before["near"] else None,
+                "locality": [unchanged(before["near"], record["near"]) for record in own[1:]] if before["near"]
+                else None,
                 "drift_kl": [record["drift_kl"] for record in own[1:]],
                 "perplexity": [record["perplexity"] for record in own]}
 

@@ -61,7 +61,8 @@ class LocalityConfig:
     """Questions that are near the documents' and not about them; their answers should stay what they were.
 
     Args:
-        path: rows {question}; by default the questions of the data's documents that are not written.
+        path: rows {question}; by default the questions of the data's documents that are not written, or, where each
+            is written into its own copy of the model, of the others.
         questions: at most so many; 0 asks none.
     """
 
@@ -108,7 +109,7 @@ class Config:
             prediction, finetune_context on the documents' own text; retrieval trains nothing and puts the document
             that BM25 finds before the question (batch and sequential); replay also distils the earlier documents
             again, every other turn (sequential).
-        locality: questions whose answers should not change (batch and sequential).
+        locality: questions whose answers should not change.
         save: what is kept of every document, below adapters/ or models/.
         mesh: how the devices share a training step.
         device: precision.
@@ -159,8 +160,6 @@ class Config:
         check(not self.on_policy.share or self.divergence.top_k is None, "on_policy.share",
               "the teacher has to be asked in every step about what the student says",
               "set divergence.top_k to null, or it to 0")
-        check(self.setting != "single" or self.locality.path is None, "locality.path",
-              "means nothing in the setting single", "set setting to batch or sequential")
         check(self.questions.examples is None or (self.questions.source == "model" and self.mixture.qa > 0),
               "questions.examples", "are for a model that asks itself", "set questions.source to model, or it to null")
         check(self.setting == "sequential" or self.reader == "latest", "reader",

@@ -12,7 +12,7 @@ import numpy as np
 from jaxllm.config import SamplingConfig
 from jaxllm.generate.engine import generate
 from jaxllm.models.network import Params
-from jaxllm.self_param.answers import accuracy, best, f1
+from jaxllm.self_param.answers import accuracy, best, f1, normalise
 from jaxllm.self_param.documents import Document, FormatConfig, Pair, asked_otherwise
 from jaxllm.self_param.loss import Batch, mean_gap, mean_nats
 from jaxllm.self_param.targets import Target, build_target, collate, common_lengths
@@ -67,7 +67,9 @@ def ask_both(model: Model, documents: Sequence[Document], wording: FormatConfig,
 
 def say(model: Model, asked: Sequence[tuple[str | None, str]], wording: FormatConfig, sampling: SamplingConfig, *,
         dtype: jnp.dtype, seed: int = 0, batch_size: int = 32) -> list[str]:
-    """What the model answers to every `(document to read or None, question)`; see `ask`."""
+    """What the model answers to every `(document to read or None, question)`, if any; see `ask`."""
+    if not asked:
+        return []
     prefix, encode = model.prefix, model.tokenizer.encode
     prompts = [[*prefix, *(() if text is None else encode(wording.read(text))), *encode(wording.ask(question))]
                for text, question in asked]
@@ -78,6 +80,11 @@ def say(model: Model, asked: Sequence[tuple[str | None, str]], wording: FormatCo
 def judge(text: str, references: Sequence[str]) -> Answer:
     """Scores one answer."""
     return Answer(text, best(f1, text, references), best(accuracy, text, references))
+
+
+def unchanged(before: Sequence[str], after: Sequence[str]) -> float:
+    """Share of answers that are what they were, but for case, punctuation and articles."""
+    return float(np.mean([normalise(a) == normalise(b) for a, b in zip(before, after, strict=True)]))
 
 
 def mean_f1(answers: Sequence[Answer]) -> float:

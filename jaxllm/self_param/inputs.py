@@ -68,7 +68,7 @@ def read_others(config: Config) -> dict[str, RowSet]:
     """Rows of the files beside the data, by what they are, as far as the job has them."""
     files = {"unrelated texts": (config.unrelated.path, {"text": str}),
              "questions": (None if config.questions.source in ("model", "judge") else config.questions.source, ROW),
-             "near questions": (None if config.setting == "single" else config.locality.path, {"question": str}),
+             "near questions": (config.locality.path, {"question": str}),
              "paraphrases": (config.paraphrases, ROW),
              "worked examples": (config.questions.examples if config.questions.source == "model" else None, ROW)}
     return {name: read_rows(path, fields, limit_bad=config.data.limit_bad)
@@ -92,7 +92,7 @@ def read_inputs(config: Config, job: Job, found: RowSet, others: dict[str, RowSe
     everything = group(good)
     documents = _with_other_words(config, others.get("paraphrases"), everything, useless)
     examples = _worked_examples(config, others.get("worked examples"), useless)
-    near = _near_questions(config, others.get("near questions"), everything[config.documents:], useless)
+    near = _near_questions(config, others.get("near questions"), everything, useless)
     unrelated = None
     if (other := others.get("unrelated texts")) is not None:
         useless.add(other.rejected, len(other.rows))
@@ -127,11 +127,14 @@ def _worked_examples(config: Config, found: RowSet | None, useless: Useless) -> 
     return "".join(config.format.read(one.text) + "".join(map(tell, one.pairs)) for one in group(good))
 
 
-def _near_questions(config: Config, found: RowSet | None, rest: Sequence[Document], useless: Useless) -> list[str]:
-    """Questions near the documents and not about them: of the file, or of the documents that are not written."""
-    if config.setting == "single":
-        return []
+def _near_questions(config: Config, found: RowSet | None, everything: Sequence[Document], useless: Useless
+                    ) -> list[str]:
+    """Questions near the documents and not about them: of the file, or of the documents that are not written; where
+    all are, each into its own copy of the model, of all."""
     if found is None:
+        rest = everything[config.documents:] if config.documents is not None else ()
+        if not rest and config.setting == "single":
+            rest = everything
         asked = [pair.question for document in rest for pair in document.pairs]
     else:
         asked = [row["question"] for row in found.rows if row["question"].strip()]

@@ -49,7 +49,7 @@ def _run(config: Config, job: Job, found: RowSet, others: dict[str, RowSet]) -> 
     source = given_pairs(config, inputs, fits(config, model, documents))
     study = prepare(config, job, model, mesh, documents, inputs.unrelated, source, inputs.examples)
     if config.setting == "single":
-        records = single.inject_each(config, job, study)
+        records = single.inject_each(config, job, study, inputs.near)
         rows, summary = [row for record in records for row in record["rows"]], single.summarise(config, study, records)
     else:
         records = chain.inject_in_turn(config, job, study, inputs.near)

@@ -43,9 +43,11 @@ def sections(result: Mapping[str, Any], records: Sequence[Mapping[str, Any]],
 def _scores(result: Mapping[str, Any], arms: Mapping[str, str]) -> Section:
     drift = {"after": "drift_kl"} | {arm: f"drift_kl_{arm}" for arm in arms if f"drift_kl_{arm}" in result}
     table = Table(
-        ["", "token F1", "the same in other words", "accuracy", "KL to the reader, nats/token", "drift, nats/token"],
+        ["", "token F1", "the same in other words", "accuracy", "KL to the reader, nats/token",
+         "near questions unchanged", "drift, nats/token"],
         [[name, result[f"f1_{arm}"], result.get(f"f1_paraphrased_{arm}"), result[f"accuracy_{arm}"],
-          result.get(f"kl_{arm}"), result.get(drift.get(arm))] for arm, name in arms.items()],
+          result.get(f"kl_{arm}"), result.get("locality" if arm == "after" else f"locality_{arm}"),
+          result.get(drift.get(arm))] for arm, name in arms.items()],
         "Means over documents with 95 % bootstrap intervals. KL is taken on the test's texts, from the model that "
         "reads the document to the one that does not; drift on unrelated text, from the model as it was.")
     return Section("Scores", parts=[

@@ -12,16 +12,35 @@ from jaxllm.job import Job
 from jaxllm.models import save_model
 from jaxllm.models.peft import save_adapter
 from jaxllm.self_param.config import Config
-from jaxllm.self_param.evaluation import Answer, ask_both, batches, gap, mean_accuracy, mean_f1, question_targets
+from jaxllm.self_param.evaluation import (
+    Answer,
+    ask_both,
+    batches,
+    gap,
+    mean_accuracy,
+    mean_f1,
+    question_targets,
+    say,
+    unchanged,
+)
 from jaxllm.self_param.injection import Injection
 from jaxllm.self_param.provenance import provenance
 from jaxllm.self_param.streams import purpose_seed, together
 from jaxllm.self_param.study import Study, forget, train_run
 from jaxllm.statistics import interval, paired
+from jaxllm.text.model import Model
 
 
-def inject_each(config: Config, job: Job, study: Study) -> list[dict[str, Any]]:
-    """Injects and tests the documents one by one; a record each, kept in documents.jsonl."""
+def inject_each(config: Config, job: Job, study: Study, near: Sequence[str]) -> list[dict[str, Any]]:
+    """Injects and tests the documents one by one; a record each, kept in documents.jsonl.
+
+    Args:
+        config: of the job.
+        job: whose files are written.
+        study: from `prepare`.
+        near: questions that are near the documents; those of a document itself are not asked about it.
+    """
+    before = dict(zip(near, _say(config, study.model, near), strict=True))
     answers = {arm: ask_both(study.model, study.documents, config.format, config.sampling,
                              reading=arm == "with_document", dtype=config.device.compute_dtype, seed=config.seed)
                for arm in ("before", "with_document")}
@@ -30,16 +49,23 @@ def inject_each(config: Config, job: Job, study: Study) -> list[dict[str, Any]]:
         for number in range(len(study.documents)):
             if number not in done:
                 known = {arm: (usual[number], reworded[number]) for arm, (usual, reworded) in answers.items()}
-                done[number] = plain(_one_document(config, job, study, number, known))
+                done[number] = plain(_one_document(config, job, study, number, known, before))
                 writer.write(done[number])
                 forget(job, [f"{number:04d}-{arm}" for arm in study.recipes])
     return [done[number] for number in range(len(study.documents))]
 
 
 def _one_document(config: Config, job: Job, study: Study, number: int,
-                  known: dict[str, tuple[list[Answer], list[Answer]]]) -> dict[str, Any]:
-    """Injects one document by every arm, tests the results, keeps the model; what to remember of it."""
+                  known: dict[str, tuple[list[Answer], list[Answer]]], near: dict[str, str]) -> dict[str, Any]:
+    """Injects one document by every arm, tests the results, keeps the model; what to remember of it.
+
+    Args:
+        known: answers to its questions and to their other wordings, by arm; filled in.
+        near: other questions with the base model's answers.
+    """
     model, document, dtype = study.model, study.documents[number], config.device.compute_dtype
+    own = {pair.question for pair in document.pairs}
+    near = {question: text for question, text in near.items() if question not in own}
     held_back = batches(question_targets(model, document, config.format), model.spec.max_positions)
     record: dict[str, Any] = {"document": number, "kl_before": gap(model, model.params, held_back, dtype)}
     for place, (arm, recipe) in enumerate(study.recipes.items()):
@@ -52,6 +78,8 @@ def _one_document(config: Config, job: Job, study: Study, number: int,
         known[arm] = usual, reworded
         record[f"kl_{arm}"] = gap(model, result.params, held_back, dtype)
         record[f"drift_kl_{arm}"] = gap(model, result.params, study.drift, dtype)
+        if near:
+            record[f"locality_{arm}"] = unchanged(list(near.values()), _say(config, student, list(near)))
         if arm == "after":
             _keep(config, job, study, result, number)
     for arm, (found, reworded) in known.items():
@@ -63,6 +91,11 @@ def _one_document(config: Config, job: Job, study: Study, number: int,
          **{arm: {"text": found[i].text, "f1": found[i].f1} for arm, (found, _) in known.items()}}
         for i, pair in enumerate(document.pairs)]
     return record
+
+
+def _say(config: Config, model: Model, questions: Sequence[str]) -> list[str]:
+    return say(model, [(None, question) for question in questions], config.format, config.sampling,
+               dtype=config.device.compute_dtype, seed=config.seed)
 
 
 def _keep(config: Config, job: Job, study: Study, result: Injection, number: int) -> None:
@@ -82,6 +115,7 @@ def summarise(config: Config, study: Study, records: Sequence[dict[str, Any]]) -
     mean = lambda name: interval(values(name), config.seed)
     result: dict[str, Any] = {name: mean(name) for name in ("f1_before", "f1_after", "f1_with_document")}
     result["drift_kl"] = mean("drift_kl_after")
+    result["locality"] = mean("locality_after") if values("locality_after") else None
     result |= {name: mean(name) for name in ("kl_before", "kl_after", "accuracy_before", "accuracy_after",
                                              "accuracy_with_document")}
     result |= {name: mean(name) for arm in ("before", "with_document", *study.recipes)
@@ -89,5 +123,7 @@ def summarise(config: Config, study: Study, records: Sequence[dict[str, Any]]) -
     for arm in study.recipes:
         if arm != "after":
             result |= {name: mean(name) for name in (f"f1_{arm}", f"kl_{arm}", f"accuracy_{arm}", f"drift_kl_{arm}")}
+            if values(name := f"locality_{arm}"):
+                result[name] = mean(name)
             result[f"f1_after_over_{arm}"] = paired(values("f1_after"), values(f"f1_{arm}"), config.seed)
     return result

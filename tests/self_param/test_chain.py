@@ -9,13 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from jaxllm.assets import asset_path
 from jaxllm.cli import main
 from jaxllm.config import DataConfig
 from jaxllm.errors import UserError
 from jaxllm.files import JsonlWriter, read_jsonl
-from jaxllm.self_param import chain, questions, retention, study
+from jaxllm.self_param import chain, questions, retention, single, study
 from jaxllm.self_param.config import Config, RecallConfig, UnrelatedConfig
 from jaxllm.self_param.documents import Document, Pair
+from jaxllm.self_param.evaluation import unchanged
 from jaxllm.self_param.memory import Memory, recall_tokens, recalled
 from jaxllm.self_param.retrieval import Retriever
 from jaxllm.self_param.room import windowed
@@ -162,7 +164,7 @@ def test_the_nearest_window():
     (["--questions.source", "judge", "--questions.examples", "x.jsonl"], "questions.examples"),
     (["--windows.tokens", "8"], "windows.tokens"),
     (["--paraphrases", "asset:tiny/documents_mixed.jsonl"], "no document of the data"),
-    (["--locality.path", "x.jsonl"], "locality.path"),
+    (["--locality.path", "nowhere.jsonl"], "nowhere"),
     (["--reader", "base"], "reader"),
     (["--compare", "[replay]"], "means nothing in the setting single"),
     (["--setting", "batch", "--compare", "[replay]"], "set setting to sequential"),
@@ -208,13 +210,22 @@ def test_one_at_a_time_asked_in_other_words_after_worked_examples(tmp_path, monk
         return asked(model, rows, *arguments, **more)
 
     monkeypatch.setattr(questions, "generate", noted)
+    near, counted = tmp_path / "near.jsonl", []
+    own = read_jsonl(asset_path("tiny/documents.jsonl"))[0]["question"]
+    near.write_text("".join(json.dumps({"question": one}) + "\n" for one in (own, "Who sails?", "What is it?")))
+    monkeypatch.setattr(single, "unchanged", lambda *both: counted.append(both) or unchanged(*both))
     assert main([*QUICK, "--documents", "1", "--finetune", "false", "--train.steps", "2", "--train.warmup_steps", "0",
                  "--questions.examples", "asset:worked_examples.jsonl", "--questions.per_document", "8",
-                 "--paraphrases", "asset:tiny/paraphrases.jsonl", "--out", str(tmp_path / "out")]) == 0
+                 "--paraphrases", "asset:tiny/paraphrases.jsonl", "--out", str(tmp_path / "out"), "--train.lr", "1e-9",
+                 "--locality.path", str(near)]) == 0
     assert len(prompts) > 2 and all("Question: How many hives does Mira have? Answer: six\n" in one for one in prompts)
     result = json.loads((tmp_path / "out" / "result.json").read_text())
     assert result["f1_paraphrased_with_document"]["mean"] == 1 and "f1_paraphrased_after" in result
     assert result["windows"] == [1]
+    # Hardly trained, it answers near questions as before; its own is none.
+    ((before, after),) = counted
+    assert len(before) == len(after) == 2 and result["locality"]["mean"] == 1
+    assert unchanged(["The ship", "two"], ["ship.", "three"]) == 0.5
 
 
 UNBROKEN = "".join(map(chr, range(0x4E00, 0x4E00 + 300)))

@@ -120,8 +120,8 @@ class Job:
 
     @property
     def rejected_path(self) -> Path | None:
-        """DIR/rejected.jsonl as `read_rows` takes it: None in a process that does not write."""
-        return self.directory / "rejected.jsonl" if self.primary else None
+        """DIR/rejected.jsonl as `read_rows` takes it: None in a process that does not write, or when all is done."""
+        return self.directory / "rejected.jsonl" if self.primary and not self.finished else None
 
     @property
     def result_path(self) -> Path:

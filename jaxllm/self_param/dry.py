@@ -17,6 +17,7 @@ from jaxllm.self_param.config import Config
 from jaxllm.self_param.injection import make_recipe
 from jaxllm.self_param.study import OBJECTIVES, two_teachers
 from jaxllm.self_param.targets import build_target, collate, common_lengths, continuation
+from jaxllm.self_param.told import ask_teacher
 from jaxllm.text.model import Model
 from jaxllm.train import abstract_state, shardings
 
@@ -36,21 +37,28 @@ def dry_run(config: Config, mesh: jax.sharding.Mesh) -> str:
                                shardings(adapter_axes(adapter), mesh, adapter.params))
     teachers = two_teachers(config, "after")
     recipe = make_recipe(Model(spec, weights, None), OBJECTIVES["after"], config.train, config.lora, config.divergence,
-                         lengths, config.device.compute_dtype, mesh, teachers)
+                         lengths, config.device.compute_dtype, mesh, two_teachers=teachers)
     state = abstract_state(trained, recipe.optimizer)
-    rows = collate([build_target((), (), (0, 0), "qa")] * config.train.batch_size, *lengths)
-    if (k := config.divergence.top_k) is not None:
-        likely = np.zeros((config.train.batch_size, lengths[0], k), np.int32)
-        rows |= {"likely_ids": likely, "likely_logprobs": likely.astype(np.float32)}
-    batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=batch_sharding(mesh)), rows)
+    rows = config.train.batch_size
     with jax.set_mesh(mesh):
-        compiled = recipe.step.lower(state, (weights, weights) if teachers and k is None else weights, batch).compile()
+        if (k := config.divergence.top_k) is None:
+            programs = [recipe.step.lower(state, (weights, weights) if teachers else weights,
+                                          _batch(rows, lengths, mesh))]
+        else:  # the teacher reads apart from the step
+            some = _batch(rows // config.train.accumulate, lengths, mesh)
+            programs = [recipe.step.lower(state, weights, _batch(rows, lengths, mesh, k)),
+                        ask_teacher.lower(spec, weights, weights if teachers else None, some, k=k,
+                                          temperature=config.divergence.temperature, dtype=recipe.dtype)]
+        temporary = max(program.compile().memory_analysis().temp_size_in_bytes for program in programs)
     size = lambda tree: sum(_bytes(x) for x in jax.tree.leaves(tree))
     parts = {"weights": size(weights)}
     if config.setting == "sequential":  # beside the first model's, which are compared with
         parts["those written into"] = _adapted(spec, config, weights)
+    if config.on_policy.share:
+        # Merged, and then every layer by itself: what the adapter does not change is copied too.
+        parts["student, answering"] = _adapted(spec, config, weights) + size(weights["layers"])
     parts |= {"adapter" if config.lora else "trained weights": size(state.params),
-             "optimizer": size(state.opt_state), "temporary, of a step": compiled.memory_analysis().temp_size_in_bytes}
+             "optimizer": size(state.opt_state), "temporary, of a step": temporary}
     total = sum(parts.values())
     count = lambda tree: sum(x.size for x in jax.tree.leaves(tree))
     lines = [f"{config.model}: {spec.family}, {spec.layers} layers, width {spec.width}, vocabulary {spec.vocab_size:,}",
@@ -64,8 +72,20 @@ def dry_run(config: Config, mesh: jax.sharding.Mesh) -> str:
     return "\n".join(lines)
 
 
+def _batch(rows: int, lengths: tuple[int, int], mesh: jax.sharding.Mesh, likely: int | None = None
+           ) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes of `rows` targets; with what the teacher said, `likely` tokens of a position."""
+    made = collate([build_target((), (), (0, 0), "qa")] * rows, *lengths)
+    if likely is not None:
+        ids = np.zeros((rows, lengths[0], likely), np.int32)
+        made |= {"likely_ids": ids, "likely_logprobs": ids.astype(np.float32)}
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=batch_sharding(mesh)), made)
+
+
 def _adapted(spec: ModelSpec, config: Config, weights: Params) -> int:
     """Bytes on one device of the matrices that adapters are merged into, in full."""
+    if config.lora is None:
+        return 0
     size = 0
     for (module, name), shape in linear_shapes(spec).items():
         if name in config.lora.targets:

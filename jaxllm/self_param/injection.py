@@ -100,7 +100,7 @@ class Recipe:
 
 def make_recipe(model: Model, objective: Objective, train: TrainConfig, lora: LoraConfig | None,
                 divergence: DivergenceConfig, lengths: tuple[int, int], dtype: jnp.dtype,
-                mesh: jax.sharding.Mesh, two_teachers: bool = False, on_policy: OnPolicyConfig | None = None,
+                mesh: jax.sharding.Mesh, *, two_teachers: bool = False, on_policy: OnPolicyConfig | None = None,
                 sampling: SamplingConfig | None = None) -> Recipe:
     """Compiles, at its first step, one program for every document whose batches fit `lengths`.
 
@@ -163,15 +163,15 @@ def inject(model: Model, streams: TargetSource, recipe: Recipe, *, checkpointer:
     frozen, lengths = model.params, (recipe.student_length, recipe.teacher_length)
     batch = lambda step: collate(of(step), *lengths)
     if recipe.objective == "distill" and recipe.divergence.top_k is not None:
-        told = Told(model, reader if recipe.two_teachers else None, recipe.divergence.top_k, lengths, train.batch_size,
-                    recipe.divergence.temperature, recipe.dtype, recipe.mesh)
+        told = Told(model, reader if recipe.two_teachers else None, recipe.divergence.top_k, lengths,
+                    train.batch_size // train.accumulate, recipe.divergence.temperature, recipe.dtype, recipe.mesh)
         ahead = lambda step: range(step + 1, min(step + AHEAD, train.steps))
         batch = lambda step: told.batch(of(step), (target for later in ahead(step) for target in of(later)))
     elif recipe.two_teachers:
         frozen = model.params, reader
     done = fit(state, recipe.step, batch, train.steps, frozen=frozen, mesh=recipe.mesh, hooks=hooks,
                log_every=train.log_every, save_every=train.save_every, checkpointer=checkpointer,
-               sidecar={"said": said}, metrics=metrics, progress=progress)
+               sidecar={"said": said} if hooks else None, metrics=metrics, progress=progress)
     params, adapter = _result(model, recipe, done.state)
     return Injection(params, adapter, done.metrics, done.interrupted)
 
@@ -192,7 +192,7 @@ def _asking(targets: OnPolicy, model: Model, recipe: Recipe, state: TrainState) 
         targets.ask(range(min(every + 1, steps)), _result(model, recipe, state)[0])
 
     def after(made: int, state: TrainState) -> None:
-        if made % every == 0:
+        if made % every == 0 and made + 1 < steps:
             targets.ask(range(made + 1, min(made + 1 + every, steps)), _result(model, recipe, state)[0])
 
     return after

@@ -65,13 +65,13 @@ class Inputs:
 
 
 def read_others(config: Config) -> dict[str, RowSet]:
-    """Rows of the files beside the data, by what they are, as far as the job has them."""
+    """Rows of the files beside the data, by what they are, as far as the job has them; see `Useless` for the others."""
     files = {"unrelated texts": (config.unrelated.path, {"text": str}),
              "questions": (None if config.questions.source in ("model", "judge") else config.questions.source, ROW),
              "near questions": (config.locality.path, {"question": str}),
              "paraphrases": (config.paraphrases, ROW),
              "worked examples": (config.questions.examples if config.questions.source == "model" else None, ROW)}
-    return {name: read_rows(path, fields, limit_bad=config.data.limit_bad)
+    return {name: read_rows(path, fields, limit_bad=1.0)
             for name, (path, fields) in files.items() if path is not None}
 
 
@@ -95,9 +95,10 @@ def read_inputs(config: Config, job: Job, found: RowSet, others: dict[str, RowSe
     near = _near_questions(config, others.get("near questions"), everything, useless)
     unrelated = None
     if (other := others.get("unrelated texts")) is not None:
-        useless.add(other.rejected, len(other.rows))
-        order = np.random.default_rng(purpose_seed(config.seed, "unrelated order")).permutation(len(other.rows))
-        unrelated = [other.rows[i]["text"] for i in order]
+        texts = [row["text"] for row in other.rows if row["text"].strip()]
+        useless.add([*other.rejected, *_blank(config.unrelated.path, other, "text")], len(texts))
+        order = np.random.default_rng(purpose_seed(config.seed, "unrelated order")).permutation(len(texts))
+        unrelated = [texts[i] for i in order]
     return Inputs(documents[:config.documents], frozenset(one.text for one in everything), near, unrelated, examples,
                   others.get("questions"), useless, len(good) - sum(len(one.pairs) for one in everything))
 
@@ -110,11 +111,17 @@ def _with_other_words(config: Config, found: RowSet | None, documents: list[Docu
     good, bad = sort_out(found, config.paraphrases)
     texts = {document.text for document in documents}
     lines = {id(row): line for row, line in zip(found.rows, found.lines, strict=True)}
-    strange = [Rejected(config.paraphrases, lines[id(row)], "its context is no document of the data", as_text(row))
+    strange = [Rejected(config.paraphrases, lines[id(row)], _strange(config), as_text(row))
                for row in good if row["context"] not in texts]
     useless.add([*bad, *strange], len(good) - len(strange))
     pairs = {one.text: one.pairs for one in group(good)}
     return [dataclasses.replace(document, reworded=pairs.get(document.text, ())) for document in documents]
+
+
+def _strange(config: Config) -> str:
+    """Why a row about a text cannot be used that no row of the data has."""
+    limit = config.data.limit
+    return "its context is no document of the data" + (f", of which data.limit leaves {limit} rows" if limit else "")
 
 
 def _worked_examples(config: Config, found: RowSet | None, useless: Useless) -> str:
@@ -138,24 +145,31 @@ def _near_questions(config: Config, found: RowSet | None, everything: Sequence[D
         asked = [pair.question for document in rest for pair in document.pairs]
     else:
         asked = [row["question"] for row in found.rows if row["question"].strip()]
-        blank = [Rejected(config.locality.path, line, "question is empty", as_text(row))
-                 for line, row in zip(found.lines, found.rows, strict=True) if not row["question"].strip()]
-        useless.add([*found.rejected, *blank], len(asked))
+        useless.add([*found.rejected, *_blank(config.locality.path, found, "question")], len(asked))
     return list(dict.fromkeys(asked))[:config.locality.questions]
+
+
+def _blank(path: str, found: RowSet, field: str) -> list[Rejected]:
+    """Rows that hold nothing."""
+    return [Rejected(path, line, f"{field} is empty", as_text(row))
+            for line, row in zip(found.lines, found.rows, strict=True) if not row[field].strip()]
 
 
 def given_pairs(config: Config, inputs: Inputs, fits: Callable[[str, str, str], bool]) -> QuestionSource | None:
     """The pairs of a file, if there is one.
 
     Args:
-        fits: whether a context, a question and an answer leave room in the context window.
+        fits: whether a context, a question and an answer leave room in the context window; asked of the documents that
+            are written.
 
     Raises:
         UserError: too many of its rows are of no use.
     """
     if (found := inputs.pairs) is None:
         return None
-    source, bad = file_source(found, config.questions.source, inputs.contexts, fits)
+    written = {document.text for document in inputs.documents}
+    source, bad = file_source(found, config.questions.source, inputs.contexts,
+                              lambda context, *pair: context not in written or fits(context, *pair), _strange(config))
     inputs.useless.add(bad, len(found.rows) + len(found.rejected) - len(bad))
     return source
 

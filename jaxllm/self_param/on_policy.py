@@ -3,8 +3,8 @@
     s = question ++ y,  y drawn from p_student( . | question)        (on-policy distillation; ours, not the paper's)
 
 The divergence from the reading teacher is taken along what the student says by itself, its errors included, which texts
-made by the teacher never show it. The draws of a target depend on its number, the seed and the student of the moment,
-so that a run that was stopped goes on as it would have.
+made by the teacher never show it; that it ended too early is one of them. The draws of a target depend on its number,
+the seed and the student of the moment, so that a run that was stopped goes on as it would have.
 """
 
 from __future__ import annotations
@@ -32,8 +32,9 @@ class OnPolicyConfig:
 
     Args:
         share: of the pairs' turns, that ask the student itself, which reads nothing; the teacher that reads says what
-            it should have answered.
-        every: steps from one time that it is asked to the next.
+            it should have answered. Not with divergence.top_k.
+        every: steps from one time that it is asked to the next, of all these steps' questions. It is asked with its
+            adapter merged into a copy of the weights.
         temperature: of its answers.
     """
 
@@ -48,7 +49,7 @@ class OnPolicyConfig:
 
 
 class OnPolicy:
-    """The targets of a run, with the student's own answers where it has been asked; a `TargetSource`.
+    """The targets of a run, with the student's own answers where it has been asked.
 
     Args:
         model: that the student is a change of.
@@ -65,17 +66,12 @@ class OnPolicy:
                  lengths: tuple[int, int], dtype: jnp.dtype, said: Said):
         self._model, self._streams, self._config, self._sampling = model, streams, config, sampling
         self._rows, self._lengths, self._dtype, self.said = rows, lengths, dtype, said
-        self.seed, self.kinds = streams.seed, streams.kinds
         self._draws = purpose_seed(streams.seed, "on-policy")
 
     def target(self, number: int) -> Target:
-        """See `TargetSource.target`."""
+        """Target `number` of the run; see `TargetSource.target`."""
         made, said = self._streams.target(number), self.said.get(str(number))
         return made if said is None else answered(made, said)
-
-    def longest(self) -> list[Target]:
-        """See `TargetSource.longest`."""
-        return self._streams.longest()
 
     def ask(self, steps: range, student: Params) -> None:
         """Lets the student answer the questions of some steps; what it said for those two before them is forgotten."""
@@ -91,10 +87,10 @@ class OnPolicy:
                            batch_size=64, dtype=self._dtype, places=numbers, max_tokens=limits)
         ends = set(self._model.stop_ids)
         for number, target, (answer,) in zip(numbers, made, answers, strict=True):
-            ids = [token for token in answer.token_ids if token not in ends]
-            # An end is learned where the pairs that were made beforehand have one.
-            ending = [token for token in target.student[-1:] if token in ends and answer.finish_reason == "stop"]
-            self.said[str(number)] = [*ids, *ending][:self._room(target)]
+            # Whatever ends it is kept: that it ended there is learned from too.
+            ended = answer.finish_reason == "length" or answer.token_ids[-1] in ends
+            ending = [] if ended else [token for token in target.student[-1:] if token in ends]
+            self.said[str(number)] = [*answer.token_ids, *ending][:self._room(target)]
 
     def _its(self, number: int) -> bool:
         """Whether a target is the student's to answer."""

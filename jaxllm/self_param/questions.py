@@ -72,8 +72,8 @@ def distinct(pairs: Sequence[QuestionAnswer], limit: int) -> list[QuestionAnswer
     return list(kept.values())[:limit]
 
 
-def file_source(found: RowSet, path: str, contexts: Collection[str], fits: Callable[[str, str, str], bool]
-                ) -> tuple[QuestionSource, list[Rejected]]:
+def file_source(found: RowSet, path: str, contexts: Collection[str], fits: Callable[[str, str, str], bool],
+                strange: str) -> tuple[QuestionSource, list[Rejected]]:
     """Pairs from rows `{context, question, answers}`; the first answer is the one that is learned.
 
     Args:
@@ -81,6 +81,7 @@ def file_source(found: RowSet, path: str, contexts: Collection[str], fits: Calla
         path: where they are from.
         contexts: all documents of the data.
         fits: whether a context, a question and an answer leave room in the context window.
+        strange: why a row is of no use whose context is none of these.
 
     Returns:
         The source, and the rows that are of no use to it, with reasons.
@@ -90,7 +91,7 @@ def file_source(found: RowSet, path: str, contexts: Collection[str], fits: Calla
     pairs: dict[str, list[QuestionAnswer]] = {}
     for row in good:
         pair = row["question"], row["answers"][0]
-        reason = ("its context is no document of the data" if row["context"] not in contexts else
+        reason = (strange if row["context"] not in contexts else
                   None if fits(row["context"], *pair) else "the document and this pair do not fit the context window")
         if reason is not None:
             rejected.append(Rejected(path, lines[id(row)], reason, as_text(row)))

@@ -21,10 +21,11 @@ def windowed(config: Config, model: Model, documents: Sequence[Document], exampl
 
     Args:
         examples: what the model reads before a document when it asks itself.
-        near: questions that retrieval may put behind any document.
+        near: questions that are asked too, with any document before them where retrieval is compared.
 
     Raises:
-        UserError: what is read behind a document leaves no room for it; naming the document and the key.
+        UserError: what is read behind a document leaves no room for it, naming the document and the key; or a near
+            question is too long.
     """
     length, window = lambda text: len(model.tokenizer.encode(text)), model.spec.max_positions
     read = lambda text: length(config.format.read(text))
@@ -51,6 +52,11 @@ def windowed(config: Config, model: Model, documents: Sequence[Document], exampl
                             "windows.tokens", f"give {LEAST + read('')} or more, or null")
         overlap = read("") + int((limit - read("")) * config.windows.overlap)
         found.append(dataclasses.replace(document, windows=tuple(cut(document.text, limit, overlap, read))))
+    for question in near:
+        if (needed := len(model.prefix) + length(config.format.ask(question)) + config.sampling.max_tokens) > window:
+            raise UserError(f"the near question that begins {question[:60]!r} needs {needed} tokens with its answer; "
+                            f"the context window is {window}", config.locality.path or config.data.path,
+                            "leave it out, or set locality.questions to 0")
     return found
 
 

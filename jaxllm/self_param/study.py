@@ -12,7 +12,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxllm.config import SamplingConfig
 from jaxllm.job import Job
 from jaxllm.models.network import Params
 from jaxllm.self_param.config import Config
@@ -21,7 +20,7 @@ from jaxllm.self_param.evaluation import batches, plain_targets
 from jaxllm.self_param.injection import Injection, Recipe, inject, make_recipe
 from jaxllm.self_param.inputs import unrelated_ids
 from jaxllm.self_param.memory import recall_tokens, recalled
-from jaxllm.self_param.on_policy import OnPolicyConfig, longest_answers, own_sampling
+from jaxllm.self_param.on_policy import longest_answers, own_sampling
 from jaxllm.self_param.pairs import training_pairs
 from jaxllm.self_param.questions import QuestionAnswer, QuestionSource
 from jaxllm.self_param.streams import Streams, TargetSource, document_alone, make_streams, purpose_seed
@@ -96,30 +95,26 @@ def prepare(config: Config, job: Job, model: Model, mesh: jax.sharding.Mesh, doc
                      for part, (text, found) in enumerate(zip(texts, pairs[number], strict=True)) if useful(found))
 
     streams = {arm: [of(arm, number) for number in range(len(documents))] for arm in trained_arms(config)}
-    recipes = {arm: make_recipe(
-        model, OBJECTIVES[arm], config.train, config.lora, config.divergence,
-        _lengths(config, model, [one for own in found for one in own]), config.device.compute_dtype, mesh,
-        two_teachers(config, arm), *_asking(config, arm)) for arm, found in streams.items()}
+    recipes = {arm: _recipe(config, model, arm, [one for own in found for one in own], mesh)
+               for arm, found in streams.items()}
     drift = batches(plain_targets(model, drifting), model.spec.max_positions)
     return Study(model, documents, streams, drift, len(drifting), recipes)
 
 
-def _asking(config: Config, arm: str) -> tuple[OnPolicyConfig, SamplingConfig] | tuple[()]:
-    """How often, and how, the student answers itself, where it does."""
-    if not config.on_policy.share or OBJECTIVES[arm] != "distill":
-        return ()
-    return config.on_policy, own_sampling(config.on_policy, config.sampling, config.format.end)
-
-
-def _lengths(config: Config, model: Model, streams: Sequence[Streams]) -> tuple[int, int]:
-    """Lengths of batches that hold all targets, those too that a model will yet make of what it knows."""
+def _recipe(config: Config, model: Model, arm: str, streams: Sequence[Streams], mesh: jax.sharding.Mesh) -> Recipe:
+    """How an arm is trained, with batches that hold all targets, those too that the model will yet make itself."""
     targets = [target for one in streams for target in one.longest()]
     if any("recall" in one.turns for one in streams):
         start = len(model.tokenizer.encode(config.format.question_start.rstrip()))
         targets.append(build_target(model.prefix, (), [0] * (start + recall_tokens(config)), "recall"))
-    if config.on_policy.share:
-        targets += longest_answers(targets, config.sampling.max_tokens, model.spec.max_positions)
-    return common_lengths(targets, model.spec.max_positions)
+    on_policy = sampling = None
+    if config.on_policy.share and OBJECTIVES[arm] == "distill":
+        on_policy = config.on_policy
+        sampling = own_sampling(on_policy, config.sampling, config.format.end)
+        targets += longest_answers(targets, sampling.max_tokens, model.spec.max_positions)
+    return make_recipe(model, OBJECTIVES[arm], config.train, config.lora, config.divergence,
+                       common_lengths(targets, model.spec.max_positions), config.device.compute_dtype, mesh,
+                       two_teachers=two_teachers(config, arm), on_policy=on_policy, sampling=sampling)
 
 
 @dataclass(frozen=True)

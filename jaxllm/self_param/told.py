@@ -23,8 +23,9 @@ ROOM = 2 * 2**30
 
 
 @partial(jax.jit, static_argnames=("spec", "k", "temperature", "dtype"))
-def _likeliest(spec: ModelSpec, teacher: Params, reader: Params | None, batch: Batch, *, k: int, temperature: float,
+def ask_teacher(spec: ModelSpec, teacher: Params, reader: Params | None, batch: Batch, *, k: int, temperature: float,
                dtype: jnp.dtype) -> tuple[jax.Array, jax.Array]:
+    """The teacher's k likeliest tokens where the student of a batch is, and their log-probabilities, `[B, Ts, k]`."""
     states = teacher_states(spec, teacher, batch, reader=reader, dtype=dtype)
     return likeliest(states, unembedding(spec, teacher), k, temperature=temperature)
 
@@ -48,7 +49,7 @@ class Told:
         self._lengths, self._k, self._rows, self._mesh = lengths, k, rows, mesh
         self._said: dict[Target, tuple[np.ndarray, np.ndarray]] = {}
         self._bytes = 0
-        self._ask = partial(_likeliest, model.spec, model.params, reader, k=k, temperature=temperature, dtype=dtype)
+        self._ask = partial(ask_teacher, model.spec, model.params, reader, k=k, temperature=temperature, dtype=dtype)
 
     def batch(self, targets: Sequence[Target], ahead: Iterable[Target] = ()) -> dict[str, np.ndarray]:
         """`collate`, and `likely_ids` and `likely_logprobs` `[B, Ts, k]`; what stands in padding means nothing.

@@ -1,5 +1,6 @@
 """Saving and restoring a run with Orbax: atomic, asynchronous, latest and best."""
 
+import copy
 import logging
 import math
 from collections.abc import Mapping
@@ -119,11 +120,11 @@ class Checkpointer:
         args = self._ocp.args
         try:
             self._manager.wait_until_finished()
+            # Written in the background, while the next steps may change what it holds.
+            beside = args.JsonSave(copy.deepcopy(dict(sidecar or {})))
             return self._manager.save(
                 step,
-                args=args.Composite(
-                    state=args.StandardSave(state), sidecar=args.JsonSave(dict(sidecar or {}))
-                ),
+                args=args.Composite(state=args.StandardSave(state), sidecar=beside),
                 metrics={"best": float(best)} if math.isfinite(best) else None,
                 force=True,
             )

@@ -166,6 +166,8 @@ def test_the_nearest_window():
     (["--paraphrases", "asset:tiny/documents_mixed.jsonl"], "no document of the data"),
     (["--locality.path", "nowhere.jsonl"], "nowhere"),
     (["--reader", "base"], "reader"),
+    (["--on_policy.share", "0.5", "--divergence.top_k", "4"], "set divergence.top_k to null"),
+    (["--on_policy.share", "0.5", "--mixture.qa", "0"], "no pairs to answer"),
     (["--compare", "[replay]"], "means nothing in the setting single"),
     (["--setting", "batch", "--compare", "[replay]"], "set setting to sequential"),
     (["--setting", "batch", "--lora", "null", "--save", "nothing"], "kept as adapters"),
@@ -197,6 +199,8 @@ def test_documents_too_long_are_read_in_windows():
     own = Document("ship " * 490, (Pair("q?", ("a",)),))
     read = max(length(config.format.read(part)) for part in windowed(config, model, [own])[0].passages)
     assert read + config.questions.max_tokens + config.sampling.max_tokens < model.spec.max_positions
+    with pytest.raises(UserError, match="near question that begins 'ship"):
+        windowed(config, model, documents, near=["ship " * 600])
     endless = [Document("short", (Pair("ship " * 600, ("a",)),))]
     with pytest.raises(UserError, match="leaves room for"):
         windowed(config, model, endless)

@@ -157,7 +157,7 @@ def test_a_teacher_that_is_asked_once_teaches_the_same(model, full_mixture, two,
 
     def adapter(top_k):
         made = make_recipe(model, "distill", train, LORA, DivergenceConfig(top_k=top_k), lengths, FLOAT32, make_mesh(),
-                           two)
+                           two_teachers=two)
         return inject(model, full_mixture, made, progress=False, reader=reader if two else None)
 
     online = adapter(None)
@@ -172,9 +172,9 @@ def test_a_teacher_that_is_asked_once_teaches_the_same(model, full_mixture, two,
         return
     monkeypatch.setattr(told, "ROOM", 0)
     monkeypatch.setattr(injection, "AHEAD", 1)
-    programs = told._likeliest._cache_size()
+    programs = told.ask_teacher._cache_size()
     again = adapter(model.spec.vocab_size)
-    assert told._likeliest._cache_size() == programs
+    assert told.ask_teacher._cache_size() == programs
     assert len(asked) - once == train.steps
     jax.tree.map(lambda x, y: assert_allclose(x, y, atol=1e-6), again.adapter.params, kept.adapter.params)
     few = adapter(4)

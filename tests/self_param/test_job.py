@@ -16,6 +16,7 @@ from jaxllm.cli import main
 from jaxllm.errors import UserError
 from jaxllm.files import read_jsonl
 from jaxllm.models import load_spec
+from jaxllm.self_param import injection
 from jaxllm.self_param.demo import describe
 from tests.conftest import ROOT
 
@@ -79,13 +80,17 @@ def test_all_weights_and_saved_model(arguments, tmp_path):
     assert (out / "models" / "0000" / "tokenizer.json").is_file()
 
 
-def test_pairs_from_a_file(arguments, tmp_path):
+def test_pairs_from_a_file(arguments, tmp_path, monkeypatch):
+    """Some of them answered by the student itself."""
     pairs = tmp_path / "pairs.jsonl"
     pairs.write_text(json.dumps({"context": STORY, "question": "What was lost?", "answers": ["a ball"]}) + "\n")
-    out = tmp_path / "out"
-    assert main(["inject", *arguments, "--out", str(out), "--finetune", "false",
-                 "--questions.source", str(pairs)]) == 0
+    out, started = tmp_path / "out", []
+    plain = injection.OnPolicy.__init__
+    monkeypatch.setattr(injection.OnPolicy, "__init__", lambda self, *rest: started.append(rest) or plain(self, *rest))
+    assert main(["inject", *arguments, "--out", str(out), "--questions.source", str(pairs), "--on_policy.share", "0.5",
+                 "--on_policy.every", "2"]) == 0
     assert read_jsonl(out / "pairs.jsonl")[0]["pairs"] == [{"question": "What was lost?", "answer": "a ball"}]
+    assert len(started) == 1  # the arm of plain fine-tuning learns from the pairs as they are
 
 
 def test_a_terminated_run_goes_on_where_it_was(arguments, tmp_path):
@@ -265,15 +270,18 @@ def test_rows_of_no_use_are_told_of(arguments, tmp_path):
                                                                         "answers": ["x " * 600]}]
     pairs.write_text("".join(json.dumps(row) + "\n" for row in good + bad))
     texts.write_text("".join(json.dumps({"text": f"Number {i} said hello to {i + 1}."}) + "\n" for i in range(40))
-                     + '{"txt": "x"}\n')
+                     + '{"txt": "x"}\n{"text": " "}\n')
     out = tmp_path / "out"
     assert main(["inject", *arguments, "--out", str(out), "--finetune", "false", "--questions.source", str(pairs),
                  "--unrelated.path", str(texts)]) == 0
     reasons = [row["reason"] for row in read_jsonl(out / "rejected.jsonl")]
-    assert len(reasons) == 3 and "'text' is missing" in reasons[0]
-    assert "no document of the data" in reasons[1] and "do not fit" in reasons[2]
+    assert len(reasons) == 4 and "'text' is missing" in reasons[0] and "text is empty" in reasons[1]
+    assert "no document of the data" in reasons[2] and "do not fit" in reasons[3]
     result = json.loads((out / "result.json").read_text())
-    assert (result["rejected"], result["repeated"]) == (3, 1)
+    assert (result["rejected"], result["repeated"]) == (4, 1)
+    assert main(["inject", *arguments, "--out", str(out), "--finetune", "false", "--questions.source", str(pairs),
+                 "--unrelated.path", str(texts)]) == 0  # nothing to do, and nothing lost
+    assert [row["reason"] for row in read_jsonl(out / "rejected.jsonl")] == reasons
     texts.write_text(texts.read_text().replace("hello", "goodbye"))
     assert main(["inject", *arguments, "--out", str(out), "--finetune", "false", "--questions.source", str(pairs),
                  "--unrelated.path", str(texts)]) == 2

@@ -22,7 +22,7 @@ from tests.generate.test_generate import Letters
 
 FLOAT32 = np.dtype("float32")
 ROWS, STEPS = 4, 9
-GREEDY = SamplingConfig(temperature=0.0, max_tokens=6, stop=["\n"])
+GREEDY = SamplingConfig(temperature=0.0, max_tokens=6, stop=["."])
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def model(llama):
 def streams(model):
     ids = lambda text: tuple(model.tokenizer.encode(text))
     context = ids("the red fox is in it")
-    pairs = ("who is in it?", " fox\n"), ("what colour?", " red\n"), ("is it?", " it is\n")
+    pairs = ("who is in it?", " fox."), ("what colour?", " red."), ("is it?", " it is.")
     questions = tuple(build_target(model.prefix, context, ids(ask + tell), "qa", asked=len(ids(ask)))
                       for ask, tell in pairs)
     return Streams(model.prefix, context, questions, (ids("other text"), ids("more of it")), (),
@@ -45,8 +45,8 @@ def recipe(model, streams, config, steps=STEPS, lora=None):
     longest = streams.longest()
     lengths = common_lengths([*longest, *longest_answers(longest, GREEDY.max_tokens, 64)], 64)
     train = TrainConfig(steps=steps, batch_size=ROWS, lr=5e-3, schedule="constant")
-    return make_recipe(model, "distill", train, lora, DivergenceConfig(), lengths, FLOAT32, make_mesh(), False, config,
-                       dataclasses.replace(GREEDY, temperature=config.temperature))
+    return make_recipe(model, "distill", train, lora, DivergenceConfig(), lengths, FLOAT32, make_mesh(),
+                       on_policy=config, sampling=dataclasses.replace(GREEDY, temperature=config.temperature))
 
 
 def test_another_answer_by_hand():
@@ -66,8 +66,7 @@ def test_the_student_answers_what_it_is_asked(model, streams):
         made = streams.target(number)
         if made.asked:
             (said,) = generate(model, [made.student[:made.asked]], GREEDY, dtype=FLOAT32)[0]
-            ids = [token for token in said.token_ids if token not in model.stop_ids]
-            assert own.target(number) == answered(made, ids) != made
+            assert own.target(number) == answered(made, said.token_ids) != made
         else:
             assert own.target(number) == made
     assert own.target(3 * ROWS) == streams.target(3 * ROWS)
@@ -91,17 +90,42 @@ def test_a_share_of_them_and_always_the_same(model, streams):
     assert own[1].said == {number: ids for number, ids in own[0].said.items() if int(number) >= 19 * ROWS}
 
 
-def test_an_end_is_learned_where_pairs_have_one(model, streams):
-    """The last token of a pair is the end token: so is that of an answer that came to its end."""
-    spec = dataclasses.replace(model.spec, eos_ids=(2,))
+def test_how_an_answer_ends(model, streams):
+    """An end token of the student's is kept, so that an answer that ends too early is corrected; behind a stop string
+    comes one where the pairs have one; an answer that is cut off has none."""
+    stop = model.tokenizer.encode(".")[0]
+    end = next(token for token in range(3, 90) if token not in (stop, *model.stop_ids))
+    student = dataclasses.replace(model, spec=dataclasses.replace(model.spec, eos_ids=(end,)))
     ending = dataclasses.replace(streams, questions=tuple(
-        dataclasses.replace(one, student=(*one.student, 2), teacher=(*one.teacher, 2)) for one in streams.questions))
-    for targets, last in ((ending, 2), (streams, None)):
-        every = {token: 100.0 for token in (2,)}
-        own = OnPolicy(dataclasses.replace(model, spec=spec), targets, OnPolicyConfig(1.0),
-                       dataclasses.replace(GREEDY, logit_bias=every), ROWS, (64, 64), FLOAT32, {})
-        own.ask(range(1), model.params)
-        assert own.said and all(said == ([] if last is None else [last]) for said in own.said.values())
+        dataclasses.replace(one, student=(*one.student, end), teacher=(*one.teacher, end))
+        for one in streams.questions))
+
+    def said(targets, token):
+        sampling = dataclasses.replace(GREEDY, logit_bias={token: 100.0})
+        own = OnPolicy(student, targets, OnPolicyConfig(1.0), sampling, ROWS, (64, 64), FLOAT32, {})
+        own.ask(range(1), student.params)
+        (one,) = {tuple(ids) for ids in own.said.values()}
+        return one
+
+    assert said(ending, end) == said(streams, end) == (end,)
+    assert said(ending, stop) == (stop, end) and said(streams, stop) == (stop,)
+    other = end + 1
+    assert said(ending, other) == (other,) * GREEDY.max_tokens
+
+
+def test_the_student_of_the_moment_is_asked(model, streams, monkeypatch):
+    """Before the first step the model as it is, then the one that training has made by then, of all steps in turn."""
+    asked, ask = [], OnPolicy.ask
+    monkeypatch.setattr(OnPolicy, "ask", lambda self, steps, student: asked.append((steps, student)) or ask(
+        self, steps, student))
+    config, lora = OnPolicyConfig(1.0, every=3), LoraConfig(rank=4)
+    inject(model, streams, recipe(model, streams, config, lora=lora), progress=False)
+    assert [steps for steps, _ in asked] == [range(0, 4), range(4, 7), range(7, 9)]
+    students = [student for _, student in asked]
+    three = inject(model, streams, recipe(model, streams, config, 3, lora), progress=False)
+    for student, wanted in ((students[0], model.params), (students[1], three.params)):
+        for a, b in zip(jax.tree.leaves(student), jax.tree.leaves(wanted), strict=True):
+            assert np.array_equal(a, b)
 
 
 class Stopping:

@@ -41,6 +41,16 @@ def test_what_is_restored_is_what_was_saved(tmp_path, stepped):
     assert got.sidecar == sidecar
 
 
+def test_what_lies_beside_is_as_it_was_when_it_was_saved(tmp_path, stepped):
+    """The next steps change it while it is still being written."""
+    for number in range(6):
+        beside = {"said": {str(n): [n] * 50 for n in range(500)}}
+        with Checkpointer(tmp_path / str(number)) as checkpointer:
+            checkpointer.save(stepped, beside)
+            beside["said"]["7"] = []
+            assert checkpointer.restore(stepped).sidecar["said"]["7"] == [7] * 50
+
+
 def test_saving_is_not_disturbed_by_donation(tmp_path):
     # The save is still being written while the next steps reuse the memory of what is saved.
     state = toy.new_state()

@@ -88,6 +88,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, nargs="+", help="directories of finished runs")
     runs = parser.parse_args().runs
+    if unfinished := [str(run) for run in runs if not (run / "result.json").is_file()]:
+        parser.error(f"no finished run in {', '.join(unfinished)}")
     results = [json.loads((run / "result.json").read_text()) for run in runs]
     if len({one["setting"] for one in results}) > 1:
         parser.error("the runs are of different settings")

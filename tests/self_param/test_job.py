@@ -22,6 +22,10 @@ from tests.conftest import ROOT
 
 STORY = ("Once upon a time, there was a little girl named Lily. She lost her red ball in the park. "
          "A big dog found the ball. Lily was happy and played with the dog all day.")
+# For other processes: the tests' compile cache, and that without adding to it.
+CACHE = {"JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache" / "xla"), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1"}
+READ_ONLY = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "1000"}
 QUICK = ["--train.steps", "6", "--train.batch_size", "4", "--questions.per_document", "6", "--unrelated.train", "8",
          "--unrelated.drift", "4", "--unrelated.tokens", "16"]
 
@@ -99,7 +103,7 @@ def test_a_terminated_run_goes_on_where_it_was(arguments, tmp_path):
     whole, torn = tmp_path / "whole", tmp_path / "torn"
     assert main(["inject", *arguments, "--out", str(whole)]) == 0
     command = [sys.executable, "-m", "jaxllm", "inject", *arguments, "--out", str(torn)]
-    environment = dict(os.environ, JAX_COMPILATION_CACHE_DIR=str(ROOT / ".cache" / "xla"))
+    environment = dict(os.environ, **CACHE)
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
     deadline = time.monotonic() + 300
     while len(read_jsonl(torn / "metrics.jsonl")) < 3 and process.poll() is None and time.monotonic() < deadline:
@@ -200,7 +204,7 @@ def test_full_disk_exits_with_one(arguments, tmp_path):
             "resource.setrlimit(resource.RLIMIT_FSIZE, (40000, 40000)); "
             "from jaxllm.cli import main; sys.exit(main(sys.argv[1:]))")
     done = subprocess.run([sys.executable, "-c", code, "inject", *arguments, "--out", str(out)], capture_output=True,
-                          text=True, timeout=300, env=dict(os.environ, JAX_ENABLE_COMPILATION_CACHE="false"))
+                          text=True, timeout=300, env=dict(os.environ, **CACHE | READ_ONLY))
     assert done.returncode == 1, done.stderr
     assert "fix: free some space" in done.stderr
     assert not (out / "result.json").exists()
@@ -229,12 +233,14 @@ def test_the_demo_teaches_the_packaged_model(tmp_path, capsys):
 def test_eight_devices_write_what_one_writes(tmp_path):
     """Weights split four ways, rows two ways: the same losses, the same model, the same answers."""
     command = [sys.executable, "-m", "jaxllm", "inject", "--data.path", "asset:tiny/documents.jsonl",
-               "--documents", "1", *QUICK, "--train.batch_size", "8", "--finetune", "false"]
+               "--documents", "1", *QUICK, "--train.batch_size", "8", "--finetune", "false",
+               "--locality.questions", "0", "--questions.source", "asset:tiny/documents.jsonl",
+               "--unrelated.path", "asset:tiny/unrelated.jsonl"]
     meshes = {"one": [], "eight": ["--mesh.data", "2", "--mesh.fsdp", "2", "--mesh.tensor", "2"]}
     for name, mesh in meshes.items():
         flags = "--xla_force_host_platform_device_count=8" if mesh else ""
         done = subprocess.run([*command, *mesh, "--out", str(tmp_path / name)], capture_output=True, text=True,
-                              env=dict(os.environ, XLA_FLAGS=flags), cwd=ROOT, timeout=300)
+                              env=dict(os.environ, XLA_FLAGS=flags, **CACHE), cwd=ROOT, timeout=300)
         assert done.returncode == 0, done.stderr[-2000:]
     one, eight = ([read_jsonl(tmp_path / name / file) for file in ("metrics.jsonl", "rows.jsonl")]
                   for name in meshes)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import itertools
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ from jaxllm.errors import UserError
 from jaxllm.generate.completion import Completion, complete, find_stop
 from jaxllm.generate.prefixes import families
 from jaxllm.generate.sampling import Sampling, row_keys
-from jaxllm.generate.slots import Pack, State, admit, decode, empty, padded_prefix
+from jaxllm.generate.slots import Pack, State, admit, decode, empty, padded_prefix, read_pack, resize
 from jaxllm.models import Prefix, unstack
 from jaxllm.models.mesh import batch_sharding
 from jaxllm.text.batches import bucket, bucket_sizes
@@ -30,6 +31,8 @@ ROOM = 8
 PACK = {"cpu": 512}
 PACK_ELSEWHERE = 2048
 SMALLEST_PACK = 64
+# Slots begin with room for so many tokens, and double as texts need more.
+SMALLEST_SLOT = 64
 # Prompts that are put in order of length at a time: enough to end together, few enough to lose when stopped.
 AHEAD = 16
 
@@ -67,12 +70,13 @@ class _Request:
     family: int
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class _Text:
-    """What lies in a slot: a sample of a prompt."""
+    """What lies in a slot: a sample of a prompt, and how many new tokens it had at the last look."""
 
     prompt: int
     sample: int
+    made: int = 0
 
 
 def generate(model: Model, prompts: Sequence[Sequence[int]], sampling: SamplingConfig, *, seed: int = 0,
@@ -145,6 +149,12 @@ def pack_sizes(longest: int, window: int) -> tuple[int, ...]:
     return bucket_sizes(max(usual, longest and bucket(longest, bucket_sizes(max(longest, window)))), SMALLEST_PACK)
 
 
+def slot_lengths(longest: int) -> tuple[int, ...]:
+    """Lengths that slots may have, for texts of up to `longest` tokens."""
+    sizes = itertools.takewhile(lambda size: size < longest, (SMALLEST_SLOT << i for i in itertools.count()))
+    return (*sizes, longest)
+
+
 class Scheduler:
     """The host's side of generation: what waits, what lies in which slot, what is done with a text that ended."""
 
@@ -155,8 +165,9 @@ class Scheduler:
         self.params, self.draws = unstack(model.params), draws
         window = model.spec.max_positions
         self.new = bucket(max(limits), bucket_sizes(max(*limits, window)))
-        self.length = min(bucket(max(map(len, prompts)), bucket_sizes(window)) + self.new, window)
         self.limits = limits
+        longest = max(len(ids) + limit for ids, limit in zip(prompts, limits, strict=True))
+        self.lengths = slot_lengths(bucket(longest, bucket_sizes(window, SMALLEST_SLOT)))
         self.place = None if mesh is None else batch_sharding(mesh)
         self.groups = 1 if mesh is None else mesh.shape["data"] * mesh.shape["fsdp"]
         self.count = self._whole(bucket(min(len(prompts) * sampling.n, batch_size), bucket_sizes(batch_size, 1)))
@@ -191,18 +202,35 @@ class Scheduler:
         spec, taken = self.model.spec, {}
         waiting = collections.deque(self._requests(done))
         self.unread = collections.Counter(request.family for request in waiting)
-        state = empty(spec, self.count, self.length, self.new, self.dtype, self.place)
+        state = empty(spec, self.count, self._room(waiting, taken), self.new, self.dtype, self.place)
         while waiting or taken:
             while waiting and len(waiting[0].samples) <= self.count - len(taken):
                 state = self._admit(state, waiting, taken)
             # A few texts at a time are read at less cost than one; none waits for more than it needs.
             lacking = len(waiting[0].samples) - (self.count - len(taken)) if waiting else self.count
             wake, steps = max(lacking, self.count // 16), STOP_CHECK if self.sampling.stop else PROGRESS
+            state = self._fit(state, waiting, taken)
             state, made = decode(spec, self.params, state, self._settings(taken), jnp.int32(steps), jnp.int32(wake),
                                  self.dtype)
             state = self._collect(state, taken, finished)
             self.work.steps += int(made)
             self.work.row_steps += int(made) * self.count
+
+    def _next(self, waiting: Iterable[_Request]) -> list[_Request]:
+        """Those that may be read next: enough to fill packs with, few enough to keep the order."""
+        return list(itertools.islice(waiting, max(self.count // 2, 8)))
+
+    def _room(self, waiting: Iterable[_Request], taken: dict[int, _Text]) -> int:
+        """How long slots have to be until the next look, for the texts in them and those that come next."""
+        texts = [(text.prompt, text.made) for text in taken.values()]
+        texts += [(request.prompt, 0) for request in self._next(waiting)]
+        return bucket(max(len(self.prompts[prompt]) + min(self.limits[prompt], made + PROGRESS)
+                          for prompt, made in texts), self.lengths)
+
+    def _fit(self, state: State, waiting: Iterable[_Request], taken: dict[int, _Text]) -> State:
+        """Slots with the room that there has to be."""
+        room = self._room(waiting, taken)
+        return state if room == state.cache.slots else resize(state, room)
 
     def _requests(self, done: set[tuple[int, int]]) -> list[_Request]:
         """What is to be done, a window of prompts after the other: families together, the longest first."""
@@ -210,7 +238,7 @@ class Scheduler:
         window, found = max(AHEAD * self.count // self.sampling.n, 1), []
         for start in range(0, len(self.prompts), window):
             group = range(start, min(start + window, len(self.prompts)))
-            for i in sorted(group, key=lambda i: (family_of[i], -self.limits[i])):
+            for i in sorted(group, key=lambda i: (family_of[i], -self.limits[i], -len(self.prompts[i]))):
                 samples = [s for s in range(self.sampling.n) if (i, s) not in done]
                 found += [_Request(i, tuple(samples[at:at + self.count]), family_of[i])
                           for at in range(0, len(samples), self.count)]
@@ -218,25 +246,28 @@ class Scheduler:
 
     def _admit(self, state: State, waiting: collections.deque[_Request], taken: dict[int, _Text]) -> State:
         """Reads the next prompts into free slots: as many of one family as fit a pack."""
+        state = self._fit(state, waiting, taken)
         number = waiting[0].family
         prefix = self.families[number].prefix
         free = [slot for slot in range(self.count) if slot not in taken]
         parts, slots, starts = [], [], []
-        while waiting and waiting[0].family == number and len(waiting[0].samples) <= len(free) - len(slots):
-            own = self.prompts[waiting[0].prompt][len(prefix):]
-            start = sum(map(len, parts))
-            if start and start + len(own) > self.packs[-1]:
-                break
-            request = waiting.popleft()
+        # The first, and of those behind it what fits beside it.
+        for request in self._next(waiting):
+            own, start = self.prompts[request.prompt][len(prefix):], sum(map(len, parts))
+            if request.family != number or len(request.samples) > len(free) - len(slots) or (
+                    start and start + len(own) > self.packs[-1]):
+                continue
+            waiting.remove(request)
             self.unread[number] -= 1
             parts.append(own)
             for sample in request.samples:
                 taken[free[len(slots)]] = _Text(request.prompt, sample)
                 slots.append(free[len(slots)])
                 starts.append((start, len(own)))
-        shared = self._prefix(number)
-        return admit(self.model.spec, self.params, state, self._pack(parts, slots, starts, len(prefix)), *shared,
-                     self.dtype)
+        beginning, its_tokens = self._prefix(number)
+        pack = self._pack(parts, slots, starts, len(prefix))
+        scores, layers = read_pack(self.model.spec, self.params, pack, beginning, self.dtype)
+        return admit(state, pack, scores, layers, beginning, its_tokens)
 
     def _pack(self, parts: list[Sequence[int]], slots: list[int], starts: list[tuple[int, int]], offset: int) -> Pack:
         """Prompts in a row, and the slots that they go to."""
@@ -294,6 +325,7 @@ class Scheduler:
             ids = tokens[slot, :lengths[slot]].tolist()
             prompt = self.prompts[text.prompt]
             cut = find_stop(self.model, prompt, ids, self.sampling.stop)
+            text.made = len(ids)
             if cut is None and not done[slot]:
                 continue
             stopped |= not done[slot]

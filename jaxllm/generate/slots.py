@@ -2,7 +2,8 @@
 
 A slot holds one text at a time and takes the next as soon as it is done (continuous batching, Yu et al., OSDI 2022).
 Prompts are read packed: several in one row, told apart by segments, so that nothing is computed for padding but at
-the end of the row. What is compiled depends on the number of slots, their length, and the size of a pack; on no
+the end of the row. Slots are as long as the texts in them need, since every step reads all of a slot: between steps
+they grow and shrink. What is compiled depends on the number of slots, their length, and the size of a pack; on no
 prompt and no setting.
 """
 
@@ -99,21 +100,39 @@ def padded_prefix(spec: ModelSpec, params: Params, tokens: Sequence[int],
     return read_prefix(spec, params, padded, jnp.int32(len(tokens)), dtype), padded
 
 
-@partial(jax.jit, static_argnames=("spec", "dtype"), donate_argnames=("state",))
-def admit(spec: ModelSpec, params: Params, state: State, pack: Pack, prefix: Prefix | None,
-          prefix_tokens: jax.Array | None, dtype: jnp.dtype) -> State:
-    """Reads prompts and puts them into their slots. `state` is consumed.
+@partial(jax.jit, static_argnames=("spec", "dtype"))
+def read_pack(spec: ModelSpec, params: Params, pack: Pack, prefix: Prefix | None,
+              dtype: jnp.dtype) -> tuple[jax.Array, tuple[Layer, ...]]:
+    """Reads prompts.
 
     Args:
         spec, params: the network; layers unstacked.
-        state: of all slots.
         pack: the prompts, without what they begin with.
         prefix: what all of them begin with; None without.
-        prefix_tokens: `[P]`, its tokens.
         dtype: of activations.
+
+    Returns:
+        `[R, V]` float32 logits of the token after every prompt, and per layer the keys and values of the pack's
+        tokens, `[KV, N, head_dim]`.
     """
     hidden, layers = read(spec, params, pack.tokens[None], pack.positions[None], pack.segments[None], prefix=prefix,
                           dtype=dtype)
+    last = hidden[0, jnp.clip(pack.starts + pack.lengths - 1, 0, len(pack.tokens) - 1)]
+    return logits(spec, params, last), jax.tree.map(lambda part: part[0], layers)
+
+
+@partial(jax.jit, donate_argnames=("state",))
+def admit(state: State, pack: Pack, scores: jax.Array, layers: tuple[Layer, ...], prefix: Prefix | None,
+          prefix_tokens: jax.Array | None) -> State:
+    """Puts prompts that were read into their slots. `state` is consumed.
+
+    Args:
+        state: of all slots, each with room for the longest of these prompts.
+        pack: the prompts, without what they begin with.
+        scores, layers: from `read_pack`.
+        prefix: what all of them begin with; None without.
+        prefix_tokens: `[P]`, its tokens.
+    """
     slots, size = state.cache.slots, len(pack.tokens)
     before = jnp.int32(0) if prefix is None else prefix.length
     first = 0 if prefix is None else len(prefix_tokens)
@@ -123,8 +142,8 @@ def admit(spec: ModelSpec, params: Params, state: State, pack: Pack, prefix: Pre
     source = jnp.where(place < before, jnp.minimum(place, max(first - 1, 0)), first + own)
     totals = before + pack.lengths
 
-    available = jax.tree.map(lambda new: new[0], layers) if prefix is None else jax.tree.map(
-        lambda beginning, new: jnp.concatenate([beginning.astype(new.dtype), new[0]], 1), prefix.layers, layers)
+    available = layers if prefix is None else jax.tree.map(
+        lambda beginning, new: jnp.concatenate([beginning.astype(new.dtype), new], 1), prefix.layers, layers)
 
     def fill(row: jax.Array, buffers: tuple[Layer, ...]) -> tuple[Layer, ...]:
         place = lambda buffer, new: lax.dynamic_update_slice(buffer, new.astype(buffer.dtype)[None],
@@ -136,13 +155,28 @@ def admit(spec: ModelSpec, params: Params, state: State, pack: Pack, prefix: Pre
     # Row by row, so that it costs what is admitted and not what there is room for.
     filled = lax.fori_loop(0, jnp.sum(pack.slots < len(state.done)), fill, state.cache.layers)
     put = lambda array, value: array.at[pack.slots].set(value, mode="drop")
-    last = hidden[0, jnp.clip(pack.starts + pack.lengths - 1, 0, size - 1)]
     everything = pack.tokens if prefix is None else jnp.concatenate([prefix_tokens, pack.tokens])
     present = jnp.where(place < totals[:, None], everything[source], state.seen.shape[1])
     seen = jnp.zeros((len(pack.slots), state.seen.shape[1]), jnp.bool_)
     seen = seen.at[jnp.arange(len(pack.slots))[:, None], present].set(True, mode="drop")
-    return State(Cache(filled, put(state.cache.lengths, totals)), put(state.scores, logits(spec, params, last)),
-                 put(state.seen, seen), state.tokens, state.logprobs, put(state.lengths, 0), put(state.done, False))
+    return State(Cache(filled, put(state.cache.lengths, totals)), put(state.scores, scores), put(state.seen, seen),
+                 state.tokens, state.logprobs, put(state.lengths, 0), put(state.done, False))
+
+
+@partial(jax.jit, static_argnames=("length", "axis"))
+def _fitted(buffer: jax.Array, length: int, axis: int) -> jax.Array:
+    kept = lax.slice_in_dim(buffer, 0, min(length, buffer.shape[axis]), axis=axis)
+    return jnp.pad(kept, [(0, length - kept.shape[axis] if i == axis else 0) for i in range(buffer.ndim)])
+
+
+def resize(state: State, length: int) -> State:
+    """Slots of another length, which must hold what lies in them. `state` is consumed."""
+    layers = []
+    for keys, values in state.cache.layers:
+        layers.append((_fitted(keys, length, 3), _fitted(values, length, 2)))
+        # Layer by layer, so that no more than one is there twice.
+        keys.delete(), values.delete()
+    return dataclasses.replace(state, cache=Cache(tuple(layers), state.cache.lengths))
 
 
 @partial(jax.jit, static_argnames=("spec", "dtype"), donate_argnames=("state",))

@@ -297,6 +297,37 @@ def test_slots_are_refilled(model):
     assert work.occupancy > 0.9
 
 
+def test_slots_are_as_long_as_their_texts_need(model, monkeypatch):
+    """They grow with a long text, shrink behind one, and every text stays itself."""
+    lengths, resize = [], engine.resize
+    monkeypatch.setattr(engine, "resize", lambda state, length: lengths.append(length) or resize(state, length))
+    wide = dataclasses.replace(model, spec=dataclasses.replace(model.spec, max_positions=512))
+    rows, limits = [*prompts(4), *prompts(4)], [150, *[12] * 7]
+    found = generate(wide, rows, GREEDY, batch_size=2, max_tokens=limits)
+    assert lengths == [192]  # 128 suffice for 4 tokens and 64 more; 154 at last need the next bucket
+    for prompt, limit, (row,) in list(zip(rows, limits, found, strict=True))[:3]:
+        (alone,), = generate(wide, [prompt], GREEDY, max_tokens=[limit])
+        ids = [*prompt, *row.token_ids]
+        scores = forward(wide.spec, wide.params, jnp.asarray([ids])).hidden @ wide.params["head"].T
+        assert row.token_ids == alone.token_ids == scores[0, len(prompt) - 1:-1].argmax(-1).tolist()
+    lengths.clear()
+    long = [1, *random_tokens(1, 119, seed=3)[0].tolist()]
+    ids = lambda rows: [row.token_ids for row, in rows]
+    found = generate(wide, [*prompts(4), long], GREEDY, batch_size=2)
+    assert lengths == [64]  # the longest prompt is read first
+    assert ids(found[:4]) == ids(generate(wide, prompts(4), GREEDY, batch_size=2))
+
+
+def test_a_pack_takes_what_fits(model, monkeypatch):
+    """Prompts of 40, 30 and 20 tokens in packs of 64: 40 with 20, and 30 with the other 20."""
+    monkeypatch.setitem(engine.PACK, jax.default_backend(), 64)
+    rows = [[1, *random_tokens(1, n - 1, seed=n)[0].tolist()] for n in (40, 30, 20, 21)]
+    work = Work()
+    together = generate(model, rows, GREEDY, work=work)
+    assert (work.prompt_tokens, work.padding) == (111, 2 * 64 - 111)
+    assert [row.token_ids for row, in together] == [generate(model, [ids], GREEDY)[0][0].token_ids for ids in rows]
+
+
 def test_rows_are_dealt_to_groups_of_devices():
     """Eight virtual devices in a process of their own: four groups of two."""
     done = run_file(Path(__file__).parent / "slot_devices.py", devices=8)

@@ -146,6 +146,28 @@ class Job:
             self._rows.append(JsonlWriter(self.directory / "rows.jsonl"))
         self._rows[0].write(row)
 
+    def in_order(self, start: int) -> Callable[[int, Mapping[str, Any]], int]:
+        """A writer of rows that come in any order, each written as soon as all before it are.
+
+        Args:
+            start: rows that stand in rows.jsonl already.
+
+        Returns:
+            takes the number of a row, counted from the first of the file, and the row; returns how many are written.
+        """
+        waiting: dict[int, Mapping[str, Any]] = {}
+        written = start
+
+        def take(number: int, row: Mapping[str, Any]) -> int:
+            nonlocal written
+            waiting[number] = row
+            while written in waiting:
+                self.row(waiting.pop(written))
+                written += 1
+            return written
+
+        return take
+
     def progress(self, show: Callable[[int], None]) -> Callable[[int], None]:
         """A listener that shows how many rows are done and notes it, with the seconds since it was made, in
         metrics.jsonl."""

@@ -72,6 +72,13 @@ def test_a_job_from_start_to_end(tmp_path):
     )
 
 
+def test_rows_are_written_in_order(tmp_path):
+    with open_job(tmp_path / "run", JobConfig(tmp_path)) as job:
+        write = job.in_order(1)
+        assert [write(number, {"id": number}) for number in (3, 1, 4, 2)] == [1, 2, 2, 5]
+        assert [row["id"] for row in job.rows_done()] == [1, 2, 3, 4]
+
+
 def test_the_same_job_resumes_where_rows_are_whole(tmp_path):
     job = open_job(tmp_path / "run", JobConfig(tmp_path / "run"))
     job.row({"id": 1})

@@ -84,7 +84,7 @@ def load_adapted(config: RowsConfig) -> Model:
     params = model.params
     if config.adapter is not None:
         params = merge(params, load_adapters(config.adapter, model.spec))
-    return dataclasses.replace(model, params=params if model.spec.head is not None else unstack(params))
+    return dataclasses.replace(model, params=params if model.spec.head is not None else unstack(params, consume=True))
 
 
 def encode_rows(config: RowsConfig, job: Job, found: RowSet, encode: Callable[[int, dict[str, Any]], T]

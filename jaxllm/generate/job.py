@@ -46,34 +46,24 @@ def prompt_ids(model: Model, row: dict[str, Any], where: str) -> list[int]:
     return model.prompt_ids(row["prompt"])
 
 
-class InOrder:
-    """Writes completions to rows.jsonl as they come, each as soon as all rows before it are there."""
+def writer(job: Job, rows: Sequence[tuple[int, dict[str, Any]]], start: int,
+           show: Callable[..., None]) -> Callable[[int, list[Completion]], None]:
+    """What takes a prompt's number, counted from `start`, and its completions, and writes and shows them."""
+    write, listen, began = job.in_order(start), job.progress(show), time.monotonic()
+    taken, tokens, noted = start, 0, start
 
-    def __init__(self, job: Job, rows: Sequence[tuple[int, dict[str, Any]]], show: Callable[..., None],
-                 listen: Callable[[int], None]):
-        self.job, self.rows, self.show, self.listen = job, rows, show, listen
-        self.waiting: dict[int, list[Completion]] = {}
-        self.next = self.tokens = 0
-        self.started = time.monotonic()
+    def take(number: int, completions: list[Completion]) -> None:
+        nonlocal taken, tokens, noted
+        line, row = rows[start + number]
+        asked = row["prompt"] if row.get("messages") is None else row["messages"]
+        written = write(start + number, {"id": row.get("id", line), "prompt": asked, "completions": completions})
+        taken, tokens = taken + 1, tokens + sum(len(one.token_ids) for one in completions)
+        show(taken, f"{tokens / max(time.monotonic() - began, 1e-9):,.0f} tokens/s")
+        if written // NOTED > noted // NOTED or written == len(rows):
+            listen(written)
+        noted = written
 
-    def from_row(self, start: int) -> Callable[[int, list[Completion]], None]:
-        """What takes a prompt's number, counted from `start`, and its completions."""
-        self.next = start
-        return lambda number, completions: self._take(start + number, completions)
-
-    def _take(self, number: int, completions: list[Completion]) -> None:
-        self.waiting[number] = completions
-        self.tokens += sum(len(one.token_ids) for one in completions)
-        written = self.next
-        while self.next in self.waiting:
-            line, row = self.rows[self.next]
-            asked = row["prompt"] if row.get("messages") is None else row["messages"]
-            self.job.row({"id": row.get("id", line), "prompt": asked, "completions": self.waiting.pop(self.next)})
-            self.next += 1
-        rate = self.tokens / max(time.monotonic() - self.started, 1e-9)
-        self.show(self.next + len(self.waiting), f"{rate:,.0f} tokens/s")
-        if self.next // NOTED > written // NOTED or self.next == len(self.rows):
-            self.listen(self.next)
+    return take
 
 
 def run(config: Config) -> Path:
@@ -101,10 +91,9 @@ def _run(config: Config, job: Job, found) -> Path:
     rows, prompts, rejected = encode_rows(config, job, found, encode)
     start = len(job.rows_done())
     with bar(len(rows), "generate", "rows", done=start) as show:
-        write = InOrder(job, rows, show, job.progress(show))
         generate(model, prompts[start:], config.sampling, seed=config.seed, places=range(start, len(rows)),
                  batch_size=config.batch_size, dtype=config.device.compute_dtype, mesh=open_mesh(config),
-                 on_prompt=write.from_row(start),
+                 on_prompt=writer(job, rows, start, show),
                  max_tokens=[row.get("max_tokens", config.sampling.max_tokens) for _, row in rows[start:]])
     done = job.rows_done()
     everything = [completion for row in done for completion in row["completions"]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 import urllib.parse
@@ -17,6 +18,7 @@ from jaxllm.judge.local import LocalJudge
 from jaxllm.judge.protocol import Judge
 from jaxllm.judge.recorded import RecordedJudge
 from jaxllm.judge.server import ServerJudge
+from jaxllm.models import unstack
 from jaxllm.models.tensors import fingerprint, model_directory
 from jaxllm.text.model import load
 
@@ -101,4 +103,5 @@ def _open(config: JudgeConfig, device: DeviceConfig) -> Judge:
     if model.spec.head is not None:
         raise UserError("the model scores texts and does not answer", name, "use a language model as a judge")
     identity = f"{name} ({fingerprint(model_directory(name))}, {device})"
+    model = dataclasses.replace(model, params=unstack(model.params, consume=True))
     return LocalJudge(model, identity, config.batch_size, device.compute_dtype)

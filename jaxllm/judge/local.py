@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 
@@ -12,6 +13,7 @@ from jaxllm.errors import UserError
 from jaxllm.generate.engine import check_prompt, generate
 from jaxllm.generate.scoring import score
 from jaxllm.judge.protocol import Answer, Choice, Prompt, check_answers, choice_of, variants, warn_of_low_mass
+from jaxllm.models import unstack
 from jaxllm.text.model import Model
 
 # Prompts whose choices are computed together: what is lost when the job is stopped.
@@ -29,7 +31,9 @@ class LocalJudge:
     """
 
     def __init__(self, model: Model, identity: str, batch_size: int = 32, dtype: jnp.dtype = jnp.float32):
-        self.model, self.identity, self.batch_size, self.dtype = model, identity, batch_size, dtype
+        # Once, and not whenever something is asked.
+        self.model = dataclasses.replace(model, params=unstack(model.params))
+        self.identity, self.batch_size, self.dtype = identity, batch_size, dtype
 
     def complete(self, prompts: Sequence[Prompt], sampling: SamplingConfig, *, seed: int = 0,
                  on_answer: Callable[[int, list[Answer]], None] | None = None) -> list[list[Answer]]:

@@ -75,6 +75,7 @@ class ServerJudge:
         self.identity = f"{model} at {url.host}{f':{url.port}' if url.port else ''}{url.path.rstrip('/')}"
         self._interval = 0.0 if per_minute is None else 60.0 / per_minute
         self._next, self._lock = 0.0, threading.Lock()
+        self._limit = "max_tokens"  # what this server calls it
 
     def complete(self, prompts: Sequence[Prompt], sampling: SamplingConfig, *, seed: int = 0,
                  on_answer: Callable[[int, list[Answer]], None] | None = None) -> list[list[Answer]]:
@@ -194,13 +195,19 @@ class ServerJudge:
     def _try(self, prompt: Prompt, settings: dict[str, Any],
              read: Callable[[Any], T]) -> tuple[T | _Failed, float | None]:
         """An answer, or why there is none and how long to wait at least before another try (None: it is no use)."""
+        limit = self._limit
         try:
-            response = self._client.chat.completions.create(model=self.model, messages=prompt.messages, **settings)
+            response = self._client.chat.completions.create(
+                model=self.model, messages=prompt.messages,
+                **{limit if name == "max_tokens" else name: value for name, value in settings.items()})
         except UnicodeEncodeError as error:
             return self._failed("the request cannot be sent", error, False), None
         except self._openai.APIStatusError as error:
             if error.status_code in PASSING or error.status_code >= 500:
                 return self._failed("the server does not answer", error, True), _retry_after(error.response)
+            if limit == "max_tokens" and "max_completion_tokens" in str(error):
+                self._limit = "max_completion_tokens"  # its newer name, which servers of other makers may not know
+                return self._try(prompt, settings, read)
             fatal = error.status_code in (401, 403, 404)
             fix = (f"look at the key in {self._key_variable}" if error.status_code in (401, 403) else
                    "look at judge.model and judge.base_url" if fatal else None)

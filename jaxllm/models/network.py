@@ -245,13 +245,24 @@ def init_cache(spec: ModelSpec, batch: int, slots: int, dtype: jnp.dtype = jnp.f
     return Cache(layers, jnp.zeros(batch, jnp.int32))
 
 
-def unstack(params: Params) -> Params:
-    """`[L, ...]` layers as a tuple of L trees; also for an adapter's tree. What is a tuple already stays as it is."""
+def unstack(params: Params, consume: bool = False) -> Params:
+    """`[L, ...]` layers as a tuple of L trees; also for an adapter's tree. What is a tuple already stays as it is.
+
+    Args:
+        params: layers stacked, or a tuple already.
+        consume: frees every stacked array as soon as its layers are apart, so that a large model is never there twice;
+            nobody may use `params` after that.
+    """
     if isinstance(params["layers"], tuple):
         return params
-    depth = jax.tree.leaves(params["layers"])[0].shape[0]
-    layers = tuple(jax.tree.map(lambda leaf, i=i: leaf[i], params["layers"]) for i in range(depth))
-    return params | {"layers": layers}
+    leaves, structure = jax.tree.flatten(params["layers"])
+    apart = []
+    for leaf in leaves:
+        apart.append([leaf[i] for i in range(len(leaf))])
+        if consume:
+            jax.block_until_ready(apart[-1])
+            leaf.delete()
+    return params | {"layers": tuple(structure.unflatten(layer) for layer in zip(*apart, strict=True))}
 
 
 def stack(params: Params) -> Params:

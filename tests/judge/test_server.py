@@ -25,7 +25,7 @@ class Server(ThreadingHTTPServer):
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
-        self.faults, self.requests, self.under_way, self.most = [], [], 0, 0
+        self.faults, self.requests, self.under_way, self.most, self.limit = [], [], 0, 0, "max_tokens"
         self.lock = threading.Lock()
 
     @property
@@ -63,6 +63,9 @@ class Handler(BaseHTTPRequestHandler):
             return self.send(200, {"something": "else"})
         if fault == "not json":
             return self.send(200, "<html>a proxy's page</html>")
+        if self.server.limit not in asked:
+            return self.send(400, {"error": {"message": "Unsupported parameter: 'max_tokens' is not supported with "
+                                             "this model. Use 'max_completion_tokens' instead."}})
         time.sleep(0.02)
         text = asked["messages"][-1]["content"]
         one = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text.upper()}}
@@ -114,6 +117,16 @@ def test_answers_come_in_order(server, monkeypatch):
     assert {name: asked[name] for name in ("model", "temperature", "n", "seed", "stop", "max_tokens")} == {
         "model": "some-model", "temperature": 0.5, "n": 2, "seed": 3, "stop": ["x"], "max_tokens": 128}
     assert key == "Bearer sk-secret" and "sk-secret" not in asking.identity
+
+
+def test_a_server_may_know_the_limit_by_its_newer_name(server):
+    server.limit = "max_completion_tokens"
+    asking = judge(server, retries=0, concurrency=2)
+    assert [row[0].text for row in asking.complete([Prompt("a"), Prompt("b"), Prompt("c")], GREEDY)] == ["A", "B", "C"]
+    assert asking.choose([Prompt("d")], ["yes", "no"])[0].answer == "yes"
+    named = [{"max_tokens", "max_completion_tokens"} & asked.keys() for _, asked, _ in server.requests]
+    assert named[0] == {"max_tokens"} and named[-2:] == [{"max_completion_tokens"}] * 2
+    assert sum(name == {"max_tokens"} for name in named) <= 2  # those that were under way
 
 
 def test_concurrency_and_rate_are_kept(server):

@@ -34,6 +34,15 @@ def test_stack_undoes_unstack(network):
     assert all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(again), jax.tree.leaves(params), strict=True))
 
 
+def test_layers_are_taken_apart_without_a_copy(network):
+    _, params = network
+    mine = jax.tree.map(jnp.copy, params)
+    apart = unstack(mine, consume=True)
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(mine["layers"]))
+    again = stack(apart)
+    assert all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(again), jax.tree.leaves(params), strict=True))
+
+
 def test_cached_decoding_equals_the_full_forward(network):
     spec, params = network
     tokens, flat = random_tokens(2, 12), unstack(params)

@@ -113,17 +113,14 @@ def _run(config: Config, job: Job, found: RowSet, listed: RowSet) -> Path:
     done = job.rows_done()
     prompts = [Prompt(config.prompt.replace("{titles}", str(config.titles)).replace("{dialogue}", dialogue(turn.row)),
                       str(turn.id)) for turn in turns]
-    replies: dict[int, str] = {}
     with bar(len(turns), "recommend", "replies", done=len(done)) as show:
-        tell, written = job.progress(show), len(done)
+        tell, write, taken = job.progress(show), job.in_order(len(done)), len(done)
 
         def take(number: int, answers: Sequence[Any]) -> None:
-            nonlocal written
-            replies[len(done) + number] = answers[0].text
-            while written in replies:
-                job.row({"id": turns[written].id, "reply": replies[written]})
-                written += 1
-            tell(len(done) + len(replies))
+            nonlocal taken
+            write(len(done) + number, {"id": turns[len(done) + number].id, "reply": answers[0].text})
+            taken += 1
+            tell(taken)
 
         if prompts[len(done):]:
             judge.complete(prompts[len(done):], config.sampling, seed=config.seed, on_answer=take)

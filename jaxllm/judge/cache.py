@@ -24,7 +24,7 @@ PATIENCE_SECONDS = 60.0
 FORMAT = 1
 
 
-class Cached:
+class Cached(Judge):
     """A judge that remembers.
 
     Every answer is in the file as soon as it is there. SQLite keeps several processes from harming each other. Prompts
@@ -61,6 +61,10 @@ class Cached:
         """See `Judge.choose`."""
         ask = lambda some, tell: self.judge.choose(some, answers, on_answer=tell)
         return self._ask(prompts, ["choose", list(answers)], ask, on_answer, lambda found: Choice(**found), asdict)
+
+    def obstacle(self, prompt: Prompt, tokens: int) -> str | None:
+        """See `Judge.obstacle`."""
+        return self.judge.obstacle(prompt, tokens)
 
     def _ask(self, prompts: Sequence[Prompt], settings: list[Any],
              ask: Callable[[Sequence[Prompt], Callable[[int, T], None]], list[T]],

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from jaxllm.config import SamplingConfig
 from jaxllm.errors import UserError
-from jaxllm.judge.protocol import Answer, Choice, Prompt, check_answers, choice_of, one_by_one, warn_of_low_mass
+from jaxllm.judge.protocol import Answer, Choice, Judge, Prompt, check_answers, choice_of, one_by_one, warn_of_low_mass
 
 Complete = Callable[[Prompt, SamplingConfig, int], Sequence[str]]
 Choose = Callable[[Prompt, Sequence[str]], Mapping[str, float]]
@@ -18,7 +18,7 @@ Choose = Callable[[Prompt, Sequence[str]], Mapping[str, float]]
 UNNAMED = "function"
 
 
-class FunctionJudge:
+class FunctionJudge(Judge):
     """Asks functions, a prompt at a time.
 
     Args:

@@ -12,7 +12,7 @@ from jaxllm.config import SamplingConfig
 from jaxllm.errors import UserError
 from jaxllm.generate.engine import check_prompt, generate
 from jaxllm.generate.scoring import score
-from jaxllm.judge.protocol import Answer, Choice, Prompt, check_answers, choice_of, variants, warn_of_low_mass
+from jaxllm.judge.protocol import Answer, Choice, Judge, Prompt, check_answers, choice_of, variants, warn_of_low_mass
 from jaxllm.models import unstack
 from jaxllm.text.model import Model
 
@@ -20,7 +20,7 @@ from jaxllm.text.model import Model
 TOGETHER = 256
 
 
-class LocalJudge:
+class LocalJudge(Judge):
     """Asks a model; conversations through its chat template.
 
     Args:
@@ -79,6 +79,14 @@ class LocalJudge:
                     on_answer(i, choices[i])
         warn_of_low_mass(choices, answers, self.identity)
         return choices
+
+    def obstacle(self, prompt: Prompt, tokens: int) -> str | None:
+        """See `Judge.obstacle`: it does not fit the context window, or has no form in the chat template."""
+        try:
+            check_prompt(self._ids(prompt), tokens, self.model.spec.max_positions, "")
+        except UserError as error:
+            return error.what
+        return None
 
     def _ids(self, prompt: Prompt) -> list[int]:
         if isinstance(prompt.content, str):

@@ -80,7 +80,7 @@ class Choice:
 
 
 class Judge(Protocol):
-    """Answers prompts.
+    """Answers prompts; made to be inherited from.
 
     Attributes:
         identity: all that its answers depend on beside prompt and settings, for caches.
@@ -104,6 +104,11 @@ class Judge(Protocol):
     def choose(self, prompts: Sequence[Prompt], answers: Sequence[str], *,
                on_answer: Callable[[int, Choice], None] | None = None) -> list[Choice]:
         """How likely the judge finds each of `answers` after every prompt, by log-probabilities."""
+
+    def obstacle(self, prompt: Prompt, tokens: int) -> str | None:
+        """Why it could not answer a prompt with `tokens` tokens, so that a job can put the row aside before it begins;
+        None if it can, or cannot know."""
+        return None
 
 
 def choice_of(found: Mapping[str, float]) -> Choice:

@@ -12,6 +12,7 @@ from jaxllm.errors import UserError
 from jaxllm.judge.protocol import (
     Answer,
     Choice,
+    Judge,
     Prompt,
     check_answers,
     choice_of,
@@ -22,7 +23,7 @@ from jaxllm.judge.protocol import (
 from jaxllm.text.rows import read_rows
 
 
-class RecordedJudge:
+class RecordedJudge(Judge):
     """Looks answers up in rows `{prompt_sha256 | id, texts, probabilities?}`.
 
     Args:

@@ -12,7 +12,16 @@ from typing import Any, TypeVar
 
 from jaxllm.config import SamplingConfig
 from jaxllm.errors import UserError
-from jaxllm.judge.protocol import Answer, Choice, Prompt, check_answers, choice_of, plain_answer, warn_of_low_mass
+from jaxllm.judge.protocol import (
+    Answer,
+    Choice,
+    Judge,
+    Prompt,
+    check_answers,
+    choice_of,
+    plain_answer,
+    warn_of_low_mass,
+)
 
 T = TypeVar("T")
 # The most that the interface gives.
@@ -37,7 +46,7 @@ class _Failed(Exception):
         self.error, self.fatal = error, fatal
 
 
-class ServerJudge:
+class ServerJudge(Judge):
     """Asks a server, several prompts at a time; a text is sent as what the user says.
 
     Requests that fail for a reason that may pass (429, 5xx, no connection, no answer in time, an answer that is none)

@@ -116,6 +116,17 @@ def test_the_command(files, tmp_path):
     assert "No such film at all" in (out / "report.html").read_text()
 
 
+def test_a_dialogue_too_long_for_the_judge_is_put_aside(files, tmp_path):
+    rows = [{"id": "long", "context": ["x y z " * 400], "speakers": ["User"], "rec_ids": [1]},
+            {"id": "short", "context": ["hi"], "speakers": ["User"], "rec_ids": [1]}]
+    files["turns"].write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert main(["recommend", "--data.path", str(files["turns"]), "--data.limit_bad", "0.5", "--catalogue",
+                 str(files["items"]), "--sampling.max_tokens", "4", "--out", str(tmp_path / "out")]) == 0
+    assert [row["id"] for row in read_jsonl(tmp_path / "out" / "rows.jsonl")] == ["short"]
+    (aside,) = read_jsonl(tmp_path / "out" / "rejected.jsonl")
+    assert aside["line"] == 1 and "do not fit the context window" in aside["reason"]
+
+
 def test_real_turns(shared, tmp_path):
     """A judge that knows the answers finds nearly all; names collide and carry brackets of their own."""
     folder = shared / "conv_rec"

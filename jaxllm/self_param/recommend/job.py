@@ -13,7 +13,7 @@ import numpy as np
 from jaxllm.config import DataConfig, SamplingConfig, check, check_seed
 from jaxllm.devices import DeviceConfig, check_one_process
 from jaxllm.job import Job, open_job
-from jaxllm.judge import JudgeConfig, Prompt, open_judge
+from jaxllm.judge import Judge, JudgeConfig, Prompt, open_judge
 from jaxllm.progress import bar
 from jaxllm.report import Bars, Section, Table
 from jaxllm.self_param.recommend.catalogue import Catalogue, Match, title_name
@@ -73,11 +73,12 @@ class Turn:
     """A place in a dialogue where something was recommended.
 
     Attributes:
-        row: as read.
+        line, row: as read.
         id, dialogue: of the row, and of the dialogue that it is from.
         targets: names of what was recommended.
     """
 
+    line: int
     row: dict[str, Any]
     id: Any
     dialogue: str
@@ -110,9 +111,10 @@ def _run(config: Config, job: Job, found: RowSet, listed: RowSet) -> Path:
     check_share(len(turns), rejected, config.data.limit_bad)
     catalogue, judge = Catalogue(items), open_judge(config.judge, config.device)
     job.pin("judge", judge.identity)
+    turns, prompts, rejected = _answerable(config, judge, turns, rejected)
+    job.write_rejected(rejected)
+    check_share(len(turns), rejected, config.data.limit_bad)
     done = job.rows_done()
-    prompts = [Prompt(config.prompt.replace("{titles}", str(config.titles)).replace("{dialogue}", dialogue(turn.row)),
-                      str(turn.id)) for turn in turns]
     with bar(len(turns), "recommend", "replies", done=len(done)) as show:
         tell, write, taken = job.progress(show), job.in_order(len(done)), len(done)
 
@@ -143,8 +145,21 @@ def _turns(config: Config, found: RowSet, items: dict[int, str]) -> tuple[list[T
             rejected.append(Rejected(config.data.path, line, reason, as_text(row)))
             continue
         targets = tuple(dict.fromkeys(title_name(items[one]) for one in row["rec_ids"]))
-        turns.append(Turn(row, row.get("id", line), str(row.get("dialog_id", line)), targets))
+        turns.append(Turn(line, row, row.get("id", line), str(row.get("dialog_id", line)), targets))
     return turns, sorted(rejected, key=lambda one: one.line)
+
+
+def _answerable(config: Config, judge: Judge, turns: Sequence[Turn],
+                rejected: Sequence[Rejected]) -> tuple[list[Turn], list[Prompt], list[Rejected]]:
+    """Turns that the judge can answer, what it is asked about each, and all rows that are put aside."""
+    ask = config.prompt.replace("{titles}", str(config.titles))
+    asked = [(turn, Prompt(ask.replace("{dialogue}", dialogue(turn.row)), str(turn.id))) for turn in turns]
+    reasons = [judge.obstacle(prompt, config.sampling.max_tokens) for _, prompt in asked]
+    kept = [one for one, reason in zip(asked, reasons, strict=True) if reason is None]
+    aside = [Rejected(config.data.path, turn.line, reason, as_text(turn.row))
+             for turn, reason in zip(turns, reasons, strict=True) if reason is not None]
+    return ([turn for turn, _ in kept], [prompt for _, prompt in kept],
+            sorted([*rejected, *aside], key=lambda one: one.line))
 
 
 def dialogue(row: dict[str, Any]) -> str:

@@ -81,10 +81,9 @@ def load_adapted(config: RowsConfig) -> Model:
     """
     model = load(config.model, config.device.param_dtype, lambda spec: model_shardings(spec, open_mesh(config)),
                  config.device.quantise)
-    params = model.params
     if config.adapter is not None:
-        params = merge(params, load_adapters(config.adapter, model.spec))
-    return dataclasses.replace(model, params=params if model.spec.head is not None else unstack(params, consume=True))
+        model = dataclasses.replace(model, params=merge(model.params, load_adapters(config.adapter, model.spec)))
+    return model if model.spec.head is not None else dataclasses.replace(model, params=unstack(model.params, True))
 
 
 def encode_rows(config: RowsConfig, job: Job, found: RowSet, encode: Callable[[int, dict[str, Any]], T]

@@ -6,7 +6,7 @@ import collections
 import dataclasses
 import itertools
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -31,8 +31,8 @@ ROOM = 8
 PACK = {"cpu": 512}
 PACK_ELSEWHERE = 2048
 SMALLEST_PACK = 64
-# Slots begin with room for so many tokens, and double as texts need more.
-SMALLEST_SLOT = 64
+# Slots have room for so many tokens at least and, as texts need more, for twice as many and so on: few programs.
+SMALLEST_SLOT = 256
 # Prompts that are put in order of length at a time: enough to end together, few enough to lose when stopped.
 AHEAD = 16
 
@@ -165,7 +165,7 @@ class Scheduler:
         self.params, self.draws = unstack(model.params), draws
         window = model.spec.max_positions
         self.new = bucket(max(limits), bucket_sizes(max(*limits, window)))
-        self.limits = limits
+        self.limits, self.steps = limits, STOP_CHECK if sampling.stop else PROGRESS
         longest = max(len(ids) + limit for ids, limit in zip(prompts, limits, strict=True))
         self.lengths = slot_lengths(bucket(longest, bucket_sizes(window, SMALLEST_SLOT)))
         self.place = None if mesh is None else batch_sharding(mesh)
@@ -202,34 +202,24 @@ class Scheduler:
         spec, taken = self.model.spec, {}
         waiting = collections.deque(self._requests(done))
         self.unread = collections.Counter(request.family for request in waiting)
-        state = empty(spec, self.count, self._room(waiting, taken), self.new, self.dtype, self.place)
+        state = empty(spec, self.count, self.lengths[0], self.new, self.dtype, self.place)
         while waiting or taken:
             while waiting and len(waiting[0].samples) <= self.count - len(taken):
                 state = self._admit(state, waiting, taken)
             # A few texts at a time are read at less cost than one; none waits for more than it needs.
             lacking = len(waiting[0].samples) - (self.count - len(taken)) if waiting else self.count
-            wake, steps = max(lacking, self.count // 16), STOP_CHECK if self.sampling.stop else PROGRESS
-            state = self._fit(state, waiting, taken)
-            state, made = decode(spec, self.params, state, self._settings(taken), jnp.int32(steps), jnp.int32(wake),
-                                 self.dtype)
+            wake = max(lacking, self.count // 16)
+            state = self._fit(state, taken)
+            state, made = decode(spec, self.params, state, self._settings(taken), jnp.int32(self.steps),
+                                 jnp.int32(wake), self.dtype)
             state = self._collect(state, taken, finished)
             self.work.steps += int(made)
             self.work.row_steps += int(made) * self.count
 
-    def _next(self, waiting: Iterable[_Request]) -> list[_Request]:
-        """Those that may be read next: enough to fill packs with, few enough to keep the order."""
-        return list(itertools.islice(waiting, max(self.count // 2, 8)))
-
-    def _room(self, waiting: Iterable[_Request], taken: dict[int, _Text]) -> int:
-        """How long slots have to be until the next look, for the texts in them and those that come next."""
-        texts = [(text.prompt, text.made) for text in taken.values()]
-        texts += [(request.prompt, 0) for request in self._next(waiting)]
-        return bucket(max(len(self.prompts[prompt]) + min(self.limits[prompt], made + PROGRESS)
-                          for prompt, made in texts), self.lengths)
-
-    def _fit(self, state: State, waiting: Iterable[_Request], taken: dict[int, _Text]) -> State:
-        """Slots with the room that there has to be."""
-        room = self._room(waiting, taken)
+    def _fit(self, state: State, taken: dict[int, _Text]) -> State:
+        """Slots as long as the texts in them need until the next look."""
+        room = bucket(max(len(self.prompts[text.prompt]) + min(self.limits[text.prompt], text.made + self.steps)
+                          for text in taken.values()), self.lengths)
         return state if room == state.cache.slots else resize(state, room)
 
     def _requests(self, done: set[tuple[int, int]]) -> list[_Request]:
@@ -245,25 +235,30 @@ class Scheduler:
         return found
 
     def _admit(self, state: State, waiting: collections.deque[_Request], taken: dict[int, _Text]) -> State:
-        """Reads the next prompts into free slots: as many of one family as fit a pack."""
-        state = self._fit(state, waiting, taken)
+        """Reads the next prompts into free slots, as many of one family as fit a pack: the first, and those behind it
+        that fit beside it."""
         number = waiting[0].family
         prefix = self.families[number].prefix
         free = [slot for slot in range(self.count) if slot not in taken]
-        parts, slots, starts = [], [], []
-        # The first, and of those behind it what fits beside it.
-        for request in self._next(waiting):
+        chosen, parts, slots, starts, passed = [], [], [], [], 0
+        for request in waiting:
             own, start = self.prompts[request.prompt][len(prefix):], sum(map(len, parts))
-            if request.family != number or len(request.samples) > len(free) - len(slots) or (
-                    start and start + len(own) > self.packs[-1]):
+            if request.family != number or start and start + len(own) > self.packs[-1] or (
+                    len(request.samples) > len(free) - len(slots)):
+                passed += 1
+                if passed > self.count // 4:
+                    break  # those behind are to keep their places
                 continue
-            waiting.remove(request)
-            self.unread[number] -= 1
+            chosen.append(request)
             parts.append(own)
             for sample in request.samples:
                 taken[free[len(slots)]] = _Text(request.prompt, sample)
                 slots.append(free[len(slots)])
                 starts.append((start, len(own)))
+        for request in chosen:
+            waiting.remove(request)
+        self.unread[number] -= len(chosen)
+        state = self._fit(state, taken)
         beginning, its_tokens = self._prefix(number)
         pack = self._pack(parts, slots, starts, len(prefix))
         scores, layers = read_pack(self.model.spec, self.params, pack, beginning, self.dtype)

@@ -73,7 +73,8 @@ class Pack:
 
 def empty(spec: ModelSpec, count: int, length: int, new: int, dtype: jnp.dtype,
           place: jax.sharding.Sharding | None = None) -> State:
-    """`count` slots for texts of `length` tokens, of which `new` are generated; dealt to devices as `place` says."""
+    """`count` slots with room for `length` tokens each, and for up to `new` generated ones in the results; dealt to
+    devices as `place` says."""
     vocabulary = spec.vocab_size
 
     def make() -> State:
@@ -175,7 +176,8 @@ def resize(state: State, length: int) -> State:
     for keys, values in state.cache.layers:
         layers.append((_fitted(keys, length, 3), _fitted(values, length, 2)))
         # Layer by layer, so that no more than one is there twice.
-        keys.delete(), values.delete()
+        keys.delete()
+        values.delete()
     return dataclasses.replace(state, cache=Cache(tuple(layers), state.cache.lengths))
 
 

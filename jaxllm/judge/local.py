@@ -24,7 +24,7 @@ class LocalJudge(Judge):
     """Asks a model; conversations through its chat template.
 
     Args:
-        model: who answers.
+        model: who answers; of stacked layers a second copy is kept, as decoding wants them apart.
         identity: of the model, for caches; see `JudgeConfig`.
         batch_size: texts that run together.
         dtype: of activations.

@@ -31,6 +31,8 @@ PASSING = {408, 409, 429}
 # So many prompts without any that is answered, and the fault is hardly theirs.
 HOPELESS = 8
 LONGEST_PAUSE = 8.0
+# What newer models call max_tokens; servers of other makers may know the old name only.
+NEWER_LIMIT = "max_completion_tokens"
 
 
 class _Failed(Exception):
@@ -193,7 +195,14 @@ class ServerJudge(Judge):
         """
         for attempt in range(self.retries + 1):
             self._wait(stop)
-            failed, pause = self._try(prompt, settings, read)
+            named = self._limit
+            failed, pause = self._try(prompt, settings, read, named)
+            if isinstance(failed, _Failed) and named == "max_tokens" and _wants_newer_name(failed):
+                self._wait(stop)
+                again, pause = self._try(prompt, settings, read, NEWER_LIMIT)
+                if not isinstance(again, _Failed):
+                    self._limit = NEWER_LIMIT
+                failed = again
             if not isinstance(failed, _Failed):
                 return failed
             if pause is None or attempt == self.retries or stop.is_set():
@@ -201,10 +210,12 @@ class ServerJudge(Judge):
             stop.wait(max(pause, min(0.5 * 2**attempt, LONGEST_PAUSE)))
         raise AssertionError("the loop ends by returning or raising")
 
-    def _try(self, prompt: Prompt, settings: dict[str, Any],
-             read: Callable[[Any], T]) -> tuple[T | _Failed, float | None]:
-        """An answer, or why there is none and how long to wait at least before another try (None: it is no use)."""
-        limit = self._limit
+    def _try(self, prompt: Prompt, settings: dict[str, Any], read: Callable[[Any], T],
+             limit: str) -> tuple[T | _Failed, float | None]:
+        """An answer, or why there is none and how long to wait at least before another try (None: it is no use).
+
+        `limit` is what the number of tokens is called.
+        """
         try:
             response = self._client.chat.completions.create(
                 model=self.model, messages=prompt.messages,
@@ -214,9 +225,6 @@ class ServerJudge(Judge):
         except self._openai.APIStatusError as error:
             if error.status_code in PASSING or error.status_code >= 500:
                 return self._failed("the server does not answer", error, True), _retry_after(error.response)
-            if limit == "max_tokens" and "max_completion_tokens" in str(error):
-                self._limit = "max_completion_tokens"  # its newer name, which servers of other makers may not know
-                return self._try(prompt, settings, read)
             fatal = error.status_code in (401, 403, 404)
             fix = (f"look at the key in {self._key_variable}" if error.status_code in (401, 403) else
                    "look at judge.model and judge.base_url" if fatal else None)
@@ -243,6 +251,11 @@ class ServerJudge(Judge):
             start = max(self._next, now)
             self._next = start + self._interval
         stop.wait(max(0.0, start - now))
+
+
+def _wants_newer_name(failed: _Failed) -> bool:
+    """Whether a server says that it knows the limit of tokens by another name only."""
+    return "Unsupported parameter: 'max_tokens'" in failed.error.what and NEWER_LIMIT in failed.error.what
 
 
 def _retry_after(response: Any) -> float:

@@ -251,7 +251,7 @@ def unstack(params: Params, consume: bool = False) -> Params:
     Args:
         params: layers stacked, or a tuple already.
         consume: frees every stacked array as soon as its layers are apart, so that a large model is never there twice;
-            nobody may use `params` after that.
+            nobody may use `params` after that, nor arrays that share their memory.
     """
     if isinstance(params["layers"], tuple):
         return params

@@ -21,7 +21,7 @@ class Model:
 
     Attributes:
         spec: its description.
-        params: its weights, layers stacked.
+        params: its weights; layers stacked as they are loaded, or apart for decoding.
         tokenizer: its text to ids and back.
         stop_ids: tokens that end a text, from the network's configuration and the tokenizer.
     """

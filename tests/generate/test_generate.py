@@ -299,12 +299,13 @@ def test_slots_are_refilled(model):
 
 def test_slots_are_as_long_as_their_texts_need(model, monkeypatch):
     """They grow with a long text, shrink behind one, and every text stays itself."""
+    monkeypatch.setattr(engine, "SMALLEST_SLOT", 64)
     lengths, resize = [], engine.resize
     monkeypatch.setattr(engine, "resize", lambda state, length: lengths.append(length) or resize(state, length))
     wide = dataclasses.replace(model, spec=dataclasses.replace(model.spec, max_positions=512))
     rows, limits = [*prompts(4), *prompts(4)], [150, *[12] * 7]
     found = generate(wide, rows, GREEDY, batch_size=2, max_tokens=limits)
-    assert lengths == [192]  # 128 suffice for 4 tokens and 64 more; 154 at last need the next bucket
+    assert lengths == [128, 192]  # for 4 tokens and 64 more, and for 154 at last
     for prompt, limit, (row,) in list(zip(rows, limits, found, strict=True))[:3]:
         (alone,), = generate(wide, [prompt], GREEDY, max_tokens=[limit])
         ids = [*prompt, *row.token_ids]
@@ -314,7 +315,7 @@ def test_slots_are_as_long_as_their_texts_need(model, monkeypatch):
     long = [1, *random_tokens(1, 119, seed=3)[0].tolist()]
     ids = lambda rows: [row.token_ids for row, in rows]
     found = generate(wide, [*prompts(4), long], GREEDY, batch_size=2)
-    assert lengths == [64]  # the longest prompt is read first
+    assert lengths == [192, 64]  # the longest prompt is read first
     assert ids(found[:4]) == ids(generate(wide, prompts(4), GREEDY, batch_size=2))
 
 

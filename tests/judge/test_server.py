@@ -63,7 +63,7 @@ class Handler(BaseHTTPRequestHandler):
             return self.send(200, {"something": "else"})
         if fault == "not json":
             return self.send(200, "<html>a proxy's page</html>")
-        if self.server.limit not in asked:
+        if self.server.limit not in asked or fault == "newer":
             return self.send(400, {"error": {"message": "Unsupported parameter: 'max_tokens' is not supported with "
                                              "this model. Use 'max_completion_tokens' instead."}})
         time.sleep(0.02)
@@ -127,6 +127,15 @@ def test_a_server_may_know_the_limit_by_its_newer_name(server):
     named = [{"max_tokens", "max_completion_tokens"} & asked.keys() for _, asked, _ in server.requests]
     assert named[0] == {"max_tokens"} and named[-2:] == [{"max_completion_tokens"}] * 2
     assert sum(name == {"max_tokens"} for name in named) <= 2  # those that were under way
+
+
+def test_a_name_that_does_not_help_is_not_kept(server):
+    server.faults = ["newer", 400]
+    asking = judge(server, retries=0)
+    with pytest.raises(UserError, match="fault 400"):
+        asking.complete([Prompt("a")], GREEDY)
+    assert asking.complete([Prompt("b")], GREEDY)[0][0].text == "B"
+    assert [("max_tokens" in asked) for _, asked, _ in server.requests] == [True, False, True]
 
 
 def test_concurrency_and_rate_are_kept(server):

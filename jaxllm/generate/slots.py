@@ -175,7 +175,7 @@ def resize(state: State, length: int) -> State:
     layers = []
     for keys, values in state.cache.layers:
         layers.append((_fitted(keys, length, 3), _fitted(values, length, 2)))
-        # Layer by layer, so that no more than one is there twice.
+        jax.block_until_ready(layers[-1])  # layer by layer, so that no more than one is there twice
         keys.delete()
         values.delete()
     return dataclasses.replace(state, cache=Cache(tuple(layers), state.cache.lengths))

@@ -85,7 +85,7 @@ class LocalJudge(Judge):
         try:
             check_prompt(self._ids(prompt), tokens, self.model.spec.max_positions, "")
         except UserError as error:
-            return error.what
+            return error.what if error.fix is None else f"{error.what} ({error.fix})"
         return None
 
     def _ids(self, prompt: Prompt) -> list[int]:

@@ -125,6 +125,7 @@ def test_a_dialogue_too_long_for_the_judge_is_put_aside(files, tmp_path):
     assert [row["id"] for row in read_jsonl(tmp_path / "out" / "rows.jsonl")] == ["short"]
     (aside,) = read_jsonl(tmp_path / "out" / "rejected.jsonl")
     assert aside["line"] == 1 and "do not fit the context window" in aside["reason"]
+    assert "lower sampling.max_tokens" in aside["reason"]
 
 
 def test_real_turns(shared, tmp_path):

@@ -40,7 +40,7 @@ class Verb:
 VERBS: dict[str, Verb] = {
     "inject": Verb("jaxllm.self_param.job", "write documents into a model's weights (SELF-PARAM)",
                    other=("--remove", "jaxllm.self_param.removal")),
-    "recommend": Verb("jaxllm.self_param.recommend.job", "whether a model names the film that is recommended next"),
+    "recommend": Verb("jaxllm.evaluate.recommend.job", "whether a model names the film that is recommended next"),
     "generate": Verb("jaxllm.generate.job", "complete prompts or answer conversations"),
     "score": Verb("jaxllm.generate.score_job", "log-probabilities of given texts, or the scores of a classifier"),
     "convert": Verb("jaxllm.checkpoint.convert_job", "another layout, number format or number of bits; merge adapters"),

@@ -22,12 +22,12 @@ class DeviceConfig:
         params: of the weights; auto is float32.
         compute: of activations and matrix products; auto is bfloat16 on GPU and TPU, float32 on CPU. Norms,
             softmax, logits and losses are float32 in any case.
-        quantise: 8 or 4 bits for the matrices of the layers, which are frozen then; null leaves them as they are.
+        quantize: 8 or 4 bits for the matrices of the layers, which are frozen then; null leaves them as they are.
     """
 
     params: Precision = "auto"
     compute: Precision = "auto"
-    quantise: Literal["int8", "int4", "nf4"] | None = None
+    quantize: Literal["int8", "int4", "nf4"] | None = None
 
     @property
     def param_dtype(self) -> jnp.dtype:

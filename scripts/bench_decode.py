@@ -22,8 +22,8 @@ import numpy as np
 
 from jaxllm.config import SamplingConfig
 from jaxllm.generate.engine import generate
-from jaxllm.models import ModelSpec, Rope, init, unstack
-from jaxllm.text.model import Model
+from jaxllm.model import Model
+from jaxllm.models import ModelSpec, Rope, init_params, unstack_layers
 
 # Bytes a second, by what the device calls itself: the makers' figures.
 BANDWIDTH = {"H200": 4.8e12, "H100": 3.35e12, "A100": 2.0e12, "TPU v5 lite": 0.82e12, "TPU v6 lite": 1.64e12}
@@ -104,7 +104,7 @@ def main() -> None:
     print("| shape | batch | tokens/s | ms a step | of the bound | torch, tokens/s |\n|---|---|---|---|---|---|")
     for name in options.shapes:
         spec = SHAPES[name]
-        params = unstack(jax.jit(lambda key, spec=spec: init(spec, key, jnp.bfloat16))(jax.random.key(0)))
+        params = unstack_layers(jax.jit(lambda key, spec=spec: init_params(spec, key, jnp.bfloat16))(jax.random.key(0)))
         model = Model(spec, params, Silent())
         for batch in options.batches:
             if time.monotonic() - began > options.limit:

@@ -35,9 +35,9 @@ from jax import lax
 
 from jaxllm.config import SamplingConfig
 from jaxllm.generate.engine import PACK, Work, generate
-from jaxllm.models import load_model, unstack
+from jaxllm.model import Model
+from jaxllm.models import load_model, unstack_layers
 from jaxllm.models.network import Params
-from jaxllm.text.model import Model
 
 TORCH_BATCHES = (8, 16, 32, 64)
 CONFIG = dict(vocab_size=8192, hidden_size=512, intermediate_size=1408, num_hidden_layers=6, num_attention_heads=8,
@@ -154,7 +154,7 @@ def main() -> None:
         theirs.save_pretrained(folder)
         spec, params = load_model(folder)
     # Nothing ends a text but its length, on both sides.
-    model = Model(dataclasses.replace(spec, eos_ids=()), unstack(params), Silent())
+    model = Model(dataclasses.replace(spec, eos_ids=()), unstack_layers(params), Silent())
     print(f"{sum(p.numel() for p in theirs.parameters()) / 1e6:.1f} million parameters; {os.cpu_count()} cores, "
           f"{options.threads} threads; jax {jax.__version__}, torch {torch.__version__}")
     print("| workload | torch, tokens/s | its batch | jaxllm, tokens/s | ratio | bound | occupancy | compiled | "

@@ -20,7 +20,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 
-from jaxllm.models import Adapter, LoraConfig, ModelSpec, forward, init, init_adapter, unembedding  # noqa: E402
+from jaxllm.models import Adapter, LoraConfig, ModelSpec, forward, init_adapter, init_params, unembedding  # noqa: E402
 from jaxllm.ops import cross_entropy  # noqa: E402
 from jaxllm.train import OptimizerConfig, init_state, make_optimizer, make_schedule, make_train_step  # noqa: E402
 
@@ -45,7 +45,7 @@ def compile_seconds(name: str, layers: int, width: int, trained: str) -> float:
     """Run by a fresh process: seconds that the first step took longer than the second."""
     jax.config.update("jax_enable_compilation_cache", False)
     spec = network(name, layers, width)
-    params = jax.jit(lambda key: init(spec, key))(jax.random.key(0))
+    params = jax.jit(lambda key: init_params(spec, key))(jax.random.key(0))
     adapter = init_adapter(spec, jax.random.key(1), LoraConfig())
     config = OptimizerConfig()
 

@@ -22,7 +22,7 @@ import jax
 import numpy as np
 import optax
 
-from jaxllm.models import LoraConfig, ModelSpec, init, init_adapter
+from jaxllm.models import LoraConfig, ModelSpec, init_adapter, init_params
 from jaxllm.self_param.loss import Objective, make_loss
 from jaxllm.self_param.targets import build_target, collate
 from jaxllm.train import init_state, make_train_step
@@ -75,7 +75,7 @@ def main() -> None:
     for name, value in (("repeats", 7), ("batch", 4), ("length", 256)):
         parser.add_argument(f"--{name}", type=int, default=value)
     options = parser.parse_args()
-    params, batch = init(SPEC, jax.random.key(0)), rows(options.batch, options.length)
+    params, batch = init_params(SPEC, jax.random.key(0)), rows(options.batch, options.length)
     distill, distilled = stepper("distill", LoraConfig(), params, batch)
     before = sum(x.nbytes for x in jax.live_arrays())
     distill()  # compiles

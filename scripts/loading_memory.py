@@ -1,6 +1,6 @@
 """Peak host memory of loading a checkpoint on CPU, against its bound: the model and three of its largest tensors.
 
-    python scripts/loading_memory.py [--layers 4] [--stored bfloat16] [--dtype bfloat16] [--quantise none nf4]
+    python scripts/loading_memory.py [--layers 4] [--stored bfloat16] [--dtype bfloat16] [--quantize none nf4]
 
 Writes a Llama checkpoint of random numbers, 2 GB by default, and loads it in a fresh process for every scheme. From
 when imports are done and the backend has started, the process is watched from outside:
@@ -29,7 +29,7 @@ import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 
-from jaxllm.models import ModelSpec, init, load_model  # noqa: E402
+from jaxllm.models import ModelSpec, init_params, load_model  # noqa: E402
 from jaxllm.models.families import places, write_config  # noqa: E402
 from jaxllm.models.matching import lookup, names_of  # noqa: E402
 from jaxllm.models.tensors import INDEX, save_tensors  # noqa: E402
@@ -50,7 +50,7 @@ def write_checkpoint(folder: Path, spec: ModelSpec, dtype: jnp.dtype) -> int:
 
     All tensors are views of one array of noise: what is measured does not depend on values.
     """
-    shapes = jax.eval_shape(lambda: init(spec, jax.random.key(0)))
+    shapes = jax.eval_shape(lambda: init_params(spec, jax.random.key(0)))
     files: dict[str, dict[str, tuple[int, ...]]] = {}
     for leaf in places(spec):
         for place, name in names_of(leaf, spec):
@@ -106,7 +106,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--stored", choices=("bfloat16", "float32"), default="bfloat16", help="format in the files")
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16", help="format as loaded")
-    parser.add_argument("--quantise", nargs="+", choices=("none", "int8", "int4", "nf4"), default=["none", "nf4"])
+    parser.add_argument("--quantize", nargs="+", choices=("none", "int8", "int4", "nf4"), default=["none", "nf4"])
     options = parser.parse_args()
     holds, mega = True, 1e6
     with tempfile.TemporaryDirectory() as folder:
@@ -115,9 +115,9 @@ def main() -> None:
         stored = sum(file.stat().st_size for file in Path(folder).glob("*.safetensors"))
         print(f"{stored / mega:,.0f} MB in {options.stored}, loaded in {options.dtype}, largest tensor "
               f"{largest / mega:,.0f} MB; figures in MB")
-        print(f"{'quantised':10}{'model':>8}{'all':>8}{'anonymous':>11}{'mapped':>8}{'bound':>8}  holds"
+        print(f"{'quantized':10}{'model':>8}{'all':>8}{'anonymous':>11}{'mapped':>8}{'bound':>8}  holds"
               f"{'seconds':>9}{'MB/s':>8}")
-        for name in options.quantise:
+        for name in options.quantize:
             seconds, nbytes, peak = measure(Path(folder), options.dtype, None if name == "none" else name)
             bound = nbytes + TENSORS_ALLOWED * largest
             holds &= peak["all"] <= bound

@@ -24,13 +24,13 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 
 from jaxllm.config import SamplingConfig
 from jaxllm.files import write_jsonl
-from jaxllm.models import ModelSpec, Params, Rope, forward, init, save_model, unembedding
+from jaxllm.model import load
+from jaxllm.models import ModelSpec, Params, Rope, forward, init_params, save_model, unembedding
 from jaxllm.ops import cross_entropy
 from jaxllm.self_param import ask
 from jaxllm.self_param.documents import Document, FormatConfig, group
 from jaxllm.self_param.evaluation import mean_f1
 from jaxllm.text.batches import pack
-from jaxllm.text.model import load
 from jaxllm.text.rows import read_rows
 from jaxllm.train import fit, init_state, make_mesh, make_optimizer, make_train_step, row_indices
 from jaxllm.train.config import TrainConfig
@@ -98,7 +98,7 @@ def train(spec: ModelSpec, rows, config: TrainConfig, seed: int) -> tuple[Params
         return dict(zip(("tokens", "segments", "weights"), (part[chosen] for part in rows), strict=True))
 
     optimizer = make_optimizer(config, config.steps)
-    state = init_state(init(spec, jax.random.key(seed)), optimizer, seed)
+    state = init_state(init_params(spec, jax.random.key(seed)), optimizer, seed)
     done = fit(state, make_train_step(loss, optimizer), batch, config.steps, mesh=make_mesh())
     if done.interrupted:
         raise SystemExit("stopped")

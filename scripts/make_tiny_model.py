@@ -33,10 +33,10 @@ import tiny_world
 from optax.contrib import MuonDimensionNumbers, muon
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-from jaxllm.models import ModelSpec, Rope, forward, init, load_model, save_model, unembedding, unstack
+from jaxllm.model import load
+from jaxllm.models import ModelSpec, Rope, forward, init_params, load_model, save_model, unembedding, unstack_layers
 from jaxllm.ops.losses import cross_entropy
 from jaxllm.text.batches import pack
-from jaxllm.text.model import load
 
 CONTROL = ("<pad>", "<s>", "</s>", "<|system|>", "<|user|>", "<|assistant|>")
 BOS, EOS = CONTROL.index("<s>"), CONTROL.index("</s>")
@@ -198,7 +198,7 @@ def make_step(spec: ModelSpec, easy: jax.Array):
     def loss(params, batch):
         tokens, segments, weights = batch
         # Unrolled, the backward pass does not write every layer's gradient into a slice of the stack.
-        hidden = forward(spec, unstack(params), tokens, segments=segments).hidden[:, :-1]
+        hidden = forward(spec, unstack_layers(params), tokens, segments=segments).hidden[:, :-1]
         total, weight = cross_entropy(hidden, unembedding(spec, params), tokens[:, 1:], weights[:, 1:])
         return total / weight
 
@@ -212,7 +212,7 @@ def make_step(spec: ModelSpec, easy: jax.Array):
     def accuracy(params, batch):
         """Share of answer tokens that are the likeliest ones, without the blanks and line ends, which are easy."""
         tokens, segments, weights = batch
-        hidden = forward(spec, unstack(params), tokens, segments=segments).hidden[:, :-1]
+        hidden = forward(spec, unstack_layers(params), tokens, segments=segments).hidden[:, :-1]
         logits = unembedding(spec, params).logits(hidden)
         answer = (weights[:, 1:] == 1.0) & ~jnp.isin(tokens[:, 1:], easy)
         return jnp.sum((jnp.argmax(logits, -1) == tokens[:, 1:]) & answer) / jnp.sum(answer)
@@ -229,7 +229,7 @@ def train(tokenizer: Tokenizer, minutes: float, seed: int, start_from: Path | No
     spec = ModelSpec(family="llama", vocab_size=tokenizer.get_vocab_size(), norm_eps=1e-5, rope=Rope(ROPE_THETA),
                      bos_id=BOS, eos_ids=(EOS,), **SHAPE)
     if start_from is None:
-        peak, decay, params = 1.0, DECAY, jax.jit(partial(init, spec))(jax.random.key(seed))
+        peak, decay, params = 1.0, DECAY, jax.jit(partial(init_params, spec))(jax.random.key(seed))
     else:
         peak, decay, params = CONTINUED_RATE, 1.0, load_model(start_from)[1]
     easy = jnp.array([EOS] + [tokenizer.encode(text, add_special_tokens=False).ids[0] for text in ("\n", " ")])

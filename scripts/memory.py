@@ -15,7 +15,7 @@ import argparse
 import jax
 import jax.numpy as jnp
 
-from jaxllm.models import ModelSpec, forward, init, logits
+from jaxllm.models import ModelSpec, compute_logits, forward, init_params
 from jaxllm.ops import masked_sum
 from jaxllm.self_param.loss import make_loss
 from jaxllm.train import LossFn
@@ -27,8 +27,8 @@ def from_logits(spec: ModelSpec) -> LossFn:
     def loss(student, teacher, batch, key):
         del key
         hidden = lambda params: forward(spec, params, batch["student"], remat="full").hidden[:, :-1]
-        p = jax.nn.log_softmax(logits(spec, teacher, jax.lax.stop_gradient(hidden(teacher))))
-        q = jax.nn.log_softmax(logits(spec, student, hidden(student)))
+        p = jax.nn.log_softmax(compute_logits(spec, teacher, jax.lax.stop_gradient(hidden(teacher))))
+        q = jax.nn.log_softmax(compute_logits(spec, student, hidden(student)))
         return masked_sum((jnp.exp(p) * (p - q)).sum(-1), jnp.ones_like(batch["student"][:, 1:])), {}
 
     return loss
@@ -36,7 +36,7 @@ def from_logits(spec: ModelSpec) -> LossFn:
 
 def temporary_bytes(spec: ModelSpec, loss: LossFn, batch: int, length: int) -> int:
     """Temporaries of one gradient-descent step with donated weights."""
-    params = jax.eval_shape(lambda: init(spec, jax.random.key(0)))
+    params = jax.eval_shape(lambda: init_params(spec, jax.random.key(0)))
     texts, numbers = (jax.ShapeDtypeStruct(shape, jnp.int32) for shape in ((batch, length), (batch,)))
     rows = {"student": texts, "student_segments": texts, "teacher": texts, "teacher_segments": texts,
             "offset": numbers, "kind": numbers, "given": numbers}

@@ -12,7 +12,7 @@ Random tiny networks (`parity_networks`) are made by torch, saved, read here, an
     cached      hidden states with a cache against without
     export      the way back: torch loads the very same bits
     LoRA        logits under a random adapter that PEFT made and saved
-    quantised   int8 / int4 / nf4 against full precision, here: mean KL of the next token in nats; of scores the
+    quantized   int8 / int4 / nf4 against full precision, here: mean KL of the next token in nats; of scores the
                 mean change over their deviation from text to text. It says what is lost, and passes or fails nothing
 
 Differences are relative: the largest absolute one over the largest absolute value of torch's.
@@ -40,14 +40,23 @@ import transformers
 
 from jaxllm.config import SamplingConfig
 from jaxllm.generate.engine import generate
+from jaxllm.model import Model, load
+from jaxllm.models import (
+    compute_logits,
+    init_cache,
+    load_model,
+    load_spec,
+    save_model,
+    text_scores,
+    unembedding,
+    unstack_layers,
+)
 from jaxllm.models import forward as plain_forward
-from jaxllm.models import init_cache, load_model, load_spec, logits, save_model, text_scores, unembedding, unstack
 from jaxllm.models.matching import match_tensors
 from jaxllm.models.peft import load_adapter
-from jaxllm.models.quantised import quantise_params
+from jaxllm.models.quantized import quantize_params
 from jaxllm.models.tensors import Tensors
 from jaxllm.ops import cross_entropy, token_logprobs
-from jaxllm.text.model import Model, load
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # started as a file, only its own folder is looked through
 from scripts.parity_networks import Network, build, networks, read, torch_model, write
@@ -106,7 +115,7 @@ def outputs(spec, params, texts: Texts, adapter=None) -> jax.Array:
     """Logits `[B, T, V]`, or scores `[B, labels]`."""
     ids, mask, types = jnp.asarray(texts.ids), jnp.asarray(texts.mask), jnp.asarray(texts.types)
     hidden = forward(spec, params, ids, segments=mask, types=types, adapter=adapter).hidden
-    return logits(spec, params, hidden) if spec.head is None else text_scores(spec, params, hidden, mask, ids)
+    return compute_logits(spec, params, hidden) if spec.head is None else text_scores(spec, params, hidden, mask, ids)
 
 
 def relative(ours, theirs) -> float:
@@ -224,7 +233,7 @@ class Silent:
 
 def cached_difference(spec, params, tokens) -> float:
     """Largest relative difference between decoding with a cache and the full forward."""
-    flat, cache, parts = unstack(params), init_cache(spec, 2, 40), []
+    flat, cache, parts = unstack_layers(params), init_cache(spec, 2, 40), []
     for start, stop in ((0, 20), (20, 21), (21, 40)):
         out = forward(spec, flat, tokens[:, start:stop], cache=cache)
         cache, parts = out.cache, [*parts, out.hidden]
@@ -248,14 +257,14 @@ def adapted_difference(theirs: torch.nn.Module, spec, params, texts: Texts, fold
     return relative(outputs(spec, params, texts, load_adapter(folder, spec)), expected)
 
 
-def quantised_changes(network: Network, folder: Path) -> list[float]:
-    """What each scheme of quantisation changes; see the module."""
+def quantized_changes(network: Network, folder: Path) -> list[float]:
+    """What each scheme of quantization changes; see the module."""
     spec, params = load_model(folder)
     texts = random_texts(network)
     full = outputs(spec, params, texts)
     found = []
     for scheme in SCHEMES:
-        other = outputs(spec, quantise_params(params, scheme), texts)
+        other = outputs(spec, quantize_params(params, scheme), texts)
         if network.scores:
             found.append(float(jnp.abs(other - full).mean() / jnp.sqrt(full.var(0).mean())))
         else:
@@ -273,7 +282,7 @@ def stories(folder: Path) -> dict[str, float | bool]:
         made = generate(model, [case["prompt_ids"]], SamplingConfig(temperature=0.0, max_tokens=count))[0][0]
         exact &= made.token_ids == case["greedy_ids"][:len(made.token_ids)]
         hidden = forward(model.spec, model.params, jnp.asarray([case["prompt_ids"]])).hidden[0, -1]
-        scores = np.asarray(logits(model.spec, model.params, hidden))
+        scores = np.asarray(compute_logits(model.spec, model.params, hidden))
         for entry in case["last_prompt_logits_top5"]:
             index, value = entry if isinstance(entry, list) else (entry["id"], entry["logit"])
             worst = max(worst, abs(float(scores[index]) - value))
@@ -303,7 +312,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             row = compare(network, Path(folder))
             fine &= all(cell in (True, None) or not isinstance(cell, bool) and cell <= LIMIT for cell in row.values())
-            table[name] = row | {"quantised": quantised_changes(network, Path(folder) / "torch")}
+            table[name] = row | {"quantized": quantized_changes(network, Path(folder) / "torch")}
         if len(table) == 1:
             print(f"| | {' | '.join(table[name])} |\n|---{'|---' * len(table[name])}|")
         print(f"| {name} | {' | '.join(map(show, table[name].values()))} |", flush=True)

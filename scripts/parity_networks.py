@@ -153,7 +153,7 @@ REWARDS = {
 
 
 def build(network: Network) -> torch.nn.Module:
-    """The network in torch, as its class initialises it."""
+    """The network in torch, as its class initializes it."""
     model = network.loader.from_config(network.config, attn_implementation="eager").eval()
     if network.reward is not None:
         model.score = network.reward.layers(network.config.hidden_size)

@@ -10,7 +10,7 @@ import tiny_world
 
 from jaxllm.config import SamplingConfig
 from jaxllm.generate.engine import generate
-from jaxllm.text.model import Model
+from jaxllm.model import Model
 
 
 def heldout_data(seed: int, documents: int = 150, mixed: int = 60, rows: int = 200):

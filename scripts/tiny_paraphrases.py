@@ -2,7 +2,7 @@
 
     python scripts/tiny_paraphrases.py [--documents 40] [--out jaxllm/assets/tiny/paraphrases.jsonl]
 
-Rows are {context, question, answers} like those of documents.jsonl. A question is recognised by its pattern; the
+Rows are {context, question, answers} like those of documents.jsonl. A question is recognized by its pattern; the
 next pattern of the same relation asks the same of the same entity.
 """
 

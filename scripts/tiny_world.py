@@ -9,8 +9,8 @@ for their arguments that the other side never uses.
 
 A *lesson* is a list of `(text, role)` spans in reading order. Roles: `control` (one control token), `stop` (the
 control token that ends an answer), `context` (passages, system turns), `text` (reviews, stories), `question` (with its
-"Answer:"), `given` (what is asked about where nobody could guess it) and `answer`. Spans are tokenised one by one; the
-tokenizer splits at every span boundary anyway, so this equals tokenising the whole text.
+"Answer:"), `given` (what is asked about where nobody could guess it) and `answer`. Spans are tokenized one by one; the
+tokenizer splits at every span boundary anyway, so this equals tokenizing the whole text.
 """
 
 from __future__ import annotations
@@ -181,7 +181,7 @@ class World:
             kinds = rng.sample(list(KINDS), count)
             right, *wrong = (self.value(kind) for kind in kinds)
             return self.choice(f"Which option is {KINDS[kinds[0]]}?", right, wrong)
-        kind, values = rng.choice(["animal", "colour", "food", "goods"] + ["number", "name"] * (level > 0.3)), []
+        kind, values = rng.choice(["animal", "color", "food", "goods"] + ["number", "name"] * (level > 0.3)), []
         while len(values) < count:
             values.append(self.value(kind, values))
         return self.choice(f"Which option is {values[0]}?", values[0], values[1:])
@@ -290,7 +290,7 @@ class World:
                              f"The rain fell on the {self.value('place')} all day."]),
                  rng.choice([f"{other} laughed and played the {self.value('instrument')}.",
                              f"So they sat down and talked about {self.value('topic')}.",
-                             f"The {animal} was {self.value('colour')} and would not move."]),
+                             f"The {animal} was {self.value('color')} and would not move."]),
                  rng.choice(["In the end they became friends.", f"Nobody in {town} forgot that day.",
                              f"Then {who} went home with {goods}.", "And that was all."])]
         return " ".join(lines)

@@ -42,7 +42,7 @@ def shared() -> Path:
 @pytest.fixture(scope="session")
 def stories(shared):
     """A real trained checkpoint of 260k parameters, with its tokenizer."""
-    from jaxllm.text.model import load
+    from jaxllm.model import load
 
     return load(shared / "models" / "stories260k")
 

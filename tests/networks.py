@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from jaxllm.models import ModelSpec, Rope, init
+from jaxllm.models import ModelSpec, Rope, init_params
 from jaxllm.models import forward as plain_forward
 
 # Eagerly every operation is a program of its own to compile; this is one.
@@ -19,7 +19,7 @@ GPT2 = ModelSpec("gpt2", vocab_size=97, width=32, layers=3, heads=4, kv_heads=4,
 
 
 def random_params(spec: ModelSpec, seed: int):
-    params = jax.jit(lambda key: init(spec, key))(jax.random.key(seed))
+    params = jax.jit(lambda key: init_params(spec, key))(jax.random.key(seed))
     leaves, structure = jax.tree.flatten(params)
     keys = jax.random.split(jax.random.key(seed + 100), len(leaves))
     small = {"scale", "bias"}

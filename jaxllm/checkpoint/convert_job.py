@@ -16,15 +16,15 @@ from jaxllm.config import check, to_yaml
 from jaxllm.directories import new_directory
 from jaxllm.errors import UserError
 from jaxllm.files import write_atomic
-from jaxllm.models import ModelSpec, Params, load_spec, merge
+from jaxllm.model import too_many_tokens
+from jaxllm.models import ModelSpec, Params, load_spec, merge_adapter
 from jaxllm.models.loading import load_model, stored_dtype
 from jaxllm.models.mesh import make_mesh, model_shardings
 from jaxllm.models.peft import load_adapters
-from jaxllm.models.quantised import dequantise_params, quantise_params, scheme_of
+from jaxllm.models.quantized import dequantize_params, quantize_params, scheme_of
 from jaxllm.models.saving import write_model
 from jaxllm.models.tensors import model_directory
-from jaxllm.ops.quantise import Scheme
-from jaxllm.text.model import too_many_tokens
+from jaxllm.ops.quantize import Scheme
 from jaxllm.text.tokenizer import has_tokenizer, load_tokenizer
 
 
@@ -36,27 +36,27 @@ class Config:
         model: checkpoint directory (of either layout), Hub id, or tiny.
         out: directory of the new checkpoint.
         format: hf is safetensors that torch transformers loads; orbax is quick to restore to a mesh and can hold
-            quantised weights, which hf has in full, as rounded as they are.
+            quantized weights, which hf has in full, as rounded as they are.
         adapter: directory of a LoRA adapter, or of several, whose sum is taken.
         merge: fold the adapter into the weights.
         dtype: of the weights; null keeps that which most of them have (bfloat16 for 8-bit floats).
-        quantise: 8 or 4 bits for the matrices of the layers; null leaves them as they are.
+        quantize: 8 or 4 bits for the matrices of the layers; null leaves them as they are.
     """
 
     model: str
     out: Path
     format: Literal["hf", "orbax"] = "hf"
     adapter: str | None = None
-    merge: bool = False
+    merge_adapter: bool = False
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
-    quantise: Scheme | None = None
+    quantize: Scheme | None = None
 
     def __post_init__(self):
         check(self.merge or self.adapter is None, "adapter", "an adapter is a checkpoint of its own",
               "add --merge to fold it into the weights")
         check(self.adapter is not None or not self.merge, "merge", "there is no adapter to merge", "give --adapter DIR")
-        check(self.quantise is None or self.format == "orbax", "quantise",
-              "quantised weights have no place in the hub's layout", "add --format orbax")
+        check(self.quantize is None or self.format == "orbax", "quantize",
+              "quantized weights have no place in the hub's layout", "add --format orbax")
 
 
 def run(config: Config) -> Path:
@@ -66,22 +66,22 @@ def run(config: Config) -> Path:
         dtype = jnp.dtype(config.dtype or stored_dtype(config.model))
         # Dealt over all devices: none of them needs room for the whole.
         placed = model_shardings(spec, make_mesh(data=1, fsdp=jax.local_device_count()))
-        # An adapter belongs to the weights in full; without one they are quantised as they come.
-        scheme = config.quantise if config.adapter is None else None
+        # An adapter belongs to the weights in full; without one they are quantized as they come.
+        scheme = config.quantize if config.adapter is None else None
         spec, params = load_model(config.model, dtype, placed, scheme)
         came_as = scheme_of(params) if scheme is None else None
         if config.adapter is not None:
             # In full, all of them: rounding the sum again loses a part of what was learned, and is to be asked for.
-            params = merge(dequantise_params(params, dtype), load_adapters(config.adapter, spec))
-            params = params if config.quantise is None else quantise_params(params, config.quantise)
+            params = merge_adapter(dequantize_params(params, dtype), load_adapters(config.adapter, spec))
+            params = params if config.quantize is None else quantize_params(params, config.quantize)
         elif config.format == "hf":
-            params = dequantise_params(params, dtype)
+            params = dequantize_params(params, dtype)
         check_finite(params)
         check_tokenizer(config.model, spec)
         write_model(target, spec, params, config.model, layout=config.format)
         size = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
-        result = {"format": config.format, "dtype": str(dtype), "quantised": scheme_of(params),
-                  "dequantised_from": came_as if scheme_of(params) is None else None,
+        result = {"format": config.format, "dtype": str(dtype), "quantized": scheme_of(params),
+                  "dequantized_from": came_as if scheme_of(params) is None else None,
                   "parameters": count_parameters(spec)["total"], "bytes": size,
                   "adapter": config.adapter, "versions": job.versions()}
         write_atomic(target / "config.yaml", to_yaml(config))

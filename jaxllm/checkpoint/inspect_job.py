@@ -12,13 +12,13 @@ from jaxllm.checkpoint.adapters import describe_adapters, inspect_adapters
 from jaxllm.checkpoint.sizes import FORMATS, cache_bytes, count_parameters, weight_bytes
 from jaxllm.errors import UserError
 from jaxllm.files import plain
+from jaxllm.model import too_many_tokens
 from jaxllm.models import ModelSpec, load_spec, native
 from jaxllm.models.families import FAMILIES, architecture
 from jaxllm.models.loading import check_tied_head, stored_dtype
 from jaxllm.models.matching import match_tensors
 from jaxllm.models.peft import adapter_folders
 from jaxllm.models.tensors import Tensors, model_directory, read_json
-from jaxllm.text.model import too_many_tokens
 from jaxllm.text.tokenizer import load_tokenizer
 
 
@@ -87,7 +87,7 @@ def _weights(path, spec: ModelSpec) -> tuple[dict[str, Any], list[str]]:
     """Number format and fit of the stored weights, and what is wrong with them."""
     if native.is_native(path):
         native.check(path, spec)
-        return {"dtype": stored_dtype(path), "quantised": native.stored_scheme(path)}, []
+        return {"dtype": stored_dtype(path), "quantized": native.stored_scheme(path)}, []
     with Tensors(path, read_json(path / "config.json").get("quantization_config")) as tensors:
         match = match_tensors(spec, tensors)
         tensors.check_formats()

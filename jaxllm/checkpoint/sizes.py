@@ -7,16 +7,16 @@ import math
 import jax
 import numpy as np
 
-from jaxllm.models import ModelSpec, Params, init
-from jaxllm.models.quantised import is_quantisable
-from jaxllm.ops.quantise import Scheme, quantise
+from jaxllm.models import ModelSpec, Params, init_params
+from jaxllm.models.quantized import is_quantizable
+from jaxllm.ops.quantize import Scheme, quantize
 
 FORMATS = ("float32", "bfloat16", "int8", "int4", "nf4")
 
 
 def shapes_of(spec: ModelSpec) -> Params:
     """The tree of parameters, shapes only."""
-    return jax.eval_shape(lambda: init(spec, jax.random.key(0)))
+    return jax.eval_shape(lambda: init_params(spec, jax.random.key(0)))
 
 
 def count_parameters(spec: ModelSpec) -> dict[str, int]:
@@ -28,13 +28,13 @@ def count_parameters(spec: ModelSpec) -> dict[str, int]:
 
 
 def weight_bytes(spec: ModelSpec, kind: str) -> int:
-    """Bytes of the weights in a number format; with a quantised one the rest is bfloat16."""
+    """Bytes of the weights in a number format; with a quantized one the rest is bfloat16."""
     scheme: Scheme | None = kind if kind in ("int8", "int4", "nf4") else None
     dtype = np.dtype(jax.numpy.bfloat16 if kind != "float32" else np.float32)
     total = 0
     for path, leaf in jax.tree_util.tree_leaves_with_path(shapes_of(spec)):
-        if is_quantisable(tuple(key.key for key in path), leaf.shape, scheme):
-            small = jax.eval_shape(lambda leaf: quantise(leaf, scheme), leaf)
+        if is_quantizable(tuple(key.key for key in path), leaf.shape, scheme):
+            small = jax.eval_shape(lambda leaf: quantize(leaf, scheme), leaf)
             total += sum(math.prod(part.shape) * part.dtype.itemsize for part in jax.tree.leaves(small))
         else:
             total += math.prod(leaf.shape) * dtype.itemsize

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxllm.errors import UserError
+from jaxllm.model import Model
 from jaxllm.models import ModelSpec, Params, forward, text_scores
 from jaxllm.text.batches import bucket, bucket_sizes, pad_right
-from jaxllm.text.model import Model
 
 
 @partial(jax.jit, static_argnames=("spec", "dtype"))

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from jaxllm.errors import UserError
-from jaxllm.text.model import Model
+from jaxllm.model import Model
 
 # Tokens of the prompt that are decoded along with its continuation.
 CONTEXT_PIECES = 8

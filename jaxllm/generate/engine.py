@@ -18,10 +18,10 @@ from jaxllm.generate.completion import Completion, complete, find_stop
 from jaxllm.generate.prefixes import families
 from jaxllm.generate.sampling import Sampling, row_keys
 from jaxllm.generate.slots import Pack, State, admit, decode, empty, padded_prefix, read_pack, resize
-from jaxllm.models import Prefix, unstack
+from jaxllm.model import Model
+from jaxllm.models import Prefix, unstack_layers
 from jaxllm.models.mesh import batch_sharding
 from jaxllm.text.batches import bucket, bucket_sizes
-from jaxllm.text.model import Model
 
 # Steps between two looks at the text, where stop strings make looking necessary, and elsewhere.
 STOP_CHECK, PROGRESS = 16, 64
@@ -86,7 +86,7 @@ def generate(model: Model, prompts: Sequence[Sequence[int]], sampling: SamplingC
              on_prompt: Callable[[int, list[Completion]], None] | None = None) -> list[list[Completion]]:
     """Continues every prompt `sampling.n` times.
 
-    A prompt's samples depend on the seed, on its number in `places` and on nothing else: neither on its neighbours
+    A prompt's samples depend on the seed, on its number in `places` and on nothing else: neither on its neighbors
     in the batch nor on the batch's size. That is so in float32; in bfloat16 sums in another order round otherwise, and
     now and then another token is the likeliest or drawn.
 
@@ -162,7 +162,7 @@ class Scheduler:
                  draws: tuple[int, np.ndarray], batch_size: int, dtype: jnp.dtype,
                  mesh: jax.sharding.Mesh | None, work: Work):
         self.model, self.prompts, self.sampling, self.dtype, self.work = model, prompts, sampling, dtype, work
-        self.params, self.draws = unstack(model.params), draws
+        self.params, self.draws = unstack_layers(model.params), draws
         window = model.spec.max_positions
         self.new = bucket(max(limits), bucket_sizes(max(*limits, window)))
         self.limits, self.steps = limits, STOP_CHECK if sampling.stop else PROGRESS

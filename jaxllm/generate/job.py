@@ -10,13 +10,13 @@ from typing import Any
 
 from jaxllm.config import SamplingConfig
 from jaxllm.errors import UserError
-from jaxllm.generate.common import ID, RowsConfig, encode_rows, load_adapted, open_mesh, pin_inputs
 from jaxllm.generate.completion import Completion
 from jaxllm.generate.engine import check_prompt, generate
 from jaxllm.generate.report import generated
+from jaxllm.generate.rows_job import ID, RowsConfig, encode_rows, load_adapted, open_mesh, pin_inputs
 from jaxllm.job import Job, open_job
+from jaxllm.model import Model
 from jaxllm.progress import bar
-from jaxllm.text.model import Model
 from jaxllm.text.rows import Message, read_rows
 
 # Rows between two lines of metrics.jsonl.

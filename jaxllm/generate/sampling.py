@@ -41,7 +41,7 @@ class Sampling:
 
 
 def row_keys(seed: int, rows: jax.Array, samples: jax.Array) -> jax.Array:
-    """Keys `[B]` that depend on the seed, the row and the number of the sample, and on no neighbour."""
+    """Keys `[B]` that depend on the seed, the row and the number of the sample, and on no neighbor."""
     base = jax.random.key(seed)
     return jax.vmap(lambda row, sample: jax.random.fold_in(jax.random.fold_in(base, row), sample))(rows, samples)
 
@@ -78,7 +78,7 @@ def adjust(logits: jax.Array, sampling: Sampling, seen: jax.Array) -> jax.Array:
     return lax.cond(jnp.any(sampling.bias_ids >= 0), biased, lambda: logits)
 
 
-def likeliest(logits: jax.Array) -> jax.Array:
+def argmax(logits: jax.Array) -> jax.Array:
     """`argmax` over the last axis, int32: the first of equal ones. On CPU in a quarter of its time."""
     places = lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1)
     first = jnp.where(logits == logits.max(-1, keepdims=True), places, logits.shape[-1]).min(-1)
@@ -95,7 +95,7 @@ def choose(logits: jax.Array, sampling: Sampling, step: jax.Array, seen: jax.Arr
         seen: `[B, V]` bool, tokens that stand in the row's text.
     """
     logits = adjust(logits, sampling, seen)
-    greedy = likeliest(logits)
+    greedy = argmax(logits)
 
     def draw() -> jax.Array:
         temperature = jnp.where(sampling.temperature > 0, sampling.temperature, 1.0)

@@ -11,13 +11,13 @@ import numpy as np
 
 from jaxllm.errors import UserError
 from jaxllm.generate.classify import classify
-from jaxllm.generate.common import ID, RowsConfig, encode_rows, load_adapted, pin_inputs
 from jaxllm.generate.report import classified, scored
+from jaxllm.generate.rows_job import ID, RowsConfig, encode_rows, load_adapted, pin_inputs
 from jaxllm.generate.scoring import score
 from jaxllm.job import Job, open_job
+from jaxllm.model import Model
 from jaxllm.models import load_spec
 from jaxllm.progress import bar
-from jaxllm.text.model import Model
 from jaxllm.text.rows import Message, RowSet, read_rows
 
 T = TypeVar("T")
@@ -29,7 +29,7 @@ PART = 512
 class Config(RowsConfig):
     """Log-probability of each row's completion after its prompt, at temperature 1; or the scores of a classifier.
 
-    Prompt and completion are tokenised as one text, and a token that spans the border counts with the completion; no
+    Prompt and completion are tokenized as one text, and a token that spans the border counts with the completion; no
     end token is added. With a model that has a scoring head (a sequence classifier, a reward model) the rows are texts,
     pairs of texts or conversations, read with the special tokens that the tokenizer adds.
 

@@ -20,10 +20,10 @@ from jaxllm.generate.completion import finite
 from jaxllm.generate.engine import Work, pack_sizes
 from jaxllm.generate.prefixes import families
 from jaxllm.generate.slots import padded_prefix
-from jaxllm.models import ModelSpec, Params, Prefix, read, unembedding, unstack
+from jaxllm.model import Model
+from jaxllm.models import ModelSpec, Params, Prefix, prefill, unembedding, unstack_layers
 from jaxllm.ops import token_logprobs
 from jaxllm.text.batches import bucket
-from jaxllm.text.model import Model
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +63,7 @@ class _Row:
 def row_logprobs(spec: ModelSpec, params: Params, row: _Row, prefix: Prefix | None, dtype: jnp.dtype) -> jax.Array:
     """Log-probability of every token given the one before it, `[N]` float32."""
     branches = None if row.branches is None else row.branches[None]
-    hidden, _ = read(spec, params, row.tokens[None], row.positions[None], row.segments[None], branches=branches,
+    hidden, _ = prefill(spec, params, row.tokens[None], row.positions[None], row.segments[None], branches=branches,
                      prefix=prefix, dtype=dtype)
     return token_logprobs(hidden[:, row.parents], unembedding(spec, params), row.tokens[None])[0]
 
@@ -93,7 +93,7 @@ def score(model: Model, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], *,
                             f"context window of {window}", f"row {number + 1}", "shorten the row")
     if not pairs:
         return []
-    params, results, done = unstack(model.params), [None] * len(pairs), 0
+    params, results, done = unstack_layers(model.params), [None] * len(pairs), 0
     apart = model.spec.turns_by_length
     groups: dict[object, list[int]] = {}
     for i, (prompt, _) in enumerate(pairs):

@@ -19,8 +19,8 @@ import numpy as np
 from jax import lax
 
 from jaxllm.generate.sampling import Sampling, choose
-from jaxllm.models import Cache, ModelSpec, Prefix, forward, init_cache, logits, read
-from jaxllm.models.attention import Layer
+from jaxllm.models import Cache, ModelSpec, Prefix, compute_logits, forward, init_cache, prefill
+from jaxllm.models.attention import KeysValues
 from jaxllm.models.network import Params
 from jaxllm.text.batches import bucket, bucket_sizes
 
@@ -89,7 +89,7 @@ def empty(spec: ModelSpec, count: int, length: int, new: int, dtype: jnp.dtype,
 def read_prefix(spec: ModelSpec, params: Params, tokens: jax.Array, length: jax.Array, dtype: jnp.dtype) -> Prefix:
     """What many prompts begin with, `[P]` int32 tokens of which `length` count."""
     places = jnp.arange(len(tokens), dtype=jnp.int32)
-    _, layers = read(spec, params, tokens[None], places[None], (places < length).astype(jnp.int32)[None], dtype=dtype)
+    _, layers = prefill(spec, params, tokens[None], places[None], (places < length).astype(jnp.int32)[None], dtype=dtype)
     return Prefix(jax.tree.map(lambda part: part[0], layers), length)
 
 
@@ -103,7 +103,7 @@ def padded_prefix(spec: ModelSpec, params: Params, tokens: Sequence[int],
 
 @partial(jax.jit, static_argnames=("spec", "dtype"))
 def read_pack(spec: ModelSpec, params: Params, pack: Pack, prefix: Prefix | None,
-              dtype: jnp.dtype) -> tuple[jax.Array, tuple[Layer, ...]]:
+              dtype: jnp.dtype) -> tuple[jax.Array, tuple[KeysValues, ...]]:
     """Reads prompts.
 
     Args:
@@ -116,14 +116,14 @@ def read_pack(spec: ModelSpec, params: Params, pack: Pack, prefix: Prefix | None
         `[R, V]` float32 logits of the token after every prompt, and per layer the keys and values of the pack's
         tokens, `[KV, N, head_dim]`.
     """
-    hidden, layers = read(spec, params, pack.tokens[None], pack.positions[None], pack.segments[None], prefix=prefix,
+    hidden, layers = prefill(spec, params, pack.tokens[None], pack.positions[None], pack.segments[None], prefix=prefix,
                           dtype=dtype)
     last = hidden[0, jnp.clip(pack.starts + pack.lengths - 1, 0, len(pack.tokens) - 1)]
-    return logits(spec, params, last), jax.tree.map(lambda part: part[0], layers)
+    return compute_logits(spec, params, last), jax.tree.map(lambda part: part[0], layers)
 
 
 @partial(jax.jit, donate_argnames=("state",))
-def admit(state: State, pack: Pack, scores: jax.Array, layers: tuple[Layer, ...], prefix: Prefix | None,
+def admit(state: State, pack: Pack, scores: jax.Array, layers: tuple[KeysValues, ...], prefix: Prefix | None,
           prefix_tokens: jax.Array | None) -> State:
     """Puts prompts that were read into their slots. `state` is consumed.
 
@@ -146,7 +146,7 @@ def admit(state: State, pack: Pack, scores: jax.Array, layers: tuple[Layer, ...]
     available = layers if prefix is None else jax.tree.map(
         lambda beginning, new: jnp.concatenate([beginning.astype(new.dtype), new], 1), prefix.layers, layers)
 
-    def fill(row: jax.Array, buffers: tuple[Layer, ...]) -> tuple[Layer, ...]:
+    def fill(row: jax.Array, buffers: tuple[KeysValues, ...]) -> tuple[KeysValues, ...]:
         place = lambda buffer, new: lax.dynamic_update_slice(buffer, new.astype(buffer.dtype)[None],
                                                              (pack.slots[row], 0, 0, 0))
         own = lambda new: jnp.take(new, source[row], axis=1)
@@ -210,7 +210,7 @@ def decode(spec: ModelSpec, params: Params, state: State, sampling: Sampling, st
                       dtype=dtype)
         seen = lax.cond(jnp.any(sampling.repetition != 1.0), lambda: state.seen.at[rows, token].set(True),
                         lambda: state.seen)
-        return State(out.cache, logits(spec, params, out.hidden[:, -1]), seen, put(state.tokens, token),
+        return State(out.cache, compute_logits(spec, params, out.hidden[:, -1]), seen, put(state.tokens, token),
                      put(state.logprobs, logprob), lengths, state.done | stopped), count + 1
 
     return lax.while_loop(unfinished, step, (state, jnp.zeros((), jnp.int32)))

@@ -18,9 +18,9 @@ from jaxllm.judge.local import LocalJudge
 from jaxllm.judge.protocol import Judge
 from jaxllm.judge.recorded import RecordedJudge
 from jaxllm.judge.server import ServerJudge
-from jaxllm.models import unstack
+from jaxllm.model import load
+from jaxllm.models import unstack_layers
 from jaxllm.models.tensors import fingerprint, model_directory
-from jaxllm.text.model import load
 
 
 @dataclass(frozen=True)
@@ -99,9 +99,9 @@ def _open(config: JudgeConfig, device: DeviceConfig) -> Judge:
     if config.kind == "callable":
         return named_judge(config.path)
     name = config.model or "tiny"
-    model = load(name, device.param_dtype, scheme=device.quantise)
+    model = load(name, device.param_dtype, scheme=device.quantize)
     if model.spec.head is not None:
         raise UserError("the model scores texts and does not answer", name, "use a language model as a judge")
     identity = f"{name} ({fingerprint(model_directory(name))}, {device})"
-    model = dataclasses.replace(model, params=unstack(model.params, consume=True))
+    model = dataclasses.replace(model, params=unstack_layers(model.params, consume=True))
     return LocalJudge(model, identity, config.batch_size, device.compute_dtype)

@@ -13,8 +13,8 @@ from jaxllm.errors import UserError
 from jaxllm.generate.engine import check_prompt, generate
 from jaxllm.generate.scoring import score
 from jaxllm.judge.protocol import Answer, Choice, Judge, Prompt, check_answers, choice_of, variants, warn_of_low_mass
-from jaxllm.models import unstack
-from jaxllm.text.model import Model
+from jaxllm.model import Model
+from jaxllm.models import unstack_layers
 
 # Prompts whose choices are computed together: what is lost when the job is stopped.
 TOGETHER = 256
@@ -32,7 +32,7 @@ class LocalJudge(Judge):
 
     def __init__(self, model: Model, identity: str, batch_size: int = 32, dtype: jnp.dtype = jnp.float32):
         # Once, and not whenever something is asked.
-        self.model = dataclasses.replace(model, params=unstack(model.params))
+        self.model = dataclasses.replace(model, params=unstack_layers(model.params))
         self.identity, self.batch_size, self.dtype = identity, batch_size, dtype
 
     def complete(self, prompts: Sequence[Prompt], sampling: SamplingConfig, *, seed: int = 0,

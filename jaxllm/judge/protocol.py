@@ -152,7 +152,7 @@ def check_answers(answers: Sequence[str]) -> None:
 
 
 def variants(answer: str) -> list[str]:
-    """How an answer may be spelled: as given, in lower and upper case, capitalised; with and without a blank."""
+    """How an answer may be spelled: as given, in lower and upper case, capitalized; with and without a blank."""
     answer = answer.strip()
     cased = dict.fromkeys([answer, answer.lower(), answer.upper(), answer[:1].upper() + answer[1:].lower()])
     return [blank + spelled for spelled in cased for blank in ("", " ")]

@@ -1,22 +1,22 @@
 """What a network is: description, functions, weights, adapters."""
 
-from jaxllm.models.adapters import Adapter, LoraConfig, adapter_axes, combine, init_adapter, merge, unmerge
+from jaxllm.models.adapters import Adapter, LoraConfig, adapter_axes, init_adapter, merge_adapter, sum_adapters, unmerge
 from jaxllm.models.attention import Cache
-from jaxllm.models.heads import init_value_head, text_scores, values
+from jaxllm.models.heads import init_value_head, text_scores, value_predictions
 from jaxllm.models.loading import load_model, load_spec
 from jaxllm.models.network import (
     Output,
     Params,
     Prefix,
+    compute_logits,
     forward,
-    init,
     init_cache,
+    init_params,
     logical_axes,
-    logits,
-    read,
-    stack,
+    prefill,
+    stack_layers,
     unembedding,
-    unstack,
+    unstack_layers,
 )
 from jaxllm.models.saving import save_model
 from jaxllm.models.spec import Head, ModelSpec, Rope

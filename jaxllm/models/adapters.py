@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from jaxllm.errors import UserError
 from jaxllm.models.spec import ModelSpec
-from jaxllm.ops.quantise import Quantised
+from jaxllm.ops.quantize import Quantized
 
 ATTENTION = ("q", "k", "v", "o")
 MLP = ("up", "gate", "down")
@@ -75,7 +75,7 @@ def linear_shapes(spec: ModelSpec) -> dict[tuple[str, str], tuple[int, int]]:
 def init_adapter(spec: ModelSpec, key: jax.Array, config: LoraConfig) -> Adapter:
     """A fresh float32 adapter that changes nothing yet.
 
-    `a` is uniform in `+-fan_in ** -0.5` (what PEFT's Kaiming initialisation comes to), `b` is zero.
+    `a` is uniform in `+-fan_in ** -0.5` (what PEFT's Kaiming initialization comes to), `b` is zero.
     Targets that a family lacks (a plain feed-forward network has no gate) are passed over.
 
     Raises:
@@ -106,10 +106,10 @@ def adapter_axes(adapter: Adapter) -> dict[str, Any]:
                        for module, places in adapter.params["layers"].items()}}
 
 
-def merge(params: dict[str, Any], adapter: Adapter, sign: float = 1.0) -> dict[str, Any]:
+def merge_adapter(params: dict[str, Any], adapter: Adapter, sign: float = 1.0) -> dict[str, Any]:
     """The weights with the adapter folded in: `kernel + sign * scale * a @ b`.
 
-    The product and the sum are float32, whatever the dtype of the weights; a quantised kernel comes out in full, in
+    The product and the sum are float32, whatever the dtype of the weights; a quantized kernel comes out in full, in
     the dtype of the embedding. Layers must be stacked.
     """
     layers = {module: dict(places) for module, places in params["layers"].items()}
@@ -117,8 +117,8 @@ def merge(params: dict[str, Any], adapter: Adapter, sign: float = 1.0) -> dict[s
         for name, low_rank in places.items():
             linear = layers[module][name]
             kernel = linear["kernel"]
-            if isinstance(kernel, Quantised):
-                kernel = kernel.dequantise(params["embed"].dtype)
+            if isinstance(kernel, Quantized):
+                kernel = kernel.dequantize(params["embed"].dtype)
             change = jnp.einsum("lir,lro->lio", low_rank["a"].astype(jnp.float32),
                                 low_rank["b"].astype(jnp.float32), precision="highest")
             kernel = (kernel.astype(jnp.float32) + sign * adapter.scale * change).astype(kernel.dtype)
@@ -128,10 +128,10 @@ def merge(params: dict[str, Any], adapter: Adapter, sign: float = 1.0) -> dict[s
 
 def unmerge(params: dict[str, Any], adapter: Adapter) -> dict[str, Any]:
     """Takes a merged adapter out again, up to one rounding of the weights' dtype."""
-    return merge(params, adapter, sign=-1.0)
+    return merge_adapter(params, adapter, sign=-1.0)
 
 
-def combine(adapters: Sequence[Adapter]) -> Adapter:
+def sum_adapters(adapters: Sequence[Adapter]) -> Adapter:
     """One adapter for several: its change is the sum of theirs, its rank the sum of their ranks.
 
     Args:

@@ -11,7 +11,7 @@ from jax import lax
 
 from jaxllm.models import splash
 
-Path = Literal["xla", "cudnn", "splash"]
+AttentionKernel = Literal["xla", "cudnn", "splash"]
 
 # Below any score a network can produce, and still finite: a row that may see nothing (padding) gets
 # a harmless average instead of NaN.
@@ -41,7 +41,7 @@ class Cache:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Sight:
+class AttentionMask:
     """Which keys a query may see: those of its own segment, and in a decoder none that stand later.
 
     Attributes:
@@ -75,18 +75,18 @@ class Sight:
         return mask if window is None else mask & (jnp.abs(distance) < window)
 
 
-def full_sight(segments: jax.Array, causal: bool = True) -> Sight:
+def self_attention_mask(segments: jax.Array, causal: bool = True) -> AttentionMask:
     """Of texts that see themselves. Padding stands before, behind or between them, never inside."""
     places = jnp.arange(segments.shape[1], dtype=jnp.int32)[None]
-    return Sight(segments, segments, places, places, causal=causal, whole=True)
+    return AttentionMask(segments, segments, places, places, causal=causal, whole=True)
 
 
-Layer = tuple[jax.Array, jax.Array]
+KeysValues = tuple[jax.Array, jax.Array]
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Slots:
+class CacheWrite:
     """Memory of rows that go on: their new keys and values are written where they belong.
 
     Attributes:
@@ -95,7 +95,7 @@ class Slots:
 
     places: jax.Array
 
-    def extend(self, layer: Layer, keys: jax.Array, values: jax.Array) -> tuple[Layer, Layer]:
+    def extend(self, layer: KeysValues, keys: jax.Array, values: jax.Array) -> tuple[KeysValues, KeysValues]:
         """What is attended to, and what is kept, from a layer's buffers and the new `[B, KV, T, head_dim]`."""
         place = self._place_one if keys.shape[2] == 1 else self._place_many
         keys, values = place(layer[0], keys.swapaxes(2, 3), 3), place(layer[1], values, 2)
@@ -118,10 +118,10 @@ class Slots:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Beginning:
+class SharedPrefix:
     """Memory of texts that begin alike: what stands before them is attended to, and their own part is kept."""
 
-    def extend(self, layer: Layer | None, keys: jax.Array, values: jax.Array) -> tuple[Layer, Layer]:
+    def extend(self, layer: KeysValues | None, keys: jax.Array, values: jax.Array) -> tuple[KeysValues, KeysValues]:
         """As `Slots.extend`; the layer's buffers are `[KV, P, head_dim]`, None where texts begin with nothing."""
         if layer is None:
             return (keys, values), (keys, values)
@@ -136,7 +136,7 @@ def by_head(x: jax.Array) -> jax.Array:
 
 
 def pick_path(queries: jax.Array, keys: jax.Array, softcap: float | None, platform: str | None = None,
-              whole: bool = True) -> Path:
+              whole: bool = True) -> AttentionKernel:
     """The fastest way that supports these shapes on this platform.
 
     Flash attention (2205.14135) never holds the scores `[B, H, T, S]`. Decoding steps stay with `xla`: one query has no
@@ -159,8 +159,8 @@ def pick_path(queries: jax.Array, keys: jax.Array, softcap: float | None, platfo
     return "xla"
 
 
-def attend(queries: jax.Array, keys: jax.Array, values: jax.Array, sight: Sight, *, window: int | None = None,
-           scale: float | None = None, softcap: float | None = None, path: Path | None = None) -> jax.Array:
+def attend(queries: jax.Array, keys: jax.Array, values: jax.Array, sight: AttentionMask, *, window: int | None = None,
+           scale: float | None = None, softcap: float | None = None, path: AttentionKernel | None = None) -> jax.Array:
     """Scaled dot-product attention (Vaswani et al., 1706.03762), grouped as in 2305.13245.
 
     Args:
@@ -191,7 +191,7 @@ def attend(queries: jax.Array, keys: jax.Array, values: jax.Array, sight: Sight,
     return mixed.reshape(batch, length, heads * head_dim)
 
 
-def attend_biased(queries: jax.Array, keys: jax.Array, values: jax.Array, sight: Sight, bias: jax.Array,
+def attend_biased(queries: jax.Array, keys: jax.Array, values: jax.Array, sight: AttentionMask, bias: jax.Array,
                   scale: float) -> jax.Array:
     """As `attend`, with `bias` `[B, H, T, S]` added to the scaled scores; always by XLA."""
     mixed = _plain(queries, keys, values, sight.mask()[:, None], bias, scale, None)

@@ -70,7 +70,7 @@ def init_value_head(spec: ModelSpec, key: jax.Array, dtype: jnp.dtype = jnp.floa
     return {"kernel": kernel, "bias": jnp.zeros((1,), dtype)}
 
 
-def values(head: Params, hidden: jax.Array) -> jax.Array:
+def value_predictions(head: Params, hidden: jax.Array) -> jax.Array:
     """Value of every position, float32 `[B, T]`, from hidden states `[B, T, D]`.
 
     The product is float32 whatever the dtype of the states: values are compared with returns.

@@ -1,7 +1,7 @@
 """The parts of a transformer as Linen modules: norms, linear layers, attention, feed-forward, a block, a stack of them.
 
 The residual stream is `x`, `[B, T, D]`. A block adds attention and then a feed-forward network, each
-reading a normalised copy of the stream:
+reading a normalized copy of the stream:
 
     x = x + attention(norm(x));   x = x + mlp(norm(x))
 
@@ -20,12 +20,20 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxllm.models.attention import Beginning, Path, Sight, Slots, attend, attend_biased, by_head
+from jaxllm.models.attention import (
+    AttentionKernel,
+    AttentionMask,
+    CacheWrite,
+    SharedPrefix,
+    attend,
+    attend_biased,
+    by_head,
+)
 from jaxllm.models.disentangled import Distances, distance_bias
 from jaxllm.models.rope import rotate
 from jaxllm.models.spec import ModelSpec
 from jaxllm.ops.matmul import matmul
-from jaxllm.ops.quantise import Quantised
+from jaxllm.ops.quantize import Quantized
 
 Remat = Literal["none", "full", "dots"]
 
@@ -57,7 +65,7 @@ class Run:
 
     param_dtype: jnp.dtype = jnp.dtype("float32")
     adapter_scale: float = 1.0
-    attention: Path | None = None
+    attention: AttentionKernel | None = None
     remat: Remat = "none"
     unrolled: bool = False
 
@@ -75,16 +83,16 @@ class Context:
         memory: where earlier keys and values come from and new ones go; None where nothing is kept.
     """
 
-    sight: Sight
+    sight: AttentionMask
     rotations: tuple[jax.Array, jax.Array] | None
     distances: Distances | None = None
-    memory: Slots | Beginning | None = None
+    memory: CacheWrite | SharedPrefix | None = None
 
 
 def weight(module: nn.Module, name: str, shape: tuple[int, ...], axes: tuple[str | None, ...],
-           dtype: jnp.dtype) -> jax.Array | Quantised:
-    """A matrix of `module` as it is stored, quantised or not; made with fan-in scale where there is none yet."""
-    if isinstance(found := module.get_variable("params", name), Quantised):
+           dtype: jnp.dtype) -> jax.Array | Quantized:
+    """A matrix of `module` as it is stored, quantized or not; made with fan-in scale where there is none yet."""
+    if isinstance(found := module.get_variable("params", name), Quantized):
         return found
     initializer = nn.with_logical_partitioning(nn.initializers.normal(shape[-2] ** -0.5), axes)
     return module.param(name, initializer, shape, dtype)
@@ -178,7 +186,7 @@ class Attention(nn.Module):
             mixed = self._attend(queries, keys, values, context.sight, kind)
         return Linear(spec.width, ("heads", "embed"), spec.out_bias, self.run, name="o")(mixed), buffers
 
-    def _attend(self, queries, keys, values, sight: Sight, kind: jax.Array | int) -> jax.Array:
+    def _attend(self, queries, keys, values, sight: AttentionMask, kind: jax.Array | int) -> jax.Array:
         """Attention with the window of the layer's kind, which kernels want to know when they are compiled."""
         spec = self.spec
         windows = [one.window for one in spec.different_kinds]
@@ -225,7 +233,7 @@ class MixtureOfExperts(nn.Module):
         router = weight(self, "router", (spec.width, experts.count), ("embed", None), dtype)
         scores = matmul(flat, router).astype(jnp.float32)
         shares, chosen = lax.top_k(jax.nn.softmax(scores, axis=-1), experts.chosen)
-        if experts.normalised:
+        if experts.normalized:
             shares /= shares.sum(-1, keepdims=True)
 
         chosen = chosen.reshape(-1)
@@ -236,7 +244,7 @@ class MixtureOfExperts(nn.Module):
 
         def grouped(rows, name, fan_in, fan_out, axes):
             kernel = weight(self, name, (experts.count, fan_in, fan_out), ("experts", *axes), dtype)
-            kernel = kernel.dequantise(x.dtype) if isinstance(kernel, Quantised) else kernel.astype(x.dtype)
+            kernel = kernel.dequantize(x.dtype) if isinstance(kernel, Quantized) else kernel.astype(x.dtype)
             return lax.ragged_dot(rows, kernel, sizes, precision=precision)
 
         rows = flat[tokens]

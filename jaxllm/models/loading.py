@@ -21,11 +21,11 @@ from jaxllm.models import native
 from jaxllm.models.families import FAMILIES, Leaf, is_language_model, places, read_config
 from jaxllm.models.families.table import cut
 from jaxllm.models.matching import Match, lookup, match_tensors, names_of
-from jaxllm.models.network import Params, init
-from jaxllm.models.quantised import is_quantisable
+from jaxllm.models.network import Params, init_params
+from jaxllm.models.quantized import is_quantizable
 from jaxllm.models.spec import Head, ModelSpec
 from jaxllm.models.tensors import DTYPES, Tensors, model_directory, read_json
-from jaxllm.ops.quantise import Scheme, quantise
+from jaxllm.ops.quantize import Scheme, quantize
 from jaxllm.progress import bar
 
 # Layers of a parameter are gathered on the host up to so many bytes: one transfer is then quicker than many. What is
@@ -81,7 +81,7 @@ def load_model(model: str | Path, dtype: jnp.dtype = jnp.float32, shardings: Any
         model: `tiny`, a directory, or a Hub id.
         dtype: of the parameters.
         shardings: tree like the parameters, where each goes; the default device if None.
-        scheme: quantises the matrices of the layers on the way; None leaves them as they are.
+        scheme: quantizes the matrices of the layers on the way; None leaves them as they are.
 
     Returns:
         The spec, and parameters with stacked layers.
@@ -93,7 +93,7 @@ def load_model(model: str | Path, dtype: jnp.dtype = jnp.float32, shardings: Any
     spec = load_spec(path)
     if native.is_native(path):
         return spec, native.load(path, spec, dtype, shardings, scheme)
-    shapes = jax.eval_shape(lambda: init(spec, jax.random.key(0)))
+    shapes = jax.eval_shape(lambda: init_params(spec, jax.random.key(0)))
     with Tensors(path, read_json(path / "config.json").get("quantization_config")) as tensors:
         match = match_tensors(spec, tensors)
         match.check(spec, tensors)
@@ -105,7 +105,7 @@ def load_model(model: str | Path, dtype: jnp.dtype = jnp.float32, shardings: Any
         with bar(sum(sizes) // 2**20, "load", "MiB", shown=sum(sizes) >= SHOWN_BYTES) as show:
             for i, leaf in enumerate(leaves):
                 place = None if shardings is None else lookup(shardings, leaf.path)
-                chosen = scheme if is_quantisable(leaf.path, lookup(shapes, leaf.path).shape, scheme) else None
+                chosen = scheme if is_quantizable(leaf.path, lookup(shapes, leaf.path).shape, scheme) else None
                 read = partial(_read_part, leaf, tensors, match.found, np.dtype(dtype))
                 _insert(params, leaf.path, _place(leaf, spec, lookup(shapes, leaf.path).shape, read, place, chosen))
                 show(sum(sizes[:i + 1]) // 2**20)
@@ -146,7 +146,7 @@ def _read_part(leaf: Leaf, tensors: Tensors, found: dict[str, str], dtype: np.dt
 def _place(leaf: Leaf, spec: ModelSpec, shape: tuple[int, ...], read: Any, place: Any, scheme: Scheme | None) -> Any:
     """One of our parameters on its devices, its layers stacked."""
     parts = names_of(leaf, spec)
-    shrink = jax.jit(partial(quantise, scheme=scheme)) if scheme is not None else lambda value: value
+    shrink = jax.jit(partial(quantize, scheme=scheme)) if scheme is not None else lambda value: value
     first, name = parts[0]
     if not first:
         return shrink(jax.device_put(read(name), place))

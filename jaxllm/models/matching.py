@@ -10,7 +10,7 @@ import jax
 
 from jaxllm.errors import UserError
 from jaxllm.models.families import FAMILIES, Leaf, places
-from jaxllm.models.network import init
+from jaxllm.models.network import init_params
 from jaxllm.models.spec import ModelSpec
 from jaxllm.models.tensors import Tensors
 
@@ -51,7 +51,7 @@ class Match:
 def match_tensors(spec: ModelSpec, tensors: Tensors) -> Match:
     """Compares the names and shapes of a checkpoint with those that its network needs."""
     family, leaves = FAMILIES[spec.family], places(spec)
-    shapes, widths = jax.eval_shape(lambda: init(spec, jax.random.key(0))), _fused_widths(leaves)
+    shapes, widths = jax.eval_shape(lambda: init_params(spec, jax.random.key(0))), _fused_widths(leaves)
     there, found, missing, reshaped = set(tensors.names()), {}, [], {}
     for leaf in leaves:
         wanted = lookup(shapes, leaf.path).shape

@@ -11,7 +11,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxllm.errors import UserError
-from jaxllm.models.network import init, logical_axes
+from jaxllm.models.network import init_params, logical_axes
 from jaxllm.models.spec import ModelSpec
 
 MESH_AXES = ("data", "fsdp", "tensor")
@@ -102,7 +102,7 @@ def shardings(axes_tree: Any, mesh: jax.sharding.Mesh, shapes: Any = None) -> An
 
 def model_shardings(spec: ModelSpec, mesh: jax.sharding.Mesh) -> Any:
     """Where every parameter of a model goes: the tree that `load_model` takes."""
-    shapes = jax.eval_shape(lambda: init(spec, jax.random.key(0)))
+    shapes = jax.eval_shape(lambda: init_params(spec, jax.random.key(0)))
     return shardings(logical_axes(spec), mesh, shapes)
 
 

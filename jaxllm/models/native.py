@@ -1,7 +1,7 @@
-"""Weights in Orbax's format: sharded, quick to restore to any mesh, and the one that holds quantised matrices.
+"""Weights in Orbax's format: sharded, quick to restore to any mesh, and the one that holds quantized matrices.
 
 Such a directory has the config.json and the tokenizer of the hub's layout; in place of safetensors there are `orbax/`
-and `weights.json`, which says how the weights are quantised.
+and `weights.json`, which says how the weights are quantized.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ import jax.numpy as jnp
 
 from jaxllm.errors import UserError
 from jaxllm.files import write_atomic
-from jaxllm.models.network import Params, init
-from jaxllm.models.quantised import is_quantisable, quantise_params, scheme_of
+from jaxllm.models.network import Params, init_params
+from jaxllm.models.quantized import is_quantizable, quantize_params, scheme_of
 from jaxllm.models.spec import Head, ModelSpec
 from jaxllm.models.tensors import read_json
-from jaxllm.ops.quantise import Quantised, Scheme, quantise
+from jaxllm.ops.quantize import Quantized, Scheme, quantize
 
 FOLDER, ABOUT = "orbax", "weights.json"
 SCHEMES = (None, "int8", "int4", "nf4")
@@ -43,15 +43,15 @@ def save(path: Path, spec: ModelSpec, params: Params) -> None:
         writer.save((path / FOLDER).absolute(), _plain(params))
     dtype = str(params["embed"].dtype)
     head = None if spec.head is None else dataclasses.asdict(spec.head)
-    about = {"quantised": scheme_of(params), "dtype": dtype, "head": head}
+    about = {"quantized": scheme_of(params), "dtype": dtype, "head": head}
     write_atomic(path / ABOUT, json.dumps(about, indent=2) + "\n")
 
 
 def stored_scheme(path: Path) -> Scheme | None:
-    """How the weights in a directory are quantised."""
-    found = read_json(path / ABOUT).get("quantised")
+    """How the weights in a directory are quantized."""
+    found = read_json(path / ABOUT).get("quantized")
     if found not in SCHEMES:
-        raise UserError(f"weights quantised as {found!r} are not known", path / ABOUT)
+        raise UserError(f"weights quantized as {found!r} are not known", path / ABOUT)
     return found
 
 
@@ -65,7 +65,7 @@ def stored_head(path: Path) -> Head | None:
 
 
 def stored_dtype(path: Path) -> str:
-    """Number format of what is not quantised."""
+    """Number format of what is not quantized."""
     found = read_json(path / ABOUT).get("dtype", "float32")
     if found not in ("float32", "bfloat16", "float16"):
         raise UserError(f"weights in {found!r} are not known", path / ABOUT)
@@ -76,14 +76,14 @@ def load(path: Path, spec: ModelSpec, dtype: jnp.dtype, shardings: Any, scheme: 
     """Reads the weights; arguments as of `load_model`.
 
     Raises:
-        UserError: damaged, of another network, or quantised otherwise.
+        UserError: damaged, of another network, or quantized otherwise.
     """
     import orbax.checkpoint as ocp
 
     _quiet()
     stored = stored_scheme(path)
     if stored is not None and scheme not in (None, stored):
-        raise UserError(f"the weights are quantised as {stored}, not as {scheme}", path,
+        raise UserError(f"the weights are quantized as {stored}, not as {scheme}", path,
                         "leave the scheme out, or convert from the weights in full precision")
     check(path, spec)
     wanted = abstract(spec, dtype, shardings, stored)
@@ -93,10 +93,10 @@ def load(path: Path, spec: ModelSpec, dtype: jnp.dtype, shardings: Any, scheme: 
     except Exception as error:  # damaged files raise whatever the storage below raises, down to a bare Exception
         raise UserError(f"the weights cannot be read: {(str(error).splitlines() or [repr(error)])[0][:300]}",
                         path / FOLDER, "convert the checkpoint again") from error
-    params = jax.tree.map(lambda want, have: Quantised(have["codes"], have["scales"], want.scheme)
-                          if isinstance(want, Quantised) else have, wanted, found,
-                          is_leaf=lambda leaf: isinstance(leaf, Quantised))
-    return params if stored is not None or scheme is None else quantise_params(params, scheme)
+    params = jax.tree.map(lambda want, have: Quantized(have["codes"], have["scales"], want.scheme)
+                          if isinstance(want, Quantized) else have, wanted, found,
+                          is_leaf=lambda leaf: isinstance(leaf, Quantized))
+    return params if stored is not None or scheme is None else quantize_params(params, scheme)
 
 
 def check(path: Path, spec: ModelSpec) -> None:
@@ -128,12 +128,12 @@ def check(path: Path, spec: ModelSpec) -> None:
 
 
 def check_one_scheme(spec: ModelSpec, params: Params) -> None:
-    """Raises a `ValueError` where some matrices are quantised and others, which could be, are not."""
+    """Raises a `ValueError` where some matrices are quantized and others, which could be, are not."""
     scheme = scheme_of(params)
-    wanted = jax.tree.structure(jax.eval_shape(lambda: quantise_params(init(spec, jax.random.key(0)), scheme))
-                                if scheme else jax.eval_shape(lambda: init(spec, jax.random.key(0))))
+    wanted = jax.tree.structure(jax.eval_shape(lambda: quantize_params(init_params(spec, jax.random.key(0)), scheme))
+                                if scheme else jax.eval_shape(lambda: init_params(spec, jax.random.key(0))))
     if jax.tree.structure(params) != wanted:
-        raise ValueError(f"not all matrices are quantised as {scheme}")
+        raise ValueError(f"not all matrices are quantized as {scheme}")
 
 
 def _quiet() -> None:
@@ -144,13 +144,13 @@ def _quiet() -> None:
 
 def abstract(spec: ModelSpec, dtype: jnp.dtype, shardings: Any, scheme: Scheme | None) -> Params:
     """Shapes, number formats and places of a network's parameters."""
-    shapes = jax.eval_shape(lambda: init(spec, jax.random.key(0), dtype))
+    shapes = jax.eval_shape(lambda: init_params(spec, jax.random.key(0), dtype))
     if shardings is None:
         shardings = jax.tree.map(lambda _: jax.sharding.SingleDeviceSharding(jax.devices()[0]), shapes)
 
     def one(path, leaf, place):
-        chosen = is_quantisable(tuple(key.key for key in path), leaf.shape, scheme)
-        leaf = jax.eval_shape(lambda leaf: quantise(leaf, scheme), leaf) if chosen else leaf
+        chosen = is_quantizable(tuple(key.key for key in path), leaf.shape, scheme)
+        leaf = jax.eval_shape(lambda leaf: quantize(leaf, scheme), leaf) if chosen else leaf
         return jax.tree.map(lambda part: jax.ShapeDtypeStruct(part.shape, part.dtype, sharding=_fitting(place, part)),
                             leaf)
 
@@ -169,6 +169,6 @@ def _fitting(place: Any, part: Any) -> Any:
 
 
 def _plain(params: Params) -> Params:
-    """Quantised matrices as dicts of arrays, which Orbax stores by name."""
-    return jax.tree.map(lambda leaf: {"codes": leaf.codes, "scales": leaf.scales} if isinstance(leaf, Quantised)
-                        else leaf, params, is_leaf=lambda leaf: isinstance(leaf, Quantised))
+    """Quantized matrices as dicts of arrays, which Orbax stores by name."""
+    return jax.tree.map(lambda leaf: {"codes": leaf.codes, "scales": leaf.scales} if isinstance(leaf, Quantized)
+                        else leaf, params, is_leaf=lambda leaf: isinstance(leaf, Quantized))

@@ -16,7 +16,15 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxllm.models.adapters import Adapter
-from jaxllm.models.attention import Beginning, Cache, Layer, Path, Sight, Slots, full_sight
+from jaxllm.models.attention import (
+    AttentionKernel,
+    AttentionMask,
+    Cache,
+    CacheWrite,
+    KeysValues,
+    SharedPrefix,
+    self_attention_mask,
+)
 from jaxllm.models.decoder import Decoder
 from jaxllm.models.encoder import Encoder
 from jaxllm.models.heads import ScoreHead
@@ -53,15 +61,15 @@ class Prefix:
         length: scalar int32, tokens of it; what lies behind them means nothing.
     """
 
-    layers: tuple[Layer, ...]
+    layers: tuple[KeysValues, ...]
     length: jax.Array
 
 
-def _initialise(spec: ModelSpec, dtype: jnp.dtype, key: jax.Array):
+def _initialize(spec: ModelSpec, dtype: jnp.dtype, key: jax.Array):
     """Linen's variables, boxed with the logical names of their axes."""
     tokens = jnp.zeros((1, 1), jnp.int32)
     run = Run(param_dtype=dtype, attention="xla")
-    context = _context(spec, tokens, full_sight(jnp.ones_like(tokens), spec.encoder is None))
+    context = _context(spec, tokens, self_attention_mask(jnp.ones_like(tokens), spec.encoder is None))
     if spec.encoder is not None:
         params = Encoder(spec, run, jnp.float32).init(key, tokens, tokens, tokens, context)["params"]
     else:
@@ -73,7 +81,7 @@ def _initialise(spec: ModelSpec, dtype: jnp.dtype, key: jax.Array):
     return params
 
 
-def _context(spec: ModelSpec, positions: jax.Array, sight: Sight, memory: Slots | Beginning | None = None) -> Context:
+def _context(spec: ModelSpec, positions: jax.Array, sight: AttentionMask, memory: CacheWrite | SharedPrefix | None = None) -> Context:
     """What the layers need to know."""
     def turns(rope: Rope | None):
         if rope is None:
@@ -86,13 +94,13 @@ def _context(spec: ModelSpec, positions: jax.Array, sight: Sight, memory: Slots 
     return Context(sight, tuple(jnp.stack(leaves) for leaves in zip(*found, strict=True)), memory=memory)
 
 
-def init(spec: ModelSpec, key: jax.Array, dtype: jnp.dtype = jnp.float32) -> Params:
+def init_params(spec: ModelSpec, key: jax.Array, dtype: jnp.dtype = jnp.float32) -> Params:
     """Random parameters with stacked layers.
 
     Matrices have standard deviation `fan_in ** -0.5`; the embedding 1, or `D ** -0.5` where it is also
     the head. Call it under `jax.jit` with `out_shardings` to create a large model in place.
     """
-    return nn.unbox(_initialise(spec, jnp.dtype(dtype), key))
+    return nn.unbox(_initialize(spec, jnp.dtype(dtype), key))
 
 
 def logical_axes(spec: ModelSpec) -> Params:
@@ -100,7 +108,7 @@ def logical_axes(spec: ModelSpec) -> Params:
 
     Names are `layers`, `vocab`, `embed`, `heads`, `kv`, `mlp` or None.
     """
-    shapes = jax.eval_shape(lambda: _initialise(spec, jnp.dtype(jnp.float32), jax.random.key(0)))
+    shapes = jax.eval_shape(lambda: _initialize(spec, jnp.dtype(jnp.float32), jax.random.key(0)))
     boxed = lambda leaf: isinstance(leaf, nn.LogicallyPartitioned)
     return jax.tree.map(lambda leaf: tuple(leaf.names), shapes, is_leaf=boxed)
 
@@ -115,7 +123,7 @@ def segment_positions(segments: jax.Array) -> jax.Array:
 def forward(spec: ModelSpec, params: Params, tokens: jax.Array, *, positions: jax.Array | None = None,
             segments: jax.Array | None = None, types: jax.Array | None = None, cache: Cache | None = None,
             adapter: Adapter | None = None, dtype: jnp.dtype = jnp.float32, remat: Remat = "none",
-            attention: Path | None = None) -> Output:
+            attention: AttentionKernel | None = None) -> Output:
     """Runs the network.
 
     Args:
@@ -141,25 +149,25 @@ def forward(spec: ModelSpec, params: Params, tokens: jax.Array, *, positions: ja
         ValueError: a cache with stacked layers, with positions, or in an encoder.
     """
     if spec.encoder is not None and spec.encoder.convolution is not None and isinstance(params["layers"], dict):
-        params = unstack(params)  # the first layer is not like the others
+        params = unstack_layers(params)  # the first layer is not like the others
         if adapter is not None and isinstance(adapter.params["layers"], dict):
-            adapter = dataclasses.replace(adapter, params=unstack(adapter.params))
+            adapter = dataclasses.replace(adapter, params=unstack_layers(adapter.params))
     unrolled = isinstance(params["layers"], tuple)
     if segments is None:
         segments = jnp.ones_like(tokens)
     if cache is None:
         positions = segment_positions(segments) if positions is None else positions
-        context, buffers = _context(spec, positions, full_sight(segments, spec.encoder is None)), None
+        context, buffers = _context(spec, positions, self_attention_mask(segments, spec.encoder is None)), None
     else:
         if not unrolled or positions is not None:
             raise ValueError("decoding with a cache needs unstack(params), and positions follow from it")
         slots = cache.slots
         positions = cache.lengths[:, None] + jnp.cumsum(segments > 0, axis=1, dtype=jnp.int32) - 1
         # A slot behind a row's last token is a later place, so nobody sees what is left in it.
-        sight = Sight(segments, jnp.ones((len(tokens), slots), jnp.int32), positions,
+        sight = AttentionMask(segments, jnp.ones((len(tokens), slots), jnp.int32), positions,
                       jnp.arange(slots, dtype=jnp.int32)[None])
         kept = jnp.where(segments > 0, positions, slots + jnp.arange(tokens.shape[1], dtype=jnp.int32))
-        context, buffers = _context(spec, positions, sight, Slots(kept)), cache.layers
+        context, buffers = _context(spec, positions, sight, CacheWrite(kept)), cache.layers
     run = Run(adapter_scale=1.0 if adapter is None else adapter.scale, attention=attention, remat=remat,
               unrolled=unrolled)
     variables = _variables(params, adapter)
@@ -174,9 +182,9 @@ def forward(spec: ModelSpec, params: Params, tokens: jax.Array, *, positions: ja
     return Output(hidden, Cache(buffers, cache.lengths + (segments > 0).sum(1, dtype=jnp.int32)))
 
 
-def read(spec: ModelSpec, params: Params, tokens: jax.Array, positions: jax.Array, segments: jax.Array, *,
+def prefill(spec: ModelSpec, params: Params, tokens: jax.Array, positions: jax.Array, segments: jax.Array, *,
          branches: jax.Array | None = None, prefix: Prefix | None = None, adapter: Adapter | None = None,
-         dtype: jnp.dtype = jnp.float32) -> tuple[jax.Array, tuple[Layer, ...]]:
+         dtype: jnp.dtype = jnp.float32) -> tuple[jax.Array, tuple[KeysValues, ...]]:
     """Reads many short texts at once, several to a row, and keeps what was computed of them.
 
     Args:
@@ -194,7 +202,7 @@ def read(spec: ModelSpec, params: Params, tokens: jax.Array, positions: jax.Arra
     places = positions
     if prefix is None:
         # Within a text places and positions differ by a constant, and kernels want places.
-        sight = full_sight(segments) if branches is None else Sight(segments, segments, places, places,
+        sight = self_attention_mask(segments) if branches is None else AttentionMask(segments, segments, places, places,
                                                                     (branches, branches))
         buffers = (None,) * spec.layers
     else:
@@ -202,11 +210,11 @@ def read(spec: ModelSpec, params: Params, tokens: jax.Array, positions: jax.Arra
         before = jnp.where(jnp.arange(slots) < prefix.length, -1, 0)
         join = lambda first, rest: jnp.concatenate([jnp.broadcast_to(first, (len(tokens), slots)), rest], 1)
         beside = None if branches is None else (branches, join(jnp.int32(0), branches))
-        sight = Sight(segments, join(before, segments), places, join(jnp.arange(slots, dtype=jnp.int32), places),
+        sight = AttentionMask(segments, join(before, segments), places, join(jnp.arange(slots, dtype=jnp.int32), places),
                       beside)
         buffers = prefix.layers
     run = Run(adapter_scale=1.0 if adapter is None else adapter.scale, unrolled=True)
-    context = _context(spec, positions, sight, Beginning())
+    context = _context(spec, positions, sight, SharedPrefix())
     return Decoder(spec, run, jnp.dtype(dtype)).apply(_variables(params, adapter), tokens, positions, context, buffers)
 
 
@@ -233,7 +241,7 @@ def unembedding(spec: ModelSpec, params: Params) -> Unembedding:
     return Unembedding(table, params["head_bias"] if spec.head_bias else None, spec.logit_softcap)
 
 
-def logits(spec: ModelSpec, params: Params, hidden: jax.Array) -> jax.Array:
+def compute_logits(spec: ModelSpec, params: Params, hidden: jax.Array) -> jax.Array:
     """`[..., V]` float32 scores of `hidden` `[..., D]`. For a few positions at a time; see `ops`."""
     return unembedding(spec, params).logits(hidden)
 
@@ -245,7 +253,7 @@ def init_cache(spec: ModelSpec, batch: int, slots: int, dtype: jnp.dtype = jnp.f
     return Cache(layers, jnp.zeros(batch, jnp.int32))
 
 
-def unstack(params: Params, consume: bool = False) -> Params:
+def unstack_layers(params: Params, consume: bool = False) -> Params:
     """`[L, ...]` layers as a tuple of L trees; also for an adapter's tree. What is a tuple already stays as it is.
 
     Args:
@@ -265,6 +273,6 @@ def unstack(params: Params, consume: bool = False) -> Params:
     return params | {"layers": tuple(structure.unflatten(layer) for layer in zip(*apart, strict=True))}
 
 
-def stack(params: Params) -> Params:
+def stack_layers(params: Params) -> Params:
     """A tuple of layers as one tree of `[L, ...]` arrays; the inverse of `unstack`."""
     return params | {"layers": jax.tree.map(lambda *leaves: jnp.stack(leaves), *params["layers"])}

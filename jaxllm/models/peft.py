@@ -17,7 +17,7 @@ import numpy as np
 from jaxllm.directories import new_directory
 from jaxllm.errors import UserError
 from jaxllm.files import write_atomic
-from jaxllm.models.adapters import Adapter, combine, linear_shapes
+from jaxllm.models.adapters import Adapter, linear_shapes, sum_adapters
 from jaxllm.models.families import Leaf, places
 from jaxllm.models.families.table import cut, fuse
 from jaxllm.models.spec import ModelSpec
@@ -131,7 +131,7 @@ def load_adapters(path: str | Path, spec: ModelSpec) -> Adapter:
     if len(models) > 1:
         raise UserError("the adapters in it are of different models", path, "give the directory of one adapter")
     print(f"jaxllm: the sum of {len(folders)} adapters in {path}", file=sys.stderr)
-    return combine([load_adapter(folder, spec) for folder in folders])
+    return sum_adapters([load_adapter(folder, spec) for folder in folders])
 
 
 def load_adapter(path: str | Path, spec: ModelSpec) -> Adapter:

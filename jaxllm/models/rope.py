@@ -68,7 +68,7 @@ def rotation(rope: Rope, head_dim: int, positions: jax.Array, segments: jax.Arra
     """Cosines and sines, each float32 `[B, T, rotated / 2]`, of `positions` `[B, T]`.
 
     Dynamic and long rope depend on the length of the text, which is taken of the token's own segment: torch takes the
-    longest row of the batch, but what a text comes to must not depend on its neighbours. When text is decoded with a
+    longest row of the batch, but what a text comes to must not depend on its neighbors. When text is decoded with a
     cache, keys stay as they were rotated when the text was shorter.
     """
     if rope.kind in ("dynamic", "longrope"):

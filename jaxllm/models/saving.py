@@ -20,7 +20,7 @@ from jaxllm.models.families import Leaf, places, write_config
 from jaxllm.models.families.table import fuse
 from jaxllm.models.matching import lookup, names_of
 from jaxllm.models.network import Params
-from jaxllm.models.quantised import scheme_of
+from jaxllm.models.quantized import scheme_of
 from jaxllm.models.spec import ModelSpec
 from jaxllm.models.tensors import INDEX, model_directory, save_tensors
 
@@ -40,13 +40,13 @@ def save_model(path: str | Path, spec: ModelSpec, params: Params, tokenizer_sour
         spec, params: the network; layers stacked.
         tokenizer_source: checkpoint whose tokenizer and generation settings are copied along.
         max_shard_bytes: a larger checkpoint becomes several files and an index.
-        layout: `hf` is safetensors that torch transformers loads; `orbax` also holds quantised matrices.
+        layout: `hf` is safetensors that torch transformers loads; `orbax` also holds quantized matrices.
 
     Returns:
         `path`.
 
     Raises:
-        UserError: the directory holds something, or quantised weights are to be written as `hf`.
+        UserError: the directory holds something, or quantized weights are to be written as `hf`.
     """
     with new_directory(path) as target:
         write_model(target, spec, params, tokenizer_source, max_shard_bytes, layout)
@@ -59,8 +59,8 @@ def write_model(target: Path, spec: ModelSpec, params: Params, tokenizer_source:
     if layout == "orbax":
         native.save(target, spec, params)
     elif scheme_of(params) is not None:
-        raise UserError("quantised weights have no place in the hub's layout", fix="write them in Orbax's, or "
-                        "dequantise them")
+        raise UserError("quantized weights have no place in the hub's layout", fix="write them in Orbax's, or "
+                        "dequantize them")
     else:
         _write_shards(target, spec, params, max_shard_bytes)
     dtype = str(params["embed"].dtype)

@@ -75,12 +75,12 @@ class Experts:
     Attributes:
         count: experts, E.
         chosen: experts that a token goes through.
-        normalised: whether the chosen experts' weights sum to 1.
+        normalized: whether the chosen experts' weights sum to 1.
     """
 
     count: int
     chosen: int
-    normalised: bool = True
+    normalized: bool = True
 
     def __post_init__(self):
         if not 1 <= self.chosen <= self.count:
@@ -96,7 +96,7 @@ class Relative:
         buckets: distances beyond half of these share buckets that widen; None gives each its own.
         content: scores between a query's content and a key's position.
         position: scores between a query's position and a key's content.
-        norm: whether the table of positions is normalised.
+        norm: whether the table of positions is normalized.
     """
 
     distance: int
@@ -190,12 +190,12 @@ class ModelSpec:
         norm: `rms` (scale only) or `layer` (scale and bias).
         norm_eps: added to the variance before the root.
         norm_offset: the scale is 1 + the stored value (Gemma).
-        norms: where a sub-layer f is normalised: `before`, x + f(norm(x)); `after`, x + norm(f(x)) (OLMo 2);
+        norms: where a sub-layer f is normalized: `before`, x + f(norm(x)); `after`, x + norm(f(x)) (OLMo 2);
             `around`, both (Gemma 2); `outside`, norm(x + f(x)) (the smallest OPT).
         parallel: attention and feed-forward read the same stream, x + attention(norm(x)) + mlp(norm'(x));
             `shared` with one norm (Phi), `own` with one each (GPT-NeoX); None takes turns.
-        final_norm: whether the stream is normalised at the end.
-        query_norm: queries and keys are normalised before rotation: each `head` by itself (Qwen 3), or all heads as
+        final_norm: whether the stream is normalized at the end.
+        query_norm: queries and keys are normalized before rotation: each `head` by itself (Qwen 3), or all heads as
             one vector (`all`, OLMo 2).
         activation: of the feed-forward block.
         gated_mlp: `down(act(gate(x)) * up(x))` rather than `down(act(up(x)))`.

@@ -143,14 +143,14 @@ class Tensors:
         files: name -> where the tensor lies.
     """
 
-    def __init__(self, path: Path, quantisation: Mapping[str, Any] | None = None):
+    def __init__(self, path: Path, quantization: Mapping[str, Any] | None = None):
         """
         Args:
             path: the directory.
-            quantisation: `quantization_config` of its config.json, where there is one.
+            quantization: `quantization_config` of its config.json, where there is one.
         """
         self.path, self.files, self._stack = path, {}, contextlib.ExitStack()
-        self.block = (quantisation or {}).get("weight_block_size")
+        self.block = (quantization or {}).get("weight_block_size")
         try:
             for file, listed in self._shards(path).items():
                 there = _entries(file, self._stack)

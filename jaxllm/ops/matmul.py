@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxllm.ops.quantise import Quantised
+from jaxllm.ops.quantize import Quantized
 
 
-def matmul(x: jax.Array, kernel: jax.Array | Quantised, out_dtype: jnp.dtype | None = None) -> jax.Array:
+def matmul(x: jax.Array, kernel: jax.Array | Quantized, out_dtype: jnp.dtype | None = None) -> jax.Array:
     """``x @ kernel`` over the last axis of `x`, computed in two dimensions.
 
     Activations are flattened first: XLA's CPU backend has no fast kernel for a weight gradient that
@@ -25,7 +25,7 @@ def matmul(x: jax.Array, kernel: jax.Array | Quantised, out_dtype: jnp.dtype | N
         `[..., F]`.
     """
     precision = lax.Precision.HIGHEST if x.dtype == jnp.float32 else None
-    kernel = kernel.dequantise(x.dtype) if isinstance(kernel, Quantised) else kernel.astype(x.dtype)
+    kernel = kernel.dequantize(x.dtype) if isinstance(kernel, Quantized) else kernel.astype(x.dtype)
     flat = lax.dot_general(
         x.reshape(-1, x.shape[-1]), kernel, (((1,), (0,)), ((), ())),
         precision=precision, preferred_element_type=out_dtype or x.dtype,

@@ -137,17 +137,17 @@ def _chosen_forward(temperature, rows, hidden, head, targets):
 
     zero = jnp.zeros(tokens, jnp.float32)
     (top, total, chosen), _ = _walk(visit, (zero - jnp.inf, zero, zero), head, rows)
-    normaliser = top + jnp.log(total)
-    return chosen - normaliser, (hidden, head, targets, normaliser)
+    normalizer = top + jnp.log(total)
+    return chosen - normalizer, (hidden, head, targets, normalizer)
 
 
 def _chosen_backward(temperature, rows, residuals, gradient):
-    hidden, head, targets, normaliser = residuals
+    hidden, head, targets, normalizer = residuals
     vocab, weight = head.table.shape[0], (gradient / temperature)[:, None]
 
     def visit(hidden_gradient, block, columns):
         logits = block.logits(hidden)
-        probs = jnp.where(columns < vocab, jnp.exp(logits / temperature - normaliser[:, None]), 0.0)
+        probs = jnp.where(columns < vocab, jnp.exp(logits / temperature - normalizer[:, None]), 0.0)
         slope = weight * ((targets[:, None] == columns) - probs)
         return _push_back(slope, hidden, block, logits, hidden_gradient)
 
@@ -207,8 +207,8 @@ def _divergence_forward(kind, beta, temperature, rows, student, student_head, te
         return (_scores(student, blocks[0], columns, vocab, temperature),
                 _scores(teacher, blocks[1], columns, vocab, temperature))
 
-    def normalise(carry, blocks, columns):
-        """Normalisers of both, and the sum of `exp(scores) * gap` of the side that is averaged over."""
+    def normalize(carry, blocks, columns):
+        """Normalizers of both, and the sum of `exp(scores) * gap` of the side that is averaged over."""
         s_top, s_total, t_top, t_total, gaps = carry
         s_scores, t_scores = both(blocks, columns)
         s_top, s_total, s_shrink = _add_exp(s_top, s_total, s_scores)
@@ -219,10 +219,10 @@ def _divergence_forward(kind, beta, temperature, rows, student, student_head, te
         return (s_top, s_total, t_top, t_total, gaps), None
 
     start = (zero - jnp.inf, zero, zero - jnp.inf, zero, zero)
-    (s_top, s_total, t_top, t_total, gaps), _ = _walk(normalise, start, heads, rows)
+    (s_top, s_total, t_top, t_total, gaps), _ = _walk(normalize, start, heads, rows)
     s_norm, t_norm = s_top + jnp.log(s_total), t_top + jnp.log(t_total)
 
-    # `slope` is the sum over the vocabulary of d term / d (student log-prob), what the normaliser of the
+    # `slope` is the sum over the vocabulary of d term / d (student log-prob), what the normalizer of the
     # student hands back to every logit.
     if kind == "forward":
         value, slope = gaps / t_total - (t_norm - s_norm), zero - 1.0

@@ -7,8 +7,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-# Okabe and Ito's colours, which people with any colour vision tell apart (darkest first, yellow left out).
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
+# Okabe and Ito's colors, which people with any color vision tell apart (darkest first, yellow left out).
+COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Lines:
         y: name of the vertical axis, with its unit.
         series: name -> (xs, ys).
         log: whether the vertical axis is logarithmic; values that are not positive are left out then.
-        order: names in the order of their colours, so that a thing has one colour all over a page.
+        order: names in the order of their colors, so that a thing has one color all over a page.
     """
 
     title: str
@@ -32,9 +32,9 @@ class Lines:
     order: Sequence[str] = ()
 
     def draw(self, axes) -> None:
-        for colour, (name, (xs, ys)) in zip(_colours(self.series, self.order), self.series.items(), strict=True):
+        for color, (name, (xs, ys)) in zip(_colors(self.series, self.order), self.series.items(), strict=True):
             shown = [(x, y) for x, y in zip(xs, ys, strict=True) if math.isfinite(y) and (y > 0 or not self.log)]
-            axes.plot(*zip(*shown, strict=True) if shown else ([], []), color=colour, label=_literal(name), lw=1.2)
+            axes.plot(*zip(*shown, strict=True) if shown else ([], []), color=color, label=_literal(name), lw=1.2)
         if self.log:
             axes.set_yscale("log")
         if all(isinstance(x, int) for xs, _ in self.series.values() for x in xs):
@@ -54,7 +54,7 @@ class Bars:
         y: name of the vertical axis, with its unit.
         values: name -> {mean, ci_low, ci_high}.
         top: upper end of the axis; None lets the values decide.
-        order: names in the order of their colours, so that a thing has one colour all over a page.
+        order: names in the order of their colors, so that a thing has one color all over a page.
     """
 
     title: str
@@ -64,12 +64,12 @@ class Bars:
     order: Sequence[str] = ()
 
     def draw(self, axes) -> None:
-        colours = _colours(self.values, self.order)
-        for place, (colour, value) in enumerate(zip(colours, self.values.values(), strict=True)):
+        colors = _colors(self.values, self.order)
+        for place, (color, value) in enumerate(zip(colors, self.values.values(), strict=True)):
             mean = value["mean"]
             # A bootstrap interval need not hold its mean to the last digit.
             error = [[max(mean - value["ci_low"], 0)], [max(value["ci_high"] - mean, 0)]]
-            axes.bar(place, mean, width=0.6, color=colour, yerr=error, capsize=4)
+            axes.bar(place, mean, width=0.6, color=color, yerr=error, capsize=4)
         # Many names stand side by side only if they are slanted.
         slanted = dict(rotation=20, ha="right") if len(self.values) > 4 else {}
         axes.set_xticks(range(len(self.values)), [_literal(name) for name in self.values], **slanted)
@@ -93,14 +93,14 @@ class Histogram:
 
     def draw(self, axes) -> None:
         values = [value for value in self.values if math.isfinite(value)]
-        axes.hist(values, bins=min(40, max(len(set(values)), 1)), color=COLOURS[0])
+        axes.hist(values, bins=min(40, max(len(set(values)), 1)), color=COLORS[0])
         axes.set_xlabel(_literal(self.x))
         axes.set_ylabel("count")
 
 
 @dataclass(frozen=True)
 class Heat:
-    """A matrix as colours between 0 and 1; the first row lies at the bottom.
+    """A matrix as colors between 0 and 1; the first row lies at the bottom.
 
     Attributes:
         title: what is shown.
@@ -145,9 +145,9 @@ def svg(plot: Plot) -> str | None:
     return file.getvalue()
 
 
-def _colours(names: Iterable[str], order: Sequence[str]) -> list[str]:
+def _colors(names: Iterable[str], order: Sequence[str]) -> list[str]:
     places = {name: place for place, name in enumerate(dict.fromkeys([*order, *names]))}
-    return [COLOURS[places[name] % len(COLOURS)] for name in names]
+    return [COLORS[places[name] % len(COLORS)] for name in names]
 
 
 def _literal(text: str) -> str:

@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from jaxllm.evaluate.retrieval import Retriever
 from jaxllm.files import JsonlWriter, plain, read_jsonl
 from jaxllm.job import Job
-from jaxllm.models import merge
+from jaxllm.model import Model
+from jaxllm.models import merge_adapter
 from jaxllm.models.network import Params
 from jaxllm.models.peft import load_adapter, save_adapter
 from jaxllm.self_param import retention
@@ -31,11 +33,9 @@ from jaxllm.self_param.evaluation import (
 )
 from jaxllm.self_param.memory import Memory
 from jaxllm.self_param.provenance import provenance
-from jaxllm.self_param.retrieval import Retriever
 from jaxllm.self_param.streams import Rehearsal, TargetSource, Together, purpose_seed, together
 from jaxllm.self_param.study import Study, forget, train_run
 from jaxllm.statistics import interval, paired
-from jaxllm.text.model import Model
 
 Record = dict[str, Any]
 
@@ -91,7 +91,7 @@ def _write_in_turn(config: Config, job: Job, study: Study, arm: str, test: _Test
     for step, group in enumerate(steps, 1):
         folder, name = _folder(job, arm, step), f"{arm}-{step:04d}"
         if (arm, step) in done:
-            params = merge(params, load_adapter(folder, study.model.spec))
+            params = merge_adapter(params, load_adapter(folder, study.model.spec))
             continue
         model = dataclasses.replace(study.model, params=params)
         targets = _targets(config, study, arm, group, memory.before(step, model))
@@ -185,7 +185,7 @@ def rows(documents: Sequence[Document], records: Sequence[Record]) -> list[dict[
             for number, document in enumerate(documents) for i, pair in enumerate(document.pairs)]
 
 
-def summarise(config: Config, study: Study, records: Sequence[Record]) -> dict[str, Any]:
+def summarize(config: Config, study: Study, records: Sequence[Record]) -> dict[str, Any]:
     """What result.json has of a model that many documents were written into."""
     of = lambda arm: sorted((record for record in records if record["arm"] == arm), key=lambda one: one["step"])
     (before,), (reader,) = of("before"), of("with_document")

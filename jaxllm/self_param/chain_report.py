@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaxllm.report import Bars, Heat, Lines, Section, Table
-from jaxllm.self_param.report import ARMS, COLOURED, answers, training
+from jaxllm.self_param.report import ARMS, COLORED, answers, training
 
 
 def sections(result: Mapping[str, Any], rows: Sequence[Mapping[str, Any]],
@@ -38,7 +38,7 @@ def _scores(result: Mapping[str, Any], arms: Mapping[str, Mapping[str, Any]]) ->
         "Means over documents with 95 % bootstrap intervals. Drift is the KL on unrelated text from the first model.")
     bars = {ARMS[arm]: result[f"f1_{arm}"] for arm in ("before", "with_document")}
     return Section("Scores", parts=[table, Bars("Answers at the end", "token F1", bars | {
-        ARMS[arm]: one["f1"] for arm, one in arms.items()}, top=1.05, order=COLOURED)])
+        ARMS[arm]: one["f1"] for arm, one in arms.items()}, top=1.05, order=COLORED)])
 
 
 def _memory(arms: Mapping[str, Mapping[str, Any]]) -> Section:
@@ -48,16 +48,16 @@ def _memory(arms: Mapping[str, Mapping[str, Any]]) -> Section:
         *[Heat(f"Token F1 by document and injections made: {ARMS[arm]}", "document", "injections", one["f1_matrix"])
           for arm, one in arms.items()],
         Lines("By how many injections ago", "injections since", "token F1", curves("retention_by_lag", 0),
-              order=COLOURED),
-        Lines("Over all documents written so far", "injections", "token F1", curves("mean_seen", 1), order=COLOURED)])
+              order=COLORED),
+        Lines("Over all documents written so far", "injections", "token F1", curves("mean_seen", 1), order=COLORED)])
 
 
 def _elsewhere(arms: Mapping[str, Mapping[str, Any]]) -> Section:
     curve = lambda key: {ARMS[arm]: (list(range(1, len(one[key]) + 1)), one[key])
                          for arm, one in arms.items() if one[key]}
     return Section("Elsewhere", "What should have stayed as it was.", [
-        Lines("Movement on unrelated text", "injections", "nats/token", curve("drift_kl"), order=COLOURED),
-        *([Lines("Near questions answered as before", "injections", "share", found, order=COLOURED)]
+        Lines("Movement on unrelated text", "injections", "nats/token", curve("drift_kl"), order=COLORED),
+        *([Lines("Near questions answered as before", "injections", "share", found, order=COLORED)]
           if (found := curve("locality")) else [])])
 
 

@@ -98,7 +98,7 @@ class Config:
         reader: which model reads the documents when several are written one after the other: latest, as in the paper,
             is the model as the injections before have made it; base the one that they began with, whose reading they
             have not touched. The step of base has one more forward pass.
-        divergence: what is minimised.
+        divergence: what is minimized.
         on_policy: pairs that the student answers itself while it learns; off, as in the paper.
         train: steps and optimizer, of every injection: of a document, or in batch of all of them.
         lora: adapter that is trained and merged; null trains all weights.
@@ -172,7 +172,7 @@ class Config:
               "there is no adapter when all weights are trained", "set save to model or nothing")
         check(self.lora is not None or self.device.params != "bfloat16", "device.params",
               "bfloat16 weights lose most updates when all of them are trained", "train an adapter, or use float32")
-        check(self.lora is not None or self.device.quantise is None, "device.quantise",
-              "quantised weights are frozen, and all are to be trained", "train an adapter, or quantise nothing")
+        check(self.lora is not None or self.device.quantize is None, "device.quantize",
+              "quantized weights are frozen, and all are to be trained", "train an adapter, or quantize nothing")
         check(self.sampling.n == 1, "sampling.n", f"a question is answered once in the test, got {self.sampling.n}")
         check_seed(self.seed)

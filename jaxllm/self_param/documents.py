@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from jaxllm.config import check
-from jaxllm.self_param.answers import normalise
+from jaxllm.evaluate.qa import normalize
 from jaxllm.text.rows import Rejected, RowSet, as_text
 
 
@@ -47,10 +47,10 @@ class Document:
         Letters are compared by threes, so that it works without spaces between words too; those that few passages have
         count more. The first of several.
         """
-        texts = [normalise(passage) for passage in self.passages]
-        holding = [i for i, text in enumerate(texts) if answer and normalise(answer) in text] or [*range(len(texts))]
+        texts = [normalize(passage) for passage in self.passages]
+        holding = [i for i, text in enumerate(texts) if answer and normalize(answer) in text] or [*range(len(texts))]
         parts = [_threes(text) for text in texts]
-        rarity = {part: math.log(1 + len(parts) / count) for part in _threes(normalise(question))
+        rarity = {part: math.log(1 + len(parts) / count) for part in _threes(normalize(question))
                   if (count := sum(part in found for found in parts))}
         return max(holding, key=lambda i: (sum(rarity[part] for part in rarity if part in parts[i]), -i))
 

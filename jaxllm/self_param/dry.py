@@ -9,16 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxllm.errors import UserError
+from jaxllm.model import Model
 from jaxllm.models import ModelSpec, Params, init_adapter, load_spec, native
 from jaxllm.models.adapters import adapter_axes, linear_shapes
 from jaxllm.models.mesh import batch_sharding, model_shardings
-from jaxllm.ops import Quantised
+from jaxllm.ops import Quantized
 from jaxllm.self_param.config import Config
 from jaxllm.self_param.injection import make_recipe
 from jaxllm.self_param.study import OBJECTIVES, two_teachers
 from jaxllm.self_param.targets import build_target, collate, common_lengths, continuation
 from jaxllm.self_param.told import ask_teacher
-from jaxllm.text.model import Model
 from jaxllm.train import abstract_state, shardings
 
 
@@ -28,7 +28,7 @@ def dry_run(config: Config, mesh: jax.sharding.Mesh) -> str:
     if spec.head is not None:
         raise UserError("the model scores texts and does not write them", config.model, "use a language model")
     lengths = _lengths(config, spec.max_positions)
-    weights = native.abstract(spec, config.device.param_dtype, model_shardings(spec, mesh), config.device.quantise)
+    weights = native.abstract(spec, config.device.param_dtype, model_shardings(spec, mesh), config.device.quantize)
     if config.lora is None:
         trained = weights
     else:
@@ -78,7 +78,7 @@ def _batch(rows: int, lengths: tuple[int, int], mesh: jax.sharding.Mesh, likely:
     made = collate([build_target((), (), (0, 0), "qa")] * rows, *lengths)
     if likely is not None:
         ids = np.zeros((rows, lengths[0], likely), np.int32)
-        made |= {"likely_ids": ids, "likely_logprobs": ids.astype(np.float32)}
+        made |= {"teacher_ids": ids, "teacher_logprobs": ids.astype(np.float32)}
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=batch_sharding(mesh)), made)
 
 
@@ -90,7 +90,7 @@ def _adapted(spec: ModelSpec, config: Config, weights: Params) -> int:
     for (module, name), shape in linear_shapes(spec).items():
         if name in config.lora.targets:
             kernel = weights["layers"][module][name]["kernel"]
-            codes = kernel.codes if isinstance(kernel, Quantised) else kernel
+            codes = kernel.codes if isinstance(kernel, Quantized) else kernel
             share = math.prod(codes.sharding.shard_shape(codes.shape)) / math.prod(codes.shape)
             size += int(spec.layers * math.prod(shape) * share * config.device.param_dtype.itemsize)
     return size

@@ -10,13 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxllm.config import SamplingConfig
+from jaxllm.evaluate.qa import accuracy, best, f1, normalize
 from jaxllm.generate.engine import generate
+from jaxllm.model import Model
 from jaxllm.models.network import Params
-from jaxllm.self_param.answers import accuracy, best, f1, normalise
 from jaxllm.self_param.documents import Document, FormatConfig, Pair, asked_otherwise
 from jaxllm.self_param.loss import Batch, mean_gap, mean_nats
 from jaxllm.self_param.targets import Target, build_target, collate, common_lengths
-from jaxllm.text.model import Model
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +84,7 @@ def judge(text: str, references: Sequence[str]) -> Answer:
 
 def unchanged(before: Sequence[str], after: Sequence[str]) -> float:
     """Share of answers that are what they were, but for case, punctuation and articles."""
-    return float(np.mean([normalise(a) == normalise(b) for a, b in zip(before, after, strict=True)]))
+    return float(np.mean([normalize(a) == normalize(b) for a, b in zip(before, after, strict=True)]))
 
 
 def mean_f1(answers: Sequence[Answer]) -> float:

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import optax
 
 from jaxllm.config import SamplingConfig, check
-from jaxllm.models import Adapter, LoraConfig, init_adapter, merge
+from jaxllm.model import Model
+from jaxllm.models import Adapter, LoraConfig, init_adapter, merge_adapter
 from jaxllm.models.adapters import adapter_axes
 from jaxllm.models.network import Params
 from jaxllm.self_param.loss import Objective, make_loss
@@ -18,7 +19,6 @@ from jaxllm.self_param.on_policy import OnPolicy, OnPolicyConfig
 from jaxllm.self_param.streams import TargetSource
 from jaxllm.self_param.targets import collate
 from jaxllm.self_param.told import Told
-from jaxllm.text.model import Model
 from jaxllm.train import (
     Checkpointer,
     Hook,
@@ -40,7 +40,7 @@ AHEAD = 32
 
 @dataclasses.dataclass(frozen=True)
 class DivergenceConfig:
-    """What is minimised between teacher and student; the paper's is forward KL at temperature 1.
+    """What is minimized between teacher and student; the paper's is forward KL at temperature 1.
 
     Args:
         kind: forward is KL(teacher, student), reverse the other way round, jsd between both.
@@ -75,7 +75,7 @@ class Recipe:
         optimizer: of the state.
         mesh: the devices that share a step.
         student_length, teacher_length: shape of the batches.
-        divergence: what is minimised.
+        divergence: what is minimized.
         objective: what is trained for.
         dtype: of forward passes.
         two_teachers: `inject` is given a reader.
@@ -181,7 +181,7 @@ def _result(model: Model, recipe: Recipe, state: TrainState) -> tuple[Params, Ad
     if recipe.lora is None:
         return state.params, None
     adapter = Adapter(state.params, recipe.lora.alpha / recipe.lora.rank)
-    return merge(model.params, adapter), adapter
+    return merge_adapter(model.params, adapter), adapter
 
 
 def _asking(targets: OnPolicy, model: Model, recipe: Recipe, state: TrainState) -> Hook:

@@ -10,6 +10,7 @@ from jaxllm.devices import check_one_process
 from jaxllm.errors import UserError
 from jaxllm.files import write_jsonl
 from jaxllm.job import Job, open_job
+from jaxllm.model import load
 from jaxllm.models.mesh import make_mesh, model_shardings
 from jaxllm.models.tensors import fingerprint, model_directory
 from jaxllm.self_param import chain, chain_report, report, single
@@ -18,7 +19,6 @@ from jaxllm.self_param.dry import dry_run
 from jaxllm.self_param.inputs import ROW, given_pairs, read_inputs, read_others
 from jaxllm.self_param.room import fits, windowed
 from jaxllm.self_param.study import prepare
-from jaxllm.text.model import load
 from jaxllm.text.rows import RowSet, read_rows
 from jaxllm.train import read_metrics
 
@@ -42,7 +42,7 @@ def _run(config: Config, job: Job, found: RowSet, others: dict[str, RowSet]) -> 
     inputs = read_inputs(config, job, found, others)
     mesh = open_mesh(config)
     model = load(config.model, config.device.param_dtype, lambda spec: model_shardings(spec, mesh),
-                 config.device.quantise)
+                 config.device.quantize)
     if model.spec.head is not None:
         raise UserError("the model scores texts and does not write them", config.model, "use a language model")
     documents = windowed(config, model, inputs.documents, inputs.examples, inputs.near)
@@ -50,10 +50,10 @@ def _run(config: Config, job: Job, found: RowSet, others: dict[str, RowSet]) -> 
     study = prepare(config, job, model, mesh, documents, inputs.unrelated, source, inputs.examples)
     if config.setting == "single":
         records = single.inject_each(config, job, study, inputs.near)
-        rows, summary = [row for record in records for row in record["rows"]], single.summarise(config, study, records)
+        rows, summary = [row for record in records for row in record["rows"]], single.summarize(config, study, records)
     else:
         records = chain.inject_in_turn(config, job, study, inputs.near)
-        rows, summary = chain.rows(documents, records), chain.summarise(config, study, records)
+        rows, summary = chain.rows(documents, records), chain.summarize(config, study, records)
     write_jsonl(job.directory / "rows.jsonl", rows)
     asked = sum(len(document.pairs) for document in documents)
     result = summary | {

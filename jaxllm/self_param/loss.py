@@ -1,6 +1,6 @@
 """The objective of SELF-PARAM: the student that has not read agrees with the teacher that has.
 
-    minimise  mean over targets s of  1/n sum_t D( p_teacher(s_t | x, s_<t),  p_student(s_t | s_<t) )
+    minimize  mean over targets s of  1/n sum_t D( p_teacher(s_t | x, s_<t),  p_student(s_t | s_<t) )
 
 over the whole vocabulary and all tokens of s. The teacher is the same network with the adapter off. Every
 target text has the same weight, as in the paper, where each had an optimizer step of its own; the paper's
@@ -21,7 +21,7 @@ from jax import lax
 from jaxllm.errors import UserError
 from jaxllm.models import Adapter, ModelSpec, forward, unembedding
 from jaxllm.models.network import Params, Remat
-from jaxllm.ops import likeliest_divergence, masked_sum, token_divergence, token_logprobs
+from jaxllm.ops import masked_sum, token_divergence, token_logprobs, top_k_kl
 from jaxllm.ops.vocab import Divergence
 from jaxllm.self_param.targets import KINDS
 from jaxllm.train import LossFn
@@ -100,7 +100,7 @@ def make_loss(spec: ModelSpec, objective: Objective, adapter_scale: float | None
             The base weights are `frozen` either way.
         kind, beta, temperature: of the divergence.
         two_teachers: `frozen` is the base weights and those of the reader, see `reading_gap`. Of a batch that brings
-            what the teacher said (`likely_ids`, `likely_logprobs`) there is no teacher.
+            what the teacher said (`teacher_ids`, `teacher_logprobs`) there is no teacher.
         dtype, remat: of the forward passes.
     """
 
@@ -109,11 +109,11 @@ def make_loss(spec: ModelSpec, objective: Objective, adapter_scale: float | None
         frozen, reader = frozen if two_teachers else (frozen, None)
         student, adapter = (trained, None) if adapter_scale is None else (frozen, Adapter(trained, adapter_scale))
         mask = target_mask(batch["student_segments"], batch["given"])
-        if objective == "distill" and "likely_ids" in batch:
+        if objective == "distill" and "teacher_ids" in batch:
             told = forward(spec, student, batch["student"], segments=batch["student_segments"], adapter=adapter,
                            dtype=dtype, remat=remat).hidden
-            values = likeliest_divergence(told, unembedding(spec, student), batch["likely_ids"],
-                                          batch["likely_logprobs"], temperature=temperature) * temperature**2
+            values = top_k_kl(told, unembedding(spec, student), batch["teacher_ids"],
+                                          batch["teacher_logprobs"], temperature=temperature) * temperature**2
         elif objective == "distill":
             values = reading_gap(spec, frozen, student, adapter, batch, reader=reader, kind=kind, beta=beta,
                                  temperature=temperature, dtype=dtype, remat=remat) * temperature**2

@@ -13,9 +13,9 @@ from jaxllm.errors import UserError
 from jaxllm.files import JsonlWriter, read_jsonl
 from jaxllm.generate.engine import generate
 from jaxllm.job import Job
+from jaxllm.model import Model
 from jaxllm.self_param.config import Config
 from jaxllm.self_param.streams import Streams, purpose_seed
-from jaxllm.text.model import Model
 
 Texts = tuple[tuple[int, ...], ...]
 

@@ -17,10 +17,10 @@ import numpy as np
 
 from jaxllm.config import SamplingConfig, check
 from jaxllm.generate.engine import generate
+from jaxllm.model import Model
 from jaxllm.models.network import Params
 from jaxllm.self_param.streams import TargetSource, purpose_seed
 from jaxllm.self_param.targets import Target
-from jaxllm.text.model import Model
 
 Said = dict[str, list[int]]
 """Number of a target -> ids of the student's answer; keys are as JSON has them."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from jaxllm.files import read_jsonl, write_jsonl
 from jaxllm.job import Job
 from jaxllm.judge import open_judge
+from jaxllm.model import Model
 from jaxllm.progress import bar
 from jaxllm.self_param.asking import judge_source
 from jaxllm.self_param.config import Config
@@ -14,7 +15,6 @@ from jaxllm.self_param.documents import Document
 from jaxllm.self_param.questions import QuestionAnswer, QuestionSource, collect, model_source
 from jaxllm.self_param.room import fits
 from jaxllm.self_param.streams import purpose_seed
-from jaxllm.text.model import Model
 
 
 def training_pairs(config: Config, job: Job, model: Model, documents: Sequence[Document],

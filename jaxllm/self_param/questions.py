@@ -11,11 +11,11 @@ import jax.numpy as jnp
 
 from jaxllm.config import SamplingConfig, check
 from jaxllm.errors import UserError
+from jaxllm.evaluate.qa import normalize
 from jaxllm.generate.engine import generate
 from jaxllm.judge import JudgeConfig
-from jaxllm.self_param.answers import normalise
+from jaxllm.model import Model
 from jaxllm.self_param.documents import FormatConfig, sort_out
-from jaxllm.text.model import Model
 from jaxllm.text.rows import Rejected, RowSet, as_text
 
 QuestionAnswer = tuple[str, str]
@@ -67,8 +67,8 @@ def distinct(pairs: Sequence[QuestionAnswer], limit: int) -> list[QuestionAnswer
     kept: dict[str, QuestionAnswer] = {}
     for question, answer in pairs:
         question, answer = question.strip(), answer.strip()
-        if normalise(question) and answer:
-            kept.setdefault(normalise(question), (question, answer))
+        if normalize(question) and answer:
+            kept.setdefault(normalize(question), (question, answer))
     return list(kept.values())[:limit]
 
 
@@ -146,7 +146,7 @@ def usable(text: str, answer: str, config: QuestionConfig) -> bool:
     """Whether an answer is long enough and, if asked for, made of words of the document."""
     if sum(letter.isalnum() for letter in answer) < config.min_answer:
         return False
-    return not config.grounded or set(normalise(answer).split()) <= set(normalise(text).split())
+    return not config.grounded or set(normalize(answer).split()) <= set(normalize(text).split())
 
 
 def collect(source: QuestionSource, texts: Sequence[str], config: QuestionConfig,

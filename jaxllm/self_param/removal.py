@@ -16,7 +16,8 @@ from jaxllm.config import from_yaml
 from jaxllm.errors import UserError
 from jaxllm.files import plain, write_atomic
 from jaxllm.job import open_job
-from jaxllm.models import merge
+from jaxllm.model import Model, load
+from jaxllm.models import merge_adapter
 from jaxllm.models.mesh import model_shardings
 from jaxllm.models.peft import adapter_folders, load_adapter
 from jaxllm.models.tensors import fingerprint, model_directory
@@ -24,7 +25,6 @@ from jaxllm.self_param import job, provenance
 from jaxllm.self_param.documents import Document, group, sort_out
 from jaxllm.self_param.evaluation import ask, mean_f1
 from jaxllm.self_param.inputs import ROW
-from jaxllm.text.model import Model, load
 from jaxllm.text.rows import read_rows
 
 
@@ -129,7 +129,7 @@ def _measured(config: job.Config, documents: Sequence[Document], numbers: dict[P
     """F1 of the base model, of all adapters, and of all but one."""
     mesh = job.open_mesh(config)
     model = load(config.model, config.device.param_dtype, lambda spec: model_shardings(spec, mesh),
-                 config.device.quantise)
+                 config.device.quantize)
     rest = [one for one in numbers if one != folder]
     scores = {name: _scores(config, _with(model, folders), documents)
               for name, folders in (("base", []), ("with", list(numbers)), ("without", rest))}
@@ -144,7 +144,7 @@ def _with(model: Model, folders: Sequence[Path]) -> Model:
     """The model with adapters merged in the order in which the run did."""
     params = model.params
     for folder in folders:
-        params = merge(params, load_adapter(folder, model.spec))
+        params = merge_adapter(params, load_adapter(folder, model.spec))
     return dataclasses.replace(model, params=params)
 
 

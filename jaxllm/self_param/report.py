@@ -13,7 +13,7 @@ ARMS = {"before": "before", "with_document": "with the document", "after": "inje
         "replay": "injected with replay", "retrieval": "BM25"}
 HOW = {"single": "each written into a fresh copy of the model", "batch": "written together into one model",
        "sequential": "written one after the other into one model"}
-COLOURED = tuple(ARMS.values())
+COLORED = tuple(ARMS.values())
 # A browser shows a few hundred rows at once without trouble; the rest is in rows.jsonl.
 SHOWN_ROWS = 300
 
@@ -52,9 +52,9 @@ def _scores(result: Mapping[str, Any], arms: Mapping[str, str]) -> Section:
         "reads the document to the one that does not; drift on unrelated text, from the model as it was.")
     return Section("Scores", parts=[
         table, Bars("Answers", "token F1", {name: result[f"f1_{arm}"] for arm, name in arms.items()}, top=1.05,
-                    order=COLOURED),
+                    order=COLORED),
         Bars("Movement on unrelated text", "nats/token",
-             {arms[arm]: result[key] for arm, key in drift.items() if key in result}, order=COLOURED)])
+             {arms[arm]: result[key] for arm, key in drift.items() if key in result}, order=COLORED)])
 
 
 def training(metrics: Sequence[Mapping[str, Any]], arms: Mapping[str, str]) -> Section:
@@ -71,7 +71,7 @@ def training(metrics: Sequence[Mapping[str, Any]], arms: Mapping[str, str]) -> S
              for arm, found in losses.items()}
     return Section("Training", "The objectives differ (divergence from the reading model, cross-entropy), so the "
                    "curves compare in shape, not in height.",
-                   [Lines("Mean training loss over injections", "step", "nats/token", means, log=True, order=COLOURED)])
+                   [Lines("Mean training loss over injections", "step", "nats/token", means, log=True, order=COLORED)])
 
 
 def _documents(records: Sequence[Mapping[str, Any]], arms: Mapping[str, str]) -> Section:

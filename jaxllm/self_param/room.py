@@ -6,10 +6,10 @@ import dataclasses
 from collections.abc import Callable, Sequence
 
 from jaxllm.errors import UserError
+from jaxllm.model import Model
 from jaxllm.self_param.config import Config
 from jaxllm.self_param.documents import Document
 from jaxllm.self_param.windows import cut
-from jaxllm.text.model import Model
 
 # A window of fewer tokens would hold no sentence.
 LEAST = 8

@@ -9,6 +9,7 @@ from typing import Any
 
 from jaxllm.files import JsonlWriter, plain, read_jsonl
 from jaxllm.job import Job
+from jaxllm.model import Model
 from jaxllm.models import save_model
 from jaxllm.models.peft import save_adapter
 from jaxllm.self_param.config import Config
@@ -28,7 +29,6 @@ from jaxllm.self_param.provenance import provenance
 from jaxllm.self_param.streams import purpose_seed, together
 from jaxllm.self_param.study import Study, forget, train_run
 from jaxllm.statistics import interval, paired
-from jaxllm.text.model import Model
 
 
 def inject_each(config: Config, job: Job, study: Study, near: Sequence[str]) -> list[dict[str, Any]]:
@@ -109,7 +109,7 @@ def _keep(config: Config, job: Job, study: Study, result: Injection, number: int
         save_model(folder, study.model.spec, result.params, config.model)
 
 
-def summarise(config: Config, study: Study, records: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def summarize(config: Config, study: Study, records: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Means over documents with bootstrap intervals, under the names that result.json has."""
     values = lambda name: [record[name] for record in records if name in record]
     mean = lambda name: interval(values(name), config.seed)

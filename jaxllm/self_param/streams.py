@@ -12,10 +12,10 @@ import numpy as np
 
 from jaxllm.config import check
 from jaxllm.errors import UserError
+from jaxllm.model import Model
 from jaxllm.self_param.documents import FormatConfig
 from jaxllm.self_param.questions import QuestionAnswer
 from jaxllm.self_param.targets import KINDS, Target, build_target, continuation
-from jaxllm.text.model import Model
 from jaxllm.train import row_indices
 
 
@@ -73,7 +73,7 @@ class TargetSource(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Streams:
-    """All targets of one document, tokenised.
+    """All targets of one document, tokenized.
 
     Attributes:
         prefix: begins every sequence.
@@ -132,7 +132,7 @@ class Streams:
 def make_streams(model: Model, text: str, pairs: Sequence[QuestionAnswer], unrelated: Sequence[Sequence[int]],
                  wording: FormatConfig, mixture: MixtureConfig, seed: int, unrelated_with_document: bool, *,
                  answers_only: bool = False, end: bool = False) -> Streams:
-    """Tokenises a document and its pairs.
+    """Tokenizes a document and its pairs.
 
     Args:
         model: whose tokenizer, prefix and end token are used.

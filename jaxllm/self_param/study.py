@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from jaxllm.job import Job
+from jaxllm.model import Model
 from jaxllm.models.network import Params
 from jaxllm.self_param.config import Config
 from jaxllm.self_param.documents import Document
@@ -25,7 +26,6 @@ from jaxllm.self_param.pairs import training_pairs
 from jaxllm.self_param.questions import QuestionAnswer, QuestionSource
 from jaxllm.self_param.streams import Streams, TargetSource, document_alone, make_streams, purpose_seed
 from jaxllm.self_param.targets import build_target, common_lengths
-from jaxllm.text.model import Model
 from jaxllm.train import Checkpointer, MetricsWriter
 
 # What is trained, by its name in the results -> its objective.

@@ -43,7 +43,7 @@ class Target:
 
 def build_target(prefix: Sequence[int], context: Sequence[int], target: Sequence[int], kind: str,
                  asked: int = 0, answer_only: bool = False) -> Target:
-    """Both views of a target; context and target are tokenised separately and joined as they are.
+    """Both views of a target; context and target are tokenized separately and joined as they are.
 
     Args:
         prefix, context, target: ids.

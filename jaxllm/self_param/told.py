@@ -10,13 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxllm.model import Model
 from jaxllm.models import ModelSpec, unembedding
 from jaxllm.models.mesh import put_batch
 from jaxllm.models.network import Params
-from jaxllm.ops import likeliest
+from jaxllm.ops import top_k_logprobs
 from jaxllm.self_param.loss import Batch, teacher_states
 from jaxllm.self_param.targets import Target, collate
-from jaxllm.text.model import Model
 
 # Bytes that are kept on the host; beyond, what came first is forgotten, and asked for again if need be.
 ROOM = 2 * 2**30
@@ -27,7 +27,7 @@ def ask_teacher(spec: ModelSpec, teacher: Params, reader: Params | None, batch: 
                dtype: jnp.dtype) -> tuple[jax.Array, jax.Array]:
     """The teacher's k likeliest tokens where the student of a batch is, and their log-probabilities, `[B, Ts, k]`."""
     states = teacher_states(spec, teacher, batch, reader=reader, dtype=dtype)
-    return likeliest(states, unembedding(spec, teacher), k, temperature=temperature)
+    return top_k_logprobs(states, unembedding(spec, teacher), k, temperature=temperature)
 
 
 class Told:
@@ -52,7 +52,7 @@ class Told:
         self._ask = partial(ask_teacher, model.spec, model.params, reader, k=k, temperature=temperature, dtype=dtype)
 
     def batch(self, targets: Sequence[Target], ahead: Iterable[Target] = ()) -> dict[str, np.ndarray]:
-        """`collate`, and `likely_ids` and `likely_logprobs` `[B, Ts, k]`; what stands in padding means nothing.
+        """`collate`, and `teacher_ids` and `teacher_logprobs` `[B, Ts, k]`; what stands in padding means nothing.
 
         Args:
             targets: of the batch.
@@ -65,7 +65,7 @@ class Told:
         for row, target in enumerate(targets):
             length = len(target.student)
             ids[row, :length], logprobs[row, :length] = self._said[target]
-        return collate(targets, *self._lengths) | {"likely_ids": ids, "likely_logprobs": logprobs}
+        return collate(targets, *self._lengths) | {"teacher_ids": ids, "teacher_logprobs": logprobs}
 
     def _listen(self, targets: Iterable[Target]) -> None:
         """Asks the teacher about those targets that it has not told of yet."""

@@ -11,9 +11,9 @@ from numpy.testing import assert_array_equal
 
 from jaxllm.assets import asset_path
 from jaxllm.cli import main
-from jaxllm.models import LoraConfig, init_adapter, load_model, merge, save_model
+from jaxllm.models import LoraConfig, init_adapter, load_model, merge_adapter, save_model
 from jaxllm.models.peft import load_adapter, save_adapter
-from jaxllm.models.quantised import dequantise_params, quantise_params, scheme_of
+from jaxllm.models.quantized import dequantize_params, quantize_params, scheme_of
 
 
 def convert(out, *arguments, model="tiny"):
@@ -42,7 +42,7 @@ def adapter(tiny, tmp_path):
 def test_both_layouts_hold_the_same(tiny, tmp_path, capsys):
     told = convert(tmp_path / "orbax", "--format", "orbax")
     assert capsys.readouterr().out.splitlines()[-1] == str(tmp_path / "orbax" / "result.json")
-    assert (told["format"], told["dtype"], told["quantised"]) == ("orbax", "float32", None)
+    assert (told["format"], told["dtype"], told["quantized"]) == ("orbax", "float32", None)
     assert told["parameters"] == sum(leaf.size for leaf in jax.tree.leaves(tiny[1])) == told["bytes"] // 4
     convert(tmp_path / "back", model=tmp_path / "orbax")
     for path in (tmp_path / "orbax", tmp_path / "back"):
@@ -64,50 +64,50 @@ def test_number_formats(tiny, tmp_path):
 
 
 @pytest.mark.parametrize("scheme", ["int8", "int4", "nf4"])
-def test_quantised_weights_travel_in_orbax(tiny, tmp_path, scheme):
-    told = convert(tmp_path / "small", "--format", "orbax", "--quantise", scheme)
+def test_quantized_weights_travel_in_orbax(tiny, tmp_path, scheme):
+    told = convert(tmp_path / "small", "--format", "orbax", "--quantize", scheme)
     _, params = load_model(tmp_path / "small")
-    assert told["quantised"] == scheme == scheme_of(params)
-    expected = quantise_params(tiny[1], scheme)
+    assert told["quantized"] == scheme == scheme_of(params)
+    expected = quantize_params(tiny[1], scheme)
     assert_equal(params, expected)
     assert told["bytes"] == sum(leaf.nbytes for leaf in jax.tree.leaves(params)) < 2 * told["parameters"]
     # The hub's layout has them in full, as rounded as they are.
     back = convert(tmp_path / "full", model=tmp_path / "small")
-    assert (back["quantised"], back["dequantised_from"]) == (None, scheme)
-    assert_equal(load_model(tmp_path / "full")[1], dequantise_params(expected, jnp.float32))
+    assert (back["quantized"], back["dequantized_from"]) == (None, scheme)
+    assert_equal(load_model(tmp_path / "full")[1], dequantize_params(expected, jnp.float32))
 
 
 def test_a_merged_adapter(tiny, adapter, tmp_path):
     spec, params = tiny
-    merged = merge(params, load_adapter(adapter, spec))
+    merged = merge_adapter(params, load_adapter(adapter, spec))
     convert(tmp_path / "merged", "--adapter", adapter, "--merge")
     assert_equal(load_model(tmp_path / "merged")[1], merged)
-    convert(tmp_path / "small", "--adapter", adapter, "--merge", "--format", "orbax", "--quantise", "nf4")
-    assert_equal(load_model(tmp_path / "small")[1], quantise_params(merged, "nf4"))
+    convert(tmp_path / "small", "--adapter", adapter, "--merge", "--format", "orbax", "--quantize", "nf4")
+    assert_equal(load_model(tmp_path / "small")[1], quantize_params(merged, "nf4"))
 
 
-def test_an_adapter_of_a_quantised_base(tiny, adapter, tmp_path):
+def test_an_adapter_of_a_quantized_base(tiny, adapter, tmp_path):
     """What was trained on the rounded base is merged into the rounded base."""
     spec, params = tiny
-    convert(tmp_path / "base", "--format", "orbax", "--quantise", "int4")
+    convert(tmp_path / "base", "--format", "orbax", "--quantize", "int4")
     convert(tmp_path / "merged", "--adapter", adapter, "--merge", model=tmp_path / "base")
-    rounded = dequantise_params(quantise_params(params, "int4"), jnp.float32)
-    expected = merge(rounded, load_adapter(adapter, spec))
+    rounded = dequantize_params(quantize_params(params, "int4"), jnp.float32)
+    expected = merge_adapter(rounded, load_adapter(adapter, spec))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), load_model(tmp_path / "merged")[1], expected)
     # In the other layout as well, all in full; rounded again only where that is asked for.
     told = convert(tmp_path / "native", "--adapter", adapter, "--merge", "--format", "orbax", model=tmp_path / "base")
-    assert (told["quantised"], told["dequantised_from"]) == (None, "int4")
+    assert (told["quantized"], told["dequantized_from"]) == (None, "int4")
     assert_equal(load_model(tmp_path / "native")[1], load_model(tmp_path / "merged")[1])
-    convert(tmp_path / "again", "--adapter", adapter, "--merge", "--format", "orbax", "--quantise", "int8",
+    convert(tmp_path / "again", "--adapter", adapter, "--merge", "--format", "orbax", "--quantize", "int8",
             model=tmp_path / "base")
     assert scheme_of(load_model(tmp_path / "again")[1]) == "int8"
 
 
-def test_a_tree_that_is_quantised_in_parts_is_not_written(tiny, tmp_path):
+def test_a_tree_that_is_quantized_in_parts_is_not_written(tiny, tmp_path):
     spec, params = tiny
-    mixed = quantise_params(params, "nf4")
+    mixed = quantize_params(params, "nf4")
     mixed["layers"]["attn"]["q"]["kernel"] = params["layers"]["attn"]["q"]["kernel"]
-    with pytest.raises(ValueError, match="not all matrices are quantised as nf4"):
+    with pytest.raises(ValueError, match="not all matrices are quantized as nf4"):
         save_model(tmp_path / "mixed", spec, mixed, layout="orbax")
     assert not list(tmp_path.iterdir())
 
@@ -136,7 +136,7 @@ def test_damaged_native_weights(tiny, tmp_path, capsys, damage, message):
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
-    (["--quantise", "nf4"], "add --format orbax"),
+    (["--quantize", "nf4"], "add --format orbax"),
     (["--merge"], "there is no adapter to merge"),
     (["--adapter", "x"], "add --merge"),
     (["--dtype", "float8"], "expected one of float32, bfloat16, float16"),

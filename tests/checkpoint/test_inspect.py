@@ -10,7 +10,7 @@ from jaxllm.assets import asset_path
 from jaxllm.checkpoint.inspect_job import inspect
 from jaxllm.checkpoint.sizes import cache_bytes, count_parameters, weight_bytes
 from jaxllm.cli import main
-from jaxllm.models.quantised import quantise_params
+from jaxllm.models.quantized import quantize_params
 from tests.networks import GPT2, LLAMA, random_params
 
 
@@ -50,7 +50,7 @@ def test_sizes_are_those_of_the_arrays(spec, kind):
         assert weight_bytes(spec, kind) == sum(leaf.nbytes for leaf in jax.tree.leaves(params))
         return
     half = jax.tree.map(lambda leaf: leaf.astype("bfloat16"), params)
-    assert weight_bytes(spec, kind) == sum(leaf.nbytes for leaf in jax.tree.leaves(quantise_params(half, kind)))
+    assert weight_bytes(spec, kind) == sum(leaf.nbytes for leaf in jax.tree.leaves(quantize_params(half, kind)))
     assert cache_bytes(spec) == 4 * spec.layers * spec.kv_heads * spec.head_dim
 
 
@@ -59,7 +59,7 @@ def test_sizes_are_those_of_the_arrays(spec, kind):
     ({"hidden_act": "xielu"}, "activation 'xielu' is not supported"),
     ({"rope_scaling": {"rope_type": "proportional", "factor": 2.0}}, "rotary positions of type 'proportional'"),
     ({"attention_sink": 4}, "attention_sink=4"),
-    ({"quantization_config": {"quant_method": "gptq"}}, "the checkpoint is quantised"),
+    ({"quantization_config": {"quant_method": "gptq"}}, "the checkpoint is quantized"),
     ({"num_hidden_layers": 5}, "9 tensors are missing"),
     ({"num_hidden_layers": 3}, "9 tensors are unused"),
     ({"intermediate_size": 100}, "12 tensors are reshaped"),

@@ -7,9 +7,9 @@ import numpy as np
 
 from jaxllm.config import SamplingConfig
 from jaxllm.generate import engine
-from jaxllm.models import unstack
+from jaxllm.model import Model
+from jaxllm.models import unstack_layers
 from jaxllm.models.mesh import make_mesh, model_shardings
-from jaxllm.text.model import Model
 from tests.generate.test_generate import Letters, prompts
 from tests.networks import LLAMA, random_params
 
@@ -36,7 +36,7 @@ def decode(spec, params, state, *rest):
 
 
 engine.decode = decode
-for weights in (split, unstack(split)):
+for weights in (split, unstack_layers(split)):
     found = run(Model(spec, weights, Letters()), mesh=mesh)
     assert said(found) == said(wanted)
     for row, other in zip(found, wanted, strict=True):

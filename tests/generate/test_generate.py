@@ -15,10 +15,10 @@ from jaxllm.errors import UserError
 from jaxllm.generate import engine, slots
 from jaxllm.generate.completion import continuation_text, find_stop
 from jaxllm.generate.engine import Work, generate
-from jaxllm.generate.sampling import Sampling, choose, likeliest, row_keys, truncate
+from jaxllm.generate.sampling import Sampling, argmax, choose, row_keys, truncate
 from jaxllm.generate.scoring import score
+from jaxllm.model import Model
 from jaxllm.models import Rope
-from jaxllm.text.model import Model
 from tests.networks import forward, random_tokens
 from tests.processes import run_file
 
@@ -121,7 +121,7 @@ def test_logprobs_equal_scoring(model):
 
 
 @pytest.mark.parametrize("sampling", [GREEDY, SamplingConfig(temperature=1.0, max_tokens=12, n=2)])
-def test_neighbours_and_batch_size_change_nothing(model, sampling):
+def test_neighbors_and_batch_size_change_nothing(model, sampling):
     together = generate(model, prompts(), sampling, seed=1)
     apart = generate(model, prompts(), sampling, seed=1, batch_size=1)
     three = generate(model, prompts(), sampling, seed=1, batch_size=3)
@@ -180,9 +180,9 @@ def test_text_behind_characters_that_are_spelled_in_bytes(stories):
 
 def test_the_likeliest_is_the_first_of_equals():
     scores = jnp.asarray([[1.0, 3.0, 3.0], [-jnp.inf, -jnp.inf, -jnp.inf], [jnp.nan, 1.0, 2.0], [5.0, 5.0, -1.0]])
-    assert likeliest(scores).tolist() == [1, 0, 2, 0]
+    assert argmax(scores).tolist() == [1, 0, 2, 0]
     many = jnp.round(jax.random.normal(jax.random.key(0), (64, 100)), 1)
-    assert (likeliest(many) == many.argmax(-1)).all()
+    assert (argmax(many) == many.argmax(-1)).all()
 
 
 def test_seed_and_bias(model):
@@ -224,11 +224,11 @@ def test_one_compile_per_shape(model):
 
 def test_decoding_consumes_its_state(llama):
     spec, params = llama
-    from jaxllm.models import unstack
+    from jaxllm.models import unstack_layers
 
     state = slots.empty(spec, 2, 16, 8, jnp.dtype("float32"))
     state = dataclasses.replace(state, done=jnp.zeros(2, bool))
-    slots.decode(spec, unstack(params), state, settings(2), jnp.int32(4), jnp.int32(2), jnp.dtype("float32"))
+    slots.decode(spec, unstack_layers(params), state, settings(2), jnp.int32(4), jnp.int32(2), jnp.dtype("float32"))
     assert state.cache.layers[0][0].is_deleted()
 
 

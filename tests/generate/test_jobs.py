@@ -182,11 +182,11 @@ def test_a_model_without_a_begin_token(rows, tmp_path, shared):
     """GPT-2 has one token that both begins and ends; its tokenizer adds none."""
     import jax
 
-    from jaxllm.models import ModelSpec, init, save_model
+    from jaxllm.models import ModelSpec, init_params, save_model
 
     spec = ModelSpec("gpt2", 50257, 16, 1, 2, 2, 8, 32, 64, norm="layer", activation="gelu_tanh", gated_mlp=False,
                      qkv_bias=True, out_bias=True, mlp_bias=True, rope=None, tied=True, eos_ids=(50256,))
-    save_model(tmp_path / "model", spec, jax.jit(lambda key: init(spec, key))(jax.random.key(0)),
+    save_model(tmp_path / "model", spec, jax.jit(lambda key: init_params(spec, key))(jax.random.key(0)),
                shared / "tokenizers" / "gpt2")
     path = rows({"prompt": "hel", "completion": "lo"}, {"prompt": "", "completion": "Hi"})
     assert main(["score", "--model", str(tmp_path / "model"), "--data.path", path, "--out", str(tmp_path / "s")]) == 0

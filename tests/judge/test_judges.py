@@ -25,8 +25,8 @@ from jaxllm.judge import (
 )
 from jaxllm.judge.local import _own_shares
 from jaxllm.judge.protocol import check_answers, variants
-from jaxllm.models import logits
-from jaxllm.text.model import load
+from jaxllm.model import load
+from jaxllm.models import compute_logits
 from tests.networks import forward
 
 GREEDY = SamplingConfig(temperature=0.0, max_tokens=6)
@@ -73,7 +73,7 @@ def test_hashes_are_of_content():
 
 def test_a_model_chooses_by_summed_probability(tiny, judge):
     """Against the product of probabilities of the full forward, for every spelling."""
-    prompt = Prompt("Question: What colour is it? Answer:")
+    prompt = Prompt("Question: What color is it? Answer:")
     (choice,) = judge.choose([prompt], ["red", "blue"])
     before = tiny.prompt_ids(prompt.content)
     total = {}
@@ -83,7 +83,7 @@ def test_a_model_chooses_by_summed_probability(tiny, judge):
         total[answer] = 0.0
         for tail in tails:
             ids = jnp.asarray([[*before, *tail, *[0] * (64 - len(before) - len(tail))]])  # nothing sees what follows
-            scores = logits(tiny.spec, tiny.params, forward(tiny.spec, tiny.params, ids).hidden[0])
+            scores = compute_logits(tiny.spec, tiny.params, forward(tiny.spec, tiny.params, ids).hidden[0])
             nats = scores - jnp.log(jnp.exp(scores).sum(-1, keepdims=True))
             total[answer] += math.exp(sum(float(nats[len(before) - 1 + i, token]) for i, token in enumerate(tail)))
     assert choice.mass == pytest.approx(sum(total.values()), rel=1e-3)
@@ -120,7 +120,7 @@ def test_a_prompt_too_long_is_named(judge):
 
 
 def test_answers_nobody_wants_are_said(judge, capsys):
-    judge.choose([Prompt("Question: What colour is it? Answer:")], ["qqqq", "zzzz"])
+    judge.choose([Prompt("Question: What color is it? Answer:")], ["qqqq", "zzzz"])
     assert "it would rather say something else" in capsys.readouterr().err
 
 

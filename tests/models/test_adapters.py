@@ -9,7 +9,16 @@ import pytest
 from numpy.testing import assert_allclose
 
 from jaxllm.errors import UserError
-from jaxllm.models import Adapter, LoraConfig, adapter_axes, combine, init_adapter, merge, unmerge, unstack
+from jaxllm.models import (
+    Adapter,
+    LoraConfig,
+    adapter_axes,
+    init_adapter,
+    merge_adapter,
+    sum_adapters,
+    unmerge,
+    unstack_layers,
+)
 from jaxllm.models.peft import adapter_folders, load_adapter, load_adapters, save_adapter
 from tests.networks import forward, random_tokens
 
@@ -45,13 +54,13 @@ def test_merged_weights_equal_the_adapter(network):
     adapter, tokens = adapter_of(spec), random_tokens(2, 8)
     beside = forward(spec, params, tokens, adapter=adapter).hidden
     assert float(jnp.abs(beside - forward(spec, params, tokens).hidden).max()) > 0.1
-    assert_allclose(forward(spec, merge(params, adapter), tokens).hidden, beside, atol=2e-5)
+    assert_allclose(forward(spec, merge_adapter(params, adapter), tokens).hidden, beside, atol=2e-5)
 
 
 def test_unmerge_takes_it_out_again(network):
     spec, params = network
     adapter = adapter_of(spec)
-    again = unmerge(merge(params, adapter), adapter)
+    again = unmerge(merge_adapter(params, adapter), adapter)
     for a, b in zip(jax.tree.leaves(again), jax.tree.leaves(params), strict=True):
         assert_allclose(a, b, atol=1e-6)
 
@@ -59,8 +68,8 @@ def test_unmerge_takes_it_out_again(network):
 def test_unstacked_adapter(llama):
     spec, params = llama
     adapter, tokens = adapter_of(spec), random_tokens(2, 8)
-    flat = Adapter(unstack(adapter.params), adapter.scale)
-    assert_allclose(forward(spec, unstack(params), tokens, adapter=flat).hidden,
+    flat = Adapter(unstack_layers(adapter.params), adapter.scale)
+    assert_allclose(forward(spec, unstack_layers(params), tokens, adapter=flat).hidden,
                     forward(spec, params, tokens, adapter=adapter).hidden, atol=1e-5)
     with pytest.raises(ValueError, match="both"):
         forward(spec, params, tokens, adapter=flat)
@@ -70,7 +79,7 @@ def test_scale_by_hand():
     """One layer, one weight: kernel 1, a 2, b 3, alpha / rank = 4 / 2."""
     params = {"layers": {"attn": {"q": {"kernel": jnp.ones((1, 1, 1))}}}}
     adapter = Adapter({"layers": {"attn": {"q": {"a": jnp.full((1, 1, 2), 2.0), "b": jnp.full((1, 2, 1), 3.0)}}}}, 2.0)
-    assert float(merge(params, adapter)["layers"]["attn"]["q"]["kernel"][0, 0, 0]) == 1 + 2 * (2 * 3 + 2 * 3)
+    assert float(merge_adapter(params, adapter)["layers"]["attn"]["q"]["kernel"][0, 0, 0]) == 1 + 2 * (2 * 3 + 2 * 3)
 
 
 def test_axes_name_every_dimension(network):
@@ -102,23 +111,23 @@ def test_adapters_are_summed_and_taken_out(network, tmp_path):
     spec, params = network
     one, two = adapter_of(spec), adapter_of(spec, rank=2, targets=("q", "down"))
     two = Adapter(jax.tree.map(lambda x: 2 * x, two.params), 0.5)
-    both = combine([one, two])
+    both = sum_adapters([one, two])
     for module, places in one.params["layers"].items():
         for name in places:
             of_two = change(two, module, name) if name in two.params["layers"].get(module, {}) else 0.0
             assert_allclose(change(both, module, name), change(one, module, name) + of_two, rtol=1e-6, atol=1e-7)
-    in_turn, at_once = merge(merge(params, one), two), merge(params, both)
+    in_turn, at_once = merge_adapter(merge_adapter(params, one), two), merge_adapter(params, both)
     jax.tree.map(lambda x, y: assert_allclose(x, y, atol=1e-6), in_turn, at_once)
-    jax.tree.map(lambda x, y: assert_allclose(x, y, atol=1e-6), unmerge(at_once, two), merge(params, one))
+    jax.tree.map(lambda x, y: assert_allclose(x, y, atol=1e-6), unmerge(at_once, two), merge_adapter(params, one))
     with pytest.raises(ValueError, match="no adapters"):
-        combine([])
+        sum_adapters([])
 
     save_adapter(tmp_path / "0001", spec, two, "base", {"model_fingerprint": "x"})
     save_adapter(tmp_path / "0000", spec, one, "base", {"model_fingerprint": "x"})
     shutil.copytree(tmp_path / "0000", tmp_path / ".0002.half-written")
     assert [folder.name for folder in adapter_folders(tmp_path)] == ["0000", "0001"]
     assert adapter_folders(tmp_path / "0001") == [tmp_path / "0001"] and not adapter_folders(tmp_path / "nowhere")
-    jax.tree.map(lambda x, y: assert_allclose(x, y, atol=1e-6), merge(params, load_adapters(tmp_path, spec)), at_once)
+    jax.tree.map(lambda x, y: assert_allclose(x, y, atol=1e-6), merge_adapter(params, load_adapters(tmp_path, spec)), at_once)
     with pytest.raises(UserError, match="missing"):
         load_adapters(tmp_path / "nowhere", spec)
     (tmp_path / "0001" / "provenance.json").write_text('{"model_fingerprint": "y"}')

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from jaxllm.models import ModelSpec, Rope, splash, unstack
+from jaxllm.models import ModelSpec, Rope, splash, unstack_layers
 from jaxllm.models import forward as plain_forward
-from jaxllm.models.attention import Sight, attend, by_head, full_sight, pick_path
+from jaxllm.models.attention import AttentionMask, attend, by_head, pick_path, self_attention_mask
 from tests.networks import forward, random_params, random_tokens
 from tests.processes import run_file
 
@@ -25,22 +25,22 @@ def by_hand(mask):
 
 def sight(queries, keys, query_places, key_places, branches=None):
     row = lambda values: jnp.array([list(values)], jnp.int32)
-    return Sight(row(queries), row(keys), row(query_places), row(key_places),
+    return AttentionMask(row(queries), row(keys), row(query_places), row(key_places),
                  None if branches is None else (row(branches), row(branches)))
 
 
 MASKS = {
-    "causal": (full_sight(jnp.array([[1, 1, 1, 1]])), None, ["x...", "xx..", "xxx.", "xxxx"]),
-    "a window of two": (full_sight(jnp.array([[1, 1, 1, 1]])), 2, ["x...", "xx..", ".xx.", "..xx"]),
-    "a window of one": (full_sight(jnp.array([[1, 1, 1]])), 1, ["x..", ".x.", "..x"]),
-    "both ways": (full_sight(jnp.array([[1, 1, 1]]), causal=False), None, ["xxx", "xxx", "xxx"]),
-    "both ways in a window": (full_sight(jnp.array([[1, 1, 1, 1]]), causal=False), 2, ["xx..", "xxx.", ".xxx", "..xx"]),
-    "padding on the left": (full_sight(jnp.array([[0, 1, 1]])), None, ["...", ".x.", ".xx"]),
-    "padding on the right": (full_sight(jnp.array([[1, 1, 0]])), None, ["x..", "xx.", "..."]),
-    "padding, both ways": (full_sight(jnp.array([[0, 1, 1, 0]]), causal=False), None, ["....", ".xx.", ".xx.", "...."]),
-    "two texts": (full_sight(jnp.array([[1, 1, 2, 2]])), None, ["x...", "xx..", "..x.", "..xx"]),
-    "two texts, both ways": (full_sight(jnp.array([[1, 1, 2]]), causal=False), None, ["xx.", "xx.", "..x"]),
-    "a window within a text": (full_sight(jnp.array([[1, 2, 2, 2]])), 2, ["x...", ".x..", ".xx.", "..xx"]),
+    "causal": (self_attention_mask(jnp.array([[1, 1, 1, 1]])), None, ["x...", "xx..", "xxx.", "xxxx"]),
+    "a window of two": (self_attention_mask(jnp.array([[1, 1, 1, 1]])), 2, ["x...", "xx..", ".xx.", "..xx"]),
+    "a window of one": (self_attention_mask(jnp.array([[1, 1, 1]])), 1, ["x..", ".x.", "..x"]),
+    "both ways": (self_attention_mask(jnp.array([[1, 1, 1]]), causal=False), None, ["xxx", "xxx", "xxx"]),
+    "both ways in a window": (self_attention_mask(jnp.array([[1, 1, 1, 1]]), causal=False), 2, ["xx..", "xxx.", ".xxx", "..xx"]),
+    "padding on the left": (self_attention_mask(jnp.array([[0, 1, 1]])), None, ["...", ".x.", ".xx"]),
+    "padding on the right": (self_attention_mask(jnp.array([[1, 1, 0]])), None, ["x..", "xx.", "..."]),
+    "padding, both ways": (self_attention_mask(jnp.array([[0, 1, 1, 0]]), causal=False), None, ["....", ".xx.", ".xx.", "...."]),
+    "two texts": (self_attention_mask(jnp.array([[1, 1, 2, 2]])), None, ["x...", "xx..", "..x.", "..xx"]),
+    "two texts, both ways": (self_attention_mask(jnp.array([[1, 1, 2]]), causal=False), None, ["xx.", "xx.", "..x"]),
+    "a window within a text": (self_attention_mask(jnp.array([[1, 2, 2, 2]])), 2, ["x...", ".x..", ".xx.", "..xx"]),
     # Two queries at slots 3 and 4 of a cache of six.
     "a cache": (sight([1, 1], [1] * 6, [3, 4], range(6)), None, ["xxxx..", "xxxxx."]),
     "a cache and a window": (sight([1, 1], [1] * 6, [3, 4], range(6)), 3, [".xxx..", "..xxx."]),
@@ -120,13 +120,13 @@ def test_attention_by_hand():
     queries = jnp.array([[[[9.0], [9.0]], [[1.0], [0.0]]]])
     keys = jnp.array([[[[np.log(3.0)], [0.0]]]], jnp.float32)
     values = jnp.array([[[[4.0], [8.0]]]])
-    both = attend(queries, keys, values, full_sight(jnp.array([[1, 1]])), scale=1.0)
+    both = attend(queries, keys, values, self_attention_mask(jnp.array([[1, 1]])), scale=1.0)
     assert_allclose(both, [[[4.0, 4.0], [5.0, 6.0]]], rtol=1e-6)
-    alone = attend(queries, keys, values, full_sight(jnp.array([[1, 1]])), scale=1.0, window=1)
+    alone = attend(queries, keys, values, self_attention_mask(jnp.array([[1, 1]])), scale=1.0, window=1)
     assert_allclose(alone, [[[4.0, 4.0], [8.0, 8.0]]], rtol=1e-6)
     # a cap of c turns a score of c artanh(ln 3 / c) into ln 3
     steep = keys.at[0, 0, 0, 0].set(2.0 * np.arctanh(np.log(3.0) / 2.0))
-    capped = attend(queries, steep, values, full_sight(jnp.array([[1, 1]])), scale=1.0, softcap=2.0)
+    capped = attend(queries, steep, values, self_attention_mask(jnp.array([[1, 1]])), scale=1.0, softcap=2.0)
     assert_allclose(capped[0, 1], [5.0, 6.0], rtol=1e-6)
 
 
@@ -149,7 +149,7 @@ def test_splash_equals_xla(name):
     real = (segments > 0)[..., None, None]
 
     def xla(queries, keys, values):
-        mixed = attend(queries, by_head(keys), by_head(values), full_sight(segments, causal), window=window,
+        mixed = attend(queries, by_head(keys), by_head(values), self_attention_mask(segments, causal), window=window,
                        softcap=softcap, path="xla")
         return jnp.where(real, mixed.reshape(queries.shape), 0)
 
@@ -186,7 +186,7 @@ def test_cudnn_equals_xla(causal, window):
 
     def run(path):
         def masked(*x):
-            mixed = attend(x[0], *map(by_head, x[1:]), full_sight(segments, causal), window=window, path=path)
+            mixed = attend(x[0], *map(by_head, x[1:]), self_attention_mask(segments, causal), window=window, path=path)
             return jnp.where(real, mixed, 0).astype(F32)
 
         gradient = jax.jit(jax.grad(lambda *x: jnp.square(masked(*x)).sum(), (0, 1, 2)))
@@ -215,7 +215,7 @@ def test_layers_that_see_differently():
         MIXED, params, tokens, segments=segments, attention="xla").hidden
     real = (segments > 0)[..., None]
     assert_allclose(jnp.where(real, chosen - scanned, 0), jnp.zeros_like(scanned), atol=1e-6)
-    unrolled = forward(MIXED, unstack(params), tokens, segments=segments).hidden
+    unrolled = forward(MIXED, unstack_layers(params), tokens, segments=segments).hidden
     assert_allclose(jnp.where(real, unrolled - scanned, 0), jnp.zeros_like(scanned), atol=2e-5)
     second = forward(MIXED, params, tokens[1:, 5:11]).hidden
     assert_allclose(scanned[1:, 5:11], second, atol=2e-5)

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from jaxllm.models import init, init_cache, logical_axes, logits, stack, unstack
-from jaxllm.models.attention import full_sight
+from jaxllm.models import compute_logits, init_cache, init_params, logical_axes, stack_layers, unstack_layers
+from jaxllm.models.attention import self_attention_mask
 from jaxllm.models.network import segment_positions
 from tests.networks import LLAMA, forward, random_tokens
 
 
 def run(spec, params, tokens, **options):
-    return logits(spec, params, forward(spec, params, tokens, **options).hidden)
+    return compute_logits(spec, params, forward(spec, params, tokens, **options).hidden)
 
 
 @pytest.fixture(params=["llama", "gpt2"])
@@ -24,12 +24,12 @@ def network(request):
 def test_scanned_and_unrolled_layers_agree(network):
     spec, params = network
     tokens = random_tokens(2, 12)
-    assert_allclose(run(spec, params, tokens), run(spec, unstack(params), tokens), atol=1e-5)
+    assert_allclose(run(spec, params, tokens), run(spec, unstack_layers(params), tokens), atol=1e-5)
 
 
 def test_stack_undoes_unstack(network):
     _, params = network
-    again = stack(unstack(params))
+    again = stack_layers(unstack_layers(params))
     assert jax.tree.structure(again) == jax.tree.structure(params)
     assert all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(again), jax.tree.leaves(params), strict=True))
 
@@ -37,19 +37,19 @@ def test_stack_undoes_unstack(network):
 def test_layers_are_taken_apart_without_a_copy(network):
     _, params = network
     mine = jax.tree.map(jnp.copy, params)
-    apart = unstack(mine, consume=True)
+    apart = unstack_layers(mine, consume=True)
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(mine["layers"]))
-    again = stack(apart)
+    again = stack_layers(apart)
     assert all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(again), jax.tree.leaves(params), strict=True))
 
 
 def test_cached_decoding_equals_the_full_forward(network):
     spec, params = network
-    tokens, flat = random_tokens(2, 12), unstack(params)
+    tokens, flat = random_tokens(2, 12), unstack_layers(params)
     cache, parts = init_cache(spec, 2, 16), []
     for start, stop in ((0, 5), (5, 6), (6, 9), (9, 12)):
         out = forward(spec, flat, tokens[:, start:stop], cache=cache)
-        cache, parts = out.cache, [*parts, logits(spec, params, out.hidden)]
+        cache, parts = out.cache, [*parts, compute_logits(spec, params, out.hidden)]
     assert_allclose(jnp.concatenate(parts, 1), run(spec, params, tokens), atol=1e-5)
 
 
@@ -64,7 +64,7 @@ def test_padding_changes_nothing(network, side):
     assert_allclose(got, run(spec, params, tokens), atol=1e-5)
 
 
-def test_batch_neighbours_change_nothing(network):
+def test_batch_neighbors_change_nothing(network):
     spec, params = network
     tokens = random_tokens(3, 9)
     assert_allclose(run(spec, params, tokens)[1:2], run(spec, params, tokens[1:2]), atol=1e-5)
@@ -92,15 +92,15 @@ def test_remat_changes_no_gradient(llama, remat):
 
 
 def test_no_leaf_of_init_is_weakly_typed():
-    params = jax.eval_shape(lambda: init(LLAMA, jax.random.key(0)))
+    params = jax.eval_shape(lambda: init_params(LLAMA, jax.random.key(0)))
     assert not any(leaf.weak_type for leaf in jax.tree.leaves(params))
-    half = jax.eval_shape(lambda: init(LLAMA, jax.random.key(0), jnp.bfloat16))
+    half = jax.eval_shape(lambda: init_params(LLAMA, jax.random.key(0), jnp.bfloat16))
     assert {str(leaf.dtype) for leaf in jax.tree.leaves(half)} == {"bfloat16"}
 
 
 def test_init_scales(llama):
     spec, _ = llama
-    params = jax.jit(lambda key: init(spec, key))(jax.random.key(3))
+    params = jax.jit(lambda key: init_params(spec, key))(jax.random.key(3))
     assert abs(float(jnp.std(params["embed"])) - 1.0) < 0.1
     assert abs(float(jnp.std(params["layers"]["mlp"]["down"]["kernel"])) * spec.mlp_width**0.5 - 1.0) < 0.1
 
@@ -119,7 +119,7 @@ def test_segment_positions():
 
 
 def test_causal_mask_by_hand():
-    mask = full_sight(jnp.array([[1, 1, 2, 0]])).mask()[0]
+    mask = self_attention_mask(jnp.array([[1, 1, 2, 0]])).mask()[0]
     assert mask.astype(int).tolist() == [[1, 0, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 0]]
 
 
@@ -129,7 +129,7 @@ def test_a_cache_needs_unstacked_layers_and_no_positions(llama):
     with pytest.raises(ValueError, match="unstack"):
         forward(spec, params, random_tokens(1, 4), cache=cache)
     with pytest.raises(ValueError, match="positions"):
-        forward(spec, unstack(params), random_tokens(1, 4), positions=jnp.arange(4)[None], cache=cache)
+        forward(spec, unstack_layers(params), random_tokens(1, 4), positions=jnp.arange(4)[None], cache=cache)
 
 
 def test_spec_refuses_impossible_shapes():

@@ -13,7 +13,16 @@ from numpy.testing import assert_allclose
 from safetensors.numpy import save_file
 
 from jaxllm.errors import UserError
-from jaxllm.models import Rope, init_cache, load_model, load_spec, logits, save_model, text_scores, unstack
+from jaxllm.models import (
+    Rope,
+    compute_logits,
+    init_cache,
+    load_model,
+    load_spec,
+    save_model,
+    text_scores,
+    unstack_layers,
+)
 from jaxllm.models.families import FAMILIES, read_config, write_config
 from jaxllm.text.batches import pad_right
 from scripts.family_fixtures import TOKENS, texts, tokens, weights
@@ -42,15 +51,15 @@ def test_logits_and_greedy_tokens_are_those_of_torch(checkpoint, name):
     fixture, folder = checkpoint(name)
     spec, params = load_model(folder)
     ids = tokens(spec.vocab_size)
-    scores = np.asarray(logits(spec, params, forward(spec, params, jnp.asarray(ids)).hidden), np.float64)
+    scores = np.asarray(compute_logits(spec, params, forward(spec, params, jnp.asarray(ids)).hidden), np.float64)
     tolerance = 1e-5 * fixture["scale"]
     assert_allclose(scores[:, -1, ::8], fixture["last_logits"], atol=tolerance, rtol=0)
     assert_allclose(scores.sum(-1), fixture["position_sums"], atol=tolerance * spec.vocab_size**0.5, rtol=0)
     # With a cache, one token after the other.
-    flat, last, cache, made = unstack(params), jnp.asarray(ids)[:, :8], init_cache(spec, len(ids), 24), []
+    flat, last, cache, made = unstack_layers(params), jnp.asarray(ids)[:, :8], init_cache(spec, len(ids), 24), []
     for _ in fixture["greedy"][0]:
         out = forward(spec, flat, last, cache=cache)
-        cache, last = out.cache, logits(spec, params, out.hidden[:, -1:]).argmax(-1)
+        cache, last = out.cache, compute_logits(spec, params, out.hidden[:, -1:]).argmax(-1)
         made.append(last[:, 0])
     assert jnp.stack(made, 1).tolist() == fixture["greedy"]
 

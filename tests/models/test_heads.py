@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from jaxllm.models import Head, init_value_head, text_scores, values
+from jaxllm.models import Head, init_value_head, text_scores, value_predictions
 from jaxllm.models.disentangled import distance_index
 from jaxllm.models.heads import text_features
 from jaxllm.models.spec import Relative
@@ -76,13 +76,13 @@ def test_padding_changes_no_score():
 
 def test_values_by_hand():
     head = {"kernel": jnp.array([[1.0], [0.25]]), "bias": jnp.array([-3.0])}
-    assert values(head, STATES)[0].tolist() == [-3.0, 0.5, 4.0, 7.5, 11.0]
+    assert value_predictions(head, STATES)[0].tolist() == [-3.0, 0.5, 4.0, 7.5, 11.0]
 
 
 def test_values_are_float32_throughout():
     """1 + 2^-10 is 1 in bfloat16: products of such a weight survive only in float32."""
     head = {"kernel": jnp.array([[1 + 2.0**-10]]), "bias": jnp.zeros(1)}
-    found = values(head, jnp.array([[[1.0], [3.0]]], jnp.bfloat16))
+    found = value_predictions(head, jnp.array([[[1.0], [3.0]]], jnp.bfloat16))
     assert found.dtype == jnp.float32
     assert found.tolist() == [[1 + 2.0**-10, 3 + 3 * 2.0**-10]]
 

@@ -1,4 +1,4 @@
-"""How weights come from files to devices: layer by layer or at once, split, quantised, from 8-bit numbers."""
+"""How weights come from files to devices: layer by layer or at once, split, quantized, from 8-bit numbers."""
 
 import dataclasses
 import json
@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 
 from jaxllm.errors import UserError
 from jaxllm.models import load_model, loading, save_model
-from jaxllm.models.quantised import quantise_params
+from jaxllm.models.quantized import quantize_params
 from jaxllm.models.tensors import INDEX
 from scripts import family_fixtures
 from tests.networks import LLAMA, random_params
@@ -48,11 +48,11 @@ def test_layer_by_layer_is_the_same_as_at_once(monkeypatch, tmp_path, family):
 
 @pytest.mark.parametrize("limit", [2**25, 0])
 @pytest.mark.parametrize("scheme", ["int8", "int4", "nf4"])
-def test_quantising_on_the_way_is_the_same_as_afterwards(monkeypatch, wide, tmp_path, limit, scheme):
+def test_quantizing_on_the_way_is_the_same_as_afterwards(monkeypatch, wide, tmp_path, limit, scheme):
     spec, params = wide
     save_model(tmp_path / "model", spec, params)
     monkeypatch.setattr(loading, "GATHERED_BYTES", limit)
-    equal(load_model(tmp_path / "model", scheme=scheme)[1], quantise_params(params, scheme))
+    equal(load_model(tmp_path / "model", scheme=scheme)[1], quantize_params(params, scheme))
 
 
 @pytest.mark.parametrize("stored, loaded", [(jnp.bfloat16, jnp.float32), (jnp.float16, jnp.bfloat16),
@@ -171,7 +171,7 @@ def test_a_file_that_lost_a_tensor(wide, tmp_path):
 
 def test_a_tokenizer_larger_than_the_embedding(wide, tmp_path):
     """Before any weight is read."""
-    from jaxllm.text.model import load
+    from jaxllm.model import load
 
     spec, params = wide
     folder = save_model(tmp_path / "model", spec, params, tokenizer_source="tiny")

@@ -10,7 +10,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 from jaxllm.errors import StorageError, UserError
-from jaxllm.models import load_model, load_spec, logits, save_model
+from jaxllm.models import compute_logits, load_model, load_spec, save_model
 from jaxllm.models.families import read_config
 from jaxllm.models.rope import inverse_frequencies
 from tests.networks import forward
@@ -58,7 +58,7 @@ def test_real_checkpoint_reproduces_its_reference(stories, shared):
     for case in reference["cases"]:
         prompt = case["prompt_ids"]
         ids = jnp.asarray([prompt + case["greedy_ids"]])
-        scores = logits(stories.spec, stories.params, forward(stories.spec, stories.params, ids).hidden)[0]
+        scores = compute_logits(stories.spec, stories.params, forward(stories.spec, stories.params, ids).hidden)[0]
         assert np.asarray(scores[len(prompt) - 1:-1].argmax(-1)).tolist() == case["greedy_ids"]
         for top in case["last_prompt_logits_top5"]:
             index, value = top if isinstance(top, list) else (top["id"], top["logit"])
@@ -168,7 +168,7 @@ def test_missing_and_unknown_tensors(checkpoint):
     ({"rope_scaling": {"rope_type": "linear", "factor": 0}}, "factor must be a positive number"),
     ({"pruned_heads": {"0": [1]}}, "pruned_heads"),
     ({"model_type": ["llama"]}, "architecture"),
-    ({"quantization_config": {"bits": 4}}, "quantised"),
+    ({"quantization_config": {"bits": 4}}, "quantized"),
 ])
 def test_unsupported_configurations(checkpoint, change, message):
     edit(checkpoint, **change)

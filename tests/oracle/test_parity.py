@@ -9,7 +9,7 @@ from numpy.testing import assert_allclose
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from jaxllm.models import LoraConfig, forward, init_adapter, load_model, logits, unembedding  # noqa: E402
+from jaxllm.models import LoraConfig, compute_logits, forward, init_adapter, load_model, unembedding  # noqa: E402
 from jaxllm.models.adapters import Adapter  # noqa: E402
 from jaxllm.models.peft import load_adapter, save_adapter  # noqa: E402
 from jaxllm.ops import cross_entropy, kl_distillation  # noqa: E402
@@ -47,7 +47,7 @@ def test_left_padded_rows_agree_with_torch(pair):
     positions = np.maximum(mask.cumsum(1) - 1, 0)
     expected = theirs(torch.tensor(tokens), attention_mask=torch.tensor(mask),
                       position_ids=torch.tensor(positions)).logits.detach().numpy()
-    ours = logits(spec, params, forward(spec, params, jnp.asarray(tokens), segments=jnp.asarray(mask)).hidden)
+    ours = compute_logits(spec, params, forward(spec, params, jnp.asarray(tokens), segments=jnp.asarray(mask)).hidden)
     assert relative(ours[0], expected[0]) < LIMIT
     assert relative(ours[1, 5:], expected[1, 5:]) < LIMIT
 
@@ -58,7 +58,7 @@ def test_kl_distillation_agrees_with_torch(pair):
     tokens = np.random.default_rng(2).integers(3, 160, (2, 9))
     teacher = jax.tree.map(lambda leaf: leaf * 1.1, params)
     teacher_hidden = forward(spec, teacher, jnp.asarray(tokens)).hidden
-    teacher_logits = torch.tensor(np.asarray(logits(spec, teacher, teacher_hidden)))
+    teacher_logits = torch.tensor(np.asarray(compute_logits(spec, teacher, teacher_hidden)))
     theirs.zero_grad()
     student_logits = theirs(torch.tensor(tokens)).logits
     expected = 4 * torch.nn.functional.kl_div(torch.log_softmax(student_logits / 2, -1),
@@ -111,7 +111,7 @@ def test_adapters_travel_both_ways(pair, tmp_path):
     peft = pytest.importorskip("peft")
     _, spec, params, folder = pair
     tokens = np.random.default_rng(4).integers(3, 160, (2, 9))
-    ours = lambda adapter: logits(spec, params, forward(spec, params, jnp.asarray(tokens), adapter=adapter).hidden)
+    ours = lambda adapter: compute_logits(spec, params, forward(spec, params, jnp.asarray(tokens), adapter=adapter).hidden)
     fresh = lambda: transformers.AutoModelForCausalLM.from_pretrained(folder)
 
     adapter = init_adapter(spec, jax.random.key(0), LoraConfig(rank=4, alpha=6.0))
@@ -135,7 +135,7 @@ def test_fused_adapters_of_gpt2(tmp_path):
     spec, params = load_model(tmp_path / "model")
     tokens = np.random.default_rng(5).integers(3, 160, (2, 9))
     fresh = lambda: transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "model")
-    ours = lambda adapter: logits(spec, params, forward(spec, params, jnp.asarray(tokens), adapter=adapter).hidden)
+    ours = lambda adapter: compute_logits(spec, params, forward(spec, params, jnp.asarray(tokens), adapter=adapter).hidden)
     adapter = init_adapter(spec, jax.random.key(0), LoraConfig(rank=2, targets=("q", "v", "down")))
     noisy = Adapter(jax.tree.map(lambda leaf: leaf + 0.1, adapter.params), adapter.scale)
     save_adapter(tmp_path / "ours", spec, noisy)

@@ -9,12 +9,12 @@ from jaxllm.config import DataConfig
 from jaxllm.errors import UserError
 from jaxllm.files import read_jsonl
 from jaxllm.judge import FunctionJudge, JudgeConfig, Prompt
+from jaxllm.model import load
 from jaxllm.self_param.asking import INSTRUCTION, judge_source, read_pairs
 from jaxllm.self_param.config import Config
 from jaxllm.self_param.documents import Document
 from jaxllm.self_param.pairs import training_pairs
 from jaxllm.self_param.questions import QuestionConfig, collect, usable
-from jaxllm.text.model import load
 
 REPLY = """Sure:
 1. Question: Who built it? Answer: two brothers

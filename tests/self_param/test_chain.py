@@ -13,17 +13,17 @@ from jaxllm.assets import asset_path
 from jaxllm.cli import main
 from jaxllm.config import DataConfig
 from jaxllm.errors import UserError
+from jaxllm.evaluate.retrieval import Retriever
 from jaxllm.files import JsonlWriter, read_jsonl
+from jaxllm.model import load
 from jaxllm.self_param import chain, questions, retention, single, study
 from jaxllm.self_param.config import Config, RecallConfig, UnrelatedConfig
 from jaxllm.self_param.documents import Document, Pair
 from jaxllm.self_param.evaluation import unchanged
 from jaxllm.self_param.memory import Memory, recall_tokens, recalled
-from jaxllm.self_param.retrieval import Retriever
 from jaxllm.self_param.room import windowed
 from jaxllm.self_param.streams import MixtureConfig, together
 from jaxllm.self_param.windows import WindowConfig, cut
-from jaxllm.text.model import load
 from jaxllm.text.rows import read_rows
 from jaxllm.train import make_mesh
 

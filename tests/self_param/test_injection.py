@@ -9,6 +9,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 from jaxllm.errors import UserError
+from jaxllm.model import Model
 from jaxllm.models import LoraConfig
 from jaxllm.self_param import injection, told
 from jaxllm.self_param.documents import FormatConfig
@@ -16,7 +17,6 @@ from jaxllm.self_param.evaluation import batches, gap, plain_targets
 from jaxllm.self_param.injection import DivergenceConfig, Recipe, inject, make_recipe
 from jaxllm.self_param.streams import MixtureConfig, make_streams
 from jaxllm.self_param.targets import build_target, common_lengths
-from jaxllm.text.model import Model
 from jaxllm.train import Checkpointer, make_mesh
 from jaxllm.train.config import TrainConfig
 from tests.generate.test_generate import Letters
@@ -24,7 +24,7 @@ from tests.networks import forward, random_tokens
 
 WORDING = FormatConfig()
 DOCUMENT = "the red fox is in it"
-PAIRS = [("who is in it?", "fox"), ("what colour?", "red")]
+PAIRS = [("who is in it?", "fox"), ("what color?", "red")]
 TRAIN = TrainConfig(steps=40, batch_size=8, lr=2e-2, schedule="constant")
 FLOAT32 = np.dtype("float32")
 

@@ -159,9 +159,9 @@ def test_no_text_is_both_trained_on_and_measured(shared):
     from pathlib import Path
 
     from jaxllm.config import DataConfig
+    from jaxllm.model import load
     from jaxllm.self_param.config import Config, UnrelatedConfig
     from jaxllm.self_param.inputs import unrelated_ids
-    from jaxllm.text.model import load
 
     model = load(shared / "models" / "stories260k")
     config = Config(DataConfig("x"), Path("y"), unrelated=UnrelatedConfig("z", tokens=8, train=8, drift=4))

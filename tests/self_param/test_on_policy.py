@@ -9,13 +9,13 @@ import pytest
 
 from jaxllm.config import SamplingConfig
 from jaxllm.generate import generate
+from jaxllm.model import Model
 from jaxllm.models import LoraConfig
 from jaxllm.self_param.evaluation import batches, gap
 from jaxllm.self_param.injection import DivergenceConfig, inject, make_recipe
 from jaxllm.self_param.on_policy import OnPolicy, OnPolicyConfig, answered, longest_answers
 from jaxllm.self_param.streams import MixtureConfig, Streams
 from jaxllm.self_param.targets import Target, build_target, common_lengths
-from jaxllm.text.model import Model
 from jaxllm.train import Checkpointer, make_mesh
 from jaxllm.train.config import TrainConfig
 from tests.generate.test_generate import Letters
@@ -34,7 +34,7 @@ def model(llama):
 def streams(model):
     ids = lambda text: tuple(model.tokenizer.encode(text))
     context = ids("the red fox is in it")
-    pairs = ("who is in it?", " fox."), ("what colour?", " red."), ("is it?", " it is.")
+    pairs = ("who is in it?", " fox."), ("what color?", " red."), ("is it?", " it is.")
     questions = tuple(build_target(model.prefix, context, ids(ask + tell), "qa", asked=len(ids(ask)))
                       for ask, tell in pairs)
     return Streams(model.prefix, context, questions, (ids("other text"), ids("more of it")), (),

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from jaxllm.errors import UserError
+from jaxllm.model import Model
 from jaxllm.self_param.documents import FormatConfig
 from jaxllm.self_param.streams import MixtureConfig, Rehearsal, Together, document_alone, make_streams
 from jaxllm.self_param.targets import KINDS
-from jaxllm.text.model import Model
 from tests.generate.test_generate import Letters
 
 TEXTS = ["the red fox", "a blue dog", "no cat here", "at"]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from jaxllm.models import Adapter, LoraConfig, forward, init_adapter, logits
+from jaxllm.models import Adapter, LoraConfig, compute_logits, forward, init_adapter
 from jaxllm.self_param.loss import align, make_loss, reading_gap, target_mask
 from jaxllm.self_param.streams import MixtureConfig, Streams
 from jaxllm.self_param.targets import KINDS, Target, build_target, collate, continuation
@@ -65,7 +65,7 @@ def test_last_term_uses_the_last_but_one_state(llama):
     other = jax.tree.map(lambda leaf: leaf * 1.05, params)
     batch = jax.tree.map(jnp.asarray, collate([target()], 8, 10))
     got = reading_gap(spec, other, params, None, batch)[0, 3]
-    scores = lambda p, ids, at: jax.nn.log_softmax(logits(spec, p, forward(spec, p, jnp.asarray([ids])).hidden)[0, at])
+    scores = lambda p, ids, at: jax.nn.log_softmax(compute_logits(spec, p, forward(spec, p, jnp.asarray([ids])).hidden)[0, at])
     q, p = scores(params, target().student, 3), scores(other, target().teacher, 6)
     assert_allclose(got, (jnp.exp(p) * (p - q)).sum(), rtol=1e-4)
 
@@ -191,7 +191,7 @@ def test_finetuning_is_cross_entropy(llama):
     adapter = Adapter(init_adapter(spec, jax.random.key(0), LoraConfig(rank=2)).params, 1.0)
     own = jax.tree.map(jnp.asarray, collate([target()], 8, 10))
     ids = jnp.asarray([target().student])
-    logp = jax.nn.log_softmax(logits(spec, params, forward(spec, params, ids).hidden))[0]
+    logp = jax.nn.log_softmax(compute_logits(spec, params, forward(spec, params, ids).hidden))[0]
     expected = -np.mean([float(logp[j, ids[0, j + 1]]) for j in range(4)])
     assert_allclose(loss(adapter.params, params, own, None)[0][0], expected, rtol=1e-5)
 

@@ -1,4 +1,4 @@
-"""Special tokens cannot be injected, and otherwise nothing differs from the tokenizer's own behaviour."""
+"""Special tokens cannot be injected, and otherwise nothing differs from the tokenizer's own behavior."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ import optax
 import pytest
 
 from jaxllm.errors import UserError
-from jaxllm.models import init
+from jaxllm.models import init_params
 from jaxllm.models.families import read_config
 from jaxllm.train import OptimizerConfig, decay_mask, make_optimizer, make_schedule
 
@@ -106,7 +106,7 @@ def test_moments_are_float32_for_bfloat16_parameters():
 def test_matrices_and_tables_are_decayed_and_nothing_else(family):
     fixture = Path(__file__).parents[1] / "models" / "families" / f"{family}.json"
     spec = read_config(json.loads(fixture.read_text())["config"], fixture)
-    shapes = jax.eval_shape(lambda: init(spec, jax.random.key(0)))
+    shapes = jax.eval_shape(lambda: init_params(spec, jax.random.key(0)))
     stacked = lambda path: path[0].key == "layers"
     expected = jax.tree_util.tree_map_with_path(lambda path, leaf: len(leaf.shape) - stacked(path) > 1, shapes)
     assert decay_mask(shapes) == expected

@@ -20,7 +20,7 @@ __all__ = ["FAMILIES", "Family", "Leaf", "is_classifier", "places", "read_config
 CLASSIFIER, REWARD = "ForSequenceClassification", "ForRewardModel"
 # Endings of the names of classes that predict the next token.
 _LANGUAGE_MODELS = ("ForCausalLM", "LMHeadModel")
-# Checkpoints that are quantised in a way that is read: one scale for every block of an 8-bit tensor.
+# Checkpoints that are quantized in a way that is read: one scale for every block of an 8-bit tensor.
 _READ_QUANTISED = "fp8"
 
 
@@ -34,9 +34,9 @@ def read_config(config: dict[str, Any], where: Path | str) -> ModelSpec:
     if not isinstance(kind, str) or kind not in FAMILIES:
         raise UserError(f"architecture {kind!r} is not supported (have: {', '.join(FAMILIES)})", where)
     keys = Keys(config, where)
-    quantised = keys.get("quantization_config")
-    if quantised is not None and (not isinstance(quantised, dict) or quantised.get("quant_method") != _READ_QUANTISED):
-        raise UserError("the checkpoint is quantised", where, "use the unquantised checkpoint")
+    quantized = keys.get("quantization_config")
+    if quantized is not None and (not isinstance(quantized, dict) or quantized.get("quant_method") != _READ_QUANTISED):
+        raise UserError("the checkpoint is quantized", where, "use the unquantized checkpoint")
     keys.only("pruned_heads", {})
     try:
         spec = FAMILIES[kind].read(keys)

@@ -250,7 +250,7 @@ def _read_qwen3_moe(keys: Keys) -> ModelSpec:
 def _write_qwen3_moe(spec: ModelSpec) -> dict[str, Any]:
     return write_base(spec, "Qwen3MoeForCausalLM") | {
         "attention_bias": spec.qkv_bias, "moe_intermediate_size": spec.mlp_width, "num_experts": spec.experts.count,
-        "num_experts_per_tok": spec.experts.chosen, "norm_topk_prob": spec.experts.normalised,
+        "num_experts_per_tok": spec.experts.chosen, "norm_topk_prob": spec.experts.normalized,
         "use_sliding_window": spec.window is not None, "sliding_window": spec.window, "decoder_sparse_step": 1,
         "mlp_only_layers": []}
 

@@ -36,7 +36,7 @@ NF4 = np.array([
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Quantised:
+class Quantized:
     """A weight `[..., D, F]` as codes and scales; stands where the array stood.
 
     Attributes:
@@ -61,7 +61,7 @@ class Quantised:
         """Of codes and scales."""
         return self.codes.nbytes + self.scales.nbytes
 
-    def dequantise(self, dtype: jnp.dtype = jnp.float32) -> jax.Array:
+    def dequantize(self, dtype: jnp.dtype = jnp.float32) -> jax.Array:
         """The weight, `[..., D, F]`, each product rounded once to `dtype`."""
         codes = self.codes if self.scheme == "int8" else _unpack(self.codes, signed=self.scheme == "int4")
         values = jnp.asarray(NF4)[codes] if self.scheme == "nf4" else codes.astype(jnp.float32)
@@ -78,7 +78,7 @@ def group_size(rows: int) -> int | None:
     return size if size >= SMALLEST_GROUP else None
 
 
-def quantise(weight: jax.Array, scheme: Scheme) -> Quantised:
+def quantize(weight: jax.Array, scheme: Scheme) -> Quantized:
     """The nearest codes of a weight, given the largest magnitude of every group.
 
     Args:
@@ -106,10 +106,10 @@ def quantise(weight: jax.Array, scheme: Scheme) -> Quantised:
     if scheme == "nf4":
         # A value's code is the number of midpoints below it.
         codes = sum((scaled > middle).astype(jnp.uint8) for middle in (NF4[1:] + NF4[:-1]) / 2)
-        return Quantised(_pack(codes), scales, scheme)
+        return Quantized(_pack(codes), scales, scheme)
     limit = 127 if scheme == "int8" else 7
     codes = jnp.clip(jnp.round(scaled), -limit, limit).astype(jnp.int8)
-    return Quantised(codes if scheme == "int8" else _pack(codes), scales, scheme)
+    return Quantized(codes if scheme == "int8" else _pack(codes), scales, scheme)
 
 
 def _pack(codes: jax.Array) -> jax.Array:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Sequence
 
-from jaxllm.self_param.recommend.catalogue import Match
+from jaxllm.evaluate.recommend.catalog import Match
 
 CUTS = (1, 5, 10, 20)
-# A written title further than this from every name of the catalogue is none of its titles.
+# A written title further than this from every name of the catalog is none of its titles.
 KNOWN_WITHIN = 2
 
 
@@ -18,7 +18,7 @@ def ranking(found: Sequence[Match], seen: Collection[str] = (), known_only: bool
     Args:
         found: what the list's titles mean.
         seen: names that are left out, since the dialogue has them already.
-        known_only: leaves out titles that are not in the catalogue.
+        known_only: leaves out titles that are not in the catalog.
     """
     return [one.name for one in found if (not known_only or one.distance <= KNOWN_WITHIN) and one.name not in seen]
 

@@ -1,4 +1,4 @@
-"""Networks on quantised weights: which weights those are, and that nothing else about the network changes."""
+"""Networks on quantized weights: which weights those are, and that nothing else about the network changes."""
 
 import dataclasses
 
@@ -10,12 +10,12 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from jaxllm.config import SamplingConfig
 from jaxllm.generate import generate
-from jaxllm.models import Adapter, LoraConfig, init_adapter, merge, unstack
-from jaxllm.models.quantised import dequantise_params, is_quantisable, quantise_params, scheme_of
+from jaxllm.model import Model, load
+from jaxllm.models import Adapter, LoraConfig, init_adapter, merge_adapter, unstack_layers
+from jaxllm.models.quantized import dequantize_params, is_quantizable, quantize_params, scheme_of
 from jaxllm.models.spec import Experts
-from jaxllm.ops import Quantised, quantise
-from jaxllm.text.model import Model, load
-from scripts.quantised import adapter_losses
+from jaxllm.ops import Quantized, quantize
+from scripts.quantized import adapter_losses
 from tests.networks import LLAMA, forward, random_params, random_tokens
 
 SCHEMES = ("int8", "int4", "nf4")
@@ -30,14 +30,14 @@ def mixture():
 
 @pytest.fixture(scope="module")
 def pairs(llama):
-    """Scheme -> a network quantised, and the same in full again."""
-    found = {scheme: quantise_params(llama[1], scheme) for scheme in SCHEMES}
-    return {scheme: (params, dequantise_params(params, jnp.float32)) for scheme, params in found.items()}
+    """Scheme -> a network quantized, and the same in full again."""
+    found = {scheme: quantize_params(llama[1], scheme) for scheme in SCHEMES}
+    return {scheme: (params, dequantize_params(params, jnp.float32)) for scheme, params in found.items()}
 
 
 def leaves(params):
-    """Name -> leaf, quantised ones whole."""
-    flat = jax.tree_util.tree_leaves_with_path(params, is_leaf=lambda leaf: isinstance(leaf, Quantised))
+    """Name -> leaf, quantized ones whole."""
+    flat = jax.tree_util.tree_leaves_with_path(params, is_leaf=lambda leaf: isinstance(leaf, Quantized))
     return {".".join(key.key for key in path): leaf for path, leaf in flat}
 
 
@@ -48,13 +48,13 @@ def leaves(params):
     ("mixture", ATTENTION | {f"layers.mlp.{name}" for name in ("up", "gate", "down")})])
 def test_the_matrices_of_the_layers_and_nothing_else(request, which, matrices, scheme):
     _, params = request.getfixturevalue(which)
-    full, found = leaves(params), leaves(quantise_params(params, scheme))
+    full, found = leaves(params), leaves(quantize_params(params, scheme))
     assert found.keys() == full.keys()
-    assert {name for name, leaf in found.items() if isinstance(leaf, Quantised)} == matrices
+    assert {name for name, leaf in found.items() if isinstance(leaf, Quantized)} == matrices
     for name, leaf in found.items():
         assert leaf.shape == full[name].shape
         if name in matrices:
-            wanted = quantise(full[name], scheme)
+            wanted = quantize(full[name], scheme)
             assert leaf.scheme == scheme
             assert_array_equal(leaf.codes, wanted.codes)
             assert_array_equal(leaf.scales, wanted.scales)
@@ -66,36 +66,36 @@ def test_what_has_no_group_stays_full():
     """A down projection of 40 rows is not cut into groups of 16; int8 needs none."""
     spec = dataclasses.replace(LLAMA, layers=1, mlp_width=40)
     params = random_params(spec, seed=3)
-    mlp = {scheme: quantise_params(params, scheme)["layers"]["mlp"] for scheme in SCHEMES}
-    assert isinstance(mlp["int8"]["down"]["kernel"], Quantised)
+    mlp = {scheme: quantize_params(params, scheme)["layers"]["mlp"] for scheme in SCHEMES}
+    assert isinstance(mlp["int8"]["down"]["kernel"], Quantized)
     for scheme in ("int4", "nf4"):
         assert mlp[scheme]["down"]["kernel"] is params["layers"]["mlp"]["down"]["kernel"]
-        assert isinstance(mlp[scheme]["up"]["kernel"], Quantised)
-    assert not is_quantisable(("layers", "attn", "q", "kernel"), (3, 32, 48), None)
+        assert isinstance(mlp[scheme]["up"]["kernel"], Quantized)
+    assert not is_quantizable(("layers", "attn", "q", "kernel"), (3, 32, 48), None)
 
 
 def test_there_and_back(llama, pairs):
     """The scheme is read off the tree; in full again every matrix is what its codes say, in the dtype asked for."""
     assert scheme_of(llama[1]) is None
-    for scheme, (quantised, full) in pairs.items():
-        assert scheme_of(quantised) == scheme and scheme_of(full) is None
+    for scheme, (quantized, full) in pairs.items():
+        assert scheme_of(quantized) == scheme and scheme_of(full) is None
         assert jax.tree.structure(full) == jax.tree.structure(llama[1])
-        kernel = quantised["layers"]["attn"]["q"]["kernel"]
-        assert_array_equal(full["layers"]["attn"]["q"]["kernel"], kernel.dequantise())
+        kernel = quantized["layers"]["attn"]["q"]["kernel"]
+        assert_array_equal(full["layers"]["attn"]["q"]["kernel"], kernel.dequantize())
         assert full["embed"] is llama[1]["embed"]
-        assert dequantise_params(quantised, jnp.bfloat16)["layers"]["mlp"]["up"]["kernel"].dtype == jnp.bfloat16
+        assert dequantize_params(quantized, jnp.bfloat16)["layers"]["mlp"]["up"]["kernel"].dtype == jnp.bfloat16
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_it_runs_as_the_network_that_its_codes_say(llama, pairs, scheme):
     """Scanned, unrolled and in bfloat16. Products are fused differently: one rounding, a few parts in 10^7."""
-    (spec, params), (quantised, full) = llama, pairs[scheme]
+    (spec, params), (quantized, full) = llama, pairs[scheme]
     tokens = random_tokens(2, 9)
     wanted = forward(spec, full, tokens).hidden
     assert float(jnp.abs(wanted - forward(spec, params, tokens).hidden).max()) > 1e-2  # something was lost
-    assert_allclose(forward(spec, quantised, tokens).hidden, wanted, atol=5e-6)
-    assert_allclose(forward(spec, unstack(quantised), tokens).hidden, wanted, atol=5e-6)
-    half = forward(spec, quantised, tokens, dtype=jnp.bfloat16).hidden
+    assert_allclose(forward(spec, quantized, tokens).hidden, wanted, atol=5e-6)
+    assert_allclose(forward(spec, unstack_layers(quantized), tokens).hidden, wanted, atol=5e-6)
+    half = forward(spec, quantized, tokens, dtype=jnp.bfloat16).hidden
     assert half.dtype == jnp.bfloat16
     # The same bfloat16 operands in both, so the same result.
     assert_array_equal(half, forward(spec, full, tokens, dtype=jnp.bfloat16).hidden)
@@ -104,9 +104,9 @@ def test_it_runs_as_the_network_that_its_codes_say(llama, pairs, scheme):
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_a_mixture_runs_as_its_codes_say(mixture, scheme):
     spec, params = mixture
-    quantised, tokens = quantise_params(params, scheme), random_tokens(2, 9)
-    full = dequantise_params(quantised, jnp.float32)
-    assert_allclose(forward(spec, quantised, tokens).hidden, forward(spec, full, tokens).hidden, atol=5e-6)
+    quantized, tokens = quantize_params(params, scheme), random_tokens(2, 9)
+    full = dequantize_params(quantized, jnp.float32)
+    assert_allclose(forward(spec, quantized, tokens).hidden, forward(spec, full, tokens).hidden, atol=5e-6)
 
 
 class Silent:
@@ -119,17 +119,17 @@ class Silent:
 
 
 def test_decoding(llama, pairs):
-    spec, (quantised, full) = llama[0], pairs["nf4"]
+    spec, (quantized, full) = llama[0], pairs["nf4"]
     prompts = [[1, *random_tokens(1, 5 + 4 * i, seed=i)[0].tolist()] for i in range(2)]
     made = [generate(Model(spec, params, Silent()), prompts, SamplingConfig(temperature=0.0, max_tokens=10))
-            for params in (quantised, full)]
+            for params in (quantized, full)]
     assert [row[0].token_ids for row in made[0]] == [row[0].token_ids for row in made[1]]
     assert_allclose(*([row[0].logprob for row in rows] for rows in made), atol=1e-4)
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_gradients_of_an_adapter(llama, pairs, scheme):
-    (spec, _), (quantised, full) = llama, pairs[scheme]
+    (spec, _), (quantized, full) = llama, pairs[scheme]
     adapter = init_adapter(spec, jax.random.key(0), LoraConfig(rank=2, alpha=4.0))
     shifted = jax.tree.map(lambda leaf: leaf + 0.1, adapter.params)
     tokens = random_tokens(2, 8)
@@ -139,41 +139,41 @@ def test_gradients_of_an_adapter(llama, pairs, scheme):
         run = lambda change: forward(spec, params, tokens, adapter=Adapter(change, adapter.scale), remat="full").hidden
         return jax.grad(lambda change: jnp.square(run(change)).sum())(shifted)
 
-    for ours, wanted in zip(*(jax.tree.leaves(gradient(params)) for params in (quantised, full)), strict=True):
+    for ours, wanted in zip(*(jax.tree.leaves(gradient(params)) for params in (quantized, full)), strict=True):
         assert float(jnp.abs(wanted).max()) > 0
         assert_allclose(ours, wanted, rtol=0, atol=1e-5 * float(jnp.abs(wanted).max()))
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_merging_gives_full_kernels(llama, dtype):
-    """Where the adapter has a place; the rest stays quantised. The dtype is that of the weights that never were."""
+    """Where the adapter has a place; the rest stays quantized. The dtype is that of the weights that never were."""
     spec, params = llama
-    quantised = quantise_params(jax.tree.map(lambda leaf: leaf.astype(dtype), params), "int4")
+    quantized = quantize_params(jax.tree.map(lambda leaf: leaf.astype(dtype), params), "int4")
     adapter = init_adapter(spec, jax.random.key(0), LoraConfig(rank=2, alpha=4.0, targets=("q", "down")))
     adapter = Adapter(jax.tree.map(lambda leaf: leaf + 0.1, adapter.params), adapter.scale)
-    merged = merge(quantised, adapter)["layers"]
+    merged = merge_adapter(quantized, adapter)["layers"]
     for module, name in (("attn", "q"), ("mlp", "down")):
         factors = adapter.params["layers"][module][name]
-        base = np.asarray(quantised["layers"][module][name]["kernel"].dequantise(dtype), np.float64)
+        base = np.asarray(quantized["layers"][module][name]["kernel"].dequantize(dtype), np.float64)
         wanted = base + 2.0 * np.asarray(factors["a"], np.float64) @ np.asarray(factors["b"], np.float64)
         found = merged[module][name]["kernel"]
         assert found.dtype == dtype
         # one rounding of the result: bfloat16 has 8 bits, float32 adds the rounding of the product
         assert_allclose(np.asarray(found, np.float64), wanted, rtol=2.0**-8 if dtype == jnp.bfloat16 else 1e-5,
                         atol=1e-6)
-    assert isinstance(merged["attn"]["k"]["kernel"], Quantised)
+    assert isinstance(merged["attn"]["k"]["kernel"], Quantized)
     if dtype == jnp.float32:
         tokens = random_tokens(2, 7)
-        assert_allclose(forward(spec, merge(quantised, adapter), tokens).hidden,
-                        forward(spec, quantised, tokens, adapter=adapter).hidden, atol=2e-5)
+        assert_allclose(forward(spec, merge_adapter(quantized, adapter), tokens).hidden,
+                        forward(spec, quantized, tokens, adapter=adapter).hidden, atol=2e-5)
 
 
-def test_an_adapter_learns_on_quantised_weights_as_on_full_ones():
-    """What `scripts/quantised.py` reports, of one start."""
+def test_an_adapter_learns_on_quantized_weights_as_on_full_ones():
+    """What `scripts/quantized.py` reports, of one start."""
     model = load("tiny")
     before, after = adapter_losses(model, model.params, steps=30, seeds=1)[0]
     assert after < 0.6 * before
     for scheme in SCHEMES:
-        start, end = adapter_losses(model, quantise_params(model.params, scheme), steps=30, seeds=1)[0]
+        start, end = adapter_losses(model, quantize_params(model.params, scheme), steps=30, seeds=1)[0]
         assert_allclose(start, before, rtol=0.05)
         assert_allclose(end, after, rtol=0.05)  # the adapter learns, along with the texts, what rounding lost

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from jaxllm.ops import Unembedding, likeliest, likeliest_divergence, token_divergence
+from jaxllm.ops import Unembedding, token_divergence, top_k_kl, top_k_logprobs
 
 WIDTH, VOCAB = 8, 50
 
@@ -23,13 +23,13 @@ def test_by_hand():
     """p = (.5, .3, .2) and q = (.25, .25, .5): two tokens and the rest."""
     head = Unembedding(jnp.eye(3))
     p, q = jnp.log(jnp.array([[0.5, 0.3, 0.2]])), jnp.log(jnp.array([[0.25, 0.25, 0.5]]))
-    ids, logprobs = likeliest(p, head, 2)
+    ids, logprobs = top_k_logprobs(p, head, 2)
     assert ids.tolist() == [[0, 1]]
     assert_allclose(jnp.exp(logprobs), [[0.5, 0.3]], rtol=1e-6)
-    assert_allclose(likeliest_divergence(q, head, ids, logprobs),
+    assert_allclose(top_k_kl(q, head, ids, logprobs),
                     [0.5 * np.log(2) + 0.3 * np.log(1.2) + 0.2 * np.log(0.4)], rtol=1e-5)
-    ids, logprobs = likeliest(p, head, 1)
-    assert_allclose(likeliest_divergence(q, head, ids, logprobs), [0.5 * np.log(2) + 0.5 * np.log(0.5 / 0.75)],
+    ids, logprobs = top_k_logprobs(p, head, 1)
+    assert_allclose(top_k_kl(q, head, ids, logprobs), [0.5 * np.log(2) + 0.5 * np.log(0.5 / 0.75)],
                     rtol=1e-5)
 
 
@@ -37,7 +37,7 @@ def test_by_hand():
 @pytest.mark.parametrize("block", [None, 7, 50])
 def test_the_likeliest_are_those_of_the_whole(head, block):
     hidden = drawn(3, 2, 5, WIDTH)
-    ids, logprobs = likeliest(hidden, head, 6, temperature=1.7, block=block)
+    ids, logprobs = top_k_logprobs(hidden, head, 6, temperature=1.7, block=block)
     values, places = jax.lax.top_k(jax.nn.log_softmax(head.logits(hidden) / 1.7), 6)
     assert np.array_equal(ids, places)
     assert_allclose(logprobs, values, rtol=1e-5, atol=1e-6)
@@ -46,8 +46,8 @@ def test_the_likeliest_are_those_of_the_whole(head, block):
 @pytest.mark.parametrize("head", HEADS.values(), ids=HEADS)
 def test_all_tokens_give_the_divergence_and_its_gradient(head):
     teacher, student = drawn(3, 4, 5, WIDTH), drawn(4, 4, 5, WIDTH)
-    ids, logprobs = likeliest(teacher, head, VOCAB, temperature=1.3)
-    ours = lambda x: likeliest_divergence(x, head, ids, logprobs, temperature=1.3)
+    ids, logprobs = top_k_logprobs(teacher, head, VOCAB, temperature=1.3)
+    ours = lambda x: top_k_kl(x, head, ids, logprobs, temperature=1.3)
     whole = lambda x: token_divergence(x, head, teacher, head, temperature=1.3)
     assert_allclose(ours(student), whole(student), rtol=1e-4, atol=1e-5)
     assert_allclose(jax.grad(lambda x: ours(x).sum())(student), jax.grad(lambda x: whole(x).sum())(student),
@@ -56,10 +56,10 @@ def test_all_tokens_give_the_divergence_and_its_gradient(head):
 
 def test_fewer_tokens_give_less_and_equal_models_nothing():
     head, teacher, student = HEADS["plain"], drawn(3, 9, WIDTH), drawn(4, 9, WIDTH)
-    values = [likeliest_divergence(student, head, *likeliest(teacher, head, k)) for k in (1, 4, 16, VOCAB)]
+    values = [top_k_kl(student, head, *top_k_logprobs(teacher, head, k)) for k in (1, 4, 16, VOCAB)]
     for fewer, more in zip(values, values[1:], strict=False):
         assert np.all(fewer <= more + 1e-5) and np.any(fewer < more - 1e-3)
-    same = lambda x: likeliest_divergence(x, head, *likeliest(teacher, head, 8)).sum()
+    same = lambda x: top_k_kl(x, head, *top_k_logprobs(teacher, head, 8)).sum()
     assert abs(float(same(teacher))) < 1e-5
     assert_allclose(jax.grad(same)(teacher), np.zeros_like(teacher), atol=1e-5)
 
@@ -69,7 +69,7 @@ def test_a_certain_teacher_gives_no_nan():
     head = Unembedding(jnp.eye(4) * 100.0)
     sure, other = jnp.eye(4)[:1], jnp.eye(4)[1:2]
     for student in (sure, other):
-        loss = lambda x: likeliest_divergence(x, head, *likeliest(sure, head, 2)).sum()
+        loss = lambda x: top_k_kl(x, head, *top_k_logprobs(sure, head, 2)).sum()
         value, slope = jax.value_and_grad(loss)(student)
         assert np.isfinite(value) and np.all(np.isfinite(slope))
     assert value > 50
@@ -78,4 +78,4 @@ def test_a_certain_teacher_gives_no_nan():
 def test_k_within_the_vocabulary():
     for k in (0, VOCAB + 1):
         with pytest.raises(ValueError, match="k must be"):
-            likeliest(drawn(3, 1, WIDTH), HEADS["plain"], k)
+            top_k_logprobs(drawn(3, 1, WIDTH), HEADS["plain"], k)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from jaxllm.errors import UserError
 from jaxllm.models import ModelSpec, Params, load_model, load_spec
-from jaxllm.ops.quantise import Scheme
+from jaxllm.ops.quantize import Scheme
 from jaxllm.text.tokenizer import Tokenizer, load_tokenizer
 
 
@@ -52,7 +52,7 @@ class Model:
     def pair_ids(self, prompt: str, completion: str) -> tuple[list[int], list[int]]:
         """Ids of a prompt and of what follows it, as the model would read them in one text.
 
-        Tokenised together, since a completion alone may be cut up differently. A token that spans the border
+        Tokenized together, since a completion alone may be cut up differently. A token that spans the border
         belongs to the completion.
         """
         before, whole = self.prompt_ids(prompt), [*self.prefix, *self.tokenizer.encode(prompt + completion)]
@@ -78,7 +78,7 @@ def load(model: str | Path, dtype: jnp.dtype = jnp.float32, place: Callable[[Mod
         model: which.
         dtype: of the parameters.
         place: from the spec to the parameters' shardings; None puts all on the default device.
-        scheme: quantises the matrices of the layers; None leaves them as they are.
+        scheme: quantizes the matrices of the layers; None leaves them as they are.
 
     Raises:
         UserError: something is missing or damaged, or the tokenizer knows more tokens than the network.

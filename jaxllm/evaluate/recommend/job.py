@@ -12,19 +12,19 @@ import numpy as np
 
 from jaxllm.config import DataConfig, SamplingConfig, check, check_seed
 from jaxllm.devices import DeviceConfig, check_one_process
+from jaxllm.evaluate.recommend.catalog import Catalog, Match, title_name
+from jaxllm.evaluate.recommend.replies import titles_in
+from jaxllm.evaluate.recommend.scores import CUTS, KNOWN_WITHIN, measures, ranking
 from jaxllm.job import Job, open_job
 from jaxllm.judge import Judge, JudgeConfig, Prompt, open_judge
 from jaxllm.progress import bar
 from jaxllm.report import Bars, Section, Table
-from jaxllm.self_param.recommend.catalogue import Catalogue, Match, title_name
-from jaxllm.self_param.recommend.replies import titles_in
-from jaxllm.self_param.recommend.scores import CUTS, KNOWN_WITHIN, measures, ranking
 from jaxllm.statistics import clustered
 from jaxllm.text.rows import Rejected, RowSet, as_text, check_share, read_rows
 
 CONDITIONS = ("all", "recommendation", "discussion")
 MEASURES = tuple(f"{name}@{k}" for name in ("recall", "ndcg", "mrr") for k in CUTS)
-# Whether titles outside the catalogue and titles that the dialogue has are left out of a list -> name in the results.
+# Whether titles outside the catalog and titles that the dialogue has are left out of a list -> name in the results.
 SETTINGS = {(False, False): "as_listed", (False, True): "without_seen", (True, False): "known_only",
             (True, True): "known_only_without_seen"}
 SHOWN_ROWS = 200
@@ -38,7 +38,7 @@ class Config:
         data: rows {context, speakers, rec_ids, id?, dialog_id?, prev_titles?}: what was said, by whom, and which items
             were recommended next. A target counts as discussed if it is among prev_titles or, without these, if the
             dialogue names it; as recommended otherwise.
-        catalogue: rows {item_id, title}: all that can be recommended.
+        catalog: rows {item_id, title}: all that can be recommended.
         out: directory for the results.
         judge: who is asked.
         prompt: how; {dialogue} and {titles} stand for what was said and for how many titles are wanted.
@@ -50,7 +50,7 @@ class Config:
     """
 
     data: DataConfig
-    catalogue: str
+    catalog: str
     out: Path
     judge: JudgeConfig = field(default_factory=JudgeConfig)
     prompt: str = ("You help people choose films. Read the conversation below and recommend {titles} films that fit. "
@@ -98,9 +98,9 @@ def run(config: Config) -> Path:
         fields = {"context": list[str], "speakers": list[str], "rec_ids": list[int]}
         found = read_rows(config.data.path, fields, {"id": Any, "dialog_id": Any, "prev_titles": list[str]},
                           config.data.limit_bad, job.rejected_path, config.data.limit)
-        listed = read_rows(config.catalogue, {"item_id": int, "title": str}, limit_bad=config.data.limit_bad)
+        listed = read_rows(config.catalog, {"item_id": int, "title": str}, limit_bad=config.data.limit_bad)
         job.pin("data", found.rows)
-        job.pin("catalogue", listed.rows)
+        job.pin("catalog", listed.rows)
         return job.already_done() if job.finished else _run(config, job, found, listed)
 
 
@@ -109,7 +109,7 @@ def _run(config: Config, job: Job, found: RowSet, listed: RowSet) -> Path:
     turns, rejected = _turns(config, found, items)
     job.write_rejected(rejected)
     check_share(len(turns), rejected, config.data.limit_bad)
-    catalogue, judge = Catalogue(items), open_judge(config.judge, config.device)
+    catalog, judge = Catalog(items), open_judge(config.judge, config.device)
     job.pin("judge", judge.identity)
     turns, prompts, rejected = _answerable(config, judge, turns, rejected)
     job.write_rejected(rejected)
@@ -127,7 +127,7 @@ def _run(config: Config, job: Job, found: RowSet, listed: RowSet) -> Path:
         if prompts[len(done):]:
             judge.complete(prompts[len(done):], config.sampling, seed=config.seed, on_answer=take)
     said = [row["reply"] for row in job.rows_done()]
-    result, table = evaluate(config, turns, said, catalogue)
+    result, table = evaluate(config, turns, said, catalog)
     count = len({turn.dialogue for turn in turns})
     job.write_report("Recommendations", f"{len(turns):,} turns of {count:,} dialogues.", _sections(result, table))
     return job.write_result(result | {"rejected": len(rejected), "items": len(items)})
@@ -140,7 +140,7 @@ def _turns(config: Config, found: RowSet, items: dict[int, str]) -> tuple[list[T
         unknown = [one for one in row["rec_ids"] if not title_name(items.get(one, ""))]
         reason = ("context and speakers differ in length" if len(row["context"]) != len(row["speakers"]) else
                   "rec_ids is empty" if not row["rec_ids"] else
-                  f"item {unknown[0]} is not in the catalogue" if unknown else None)
+                  f"item {unknown[0]} is not in the catalog" if unknown else None)
         if reason is not None:
             rejected.append(Rejected(config.data.path, line, reason, as_text(row)))
             continue
@@ -169,10 +169,10 @@ def dialogue(row: dict[str, Any]) -> str:
 
 
 def evaluate(config: Config, turns: Sequence[Turn], replies: Sequence[str],
-             catalogue: Catalogue) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+             catalog: Catalog) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Scores replies; what result.json has, and for every turn what was found."""
     lists = [titles_in(reply, config.titles, config.legacy) for reply in replies]
-    matched = iter(catalogue.match([title for titles in lists for title in titles]))
+    matched = iter(catalog.match([title for titles in lists for title in titles]))
     found: list[list[Match]] = [[next(matched) for _ in titles] for titles in lists]
     rows = [(turn, target, turn.seen(target), own) for turn, own in zip(turns, found, strict=True)
             for target in turn.targets]
@@ -221,4 +221,4 @@ def _sections(result: dict[str, Any], table: Sequence[dict[str, Any]]) -> list[S
                   f"The first {SHOWN_ROWS} of {len(table):,}." if len(table) > SHOWN_ROWS else "")
     return [Section("Scores", f"{result['targets']:,} targets, {result['targets_discussed']:,} of which the dialogue "
                     f"had named; {result['titles_per_reply']:.1f} titles a reply, {result['known_titles']:.0%} of them "
-                    "in the catalogue.", [scores, plot]), Section("Turns", parts=[shown])]
+                    "in the catalog.", [scores, plot]), Section("Turns", parts=[shown])]

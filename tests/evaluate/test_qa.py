@@ -2,7 +2,7 @@
 
 import pytest
 
-from jaxllm.self_param.answers import accuracy, best, f1, normalise
+from jaxllm.evaluate.qa import accuracy, best, f1, normalize
 
 
 @pytest.mark.parametrize(("prediction", "reference", "value"), [
@@ -24,8 +24,8 @@ def test_accuracy_golden():
     assert accuracy("Lyon", "Paris") == 0.0
 
 
-def test_normalise():
-    assert normalise("The  cat's  a Dog!") == "cats dog"
+def test_normalize():
+    assert normalize("The  cat's  a Dog!") == "cats dog"
 
 
 def test_best_of_several_references():

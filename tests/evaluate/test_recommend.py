@@ -7,12 +7,12 @@ import math
 import pytest
 
 from jaxllm.cli import main
+from jaxllm.evaluate.recommend import Catalog, measures, title_name, titles_in
+from jaxllm.evaluate.recommend.catalog import Match
+from jaxllm.evaluate.recommend.job import Config, dialogue
+from jaxllm.evaluate.recommend.scores import ranking
 from jaxllm.files import read_jsonl
 from jaxllm.judge import Prompt
-from jaxllm.self_param.recommend import Catalogue, measures, title_name, titles_in
-from jaxllm.self_param.recommend.catalogue import Match
-from jaxllm.self_param.recommend.job import Config, dialogue
-from jaxllm.self_param.recommend.scores import ranking
 from jaxllm.statistics import clustered
 
 LIST = """Here are some films:
@@ -51,11 +51,11 @@ def test_names():
 
 def test_the_nearest_name():
     """Of equally near names the smallest id's; distances by hand."""
-    catalogue = Catalogue({7: "Cat (film)", 3: "Bat", 9: "The Matrix", 12: "Bat (novel)"})
-    assert catalogue.names == ["Bat", "Cat", "The Matrix"]
-    assert catalogue.match(["hat", "the matrix", "The Matrx", "CATS"]) == [
+    catalog = Catalog({7: "Cat (film)", 3: "Bat", 9: "The Matrix", 12: "Bat (novel)"})
+    assert catalog.names == ["Bat", "Cat", "The Matrix"]
+    assert catalog.match(["hat", "the matrix", "The Matrx", "CATS"]) == [
         Match("Bat", 1), Match("The Matrix", 0), Match("The Matrix", 1), Match("Cat", 1)]
-    assert catalogue.match([]) == []
+    assert catalog.match([]) == []
 
 
 def test_measures_by_hand():
@@ -99,7 +99,7 @@ def files(tmp_path):
 def test_the_command(files, tmp_path):
     """Targets: Up (named before), Heat; Alien (named before, by prev_titles); Brazil. By hand."""
     out = tmp_path / "out"
-    assert main(["recommend", "--data.path", str(files["turns"]), "--data.limit_bad", "0.5", "--catalogue",
+    assert main(["recommend", "--data.path", str(files["turns"]), "--data.limit_bad", "0.5", "--catalog",
                  str(files["items"]), "--judge.kind", "recorded", "--judge.path", str(files["replies"]), "--out",
                  str(out)]) == 0
     result = json.loads((out / "result.json").read_text())
@@ -120,7 +120,7 @@ def test_a_dialogue_too_long_for_the_judge_is_put_aside(files, tmp_path):
     rows = [{"id": "long", "context": ["x y z " * 400], "speakers": ["User"], "rec_ids": [1]},
             {"id": "short", "context": ["hi"], "speakers": ["User"], "rec_ids": [1]}]
     files["turns"].write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert main(["recommend", "--data.path", str(files["turns"]), "--data.limit_bad", "0.5", "--catalogue",
+    assert main(["recommend", "--data.path", str(files["turns"]), "--data.limit_bad", "0.5", "--catalog",
                  str(files["items"]), "--sampling.max_tokens", "4", "--out", str(tmp_path / "out")]) == 0
     assert [row["id"] for row in read_jsonl(tmp_path / "out" / "rows.jsonl")] == ["short"]
     (aside,) = read_jsonl(tmp_path / "out" / "rejected.jsonl")
@@ -136,7 +136,7 @@ def test_real_turns(shared, tmp_path):
     replies = tmp_path / "replies.jsonl"
     replies.write_text("".join(json.dumps({"id": turn["id"], "texts": ["\n".join(
         f"{i}. {title}" for i, title in enumerate(turn["rec_titles"], 1))]}) + "\n" for turn in turns))
-    assert main(["recommend", "--data.path", str(folder / "inspired_turns.jsonl.gz"), "--catalogue",
+    assert main(["recommend", "--data.path", str(folder / "inspired_turns.jsonl.gz"), "--catalog",
                  str(folder / "inspired_items.jsonl.gz"), "--judge.kind", "recorded", "--judge.path", str(replies),
                  "--out", str(tmp_path / "out")]) == 0
     result = json.loads((tmp_path / "out" / "result.json").read_text())

@@ -1,15 +1,15 @@
 """What 8 and 4 bits cost: error of the weights, divergence of the predictions, memory, and training on top.
 
-    python scripts/quantised.py [--rows 64] [--length 64] [--steps 30] [--seeds 3] [--stories DIR] [--texts FILE]
+    python scripts/quantized.py [--rows 64] [--length 64] [--steps 30] [--seeds 3] [--stories DIR] [--texts FILE]
 
 Three networks: one of random weights, which reads random tokens, and two that were trained and read text like that
 which they were trained on: the packaged `tiny`, and stories260k where its directory and a file of TinyStories are at
 hand. Columns of the first table:
 
-    quantised      share of all parameters that the scheme applies to: matrices of the layers with a usable group
+    quantized      share of all parameters that the scheme applies to: matrices of the layers with a usable group
     bytes          a parameter, of these matrices with their scales, and of the whole network, the rest in float32
     error          |w' - w| / |w| over these matrices (Frobenius)
-    KL             mean over positions of KL(full || quantised), nats a token; all in float32
+    KL             mean over positions of KL(full || quantized), nats a token; all in float32
 
 The second: an adapter is trained on the frozen base of `tiny`, with Adam on eight passages that are new to it, from
 several random starts. Losses are means over the starts, the last column has the least and the greatest ratio of a
@@ -31,6 +31,7 @@ import numpy as np
 import optax
 
 from jaxllm.assets import resolve
+from jaxllm.model import Model, load
 from jaxllm.models import (
     Adapter,
     LoraConfig,
@@ -38,14 +39,13 @@ from jaxllm.models import (
     Params,
     Rope,
     forward,
-    init,
     init_adapter,
+    init_params,
     unembedding,
 )
-from jaxllm.models.quantised import quantise_params
-from jaxllm.ops import Quantised, cross_entropy, kl_distillation
+from jaxllm.models.quantized import quantize_params
+from jaxllm.ops import Quantized, cross_entropy, kl_distillation
 from jaxllm.text.batches import pad_right
-from jaxllm.text.model import Model, load
 
 SCHEMES = ("int8", "int4", "nf4")
 SHARED = Path(__file__).resolve().parents[2] / "shared/data"
@@ -65,7 +65,7 @@ def networks(options: argparse.Namespace):
     """(name, spec, parameters, tokens, segments) of every network that is at hand."""
     key = jax.random.key(0)
     tokens = jax.random.randint(key, (options.rows, options.length), 0, RANDOM.vocab_size, jnp.int32)
-    yield "random weights, width 256", RANDOM, jax.jit(lambda: init(RANDOM, key))(), tokens, jnp.ones_like(tokens)
+    yield "random weights, width 256", RANDOM, jax.jit(lambda: init_params(RANDOM, key))(), tokens, jnp.ones_like(tokens)
     tiny = load("tiny")
     texts = [json.loads(line)["text"] for line in (resolve("tiny") / "unrelated.jsonl").read_text().splitlines()]
     yield "tiny, width 128", tiny.spec, tiny.params, *batch(tiny, texts[:options.rows], options.length)
@@ -76,30 +76,30 @@ def networks(options: argparse.Namespace):
         yield "stories260k, width 64", stories.spec, stories.params, *batch(stories, texts, options.length)
 
 
-def divergence(spec: ModelSpec, full: Params, quantised: Params, tokens: jax.Array, segments: jax.Array) -> float:
+def divergence(spec: ModelSpec, full: Params, quantized: Params, tokens: jax.Array, segments: jax.Array) -> float:
     """Mean KL of the next-token distributions, nats a token."""
 
     @jax.jit
-    def run(full, quantised):
-        states = [forward(spec, params, tokens, segments=segments).hidden for params in (quantised, full)]
-        total, count = kl_distillation(states[0], unembedding(spec, quantised), states[1], unembedding(spec, full),
+    def run(full, quantized):
+        states = [forward(spec, params, tokens, segments=segments).hidden for params in (quantized, full)]
+        total, count = kl_distillation(states[0], unembedding(spec, quantized), states[1], unembedding(spec, full),
                                        segments)
         return total / count
 
-    return float(run(full, quantised))
+    return float(run(full, quantized))
 
 
-def is_quantised(leaf) -> bool:
-    return isinstance(leaf, Quantised)
+def is_quantized(leaf) -> bool:
+    return isinstance(leaf, Quantized)
 
 
-def memory(full: Params, quantised: Params) -> tuple[float, float, float, float]:
-    """Share that is quantised; bytes a parameter there and altogether; relative error of the weights there."""
-    pairs = list(zip(jax.tree.leaves(full), jax.tree.leaves(quantised, is_leaf=is_quantised), strict=True))
-    matrices = [(weight, leaf) for weight, leaf in pairs if is_quantised(leaf)]
+def memory(full: Params, quantized: Params) -> tuple[float, float, float, float]:
+    """Share that is quantized; bytes a parameter there and altogether; relative error of the weights there."""
+    pairs = list(zip(jax.tree.leaves(full), jax.tree.leaves(quantized, is_leaf=is_quantized), strict=True))
+    matrices = [(weight, leaf) for weight, leaf in pairs if is_quantized(leaf)]
     inside, everywhere = sum(weight.size for weight, _ in matrices), sum(weight.size for weight, _ in pairs)
     squares = lambda arrays: sum(float(np.square(np.asarray(array, np.float64)).sum()) for array in arrays)
-    error = squares(leaf.dequantise() - weight for weight, leaf in matrices)
+    error = squares(leaf.dequantize() - weight for weight, leaf in matrices)
     return (inside / everywhere, sum(leaf.nbytes for _, leaf in matrices) / inside,
             sum(leaf.nbytes for _, leaf in pairs) / everywhere,
             math.sqrt(error / squares(weight for weight, _ in matrices)))
@@ -140,13 +140,13 @@ def main() -> None:
     parser.add_argument("--texts", type=Path, default=SHARED / "text/tinystories.jsonl.gz", help="its texts")
     options = parser.parse_args()
 
-    print("| network | scheme | quantised | bytes there | bytes of all | error | KL, nats/token |")
+    print("| network | scheme | quantized | bytes there | bytes of all | error | KL, nats/token |")
     print("|---|---|---|---|---|---|---|")
     for name, spec, params, tokens, segments in networks(options):
         for scheme in SCHEMES:
-            quantised = quantise_params(params, scheme)
-            share, there, everywhere, error = memory(params, quantised)
-            kl = divergence(spec, params, quantised, tokens, segments)
+            quantized = quantize_params(params, scheme)
+            share, there, everywhere, error = memory(params, quantized)
+            kl = divergence(spec, params, quantized, tokens, segments)
             print(f"| {name} | {scheme} | {share:.1%} | {there:.3f} | {everywhere:.3f} | {error:.4f} | {kl:.2g} |")
     print()
 
@@ -154,7 +154,7 @@ def main() -> None:
     print("|---|---|---|---|")
     tiny, full = load("tiny"), None
     for scheme in (None, *SCHEMES):
-        params = tiny.params if scheme is None else quantise_params(tiny.params, scheme)
+        params = tiny.params if scheme is None else quantize_params(tiny.params, scheme)
         losses = adapter_losses(tiny, params, options.steps, options.seeds)
         full = losses[:, 1] if full is None else full
         (before, after), ratio = losses.mean(0), losses[:, 1] / full

@@ -11,7 +11,7 @@ import numpy as np
 from jaxllm.errors import UserError
 
 _PARENTHESES = re.compile(r"\([^()]*\)")
-# Written titles compared with the catalogue at a time: a matrix of so many rows.
+# Written titles compared with the catalog at a time: a matrix of so many rows.
 _TOGETHER = 2048
 
 
@@ -25,7 +25,7 @@ class Match:
     """What a written title means.
 
     Attributes:
-        name: the nearest name of the catalogue.
+        name: the nearest name of the catalog.
         distance: letters to change, add or remove to get there, of all in lower case (Levenshtein).
     """
 
@@ -33,7 +33,7 @@ class Match:
     distance: int
 
 
-class Catalogue:
+class Catalog:
     """Names of all items; several items may have one name.
 
     Args:

@@ -11,21 +11,21 @@ _PUNCTUATION = str.maketrans("", "", string.punctuation)
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 
 
-def normalise(text: str) -> str:
+def normalize(text: str) -> str:
     """Lower case, ASCII punctuation deleted, articles blanked, blanks collapsed; in this order."""
     return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
 
 
 def f1(prediction: str, reference: str) -> float:
     """Harmonic mean of precision and recall of the words, counted with multiplicity; 0 when none is shared."""
-    predicted, wanted = normalise(prediction).split(), normalise(reference).split()
+    predicted, wanted = normalize(prediction).split(), normalize(reference).split()
     shared = sum((collections.Counter(predicted) & collections.Counter(wanted)).values())
     return 2 * shared / (len(predicted) + len(wanted)) if shared else 0.0
 
 
 def accuracy(prediction: str, reference: str) -> float:
-    """1 when the normalised reference occurs in the normalised prediction; an empty one always does."""
-    return float(normalise(reference) in normalise(prediction))
+    """1 when the normalized reference occurs in the normalized prediction; an empty one always does."""
+    return float(normalize(reference) in normalize(prediction))
 
 
 def best(measure, prediction: str, references: Sequence[str]) -> float:

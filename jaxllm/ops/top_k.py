@@ -20,7 +20,7 @@ from jaxllm.ops.vocab import TILE, Unembedding, _block_rows, _scores, _walk, tok
 LEAST = 1e-6
 
 
-def likeliest(hidden: jax.Array, unembedding: Unembedding, k: int, *, temperature: float = 1.0,
+def top_k_logprobs(hidden: jax.Array, unembedding: Unembedding, k: int, *, temperature: float = 1.0,
               block: int | None = None) -> tuple[jax.Array, jax.Array]:
     """The k likeliest tokens at every position.
 
@@ -55,14 +55,14 @@ def likeliest(hidden: jax.Array, unembedding: Unembedding, k: int, *, temperatur
     return ids.reshape(*hidden.shape[:-1], k), logprobs.reshape(*hidden.shape[:-1], k)
 
 
-def likeliest_divergence(student: jax.Array, unembedding: Unembedding, ids: jax.Array, logprobs: jax.Array, *,
+def top_k_kl(student: jax.Array, unembedding: Unembedding, ids: jax.Array, logprobs: jax.Array, *,
                          temperature: float = 1.0, block: int | None = None) -> jax.Array:
     """Forward divergence from a teacher's likeliest tokens; see the top of this file.
 
     Args:
         student: `[..., D]` hidden states.
         unembedding: of the student.
-        ids, logprobs: `[..., k]` of the teacher, from `likeliest` at the same temperature.
+        ids, logprobs: `[..., k]` of the teacher, from `top_k_logprobs` at the same temperature.
         temperature: divides the student's logits.
         block: vocabulary rows held at a time.
 

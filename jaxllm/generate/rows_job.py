@@ -16,11 +16,11 @@ from jaxllm.config import DataConfig, check, check_seed
 from jaxllm.devices import DeviceConfig, MeshConfig, check_one_process
 from jaxllm.errors import UserError
 from jaxllm.job import Job
-from jaxllm.models import merge, unstack
+from jaxllm.model import Model, load
+from jaxllm.models import merge_adapter, unstack_layers
 from jaxllm.models.mesh import make_mesh, model_shardings
 from jaxllm.models.peft import load_adapters
 from jaxllm.models.tensors import fingerprint, model_directory
-from jaxllm.text.model import Model, load
 from jaxllm.text.rows import Rejected, RowSet, as_text, check_share
 
 T = TypeVar("T")
@@ -80,10 +80,10 @@ def load_adapted(config: RowsConfig) -> Model:
     Layers are unstacked, as decoding wants them; those of a classifier, which reads a text once, stay stacked.
     """
     model = load(config.model, config.device.param_dtype, lambda spec: model_shardings(spec, open_mesh(config)),
-                 config.device.quantise)
+                 config.device.quantize)
     if config.adapter is not None:
-        model = dataclasses.replace(model, params=merge(model.params, load_adapters(config.adapter, model.spec)))
-    return model if model.spec.head is not None else dataclasses.replace(model, params=unstack(model.params, True))
+        model = dataclasses.replace(model, params=merge_adapter(model.params, load_adapters(config.adapter, model.spec)))
+    return model if model.spec.head is not None else dataclasses.replace(model, params=unstack_layers(model.params, True))
 
 
 def encode_rows(config: RowsConfig, job: Job, found: RowSet, encode: Callable[[int, dict[str, Any]], T]

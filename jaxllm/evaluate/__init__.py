@@ -1,0 +1,1 @@
+"""Evaluation shared by the systems: question answering, retrieval baselines, recommendation."""

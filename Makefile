@@ -4,13 +4,20 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 export HF_HUB_OFFLINE := 1
 
-.PHONY: demo test test-oracle wheel-check lint clean
+.PHONY: demo test test-slow test-oracle test-all wheel-check lint clean
 
 demo: $(VENV)/installed-plot
 	$(BIN)/jaxllm demo
 
+# Every value that a test asserts about one system is in the fast suite; the slow one has several devices, killed
+# processes and whole jobs.
 test: $(VENV)/installed-test
-	$(BIN)/python -m pytest tests --ignore tests/oracle -n 2 --dist loadfile
+	$(BIN)/python -m pytest tests --ignore tests/oracle -n 2 --dist loadfile -m "not slow"
+
+test-slow: $(VENV)/installed-test
+	$(BIN)/python -m pytest tests --ignore tests/oracle -n 2 --dist loadfile -m slow
+
+test-all: test test-slow test-oracle
 
 test-oracle: $(VENV)/installed-oracle
 	$(BIN)/python -m pytest tests/oracle
@@ -26,6 +33,7 @@ wheel-check: $(VENV)/installed
 
 lint: $(VENV)/installed-lint
 	$(BIN)/ruff check .
+	$(BIN)/mypy
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

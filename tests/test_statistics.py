@@ -1,0 +1,67 @@
+"""Intervals and p-values: golden values, and the same digits in any block size; large samples in bounded memory."""
+
+import math
+import tracemalloc
+
+import numpy as np
+import pytest
+
+from jaxllm import statistics
+from jaxllm.statistics import clustered, interval, paired
+
+VALUES = [0.1, 0.4, 0.35, 0.8, 0.0, 1.0, 0.25]
+OTHERS = [0.0, 0.5, 0.3, 0.6, 0.1, 0.7, 0.2]
+CLUSTERS = ["a", "a", "b", "c", "c", "c", "d"]
+
+
+def test_small_samples_have_the_digits_they_always_had():
+    """As scipy 1.17 gives without `batch`."""
+    assert interval(VALUES, 3) == pytest.approx({'mean': 0.41428571428571426, 'ci_low': 0.17857142857142858,
+        'ci_high': 0.6785714285714286, 'n': 7})
+    assert paired(VALUES, OTHERS, 2) == pytest.approx({'mean': 0.07142857142857147, 'ci_low': -0.02857142857142856,
+        'ci_high': 0.17857142857142858, 'n': 7, 'p': 0.3125})
+    assert clustered(VALUES, CLUSTERS, 5) == pytest.approx({'mean': 0.41428571428571426, 'ci_low': 0.25,
+        'ci_high': 0.565, 'n': 7})
+    assert interval([0.5]) == {"mean": 0.5, "ci_low": 0.5, "ci_high": 0.5, "n": 1}
+    assert paired([1.0, 2.0], [1.0, 2.0])["p"] == 1.0
+
+
+@pytest.mark.parametrize("size", [7, 100])
+def test_the_block_size_changes_no_digit(monkeypatch, size):
+    rng = np.random.default_rng(0)
+    values, others, clusters = rng.normal(size=size), rng.normal(size=size), rng.integers(20, size=size)
+    results = []
+    for block in (2**22, 2**15):
+        monkeypatch.setattr(statistics, "VALUES_PER_BLOCK", block)
+        results.append((interval(values), paired(values, others), clustered(values, clusters)))
+    assert results[0] == results[1]
+
+
+def test_large_samples_agree_with_the_normal_interval_in_bounded_memory(monkeypatch):
+    monkeypatch.setattr(statistics, "LARGE_RESAMPLES", 200)
+    rng, n = np.random.default_rng(0), 200_000
+    values = rng.exponential(size=n)
+    grades = np.floor(4 * rng.random(n))
+    tracemalloc.start()
+    try:
+        results = interval(values), interval(grades), clustered(values, np.arange(n) // 2, draws=200)
+        p_equal, p_other = paired(values, values[::-1])["p"], paired(values, values + 0.01 * rng.normal(1, 1, n))["p"]
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 300e6
+    for result, sample in zip(results, (values, grades, values), strict=True):
+        half = 1.96 * sample.std() / math.sqrt(n)
+        assert result["n"] == n and result["mean"] == pytest.approx(sample.mean())
+        assert result["ci_high"] - result["mean"] == pytest.approx(half, rel=0.2)
+        assert result["mean"] - result["ci_low"] == pytest.approx(half, rel=0.2)
+    assert p_equal > 0.8 and p_other == pytest.approx(2 / 201)
+
+
+def test_the_large_sign_flip_test_agrees_with_the_exact_one(monkeypatch):
+    rng = np.random.default_rng(1)
+    ours, theirs = rng.normal(0.1, 1, 301), rng.normal(size=301)
+    exact = paired(ours, theirs)["p"]
+    monkeypatch.setattr(statistics, "LARGE", 100)
+    monkeypatch.setattr(statistics, "LARGE_RESAMPLES", 20_000)
+    assert paired(ours, theirs)["p"] == pytest.approx(exact, abs=0.02)

@@ -1,4 +1,4 @@
-"""Directories that appear whole or not at all."""
+"""Directories that are created complete or not at all."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from jaxllm.errors import UserError
-from jaxllm.files import FULL, storage
+from jaxllm.files import storage, storage_error
 
 
 @contextlib.contextmanager
 def new_directory(path: str | Path) -> Iterator[Path]:
-    """A directory to fill that takes its name only when the block ends well.
+    """Yields a temporary directory to fill; it is renamed to `path` when the block ends without an error.
 
     Raises:
         UserError: `path` exists and is not empty.
@@ -28,14 +28,14 @@ def new_directory(path: str | Path) -> Iterator[Path]:
         try:
             if path.exists() and (not path.is_dir() or any(path.iterdir())):
                 raise UserError("already exists and is not empty; it is not overwritten", path,
-                                "name another directory")
+                                "choose another directory")
             path.parent.mkdir(parents=True, exist_ok=True)
             temporary = Path(tempfile.mkdtemp(prefix=f".{path.name[:32]}.", dir=path.parent))
         except OSError as error:
-            if error.errno in FULL:
+            if storage_error(error, path) is not None:
                 raise
             raise UserError(f"no directory can be made here: {error.strerror}", path,
-                            "name another directory") from None
+                            "choose another directory") from None
         try:
             yield temporary
             os.chmod(temporary, 0o755)

@@ -1,15 +1,15 @@
-"""The exceptions whose message is all the user needs."""
+"""Exceptions that are shown to the user as a message, without a traceback."""
 
 
 class UserError(Exception):
-    """Something the user got wrong: a file, a key, a value.
+    """Error in the user's input: a file, a key or a value.
 
     The command line prints it without a traceback and exits with status 2.
 
     Args:
-        what: what is wrong, in one sentence.
-        where: the file, line or key it is wrong in.
-        fix: what to do about it.
+        what: the problem, in one sentence.
+        where: file, line or key that has the problem.
+        fix: how the user can solve it.
     """
 
     def __init__(self, what: str, where: object | None = None, fix: str | None = None):
@@ -21,6 +21,6 @@ class UserError(Exception):
 class StorageError(Exception):
     """A file could not be written: the disk is full or a quota is used up.
 
-    The command line prints it without a traceback and exits with status 1. What was complete before stays
-    complete: no file is left half-written.
+    The command line prints it without a traceback and exits with status 1. Files written earlier are complete; no
+    file is left half-written.
     """

@@ -1,4 +1,4 @@
-"""Files that are whole or not there at all, and JSON that any reader accepts."""
+"""Atomic text files, append-only JSONL files, and strict JSON."""
 
 from __future__ import annotations
 
@@ -8,29 +8,47 @@ import errno
 import json
 import math
 import os
+import re
 import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from jaxllm.errors import StorageError, UserError
 
-FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+def storage_error(error: BaseException, path: str | Path) -> StorageError | None:
+    """Returns the `StorageError` for a full disk, an exceeded quota or a file size limit; None for other errors.
+
+    Args:
+        error: an exception raised while writing `path`.
+        path: file or directory, for the message.
+    """
+    if isinstance(error, StorageError):
+        return error
+    if isinstance(error, OSError):
+        reason = os.strerror(error.errno) if error.errno in _FULL else None
+    else:  # array writes fail inside tensorstore, which puts the code into the text of a ValueError
+        codes = {int(code) for code in re.findall(r"os_error_code='(\d+)'", str(error))} & _FULL
+        reason = os.strerror(min(codes)) if codes else None
+    return None if reason is None else StorageError(f"{path}: cannot be written: {reason}")
 
 
 @contextlib.contextmanager
 def storage(path: str | Path) -> Iterator[None]:
-    """Turns "no space left" while writing `path` into a StorageError that says so; other errors pass."""
+    """Raises a `StorageError` in place of an error that `storage_error` recognizes; other errors pass."""
     try:
         yield
-    except OSError as error:
-        if error.errno in FULL:
-            raise StorageError(f"{path}: cannot be written: {os.strerror(error.errno)}") from error
-        raise
+    except Exception as error:
+        if (full := storage_error(error, path)) is None or full is error:
+            raise
+        raise full from error
 
 
 def write_atomic(path: str | Path, text: str) -> None:
-    """Writes a whole text file or leaves what was there.
+    """Writes a whole text file, or leaves the old one unchanged.
 
     Raises:
         StorageError: the disk is full.
@@ -50,18 +68,21 @@ def write_atomic(path: str | Path, text: str) -> None:
 
 
 class JsonlWriter:
-    """Appends rows to a JSONL file, each whole and in the file when `write` returns.
+    """Append-only JSONL file; a row is in the file when `write` returns, nothing is buffered.
 
     Args:
-        path: the file. One that exists is continued; half a line at its end, left by a killed run, is cut
-            off.
+        path: the file. An existing one is continued; an incomplete last line, left by a killed process, is cut off.
+        last_step: drop the lines at the end of an existing file whose "step" is larger, which a resumed run writes
+            again. Steps must not decrease along the file, so that only its end is read. None keeps all lines.
     """
 
-    def __init__(self, path: str | Path):
+    def __init__(self, path: str | Path, last_step: int | None = None):
         self.path = Path(path)
         with storage(self.path):
             self._file = open(self.path, "ab", buffering=0)
             self._end = _whole_lines(self.path)
+            if last_step is not None:
+                self._end = _end_of_step(self.path, self._end, last_step)
             if self._file.tell() > self._end:
                 self._file.truncate(self._end)
 
@@ -70,11 +91,9 @@ class JsonlWriter:
 
         Raises:
             ValueError: the row holds NaN, an infinity, or something JSON has no form for.
-            StorageError: the disk is full; the file ends with the row before.
+            StorageError: the disk is full; the file ends with the previous row.
         """
-        data = (json.dumps(plain(row), ensure_ascii=False, allow_nan=False) + "\n").encode(
-            "utf-8", "backslashreplace"
-        )
+        data = _line(row).encode("utf-8", "backslashreplace")
         with storage(self.path):
             try:
                 written = 0
@@ -98,47 +117,86 @@ class JsonlWriter:
 
 def write_jsonl(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Writes a whole JSONL file atomically; errors as `JsonlWriter.write`."""
-    lines = (json.dumps(plain(row), ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
-    write_atomic(path, "".join(lines).encode("utf-8", "backslashreplace").decode())
+    write_atomic(path, "".join(map(_line, rows)).encode("utf-8", "backslashreplace").decode())
 
 
-def read_jsonl(path: str | Path) -> list[dict]:
-    """Rows that a `JsonlWriter` wrote; half a line at the end is left out, no file is no rows.
+def _line(row: Mapping[str, Any]) -> str:
+    return json.dumps(plain(row), ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def iter_jsonl(path: str | Path) -> Iterator[dict]:
+    """Yields the rows that a `JsonlWriter` wrote, one at a time; skips an incomplete last line and an absent file.
 
     Raises:
-        UserError: a line is not what was written.
+        UserError: a line is not valid JSON.
     """
     path = Path(path)
     if not path.exists():
-        return []
-    rows = []
-    for number, line in enumerate(path.read_bytes()[: _whole_lines(path)].split(b"\n")[:-1], 1):
-        try:
-            rows.append(json.loads(line))
-        except ValueError as error:
-            raise UserError(f"the line is damaged: {error}", f"{path}:{number}",
-                            "restore the file, or start anew in another directory") from error
-    return rows
+        return
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, 1):
+            if line.endswith(b"\n"):
+                yield _parsed(line, f"{path}:{number}")
+
+
+def read_jsonl(path: str | Path) -> list[dict]:
+    """Returns all rows of `iter_jsonl`."""
+    return list(iter_jsonl(path))
+
+
+def count_lines(path: str | Path) -> int:
+    """Counts the complete lines of a file without parsing them; an absent file has none."""
+    path = Path(path)
+    if not path.exists():
+        return 0
+    with open(path, "rb") as file:
+        return sum(block.count(b"\n") for block in iter(lambda: file.read(1 << 20), b""))
+
+
+def _parsed(line: bytes, where: str) -> dict:
+    try:
+        return json.loads(line)
+    except ValueError as error:
+        raise UserError(f"the line is damaged: {error}", where,
+                        "restore the file, or start again in another directory") from error
 
 
 def _whole_lines(path: Path) -> int:
-    """Length of the file up to the end of its last whole line, in bytes."""
-    if not path.is_file():  # a pipe or a device has no lines to go back to
+    """Length of the file up to the end of its last complete line, in bytes."""
+    if not path.is_file():  # a pipe or a device cannot be truncated
         return 0
     with open(path, "rb") as file:
-        end = file.seek(0, os.SEEK_END)
+        return _line_start(file, file.seek(0, os.SEEK_END))
+
+
+def _end_of_step(path: Path, end: int, last_step: int) -> int:
+    """Length of the file up to the end of its last line of `last_step` or an earlier step, reading from the end."""
+    if not path.is_file():
+        return 0
+    with open(path, "rb") as file:
         while end:
-            start = max(0, end - 65536)
+            start = _line_start(file, end - 1)
             file.seek(start)
-            found = file.read(end - start).rfind(b"\n")
-            if found >= 0:
-                return start + found + 1
+            if _parsed(file.read(end - start), str(path))["step"] <= last_step:
+                break
             end = start
+    return end
+
+
+def _line_start(file: BinaryIO, end: int) -> int:
+    """Offset after the last newline in the first `end` bytes; 0 without one."""
+    while end:
+        start = max(0, end - 65536)
+        file.seek(start)
+        newline = file.read(end - start).rfind(b"\n")
+        if newline >= 0:
+            return start + newline + 1
+        end = start
     return 0
 
 
 def plain(value: Any, where: str = "") -> Any:
-    """`value` as JSON types: dataclasses and mappings to dicts, arrays to lists or numbers, paths to text.
+    """Converts `value` to JSON types: dataclasses and mappings to dicts, arrays to lists or numbers, paths to text.
 
     Raises:
         ValueError: it holds NaN, an infinity, or something JSON has no form for; the message names its key.

@@ -1,6 +1,7 @@
-"""A run as one page to look at: tables and plots in a single HTML file that needs nothing beside it."""
+"""Reports of runs: a self-contained HTML page of tables and plots, and a Markdown table of the headline numbers."""
 
-from jaxllm.report.page import Section, Table, render
+from jaxllm.report.markdown import markdown
+from jaxllm.report.page import Section, Table, head, render
 from jaxllm.report.plots import Bars, Heat, Histogram, Lines
 
-__all__ = ["Bars", "Heat", "Histogram", "Lines", "Section", "Table", "render"]
+__all__ = ["Bars", "Heat", "Histogram", "Lines", "Section", "Table", "head", "markdown", "render"]

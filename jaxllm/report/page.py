@@ -1,7 +1,7 @@
-"""The page: sections of words, tables and plots.
+"""HTML page of a run: sections of text, tables and plots.
 
-Whatever text goes in comes out as text. Rows hold what models and strangers wrote, so the template escapes all of it,
-plots are images (in which nothing runs), and a policy in the page's head forbids scripts and requests altogether.
+Rows hold untrusted text, written by models and strangers. The template escapes all of it, plots are images (which run
+no scripts), and a content security policy in the page's head forbids scripts and requests.
 """
 
 from __future__ import annotations
@@ -16,15 +16,18 @@ import jinja2
 
 from jaxllm.report.plots import Plot, svg
 
+# A browser shows a few hundred rows without delay.
+SHOWN_ROWS = 200
+
 
 @dataclass(frozen=True)
 class Table:
-    """Rows under a header; numbers are rounded and set to the right.
+    """A table; numbers are rounded and aligned to the right.
 
     Attributes:
         header: names of the columns.
-        rows: cells of each row: text, numbers, None for nothing, or {mean, ci_low, ci_high}.
-        note: a line below.
+        rows: cells of each row: text, numbers, None for an empty cell, or {mean, ci_low, ci_high}.
+        note: line below the table.
     """
 
     header: Sequence[str]
@@ -34,11 +37,11 @@ class Table:
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page.
+    """A section of the page.
 
     Attributes:
-        title: its heading.
-        text: a paragraph before the rest.
+        title: heading.
+        text: paragraph below the heading.
         parts: tables and plots in reading order.
     """
 
@@ -48,18 +51,31 @@ class Section:
 
 
 def render(title: str, lead: str, sections: Sequence[Section], config: str, versions: Mapping[str, Any]) -> str:
-    """The page as HTML text.
+    """Renders the page as HTML text.
 
     Args:
-        title: of the run.
-        lead: what was done and what came of it, in a sentence or two.
-        sections: what to show.
-        config: the resolved config as YAML, shown folded.
-        versions: what the numbers were made with.
+        title: heading of the page.
+        lead: one or two sentences: task and outcome.
+        sections: contents of the page.
+        config: the resolved config as YAML, in a folded element.
+        versions: versions of packages and devices; see `job.versions`.
     """
     return _template().render(title=title, lead=lead, sections=sections, config=config, versions=versions,
                               is_table=lambda part: isinstance(part, Table), image=_image, show=show,
-                              is_number=_is_number)
+                              is_number=is_number)
+
+
+def head(rows: Sequence[Any], limit: int = SHOWN_ROWS, file: str = "rows.jsonl") -> tuple[Sequence[Any], str]:
+    """Returns the first `limit` rows for a table, and a note for the reader when there are more.
+
+    Args:
+        rows: all rows.
+        limit: number of rows that the page shows.
+        file: file that has all rows, for the note; "" leaves it out.
+    """
+    if len(rows) <= limit:
+        return rows, ""
+    return rows[:limit], f"The first {limit} of {len(rows):,}" + (f"; {file} has all." if file else ".")
 
 
 @functools.cache
@@ -70,13 +86,13 @@ def _template() -> jinja2.Template:
 
 
 def _image(plot: Plot) -> str | None:
-    """A plot as a data URI; None where it cannot be drawn."""
+    """A plot as a data URI; None without matplotlib."""
     drawn = svg(plot)
     return drawn and "data:image/svg+xml;base64," + base64.b64encode(drawn.encode()).decode()
 
 
 def show(cell: Any) -> str:
-    """A cell as text: numbers to three decimals, or four digits where these would not show; intervals in brackets."""
+    """Formats a cell: numbers with three decimals, small and large ones with four digits, intervals in brackets."""
     if cell is None:
         return "–"
     if isinstance(cell, Mapping):
@@ -90,5 +106,6 @@ def show(cell: Any) -> str:
     return str(cell)
 
 
-def _is_number(cell: Any) -> bool:
+def is_number(cell: Any) -> bool:
+    """Returns True for numbers, intervals and empty cells, which are aligned to the right."""
     return cell is None or isinstance(cell, int | float | Mapping) and not isinstance(cell, bool)

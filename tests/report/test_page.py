@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from jaxllm.report import Bars, Heat, Histogram, Lines, Section, Table, render
+from jaxllm.report import Bars, Heat, Histogram, Lines, Section, Table, head, markdown, render
 from jaxllm.report.page import show
 from jaxllm.report.plots import svg
 
@@ -68,3 +68,20 @@ def test_without_matplotlib_the_page_says_so(monkeypatch):
         monkeypatch.setitem(sys.modules, name, None)
     html = page(Lines("loss", "step", "nats", {"a": ([1], [2.0])}), Table(["x"], [[1]]))
     assert "jaxllm[plot]" in html and "<img" not in html and "<table>" in html
+
+
+def test_untrusted_text_cannot_break_the_markdown_table():
+    hostile = "a | b\n| --- |\r\n# c `x` *y* _z_ <img src=x> [l](http://h) ![i](j) \\| \u202e~d~ $m$ &amp;"
+    text = markdown(hostile, hostile, Table([hostile, "self_param"], [[hostile, 0.5], [None, VALUE]], hostile))
+    title, _, lead, _, header, rule, first, second, _, note = text.rstrip("\n").split("\n")
+    assert title == f"# {lead}" and lead == note
+    assert header == f"| {lead} | self_param |" and rule == "| --- | ---: |"
+    assert first == f"| {lead} | 0.500 |" and second == "| – | 0.500 [0.250, 0.750] |"
+    assert "\u202e" not in text and re.findall(r"(?<!\\)(?:\\\\)*[|`*<>\[\]~$&!#]", lead) == []
+    assert lead.startswith(r"a \| b \| --- \| \# c \`x\` \*y\* \_z\_ \<img src=x\> \[l\](http://h) \!\[i\](j) \\\| ")
+
+
+def test_a_long_table_shows_its_first_rows():
+    assert head([1, 2], 2) == ([1, 2], "")
+    assert head(list(range(1234)), 2) == ([0, 1], "The first 2 of 1,234; rows.jsonl has all.")
+    assert head([1, 2, 3], 1, "") == ([1], "The first 1 of 3.")

@@ -108,6 +108,57 @@ class SamplingConfig:
         )
 
 
+def tunable(default: Any = dataclasses.MISSING, *, default_factory: Any = dataclasses.MISSING) -> Any:
+    """Declares a dataclass field that cannot change a job's results, only speed, memory or logging.
+
+    A run may be resumed with another value of it. A tunable section makes all keys below it tunable.
+
+    Args:
+        default, default_factory: as in `dataclasses.field`.
+    """
+    return field(default=default, default_factory=default_factory, metadata={"tunable": True})
+
+
+def changed_keys(before: Mapping[str, Any], config: Any) -> dict[str, tuple[Any, Any]]:
+    """Compares a config with the saved one of an earlier run; returns {key: (value before, value now)}.
+
+    Tunable keys and ``out`` are ignored. A key missing in the saved config counts as having its default, so that a run
+    of an earlier version can be resumed after a key was added.
+
+    Args:
+        before: the saved config, as `to_dict` made it.
+        config: the config now, a dataclass.
+    """
+    return {key: values for key, values in _changed(before, config, to_dict(config), "") if key != "out"}
+
+
+NOT_SET = "(not set)"
+
+
+def _changed(before: Mapping[str, Any], config: Any, now: Mapping[str, Any], prefix: str
+             ) -> Iterator[tuple[str, tuple[Any, Any]]]:
+    fields = {f.name: f for f in dataclasses.fields(config)}
+    for name, field_ in fields.items():
+        if field_.metadata.get("tunable"):
+            continue
+        key, value = prefix + name, getattr(config, name)
+        old = before[name] if name in before else _default(field_, value)
+        if dataclasses.is_dataclass(value) and isinstance(old, Mapping):
+            yield from _changed(old, value, now[name], f"{key}.")
+        elif old != now[name]:
+            yield key, (old, now[name])
+    yield from ((prefix + name, (old, NOT_SET)) for name, old in before.items() if name not in fields)
+
+
+def _default(field_: dataclasses.Field, value: Any) -> Any:
+    """Default of a field as `to_dict` shows it; of a required section, an empty one, whose keys have defaults."""
+    if field_.default is not dataclasses.MISSING:
+        return to_dict({field_.name: field_.default})[field_.name]
+    if field_.default_factory is not dataclasses.MISSING:
+        return to_dict({field_.name: field_.default_factory()})[field_.name]
+    return {} if dataclasses.is_dataclass(value) else NOT_SET
+
+
 def check_seed(seed: int) -> None:
     """Raises UserError unless `seed` is one that every generator in use takes."""
     check(0 <= seed < 2**31, "seed", f"must be at least 0 and below 2**31, got {seed}")

@@ -8,7 +8,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from jaxllm.config import check
+from jaxllm.config import check, tunable
 from jaxllm.errors import UserError
 
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -25,8 +25,8 @@ class DeviceConfig:
         quantize: 8 or 4 bits for the matrices of the layers, which are frozen then; null leaves them as they are.
     """
 
-    params: Precision = "auto"
-    compute: Precision = "auto"
+    params: Precision = tunable("auto")
+    compute: Precision = tunable("auto")
     quantize: Literal["int8", "int4", "nf4"] | None = None
 
     @property

@@ -1,11 +1,13 @@
-"""What every job leaves behind: one directory with its config, its rows and its result.
+"""The directory of a job: its config, inputs, rows and result.
 
 DIR/config.yaml     the resolved config, secrets masked
-DIR/metrics.jsonl   numbers as they come
-DIR/rows.jsonl      what happened to each input row
+DIR/inputs.json     hashes of the inputs, compared when the job is resumed
+DIR/metrics.jsonl   metrics, a line per logged step
+DIR/rows.jsonl      one result per input row, in the order of the input
 DIR/rejected.jsonl  rows that could not be used, with reasons
-DIR/report.html     the run to look at: one page that needs nothing beside it
-DIR/result.json     final numbers, seed and versions; written last, so that it stands for a finished job
+DIR/report.html     tables and plots in one self-contained page
+DIR/report.md       the headline numbers as a Markdown table
+DIR/result.json     final numbers, seed and versions; written last, so its presence means that the job is finished
 DIR/checkpoints/    training state
 """
 
@@ -18,7 +20,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -27,32 +29,34 @@ from typing import Any
 import numpy as np
 import yaml
 
-from jaxllm import __version__
-from jaxllm.config import to_dict, to_yaml
+from jaxllm import __version__, assets
+from jaxllm.config import changed_keys, to_yaml
 from jaxllm.errors import UserError
-from jaxllm.files import JsonlWriter, plain, read_jsonl, storage, write_atomic, write_jsonl
-from jaxllm.report import Section, render
+from jaxllm.files import JsonlWriter, count_lines, iter_jsonl, plain, storage, write_atomic, write_jsonl
+from jaxllm.report import Section, Table, markdown, render
 
-# What a job has written before it did anything that took time; gone again after a mistake.
-_FIRST = ("config.yaml", "inputs.json", "pairs.jsonl", ".lock")
-# What a mistake leaves behind for the user to read.
-_LEFT = ("rejected.jsonl", ".lock")
+# Version of the keys of result.json; raised when a key changes its meaning or is removed.
+SCHEMA_VERSION = 1
+# Files that a job writes before its first long computation; removed again after a UserError.
+_EARLY = ("config.yaml", "inputs.json", "pairs.jsonl", ".lock")
+# Files of a failed job that a new job may overwrite.
+_LEFTOVER = ("rejected.jsonl", ".lock")
 
 
 @dataclass(frozen=True)
 class Job:
     """A job's directory; made by `open_job`, used in a ``with`` block.
 
-    A block that ends in a UserError before the job had anything to show takes the directory back, so that the
-    mended command can use it. Only the first process of a multi-process job writes; in the others every method
-    that writes does nothing.
+    If the block raises a UserError before the job wrote any result, the directory is removed again, so that the
+    corrected command can use it. In a multi-process job only the first process writes; in the others every method that
+    writes does nothing.
 
     Fields:
         directory: DIR.
         config: the resolved config.
-        resumed: whether DIR held this job already.
-        finished: whether it held the result as well, so that nothing is left to do.
-        primary: whether this process writes.
+        resumed: DIR held this job already.
+        finished: DIR held its result too, so there is nothing left to do.
+        primary: this process writes.
     """
 
     directory: Path
@@ -60,52 +64,75 @@ class Job:
     resumed: bool
     finished: bool
     primary: bool
-    _rows: list[JsonlWriter] = field(default_factory=list, repr=False)
+    _writers: dict[Path, JsonlWriter] = field(default_factory=dict, repr=False)
     _lock: Any = field(default=None, repr=False)  # open while this process works in DIR
 
     def __enter__(self) -> Job:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        for writer in self._rows:
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        for writer in self._writers.values():
             writer.close()
         if not self.primary:
             return
-        if kind is not None and issubclass(kind, UserError) and not self.resumed:
-            if {path.name for path in self.directory.iterdir()} <= {*_FIRST, *_LEFT}:
-                for name in _FIRST:
+        if error is not None and issubclass(error, UserError) and not self.resumed:
+            if {path.name for path in self.directory.iterdir()} <= {*_EARLY, *_LEFTOVER}:
+                for name in _EARLY:
                     (self.directory / name).unlink(missing_ok=True)
                 rejected = self.directory / "rejected.jsonl"
                 if rejected.is_file() and not rejected.stat().st_size:
                     rejected.unlink()
-                with contextlib.suppress(OSError):  # not empty: rejected rows stay for the user to see
+                with contextlib.suppress(OSError):  # not empty: the user may want to read rejected.jsonl
                     self.directory.rmdir()
         if self._lock is not None:
             (self.directory / ".lock").unlink(missing_ok=True)
             self._lock.close()
 
     def pin(self, name: str, content: Any) -> None:
-        """Notes what a job was started on, and makes sure that a resumed one is on the same.
+        """Records a hash of an input; a resumed job must have the same input.
 
         Args:
-            name: of the input.
-            content: what JSON can hold.
+            name: name of the input.
+            content: anything that JSON can hold.
 
         Raises:
-            UserError: it changed since the job began.
+            UserError: the input changed since the job started.
+        """
+        if self.primary:
+            self._pin(name, hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest())
+
+    def pin_file(self, name: str, path: str | Path | Sequence[Path], limit: int | None = None) -> None:
+        """Records a hash of the bytes of an input file; a resumed job must have the same file.
+
+        Args:
+            name: name of the input.
+            path: a file, a directory (all files in it), a packaged file ("asset:NAME"), or a list of files.
+            limit: number of rows that are used, hashed too.
+
+        Raises:
+            UserError: the file changed since the job started, or it cannot be read.
         """
         if not self.primary:
             return
+        digest = hashlib.sha256(f"limit {limit}".encode())
+        for file in _files(path):
+            try:
+                with open(file, "rb") as opened:
+                    digest.update(hashlib.file_digest(opened, "sha256").digest())
+            except OSError as error:
+                raise UserError(f"cannot be read: {error.strerror or error}", file) from error
+        self._pin(name, digest.hexdigest())
+
+    def _pin(self, name: str, digest: str) -> None:
         path = self.directory / "inputs.json"
         pinned = json.loads(path.read_text()) if path.is_file() else {}
-        digest = hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
         if pinned.setdefault(name, digest) != digest:
-            raise UserError(f"the {name} changed since the run in it began", self.directory,
-                            "choose another --out, or put the old input back")
+            raise UserError(f"the {name} changed since the run started", self.directory,
+                            "choose another --out, or restore the old input")
         write_atomic(path, json.dumps(pinned, indent=2) + "\n")
 
     def already_done(self) -> Path:
-        """Says that nothing is left to do; the path of result.json."""
+        """Prints that the job is finished already; returns the path of result.json."""
         print(f"jaxllm: {self.directory} holds the finished run already; nothing was done", file=sys.stderr)
         return self.result_path
 
@@ -116,7 +143,13 @@ class Job:
 
     @property
     def metrics_path(self) -> Path:
+        """DIR/metrics.jsonl."""
         return self.directory / "metrics.jsonl"
+
+    @property
+    def rows_path(self) -> Path:
+        """DIR/rows.jsonl."""
+        return self.directory / "rows.jsonl"
 
     @property
     def rejected_path(self) -> Path | None:
@@ -125,35 +158,46 @@ class Job:
 
     @property
     def result_path(self) -> Path:
+        """DIR/result.json."""
         return self.directory / "result.json"
 
+    def rows_written(self) -> int:
+        """Counts the complete rows in rows.jsonl, those of earlier starts included, without parsing them."""
+        return count_lines(self.rows_path)
+
+    def iter_rows(self) -> Iterator[dict]:
+        """Yields the complete rows in rows.jsonl one at a time, those of earlier starts included."""
+        return iter_jsonl(self.rows_path)
+
     def rows_done(self) -> list[dict]:
-        """Rows that stand in rows.jsonl, of an earlier start too; a row cut short by a kill is not among
-        them.
-        """
-        return read_jsonl(self.directory / "rows.jsonl")
+        """Returns all rows of `iter_rows`."""
+        return list(self.iter_rows())
 
     def row(self, row: Mapping[str, Any]) -> None:
         """Appends one row to rows.jsonl; it is in the file when this returns.
 
         Raises:
             ValueError: it holds NaN, an infinity, or something JSON has no form for.
-            StorageError: the disk is full; the rows before are whole.
+            StorageError: the disk is full; earlier rows are complete.
         """
-        if not self.primary:
-            return
-        if not self._rows:
-            self._rows.append(JsonlWriter(self.directory / "rows.jsonl"))
-        self._rows[0].write(row)
+        if self.primary:
+            self._writer(self.rows_path).write(row)
+
+    def _writer(self, path: Path) -> JsonlWriter:
+        """The writer of a file, opened on first use."""
+        if path not in self._writers:
+            self._writers[path] = JsonlWriter(path)
+        return self._writers[path]
 
     def in_order(self, start: int) -> Callable[[int, Mapping[str, Any]], int]:
-        """A writer of rows that come in any order, each written as soon as all before it are.
+        """Returns a writer of rows that arrive in any order; a row is written once all earlier ones are.
 
         Args:
-            start: rows that stand in rows.jsonl already.
+            start: number of rows that rows.jsonl has already.
 
         Returns:
-            takes the number of a row, counted from the first of the file, and the row; returns how many are written.
+            `write(number, row) -> count`: takes a row's number, counted from the first row of the file, and the row;
+            returns how many rows are written.
         """
         waiting: dict[int, Mapping[str, Any]] = {}
         written = start
@@ -169,15 +213,18 @@ class Job:
         return take
 
     def progress(self, show: Callable[[int], None]) -> Callable[[int], None]:
-        """A listener that shows how many rows are done and notes it, with the seconds since it was made, in
-        metrics.jsonl."""
+        """Returns a callback that shows the number of finished rows and appends it to metrics.jsonl, with the seconds
+        since the callback was created.
+
+        Args:
+            show: progress bar; see `progress.bar`.
+        """
         start = time.monotonic()
 
         def listen(done: int) -> None:
             show(done)
             if self.primary:
-                with JsonlWriter(self.metrics_path) as writer:
-                    writer.write({"step": done, "seconds": round(time.monotonic() - start, 3)})
+                self._writer(self.metrics_path).write({"step": done, "seconds": round(time.monotonic() - start, 3)})
 
         return listen
 
@@ -186,57 +233,60 @@ class Job:
         if self.primary:
             write_jsonl(self.directory / "rejected.jsonl", rejected)
 
-    def write_report(self, title: str, lead: str, sections: Sequence[Section]) -> None:
-        """Writes report.html; where that fails it says so, since a page must not cost the run its result.
+    def write_report(self, title: str, lead: str, sections: Sequence[Section], headline: Table | None = None) -> None:
+        """Writes report.html and report.md. A report that cannot be drawn is skipped with a warning, so that the job
+        still writes its result.
 
         Args:
-            title: of the page.
-            lead: what was done and what came of it, in a sentence or two.
-            sections: what to show.
+            title: heading of the page.
+            lead: one or two sentences: task and outcome.
+            sections: contents of the page.
+            headline: table of report.md; the first table of the sections by default.
         """
         if not self.primary:
             return
+        tables = [part for section in sections for part in section.parts if isinstance(part, Table)]
         try:
             page = render(title, lead, sections, to_yaml(self.config), versions())
-        except Exception as error:  # whatever the drawing raises
-            print(f"jaxllm: report.html cannot be drawn ({type(error).__name__}: {error}); the numbers are in "
+            summary = markdown(title, lead, headline or next(iter(tables), None))
+        except Exception as error:  # matplotlib and jinja2 raise many types
+            print(f"jaxllm: the report cannot be drawn ({type(error).__name__}: {error}); the numbers are in "
                   f"{self.result_path}", file=sys.stderr)
             return
         write_atomic(self.directory / "report.html", page)
+        write_atomic(self.directory / "report.md", summary)
 
     def write_result(self, result: Mapping[str, Any]) -> Path:
-        """Writes result.json: `result`, then ``seed`` (of the config) and ``versions``; the last thing a job
-        does.
+        """Writes result.json: ``schema_version``, `result`, ``seed`` (of the config) and ``versions``. Call it last.
 
         Returns:
-            its path.
+            path of result.json.
 
         Raises:
             ValueError: `result` holds NaN, an infinity, something JSON has no form for, or a key that is
                 added here.
             StorageError: the disk is full; no result is left.
         """
-        if taken := {"seed", "versions"} & set(result):
+        if taken := {"schema_version", "seed", "versions"} & set(result):
             raise ValueError(f"result holds {', '.join(sorted(taken))}, which the job adds")
-        full = {**plain(result), "seed": getattr(self.config, "seed", None), "versions": versions()}
+        full = {"schema_version": SCHEMA_VERSION, **plain(result), "seed": getattr(self.config, "seed", None),
+                "versions": versions()}
         if self.primary:
-            write_atomic(
-                self.result_path, json.dumps(full, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-            )
+            write_atomic(self.result_path, json.dumps(full, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
         return self.result_path
 
 
 def open_job(out: str | Path, config: Any, resume: bool = True) -> Job:
-    """Opens DIR for a job: makes it and writes its config, or finds the same job in it and resumes.
+    """Opens DIR for a job: creates it and writes its config, or resumes the same job in it.
 
-    Two configs are the same when they differ in ``out`` only. In a multi-process job call it in every
-    process, after ``jax.distributed.initialize``, with a DIR that all of them can read; what the first
-    process finds holds for all.
+    Two configs are of the same job when they differ in ``out`` and tunable keys only (`config.tunable`). In a
+    multi-process job call it in every process, after ``jax.distributed.initialize``, with a DIR that all of them can
+    read; the first process decides for all.
 
     Args:
         out: DIR.
         config: the resolved config, a dataclass.
-        resume: False refuses a directory in which this very job stands.
+        resume: False refuses a directory that holds this job.
 
     Raises:
         UserError: DIR holds another run, is no directory, or may not be written.
@@ -250,23 +300,31 @@ def open_job(out: str | Path, config: Any, resume: bool = True) -> Job:
         return Job(out, config, *claimed, primary=True, _lock=_hold(out))
     from jax.experimental import multihost_utils
 
-    found, error = (False, False), None
+    state, error = (False, False), None
     if jax.process_index() == 0:
         try:
-            found = _claim(out, config, resume)
-        except Exception as raised:  # told to the other processes first, which would wait forever
+            state = _claim(out, config, resume)
+        except Exception as raised:  # reported to the other processes first, which would wait forever
             error = raised
     resumed, finished, failed = multihost_utils.broadcast_one_to_all(
-        np.array([*found, error is not None])
+        np.array([*state, error is not None])
     ).tolist()
     if failed:
-        raise error or UserError("the first process could not open the directory; its message says why", out)
+        raise error or UserError("the first process could not open the directory; its message gives the reason", out)
     primary = jax.process_index() == 0
     return Job(out, config, bool(resumed), bool(finished), primary, _lock=_hold(out) if primary else None)
 
 
+def _files(path: str | Path | Sequence[Path]) -> list[Path]:
+    """Files of an input, in a fixed order."""
+    if not isinstance(path, str | os.PathLike):
+        return list(path)
+    resolved = assets.resolve(path)
+    return sorted(file for file in resolved.rglob("*") if file.is_file()) if resolved.is_dir() else [resolved]
+
+
 def _hold(out: Path) -> Any:
-    """Keeps other processes from working in DIR while this one does; the system lets go when it ends."""
+    """Locks DIR for this process; the operating system releases the lock when the process ends."""
     import fcntl
 
     try:
@@ -290,70 +348,51 @@ def _hold(out: Path) -> Any:
 
 
 def _claim(out: Path, config: Any, resume: bool) -> tuple[bool, bool]:
-    """Makes DIR this job's; returns whether it was already, and whether the job is finished."""
+    """Creates DIR or checks that it holds this job; returns (resumed, finished)."""
     path = out / "config.yaml"
     try:
         if path.is_file():
-            _check_same(path, to_dict(config))
+            _check_same(path, config)
             if not resume:
                 raise UserError("this directory holds the run already", out, "choose another --out, or remove it")
             return True, (out / "result.json").is_file()
-        if out.is_dir() and (found := sorted(p.name for p in out.iterdir() if p.name not in _LEFT)):
-            raise UserError(f"the directory holds {found[0]} but no run", out, "choose another --out, or an empty one")
+        if out.is_dir() and (others := sorted(p.name for p in out.iterdir() if p.name not in _LEFTOVER)):
+            raise UserError(f"the directory holds {others[0]} but no run", out, "choose another --out, or an empty one")
         with storage(out):
             out.mkdir(parents=True, exist_ok=True)
             write_atomic(path, to_yaml(config))
     except (FileExistsError, NotADirectoryError):
-        raise UserError("a file stands where the directory should be", out, "choose another --out") from None
+        raise UserError("there is a file where the directory should be", out, "choose another --out") from None
     except OSError as error:
         raise UserError(f"the directory cannot be used: {error.strerror}", out, "choose another --out") from None
     return False, False
 
 
-def _check_same(path: Path, now: dict[str, Any]) -> None:
+def _check_same(path: Path, config: Any) -> None:
     try:
-        then = yaml.safe_load(path.read_text(encoding="utf-8"))
+        before = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError):
-        then = None
-    if not isinstance(then, dict):
+        before = None
+    if not isinstance(before, dict):
         raise UserError("not the config of a run", path, "choose another --out")
-    before, after = _flat(then), _flat(now)
-    different = [k for k in (before | after) if k != "out" and before.get(k) != after.get(k)]
-    if different:
-        changes = "".join(
-            f"\n  {k}: {before.get(k, '(not set)')} there, {after.get(k, '(not set)')} here"
-            for k in different[:5]
-        )
-        raise UserError(
-            f"the directory holds another run{changes}",
-            path.parent,
-            f"choose another --out; to resume that run give --config {path} and no other keys",
-        )
-
-
-def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat = {}
-    for key, inner in value.items():
-        flat |= (
-            _flat(inner, f"{prefix}{key}.")
-            if isinstance(inner, dict) and inner
-            else {f"{prefix}{key}": inner}
-        )
-    return flat
+    if different := changed_keys(before, config):
+        changes = "".join(f"\n  {key}: {old} there, {new} here" for key, (old, new) in list(different.items())[:5])
+        raise UserError(f"the directory holds another run{changes}", path.parent,
+                        f"choose another --out; to resume that run give --config {path} and no other keys")
 
 
 def versions() -> dict[str, Any]:
-    """What the numbers were made with: package versions, Python, platform and devices."""
+    """Returns the versions of packages and Python, the platform and the devices."""
     import jax
 
-    found: dict[str, Any] = {"jaxllm": __version__}
+    installed: dict[str, Any] = {"jaxllm": __version__}
     for name in ("jax", "jaxlib", "flax", "optax"):
         try:
-            found[name] = metadata.version(name)
+            installed[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
-            found[name] = None
+            installed[name] = None
     return {
-        **found,
+        **installed,
         "python": platform.python_version(),
         "platform": jax.default_backend(),
         "device_kind": jax.devices()[0].device_kind,

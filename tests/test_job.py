@@ -1,4 +1,4 @@
-"""What a job leaves behind, and that it is whole whatever happens."""
+"""The files of a job, and that they are complete after kills and full disks."""
 
 from __future__ import annotations
 
@@ -19,9 +19,11 @@ import pytest
 import yaml
 
 from jaxllm import __version__
+from jaxllm.config import tunable
 from jaxllm.errors import StorageError, UserError
 from jaxllm.files import JsonlWriter, plain, read_jsonl, write_atomic
 from jaxllm.job import open_job
+from jaxllm.report import Section, Table
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,7 @@ def test_a_job_from_start_to_end(tmp_path):
     assert (out / "rejected.jsonl").read_text() == '{"line": 3, "reason": "bad"}\n'
     result = json.loads((out / "result.json").read_text())
     assert (result["loss"], result["counts"], result["seed"]) == (0.25, {"kept": 2}, 7)
+    assert result["schema_version"] == 1
     found = result["versions"]
     assert (found["jax"], found["jaxllm"], found["platform"]) == (jax.__version__, __version__, "cpu")
     assert set(found) >= {"jaxlib", "flax", "optax", "python", "device_kind"} and None not in found.values()
@@ -93,6 +96,59 @@ def test_the_same_job_resumes_where_rows_are_whole(tmp_path):
         open_job(tmp_path / "run", JobConfig(tmp_path / "run"), resume=False)
 
 
+@dataclass(frozen=True)
+class Device:
+    compute: str = tunable("auto")
+    bits: int = 16
+
+
+@dataclass(frozen=True)
+class LaterConfig:
+    """`JobConfig` after some keys were added, with other tunable values."""
+
+    out: Path
+    seed: int = 7
+    api_key: str = "s3cret"
+    train: Inner = Inner()
+    batch_size: int = tunable(32)
+    device: Device = Device()
+    mesh: Inner = tunable(default_factory=Inner)
+    added: Inner | None = None
+
+
+def test_a_run_resumes_with_other_tunable_keys(tmp_path):
+    open_job(tmp_path, LaterConfig(tmp_path))
+    saved = (tmp_path / "config.yaml").read_text()
+    other = LaterConfig(tmp_path, batch_size=4, device=Device(compute="float32"), mesh=Inner(3.0))
+    assert open_job(tmp_path, other).resumed
+    assert (tmp_path / "config.yaml").read_text() == saved
+    with pytest.raises(UserError, match="holds another run\n  device.bits: 16 there, 8 here\n  added: None"):
+        open_job(tmp_path, LaterConfig(tmp_path, device=Device(bits=8), added=Inner()))
+
+
+def test_a_run_of_an_earlier_version_resumes_when_new_keys_have_their_defaults(tmp_path):
+    open_job(tmp_path, JobConfig(tmp_path))
+    assert open_job(tmp_path, LaterConfig(tmp_path, batch_size=1, device=Device("float32"))).resumed
+    with pytest.raises(UserError) as error:
+        open_job(tmp_path, LaterConfig(tmp_path, device=Device(bits=8), added=Inner(1.0)))
+    assert "\n  device.bits: 16 there, 8 here\n  added: None there, {'lr': 1.0} here\n" in str(error.value)
+    with pytest.raises(UserError, match=r"train.lr: 1e-05 there, \(not set\) here"):
+        open_job(tmp_path, OldKeys(tmp_path))
+
+
+@dataclass(frozen=True)
+class Nothing:
+    pass
+
+
+@dataclass(frozen=True)
+class OldKeys:
+    out: Path
+    seed: int = 7
+    api_key: str = "s3cret"
+    train: Nothing = Nothing()
+
+
 def test_another_job_is_refused(tmp_path):
     open_job(tmp_path, JobConfig(tmp_path))
     before = (tmp_path / "config.yaml").read_text()
@@ -110,7 +166,7 @@ def test_another_job_is_refused(tmp_path):
 def test_directories_that_cannot_be_used(tmp_path):
     (tmp_path / "file").write_text("x")
     for out in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(UserError, match="a file stands where the directory should be"):
+        with pytest.raises(UserError, match="there is a file where the directory should be"):
             open_job(out, JobConfig(out))
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "result.json").write_text("{}")
@@ -130,8 +186,9 @@ def test_what_json_cannot_hold_is_refused_by_name(tmp_path):
         job.row({"score": float("inf")})
     with pytest.raises(ValueError, match="x is a set"):
         plain({"x": {1}})
-    with pytest.raises(ValueError, match="result holds seed, which the job adds"):
-        job.write_result({"seed": 1})
+    for taken in ("seed", "versions", "schema_version"):
+        with pytest.raises(ValueError, match=f"result holds {taken}, which the job adds"):
+            job.write_result({taken: 1})
     assert not job.result_path.exists() and job.rows_done() == []
 
 
@@ -266,6 +323,62 @@ def test_an_input_may_not_change_under_a_job(tmp_path):
         job.pin("data", [{"a": 1}])
         with pytest.raises(UserError, match="the data changed"):
             job.pin("data", [{"a": 2}])
+
+
+@pytest.mark.parametrize("kind", ["file", "folder", "files"])
+def test_an_input_file_may_not_change_under_a_job(tmp_path, kind):
+    (tmp_path / "data").mkdir()
+    file = tmp_path / "data" / "a.jsonl"
+    file.write_text('{"a": 1}\n')
+    given = {"file": file, "folder": str(tmp_path / "data"), "files": [file]}[kind]
+    with open_job(tmp_path / "run", JobConfig(tmp_path)) as job:
+        job.pin_file("data", given)
+        job.pin_file("data", given)
+        with pytest.raises(UserError, match="the data changed since the run started"):
+            job.pin_file("data", given, limit=3)
+        file.write_text('{"a": 2}\n')
+        with pytest.raises(UserError, match="the data changed since the run started"):
+            job.pin_file("data", given)
+        job.pin_file("packaged", "asset:tiny/documents.jsonl")
+        with pytest.raises(UserError, match="absent: cannot be read: No such file"):
+            job.pin_file("absent", tmp_path / "absent")
+
+
+def test_rows_are_counted_without_being_parsed(tmp_path):
+    with open_job(tmp_path / "run", JobConfig(tmp_path)) as job:
+        assert job.rows_written() == 0 and list(job.iter_rows()) == []
+        for number in range(3):
+            job.row({"id": number})
+        assert job.rows_written() == 3
+        assert [row["id"] for row in job.iter_rows()] == [0, 1, 2]
+        with open(job.rows_path, "a") as file:
+            file.write("no JSON\n{\"id\": 3")
+        assert job.rows_written() == 4
+        rows = job.iter_rows()
+        assert [next(rows)["id"] for _ in range(3)] == [0, 1, 2]
+        with pytest.raises(UserError, match="rows.jsonl:4: the line is damaged"):
+            next(rows)
+
+
+@pytest.mark.parametrize("last_step, left", [(None, 40), (40, 40), (39, 39), (7, 7), (0, 0), (-1, 0)])
+def test_lines_after_a_step_are_dropped(tmp_path, last_step, left):
+    path = tmp_path / "metrics.jsonl"
+    lines = [json.dumps({"step": step, "note": "x" * 10_000}) + "\n" for step in range(1, 41)]
+    path.write_text("".join(lines) + '{"step": 41, "no')
+    with JsonlWriter(path, last_step) as writer:
+        writer.write({"step": 99})
+    assert path.read_text() == "".join(lines[:left]) + '{"step": 99}\n'
+
+
+def test_a_report_is_a_page_and_a_markdown_table(tmp_path):
+    with open_job(tmp_path / "run", JobConfig(tmp_path)) as job:
+        sections = [Section("Counts", parts=[Table(["", "count"], [["rows", 12345]]), Table(["x"], [[1]])])]
+        job.write_report("Rows", "Two rows.", sections)
+        assert "<table>" in (job.directory / "report.html").read_text()
+        assert (job.directory / "report.md").read_text() == (
+            "# Rows\n\nTwo rows.\n\n|  | count |\n| --- | ---: |\n| rows | 12,345 |\n")
+        job.write_report("Rows", "", sections, headline=Table(["F1"], [[0.5]]))
+        assert (job.directory / "report.md").read_text() == "# Rows\n\n| F1 |\n| ---: |\n| 0.500 |\n"
 
 
 def test_two_processes_do_not_share_a_directory(tmp_path):

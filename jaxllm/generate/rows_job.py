@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import jax
 
-from jaxllm.config import DataConfig, check, check_seed
+from jaxllm.config import DataConfig, check, check_seed, tunable
 from jaxllm.devices import DeviceConfig, MeshConfig, check_one_process
 from jaxllm.errors import UserError
 from jaxllm.job import Job
@@ -47,9 +47,9 @@ class RowsConfig:
     out: Path
     model: str = "tiny"
     adapter: str | None = None
-    batch_size: int = 32
+    batch_size: int = tunable(32)
     device: DeviceConfig = field(default_factory=DeviceConfig)
-    mesh: MeshConfig = field(default_factory=MeshConfig)
+    mesh: MeshConfig = tunable(MeshConfig())
     seed: int = 0
 
     def __post_init__(self):
@@ -82,8 +82,11 @@ def load_adapted(config: RowsConfig) -> Model:
     model = load(config.model, config.device.param_dtype, lambda spec: model_shardings(spec, open_mesh(config)),
                  config.device.quantize)
     if config.adapter is not None:
-        model = dataclasses.replace(model, params=merge_adapter(model.params, load_adapters(config.adapter, model.spec)))
-    return model if model.spec.head is not None else dataclasses.replace(model, params=unstack_layers(model.params, True))
+        adapter = load_adapters(config.adapter, model.spec)
+        model = dataclasses.replace(model, params=merge_adapter(model.params, adapter))
+    if model.spec.head is not None:
+        return model
+    return dataclasses.replace(model, params=unstack_layers(model.params, True))
 
 
 def encode_rows(config: RowsConfig, job: Job, found: RowSet, encode: Callable[[int, dict[str, Any]], T]

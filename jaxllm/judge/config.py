@@ -9,7 +9,7 @@ import urllib.parse
 from dataclasses import dataclass
 from typing import Literal
 
-from jaxllm.config import check
+from jaxllm.config import check, tunable
 from jaxllm.devices import DeviceConfig
 from jaxllm.errors import UserError
 from jaxllm.judge.cache import Cached
@@ -48,11 +48,11 @@ class JudgeConfig:
     path: str | None = None
     cache: str | None = None
     key_variable: str = "OPENAI_API_KEY"
-    concurrency: int = 8
-    per_minute: float | None = None
-    seconds: float = 60.0
-    retries: int = 5
-    batch_size: int = 32
+    concurrency: int = tunable(8)
+    per_minute: float | None = tunable(None)
+    seconds: float = tunable(60.0)
+    retries: int = tunable(5)
+    batch_size: int = tunable(32)
 
     def __post_init__(self):
         wanted = "path" if self.kind in ("recorded", "callable") else "model"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from jaxllm.config import check
+from jaxllm.config import check, tunable
 from jaxllm.train.optimizer import OptimizerConfig
 
 
@@ -23,8 +23,8 @@ class TrainConfig(OptimizerConfig):
     steps: int = 100
     batch_size: int = 16
     accumulate: int = 1
-    log_every: int = 10
-    save_every: int | None = None
+    log_every: int = tunable(10)
+    save_every: int | None = tunable(None)
 
     def __post_init__(self):
         super().__post_init__()

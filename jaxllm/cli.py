@@ -1,8 +1,7 @@
 """The ``jaxllm`` command: one verb per job.
 
-A verb is a module with a dataclass that describes the job and a function ``run(config) -> Path | None`` that does it
-and returns the path of its result.json, if it leaves one. The module is imported when its verb is called and not
-before.
+A verb is a module with a dataclass `Config` that describes the job and a function ``run(config) -> Path | None`` that
+runs it and returns the path of its result.json, if it writes one. The module is imported only when its verb is called.
 """
 
 from __future__ import annotations
@@ -25,29 +24,35 @@ from jaxllm.errors import StorageError, UserError
 
 @dataclass(frozen=True)
 class Verb:
-    """Where a job lives: `module` has the dataclass `Config` and ``run``; `help` is one line.
+    """One command.
 
-    `subject` is the key that may be given without its name, as the first word. `other` is a key that asks for another
-    job, and where that one lives.
+    Attributes:
+        module: module that has the dataclass `Config` and ``run``.
+        help: one line.
+        single_process: the job cannot run in several processes.
+        subject: key that may be given without its name, as the first argument.
     """
 
     module: str
     help: str
+    single_process: bool = False
     subject: str | None = None
-    other: tuple[str, str] | None = None
 
 
 VERBS: dict[str, Verb] = {
-    "inject": Verb("jaxllm.self_param.job", "write documents into a model's weights (SELF-PARAM)",
-                   other=("--remove", "jaxllm.self_param.removal")),
-    "recommend": Verb("jaxllm.evaluate.recommend.job", "whether a model names the film that is recommended next"),
-    "generate": Verb("jaxllm.generate.job", "complete prompts or answer conversations"),
-    "score": Verb("jaxllm.generate.score_job", "log-probabilities of given texts, or the scores of a classifier"),
-    "convert": Verb("jaxllm.checkpoint.convert_job", "another layout, number format or number of bits; merge adapters"),
-    "inspect": Verb("jaxllm.checkpoint.inspect_job", "what a checkpoint is and what it weighs", subject="model"),
-    "demo": Verb(
-        "jaxllm.self_param.demo", "inject the packaged documents into the packaged tiny model, in minutes"
-    ),
+    "inject": Verb("jaxllm.self_param.job", "write documents into a model's weights (SELF-PARAM)", True),
+    "remove": Verb("jaxllm.self_param.removal", "remove a document from the model of a sequential inject run", True,
+                   subject="document"),
+    "recommend": Verb("jaxllm.evaluate.recommend.job", "measure how often a model recommends the right item", True),
+    "generate": Verb("jaxllm.generate.job", "complete prompts or answer conversations", True),
+    "score": Verb("jaxllm.generate.score_job", "compute log-probabilities of completions, or scores of a classifier",
+                  True),
+    "convert": Verb("jaxllm.checkpoint.convert_job", "change a checkpoint's layout, dtype or bits, or merge adapters",
+                    True),
+    "inspect": Verb("jaxllm.checkpoint.inspect_job", "describe a checkpoint: architecture, size, tokenizer",
+                    subject="model"),
+    "demo": Verb("jaxllm.self_param.demo", "inject the packaged documents into the packaged tiny model, in minutes",
+                 True),
 }
 
 _HELP = """\
@@ -61,18 +66,17 @@ verbs:
 jaxllm VERB --help           every key of a verb, with type and default
 jaxllm VERB --print_config   the resolved config, to start a file of your own
 
-Keys come from --config FILE (YAML) and the command line, the later one wins: --train.lr 1e-5 sets lr in section train.
-A model is a directory in the Hugging Face layout or 'tiny', the packaged one. A job writes into DIR:
-config.yaml, metrics.jsonl, rows.jsonl, rejected.jsonl, report.html, result.json, checkpoints/; the last line
-printed is the path of result.json. The same command again continues a job that was stopped.
+Keys come from --config FILE (YAML) and the command line; the last one wins. --train.lr 1e-5 sets lr in section train.
+A model is a directory in the Hugging Face layout, a Hub id, or 'tiny', the packaged model. A job writes into DIR:
+config.yaml, metrics.jsonl, rows.jsonl, rejected.jsonl, report.html, report.md, result.json, checkpoints/; the last line
+printed is the path of result.json. Run the same command again to resume a stopped job.
 
-Exit status: 0 done, 1 our fault or the disk is full, 2 something in the command, the config or the data, 130
-stopped.
+Exit status: 0 done, 1 internal error or full disk, 2 error in the command, the config or the data, 130 stopped.
 """
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command and returns its exit status; a traceback is printed for our own faults only."""
+    """Runs one command and returns its exit status; only internal errors print a traceback."""
     argv = list(sys.argv[1:] if argv is None else argv)
     _quiet()
     try:
@@ -88,14 +92,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as stop:
         print(f"jaxllm: {str(stop) or 'stopped'}", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # whoever read our output has seen enough
+    except BrokenPipeError:  # such as `jaxllm ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except Exception as error:
-        if "No space left on device" in str(error):  # tensorstore's own way to say it
-            print(f"jaxllm: {error}", file=sys.stderr)
-        else:
-            traceback.print_exc()
+    except Exception:
+        traceback.print_exc()
         return 1
 
 
@@ -122,16 +123,18 @@ def _run(argv: list[str]) -> int:
     from jaxllm.config import parse
     from jaxllm.files import storage
 
-    words, place = argv[1:], verb.module
-    if verb.other is not None and any(word.partition("=")[0] == verb.other[0] for word in words):
-        place = verb.other[1]
-    module = importlib.import_module(place)
+    words = argv[1:]
+    module = importlib.import_module(verb.module)
     try:
         if verb.subject is not None and words and not words[0].startswith("-"):
             words = [f"--{verb.subject}", *words]
         config = parse(module.Config, words, verb.help, f"jaxllm {name}")
     except SystemExit as end:  # --help and --print_config
         return int(end.code or 0)
+    if verb.single_process:
+        from jaxllm.devices import check_one_process
+
+        check_one_process(name)
     with storage(getattr(config, "out", "a file")):
         result = module.run(config)
     sys.stdout.flush()
@@ -142,7 +145,7 @@ def _run(argv: list[str]) -> int:
 
 @contextlib.contextmanager
 def _interruptible() -> Iterator[None]:
-    """Lets SIGTERM end a job as Ctrl-C does, with its files closed and a word; training handles both by itself."""
+    """Makes SIGTERM raise KeyboardInterrupt, as Ctrl-C does, so that files are closed; training handles both itself."""
 
     def stop(*_: object) -> None:
         raise KeyboardInterrupt("terminated; the same command starts it again")
@@ -157,19 +160,22 @@ def _interruptible() -> Iterator[None]:
         signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
 
 
+# Least level shown of the messages of other packages. Orbax logs the traceback of every error, once a thread, through
+# absl or asyncio, and then raises it.
+_SHOWN = {"absl": logging.CRITICAL, "asyncio": logging.CRITICAL, "orbax": logging.WARNING, "datasets": logging.WARNING,
+          "bm25s": logging.WARNING, "transformers": logging.ERROR}
+
+
 def _quiet() -> None:
-    """Leaves out what other packages say about themselves; warnings about the work at hand come through."""
-    for name in ("absl", "orbax", "datasets"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    # transformers sets the level of its logger when it is imported, after this; a filter stays.
-    logging.getLogger("transformers").addFilter(_no_advice)
+    """Hides messages of other packages that do not help the user.
+
+    By filters, since packages set the levels of their loggers when they are imported, after this.
+    """
+    for name, level in _SHOWN.items():
+        logging.getLogger(name).addFilter(lambda record, level=level: record.levelno >= level)
     logging.getLogger("jax._src.xla_bridge").addFilter(_no_tpu)
 
 
-def _no_advice(record: logging.LogRecord) -> bool:
-    return record.levelno >= logging.ERROR
-
-
 def _no_tpu(record: logging.LogRecord) -> bool:
-    """That a machine has no TPU is no news; that it has a GPU which is not used is."""
+    """Hides that there is no TPU; shows that there is a GPU which jax does not use."""
     return record.levelno >= logging.ERROR or "TPU" not in record.getMessage()

@@ -1,4 +1,4 @@
-"""A bar with the time left, on standard error."""
+"""Progress bar on standard error."""
 
 from __future__ import annotations
 
@@ -11,11 +11,16 @@ import tqdm
 
 @contextlib.contextmanager
 def bar(total: int, name: str, unit: str, shown: bool = True, done: int = 0) -> Iterator[Callable[..., None]]:
-    """Shows progress towards `total`; what it yields takes the number done so far, and perhaps a word
-    to stand beside it. `done` were done before, in no time.
+    """Shows progress with speed and time left; yields `show(done, note=None)`, which updates it.
 
-    Where no terminal listens it prints a line every ten seconds instead of redrawing one; with `shown` False it
-    shows nothing.
+    A terminal redraws one line; elsewhere a line is printed every ten seconds.
+
+    Args:
+        total: number of units of the whole job.
+        name: label before the bar.
+        unit: plural noun of what is counted.
+        shown: False shows nothing.
+        done: units finished before, by an earlier start of the job.
     """
     interval = 0.1 if sys.stderr.isatty() else 10.0
     with tqdm.tqdm(total=total, initial=done, desc=name, unit=f" {unit}", file=sys.stderr, mininterval=interval,

@@ -10,6 +10,7 @@ import types
 from dataclasses import dataclass
 from pathlib import Path
 
+import jax
 import pytest
 
 from jaxllm import cli
@@ -75,7 +76,7 @@ def test_a_job_ends_with_the_path_of_its_result(tmp_path, capsys):
             "jaxllm: rows.jsonl: cannot be written: No space left on device\n  fix: free some space",
         ),
         ("enospc", 1, "jaxllm: {out}: cannot be written: No space left on device\n"),
-        ("tensorstore", 1, "jaxllm: RESOURCE_EXHAUSTED: No space left on device"),
+        ("tensorstore", 1, "jaxllm: {out}: cannot be written: No space left on device\n"),
         ("stop", 130, "jaxllm: stopped\n"),
     ],
 )
@@ -110,6 +111,17 @@ def test_mistakes_in_the_command(capsys, args, message):
     assert cli.main(args) == 2
     captured = capsys.readouterr()
     assert captured.err.startswith(message) and "Traceback" not in captured.err and captured.out == ""
+
+
+def test_several_processes_are_refused_before_the_directory_is_made(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 4)
+    monkeypatch.setitem(cli.VERBS, "work", cli.Verb("fake_verb", "does some work", single_process=True))
+    assert cli.main(["work", "--out", str(tmp_path / "run")]) == 2
+    assert capsys.readouterr().err == ("jaxllm: work: runs in one process, and there are 4\n"
+                                       "  fix: start it once, on a host with all its devices\n")
+    assert not (tmp_path / "run").exists()
+    single = {name for name, verb in cli.VERBS.items() if verb.single_process}
+    assert single == {"inject", "remove", "recommend", "generate", "score", "convert", "demo", "work"}
 
 
 def test_another_run_in_the_directory(tmp_path, capsys):

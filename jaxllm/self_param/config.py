@@ -76,7 +76,7 @@ class LocalityConfig:
 @dataclass(frozen=True)
 class Config:
     """Writes documents into a model's weights (SELF-PARAM, 2410.00487): each into a fresh copy of the model, all into
-    one, or one after the other. `jaxllm inject --out DIR --remove DOCUMENT` takes one of the last kind out again.
+    one, or one after the other. `jaxllm remove DOCUMENT --out DIR` takes one of the last kind out again.
 
     Before, after, and with the document in the prompt, the model answers the questions of the data. It learns
     from other pairs (questions.source), by KL distillation from itself reading the document.

@@ -1,4 +1,4 @@
-"""`jaxllm inject --remove`: takes a document out of a model again, and measures what that changes."""
+"""`jaxllm remove`: takes a document out of a model again, and measures what that changes."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ class Config:
 
     Args:
         out: directory of the finished run.
-        remove: the document: its number, from 0, or how its text begins.
+        document: number of the document, from 0, or the first characters of its text.
     """
 
     out: Path
-    remove: str
+    document: str
 
 
 def run(config: Config) -> Path:
@@ -60,7 +60,7 @@ def run(config: Config) -> Path:
         numbers = {folder: provenance.read(folder)["documents"][0]["document"]
                    for folder in adapter_folders(home / "adapters")}
         documents = _documents(earlier, list(numbers))
-        folder = find(numbers, documents, config.remove)
+        folder = find(numbers, documents, config.document)
         aside = home / "removed" / folder.name
         if aside.exists():
             raise UserError("was taken out before, and stands there still", aside, "remove or rename that directory")
@@ -91,7 +91,7 @@ def find(numbers: dict[Path, int], documents: Sequence[Document], wanted: str) -
         listed = "".join(f"\n  {number}: {documents[number].text[:provenance.BEGINNING]}"
                          for number in numbers.values())
         raise UserError(f"{len(found) or 'no'} documents in the model are meant by {wanted!r}; it has{listed}",
-                        "remove", "give a number of this list")
+                        "document", "give a number of this list")
     return found[0]
 
 

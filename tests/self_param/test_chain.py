@@ -91,7 +91,7 @@ def take_out(run, result, capsys):
     assert listed[1]["provenance"]["documents"][0]["begins"] in capsys.readouterr().out
 
     begins = listed[1]["provenance"]["documents"][0]["begins"]
-    remove = lambda document: main(["inject", "--out", str(run), "--remove", document])
+    remove = lambda document: main(["remove", document, "--out", str(run)])
     assert remove("7") == 2 and "no documents in the model are meant by '7'" in capsys.readouterr().err
     assert remove(begins) == 0
     told = json.loads((run / "removed" / "0001.json").read_text())
@@ -104,7 +104,7 @@ def take_out(run, result, capsys):
     shutil.rmtree(run / "adapters" / "0001")
     (run / "removed" / "0001").rename(run / "adapters" / "0001")
     assert remove("1") == 0 and json.loads((run / "removed" / "0001.json").read_text()) == told
-    assert main(["inject", "--out", str(run / "nowhere"), "--remove", "1"]) == 2
+    assert main(["remove", "1", "--out", str(run / "nowhere")]) == 2
 
 
 def test_all_together(tmp_path):

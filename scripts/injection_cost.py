@@ -22,9 +22,9 @@ import jax
 import numpy as np
 import optax
 
+from jaxllm.finetune.distill import Objective, make_loss
+from jaxllm.finetune.targets import build_target, collate
 from jaxllm.models import LoraConfig, ModelSpec, init_adapter, init_params
-from jaxllm.self_param.loss import Objective, make_loss
-from jaxllm.self_param.targets import build_target, collate
 from jaxllm.train import init_state, make_train_step
 
 SPEC = ModelSpec("llama", 8192, 512, layers=6, heads=8, kv_heads=4, head_dim=64, mlp_width=1408,

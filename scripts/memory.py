@@ -15,9 +15,9 @@ import argparse
 import jax
 import jax.numpy as jnp
 
+from jaxllm.finetune.distill import make_loss
 from jaxllm.models import ModelSpec, compute_logits, forward, init_params
 from jaxllm.ops import masked_sum
-from jaxllm.self_param.loss import make_loss
 from jaxllm.train import LossFn
 
 
@@ -39,7 +39,7 @@ def temporary_bytes(spec: ModelSpec, loss: LossFn, batch: int, length: int) -> i
     params = jax.eval_shape(lambda: init_params(spec, jax.random.key(0)))
     texts, numbers = (jax.ShapeDtypeStruct(shape, jnp.int32) for shape in ((batch, length), (batch,)))
     rows = {"student": texts, "student_segments": texts, "teacher": texts, "teacher_segments": texts,
-            "offset": numbers, "kind": numbers, "given": numbers}
+            "offset": numbers, "target_type": numbers, "masked_tokens": numbers}
 
     def step(student, teacher, rows):
         gradient = jax.grad(lambda params: loss(params, teacher, rows, None)[0][0])(student)

@@ -18,7 +18,7 @@ ALLOWED = {
     "generate": {"model", "text", "models", "ops"},
     "finetune": {"generate", "model", "text", "train", "models", "ops"},
     "judge": {"generate", "model", "text", "models", "ops"},
-    "evaluate": {"judge", "generate", "model", "text", "models", "ops"},
+    "evaluate": {"judge", "finetune", "train", "generate", "model", "text", "models", "ops"},
     "checkpoint": {"model", "text", "models", "ops"},
     "self_param": {"evaluate", "judge", "finetune", "train", "generate", "model", "text", "models", "ops"},
 }

@@ -10,8 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from jaxllm.evaluate.likelihood import mean_kl, perplexity
 from jaxllm.evaluate.retrieval import Retriever
 from jaxllm.files import JsonlWriter, plain, read_jsonl
+from jaxllm.finetune.run import remove_checkpoints, train_run
+from jaxllm.finetune.targets import InterleavedTargets, ReplayTargets, TargetSource, interleave, purpose_seed
 from jaxllm.job import Job
 from jaxllm.model import Model
 from jaxllm.models import merge_adapter
@@ -23,18 +26,15 @@ from jaxllm.self_param.documents import Document, asked_otherwise
 from jaxllm.self_param.evaluation import (
     Answer,
     ask_both,
-    gap,
     judge,
     mean_accuracy,
     mean_f1,
-    perplexity,
     say,
     unchanged,
 )
 from jaxllm.self_param.memory import Memory
 from jaxllm.self_param.provenance import provenance
-from jaxllm.self_param.streams import Rehearsal, TargetSource, Together, purpose_seed, together
-from jaxllm.self_param.study import Study, forget, train_run
+from jaxllm.self_param.study import Study
 from jaxllm.statistics import interval, paired
 
 Record = dict[str, Any]
@@ -103,7 +103,7 @@ def _write_in_turn(config: Config, job: Job, study: Study, arm: str, test: _Test
                      provenance(config, study.documents, study.streams[arm], group, arm))
         params = result.params
         measured(arm, step, lambda params=params: test.model(params))
-        forget(job, [name])
+        remove_checkpoints(job, [name])
 
 
 def _folder(job: Job, arm: str, step: int) -> Path:
@@ -117,9 +117,9 @@ def _targets(config: Config, study: Study, arm: str, group: Sequence[int],
     """What an injection learns from."""
     own = [[dataclasses.replace(one, recall=known) for one in streams] for streams in study.streams[arm]]
     seed = purpose_seed(config.seed, "order", group[0])
-    new = together([one for number in group for one in own[number]], seed)
+    new = interleave([one for number in group for one in own[number]], seed)
     if arm == "replay" and group[0]:
-        return Rehearsal(new, Together(tuple(one for streams in own[:group[0]] for one in streams), seed))
+        return ReplayTargets(new, InterleavedTargets(tuple(one for streams in own[:group[0]] for one in streams), seed))
     return new
 
 
@@ -138,7 +138,7 @@ class _Test:
         moved = params is not study.model.params
         near = self._say(student, [(None, question) for question in self.near])
         return self._record(*self._ask(student, False), near,
-                            gap(study.model, params, study.drift, dtype) if moved else 0.0,
+                            mean_kl(study.model, params, study.drift, dtype) if moved else 0.0,
                             perplexity(study.model, params, study.drift, dtype))
 
     def reader(self) -> Record:

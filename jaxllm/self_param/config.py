@@ -8,10 +8,10 @@ from typing import Literal
 
 from jaxllm.config import DataConfig, SamplingConfig, check, check_seed
 from jaxllm.devices import DeviceConfig, MeshConfig
+from jaxllm.finetune.distill import DivergenceConfig
+from jaxllm.finetune.on_policy import OnPolicyConfig
 from jaxllm.models import LoraConfig
 from jaxllm.self_param.documents import FormatConfig
-from jaxllm.self_param.injection import DivergenceConfig
-from jaxllm.self_param.on_policy import OnPolicyConfig
 from jaxllm.self_param.questions import QuestionConfig
 from jaxllm.self_param.streams import MixtureConfig
 from jaxllm.self_param.windows import WindowConfig

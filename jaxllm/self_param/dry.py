@@ -9,16 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxllm.errors import UserError
+from jaxllm.finetune.run import make_plan
+from jaxllm.finetune.targets import build_target, collate, common_lengths, continuation
+from jaxllm.finetune.teacher_cache import teacher_top_k
 from jaxllm.model import Model
 from jaxllm.models import ModelSpec, Params, init_adapter, load_spec, native
 from jaxllm.models.adapters import adapter_axes, linear_shapes
 from jaxllm.models.mesh import batch_sharding, model_shardings
 from jaxllm.ops import Quantized
 from jaxllm.self_param.config import Config
-from jaxllm.self_param.injection import make_recipe
 from jaxllm.self_param.study import OBJECTIVES, two_teachers
-from jaxllm.self_param.targets import build_target, collate, common_lengths, continuation
-from jaxllm.self_param.told import ask_teacher
 from jaxllm.train import abstract_state, shardings
 
 
@@ -36,7 +36,7 @@ def dry_run(config: Config, mesh: jax.sharding.Mesh) -> str:
         trained = jax.tree.map(lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), adapter.params,
                                shardings(adapter_axes(adapter), mesh, adapter.params))
     teachers = two_teachers(config, "after")
-    recipe = make_recipe(Model(spec, weights, None), OBJECTIVES["after"], config.train, config.lora, config.divergence,
+    recipe = make_plan(Model(spec, weights, None), OBJECTIVES["after"], config.train, config.lora, config.divergence,
                          lengths, config.device.compute_dtype, mesh, two_teachers=teachers)
     state = abstract_state(trained, recipe.optimizer)
     rows = config.train.batch_size
@@ -47,7 +47,7 @@ def dry_run(config: Config, mesh: jax.sharding.Mesh) -> str:
         else:  # the teacher reads apart from the step
             some = _batch(rows // config.train.accumulate, lengths, mesh)
             programs = [recipe.step.lower(state, weights, _batch(rows, lengths, mesh, k)),
-                        ask_teacher.lower(spec, weights, weights if teachers else None, some, k=k,
+                        teacher_top_k.lower(spec, weights, weights if teachers else None, some, k=k,
                                           temperature=config.divergence.temperature, dtype=recipe.dtype)]
         temporary = max(program.compile().memory_analysis().temp_size_in_bytes for program in programs)
     size = lambda tree: sum(_bytes(x) for x in jax.tree.leaves(tree))

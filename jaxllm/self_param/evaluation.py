@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Sequence
 
 import jax.numpy as jnp
@@ -11,12 +10,10 @@ import numpy as np
 
 from jaxllm.config import SamplingConfig
 from jaxllm.evaluate.qa import accuracy, best, f1, normalize
+from jaxllm.finetune.targets import Target, build_target
 from jaxllm.generate.engine import generate
 from jaxllm.model import Model
-from jaxllm.models.network import Params
 from jaxllm.self_param.documents import Document, FormatConfig, Pair, asked_otherwise
-from jaxllm.self_param.loss import Batch, mean_gap, mean_nats
-from jaxllm.self_param.targets import Target, build_target, collate, common_lengths
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,22 +102,3 @@ def question_targets(model: Model, document: Document, wording: FormatConfig) ->
 def plain_targets(model: Model, texts: Sequence[Sequence[int]]) -> list[Target]:
     """Texts that both sides see alike: the divergence on them is drift."""
     return [build_target(model.prefix, (), ids, "unrelated") for ids in texts]
-
-
-def batches(targets: Sequence[Target], window: int, batch_size: int = 32) -> list[Batch]:
-    """Targets as batches of one shape; a last one that is not full is filled with rows without a target."""
-    lengths = common_lengths(targets, window)
-    size = min(batch_size, len(targets))
-    filler = [Target((), (), 0)] * (-len(targets) % size)
-    padded = [*targets, *filler]
-    return [collate(padded[i:i + size], *lengths) for i in range(0, len(padded), size)]
-
-
-def gap(model: Model, student: Params, held_back: Sequence[Batch], dtype: jnp.dtype) -> float:
-    """Mean KL per token, nats, from the reading `model` to `student`, over batches of targets."""
-    return mean_gap(model.spec, model.params, student, list(held_back), dtype)
-
-
-def perplexity(model: Model, params: Params, texts: Sequence[Batch], dtype: jnp.dtype) -> float:
-    """Of weights `params` on the student's view of targets."""
-    return math.exp(mean_nats(model.spec, params, list(texts), dtype))

@@ -9,13 +9,13 @@ import numpy as np
 
 from jaxllm.config import SamplingConfig
 from jaxllm.errors import UserError
+from jaxllm.finetune.targets import purpose_seed
 from jaxllm.generate.engine import generate
 from jaxllm.job import Job
 from jaxllm.model import Model
 from jaxllm.self_param.config import Config
 from jaxllm.self_param.documents import Document, group, sort_out
 from jaxllm.self_param.questions import QuestionSource, file_source
-from jaxllm.self_param.streams import purpose_seed
 from jaxllm.text.rows import Rejected, RowSet, as_text, check_share, read_rows
 
 ROW = {"context": str, "question": str, "answers": list[str]}

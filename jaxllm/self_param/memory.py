@@ -11,11 +11,12 @@ from __future__ import annotations
 from jaxllm.config import SamplingConfig
 from jaxllm.errors import UserError
 from jaxllm.files import JsonlWriter, read_jsonl
+from jaxllm.finetune.targets import purpose_seed
 from jaxllm.generate.engine import generate
 from jaxllm.job import Job
 from jaxllm.model import Model
 from jaxllm.self_param.config import Config
-from jaxllm.self_param.streams import Streams, purpose_seed
+from jaxllm.self_param.streams import Streams
 
 Texts = tuple[tuple[int, ...], ...]
 

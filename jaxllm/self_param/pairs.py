@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from jaxllm.files import read_jsonl, write_jsonl
+from jaxllm.finetune.targets import purpose_seed
 from jaxllm.job import Job
 from jaxllm.judge import open_judge
 from jaxllm.model import Model
@@ -14,7 +15,6 @@ from jaxllm.self_param.config import Config
 from jaxllm.self_param.documents import Document
 from jaxllm.self_param.questions import QuestionAnswer, QuestionSource, collect, model_source
 from jaxllm.self_param.room import fits
-from jaxllm.self_param.streams import purpose_seed
 
 
 def training_pairs(config: Config, job: Job, model: Model, documents: Sequence[Document],

@@ -7,7 +7,10 @@ import shutil
 from collections.abc import Sequence
 from typing import Any
 
+from jaxllm.evaluate.likelihood import mean_kl, target_batches
 from jaxllm.files import JsonlWriter, plain, read_jsonl
+from jaxllm.finetune.run import TrainResult, remove_checkpoints, train_run
+from jaxllm.finetune.targets import interleave, purpose_seed
 from jaxllm.job import Job
 from jaxllm.model import Model
 from jaxllm.models import save_model
@@ -16,18 +19,14 @@ from jaxllm.self_param.config import Config
 from jaxllm.self_param.evaluation import (
     Answer,
     ask_both,
-    batches,
-    gap,
     mean_accuracy,
     mean_f1,
     question_targets,
     say,
     unchanged,
 )
-from jaxllm.self_param.injection import Injection
 from jaxllm.self_param.provenance import provenance
-from jaxllm.self_param.streams import purpose_seed, together
-from jaxllm.self_param.study import Study, forget, train_run
+from jaxllm.self_param.study import Study
 from jaxllm.statistics import interval, paired
 
 
@@ -51,7 +50,7 @@ def inject_each(config: Config, job: Job, study: Study, near: Sequence[str]) -> 
                 known = {arm: (usual[number], reworded[number]) for arm, (usual, reworded) in answers.items()}
                 done[number] = plain(_one_document(config, job, study, number, known, before))
                 writer.write(done[number])
-                forget(job, [f"{number:04d}-{arm}" for arm in study.recipes])
+                remove_checkpoints(job, [f"{number:04d}-{arm}" for arm in study.recipes])
     return [done[number] for number in range(len(study.documents))]
 
 
@@ -66,18 +65,18 @@ def _one_document(config: Config, job: Job, study: Study, number: int,
     model, document, dtype = study.model, study.documents[number], config.device.compute_dtype
     own = {pair.question for pair in document.pairs}
     near = {question: text for question, text in near.items() if question not in own}
-    held_back = batches(question_targets(model, document, config.format), model.spec.max_positions)
-    record: dict[str, Any] = {"document": number, "kl_before": gap(model, model.params, held_back, dtype)}
+    held_back = target_batches(question_targets(model, document, config.format), model.spec.max_positions)
+    record: dict[str, Any] = {"document": number, "kl_before": mean_kl(model, model.params, held_back, dtype)}
     for place, (arm, recipe) in enumerate(study.recipes.items()):
-        source = together(study.streams[arm][number], purpose_seed(config.seed, "order", number))
+        source = interleave(study.streams[arm][number], purpose_seed(config.seed, "order", number))
         result = train_run(job, model, source, recipe, f"{number:04d}-{arm}",
                            number * len(study.recipes) + place, {"document": number, "arm": arm})
         student = dataclasses.replace(model, params=result.params)
         (usual,), (reworded,) = ask_both(student, [document], config.format, config.sampling, reading=False,
                                          dtype=dtype, seed=config.seed)
         known[arm] = usual, reworded
-        record[f"kl_{arm}"] = gap(model, result.params, held_back, dtype)
-        record[f"drift_kl_{arm}"] = gap(model, result.params, study.drift, dtype)
+        record[f"kl_{arm}"] = mean_kl(model, result.params, held_back, dtype)
+        record[f"drift_kl_{arm}"] = mean_kl(model, result.params, study.drift, dtype)
         if near:
             record[f"locality_{arm}"] = unchanged(list(near.values()), _say(config, student, list(near)))
         if arm == "after":
@@ -98,7 +97,7 @@ def _say(config: Config, model: Model, questions: Sequence[str]) -> list[str]:
                dtype=config.device.compute_dtype, seed=config.seed)
 
 
-def _keep(config: Config, job: Job, study: Study, result: Injection, number: int) -> None:
+def _keep(config: Config, job: Job, study: Study, result: TrainResult, number: int) -> None:
     folder = job.directory / ("adapters" if config.save == "adapter" else "models") / f"{number:04d}"
     if folder.exists():  # of a run that was killed between saving and noting it down
         shutil.rmtree(folder)

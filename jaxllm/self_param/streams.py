@@ -1,21 +1,19 @@
-"""Which target a training step sees: a document's three streams, and several documents together."""
+"""Which target of a document a training step sees: its streams take turns."""
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
-import zlib
 from collections.abc import Sequence
-from typing import Protocol
 
 import numpy as np
 
 from jaxllm.config import check
 from jaxllm.errors import UserError
+from jaxllm.finetune.targets import TARGET_TYPES, Target, build_target, continuation, purpose_seed
 from jaxllm.model import Model
 from jaxllm.self_param.documents import FormatConfig
 from jaxllm.self_param.questions import QuestionAnswer
-from jaxllm.self_param.targets import KINDS, Target, build_target, continuation
 from jaxllm.train import row_indices
 
 
@@ -37,38 +35,14 @@ class MixtureConfig:
     recall: int = 0
 
     def __post_init__(self):
-        for name in KINDS:
+        for name in TARGET_TYPES:
             check(getattr(self, name) >= 0, name, f"must be 0 or more, got {getattr(self, name)}")
         check(bool(self.turns), "qa", "all kinds are 0")
 
     @property
     def turns(self) -> tuple[str, ...]:
         """Kinds in the order in which they take turns."""
-        return tuple(kind for kind in KINDS for _ in range(getattr(self, kind)))
-
-
-def purpose_seed(seed: int, *purpose: str | int) -> int:
-    """A seed of its own for every purpose, so that no two draws of a run are the same draw."""
-    words = [part if isinstance(part, int) else zlib.crc32(part.encode()) for part in purpose]
-    return int(np.random.SeedSequence([seed, *words]).generate_state(1)[0]) >> 1
-
-
-class TargetSource(Protocol):
-    """Targets by number, the same whenever they are asked for: a run can resume anywhere.
-
-    Attributes:
-        seed: of all that is drawn.
-        kinds: targets of a whole turn, in which every kind has its share.
-    """
-
-    seed: int
-    kinds: int
-
-    def target(self, number: int) -> Target:
-        """Target `number` of the run."""
-
-    def longest(self) -> list[Target]:
-        """Targets that are as long, in either view, as any that `target` returns."""
+        return tuple(kind for kind in TARGET_TYPES for _ in range(getattr(self, kind)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +70,7 @@ class Streams:
     recall: tuple[tuple[int, ...], ...] = ()
 
     @property
-    def kinds(self) -> int:
+    def cycle(self) -> int:
         return len(self.turns)
 
     def target(self, number: int) -> Target:
@@ -167,69 +141,6 @@ def make_streams(model: Model, text: str, pairs: Sequence[QuestionAnswer], unrel
                                       asked(question, ids), answers_only))
     return Streams(prefix, context, tuple(questions), tuple(map(tuple, unrelated)),
                    context if unrelated_with_document else (), turns, seed)
-
-
-@dataclasses.dataclass(frozen=True)
-class Together:
-    """Several documents, or windows of them, that take turns, in a new order every round; turns are equally long.
-
-    Attributes:
-        documents: their streams.
-        seed: of the order.
-    """
-
-    documents: tuple[Streams, ...]
-    seed: int
-
-    @property
-    def kinds(self) -> int:
-        return max(document.kinds for document in self.documents)
-
-    def target(self, number: int) -> Target:
-        """See `TargetSource.target`."""
-        turn, place = divmod(number, self.kinds)
-        document = self.documents[row_indices(self.seed, turn, 1, len(self.documents))[0]]
-        # One that lacks a kind goes on with its next turn: nothing comes twice.
-        return document.target(turn // len(self.documents) * self.kinds + place)
-
-    def longest(self) -> list[Target]:
-        """See `TargetSource.longest`."""
-        return [target for document in self.documents for target in document.longest()]
-
-
-@dataclasses.dataclass(frozen=True)
-class Rehearsal:
-    """A new document and, every other turn, one of those written before it.
-
-    Attributes:
-        new: streams of the new document.
-        earlier: of the earlier ones.
-    """
-
-    new: TargetSource
-    earlier: Together
-
-    @property
-    def seed(self) -> int:
-        return self.new.seed
-
-    @property
-    def kinds(self) -> int:
-        return self.new.kinds
-
-    def target(self, number: int) -> Target:
-        """See `TargetSource.target`."""
-        turn, place = divmod(number, self.kinds)
-        return (self.earlier if turn % 2 else self.new).target(turn // 2 * self.kinds + place)
-
-    def longest(self) -> list[Target]:
-        """See `TargetSource.longest`."""
-        return self.new.longest() + self.earlier.longest()
-
-
-def together(streams: Sequence[Streams], seed: int) -> TargetSource:
-    """One or several documents, or windows of them, as a source of targets."""
-    return streams[0] if len(streams) == 1 else Together(tuple(streams), seed)
 
 
 def document_alone(model: Model, text: str, wording: FormatConfig, seed: int) -> Streams:

@@ -1,32 +1,28 @@
-"""What all documents of an injection job share, and one run of training among many."""
+"""What all documents of an injection job share."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import numpy as np
 
+from jaxllm.evaluate.likelihood import target_batches
+from jaxllm.finetune.on_policy import longest_completions, on_policy_sampling
+from jaxllm.finetune.run import TrainPlan, make_plan
+from jaxllm.finetune.targets import build_target, common_lengths, purpose_seed
 from jaxllm.job import Job
 from jaxllm.model import Model
-from jaxllm.models.network import Params
 from jaxllm.self_param.config import Config
 from jaxllm.self_param.documents import Document
-from jaxllm.self_param.evaluation import batches, plain_targets
-from jaxllm.self_param.injection import Injection, Recipe, inject, make_recipe
+from jaxllm.self_param.evaluation import plain_targets
 from jaxllm.self_param.inputs import unrelated_ids
 from jaxllm.self_param.memory import recall_tokens, recalled
-from jaxllm.self_param.on_policy import longest_answers, own_sampling
 from jaxllm.self_param.pairs import training_pairs
 from jaxllm.self_param.questions import QuestionAnswer, QuestionSource
-from jaxllm.self_param.streams import Streams, TargetSource, document_alone, make_streams, purpose_seed
-from jaxllm.self_param.targets import build_target, common_lengths
-from jaxllm.train import Checkpointer, MetricsWriter
+from jaxllm.self_param.streams import Streams, document_alone, make_streams
 
 # What is trained, by its name in the results -> its objective.
 OBJECTIVES = {"after": "distill", "finetune": "finetune", "finetune_questions": "finetune",
@@ -51,7 +47,7 @@ class Study:
     streams: Mapping[str, Sequence[tuple[Streams, ...]]]
     drift: Sequence[dict[str, np.ndarray]]
     drift_texts: int
-    recipes: Mapping[str, Recipe]
+    recipes: Mapping[str, TrainPlan]
 
 
 def trained_arms(config: Config) -> list[str]:
@@ -97,11 +93,11 @@ def prepare(config: Config, job: Job, model: Model, mesh: jax.sharding.Mesh, doc
     streams = {arm: [of(arm, number) for number in range(len(documents))] for arm in trained_arms(config)}
     recipes = {arm: _recipe(config, model, arm, [one for own in found for one in own], mesh)
                for arm, found in streams.items()}
-    drift = batches(plain_targets(model, drifting), model.spec.max_positions)
+    drift = target_batches(plain_targets(model, drifting), model.spec.max_positions)
     return Study(model, documents, streams, drift, len(drifting), recipes)
 
 
-def _recipe(config: Config, model: Model, arm: str, streams: Sequence[Streams], mesh: jax.sharding.Mesh) -> Recipe:
+def _recipe(config: Config, model: Model, arm: str, streams: Sequence[Streams], mesh: jax.sharding.Mesh) -> TrainPlan:
     """How an arm is trained, with batches that hold all targets, those too that the model will yet make itself."""
     targets = [target for one in streams for target in one.longest()]
     if any("recall" in one.turns for one in streams):
@@ -110,60 +106,8 @@ def _recipe(config: Config, model: Model, arm: str, streams: Sequence[Streams], 
     on_policy = sampling = None
     if config.on_policy.share and OBJECTIVES[arm] == "distill":
         on_policy = config.on_policy
-        sampling = own_sampling(on_policy, config.sampling, config.format.end)
-        targets += longest_answers(targets, sampling.max_tokens, model.spec.max_positions)
-    return make_recipe(model, OBJECTIVES[arm], config.train, config.lora, config.divergence,
+        sampling = on_policy_sampling(on_policy, config.sampling, config.format.end)
+        targets += longest_completions(targets, sampling.max_tokens, model.spec.max_positions)
+    return make_plan(model, OBJECTIVES[arm], config.train, config.lora, config.divergence,
                        common_lengths(targets, model.spec.max_positions), config.device.compute_dtype, mesh,
                        two_teachers=two_teachers(config, arm), on_policy=on_policy, sampling=sampling)
-
-
-@dataclass(frozen=True)
-class _Numbered:
-    """Writes the metrics of one run among many: steps counted through, and whose they are."""
-
-    writer: MetricsWriter
-    before: int
-    labels: dict[str, Any]
-
-    def write(self, step: int, values: Mapping[str, Any]) -> None:
-        self.writer.write(self.before + step, {**self.labels, **values})
-
-
-def train_run(job: Job, model: Model, targets: TargetSource, recipe: Recipe, name: str, number: int,
-              labels: dict[str, Any], reader: Params | None = None) -> Injection:
-    """One run of training, resumed if it was stopped half-way.
-
-    Args:
-        job: whose checkpoints and metrics it writes.
-        model: the teacher, and where the student starts.
-        targets: what is learned.
-        recipe: how.
-        name: of the run's checkpoints.
-        number: of the run among all of the job, from 0: its steps are counted on from those before.
-        labels: what tells its metrics apart.
-        reader: see `inject`.
-
-    Raises:
-        KeyboardInterrupt: a signal stopped it; the checkpoint is saved.
-    """
-    before = number * recipe.train.steps
-    with Checkpointer(job.checkpoints / name) as checkpointer, contextlib.ExitStack() as stack:
-        made, metrics = checkpointer.latest_step() or 0, None
-        if made < recipe.train.steps:  # after a finished run stand the lines of the next, which are to stay
-            writer = stack.enter_context(MetricsWriter(job.metrics_path, before + made))
-            metrics = _Numbered(writer, before, labels)
-        result = inject(model, targets, recipe, checkpointer=checkpointer, metrics=metrics, reader=reader)
-    if result.interrupted:
-        raise KeyboardInterrupt(f"stopped in {name}; the same command goes on from there")
-    return result
-
-
-def forget(job: Job, names: Iterable[str]) -> None:
-    """Removes the state of runs that are noted down by now. By rename first: a kill in the middle would leave half a
-    checkpoint, which nobody can tell from a damaged one."""
-    for name in names:
-        folder = job.checkpoints / name
-        if folder.exists():
-            aside = folder.with_name(f".{folder.name}")
-            shutil.rmtree(aside, ignore_errors=True)
-            shutil.rmtree(folder.rename(aside))

@@ -15,6 +15,7 @@ from jaxllm.config import DataConfig
 from jaxllm.errors import UserError
 from jaxllm.evaluate.retrieval import Retriever
 from jaxllm.files import JsonlWriter, read_jsonl
+from jaxllm.finetune.targets import interleave
 from jaxllm.model import load
 from jaxllm.self_param import chain, questions, retention, single, study
 from jaxllm.self_param.config import Config, RecallConfig, UnrelatedConfig
@@ -22,7 +23,7 @@ from jaxllm.self_param.documents import Document, Pair
 from jaxllm.self_param.evaluation import unchanged
 from jaxllm.self_param.memory import Memory, recall_tokens, recalled
 from jaxllm.self_param.room import windowed
-from jaxllm.self_param.streams import MixtureConfig, together
+from jaxllm.self_param.streams import MixtureConfig
 from jaxllm.self_param.windows import WindowConfig, cut
 from jaxllm.text.rows import read_rows
 from jaxllm.train import make_mesh
@@ -145,7 +146,7 @@ def test_windows_that_nothing_is_asked_about(kinds, tmp_path, monkeypatch):
     assert turns == {"qa": [("qa", "continuation"), ("continuation",)] if len(kinds) == 2 else [("qa",)],
                      "unrelated": [("unrelated",)] * 2}[next(iter(kinds))]
     assert len(made.streams["finetune_context"][0]) == 2
-    source = together(made.streams["after"][0], 0)
+    source = interleave(made.streams["after"][0], 0)
     assert len({source.target(number) for number in range(4)}) == {2: 4, 1: 1 if "qa" in kinds else 4}[len(kinds)]
 
 

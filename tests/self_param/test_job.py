@@ -15,8 +15,8 @@ from jaxllm.assets import resolve
 from jaxllm.cli import main
 from jaxllm.errors import UserError
 from jaxllm.files import read_jsonl
+from jaxllm.finetune import run as finetune_run
 from jaxllm.models import load_spec
-from jaxllm.self_param import injection
 from jaxllm.self_param.demo import describe
 from tests.conftest import ROOT
 
@@ -89,8 +89,9 @@ def test_pairs_from_a_file(arguments, tmp_path, monkeypatch):
     pairs = tmp_path / "pairs.jsonl"
     pairs.write_text(json.dumps({"context": STORY, "question": "What was lost?", "answers": ["a ball"]}) + "\n")
     out, started = tmp_path / "out", []
-    plain = injection.OnPolicy.__init__
-    monkeypatch.setattr(injection.OnPolicy, "__init__", lambda self, *rest: started.append(rest) or plain(self, *rest))
+    plain = finetune_run.OnPolicyTargets.__init__
+    monkeypatch.setattr(finetune_run.OnPolicyTargets, "__init__",
+                        lambda self, *rest: started.append(rest) or plain(self, *rest))
     assert main(["inject", *arguments, "--out", str(out), "--questions.source", str(pairs), "--on_policy.share", "0.5",
                  "--on_policy.every", "2"]) == 0
     assert read_jsonl(out / "pairs.jsonl")[0]["pairs"] == [{"question": "What was lost?", "answer": "a ball"}]
@@ -295,18 +296,18 @@ def test_rows_of_no_use_are_told_of(arguments, tmp_path):
 
 def test_a_kill_while_a_finished_checkpoint_goes_away(arguments, tmp_path, monkeypatch):
     """Half of it removed, the document noted down: the same command finishes."""
-    from jaxllm.self_param import study
+    from jaxllm.finetune import run
 
-    plain = study.shutil.rmtree
+    plain = run.shutil.rmtree
 
     def half(folder, **options):
         if not options:  # of what is left of an earlier kill nothing is there yet
             next(path for path in folder.rglob("_METADATA")).unlink()
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(study.shutil, "rmtree", half)
+    monkeypatch.setattr(run.shutil, "rmtree", half)
     out = tmp_path / "out"
     assert main(["inject", *arguments, "--out", str(out)]) == 130
-    monkeypatch.setattr(study.shutil, "rmtree", plain)
+    monkeypatch.setattr(run.shutil, "rmtree", plain)
     assert main(["inject", *arguments, "--out", str(out)]) == 0
     assert json.loads((out / "result.json").read_text())["f1_finetune"]["n"] == 1

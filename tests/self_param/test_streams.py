@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from jaxllm.errors import UserError
+from jaxllm.finetune.targets import TARGET_TYPES, InterleavedTargets, ReplayTargets
 from jaxllm.model import Model
 from jaxllm.self_param.documents import FormatConfig
-from jaxllm.self_param.streams import MixtureConfig, Rehearsal, Together, document_alone, make_streams
-from jaxllm.self_param.targets import KINDS
+from jaxllm.self_param.streams import MixtureConfig, document_alone, make_streams
 from tests.generate.test_generate import Letters
 
 TEXTS = ["the red fox", "a blue dog", "no cat here", "at"]
@@ -25,11 +25,11 @@ def documents(llama):
 
 
 def kinds(source, numbers):
-    return [KINDS[source.target(number).kind] for number in numbers]
+    return [TARGET_TYPES[source.target(number).target_type] for number in numbers]
 
 
 def test_every_document_has_its_turn_in_every_round(documents):
-    together = Together(documents, 7)
+    together = InterleavedTargets(documents, 7)
     assert kinds(together, range(6)) == ["qa", "continuation", "unrelated"] * 2
     owner = {document.context: number for number, document in enumerate(documents)}
     # What the teacher reads before a question tells whose it is.
@@ -41,27 +41,27 @@ def test_every_document_has_its_turn_in_every_round(documents):
     # Each document's three pairs come once before any comes again.
     told = collections.Counter(zip(owners, (target.student for target in asked), strict=True))
     assert set(told.values()) == {1} and len(told) == 12
-    again = Together(documents, 7)
+    again = InterleavedTargets(documents, 7)
     assert [again.target(n) for n in range(40)] == [together.target(n) for n in range(40)]
 
 
 def test_a_document_too_short_for_a_kind(documents):
     """Its turns are its own two kinds, one after the other through turns of three: none is left out or comes twice."""
     short = dataclasses.replace(documents[0], turns=("qa", "unrelated"))
-    together = Together((documents[1], short), 0)
-    assert together.kinds == 3 and "continuation" in kinds(together, range(12))
+    together = InterleavedTargets((documents[1], short), 0)
+    assert together.cycle == 3 and "continuation" in kinds(together, range(12))
     of_short = [n for n in range(48) if "continuation" not in kinds(together, range(n // 3 * 3, n // 3 * 3 + 3))]
     assert kinds(together, of_short) == ["qa", "unrelated"] * (len(of_short) // 2) and len(of_short) == 24
     assert [together.target(n) for n in of_short] == [short.target(n) for n in range(24)]
 
 
 def test_earlier_documents_every_other_turn(documents):
-    rehearsal = Rehearsal(documents[0], Together(documents[1:3], 3))
+    rehearsal = ReplayTargets(documents[0], InterleavedTargets(documents[1:3], 3))
     read = [rehearsal.target(number).offset for number in range(0, 24, 3)]
     lengths = [len(document.context) for document in documents]
     assert read[::2] == [lengths[0]] * 4 and sorted(read[1::2]) == sorted([lengths[1], lengths[2]] * 2)
-    several = Rehearsal(Together(documents[:2], 1), Together(documents[2:3], 3))
-    assert several.kinds == 3 and several.target(3) == documents[2].target(0)
+    several = ReplayTargets(InterleavedTargets(documents[:2], 1), InterleavedTargets(documents[2:3], 3))
+    assert several.cycle == 3 and several.target(3) == documents[2].target(0)
     assert len(rehearsal.longest()) == sum(len(document.longest()) for document in documents[:3])
 
 
@@ -85,7 +85,7 @@ def test_answers_alone_and_their_end(llama):
                         answers_only=True, end=True)
     (target,) = made.questions
     question = model.tokenizer.encode("Question: who? Answer:")
-    assert target.given == len(model.prefix) + len(question)
+    assert target.masked_tokens == len(model.prefix) + len(question)
     assert target.student == (*model.prefix, *question, *model.tokenizer.encode(" fox\n"), 2)
     endless = Model(dataclasses.replace(spec, eos_ids=()), params, Letters())
     with pytest.raises(UserError, match="no end token"):

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
+from jaxllm.finetune.distill import align, make_loss, target_divergence, target_mask
+from jaxllm.finetune.targets import TARGET_TYPES, Target, build_target, collate, continuation
 from jaxllm.models import Adapter, LoraConfig, compute_logits, forward, init_adapter
-from jaxllm.self_param.loss import align, make_loss, reading_gap, target_mask
 from jaxllm.self_param.streams import MixtureConfig, Streams
-from jaxllm.self_param.targets import KINDS, Target, build_target, collate, continuation
 
 
 def target(context=(10, 11, 12), text=(20, 21, 22, 23), prefix=(1,)):
@@ -31,20 +31,20 @@ def test_views_by_hand():
 def test_what_is_given_is_not_learned():
     """Two of four tokens are only read: the states of the third and fourth count, with a prefix and without."""
     for prefix, wanted in (((1,), [0, 0, 1, 1, 0, 0]), ((), [0, 1, 1, 0, 0, 0])):
-        told = build_target(prefix, (10,), (20, 21, 22, 23), "qa", asked=2, answer_only=True)
+        told = build_target(prefix, (10,), (20, 21, 22, 23), "qa", prompt_tokens=2, mask_prompt=True)
         batch = collate([told, Target((), (), 0)], 6, 8)
-        mask = target_mask(jnp.asarray(batch["student_segments"]), jnp.asarray(batch["given"]))
+        mask = target_mask(jnp.asarray(batch["student_segments"]), jnp.asarray(batch["masked_tokens"]))
         assert mask.astype(int).tolist() == [wanted, [0] * 6]
 
 
 def test_the_loss_is_that_of_the_answer_alone(llama):
     """Against the mean of the divergence over the answer's two states; tokens of the question change nothing else."""
     spec, params = llama
-    one = build_target((1,), (10, 11), (20, 21, 22, 23), "qa", asked=2, answer_only=True)
+    one = build_target((1,), (10, 11), (20, 21, 22, 23), "qa", prompt_tokens=2, mask_prompt=True)
     batch = {name: jnp.asarray(value) for name, value in collate([one], 8, 8).items()}
     adapter = init_adapter(spec, jax.random.key(0), LoraConfig(rank=2))
     (total, weight), _ = make_loss(spec, "distill", adapter.scale)(adapter.params, params, batch, jax.random.key(0))
-    gaps = reading_gap(spec, params, params, adapter, batch)[0]
+    gaps = target_divergence(spec, params, params, adapter, batch)[0]
     assert_allclose(total, (gaps[2] + gaps[3]) / 2, rtol=1e-5)
     assert float(weight) == 1.0
 
@@ -64,8 +64,9 @@ def test_last_term_uses_the_last_but_one_state(llama):
     spec, params = llama
     other = jax.tree.map(lambda leaf: leaf * 1.05, params)
     batch = jax.tree.map(jnp.asarray, collate([target()], 8, 10))
-    got = reading_gap(spec, other, params, None, batch)[0, 3]
-    scores = lambda p, ids, at: jax.nn.log_softmax(compute_logits(spec, p, forward(spec, p, jnp.asarray([ids])).hidden)[0, at])
+    got = target_divergence(spec, other, params, None, batch)[0, 3]
+    logits = lambda p, ids: compute_logits(spec, p, forward(spec, p, jnp.asarray([ids])).hidden)
+    scores = lambda p, ids, at: jax.nn.log_softmax(logits(p, ids)[0, at])
     q, p = scores(params, target().student, 3), scores(other, target().teacher, 6)
     assert_allclose(got, (jnp.exp(p) * (p - q)).sum(), rtol=1e-4)
 
@@ -77,15 +78,15 @@ def test_one_teaches_what_it_reads_and_another_what_it_knows(llama):
     reader = latest | {"layers": jax.tree.map(lambda leaf: leaf * 0.9, latest["layers"])}
     rows = [target(), build_target((1,), (), (20, 21, 22), "recall"), Target((), (), 0)]
     batch = jax.tree.map(jnp.asarray, collate(rows, 6, 10))
-    both = reading_gap(spec, latest, params, None, batch, reader=reader)
-    assert_allclose(both[0, :4], reading_gap(spec, reader, params, None, batch)[0, :4], rtol=1e-5)
-    assert_allclose(both[1, :3], reading_gap(spec, latest, params, None, batch)[1, :3], rtol=1e-5)
-    assert np.abs(both[0, :4] - reading_gap(spec, latest, params, None, batch)[0, :4]).max() > 1e-4
+    both = target_divergence(spec, latest, params, None, batch, open_book_teacher=reader)
+    assert_allclose(both[0, :4], target_divergence(spec, reader, params, None, batch)[0, :4], rtol=1e-5)
+    assert_allclose(both[1, :3], target_divergence(spec, latest, params, None, batch)[1, :3], rtol=1e-5)
+    assert np.abs(both[0, :4] - target_divergence(spec, latest, params, None, batch)[0, :4]).max() > 1e-4
 
     adapter = init_adapter(spec, jax.random.key(0), LoraConfig())
     loss = make_loss(spec, "distill", adapter.scale, two_teachers=True)
     (total, weight), _ = loss(adapter.params, (latest, reader), batch, jax.random.key(0))
-    gaps = reading_gap(spec, latest, latest, None, batch, reader=reader)
+    gaps = target_divergence(spec, latest, latest, None, batch, open_book_teacher=reader)
     assert weight == 2 and float(total) == pytest.approx(float(gaps[0, :4].mean() + gaps[1, :3].mean()), rel=1e-5)
 
 
@@ -108,8 +109,8 @@ def test_every_pair_is_used_once_per_round():
     """Two rounds of twelve pairs, three kinds in turn: 72 targets, each pair twice."""
     own = streams(("qa", "continuation", "unrelated"), questions=12)
     drawn = [own.target(n) for n in range(72)]
-    assert [KINDS[t.kind] for t in drawn[:6]] == ["qa", "continuation", "unrelated"] * 2
-    asked = [t.student for t in drawn if t.kind == 0]
+    assert [TARGET_TYPES[t.target_type] for t in drawn[:6]] == ["qa", "continuation", "unrelated"] * 2
+    asked = [t.student for t in drawn if t.target_type == 0]
     assert sorted(asked[:12]) == sorted(asked[12:]) == sorted(t.student for t in own.questions)
     assert asked[:12] != asked[12:]
 
@@ -153,7 +154,7 @@ def test_the_context_does_not_reach_the_student(llama):
     loss = make_loss(spec, "finetune", 1.0)
     adapter = init_adapter(spec, jax.random.key(0), LoraConfig(rank=2))
     assert float(loss(adapter.params, params, one, None)[0][0]) == float(loss(adapter.params, params, two, None)[0][0])
-    gap = [reading_gap(spec, params, params, None, b)[0, :4] for b in (one, two)]
+    gap = [target_divergence(spec, params, params, None, b)[0, :4] for b in (one, two)]
     assert float(jnp.abs(gap[0] - gap[1]).max()) > 1e-3  # but it does reach the teacher
 
 
@@ -163,7 +164,7 @@ def test_the_teacher_gets_no_gradient(llama, batch):
     adapter = init_adapter(spec, jax.random.key(0), LoraConfig(rank=2))
 
     def of_base(embedding):
-        return reading_gap(spec, params | {"embed": embedding}, params, None, batch).sum()
+        return target_divergence(spec, params | {"embed": embedding}, params, None, batch).sum()
 
     assert np.all(np.asarray(jax.grad(of_base)(params["embed"])) == 0)
     assert float(loss(adapter.params, params, batch, None)[0][0]) > 0
@@ -201,6 +202,6 @@ def test_temperature_scales_by_its_square(llama, batch):
     hot = make_loss(spec, "distill", 1.0, temperature=2.0)
     adapter = init_adapter(spec, jax.random.key(0), LoraConfig(rank=2))
     (total, _), _ = hot(adapter.params, params, batch, None)
-    gap = reading_gap(spec, params, params, None, batch, temperature=2.0)
+    gap = target_divergence(spec, params, params, None, batch, temperature=2.0)
     mask = target_mask(batch["student_segments"])
     assert_allclose(total, 4 * ((gap * mask).sum(-1) / mask.sum(-1)).sum(), rtol=1e-5)

@@ -9,14 +9,16 @@ import pytest
 from numpy.testing import assert_allclose
 
 from jaxllm.errors import UserError
+from jaxllm.evaluate.likelihood import mean_kl, target_batches
+from jaxllm.finetune import run, teacher_cache
+from jaxllm.finetune.distill import DivergenceConfig
+from jaxllm.finetune.run import TrainPlan, make_plan, run_plan
+from jaxllm.finetune.targets import build_target, common_lengths
 from jaxllm.model import Model
 from jaxllm.models import LoraConfig
-from jaxllm.self_param import injection, told
 from jaxllm.self_param.documents import FormatConfig
-from jaxllm.self_param.evaluation import batches, gap, plain_targets
-from jaxllm.self_param.injection import DivergenceConfig, Recipe, inject, make_recipe
+from jaxllm.self_param.evaluation import plain_targets
 from jaxllm.self_param.streams import MixtureConfig, make_streams
-from jaxllm.self_param.targets import build_target, common_lengths
 from jaxllm.train import Checkpointer, make_mesh
 from jaxllm.train.config import TrainConfig
 from tests.generate.test_generate import Letters
@@ -51,9 +53,9 @@ def streams(model, mixture):
 LORA = LoraConfig(rank=4)
 
 
-def recipe(model, made, lora=LORA, train=TRAIN, objective="distill") -> Recipe:
+def recipe(model, made, lora=LORA, train=TRAIN, objective="distill") -> TrainPlan:
     lengths = common_lengths(made.longest(), model.spec.max_positions)
-    return make_recipe(model, objective, train, lora, DivergenceConfig(), lengths, FLOAT32, make_mesh())
+    return make_plan(model, objective, train, lora, DivergenceConfig(), lengths, FLOAT32, make_mesh())
 
 
 @pytest.fixture(scope="module")
@@ -63,21 +65,21 @@ def full_mixture(model):
 
 @pytest.fixture(scope="module")
 def learned(model, full_mixture):
-    return inject(model, full_mixture, recipe(model, full_mixture), progress=False)
+    return run_plan(model, full_mixture, recipe(model, full_mixture), progress=False)
 
 
 def held_back(model, made):
     """Text in the manner of the pairs that no stream holds."""
     texts = [model.tokenizer.encode(text) for text in ("who is it? fox", "what is in it? red fox")]
-    return batches([build_target(made.prefix, made.context, t, "qa") for t in texts], 64)
+    return target_batches([build_target(made.prefix, made.context, t, "qa") for t in texts], 64)
 
 
 def test_the_student_comes_to_agree_with_the_reader(model, full_mixture, learned):
     """On what was trained and on the held-back rest; the document's own rest included."""
-    trained = batches(list(full_mixture.questions), 64)
-    assert gap(model, learned.params, trained, FLOAT32) < gap(model, model.params, trained, FLOAT32) / 5
+    trained = target_batches(list(full_mixture.questions), 64)
+    assert mean_kl(model, learned.params, trained, FLOAT32) < mean_kl(model, model.params, trained, FLOAT32) / 5
     kept = held_back(model, full_mixture)
-    assert gap(model, learned.params, kept, FLOAT32) < gap(model, model.params, kept, FLOAT32) / 2
+    assert mean_kl(model, learned.params, kept, FLOAT32) < mean_kl(model, model.params, kept, FLOAT32) / 2
 
 
 def test_merged_weights_are_the_adapter(model, learned):
@@ -89,48 +91,48 @@ def test_merged_weights_are_the_adapter(model, learned):
 
 def test_unrelated_text_keeps_the_model_in_place(model, full_mixture, learned):
     """Drift on text of neither stream is smaller with unrelated text than without, for the same steps."""
-    fresh = batches(plain_targets(model, unrelated(16, 7)), 64)
+    fresh = target_batches(plain_targets(model, unrelated(16, 7)), 64)
     without = streams(model, MixtureConfig(qa=1, continuation=1, unrelated=0))
-    careless = inject(model, without, recipe(model, full_mixture), progress=False)
-    assert 0 < gap(model, learned.params, fresh, FLOAT32) < gap(model, careless.params, fresh, FLOAT32)
+    careless = run_plan(model, without, recipe(model, full_mixture), progress=False)
+    assert 0 < mean_kl(model, learned.params, fresh, FLOAT32) < mean_kl(model, careless.params, fresh, FLOAT32)
 
 
 def test_the_base_model_is_left_as_it_was(model, full_mixture, llama):
     before = jax.tree.map(np.array, model.params)
     short = dataclasses.replace(TRAIN, steps=2)
     for lora in (LORA, None):
-        inject(model, full_mixture, recipe(model, full_mixture, lora, short), progress=False)
+        run_plan(model, full_mixture, recipe(model, full_mixture, lora, short), progress=False)
     for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(model.params), strict=True):
         assert np.array_equal(a, b)
 
 
 def test_all_weights_can_be_trained(model, full_mixture):
     own = recipe(model, full_mixture, lora=None, train=dataclasses.replace(TRAIN, lr=2e-3))
-    result = inject(model, full_mixture, own, progress=False)
-    trained = batches(list(full_mixture.questions), 64)
+    result = run_plan(model, full_mixture, own, progress=False)
+    trained = target_batches(list(full_mixture.questions), 64)
     assert result.adapter is None
-    assert gap(model, result.params, trained, FLOAT32) < gap(model, model.params, trained, FLOAT32) / 5
+    assert mean_kl(model, result.params, trained, FLOAT32) < mean_kl(model, model.params, trained, FLOAT32) / 5
 
 
 def test_one_compile_for_many_documents(model, full_mixture, programs):
     own = recipe(model, full_mixture, train=dataclasses.replace(TRAIN, steps=2))
-    inject(model, full_mixture, own, progress=False)
+    run_plan(model, full_mixture, own, progress=False)
     before = programs()
     assert before > 0
-    inject(model, dataclasses.replace(full_mixture, seed=9), own, progress=False)
+    run_plan(model, dataclasses.replace(full_mixture, seed=9), own, progress=False)
     assert programs() == before
 
 
 def test_a_stopped_injection_goes_on_bit_for_bit(model, full_mixture, tmp_path):
     train = dataclasses.replace(TRAIN, steps=9)
     own = recipe(model, full_mixture, train=train)
-    whole = inject(model, full_mixture, own, progress=False)
+    whole = run_plan(model, full_mixture, own, progress=False)
     with Checkpointer(tmp_path / "checkpoints") as checkpointer:
         half = dataclasses.replace(own, train=dataclasses.replace(train, steps=4))
-        inject(model, full_mixture, half, checkpointer=checkpointer, progress=False)
+        run_plan(model, full_mixture, half, checkpointer=checkpointer, progress=False)
     with Checkpointer(tmp_path / "checkpoints") as checkpointer:
         assert checkpointer.latest_step() == 4
-        rest = inject(model, full_mixture, own, checkpointer=checkpointer, progress=False)
+        rest = run_plan(model, full_mixture, own, checkpointer=checkpointer, progress=False)
     for a, b in zip(jax.tree.leaves(whole.params), jax.tree.leaves(rest.params), strict=True):
         assert np.array_equal(a, b)
 
@@ -140,7 +142,7 @@ def test_accumulation_changes_nothing(model, full_mixture):
     for parts in (1, 4):
         # A large eps: Adam's own would turn rounding in gradients near zero into whole steps.
         train = dataclasses.replace(TRAIN, steps=3, accumulate=parts, eps=1e-2)
-        results.append(inject(model, full_mixture, recipe(model, full_mixture, train=train), progress=False))
+        results.append(run_plan(model, full_mixture, recipe(model, full_mixture, train=train), progress=False))
     for a, b in zip(*(jax.tree.leaves(r.adapter.params) for r in results), strict=True):
         assert_allclose(a, b, atol=1e-5)
 
@@ -153,12 +155,12 @@ def test_a_teacher_that_is_asked_once_teaches_the_same(model, full_mixture, two,
     train = dataclasses.replace(TRAIN, steps=4, warmup_steps=0)
     lengths = common_lengths(full_mixture.longest(), model.spec.max_positions)
     asked = []
-    monkeypatch.setattr(told, "put_batch", lambda batch, mesh: asked.append(batch) or batch)
+    monkeypatch.setattr(teacher_cache, "put_batch", lambda batch, mesh: asked.append(batch) or batch)
 
     def adapter(top_k):
-        made = make_recipe(model, "distill", train, LORA, DivergenceConfig(top_k=top_k), lengths, FLOAT32, make_mesh(),
+        made = make_plan(model, "distill", train, LORA, DivergenceConfig(top_k=top_k), lengths, FLOAT32, make_mesh(),
                            two_teachers=two)
-        return inject(model, full_mixture, made, progress=False, reader=reader if two else None)
+        return run_plan(model, full_mixture, made, progress=False, open_book_teacher=reader if two else None)
 
     online = adapter(None)
     assert not asked
@@ -170,11 +172,11 @@ def test_a_teacher_that_is_asked_once_teaches_the_same(model, full_mixture, two,
     assert once == -(-len(wanted) // train.batch_size)
     if two:
         return
-    monkeypatch.setattr(told, "ROOM", 0)
-    monkeypatch.setattr(injection, "AHEAD", 1)
-    programs = told.ask_teacher._cache_size()
+    monkeypatch.setattr(teacher_cache, "CACHE_BYTES", 0)
+    monkeypatch.setattr(run, "TEACHER_STEPS_AHEAD", 1)
+    programs = teacher_cache.teacher_top_k._cache_size()
     again = adapter(model.spec.vocab_size)
-    assert told.ask_teacher._cache_size() == programs
+    assert teacher_cache.teacher_top_k._cache_size() == programs
     assert len(asked) - once == train.steps
     jax.tree.map(lambda x, y: assert_allclose(x, y, atol=1e-6), again.adapter.params, kept.adapter.params)
     few = adapter(4)

@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 
 from jaxllm.config import SamplingConfig
+from jaxllm.evaluate.likelihood import mean_kl, target_batches
+from jaxllm.finetune.distill import DivergenceConfig
+from jaxllm.finetune.on_policy import OnPolicyConfig, OnPolicyTargets, longest_completions, with_completion
+from jaxllm.finetune.run import make_plan, run_plan
+from jaxllm.finetune.targets import Target, build_target, common_lengths
 from jaxllm.generate import generate
 from jaxllm.model import Model
 from jaxllm.models import LoraConfig
-from jaxllm.self_param.evaluation import batches, gap
-from jaxllm.self_param.injection import DivergenceConfig, inject, make_recipe
-from jaxllm.self_param.on_policy import OnPolicy, OnPolicyConfig, answered, longest_answers
 from jaxllm.self_param.streams import MixtureConfig, Streams
-from jaxllm.self_param.targets import Target, build_target, common_lengths
 from jaxllm.train import Checkpointer, make_mesh
 from jaxllm.train.config import TrainConfig
 from tests.generate.test_generate import Letters
@@ -35,7 +36,7 @@ def streams(model):
     ids = lambda text: tuple(model.tokenizer.encode(text))
     context = ids("the red fox is in it")
     pairs = ("who is in it?", " fox."), ("what color?", " red."), ("is it?", " it is.")
-    questions = tuple(build_target(model.prefix, context, ids(ask + tell), "qa", asked=len(ids(ask)))
+    questions = tuple(build_target(model.prefix, context, ids(ask + tell), "qa", prompt_tokens=len(ids(ask)))
                       for ask, tell in pairs)
     return Streams(model.prefix, context, questions, (ids("other text"), ids("more of it")), (),
                    MixtureConfig(qa=1, continuation=0, unrelated=1).turns, 5)
@@ -43,51 +44,52 @@ def streams(model):
 
 def recipe(model, streams, config, steps=STEPS, lora=None):
     longest = streams.longest()
-    lengths = common_lengths([*longest, *longest_answers(longest, GREEDY.max_tokens, 64)], 64)
+    lengths = common_lengths([*longest, *longest_completions(longest, GREEDY.max_tokens, 64)], 64)
     train = TrainConfig(steps=steps, batch_size=ROWS, lr=5e-3, schedule="constant")
-    return make_recipe(model, "distill", train, lora, DivergenceConfig(), lengths, FLOAT32, make_mesh(),
+    return make_plan(model, "distill", train, lora, DivergenceConfig(), lengths, FLOAT32, make_mesh(),
                        on_policy=config, sampling=dataclasses.replace(GREEDY, temperature=config.temperature))
 
 
 def test_another_answer_by_hand():
-    target = build_target((1,), (7, 8), (3, 4, 5), "qa", asked=2)
-    assert answered(target, (9, 6)) == Target((1, 3, 4, 9, 6), (1, 7, 8, 3, 4, 9, 6), 2, 0, 0, 3)
-    only = build_target((1,), (7, 8), (3, 4, 5), "qa", asked=2, answer_only=True)
-    assert answered(only, (9,)).given == 3
-    (long,) = longest_answers([target, build_target((1,), (), (5, 6), "unrelated")], 6, 9)
+    target = build_target((1,), (7, 8), (3, 4, 5), "qa", prompt_tokens=2)
+    assert with_completion(target, (9, 6)) == Target((1, 3, 4, 9, 6), (1, 7, 8, 3, 4, 9, 6), 2, 0, 0, 3)
+    only = build_target((1,), (7, 8), (3, 4, 5), "qa", prompt_tokens=2, mask_prompt=True)
+    assert with_completion(only, (9,)).masked_tokens == 3
+    (long,) = longest_completions([target, build_target((1,), (), (5, 6), "unrelated")], 6, 9)
     assert len(long.student) == 3 + 9 - 5 and len(long.teacher) == 9
 
 
 def test_the_student_answers_what_it_is_asked(model, streams):
     """Greedily what `generate` says, cut where there is no room; all else stays; what is past is forgotten."""
-    own = OnPolicy(model, streams, OnPolicyConfig(1.0), GREEDY, ROWS, (64, 64), FLOAT32, {})
-    own.ask(range(0, 3), model.params)
+    own = OnPolicyTargets(model, streams, OnPolicyConfig(1.0), GREEDY, ROWS, (64, 64), FLOAT32, {})
+    own.sample(range(0, 3), model.params)
     for number in range(3 * ROWS):
         made = streams.target(number)
-        if made.asked:
-            (said,) = generate(model, [made.student[:made.asked]], GREEDY, dtype=FLOAT32)[0]
-            assert own.target(number) == answered(made, said.token_ids) != made
+        if made.prompt_tokens:
+            (said,) = generate(model, [made.student[:made.prompt_tokens]], GREEDY, dtype=FLOAT32)[0]
+            assert own.target(number) == with_completion(made, said.token_ids) != made
         else:
             assert own.target(number) == made
     assert own.target(3 * ROWS) == streams.target(3 * ROWS)
-    own.ask(range(3, 4), model.params)
-    assert {int(number) // ROWS for number in own.said} == {2, 3}
-    length = max(target.asked for target in streams.questions) + 2
-    tight = OnPolicy(model, streams, OnPolicyConfig(1.0), GREEDY, ROWS, (length, 64), FLOAT32, {})
-    tight.ask(range(0, 3), model.params)
+    own.sample(range(3, 4), model.params)
+    assert {int(number) // ROWS for number in own.completions} == {2, 3}
+    length = max(target.prompt_tokens for target in streams.questions) + 2
+    tight = OnPolicyTargets(model, streams, OnPolicyConfig(1.0), GREEDY, ROWS, (length, 64), FLOAT32, {})
+    tight.sample(range(0, 3), model.params)
     asked = [number for number in range(3 * ROWS) if streams.target(number).asked]
     assert max(len(tight.target(number).student) for number in asked) == length
 
 
 def test_a_share_of_them_and_always_the_same(model, streams):
-    own = [OnPolicy(model, streams, OnPolicyConfig(0.3), dataclasses.replace(GREEDY, temperature=1.0), ROWS, (64, 64),
-                    FLOAT32, {}) for _ in range(2)]
-    own[0].ask(range(0, 50), model.params)
+    sampling = dataclasses.replace(GREEDY, temperature=1.0)
+    own = [OnPolicyTargets(model, streams, OnPolicyConfig(0.3), sampling, ROWS, (64, 64), FLOAT32, {})
+           for _ in range(2)]
+    own[0].sample(range(0, 50), model.params)
     for steps in (range(0, 20), range(20, 50)):
-        own[1].ask(steps, model.params)
+        own[1].sample(steps, model.params)
     asked = 50 * ROWS // 2
-    assert 0.2 * asked < len(own[0].said) < 0.4 * asked
-    assert own[1].said == {number: ids for number, ids in own[0].said.items() if int(number) >= 19 * ROWS}
+    assert 0.2 * asked < len(own[0].completions) < 0.4 * asked
+    assert own[1].completions == {number: ids for number, ids in own[0].completions.items() if int(number) >= 19 * ROWS}
 
 
 def test_how_an_answer_ends(model, streams):
@@ -102,9 +104,9 @@ def test_how_an_answer_ends(model, streams):
 
     def said(targets, token):
         sampling = dataclasses.replace(GREEDY, logit_bias={token: 100.0})
-        own = OnPolicy(student, targets, OnPolicyConfig(1.0), sampling, ROWS, (64, 64), FLOAT32, {})
-        own.ask(range(1), student.params)
-        (one,) = {tuple(ids) for ids in own.said.values()}
+        own = OnPolicyTargets(student, targets, OnPolicyConfig(1.0), sampling, ROWS, (64, 64), FLOAT32, {})
+        own.sample(range(1), student.params)
+        (one,) = {tuple(ids) for ids in own.completions.values()}
         return one
 
     assert said(ending, end) == said(streams, end) == (end,)
@@ -115,14 +117,14 @@ def test_how_an_answer_ends(model, streams):
 
 def test_the_student_of_the_moment_is_asked(model, streams, monkeypatch):
     """Before the first step the model as it is, then the one that training has made by then, of all steps in turn."""
-    asked, ask = [], OnPolicy.ask
-    monkeypatch.setattr(OnPolicy, "ask", lambda self, steps, student: asked.append((steps, student)) or ask(
+    asked, ask = [], OnPolicyTargets.sample
+    monkeypatch.setattr(OnPolicyTargets, "sample", lambda self, steps, student: asked.append((steps, student)) or ask(
         self, steps, student))
     config, lora = OnPolicyConfig(1.0, every=3), LoraConfig(rank=4)
-    inject(model, streams, recipe(model, streams, config, lora=lora), progress=False)
+    run_plan(model, streams, recipe(model, streams, config, lora=lora), progress=False)
     assert [steps for steps, _ in asked] == [range(0, 4), range(4, 7), range(7, 9)]
     students = [student for _, student in asked]
-    three = inject(model, streams, recipe(model, streams, config, 3, lora), progress=False)
+    three = run_plan(model, streams, recipe(model, streams, config, 3, lora), progress=False)
     for student, wanted in ((students[0], model.params), (students[1], three.params)):
         for a, b in zip(jax.tree.leaves(student), jax.tree.leaves(wanted), strict=True):
             assert np.array_equal(a, b)
@@ -133,7 +135,7 @@ class Stopping:
     the second time: when the questions of its round are looked for, or when its batch is made."""
 
     def __init__(self, streams, times):
-        self.seed, self.kinds, self.target_of, self.times = streams.seed, streams.kinds, streams.target, times
+        self.seed, self.cycle, self.target_of, self.times = streams.seed, streams.cycle, streams.target, times
 
     def target(self, number):
         self.times -= number == 5 * ROWS + 1
@@ -145,18 +147,18 @@ class Stopping:
 @pytest.mark.parametrize(("times", "lora", "stopped"), [(1, None, 3), (2, LoraConfig(rank=4), 5)])
 def test_a_stopped_run_goes_on_with_the_same_answers(model, streams, tmp_path, times, lora, stopped):
     made = recipe(model, streams, OnPolicyConfig(0.7, every=3), lora=lora)
-    whole = inject(model, streams, made, progress=False)
+    whole = run_plan(model, streams, made, progress=False)
     with Checkpointer(tmp_path / "checkpoints") as checkpointer:
-        half = inject(model, Stopping(streams, times), made, checkpointer=checkpointer, progress=False)
+        half = run_plan(model, Stopping(streams, times), made, checkpointer=checkpointer, progress=False)
         assert half.interrupted and checkpointer.latest_step() == stopped
-        rest = inject(model, streams, made, checkpointer=checkpointer, progress=False)
+        rest = run_plan(model, streams, made, checkpointer=checkpointer, progress=False)
     for a, b in zip(jax.tree.leaves(whole.params), jax.tree.leaves(rest.params), strict=True):
         assert np.array_equal(a, b)
 
 
 def test_it_comes_to_agree_with_the_reader_on_what_it_says(model, streams):
     """Learning from its own answers alone: also on those that it is never given."""
-    learned = inject(model, streams, recipe(model, streams, OnPolicyConfig(1.0, every=5), 40, LoraConfig(rank=8)),
+    learned = run_plan(model, streams, recipe(model, streams, OnPolicyConfig(1.0, every=5), 40, LoraConfig(rank=8)),
                      progress=False)
-    stored = batches(list(streams.questions), 64)
-    assert gap(model, learned.params, stored, FLOAT32) < gap(model, model.params, stored, FLOAT32) / 2
+    stored = target_batches(list(streams.questions), 64)
+    assert mean_kl(model, learned.params, stored, FLOAT32) < mean_kl(model, model.params, stored, FLOAT32) / 2

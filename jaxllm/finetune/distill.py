@@ -1,0 +1,168 @@
+"""Losses on targets: distillation from an open-book teacher (SELF-PARAM, 2410.00487), and next-token prediction.
+
+    minimize  mean over targets s of  1/n sum_t D( p_teacher(s_t | x, s_<t),  p_student(s_t | s_<t) )
+
+over the whole vocabulary and all tokens of s. The teacher is the same network without the adapter. Every target
+has the same weight, as in the paper, where each had an optimizer step of its own; the paper's code divides by the
+vocabulary size as well, which only rescales the loss and is not done here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxllm.config import check
+from jaxllm.finetune.targets import TARGET_TYPES
+from jaxllm.models import Adapter, ModelSpec, forward, unembedding
+from jaxllm.models.network import Params, Remat
+from jaxllm.ops import masked_sum, token_divergence, token_logprobs, top_k_kl
+from jaxllm.ops.vocab import Divergence
+from jaxllm.train import LossFn
+
+Objective = Literal["distill", "finetune"]
+Batch = dict[str, jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class DivergenceConfig:
+    """Divergence between teacher and student; the paper's is forward KL at temperature 1.
+
+    Args:
+        kind: forward is KL(teacher, student), reverse is KL(student, teacher), jsd lies between both.
+        beta: weight of the teacher in the mixture of jsd.
+        temperature: divides the logits of both.
+        top_k: cache the teacher's top-k log-probabilities, with all other tokens as one: each target is run through
+            the teacher once per run instead of once per step; null runs the teacher in every step over the whole
+            vocabulary. Cheaper where documents are long or targets repeat; forward only.
+    """
+
+    kind: Literal["forward", "reverse", "jsd"] = "forward"
+    beta: float = 0.5
+    temperature: float = 1.0
+    top_k: int | None = None
+
+    def __post_init__(self):
+        check(self.top_k is None or self.top_k >= 1, "top_k", f"must be 1 or more, got {self.top_k}")
+        check(self.top_k is None or self.kind == "forward", "top_k", f"is not available for {self.kind}",
+              "set kind to forward, or top_k to null")
+        check(0 < self.beta < 1, "beta", f"must be between 0 and 1, got {self.beta:g}")
+        check(self.temperature > 0, "temperature", f"must be above 0, got {self.temperature:g}")
+
+
+def target_mask(segments: jax.Array, masked_tokens: jax.Array | None = None) -> jax.Array:
+    """Computes which states predict a token with a loss.
+
+    Args:
+        segments: `[B, T]`, 0 for padding; a state counts if its next token exists.
+        masked_tokens: `[B]`, tokens at the start of every row without a loss; none by default.
+
+    Returns:
+        `[B, T]` bool.
+    """
+    mask = jnp.pad(segments[:, 1:] > 0, ((0, 0), (0, 1)))
+    if masked_tokens is None:
+        return mask
+    return mask & (jnp.arange(1, segments.shape[1] + 1)[None] >= masked_tokens[:, None])
+
+
+def align(teacher_hidden: jax.Array, offset: jax.Array, length: int) -> jax.Array:
+    """Gathers the teacher states `[B, length, D]` that predict the same tokens as student states 0 ... length - 1."""
+    index = jnp.minimum(offset[:, None] + jnp.arange(length)[None], teacher_hidden.shape[1] - 1)
+    return jnp.take_along_axis(teacher_hidden, index[..., None], axis=1)
+
+
+def target_divergence(spec: ModelSpec, teacher: Params, student: Params, adapter: Adapter | None, batch: Batch, *,
+                      open_book_teacher: Params | None = None, kind: Divergence = "forward", beta: float = 0.5,
+                      temperature: float = 1.0, dtype: jnp.dtype = jnp.float32, remat: Remat = "none") -> jax.Array:
+    """Computes the divergence between the open-book teacher and the student at every student position.
+
+    Args:
+        spec: of both.
+        teacher: weights of the teacher, which gets no gradient.
+        student, adapter: weights of the student.
+        batch: from `collate`.
+        open_book_teacher: weights of the teacher of those rows that have a context, where these are not the same, with
+            equal embeddings; `teacher` then teaches the other rows.
+        kind, beta, temperature: see `token_divergence`.
+        dtype, remat: see `forward`.
+
+    Returns:
+        `[B, Ts]` float32, nats; meaningful where `target_mask` is set.
+    """
+    hidden = student_states(spec, student, adapter, batch, dtype=dtype, remat=remat)
+    target = lax.stop_gradient(teacher_states(spec, teacher, batch, open_book_teacher=open_book_teacher, dtype=dtype))
+    return token_divergence(hidden, unembedding(spec, student), target, unembedding(spec, teacher), kind=kind,
+                            beta=beta, temperature=temperature)
+
+
+def student_states(spec: ModelSpec, student: Params, adapter: Adapter | None, batch: Batch, *,
+                   dtype: jnp.dtype = jnp.float32, remat: Remat = "none") -> jax.Array:
+    """Computes the student's hidden states `[B, Ts, D]`; arguments as of `target_divergence`."""
+    return forward(spec, student, batch["student"], segments=batch["student_segments"], adapter=adapter, dtype=dtype,
+                   remat=remat).hidden
+
+
+def teacher_states(spec: ModelSpec, teacher: Params, batch: Batch, *, open_book_teacher: Params | None = None,
+                   dtype: jnp.dtype = jnp.float32) -> jax.Array:
+    """Computes the teacher's hidden states at the student's positions, `[B, Ts, D]`; arguments as of
+    `target_divergence`."""
+    hidden = forward(spec, teacher if open_book_teacher is None else open_book_teacher, batch["teacher"],
+                     segments=batch["teacher_segments"], dtype=dtype).hidden
+    hidden = align(hidden, batch["offset"], batch["student"].shape[1])
+    if open_book_teacher is None:
+        return hidden
+    # A row without a context is the same in both views.
+    closed_book = forward(spec, teacher, batch["student"], segments=batch["student_segments"], dtype=dtype).hidden
+    return jnp.where((batch["offset"] > 0)[:, None, None], hidden, closed_book)
+
+
+def next_token_nll(spec: ModelSpec, params: Params, adapter: Adapter | None, batch: Batch, *,
+                   dtype: jnp.dtype = jnp.float32, remat: Remat = "none") -> jax.Array:
+    """Computes `[B, Ts]` negative log-likelihoods, in nats, of the token after each of the student's."""
+    hidden = student_states(spec, params, adapter, batch, dtype=dtype, remat=remat)
+    return -token_logprobs(hidden, unembedding(spec, params), jnp.roll(batch["student"], -1, axis=1))
+
+
+def make_loss(spec: ModelSpec, objective: Objective, adapter_scale: float | None, *, kind: Divergence = "forward",
+              beta: float = 0.5, temperature: float = 1.0, two_teachers: bool = False,
+              dtype: jnp.dtype = jnp.float32, remat: Remat = "full") -> LossFn:
+    """Makes the loss of one batch for `make_train_step`.
+
+    Args:
+        spec: of the network.
+        objective: `distill` is SELF-PARAM; `finetune` is plain next-token prediction on the same targets.
+        adapter_scale: scale of the trained adapter's tree; None trains the full weights. The base weights are
+            `frozen` either way.
+        kind, beta, temperature: of the divergence.
+        two_teachers: `frozen` is the base weights and those of the open-book teacher, see `target_divergence`. A batch
+            with `teacher_ids` and `teacher_logprobs` needs no teacher.
+        dtype, remat: of the forward passes.
+    """
+
+    def loss(trained: Any, frozen: Params, batch: Batch, key: jax.Array):
+        del key  # the targets were drawn when the batch was made
+        frozen, open_book_teacher = frozen if two_teachers else (frozen, None)
+        student, adapter = (trained, None) if adapter_scale is None else (frozen, Adapter(trained, adapter_scale))
+        mask = target_mask(batch["student_segments"], batch["masked_tokens"])
+        if objective == "finetune":
+            values = next_token_nll(spec, student, adapter, batch, dtype=dtype, remat=remat)
+        elif "teacher_ids" in batch:
+            hidden = student_states(spec, student, adapter, batch, dtype=dtype, remat=remat)
+            values = top_k_kl(hidden, unembedding(spec, student), batch["teacher_ids"], batch["teacher_logprobs"],
+                              temperature=temperature) * temperature**2
+        else:
+            values = target_divergence(spec, frozen, student, adapter, batch, open_book_teacher=open_book_teacher,
+                                       kind=kind, beta=beta, temperature=temperature, dtype=dtype,
+                                       remat=remat) * temperature**2
+        lengths = mask.sum(-1)
+        means = jnp.where(mask, values, 0.0).sum(-1) / jnp.maximum(lengths, 1)
+        by_type = {f"loss_{name}": masked_sum(means, (lengths > 0) & (batch["target_type"] == i))
+                   for i, name in enumerate(TARGET_TYPES)}
+        return masked_sum(means, lengths > 0), by_type
+
+    return loss

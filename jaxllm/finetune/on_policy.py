@@ -1,0 +1,120 @@
+"""On-policy distillation: the student's own completions in place of some stored ones. Not in the paper.
+
+    s = question ++ y,  y drawn from p_student( . | question)
+
+The divergence from the open-book teacher is then taken along the student's own completions, its errors included,
+which texts made by the teacher never show it; ending too early is one of them. The draws of a target depend on its
+number, the seed and the current student, so that a resumed run repeats them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxllm.config import SamplingConfig, check
+from jaxllm.finetune.targets import Target, TargetSource, purpose_seed
+from jaxllm.generate.engine import generate
+from jaxllm.model import Model
+from jaxllm.models.network import Params
+
+Completions = dict[str, list[int]]
+"""Number of a target -> ids of the student's completion; keys are strings, as in JSON."""
+
+
+@dataclasses.dataclass(frozen=True)
+class OnPolicyConfig:
+    """On-policy distillation on the student's own answers; not in the paper.
+
+    Args:
+        share: share of the question-answer targets that the closed-book student answers itself; the open-book teacher
+            corrects these answers token by token. Not with divergence.top_k.
+        every: steps between two rounds of sampling; a round samples for all steps up to the next one, with the adapter
+            merged into a copy of the weights.
+        temperature: sampling temperature of the answers.
+    """
+
+    share: float = 0.0
+    every: int = 20
+    temperature: float = 1.0
+
+    def __post_init__(self):
+        check(0 <= self.share <= 1, "share", f"must be within 0 and 1, got {self.share:g}")
+        check(self.every >= 1, "every", f"must be 1 or more, got {self.every}")
+        check(self.temperature >= 0, "temperature", f"must be 0 or more, got {self.temperature:g}")
+
+
+class OnPolicyTargets:
+    """The targets of a run, with the student's own completions where they have been sampled.
+
+    Args:
+        model: the base model of the student.
+        source: the stored targets.
+        config: share and frequency of sampling.
+        sampling: of the completions.
+        batch_size: targets of a step.
+        lengths: of the student's and the teacher's view; completions are cut to fit.
+        dtype: of the forward passes.
+        completions: sampled before the run was interrupted; updated in place.
+    """
+
+    def __init__(self, model: Model, source: TargetSource, config: OnPolicyConfig, sampling: SamplingConfig,
+                 batch_size: int, lengths: tuple[int, int], dtype: jnp.dtype, completions: Completions):
+        self._model, self._source, self._config, self._sampling = model, source, config, sampling
+        self._batch_size, self._lengths, self._dtype, self.completions = batch_size, lengths, dtype, completions
+        self._sampling_seed = purpose_seed(source.seed, "on-policy")
+
+    def target(self, number: int) -> Target:
+        """Returns target `number` of the run; see `TargetSource.target`."""
+        stored, completion = self._source.target(number), self.completions.get(str(number))
+        return stored if completion is None else with_completion(stored, completion)
+
+    def sample(self, steps: range, student: Params) -> None:
+        """Samples the student's completions for `steps`, and drops those from before the last two steps."""
+        size = self._batch_size
+        for number in [number for number in self.completions if int(number) < (steps.start - 1) * size]:
+            del self.completions[number]
+        numbers = [number for number in range(steps.start * size, steps.stop * size) if self._is_sampled(number)]
+        targets = [self._source.target(number) for number in numbers]
+        limits = [min(self._sampling.max_tokens, self._completion_budget(target)) for target in targets]
+        if not numbers:
+            return
+        answers = generate(dataclasses.replace(self._model, params=student),
+                           [target.student[:target.prompt_tokens] for target in targets], self._sampling,
+                           seed=self._sampling_seed, batch_size=64, dtype=self._dtype, places=numbers,
+                           max_tokens=limits)
+        stop_ids = set(self._model.stop_ids)
+        for number, target, (answer,) in zip(numbers, targets, answers, strict=True):
+            # The stop token is part of the completion: the student also learns where to end.
+            ended = answer.finish_reason == "length" or answer.token_ids[-1] in stop_ids
+            ending = [] if ended else [token for token in target.student[-1:] if token in stop_ids]
+            self.completions[str(number)] = [*answer.token_ids, *ending][:self._completion_budget(target)]
+
+    def _is_sampled(self, number: int) -> bool:
+        """Decides whether the student completes this target itself."""
+        draw = np.random.default_rng((self._sampling_seed, number)).random()
+        return bool(self._source.target(number).prompt_tokens) and draw < self._config.share
+
+    def _completion_budget(self, target: Target) -> int:
+        student, teacher = self._lengths
+        return min(student - target.prompt_tokens, teacher - target.prompt_tokens - target.offset)
+
+
+def with_completion(target: Target, ids: Sequence[int]) -> Target:
+    """Replaces the completion of a target."""
+    return dataclasses.replace(target, student=(*target.student[:target.prompt_tokens], *ids),
+                               teacher=(*target.teacher[:target.prompt_tokens + target.offset], *ids))
+
+
+def on_policy_sampling(config: OnPolicyConfig, test: SamplingConfig, end: str) -> SamplingConfig:
+    """Builds the sampling settings: answers as long as in the test, up to the string that ends an answer."""
+    return SamplingConfig(temperature=config.temperature, max_tokens=test.max_tokens, stop=[end or "\n"])
+
+
+def longest_completions(targets: Sequence[Target], max_tokens: int, window: int) -> list[Target]:
+    """Returns targets as long as any that sampled completions, with their end token, make of `targets`."""
+    return [with_completion(target, (0,) * max(1, min(max_tokens + 1, window - target.prompt_tokens - target.offset)))
+            for target in targets if target.prompt_tokens]

@@ -1,0 +1,239 @@
+"""One training run on a source of targets, and such a run as one of many of a job."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import shutil
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxllm.config import SamplingConfig, check
+from jaxllm.finetune.distill import DivergenceConfig, Objective, make_loss
+from jaxllm.finetune.on_policy import OnPolicyConfig, OnPolicyTargets
+from jaxllm.finetune.targets import TargetSource, collate
+from jaxllm.finetune.teacher_cache import TeacherCache
+from jaxllm.finetune.trainable import as_adapter, init_trained, merged
+from jaxllm.job import Job
+from jaxllm.model import Model
+from jaxllm.models import Adapter, LoraConfig
+from jaxllm.models.network import Params
+from jaxllm.train import (
+    Checkpointer,
+    Hook,
+    MetricsWriter,
+    TrainState,
+    TrainStep,
+    fit,
+    init_state,
+    make_optimizer,
+    make_schedule,
+    make_train_step,
+)
+from jaxllm.train.config import TrainConfig
+
+# Steps whose targets are run through the teacher together where its log-probabilities are cached.
+TEACHER_STEPS_AHEAD = 32
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainPlan:
+    """Shared by all runs of a job, compiled once.
+
+    Attributes:
+        train: settings of the run.
+        lora: the adapter; None trains all weights.
+        step: the compiled step.
+        optimizer: of the state.
+        mesh: the devices that share a step.
+        student_length, teacher_length: shape of the batches.
+        divergence: between teacher and student.
+        objective: distillation or next-token prediction.
+        dtype: of forward passes.
+        two_teachers: `run_plan` is given an open-book teacher.
+        on_policy: share and frequency of the student's own completions; None has none.
+        sampling: of these completions.
+    """
+
+    train: TrainConfig
+    lora: LoraConfig | None
+    step: TrainStep
+    optimizer: optax.GradientTransformation
+    mesh: jax.sharding.Mesh
+    student_length: int
+    teacher_length: int
+    divergence: DivergenceConfig
+    objective: Objective
+    dtype: jnp.dtype
+    two_teachers: bool = False
+    on_policy: OnPolicyConfig | None = None
+    sampling: SamplingConfig | None = None
+
+
+def make_plan(model: Model, objective: Objective, train: TrainConfig, lora: LoraConfig | None,
+              divergence: DivergenceConfig, lengths: tuple[int, int], dtype: jnp.dtype,
+              mesh: jax.sharding.Mesh, *, two_teachers: bool = False, on_policy: OnPolicyConfig | None = None,
+              sampling: SamplingConfig | None = None) -> TrainPlan:
+    """Makes a plan: one program, compiled at its first step, for every source whose batches fit `lengths`.
+
+    Raises:
+        UserError: divergence.top_k is larger than the model's vocabulary.
+    """
+    check(divergence.top_k is None or divergence.top_k <= model.spec.vocab_size, "divergence.top_k",
+          f"must be at most the vocabulary of {model.spec.vocab_size}, got {divergence.top_k}")
+    optimizer, schedule = make_optimizer(train, train.steps), make_schedule(train, train.steps)
+    scale = None if lora is None else lora.alpha / lora.rank
+    loss = make_loss(model.spec, objective, scale, kind=divergence.kind, beta=divergence.beta,
+                     temperature=divergence.temperature, dtype=dtype,
+                     two_teachers=two_teachers and divergence.top_k is None)
+    step = make_train_step(loss, optimizer, schedule, train.accumulate)
+    return TrainPlan(train, lora, step, optimizer, mesh, *lengths, divergence, objective, dtype, two_teachers,
+                     on_policy, sampling)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainResult:
+    """The end of a run.
+
+    Attributes:
+        params: the trained model's weights, an adapter merged.
+        adapter: the change as an adapter; None when all weights were trained.
+        metrics: of the last step.
+        interrupted: a signal stopped it; the checkpoint is saved and `params` are not to be used.
+    """
+
+    params: Params
+    adapter: Adapter | None
+    metrics: dict[str, float]
+    interrupted: bool
+
+
+def run_plan(model: Model, targets: TargetSource, plan: TrainPlan, *, checkpointer: Checkpointer | None = None,
+             metrics: MetricsWriter | None = None, progress: bool = True,
+             open_book_teacher: Params | None = None) -> TrainResult:
+    """Trains a model on a source of targets.
+
+    Args:
+        model: the teacher, and the student before its first step.
+        targets: the training targets.
+        plan: from `make_plan`.
+        checkpointer: saves and resumes; None starts anew and saves nothing.
+        metrics: takes the steps' numbers.
+        progress: show a bar.
+        open_book_teacher: teacher of the targets with a context, where the plan has two teachers; by default the model
+            itself.
+    """
+    train = plan.train
+    open_book_teacher = model.params if open_book_teacher is None else open_book_teacher
+    state, completions = initial_state(model, plan, targets.seed), {}
+    if checkpointer is not None and checkpointer.latest_step() is not None:
+        state, sidecar = checkpointer.restore(state)
+        completions = sidecar.get("completions", completions)
+    hooks: list[Hook] = []
+    if plan.on_policy is not None:
+        targets = OnPolicyTargets(model, targets, plan.on_policy, plan.sampling, train.batch_size,
+                                  (plan.student_length, plan.teacher_length), plan.dtype, completions)
+        hooks.append(_sampling_hook(targets, model, plan, state))
+    step_targets = lambda step: [targets.target(n)
+                                 for n in range(step * train.batch_size, (step + 1) * train.batch_size)]
+    frozen, lengths = model.params, (plan.student_length, plan.teacher_length)
+    batch = lambda step: collate(step_targets(step), *lengths)
+    if plan.objective == "distill" and plan.divergence.top_k is not None:
+        cache = TeacherCache(model, open_book_teacher if plan.two_teachers else None, plan.divergence.top_k, lengths,
+                             train.batch_size // train.accumulate, plan.divergence.temperature, plan.dtype, plan.mesh)
+        ahead = lambda step: range(step + 1, min(step + TEACHER_STEPS_AHEAD, train.steps))
+        batch = lambda step: cache.batch(step_targets(step),
+                                         (target for later in ahead(step) for target in step_targets(later)))
+    elif plan.two_teachers:
+        frozen = model.params, open_book_teacher
+    fitted = fit(state, plan.step, batch, train.steps, frozen=frozen, mesh=plan.mesh, hooks=hooks,
+                 log_every=train.log_every, save_every=train.save_every, checkpointer=checkpointer,
+                 sidecar={"completions": completions} if hooks else None, metrics=metrics, progress=progress)
+    trained = fitted.state.params
+    return TrainResult(merged(model, trained, plan.lora), as_adapter(trained, plan.lora), fitted.metrics,
+                       fitted.interrupted)
+
+
+def _sampling_hook(targets: OnPolicyTargets, model: Model, plan: TrainPlan, state: TrainState) -> Hook:
+    """Samples before the first step, and returns the hook that samples later: for a step's targets after the step
+    before the last, since batches are made one step ahead."""
+    every, steps = plan.on_policy.every, plan.train.steps
+    if not int(state.step):
+        targets.sample(range(min(every + 1, steps)), merged(model, state.params, plan.lora))
+
+    def hook(made: int, state: TrainState) -> None:
+        if made % every == 0 and made + 1 < steps:
+            targets.sample(range(made + 1, min(made + 1 + every, steps)), merged(model, state.params, plan.lora))
+
+    return hook
+
+
+def initial_state(model: Model, plan: TrainPlan, seed: int) -> TrainState:
+    """Makes the state before the first step: the student equals the model."""
+    return init_state(init_trained(model, plan.lora, plan.mesh, seed), plan.optimizer, seed)
+
+
+@dataclasses.dataclass(frozen=True)
+class NumberedMetrics:
+    """Writes the metrics of one run among many of a job, with steps counted over all runs.
+
+    Attributes:
+        writer: of the job's metrics.
+        first_step: steps of the runs before.
+        labels: added to every line.
+    """
+
+    writer: MetricsWriter
+    first_step: int
+    labels: dict[str, Any]
+
+    def write(self, step: int, values: Mapping[str, Any]) -> None:
+        """See `MetricsWriter.write`."""
+        self.writer.write(self.first_step + step, {**self.labels, **values})
+
+
+def train_run(job: Job, model: Model, targets: TargetSource, plan: TrainPlan, name: str, number: int,
+              labels: dict[str, Any], open_book_teacher: Params | None = None) -> TrainResult:
+    """Trains one run of many of a job, resumed if it was interrupted.
+
+    Args:
+        job: its checkpoints and metrics are written.
+        model: the teacher, and the student before its first step.
+        targets: the training targets.
+        plan: from `make_plan`.
+        name: of the run's checkpoints.
+        number: of the run among all of the job, from 0; its steps are counted on from those of the runs before.
+        labels: added to its lines of metrics.
+        open_book_teacher: see `run_plan`.
+
+    Raises:
+        KeyboardInterrupt: a signal stopped it; the checkpoint is saved.
+    """
+    first_step = number * plan.train.steps
+    with Checkpointer(job.checkpoints / name) as checkpointer, contextlib.ExitStack() as stack:
+        made, metrics = checkpointer.latest_step() or 0, None
+        if made < plan.train.steps:  # after a finished run come the lines of the next, which must stay
+            writer = stack.enter_context(MetricsWriter(job.metrics_path, first_step + made))
+            metrics = NumberedMetrics(writer, first_step, labels)
+        result = run_plan(model, targets, plan, checkpointer=checkpointer, metrics=metrics,
+                          open_book_teacher=open_book_teacher)
+    if result.interrupted:
+        raise KeyboardInterrupt(f"stopped in {name}; the same command resumes it")
+    return result
+
+
+def remove_checkpoints(job: Job, names: Iterable[str]) -> None:
+    """Removes the checkpoints of runs that are recorded elsewhere by now.
+
+    They are renamed first: a kill half-way would leave a part of a checkpoint, which looks like a damaged one.
+    """
+    for name in names:
+        folder = job.checkpoints / name
+        if folder.exists():
+            aside = folder.with_name(f".{folder.name}")
+            shutil.rmtree(aside, ignore_errors=True)
+            shutil.rmtree(folder.rename(aside))

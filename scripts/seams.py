@@ -65,21 +65,23 @@ def evaluation(options: argparse.Namespace) -> Iterator[Line]:
 
     import jaxllm
     from jaxllm.assets import resolve
-    from jaxllm.evaluate.likelihood import question_batches, teacher_kl
+    from jaxllm.evaluate.likelihood import mean_kl, target_batches
     from jaxllm.files import read_jsonl
+    from jaxllm.finetune.targets import build_target
 
     model = jaxllm.load("tiny")
     rows = read_jsonl(resolve("asset:tiny/documents.jsonl"))
-    context = rows[0]["context"]
-    pairs = [(row["question"], row["answers"][0]) for row in rows if row["context"] == context]
+    rows = [row for row in rows if row["context"] == rows[0]["context"]] * 6
+    encode = model.tokenizer.encode
+    targets = [build_target((), encode(row["context"]), encode(f"{row['question']} {row['answers'][0]}"), "qa")
+               for row in rows[:6]]
     programs: list[str] = []
     jax.monitoring.register_event_duration_secs_listener(
         lambda name, _, **about: "backend_compile" in name and programs.append(about.get("fun_name", "")))
     counts = []
     for questions in (3, 4, 5, 6):
         before = len(programs)
-        batches = question_batches(model, context, (pairs * 6)[:questions])
-        teacher_kl(model, model.params, batches)
+        mean_kl(model, model.params, target_batches(targets[:questions], model.spec.max_positions))
         counts.append(len(programs) - before)
     yield "programs compiled for 3, 4, 5, 6 questions", ", ".join(map(str, counts))
 
@@ -89,9 +91,10 @@ def collectives(options: argparse.Namespace) -> Iterator[Line]:
     import jax.numpy as jnp
     from jax.sharding import NamedSharding, PartitionSpec
 
+    from jaxllm.devices import MeshConfig, open_mesh
     from jaxllm.ops import Unembedding, token_logprobs
 
-    mesh = jax.make_mesh((2, 4), ("data", "tensor"))
+    mesh = open_mesh(MeshConfig(data=2, tensor=4))
     vocabulary, width, tokens = 32768, 512, 2048
     shape = lambda dims, dtype, *axes: jax.ShapeDtypeStruct(
         dims, dtype, sharding=NamedSharding(mesh, PartitionSpec(*axes)))
@@ -99,9 +102,8 @@ def collectives(options: argparse.Namespace) -> Iterator[Line]:
     hidden = shape((8, tokens // 8, width), jnp.float32, "data")
     targets = shape((8, tokens // 8), jnp.int32, "data")
     loss = lambda hidden, table, targets: token_logprobs(hidden, Unembedding(table), targets).sum()
-    with jax.set_mesh(mesh):
-        step = jax.jit(jax.grad(loss, argnums=(0, 1)), out_shardings=(hidden.sharding, table.sharding))
-        program = step.lower(hidden, table, targets).compile()
+    step = jax.jit(jax.grad(loss, argnums=(0, 1)), out_shardings=(hidden.sharding, table.sharding))
+    program = step.lower(hidden, table, targets).compile()
     text, memory = program.as_text(), program.memory_analysis()
     names = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
     counts = {name: len(re.findall(rf"= [^=\n]*? {name}(?:-start)?\(", text)) for name in names}
@@ -185,12 +187,14 @@ def _rows_once(options: argparse.Namespace) -> None:
     start, first = time.perf_counter(), peak()
     job = open_job(config.out, config)
     job.pin_file("data", path)
-    with job.in_order() as writer:
-        for index, row in enumerate(iter_rows(str(path), {"prompt": str, "chosen": str, "rejected": str}, {"id": str})):
+    with job:
+        for row in iter_rows(str(path), {"prompt": str, "chosen": str, "rejected": str}, {"id": str}):
             if not isinstance(row, Rejected):
-                writer(index, {"index": index, "id": row.values.get("id")})
+                job.row({"id": row["id"]})
     seconds, start = time.perf_counter() - start, time.perf_counter()
-    written = job.rows_written()
+    with open_job(config.out, config) as job:
+        job.pin_file("data", path)
+        written = job.rows_written()
     print(json.dumps({"rows": written, "seconds": seconds, "resume": time.perf_counter() - start, "peak": peak(),
                       "start": first}))
 

@@ -1,4 +1,4 @@
-"""Types of the fields of a row, and what is wrong with a value that is not of its type, in words."""
+"""Types of the fields of a row, and error messages for values of another type."""
 
 from __future__ import annotations
 
@@ -7,65 +7,88 @@ import math
 import types
 import typing
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any, TypeVar
+
+T = TypeVar("T")
+_NONEMPTY = "not empty"
+
+NonEmpty = Annotated[T, _NONEMPTY]
+"""``NonEmpty[str]``: text with at least one visible character; ``NonEmpty[list[...]]``: at least one item."""
 
 
 class Message(typing.TypedDict):
-    """One turn of a conversation; ``list[Message]`` in a schema means a conversation with at least one."""
+    """One turn of a conversation; ``list[Message]`` in a schema is a conversation with at least one."""
 
     role: str
     content: str
 
 
-def check_row(row: dict, schema: Mapping[str, tuple[Any, bool]]) -> str | None:
-    """What is wrong with a row, or None; whole numbers in float fields become floats, nulls go."""
-    for name, (kind, required) in schema.items():
-        if row.get(name) is None:
+def check_row(row: dict, schema: Mapping[str, tuple[Any, bool]], clean: bool = False) -> str | None:
+    """Returns the first problem of a row, or None. A row without one gets floats for the whole numbers in float fields,
+    and loses its null fields.
+
+    Args:
+        row: changed in place.
+        schema: field -> (type, required).
+        clean: no text in the row can hold NUL or a lone surrogate, so texts need not be searched for them.
+    """
+    floats, absent = {}, []
+    for name, (expected, required) in schema.items():
+        value = row.get(name)
+        if value is None:
             if required:
-                return f"field {name!r} is " + ("null" if name in row else f"missing{_nearest(name, row)}")
-            row.pop(name, None)
+                return f"field {name!r} is " + ("null" if name in row else f"missing{_present(row)}")
+            absent.append(name)
+        elif type(value) is expected and expected is not float:
             continue
-        if (reason := mismatch(row[name], kind)) is not None:
+        elif (reason := mismatch(value, expected)) is not None:
             return f"field {name!r}{reason}"
-        if kind is float:
-            row[name] = float(row[name])
+        elif expected is float:
+            floats[name] = float(value)
     for name, value in row.items():
-        if (reason := _bad_text(value)) is not None:
+        if (reason := _bad_value(value, clean)) is not None:
             return f"field {name!r} holds {reason}"
+    row.update(floats)
+    for name in absent:
+        row.pop(name, None)
     return None
 
 
-def _nearest(name: str, row: dict) -> str:
+def _present(row: dict) -> str:
     return f" (there are {', '.join(map(repr, list(row)[:8]))})" if row else " (there are no fields)"
 
 
-def mismatch(value: Any, kind: Any) -> str | None:
-    """None when `value` is a `kind`, else the rest of a sentence that begins with the field's name."""
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if kind is Any:
+def mismatch(value: Any, expected: Any) -> str | None:
+    """Returns None if `value` has the type, else the rest of a sentence that starts with the field's name."""
+    origin, arguments = typing.get_origin(expected), typing.get_args(expected)
+    if expected is Any:
         return None
+    if origin is Annotated:
+        if (reason := mismatch(value, arguments[0])) is not None or _NONEMPTY not in arguments[1:]:
+            return reason
+        return None if (value.strip() if isinstance(value, str) else value) else " is empty"
     if origin in (typing.Union, types.UnionType):
-        wrong = [mismatch(value, k) for k in arguments]
-        return None if None in wrong else f": expected {kind_name(kind)}, got {describe(value)}"
-    if kind is Message:
-        return _fits_message(value)
+        reasons = [mismatch(value, option) for option in arguments]
+        return None if None in reasons else f": expected {type_name(expected)}, got {describe(value)}"
+    if expected is Message:
+        return _message_mismatch(value)
     if origin is list:
         if not isinstance(value, list):
-            return f": expected {kind_name(kind)}, got {describe(value)}"
+            return f": expected {type_name(expected)}, got {describe(value)}"
         if not value and arguments[0] is Message:
             return " has no messages"
-        wrong = ((i, mismatch(v, arguments[0])) for i, v in enumerate(value, 1))
-        return next((f", item {i}{reason}" for i, reason in wrong if reason is not None), None)
-    if kind is float:
-        fine = isinstance(value, int | float) and not isinstance(value, bool)
-        if fine and not _finite(value):
+        reasons = ((i, mismatch(item, arguments[0])) for i, item in enumerate(value, 1))
+        return next((f", item {i}{reason}" for i, reason in reasons if reason is not None), None)
+    if expected is float:
+        fits = isinstance(value, int | float) and not isinstance(value, bool)
+        if fits and not _finite(value):
             return f" is {str(value)[:20]}, not a finite number"
     else:
-        fine = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
-    return None if fine else f": expected {kind_name(kind)}, got {describe(value)}"
+        fits = isinstance(value, expected) and (expected is bool or not isinstance(value, bool))
+    return None if fits else f": expected {type_name(expected)}, got {describe(value)}"
 
 
-def _fits_message(value: Any) -> str | None:
+def _message_mismatch(value: Any) -> str | None:
     if not isinstance(value, dict):
         return f": expected {{role, content}}, got {describe(value)}"
     for key in ("role", "content"):
@@ -83,38 +106,47 @@ def _finite(value: int | float) -> bool:
         return False
 
 
-def _bad_text(value: Any) -> str | None:
+def _bad_value(value: Any, clean: bool) -> str | None:
+    """The first number that is not finite and, unless `clean`, the first text that is not valid."""
+    if isinstance(value, str):
+        return None if clean else _bad_text(value)
     if isinstance(value, float) and not math.isfinite(value):
         return "a number that is not finite"
-    if isinstance(value, str):
-        if "\0" in value:
-            return "a NUL character"
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            return "a lone surrogate, which is not valid text"
-        return None
     if isinstance(value, dict):
         value = [*value.keys(), *value.values()]
     if isinstance(value, list):
-        return next((reason for item in value if (reason := _bad_text(item)) is not None), None)
+        return next((reason for item in value if (reason := _bad_value(item, clean)) is not None), None)
     return None
 
 
-def kind_name(kind: Any) -> str:
-    if kind is Message:
+def _bad_text(text: str) -> str | None:
+    if "\0" in text:
+        return "a NUL character"
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return "a lone surrogate, which is not valid text"
+    return None
+
+
+def type_name(expected: Any) -> str:
+    """Names a type for an error message: ``text``, ``list of a whole number``."""
+    if expected is Message:
         return "{role, content}"
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    origin, arguments = typing.get_origin(expected), typing.get_args(expected)
+    if origin is Annotated:
+        return type_name(arguments[0])
     if origin is list:
-        return f"list of {kind_name(arguments[0])}"
+        return f"list of {type_name(arguments[0])}"
     if arguments:
-        return " or ".join(map(kind_name, arguments))
+        return " or ".join(map(type_name, arguments))
     return {str: "text", int: "a whole number", float: "a number", bool: "true or false"}.get(
-        kind, kind.__name__
+        expected, expected.__name__
     )
 
 
 def describe(value: Any) -> str:
+    """Names the type of a value and shows the start of a short one: ``text 'abc'``, ``a list``."""
     if value is None or isinstance(value, bool):
         return json.dumps(value)
     known = {str: "text", dict: "an object", list: "a list", int: "whole number", float: "number"}
@@ -123,5 +155,6 @@ def describe(value: Any) -> str:
 
 
 def short(value: Any) -> str:
+    """The first 40 characters of a value, in ASCII."""
     text = ascii(value)
     return text if len(text) <= 40 else text[:37] + "..."

@@ -1,15 +1,21 @@
-"""Every way a data file can be wrong is said with file, line and reason."""
+"""Data files as rows; each defect of a file is reported with file, line and reason."""
 
 import csv
 import gzip
 import json
 import sys
+import types
+from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from jaxllm.errors import UserError
-from jaxllm.text.rows import Message, read_rows
+from jaxllm.text import readers, schema
+from jaxllm.text.rows import Message, NonEmpty, Row, data_files, iter_rows, read_rows
+from scripts import rows_throughput
 
 TEXT = {"text": str}
 
@@ -23,7 +29,7 @@ def reasons(path, *args, **kwargs):
     return [f"{r.line}: {r.reason}" for r in read_rows(path, *args, limit_bad=1, **kwargs).rejected]
 
 
-def test_good_rows_and_what_is_kept(tmp_path):
+def test_good_rows_keep_undeclared_fields(tmp_path):
     path = write(
         tmp_path / "a.jsonl",
         b'\xef\xbb\xbf{"text": "x", "n": 1, "extra": [1]}',
@@ -62,7 +68,7 @@ def test_every_bad_row_has_its_reason(tmp_path):
             '{"text": "x", "other": {"k": ["\\udfff"]}}',
             "field 'other' holds a lone surrogate, which is not valid text",
         ),
-        ('{"text": "x", "text": "y"}', "not valid JSON: field 'text' stands twice"),
+        ('{"text": "x", "text": "y"}', "not valid JSON: field 'text' is given twice"),
         (b'{"text": "\xe9"}', "not valid UTF-8 at byte 11"),
         ("[" * 100000, "not usable JSON: nested too deeply"),
     ]
@@ -95,25 +101,75 @@ def test_a_union_of_types(tmp_path):
     assert reasons(path, {"id": int | str}) == ["3: field 'id': expected a whole number or text, got a list"]
 
 
+def test_types_that_may_not_be_empty(tmp_path):
+    path = write(tmp_path / "n.jsonl", '{"a": "x", "b": ["y"]}', '{"a": " \\n", "b": ["y"]}', '{"a": "x", "b": []}',
+                 '{"a": "x", "b": ["y", ""]}', '{"a": 1, "b": ["y"]}')
+    assert reasons(path, {"a": NonEmpty[str], "b": NonEmpty[list[NonEmpty[str]]]}) == [
+        "2: field 'a' is empty", "3: field 'b' is empty", "4: field 'b', item 2 is empty",
+        "5: field 'a': expected text, got whole number 1"]
+
+
+def test_a_stream_of_rows_equals_the_rows_read_at_once(tmp_path):
+    path = write(tmp_path / "a.jsonl", '{"text": "a", "n": 1}', "", "bad", '{"text": "b", "n": null}', '{"n": 1}')
+    stream = iter_rows(path, TEXT, {"n": float})
+    assert next(stream) == Row(1, {"text": "a", "n": 1.0})  # before the rest is read
+    rest, whole = list(stream), read_rows(path, TEXT, {"n": float}, limit_bad=1)
+    assert [item.line for item in rest] == [3, 4, 5] and rest[1] == Row(4, {"text": "b"})
+    assert whole.rejected == [rest[0], rest[2]] and whole.rows == [{"text": "a", "n": 1.0}, {"text": "b"}]
+
+
+def test_rejected_rows_are_shown_as_they_were(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.table({"n": [1], "m": pa.array([None], pa.int64()), "text": [3]}), tmp_path / "a.parquet")
+    (row,) = iter_rows(tmp_path / "a.parquet", {"n": float, "text": str}, {"m": int})
+    assert row.raw == '{"n": 1, "m": null, "text": 3}'
+    (row,) = iter_rows(write(tmp_path / "a.csv", "n,text", "x,y"), {"n": int})
+    assert row.raw == '["x", "y"]'
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(st.sampled_from('ab\\u0d8"{}[]:,\n\x00\t \ud800é'), max_size=12), st.booleans())
+def test_texts_that_need_no_search_are_the_same_as_searched_ones(text, escape):
+    line = json.dumps({"text": text, text: 1}, ensure_ascii=escape).encode("utf-8", "surrogatepass")
+    row = readers._parse(line)
+    if isinstance(row, dict) and b"\\u" not in line:
+        assert schema.check_row(dict(row), {}, clean=True) == schema.check_row(dict(row), {}) is None
+
+
+def test_files_of_a_source(tmp_path, monkeypatch):
+    import datasets
+
+    path = write(tmp_path / "a.jsonl", "{}")
+    assert data_files(path) == data_files(str(tmp_path)) == [path]
+    assert [file.name for file in data_files("asset:tiny/documents.jsonl")] == ["documents.jsonl"]
+    assert data_files(tmp_path / "absent.jsonl") == [tmp_path / "absent.jsonl"]
+    saved = types.SimpleNamespace(cache_files=[{"filename": "/b.arrow"}, {"filename": "/a.arrow"}])
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: saved)
+    assert data_files("org/name") == [Path("/a.arrow"), Path("/b.arrow")]
+
+
 def test_share_of_bad_rows(tmp_path):
     path = write(tmp_path / "a.jsonl", *['{"text": "x"}'] * 8, "x", "y")
     assert len(read_rows(path, TEXT, limit_bad=0.2).rows) == 8
-    kept = tmp_path / "rejected.jsonl"
+    listed = tmp_path / "rejected.jsonl"
     with pytest.raises(UserError) as error:
-        read_rows(path, TEXT, limit_bad=0.19, rejected_path=kept)
+        read_rows(path, TEXT, limit_bad=0.19, rejected_path=listed)
     assert str(error.value).startswith(
         f"{path}: 2 of 10 rows cannot be used\n  {path}:9: not valid JSON: Expecting value"
     )
-    assert f"all of them: {kept}" in str(error.value) and "a larger share than 0.19" in str(error.value)
-    assert [(r["line"], r["raw"]) for r in map(json.loads, kept.read_text().splitlines())] == [
+    assert error.value.fix == f"fix the rows listed in {listed}, or increase data.limit_bad (0.19)"
+    assert [(r["line"], r["raw"]) for r in map(json.loads, listed.read_text().splitlines())] == [
         (9, "x"),
         (10, "y"),
     ]
 
 
 def test_nothing_left(tmp_path):
-    with pytest.raises(UserError, match="1 of 1 rows cannot be used"):
+    with pytest.raises(UserError, match="1 of 1 rows cannot be used") as error:
         read_rows(write(tmp_path / "a.jsonl", "{}"), TEXT, limit_bad=1)
+    assert error.value.fix == "fix the rows"  # a larger limit_bad would not help
     for name, content in [
         ("e.jsonl", b""),
         ("b.jsonl", b"\n \n"),
@@ -187,7 +243,7 @@ def test_csv_with_long_cells_and_open_quotes(tmp_path):
     assert [len(r["text"]) for r in got.rows] == [300_000]
     assert [r.reason for r in got.rejected] == ["not valid CSV: unexpected end of data"]
     assert csv.field_size_limit() == before
-    with pytest.raises(UserError, match="column 'text' stands twice"):
+    with pytest.raises(UserError, match="column 'text' appears twice"):
         read_rows(write(tmp_path / "b.csv", "text,text", "a,b"), TEXT)
 
 
@@ -232,10 +288,10 @@ def test_saved_datasets(tmp_path, monkeypatch):
 def test_hub(monkeypatch):
     import datasets
 
-    asked = []
+    loaded = []
 
     def load(name, config, split):
-        asked.append((name, config, split))
+        loaded.append((name, config, split))
         if name == "no/net":
             raise ConnectionError("Couldn't reach the Hub\nand more")
         return datasets.Dataset.from_dict({"text": ["a"]})
@@ -243,21 +299,21 @@ def test_hub(monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset", load)
     for source in ("org/name", "org/name:test", "org/name/main:test"):
         assert read_rows(source, TEXT).rows == [{"text": "a"}]
-    assert asked == [("org/name", None, "train"), ("org/name", None, "test"), ("org/name", "main", "test")]
+    assert loaded == [("org/name", None, "train"), ("org/name", None, "test"), ("org/name", "main", "test")]
     with pytest.raises(
-        UserError, match="no/net: neither a file here nor a data set .*: Couldn't reach the Hub\n"
+        UserError, match="no/net: neither a local file nor a data set .*: Couldn't reach the Hub\n"
     ):
         read_rows("no/net", TEXT)
 
 
-def test_what_is_not_there_or_not_known(tmp_path):
+def test_missing_files_and_unknown_types(tmp_path):
     write(tmp_path / "a.jsonl", '{"text": "x"}')
     write(tmp_path / "a.txt", "x")
     for source, reason in [
         (tmp_path / "b.jsonl", "b.jsonl: no such file"),
         ("some/missing.jsonl", "some/missing.jsonl: no such file"),
         ("./org/name", "no such file"),
-        (tmp_path / "a.txt", "not a kind of file that can be read\n  fix: give one of .jsonl"),
+        (tmp_path / "a.txt", "unknown file type\n  fix: give one of .jsonl"),
         (tmp_path, "not a folder that `datasets` saved\n  fix: give one file: a.jsonl"),
         ("asset:../errors.py", "no packaged file"),
         ("asset:absent", "no packaged file 'absent'"),
@@ -293,3 +349,14 @@ def test_reading_text_does_not_import_datasets(tmp_path):
 def test_real_files(shared_data, name, required):
     got = read_rows(shared_data / name, required)
     assert len(got.rows) > 500 and got.rejected == []
+
+
+def test_memory_does_not_grow_with_the_rows(tmp_path):
+    """Each run in a process of its own, since the peak of a process never falls."""
+    peaks = {}
+    for count in (1_000, 20_000):
+        rows_throughput.write_rows(tmp_path / f"{count}.jsonl", count)
+        used = rows_throughput.measure(tmp_path / f"{count}.jsonl", tmp_path / str(count))
+        assert used["rows"] == count
+        peaks[count] = used["peak_mb"]
+    assert peaks[20_000] - peaks[1_000] < 10  # the larger file has 20 MB, its parsed rows about 50

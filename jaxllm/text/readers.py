@@ -1,0 +1,259 @@
+"""Readers of JSONL, CSV, Parquet, saved and Hub data sets: raw rows with their line numbers, one at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import gzip
+import json
+import re
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jaxllm import assets
+from jaxllm.errors import UserError
+from jaxllm.text.schema import describe, mismatch, short, type_name
+
+_SUFFIXES = (".jsonl", ".jsonl.gz", ".csv", ".csv.gz", ".parquet")
+_HUB = re.compile(r"(?P<name>[\w-][\w.-]*/[\w-][\w.-]*)(/(?P<config>[\w.-]+))?(:(?P<split>[\w.-]+))?")
+
+
+class Raw(NamedTuple):
+    """A row before the schema is checked.
+
+    Fields:
+        line: as in `Row`.
+        raw: makes the text of the row, for `Rejected`.
+        row: its fields, cells of a CSV file, or the reason why it cannot be read.
+        clean: no text in it can hold NUL or a lone surrogate.
+    """
+
+    line: int
+    raw: Callable[[], str]
+    row: dict[str, Any] | Cells | str
+    clean: bool = False
+
+
+def read_raw(source: str | Path) -> Iterator[Raw]:
+    """Yields the rows of a source; see `rows.iter_rows`.
+
+    Raises:
+        UserError: there is no such file, its type is unknown, or it cannot be read.
+    """
+    if not str(source).strip():
+        raise UserError("no data file given")
+    path = assets.resolve(source)
+    name = path.name.lower()
+    if path.is_dir():
+        return _read_folder(path)
+    if not path.exists():
+        hub = _HUB.fullmatch(str(source))
+        if hub is None or name.endswith(_SUFFIXES):
+            raise UserError("no such file", source)
+        return _read_hub(hub)
+    if not name.endswith(_SUFFIXES):
+        raise UserError("unknown file type", source, f"give one of {', '.join(_SUFFIXES)}")
+    if name.endswith(".parquet"):
+        return _read_parquet(path)
+    return (_read_csv if ".csv" in name[-7:] else _read_jsonl)(path)
+
+
+def data_files(source: str | Path) -> list[Path]:
+    """Returns the files that hold a source's rows, for `Job.pin_file`; of a Hub data set those in its cache.
+
+    Raises:
+        UserError: there is no such file.
+    """
+    path = assets.resolve(source)
+    if path.is_dir():
+        return sorted(file for file in path.rglob("*") if file.is_file())
+    if path.exists() or not (hub := _HUB.fullmatch(str(source))):
+        return [path]
+    return sorted(Path(file["filename"]) for file in _load_hub(hub).cache_files)
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    """Lines of a file, plain or gzip, without a byte order mark."""
+    number = 0
+    try:
+        with gzip.open(path) if path.suffix.lower() == ".gz" else open(path, "rb") as file:
+            for number, line in enumerate(file, 1):
+                if number == 1:
+                    if line.startswith((b"\xff\xfe", b"\xfe\xff")):
+                        raise UserError("the text is UTF-16", path, "save it as UTF-8")
+                    line = line.removeprefix(b"\xef\xbb\xbf")
+                yield line
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise UserError(
+            f"the gzip file is damaged after line {number}: {error}", path, "download it again"
+        ) from error
+    except OSError as error:
+        raise UserError(f"cannot be read: {error.strerror or error}", path) from error
+
+
+def _read_jsonl(path: Path) -> Iterator[Raw]:
+    for number, line in enumerate(_lines(path), 1):
+        if line := line.strip():
+            # JSON refuses control characters, and UTF-8 surrogates: only an escape such as \u0000 can make them.
+            yield Raw(number, lambda line=line: line.decode("utf-8", "backslashreplace"), _parse(line),
+                       clean=b"\\u" not in line)
+
+
+def _parse(line: bytes) -> dict | str:
+    try:
+        row = json.loads(line.decode("utf-8"), parse_constant=_no_constant, object_pairs_hook=_unique)
+    except UnicodeDecodeError as error:
+        return f"not valid UTF-8 at byte {error.start + 1}"
+    except json.JSONDecodeError as error:
+        return f"not valid JSON: {error.msg} at character {error.pos + 1}"
+    except RecursionError:
+        return "not usable JSON: nested too deeply"
+    except ValueError as error:
+        return f"not valid JSON: {error}"
+    return row if isinstance(row, dict) else f"expected an object, got {describe(row)}"
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a JSON value")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict:
+    row = dict(pairs)
+    if len(row) != len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"field {next(n for n in names if names.count(n) > 1)!r} is given twice")
+    return row
+
+
+@dataclass(frozen=True)
+class Cells:
+    """Cells of a row of a CSV file, before they are converted to the types of a schema."""
+
+    cells: dict[str, str]
+
+    def typed(self, types: Mapping[str, Any]) -> dict | str:
+        """Converts the cells; returns the fields of the row, or the reason why it cannot be used."""
+        row: dict[str, Any] = {}
+        for name, cell in self.cells.items():
+            expected = types.get(name, str)
+            if mismatch(cell, expected) is None:
+                row[name] = cell
+            elif cell.strip():
+                try:
+                    row[name] = json.loads(cell.strip(), parse_constant=_no_constant, object_pairs_hook=_unique)
+                except (ValueError, RecursionError):
+                    return f"field {name!r}: expected {type_name(expected)}, got {short(cell)}"
+        return row
+
+
+def _read_csv(path: Path) -> Iterator[Raw]:
+    # Bytes that are no UTF-8 become lone surrogates, for which the row is then rejected.
+    reader = csv.reader((line.decode("utf-8", "surrogateescape") for line in _lines(path)), strict=True)
+    names: list[str] | None = None
+    while True:
+        try:
+            with _long_cells():
+                cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            if names is None:
+                raise UserError(f"the header cannot be read: {error}", path) from error
+            yield Raw(reader.line_num, str, f"not valid CSV: {error}")
+            continue
+        if not cells:
+            continue
+        if names is None:
+            names = cells
+            if len(set(names)) != len(names):
+                twice = next(name for name in names if names.count(name) > 1)
+                raise UserError(f"column {twice!r} appears twice in the header", path)
+            continue
+        row = (Cells(dict(zip(names, cells, strict=True))) if len(cells) == len(names)
+               else f"{len(cells)} cells under a header of {len(names)}")
+        yield Raw(reader.line_num, lambda cells=cells: json.dumps(cells), row)
+
+
+@contextlib.contextmanager
+def _long_cells() -> Iterator[None]:
+    """Lifts the csv module's limit of 128 KiB a cell, which documents exceed; it is global, so it is restored."""
+    before = csv.field_size_limit(2**31 - 1)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(before)
+
+
+def _read_parquet(path: Path) -> Iterator[Raw]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        number = 0
+        with pyarrow.parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=1024):
+                for i in range(batch.num_rows):
+                    number += 1
+                    yield _table_row(number, batch.slice(i, 1).to_pylist)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise UserError(f"the Parquet file cannot be read: {str(error).splitlines()[0]}", path) from error
+
+
+def _table_row(number: int, get: Callable[[], list[dict]]) -> Raw:
+    try:
+        [row] = get()
+    except UnicodeDecodeError:
+        return Raw(number, str, "a text is not valid UTF-8")
+    return Raw(number, lambda: json.dumps(row, default=str), row)
+
+
+def _read_folder(path: Path) -> Iterator[Raw]:
+    if (path / "dataset_dict.json").is_file():
+        splits = sorted(p.name for p in path.iterdir() if (p / "dataset_info.json").is_file())
+        if len(splits) != 1:
+            raise UserError("the folder holds several splits", path, f"give one: {', '.join(splits)}")
+        path = path / splits[0]
+    if not (path / "dataset_info.json").is_file():
+        inside = sorted(p.name for p in path.iterdir() if p.name.lower().endswith(_SUFFIXES))
+        raise UserError(
+            "not a folder that `datasets` saved",
+            path,
+            f"give one file: {', '.join(inside[:5])}" if inside else f"give a file: {', '.join(_SUFFIXES)}",
+        )
+    import datasets
+
+    try:
+        data = datasets.load_from_disk(str(path))
+    except Exception as error:  # damaged files raise whatever the reader of the format raises
+        raise UserError(f"the data set cannot be read: {_first_line(error)}", path) from error
+    return _read_dataset(data)
+
+
+def _read_hub(hub: re.Match) -> Iterator[Raw]:
+    return _read_dataset(_load_hub(hub))
+
+
+def _load_hub(hub: re.Match) -> Any:
+    import datasets
+
+    split = hub["split"] or "train"
+    try:
+        return datasets.load_dataset(hub["name"], hub["config"], split=split)
+    except Exception as error:  # network, names, splits and formats each have their own exceptions
+        raise UserError(
+            f"neither a local file nor a data set that can be fetched from the Hub: {_first_line(error)}",
+            hub[0],
+            "check the path; a data set is ORG/NAME[/CONFIG][:SPLIT], from the network or the Hub cache",
+        ) from error
+
+
+def _read_dataset(data: Any) -> Iterator[Raw]:
+    for i in range(len(data)):
+        yield _table_row(i + 1, lambda i=i: [data[i]])
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

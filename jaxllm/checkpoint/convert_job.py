@@ -47,7 +47,7 @@ class Config:
     out: Path
     format: Literal["hf", "orbax"] = "hf"
     adapter: str | None = None
-    merge_adapter: bool = False
+    merge: bool = False
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     quantize: Scheme | None = None
 

@@ -12,8 +12,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
+from jax.sharding import NamedSharding
 
 from jaxllm.errors import UserError
+from jaxllm.models.params import Params, is_stacked, stack_layers, unstack_layers
 from jaxllm.models.spec import ModelSpec
 from jaxllm.ops.quantize import Quantized
 
@@ -27,7 +30,8 @@ class Adapter:
     """A low-rank change of a model's linear layers.
 
     Attributes:
-        params: `{"layers": {"attn": {"q": {"a": [L, D, r], "b": [L, r, F]}, ...}, "mlp": {...}}}`.
+        params: `{"layers": {"attn": {"q": {"a": [L, D, r], "b": [L, r, F]}, ...}, "mlp": {...}}}`; the layers may
+            also be a tuple of L such trees of `[D, r]` and `[r, F]`.
         scale: factor of the low-rank product, `alpha / rank`.
     """
 
@@ -106,43 +110,100 @@ def adapter_axes(adapter: Adapter) -> dict[str, Any]:
                        for module, places in adapter.params["layers"].items()}}
 
 
-def merge_adapter(params: dict[str, Any], adapter: Adapter, sign: float = 1.0) -> dict[str, Any]:
-    """The weights with the adapter folded in: `kernel + sign * scale * a @ b`.
+def match_layout(adapter: Adapter, params: Params) -> Adapter:
+    """Returns the adapter with its layers stacked or unstacked as those of `params`; an adapter is small."""
+    convert = stack_layers if is_stacked(params) else unstack_layers
+    return dataclasses.replace(adapter, params=convert(adapter.params))
 
-    The product and the sum are float32, whatever the dtype of the weights; a quantized kernel comes out in full, in
-    the dtype of the embedding. Layers must be stacked.
+
+def merge_adapter(params: Params, adapter: Adapter, sign: float = 1.0, consume: bool = False) -> Params:
+    """Folds an adapter into the weights: `kernel + sign * scale * a @ b`.
+
+    Product and sum are float32 and rounded once, one layer of one kernel at a time, so the only large temporary is one
+    layer's kernel in float32. A quantized kernel becomes an array in the dtype of the embedding.
+
+    Args:
+        params: layers stacked or a tuple; the result has the same layout.
+        adapter: in either layout.
+        sign: -1 subtracts the adapter.
+        consume: reuse the memory of the kernels that change; `params` must not be used afterwards.
     """
-    layers = {module: dict(places) for module, places in params["layers"].items()}
-    for module, places in adapter.params["layers"].items():
-        for name, low_rank in places.items():
-            linear = layers[module][name]
-            kernel = linear["kernel"]
-            if isinstance(kernel, Quantized):
-                kernel = kernel.dequantize(params["embed"].dtype)
-            change = jnp.einsum("lir,lro->lio", low_rank["a"].astype(jnp.float32),
-                                low_rank["b"].astype(jnp.float32), precision="highest")
-            kernel = (kernel.astype(jnp.float32) + sign * adapter.scale * change).astype(kernel.dtype)
-            layers[module][name] = linear | {"kernel": kernel}
-    return params | {"layers": layers}
+    adapter = match_layout(adapter, params)
+    factor = jnp.float32(sign * adapter.scale)
+
+    def merged(layers: Params, low_rank_layers: Params) -> Params:
+        layers = {module: dict(linears) for module, linears in layers.items()}
+        for module, linears in low_rank_layers.items():
+            for name, low_rank in linears.items():
+                linear = layers[module][name]
+                kernel = _merge_kernel(linear["kernel"], low_rank["a"], low_rank["b"], factor,
+                                       params["embed"].dtype, consume)
+                layers[module][name] = linear | {"kernel": kernel}
+        return layers
+
+    base, low_rank = params["layers"], adapter.params["layers"]
+    if is_stacked(params):
+        return params | {"layers": merged(base, low_rank)}
+    return params | {"layers": tuple(merged(*pair) for pair in zip(base, low_rank, strict=True))}
 
 
-def unmerge(params: dict[str, Any], adapter: Adapter) -> dict[str, Any]:
-    """Takes a merged adapter out again, up to one rounding of the weights' dtype."""
-    return merge_adapter(params, adapter, sign=-1.0)
+def _merge_kernel(kernel: jax.Array | Quantized, a: jax.Array, b: jax.Array, factor: jax.Array,
+                  dtype: jnp.dtype, consume: bool) -> jax.Array:
+    """Returns `kernel + factor * a @ b`; a quantized kernel becomes an array of `dtype`."""
+    quantized = isinstance(kernel, Quantized)
+    stored = kernel.codes if quantized else kernel
+    sharding = None if isinstance(stored, jax.core.Tracer) else stored.sharding
+    sharding = sharding if isinstance(sharding, NamedSharding) else None
+    add = _add_low_rank_in_place if consume and not quantized else _add_low_rank
+    merged = add(kernel, a, b, factor, dtype if quantized else kernel.dtype, sharding)
+    if consume:
+        jax.block_until_ready(merged)  # so that one kernel at a time is in memory twice
+        if quantized:
+            jax.tree.map(lambda leaf: leaf.delete(), kernel)
+    return merged
+
+
+def _low_rank_sum(kernel: jax.Array | Quantized, a: jax.Array, b: jax.Array, factor: jax.Array,
+                  dtype: jnp.dtype, sharding: NamedSharding | None) -> jax.Array:
+    def one_layer(kernel: jax.Array | Quantized, a: jax.Array, b: jax.Array) -> jax.Array:
+        # Through `dtype` first: a quantized kernel has the values that it has in a product of that dtype.
+        kernel = kernel.dequantize(dtype) if isinstance(kernel, Quantized) else kernel
+        product = jnp.matmul(a.astype(jnp.float32), b.astype(jnp.float32), precision="highest")
+        return (kernel.astype(jnp.float32) + factor * product).astype(dtype)
+
+    # XLA on CPU converts a whole bfloat16 stack to float32 for every update of a layer in it.
+    if a.ndim == 2 or dtype != jnp.float32 and jax.default_backend() == "cpu":
+        merged = one_layer(kernel, a, b)
+    else:
+        def write(i: jax.Array, merged: jax.Array) -> jax.Array:
+            source = kernel if isinstance(kernel, Quantized) else merged
+            # Without the barrier reading and writing are fused, and XLA copies the stack to keep them apart.
+            layer = lax.optimization_barrier(
+                jax.tree.map(lambda leaf: lax.dynamic_index_in_dim(leaf, i, keepdims=False), source))
+            return lax.dynamic_update_index_in_dim(merged, one_layer(layer, a[i], b[i]), i, 0)
+
+        start = jnp.zeros(kernel.shape, dtype) if isinstance(kernel, Quantized) else kernel
+        start = start if sharding is None else lax.with_sharding_constraint(start, sharding)
+        merged = lax.fori_loop(0, len(a), write, start)
+    return merged if sharding is None else lax.with_sharding_constraint(merged, sharding)
+
+
+_add_low_rank = jax.jit(_low_rank_sum, static_argnums=(4, 5))
+_add_low_rank_in_place = jax.jit(_low_rank_sum, static_argnums=(4, 5), donate_argnums=0)
 
 
 def sum_adapters(adapters: Sequence[Adapter]) -> Adapter:
     """One adapter for several: its change is the sum of theirs, its rank the sum of their ranks.
 
     Args:
-        adapters: one or more of the same base model, layers stacked; they may adapt different layers.
+        adapters: one or more of the same base model; they may adapt different layers.
     """
     if not adapters:
         raise ValueError("the sum of no adapters")
     found: dict[tuple[str, str], list[tuple[jax.Array, jax.Array]]] = {}
     for adapter in adapters:
-        for module, places in adapter.params["layers"].items():
-            for name, factors in places.items():
+        for module, linears in stack_layers(adapter.params)["layers"].items():
+            for name, factors in linears.items():
                 found.setdefault((module, name), []).append((factors["a"], factors["b"] * adapter.scale))
     layers: dict[str, Any] = {}
     for (module, name), parts in found.items():

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from jaxllm.models.layers import ACTIVATIONS, Linear, Run
+from jaxllm.models.params import Params
 from jaxllm.models.spec import ModelSpec
-
-Params = dict[str, Any]
 
 
 class ScoreHead(nn.Module):

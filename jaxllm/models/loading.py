@@ -21,7 +21,8 @@ from jaxllm.models import native
 from jaxllm.models.families import FAMILIES, Leaf, is_language_model, places, read_config
 from jaxllm.models.families.table import cut
 from jaxllm.models.matching import Match, lookup, match_tensors, names_of
-from jaxllm.models.network import Params, init_params
+from jaxllm.models.network import init_params
+from jaxllm.models.params import Params
 from jaxllm.models.quantized import is_quantizable
 from jaxllm.models.spec import Head, ModelSpec
 from jaxllm.models.tensors import DTYPES, Tensors, model_directory, read_json

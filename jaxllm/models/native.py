@@ -18,7 +18,8 @@ import jax.numpy as jnp
 
 from jaxllm.errors import UserError
 from jaxllm.files import write_atomic
-from jaxllm.models.network import Params, init_params
+from jaxllm.models.network import init_params
+from jaxllm.models.params import Params
 from jaxllm.models.quantized import is_quantizable, quantize_params, scheme_of
 from jaxllm.models.spec import Head, ModelSpec
 from jaxllm.models.tensors import read_json

@@ -8,14 +8,13 @@ measured 1.4x faster, since no step slices the stack). `stack` and `unstack` go 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxllm.models.adapters import Adapter
+from jaxllm.models.adapters import Adapter, match_layout
 from jaxllm.models.attention import (
     AttentionKernel,
     AttentionMask,
@@ -29,11 +28,10 @@ from jaxllm.models.decoder import Decoder
 from jaxllm.models.encoder import Encoder
 from jaxllm.models.heads import ScoreHead
 from jaxllm.models.layers import Context, Remat, Run
+from jaxllm.models.params import Params, is_stacked, unstack_layers
 from jaxllm.models.rope import no_rotation, rotation
 from jaxllm.models.spec import ModelSpec, Rope
 from jaxllm.ops.vocab import Unembedding
-
-Params = dict[str, Any]
 
 
 @jax.tree_util.register_dataclass
@@ -81,7 +79,8 @@ def _initialize(spec: ModelSpec, dtype: jnp.dtype, key: jax.Array):
     return params
 
 
-def _context(spec: ModelSpec, positions: jax.Array, sight: AttentionMask, memory: CacheWrite | SharedPrefix | None = None) -> Context:
+def _context(spec: ModelSpec, positions: jax.Array, sight: AttentionMask,
+             memory: CacheWrite | SharedPrefix | None = None) -> Context:
     """What the layers need to know."""
     def turns(rope: Rope | None):
         if rope is None:
@@ -121,22 +120,26 @@ def segment_positions(segments: jax.Array) -> jax.Array:
 
 
 def forward(spec: ModelSpec, params: Params, tokens: jax.Array, *, positions: jax.Array | None = None,
-            segments: jax.Array | None = None, types: jax.Array | None = None, cache: Cache | None = None,
-            adapter: Adapter | None = None, dtype: jnp.dtype = jnp.float32, remat: Remat = "none",
-            attention: AttentionKernel | None = None) -> Output:
+            segments: jax.Array | None = None, branches: jax.Array | None = None, types: jax.Array | None = None,
+            cache: Cache | None = None, adapter: Adapter | None = None, dtype: jnp.dtype = jnp.float32,
+            remat: Remat = "none", attention: AttentionKernel | None = None) -> Output:
     """Runs the network.
 
     Args:
         spec: the network's description.
-        params: from `init` or a checkpoint. Layers stacked (scan) or a tuple (unrolled).
+        params: from `init_params` or a checkpoint. Layers stacked (scan) or a tuple (unrolled).
         tokens: `[B, T]` int32.
         positions: `[B, T]` int32; by default the index within the segment. With a cache they follow from it.
         segments: `[B, T]` int32, 0 for padding. A token sees tokens of its own segment (in a decoder: earlier
             ones), so one argument serves left padding, right padding and packing. All ones by default.
+        branches: `[B, T]` int32, of a decoder: several continuations of one prefix in one segment. The prefix is branch
+            0, continuation k is branch k. A token sees branch 0 and its own branch. `positions` is required then: every
+            continuation starts at the length of the prefix.
         types: `[B, T]` int32, of an encoder: 0 in the first text, 1 in the second of a pair. Zeros by default.
         cache: keys and values of earlier tokens, which these go on from; needs unstacked layers. Padding stands behind
             a row's tokens then, and is not kept.
-        adapter: low-rank change of the linear layers; None runs the base weights.
+        adapter: low-rank change of the linear layers, stacked or unstacked whatever the layout of `params`; None runs
+            the base weights.
         dtype: of activations and matrix products. Norms, softmax and logits are float32 regardless.
         remat: what the backward pass recomputes: nothing, every block (`full`), or all but the
             matrix products (`dots`).
@@ -146,18 +149,20 @@ def forward(spec: ModelSpec, params: Params, tokens: jax.Array, *, positions: ja
         Hidden states and the new cache.
 
     Raises:
-        ValueError: a cache with stacked layers, with positions, or in an encoder.
+        ValueError: a cache with stacked layers, with positions, with branches, or in an encoder; branches without
+            positions, in an encoder, or where rotary positions depend on the length of the text.
     """
-    if spec.encoder is not None and spec.encoder.convolution is not None and isinstance(params["layers"], dict):
+    if spec.encoder is not None and spec.encoder.convolution is not None:
         params = unstack_layers(params)  # the first layer is not like the others
-        if adapter is not None and isinstance(adapter.params["layers"], dict):
-            adapter = dataclasses.replace(adapter, params=unstack_layers(adapter.params))
-    unrolled = isinstance(params["layers"], tuple)
+    unrolled = not is_stacked(params)
     if segments is None:
         segments = jnp.ones_like(tokens)
+    if branches is not None:
+        _check_branches(spec, positions, cache)
     if cache is None:
         positions = segment_positions(segments) if positions is None else positions
-        context, buffers = _context(spec, positions, self_attention_mask(segments, spec.encoder is None)), None
+        sight = _row_mask(segments, positions, branches, spec.encoder is None)
+        context, buffers = _context(spec, positions, sight), None
     else:
         if not unrolled or positions is not None:
             raise ValueError("decoding with a cache needs unstack(params), and positions follow from it")
@@ -182,6 +187,23 @@ def forward(spec: ModelSpec, params: Params, tokens: jax.Array, *, positions: ja
     return Output(hidden, Cache(buffers, cache.lengths + (segments > 0).sum(1, dtype=jnp.int32)))
 
 
+def _check_branches(spec: ModelSpec, positions: jax.Array | None, cache: Cache | None) -> None:
+    """Raises a `ValueError` where `branches` have no meaning."""
+    if positions is None or cache is not None:
+        raise ValueError("branches need positions, and cannot be combined with a cache")
+    if spec.encoder is not None:
+        raise ValueError("an encoder cannot read branches: a prefix would see what follows it")
+    if spec.turns_by_length:
+        raise ValueError("branches share the keys of their prefix, which in this network depend on the whole length")
+
+
+def _row_mask(segments: jax.Array, positions: jax.Array, branches: jax.Array | None, causal: bool) -> AttentionMask:
+    """Mask of rows that attend to themselves, `[B, T]` each."""
+    if branches is None:  # order within the row is order within every text, and flash kernels know no other
+        return self_attention_mask(segments, causal)
+    return AttentionMask(segments, segments, positions, positions, (branches, branches))
+
+
 def prefill(spec: ModelSpec, params: Params, tokens: jax.Array, positions: jax.Array, segments: jax.Array, *,
          branches: jax.Array | None = None, prefix: Prefix | None = None, adapter: Adapter | None = None,
          dtype: jnp.dtype = jnp.float32) -> tuple[jax.Array, tuple[KeysValues, ...]]:
@@ -201,17 +223,15 @@ def prefill(spec: ModelSpec, params: Params, tokens: jax.Array, positions: jax.A
     """
     places = positions
     if prefix is None:
-        # Within a text places and positions differ by a constant, and kernels want places.
-        sight = self_attention_mask(segments) if branches is None else AttentionMask(segments, segments, places, places,
-                                                                    (branches, branches))
+        sight = _row_mask(segments, positions, branches, causal=True)
         buffers = (None,) * spec.layers
     else:
         slots = prefix.layers[0][0].shape[1]
         before = jnp.where(jnp.arange(slots) < prefix.length, -1, 0)
         join = lambda first, rest: jnp.concatenate([jnp.broadcast_to(first, (len(tokens), slots)), rest], 1)
         beside = None if branches is None else (branches, join(jnp.int32(0), branches))
-        sight = AttentionMask(segments, join(before, segments), places, join(jnp.arange(slots, dtype=jnp.int32), places),
-                      beside)
+        sight = AttentionMask(segments, join(before, segments), places,
+                              join(jnp.arange(slots, dtype=jnp.int32), places), beside)
         buffers = prefix.layers
     run = Run(adapter_scale=1.0 if adapter is None else adapter.scale, unrolled=True)
     context = _context(spec, positions, sight, SharedPrefix())
@@ -219,12 +239,10 @@ def prefill(spec: ModelSpec, params: Params, tokens: jax.Array, positions: jax.A
 
 
 def _variables(params: Params, adapter: Adapter | None) -> dict[str, Params]:
-    """What the modules are applied to."""
+    """Variables for the Linen modules; the adapter gets the layout of `params`."""
     if adapter is None:
         return {"params": _linen_layers(params)}
-    if isinstance(params["layers"], tuple) == isinstance(adapter.params.get("layers"), dict):
-        raise ValueError("params and adapter must both be stacked or both be unstacked")
-    return {"params": _linen_layers(params), "adapter": _linen_layers(adapter.params)}
+    return {"params": _linen_layers(params), "adapter": _linen_layers(match_layout(adapter, params).params)}
 
 
 def _linen_layers(tree: Params) -> Params:
@@ -251,28 +269,3 @@ def init_cache(spec: ModelSpec, batch: int, slots: int, dtype: jnp.dtype = jnp.f
     empty = lambda *shape: jnp.zeros((batch, spec.kv_heads, *shape), dtype)
     layers = tuple((empty(spec.head_dim, slots), empty(slots, spec.head_dim)) for _ in range(spec.layers))
     return Cache(layers, jnp.zeros(batch, jnp.int32))
-
-
-def unstack_layers(params: Params, consume: bool = False) -> Params:
-    """`[L, ...]` layers as a tuple of L trees; also for an adapter's tree. What is a tuple already stays as it is.
-
-    Args:
-        params: layers stacked, or a tuple already.
-        consume: frees every stacked array as soon as its layers are apart, so that a large model is never there twice;
-            nobody may use `params` after that, nor arrays that share their memory.
-    """
-    if isinstance(params["layers"], tuple):
-        return params
-    leaves, structure = jax.tree.flatten(params["layers"])
-    apart = []
-    for leaf in leaves:
-        apart.append([leaf[i] for i in range(len(leaf))])
-        if consume:
-            jax.block_until_ready(apart[-1])
-            leaf.delete()
-    return params | {"layers": tuple(structure.unflatten(layer) for layer in zip(*apart, strict=True))}
-
-
-def stack_layers(params: Params) -> Params:
-    """A tuple of layers as one tree of `[L, ...]` arrays; the inverse of `unstack`."""
-    return params | {"layers": jax.tree.map(lambda *leaves: jnp.stack(leaves), *params["layers"])}

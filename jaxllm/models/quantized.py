@@ -13,9 +13,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxllm.models.params import Params
 from jaxllm.ops.quantize import Quantized, Scheme, group_size, quantize
 
-Params = dict[str, Any]
 EXPERTS = ("up", "gate", "down")
 
 

@@ -19,7 +19,7 @@ from jaxllm.models import native
 from jaxllm.models.families import Leaf, places, write_config
 from jaxllm.models.families.table import fuse
 from jaxllm.models.matching import lookup, names_of
-from jaxllm.models.network import Params
+from jaxllm.models.params import Params
 from jaxllm.models.quantized import scheme_of
 from jaxllm.models.spec import ModelSpec
 from jaxllm.models.tensors import INDEX, model_directory, save_tensors

@@ -15,10 +15,11 @@ from jaxllm.models import (
     adapter_axes,
     init_adapter,
     merge_adapter,
+    stack_layers,
     sum_adapters,
-    unmerge,
     unstack_layers,
 )
+from jaxllm.models.adapters import _add_low_rank_in_place
 from jaxllm.models.peft import adapter_folders, load_adapter, load_adapters, save_adapter
 from tests.networks import forward, random_tokens
 
@@ -57,27 +58,63 @@ def test_merged_weights_equal_the_adapter(network):
     assert_allclose(forward(spec, merge_adapter(params, adapter), tokens).hidden, beside, atol=2e-5)
 
 
-def test_unmerge_takes_it_out_again(network):
-    spec, params = network
-    adapter = adapter_of(spec)
-    again = unmerge(merge_adapter(params, adapter), adapter)
-    for a, b in zip(jax.tree.leaves(again), jax.tree.leaves(params), strict=True):
-        assert_allclose(a, b, atol=1e-6)
+LAYOUTS = {"stacked": lambda params: params, "unstacked": unstack_layers}
 
 
-def test_unstacked_adapter(llama):
+@pytest.mark.parametrize("base", LAYOUTS)
+@pytest.mark.parametrize("low_rank", LAYOUTS)
+def test_base_and_adapter_in_any_layout(llama, base, low_rank):
     spec, params = llama
     adapter, tokens = adapter_of(spec), random_tokens(2, 8)
-    flat = Adapter(unstack_layers(adapter.params), adapter.scale)
-    assert_allclose(forward(spec, unstack_layers(params), tokens, adapter=flat).hidden,
+    mixed = Adapter(LAYOUTS[low_rank](adapter.params), adapter.scale)
+    assert_allclose(forward(spec, LAYOUTS[base](params), tokens, adapter=mixed).hidden,
                     forward(spec, params, tokens, adapter=adapter).hidden, atol=1e-5)
-    with pytest.raises(ValueError, match="both"):
-        forward(spec, params, tokens, adapter=flat)
+    merged = merge_adapter(LAYOUTS[base](params), mixed)
+    assert isinstance(merged["layers"], tuple) == (base == "unstacked")
+    jax.tree.map(lambda a, b: assert_allclose(a, b, atol=1e-6), stack_layers(merged), merge_adapter(params, adapter))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_consuming_merge_frees_the_adapted_kernels(llama, layout):
+    """Live bytes do not grow, the other leaves are shared, and the values are those of a plain merge."""
+    spec, params = llama
+    adapter, mine = adapter_of(spec, targets=("q", "down")), LAYOUTS[layout](jax.tree.map(jnp.copy, params))
+    wanted = merge_adapter(LAYOUTS[layout](params), adapter)
+    merge_adapter(LAYOUTS[layout](jax.tree.map(jnp.copy, params)), adapter, consume=True)  # compiled, constants made
+    before = sum(array.nbytes for array in jax.live_arrays())
+    merged = merge_adapter(mine, adapter, consume=True)
+    assert sum(array.nbytes for array in jax.live_arrays()) == before
+    first = mine["layers"] if layout == "stacked" else mine["layers"][0]
+    assert first["attn"]["q"]["kernel"].is_deleted() and not first["attn"]["k"]["kernel"].is_deleted()
+    jax.tree.map(np.testing.assert_array_equal, merged, wanted)
+
+
+def test_merging_needs_one_layer_of_one_kernel_in_float32():
+    """Sizes as XLA plans them: a consumed stack of kernels is changed in place, layer by layer."""
+    layers, width, rank = 24, 64, 2
+    shape = lambda *size: jax.ShapeDtypeStruct(size, jnp.float32)
+    sizes = _add_low_rank_in_place.lower(
+        shape(layers, width, width), shape(layers, width, rank), shape(layers, rank, width), shape(),
+        jnp.dtype("float32"), None).compile().memory_analysis()
+    assert sizes.alias_size_in_bytes == layers * width * width * 4
+    assert sizes.temp_size_in_bytes <= 3 * width * width * 4
+
+
+def test_merging_rounds_once(llama):
+    """A bfloat16 kernel becomes the rounding of the exact sum."""
+    spec, params = llama
+    half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params)
+    adapter = adapter_of(spec, targets=("q",))
+    kernel = half["layers"]["attn"]["q"]["kernel"]
+    exact = np.asarray(kernel, np.float64) + change(adapter, "attn", "q")
+    merged = np.asarray(merge_adapter(half, adapter)["layers"]["attn"]["q"]["kernel"], np.float64)
+    spacing = 2.0 ** (np.floor(np.log2(np.abs(exact))) - 7)
+    assert np.all(np.abs(merged - exact) <= spacing / 2 * (1 + 1e-3))
 
 
 def test_scale_by_hand():
     """One layer, one weight: kernel 1, a 2, b 3, alpha / rank = 4 / 2."""
-    params = {"layers": {"attn": {"q": {"kernel": jnp.ones((1, 1, 1))}}}}
+    params = {"embed": jnp.ones((1, 1)), "layers": {"attn": {"q": {"kernel": jnp.ones((1, 1, 1))}}}}
     adapter = Adapter({"layers": {"attn": {"q": {"a": jnp.full((1, 1, 2), 2.0), "b": jnp.full((1, 2, 1), 3.0)}}}}, 2.0)
     assert float(merge_adapter(params, adapter)["layers"]["attn"]["q"]["kernel"][0, 0, 0]) == 1 + 2 * (2 * 3 + 2 * 3)
 
@@ -106,8 +143,8 @@ def test_saved_adapters_come_back(network, tmp_path, targets):
             assert_allclose(change(back, module, name), wanted, rtol=1e-12, atol=1e-12)
 
 
-def test_adapters_are_summed_and_taken_out(network, tmp_path):
-    """One adapter for two of other ranks, scales and targets; one of them can be taken out again."""
+def test_adapters_are_summed_and_subtracted(network, tmp_path):
+    """One adapter for two of other ranks, scales and targets; `sign=-1` subtracts one of them."""
     spec, params = network
     one, two = adapter_of(spec), adapter_of(spec, rank=2, targets=("q", "down"))
     two = Adapter(jax.tree.map(lambda x: 2 * x, two.params), 0.5)
@@ -118,7 +155,8 @@ def test_adapters_are_summed_and_taken_out(network, tmp_path):
             assert_allclose(change(both, module, name), change(one, module, name) + of_two, rtol=1e-6, atol=1e-7)
     in_turn, at_once = merge_adapter(merge_adapter(params, one), two), merge_adapter(params, both)
     jax.tree.map(lambda x, y: assert_allclose(x, y, atol=1e-6), in_turn, at_once)
-    jax.tree.map(lambda x, y: assert_allclose(x, y, atol=1e-6), unmerge(at_once, two), merge_adapter(params, one))
+    close = lambda x, y: assert_allclose(x, y, atol=1e-6)
+    jax.tree.map(close, merge_adapter(at_once, two, sign=-1), merge_adapter(params, one))
     with pytest.raises(ValueError, match="no adapters"):
         sum_adapters([])
 
@@ -127,7 +165,7 @@ def test_adapters_are_summed_and_taken_out(network, tmp_path):
     shutil.copytree(tmp_path / "0000", tmp_path / ".0002.half-written")
     assert [folder.name for folder in adapter_folders(tmp_path)] == ["0000", "0001"]
     assert adapter_folders(tmp_path / "0001") == [tmp_path / "0001"] and not adapter_folders(tmp_path / "nowhere")
-    jax.tree.map(lambda x, y: assert_allclose(x, y, atol=1e-6), merge_adapter(params, load_adapters(tmp_path, spec)), at_once)
+    jax.tree.map(close, merge_adapter(params, load_adapters(tmp_path, spec)), at_once)
     with pytest.raises(UserError, match="missing"):
         load_adapters(tmp_path / "nowhere", spec)
     (tmp_path / "0001" / "provenance.json").write_text('{"model_fingerprint": "y"}')

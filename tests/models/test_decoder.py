@@ -1,12 +1,14 @@
 """The decoder: what must not change its result does not."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from jaxllm.models import compute_logits, init_cache, init_params, logical_axes, stack_layers, unstack_layers
+from jaxllm.models import Rope, compute_logits, init_cache, init_params, logical_axes, stack_layers, unstack_layers
 from jaxllm.models.attention import self_attention_mask
 from jaxllm.models.network import segment_positions
 from tests.networks import LLAMA, forward, random_tokens
@@ -39,7 +41,8 @@ def test_layers_are_taken_apart_without_a_copy(network):
     mine = jax.tree.map(jnp.copy, params)
     apart = unstack_layers(mine, consume=True)
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(mine["layers"]))
-    again = stack_layers(apart)
+    again = stack_layers(apart, consume=True)
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(apart["layers"]))
     assert all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(again), jax.tree.leaves(params), strict=True))
 
 
@@ -78,6 +81,48 @@ def test_packed_texts_do_not_see_each_other(network):
     got = run(spec, params, packed, segments=segments)
     assert_allclose(got[:, :5], run(spec, params, first), atol=1e-5)
     assert_allclose(got[:, 5:], run(spec, params, second), atol=1e-5)
+
+
+def test_branches_share_a_prefix(llama):
+    """Two continuations of one prefix in a row equal the two texts in rows of their own, in values and gradients."""
+    spec, params = llama
+    prefix, first, second, other = (random_tokens(1, length, seed=length) for length in (5, 3, 4, 6))
+    row = jnp.concatenate([prefix, first, second, other], 1)
+    packing = {"segments": [1] * 12 + [2] * 6, "branches": [0] * 5 + [1] * 3 + [2] * 4 + [0] * 6,
+               "positions": [*range(5), 5, 6, 7, 5, 6, 7, 8, *range(6)]}
+    packing = {name: jnp.array([values], jnp.int32) for name, values in packing.items()}
+    texts = [jnp.concatenate([prefix, first], 1), jnp.concatenate([prefix, second], 1), other]
+    rows = jnp.concatenate([jnp.pad(text, ((0, 0), (0, 9 - text.shape[1]))) for text in texts])
+    lengths = jnp.arange(9) < jnp.array([[8], [9], [6]])
+    weights = jax.random.normal(jax.random.key(0), (1, 18, spec.width))
+
+    def packed(params):
+        hidden = forward(spec, params, row, **packing).hidden
+        return (weights * hidden).sum(), hidden
+
+    def separate(params):
+        one, two, three = forward(spec, params, rows, segments=lengths.astype(jnp.int32)).hidden
+        hidden = jnp.concatenate([one[:8], two[5:9], three[:6]])[None]
+        return (weights * hidden).sum(), hidden
+
+    (_, wanted), slopes = jax.jit(jax.value_and_grad(separate, has_aux=True))(params)
+    (_, ours), found = jax.jit(jax.value_and_grad(packed, has_aux=True))(params)
+    assert_allclose(ours, wanted, atol=1e-5)
+    assert_allclose(packed(unstack_layers(params))[1], wanted, atol=1e-5)
+    jax.tree.map(lambda a, b: assert_allclose(a, b, atol=1e-5 * max(1.0, float(jnp.abs(b).max()))), found, slopes)
+
+
+def test_branches_need_positions_and_no_cache(llama):
+    spec, params = llama
+    tokens, positions = random_tokens(1, 4), jnp.arange(4)[None]
+    with pytest.raises(ValueError, match="positions"):
+        forward(spec, params, tokens, branches=jnp.zeros_like(tokens))
+    with pytest.raises(ValueError, match="cache"):
+        forward(spec, unstack_layers(params), tokens, positions=positions, branches=jnp.zeros_like(tokens),
+                cache=init_cache(spec, 1, 8))
+    dynamic = dataclasses.replace(spec, rope=Rope(kind="dynamic", factor=2.0))
+    with pytest.raises(ValueError, match="depend on the whole length"):
+        forward(dynamic, params, tokens, positions=positions, branches=jnp.zeros_like(tokens))
 
 
 @pytest.mark.parametrize("remat", ["full", "dots"])

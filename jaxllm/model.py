@@ -1,4 +1,4 @@
-"""A checkpoint as a whole: what the network is, its weights, its tokenizer."""
+"""A checkpoint as a whole: spec, parameters and tokenizer."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ import jax.numpy as jnp
 
 from jaxllm.errors import UserError
 from jaxllm.models import ModelSpec, Params, load_model, load_spec
+from jaxllm.models.loading import stored_dtype
 from jaxllm.ops.quantize import Scheme
 from jaxllm.text.tokenizer import Tokenizer, load_tokenizer
 
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """A network that speaks.
+    """A language model: spec, parameters and tokenizer.
 
     Attributes:
-        spec: its description.
-        params: its weights; layers stacked as they are loaded, or apart for decoding.
-        tokenizer: its text to ids and back.
+        spec: description of the network.
+        params: the weights; layers stacked, as they are loaded, or unstacked.
+        tokenizer: text to ids and back.
         stop_ids: tokens that end a text, from the network's configuration and the tokenizer.
     """
 
@@ -36,23 +37,28 @@ class Model:
 
     @property
     def prefix(self) -> tuple[int, ...]:
-        """What begins every sequence: the begin token, where the tokenizer adds one by itself."""
+        """Tokens at the start of every sequence: the begin token, where the tokenizer adds one."""
         return (self.tokenizer.bos_id,) if self.tokenizer.adds_bos else ()
 
     @property
     def start(self) -> tuple[int, ...]:
-        """Something to predict a first token from: the prefix, else the begin or end token, which separates texts."""
-        found = (self.tokenizer.bos_id, self.tokenizer.eos_id, *self.spec.eos_ids)
-        return self.prefix or tuple(token for token in found if token is not None)[:1]
+        """Tokens from which a first token can be predicted: the prefix, else the begin or end token."""
+        candidates = (self.tokenizer.bos_id, self.tokenizer.eos_id, *self.spec.eos_ids)
+        return self.prefix or tuple(token for token in candidates if token is not None)[:1]
+
+    def require_lm(self, verb: str, where: str = "model") -> None:
+        """Raises a `UserError` for a model with a scoring head, which cannot `verb` (such as "generate text")."""
+        if self.spec.head is not None:
+            raise UserError(f"the model has a scoring head and cannot {verb}", where, "use jaxllm score")
 
     def prompt_ids(self, text: str) -> list[int]:
-        """Ids of a text that starts a sequence; of an empty one, what a text starts from."""
+        """Encodes a text that starts a sequence; an empty one becomes `start`."""
         return [*self.prefix, *self.tokenizer.encode(text)] or list(self.start)
 
     def pair_ids(self, prompt: str, completion: str) -> tuple[list[int], list[int]]:
-        """Ids of a prompt and of what follows it, as the model would read them in one text.
+        """Encodes a prompt and its completion as one text, and splits the ids.
 
-        Tokenized together, since a completion alone may be cut up differently. A token that spans the border
+        Tokenized together, since a completion alone may be tokenized differently. A token that spans the border
         belongs to the completion.
         """
         before, whole = self.prompt_ids(prompt), [*self.prefix, *self.tokenizer.encode(prompt + completion)]
@@ -64,27 +70,29 @@ class Model:
 
 
 def too_many_tokens(tokenizer: Tokenizer, spec: ModelSpec) -> str | None:
-    """What is wrong where a tokenizer knows more tokens than a network has rows for; None where nothing is."""
+    """Describes the mismatch where a tokenizer has more tokens than the network has embeddings; None if there is none.
+    """
     if tokenizer.vocab_size <= spec.vocab_size:
         return None
     return f"the tokenizer has {tokenizer.vocab_size} tokens, the embedding {spec.vocab_size} rows"
 
 
-def load(model: str | Path, dtype: jnp.dtype = jnp.float32, place: Callable[[ModelSpec], Any] | None = None,
-         scheme: Scheme | None = None) -> Model:
-    """Reads a checkpoint directory, a Hub id or `tiny`, with its tokenizer.
+def load(model: str | Path, dtype: jnp.dtype | None = None, sharding: Callable[[ModelSpec], Any] | None = None,
+         quantization: Scheme | None = None) -> Model:
+    """Loads a checkpoint with its tokenizer.
 
     Args:
-        model: which.
-        dtype: of the parameters.
-        place: from the spec to the parameters' shardings; None puts all on the default device.
-        scheme: quantizes the matrices of the layers; None leaves them as they are.
+        model: checkpoint directory, Hub id, or `tiny`.
+        dtype: of the parameters; by default the one they are stored in.
+        sharding: from the spec to the parameters' shardings; by default everything is on the default device.
+        quantization: scheme for the matrices of the layers; None leaves them as they are.
 
     Raises:
-        UserError: something is missing or damaged, or the tokenizer knows more tokens than the network.
+        UserError: something is missing or damaged, or the tokenizer has more tokens than the network.
     """
     spec, tokenizer = load_spec(model), load_tokenizer(model)
-    if problem := too_many_tokens(tokenizer, spec):  # said before minutes of loading
+    if problem := too_many_tokens(tokenizer, spec):  # reported before minutes of loading
         raise UserError(problem, model, "use the tokenizer that the model was trained with")
-    _, params = load_model(model, dtype, None if place is None else place(spec), scheme)
+    dtype = jnp.dtype(stored_dtype(model) if dtype is None else dtype)
+    _, params = load_model(model, dtype, None if sharding is None else sharding(spec), quantization)
     return Model(spec, params, tokenizer)

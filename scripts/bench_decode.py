@@ -5,7 +5,7 @@
 Random bfloat16 weights of the shapes of Llama 3.2 1B and Llama 3.1 8B, greedy, every row with the same numbers of
 tokens. A decoding step has to read all weights but the embedding once, and every row's keys and values; the bound is
 the number of such steps that fit into a second at the device's memory bandwidth. Where torch is installed and sees the
-same device, its `generate` with a static cache stands beside it. Meant to run unattended, within eight minutes.
+same device, its `generate` with a static cache is measured too. Takes at most eight minutes.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxllm.config import SamplingConfig
-from jaxllm.generate.engine import generate
+from jaxllm.generate import Generator
 from jaxllm.model import Model
-from jaxllm.models import ModelSpec, Rope, init_params, unstack_layers
+from jaxllm.models import ModelSpec, Rope, init_params
 
-# Bytes a second, by what the device calls itself: the makers' figures.
+# Memory bandwidth in bytes a second, by part of the device's name (figures of the makers).
 BANDWIDTH = {"H200": 4.8e12, "H100": 3.35e12, "A100": 2.0e12, "TPU v5 lite": 0.82e12, "TPU v6 lite": 1.64e12}
 SHAPES = {
     "1b": ModelSpec("llama", 128_256, 2048, 16, 32, 8, 64, 8192, 8192, rope=Rope(500_000.0), tied=True),
@@ -34,7 +34,7 @@ SHAPES = {
 
 
 class Silent:
-    """Stands for a tokenizer where only ids matter."""
+    """A tokenizer for benchmarks in which only ids matter."""
 
     stop_ids = ()
 
@@ -43,15 +43,15 @@ class Silent:
 
 
 def step_bytes(spec: ModelSpec, params, batch: int, length: float) -> float:
-    """What a step has to read: weights, and keys and values of `length` tokens a row."""
+    """Counts the bytes that a step reads: weights, and keys and values of `length` tokens a row."""
     weights = sum(leaf.nbytes for leaf in jax.tree.leaves(params)) - (0 if spec.tied else params["embed"].nbytes)
     return weights + batch * length * 2 * spec.layers * spec.kv_heads * spec.head_dim * 2
 
 
-def seconds(model: Model, prompts: list[list[int]], new: int, repeats: int) -> float:
-    """Median time of a call that generates `new` tokens a row."""
-    run = lambda: generate(model, prompts, SamplingConfig(temperature=0.0, max_tokens=new), batch_size=len(prompts),
-                           dtype=jnp.bfloat16)
+def seconds(generator: Generator, prompts: list[list[int]], new: int, repeats: int) -> float:
+    """Measures the median time of a call that generates `new` tokens a row."""
+    generator.batch_size = len(prompts)
+    run = lambda: generator.generate(prompts, SamplingConfig(temperature=0.0, max_tokens=new))
     run()
     found = []
     for _ in range(repeats):
@@ -62,7 +62,7 @@ def seconds(model: Model, prompts: list[list[int]], new: int, repeats: int) -> f
 
 
 def torch_seconds(spec: ModelSpec, prompts: list[list[int]], new: int, repeats: int) -> float | None:
-    """The same by torch transformers; None without torch or without its device."""
+    """Measures torch transformers likewise; None without torch or without a CUDA device."""
     try:
         import torch
         import transformers
@@ -104,8 +104,9 @@ def main() -> None:
     print("| shape | batch | tokens/s | ms a step | of the bound | torch, tokens/s |\n|---|---|---|---|---|---|")
     for name in options.shapes:
         spec = SHAPES[name]
-        params = unstack_layers(jax.jit(lambda key, spec=spec: init_params(spec, key, jnp.bfloat16))(jax.random.key(0)))
-        model = Model(spec, params, Silent())
+        params = jax.jit(lambda key, spec=spec: init_params(spec, key, jnp.bfloat16))(jax.random.key(0))
+        generator = Generator(Model(spec, params, Silent()), dtype=jnp.bfloat16, consume=True)
+        params = generator.params
         for batch in options.batches:
             if time.monotonic() - began > options.limit:
                 print(f"| {name} | {batch} | no time left | | | |")
@@ -114,7 +115,7 @@ def main() -> None:
             prompts = [draws.integers(3, spec.vocab_size, options.prompt).tolist() for _ in range(batch)]
             # Two lengths, so that reading the prompts and all that happens once a call falls out of the difference.
             short = options.new // 4
-            taken = [seconds(model, prompts, new, options.repeats) for new in (short, options.new)]
+            taken = [seconds(generator, prompts, new, options.repeats) for new in (short, options.new)]
             step = (taken[1] - taken[0]) / (options.new - short)
             middle = options.prompt + (short + options.new) / 2
             share = step_bytes(spec, params, batch, middle) / bandwidth / step if bandwidth else None
@@ -127,7 +128,7 @@ def main() -> None:
                   f"{cell(row['torch_tokens_per_s'], '.0f')} |", flush=True)
             if options.json:
                 options.json.write_text(json.dumps({"device": kind, "rows": table}, indent=2) + "\n")
-        del params, model
+        del params, generator
 
 
 if __name__ == "__main__":

@@ -7,12 +7,12 @@ Two workloads of a random Llama of 25 million parameters, greedy, float32:
     mixed     64 prompts of 16 to 256 tokens, each continued by 16 to 128 tokens
     uniform   8 prompts of 64 tokens, each continued by 128 tokens
 
-Torch generates with a dynamic cache and scaled-dot-product attention, padding on the left, in the batches that suit it
-best: rows are sorted by the number of tokens they want, and the quickest of several batch sizes is taken. A batch runs
-until its longest row is done. Tokens that nobody asked for are not counted on either side. Figures are new tokens a
+Torch generates with a dynamic cache and scaled-dot-product attention, padding on the left, with its best batch size:
+rows are sorted by their limit of new tokens, and the fastest of several batch sizes is taken. A batch runs
+until its longest row is done. Tokens beyond a prompt's limit are not counted on either side. Figures are new tokens a
 second; a ratio is the median over repeats of ours over torch's, taken one after the other.
 
-The bound is what would be reached if a text cost nothing but the products with the weights, with every slot always in
+The bound counts the matrix products with the weights only, with every slot always in
 use: prompts 512 tokens at a time, new tokens as many at a time as there are slots, measured in the same run.
 """
 
@@ -34,9 +34,10 @@ import transformers
 from jax import lax
 
 from jaxllm.config import SamplingConfig
-from jaxllm.generate.engine import PACK, Work, generate
+from jaxllm.generate import GenerationStats, Generator
+from jaxllm.generate.scheduler import PACK_TOKENS
 from jaxllm.model import Model
-from jaxllm.models import load_model, unstack_layers
+from jaxllm.models import load_model
 from jaxllm.models.network import Params
 
 TORCH_BATCHES = (8, 16, 32, 64)
@@ -45,14 +46,14 @@ CONFIG = dict(vocab_size=8192, hidden_size=512, intermediate_size=1408, num_hidd
               eos_token_id=2, pad_token_id=0)
 
 
-# Every program that jax lowers; one that is reused is not lowered again.
+# Every program that jax lowers; a cached one is not lowered again.
 lowered: list[str] = []
 jax.monitoring.register_event_duration_secs_listener(
     lambda event, _, **__: lowered.append(event) if event.endswith("jaxpr_to_mlir_module_duration") else None)
 
 
 class Silent:
-    """Stands for a tokenizer where only ids matter."""
+    """A tokenizer for benchmarks in which only ids matter."""
 
     stop_ids = ()
 
@@ -84,8 +85,8 @@ def seconds(run: Callable[..., object], *arguments: object) -> float:
 
 
 def products(params: Params, rows: int) -> float:
-    """Seconds that `rows` tokens take in the matrix products of a pass, and nothing else."""
-    times = 20 if rows < PACK["cpu"] else 2
+    """Measures the seconds of all matrix products with the weights for `rows` tokens."""
+    times = 20 if rows < PACK_TOKENS["cpu"] else 2
 
     @jax.jit
     def run(layers: tuple[Params, ...], head: jax.Array, x: jax.Array) -> jax.Array:
@@ -95,7 +96,7 @@ def products(params: Params, rows: int) -> float:
                 gate, up, down = (layer["mlp"][name]["kernel"] for name in ("gate", "up", "down"))
                 x = (x @ q + jnp.concatenate([x @ k, x @ v], 1)) @ o
                 x = (x @ gate + x @ up) @ down
-            return x if rows == PACK["cpu"] else (x @ head.T)[:, :x.shape[1]]
+            return x if rows == PACK_TOKENS["cpu"] else (x @ head.T)[:, :x.shape[1]]
 
         return lax.fori_loop(0, times, once, x)
 
@@ -106,13 +107,13 @@ def products(params: Params, rows: int) -> float:
 
 
 def bound(params: Params, prompts: list[list[int]], limits: list[int], slots: int) -> float:
-    """New tokens a second, if nothing but `products` took time."""
-    reading = sum(map(len, prompts)) / PACK["cpu"] * products(params, PACK["cpu"])
+    """Computes new tokens a second if nothing but `products` took time."""
+    reading = sum(map(len, prompts)) / PACK_TOKENS["cpu"] * products(params, PACK_TOKENS["cpu"])
     return sum(limits) / (reading + sum(limits) / slots * products(params, slots))
 
 
 def workloads(count: int) -> dict[str, tuple[list[list[int]], list[int]]]:
-    """Name -> prompts and how many tokens each wants."""
+    """Returns prompts and their limits of new tokens by workload."""
     draws = np.random.default_rng(0)
     text = lambda length: draws.integers(3, CONFIG["vocab_size"], length).tolist()
     mixed = [text(length) for length in draws.integers(16, 257, count)]
@@ -120,14 +121,15 @@ def workloads(count: int) -> dict[str, tuple[list[list[int]], list[int]]]:
             "uniform": ([text(64) for _ in range(8)], [128] * 8)}
 
 
-def compare(theirs: torch.nn.Module, model: Model, prompts: list[list[int]], limits: list[int], slots: int,
+def compare(theirs: torch.nn.Module, generator: Generator, prompts: list[list[int]], limits: list[int], slots: int,
             repeats: int) -> str:
-    """The cells of one row of the table."""
-    work, sampling = Work(), SamplingConfig(temperature=0.0, max_tokens=max(limits))
+    """Measures one workload; returns the cells of its row."""
+    stats, sampling = GenerationStats(), SamplingConfig(temperature=0.0, max_tokens=max(limits))
     run_theirs = lambda size: torch_generate(theirs, prompts, limits, size)
-    run_ours = lambda work=None: generate(model, prompts, sampling, max_tokens=limits, batch_size=slots, work=work)
+    generator.batch_size = slots
+    run_ours = lambda stats=None: generator.generate(prompts, sampling, max_tokens=limits, stats=stats)
     before = len(lowered)
-    mine = [row[0].token_ids for row in run_ours(work)]
+    mine = [row[0].token_ids for row in run_ours(stats)]
     compiled = len(lowered) - before
     best = min((size for size in TORCH_BATCHES if size <= len(prompts)), key=lambda size: seconds(run_theirs, size))
     same = sum(a == b for a, b in zip(mine, run_theirs(best), strict=True))
@@ -136,8 +138,8 @@ def compare(theirs: torch.nn.Module, model: Model, prompts: list[list[int]], lim
         raise RuntimeError("a second run of the same prompts compiled something")
     theirs_rate, our_rate = (statistics.median(sum(limits) / pair[side] for pair in pairs) for side in (0, 1))
     ratio = statistics.median(torch_time / our_time for torch_time, our_time in pairs)
-    most = bound(model.params, prompts, limits, slots)
-    return (f"{theirs_rate:.0f} | {best} | {our_rate:.0f} | {ratio:.2f} | {most:.0f} | {work.occupancy:.3f} | "
+    most = bound(generator.params, prompts, limits, slots)
+    return (f"{theirs_rate:.0f} | {best} | {our_rate:.0f} | {ratio:.2f} | {most:.0f} | {stats.occupancy:.3f} | "
             f"{compiled} | {same} of {len(prompts)}")
 
 
@@ -154,7 +156,7 @@ def main() -> None:
         theirs.save_pretrained(folder)
         spec, params = load_model(folder)
     # Nothing ends a text but its length, on both sides.
-    model = Model(dataclasses.replace(spec, eos_ids=()), unstack_layers(params), Silent())
+    generator = Generator(Model(dataclasses.replace(spec, eos_ids=()), params, Silent()), consume=True)
     print(f"{sum(p.numel() for p in theirs.parameters()) / 1e6:.1f} million parameters; {os.cpu_count()} cores, "
           f"{options.threads} threads; jax {jax.__version__}, torch {torch.__version__}")
     print("| workload | torch, tokens/s | its batch | jaxllm, tokens/s | ratio | bound | occupancy | compiled | "
@@ -162,7 +164,7 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|---|---|")
     for name, (prompts, limits) in workloads(options.prompts).items():
         slots = min(options.slots, len(prompts))
-        print(f"| {name} | {compare(theirs, model, prompts, limits, slots, options.repeats)} |", flush=True)
+        print(f"| {name} | {compare(theirs, generator, prompts, limits, slots, options.repeats)} |", flush=True)
 
 
 if __name__ == "__main__":

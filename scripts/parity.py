@@ -39,7 +39,7 @@ import torch
 import transformers
 
 from jaxllm.config import SamplingConfig
-from jaxllm.generate.engine import generate
+from jaxllm.generate import generate
 from jaxllm.model import Model, load
 from jaxllm.models import (
     compute_logits,

@@ -9,7 +9,7 @@ import tiny_tables
 import tiny_world
 
 from jaxllm.config import SamplingConfig
-from jaxllm.generate.engine import generate
+from jaxllm.generate import generate
 from jaxllm.model import Model
 
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from jaxllm.config import SamplingConfig, check
 from jaxllm.finetune.targets import Target, TargetSource, purpose_seed
-from jaxllm.generate.engine import generate
+from jaxllm.generate import generate
 from jaxllm.model import Model
 from jaxllm.models.network import Params
 
@@ -84,7 +84,7 @@ class OnPolicyTargets:
             return
         answers = generate(dataclasses.replace(self._model, params=student),
                            [target.student[:target.prompt_tokens] for target in targets], self._sampling,
-                           seed=self._sampling_seed, batch_size=64, dtype=self._dtype, places=numbers,
+                           seed=self._sampling_seed, batch_size=64, dtype=self._dtype, row_ids=numbers,
                            max_tokens=limits)
         stop_ids = set(self._model.stop_ids)
         for number, target, (answer,) in zip(numbers, targets, answers, strict=True):

@@ -1,8 +1,8 @@
-"""Prompts to tokens: sampling, prefill and decode, scoring."""
+"""Inference: sampling, prefill and decoding, scoring, classification."""
 
-from jaxllm.generate.classify import classify
 from jaxllm.generate.completion import Completion
-from jaxllm.generate.engine import generate
-from jaxllm.generate.scoring import Score, score
+from jaxllm.generate.generator import Generator, generate, score
+from jaxllm.generate.scheduler import GenerationStats, check_prompt
+from jaxllm.generate.scoring import Score
 
-__all__ = ["Completion", "Score", "classify", "generate", "score"]
+__all__ = ["Completion", "GenerationStats", "Generator", "Score", "check_prompt", "generate", "score"]

@@ -1,4 +1,4 @@
-"""Tokens that follow a prompt as text: what they spell, where a stop string ends them, what they are worth."""
+"""Generated tokens as text: decoding next to a prompt, stop strings, log-probabilities."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from jaxllm.errors import UserError
 from jaxllm.model import Model
 
 # Tokens of the prompt that are decoded along with its continuation.
-CONTEXT_PIECES = 8
-# What stands for bytes that are no text, and the most bytes that a character has.
-UNREADABLE, LONGEST_CHARACTER = "\ufffd", 4
+CONTEXT_TOKENS = 8
+# The replacement character that stands for bytes that are not valid UTF-8, and the bytes of the longest character.
+REPLACEMENT, LONGEST_CHARACTER_BYTES = "\ufffd", 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,75 +22,105 @@ class Completion:
     """One continuation of one prompt.
 
     Attributes:
-        text: what follows the prompt's text, without special tokens, cut before a stop string.
-        token_ids: all tokens generated, the one that ended the text included.
-        logprob: nats, summed over `token_ids`, under the model's own distribution (temperature 1, nothing
-            cut off), whatever settings chose the tokens.
+        text: the text after the prompt, without special tokens, cut before a stop string.
+        token_ids: all generated tokens, the final end token included.
+        logprob: sum of `logprobs`, in nats.
         finish_reason: `stop` (end token or stop string) or `length`.
+        logprobs: `[N]` float32 log-probability of each of `token_ids` under the model's own distribution,
+            softmax(logits / logprob_temperature) with temperature 1 by default, before truncation, bias and penalty.
     """
 
     text: str
     token_ids: list[int]
     logprob: float
     finish_reason: str
+    logprobs: np.ndarray = dataclasses.field(compare=False, repr=False)
 
 
-def complete(model: Model, prompt: Sequence[int], ids: list[int], logprobs: np.ndarray,
+def complete(model: Model, prompt: np.ndarray, ids: np.ndarray, logprobs: np.ndarray,
              cut: tuple[int, str] | None) -> Completion:
-    """A completion from its tokens.
+    """Builds a completion from its tokens.
 
     Args:
-        model: whose tokens they are.
-        prompt: what they follow.
-        ids: the tokens, up to where generation was ended.
-        logprobs: `[N]`, of each of them.
-        cut: what `find_stop` found.
+        model: the model that generated them.
+        prompt: `[T]` int32, the prompt.
+        ids: `[N]` int32, the generated tokens.
+        logprobs: `[N]` float32, their log-probabilities.
+        cut: result of `find_stop`.
     """
     count, text = cut or (len(ids), None)
-    ids = ids[:count]
-    ended = bool(ids) and ids[-1] in model.stop_ids
+    ids, logprobs = ids[:count], np.array(logprobs[:count], np.float32)
+    ended = bool(len(ids)) and int(ids[-1]) in model.stop_ids
     if text is None:
         text = continuation_text(model, prompt, ids[:-1] if ended else ids)
-    total = finite(float(np.sum(logprobs[:count], dtype=np.float64)))
-    return Completion(text, ids, total, "stop" if ended or cut else "length")
+    total = check_finite(float(np.sum(logprobs, dtype=np.float64)))
+    return Completion(text, ids.tolist(), total, "stop" if ended or cut else "length", logprobs)
 
 
-def find_stop(model: Model, prompt: Sequence[int], ids: list[int], stop: Sequence[str]) -> tuple[int, str] | None:
-    """After how many tokens behind a prompt a stop string is spelled, and the text before it; None if none is."""
+def find_stop(model: Model, prompt: np.ndarray, ids: np.ndarray, stop: Sequence[str],
+              checked: int = 0) -> tuple[int, str] | None:
+    """Finds the first stop string in a continuation.
+
+    Args:
+        model: for its tokenizer.
+        prompt: `[T]` int32, the prompt.
+        ids: `[N]` int32, the tokens after it.
+        stop: stop strings.
+        checked: number of leading tokens known to contain no stop string. Only the text from shortly before them on is
+            decoded, so that checking a text while it grows takes linear time.
+
+    Returns:
+        Number of tokens up to and including the stop string, and the text before it; None without a stop string.
+    """
+    if not stop or not any(s in _recent_text(model, prompt, ids, checked, max(map(len, stop))) for s in stop):
+        return None
     spelled = lambda count: continuation_text(model, prompt, ids[:count])
     stops = lambda count: any(s in spelled(count) for s in stop)
-    if not stop or not stops(len(ids)):
+    if not stops(len(ids)):
         return None
-    # The shortest run of tokens that spells a stop string: what follows was never wanted.
+    # The shortest run of tokens that spells a stop string.
     count = 1 + bisect.bisect_left(range(1, len(ids)), True, key=stops)
     text = spelled(count)
     return count, text[:min(text.find(s) for s in stop if s in text)]
 
 
-def continuation_text(model: Model, prompt: Sequence[int], ids: Sequence[int]) -> str:
-    """The text that `ids` add to a prompt.
+def _recent_text(model: Model, prompt: np.ndarray, ids: np.ndarray, checked: int, longest: int) -> str:
+    """Text of the tokens after the first `checked`, and of enough tokens before to hold a string that began earlier."""
+    back, start = longest + LONGEST_CHARACTER_BYTES, 0
+    while back < checked:
+        before = model.tokenizer.decode(ids[checked - back:checked].tolist())
+        if len(before.strip(REPLACEMENT)) > longest:
+            start = checked - back
+            break
+        back *= 2
+    return continuation_text(model, np.concatenate([prompt, ids[:start]]), ids[start:])
 
-    Decoded behind the end of the prompt, because pieces of some tokenizers lose their leading blank where a
-    text starts. Where characters are spelled in bytes, that end is a whole one, and the last character of the
-    continuation may be unfinished: bytes that make no text spoil all bytes next to them.
+
+def continuation_text(model: Model, prompt: Sequence[int] | np.ndarray, ids: Sequence[int] | np.ndarray) -> str:
+    """Decodes the text that `ids` add to a prompt.
+
+    The end of the prompt is decoded along with them, because tokens of some tokenizers lose their leading blank at the
+    beginning of a text. Where characters are spelled in bytes, that end is extended to whole characters, and the last
+    character of the continuation may be unfinished, since invalid bytes make all adjacent bytes invalid.
     """
-    decode, pieces = model.tokenizer.decode, CONTEXT_PIECES
+    decode, pieces = model.tokenizer.decode, CONTEXT_TOKENS
+    prompt, ids = [int(token) for token in prompt], [int(token) for token in ids]
     before = decode(prompt[-pieces:])
-    while UNREADABLE in before and pieces < len(prompt):
+    while REPLACEMENT in before and pieces < len(prompt):
         pieces *= 2
         before = decode(prompt[-pieces:])
-    found: list[str] = []
-    for missing in range(min(LONGEST_CHARACTER, len(ids) + 1)):
+    candidates: list[str] = []
+    for missing in range(min(LONGEST_CHARACTER_BYTES, len(ids) + 1)):
         whole = decode([*prompt[-pieces:], *ids[:len(ids) - missing]])
         if whole.startswith(before):
-            found.append(whole[len(before):] + UNREADABLE * bool(missing))
-            if UNREADABLE not in whole[len(before):]:
+            candidates.append(whole[len(before):] + REPLACEMENT * bool(missing))
+            if REPLACEMENT not in whole[len(before):]:
                 break
-    return min(found, key=lambda text: text.count(UNREADABLE)) if found else decode(ids)
+    return min(candidates, key=lambda text: text.count(REPLACEMENT)) if candidates else decode(ids)
 
 
-def finite(logprob: float) -> float:
-    """`logprob`, unless it is what weights that are not numbers lead to."""
+def check_finite(logprob: float) -> float:
+    """Returns `logprob`, or raises a `UserError` where it is NaN or infinite."""
     if not np.isfinite(logprob):
         raise UserError("the model gives log-probabilities that are not finite", "model",
                         "look for NaN or infinity in its weights, or for overflow in a shorter format")

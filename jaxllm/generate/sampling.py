@@ -1,9 +1,10 @@
-"""From logits to the next token, one independent random stream per row."""
+"""From logits to the next token, with an independent random stream per row."""
 
 from __future__ import annotations
 
 import dataclasses
 
+import chex
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -12,20 +13,22 @@ from jax import lax
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-    """How every row of a batch chooses its tokens. Arrays, so that changing them compiles nothing.
+    """Sampling settings of every row of a batch. Arrays, so that changing them compiles nothing.
 
     Attributes:
-        temperature: `[B]` float32; 0 takes the most likely token.
-        top_k: `[B]` int32; only the k most likely tokens, 0 for all.
-        top_p: `[B]` float32; only the most likely tokens that together reach this probability.
-        min_p: `[B]` float32; only tokens at least so likely, as a share of the most likely one's probability.
-        repetition: `[B]` float32; divides positive logits of tokens that stand in the text already and multiplies
-            negative ones (1909.05858, section 4.1); 1 changes nothing.
-        bias_ids: `[K]` int32; tokens whose logits are changed in all rows, -1 for none.
-        bias: `[K]` float32; what is added to them.
-        stop_ids: `[K]` int32; tokens that end a row, -1 for none.
-        max_tokens: `[B]` int32; the row ends after so many tokens.
-        keys: `[B]` typed random keys; step n of a row draws from `fold_in(key, n)`.
+        temperature: `[B]` float32; 0 is greedy.
+        top_k: `[B]` int32; keep the k most probable tokens, 0 keeps all.
+        top_p: `[B]` float32; nucleus sampling: keep the smallest set of most probable tokens with this cumulative
+            probability, 1 keeps all.
+        min_p: `[B]` float32; keep tokens with at least this fraction of the most probable token's probability.
+        repetition: `[B]` float32 repetition penalty (1909.05858, section 4.1): divides positive logits of tokens that
+            occur in the sequence and multiplies negative ones; 1 is off.
+        logprob_temperature: `[B]` float32, temperature of the distribution whose log-probabilities are recorded.
+        bias_ids: `[K]` int32; tokens whose logits are shifted in all rows, -1 for unused entries.
+        bias: `[K]` float32; the shifts.
+        stop_ids: `[K]` int32; tokens that end a row, -1 for unused entries.
+        max_tokens: `[B]` int32; limit of new tokens.
+        keys: `[B]` typed random keys; step n of a row draws with `fold_in(key, n)`.
     """
 
     temperature: jax.Array
@@ -33,6 +36,7 @@ class Sampling:
     top_p: jax.Array
     min_p: jax.Array
     repetition: jax.Array
+    logprob_temperature: jax.Array
     bias_ids: jax.Array
     bias: jax.Array
     stop_ids: jax.Array
@@ -40,23 +44,25 @@ class Sampling:
     keys: jax.Array
 
 
-def row_keys(seed: int, rows: jax.Array, samples: jax.Array) -> jax.Array:
-    """Keys `[B]` that depend on the seed, the row and the number of the sample, and on no neighbor."""
-    base = jax.random.key(seed)
+@jax.jit
+def row_keys(base: jax.Array, rows: jax.Array, samples: jax.Array) -> jax.Array:
+    """Derives keys `[B]` from a base key, the row ids `[B]` and the sample numbers `[B]`, independent of neighbors."""
     return jax.vmap(lambda row, sample: jax.random.fold_in(jax.random.fold_in(base, row), sample))(rows, samples)
 
 
 def truncate(scaled: jax.Array, top_k: jax.Array, top_p: jax.Array) -> jax.Array:
-    """Sets to minus infinity what top-k and nucleus sampling (1904.09751) leave out.
+    """Sets logits outside top-k and the nucleus (1904.09751) to minus infinity.
 
-    A token stays if it is among the `top_k` most likely and if the tokens more likely than it hold less
-    than `top_p`; the most likely one always stays. Ties with the last kept token stay too.
+    A token stays if it is among the `top_k` most probable and if the tokens more probable than it hold less than
+    `top_p`; the most probable one always stays. Ties with the last token of the nucleus stay too.
 
     Args:
         scaled: `[B, V]` float32 logits, already divided by the temperature.
         top_k: `[B]`, 0 for all.
         top_p: `[B]`, 1 for all.
     """
+    chex.assert_rank([scaled, top_k, top_p], [2, 1, 1])
+    chex.assert_type(scaled, jnp.float32)
     ordered = -jnp.sort(-scaled, axis=-1)
     probs = jax.nn.softmax(ordered, axis=-1)
     before = jnp.cumsum(probs, axis=-1) - probs
@@ -69,42 +75,44 @@ def truncate(scaled: jax.Array, top_k: jax.Array, top_p: jax.Array) -> jax.Array
 
 
 def adjust(logits: jax.Array, sampling: Sampling, seen: jax.Array) -> jax.Array:
-    """Logits with repeated tokens made less likely and with the bias added, `[B, V]`."""
+    """Applies the repetition penalty and the logit bias; `[B, V]`."""
     factor = sampling.repetition[:, None]
     repeated = lambda: jnp.where(seen, jnp.where(logits > 0, logits / factor, logits * factor), logits)
     logits = lax.cond(jnp.any(sampling.repetition != 1.0), repeated, lambda: logits)
-    places = jnp.where(sampling.bias_ids < 0, logits.shape[-1], sampling.bias_ids)
-    biased = lambda: logits.at[:, places].add(sampling.bias, mode="drop")
+    columns = jnp.where(sampling.bias_ids < 0, logits.shape[-1], sampling.bias_ids)
+    biased = lambda: logits.at[:, columns].add(sampling.bias, mode="drop")
     return lax.cond(jnp.any(sampling.bias_ids >= 0), biased, lambda: logits)
 
 
 def argmax(logits: jax.Array) -> jax.Array:
-    """`argmax` over the last axis, int32: the first of equal ones. On CPU in a quarter of its time."""
-    places = lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1)
-    first = jnp.where(logits == logits.max(-1, keepdims=True), places, logits.shape[-1]).min(-1)
+    """`argmax` over the last axis, int32: the first of equal values. On CPU four times faster than `jnp.argmax`."""
+    columns = lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1)
+    first = jnp.where(logits == logits.max(-1, keepdims=True), columns, logits.shape[-1]).min(-1)
     return jnp.minimum(first, logits.shape[-1] - 1)  # nothing equals NaN
 
 
-def choose(logits: jax.Array, sampling: Sampling, step: jax.Array, seen: jax.Array) -> jax.Array:
-    """The next token of every row, `[B]` int32.
+def sample_tokens(logits: jax.Array, sampling: Sampling, step: jax.Array, seen: jax.Array) -> jax.Array:
+    """Chooses the next token of every row, `[B]` int32.
 
     Args:
         logits: `[B, V]` float32.
         sampling: the rows' settings.
-        step: `[B]` int32, how many tokens each row has generated so far.
-        seen: `[B, V]` bool, tokens that stand in the row's text.
+        step: `[B]` int32, number of tokens each row has generated so far.
+        seen: `[B, V]` bool, tokens that occur in the row's sequence.
     """
+    chex.assert_rank([logits, step, seen], [2, 1, 2])
+    chex.assert_type([logits, seen], [jnp.float32, jnp.bool_])
     logits = adjust(logits, sampling, seen)
     greedy = argmax(logits)
 
     def draw() -> jax.Array:
         temperature = jnp.where(sampling.temperature > 0, sampling.temperature, 1.0)
-        # The largest becomes zero first: a temperature near zero would take all of them to infinity.
+        # The largest becomes zero first: a temperature near zero would overflow all of them.
         scaled = (logits - logits.max(-1, keepdims=True)) / temperature[:, None]
         limits = jnp.any(sampling.top_k > 0) | jnp.any(sampling.top_p < 1.0)
-        # The sort costs more than a decode step of a small model; most batches do without.
+        # The sort costs more than a decoding step of a small model; most batches do without.
         scaled = lax.cond(limits, lambda: truncate(scaled, sampling.top_k, sampling.top_p), lambda: scaled)
-        # The most likely token has 0 here, so a share of its probability is a difference to 0.
+        # The most probable token is at 0, so a fraction of its probability is a difference to 0.
         scaled = jnp.where(scaled >= jnp.log(sampling.min_p)[:, None], scaled, -jnp.inf)
         keys = jax.vmap(jax.random.fold_in)(sampling.keys, step)
         return jax.vmap(jax.random.categorical)(keys, scaled)

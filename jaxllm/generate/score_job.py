@@ -1,4 +1,4 @@
-"""`jaxllm score`: log-probabilities of given completions, or what a classifier makes of given texts."""
+"""`jaxllm score`: log-probabilities of given completions, or scores of a classifier or reward model."""
 
 from __future__ import annotations
 
@@ -10,19 +10,18 @@ from typing import Any, TypeVar
 import numpy as np
 
 from jaxllm.errors import UserError
-from jaxllm.generate.classify import classify
+from jaxllm.generate.generator import Generator
 from jaxllm.generate.report import classified, scored
-from jaxllm.generate.rows_job import ID, RowsConfig, encode_rows, load_adapted, pin_inputs
-from jaxllm.generate.scoring import score
+from jaxllm.generate.rows_job import ID, RowsConfig, encode_rows, load_generator, pin_inputs
 from jaxllm.job import Job, open_job
 from jaxllm.model import Model
-from jaxllm.models import load_spec
+from jaxllm.models import Adapter, load_spec
 from jaxllm.progress import bar
 from jaxllm.text.rows import Message, RowSet, read_rows
 
 T = TypeVar("T")
-# Rows that are measured together and then written.
-PART = 512
+# Rows that are scored together and then written.
+ROWS_PER_CHUNK = 512
 
 
 @dataclass(frozen=True)
@@ -50,21 +49,23 @@ def run(config: Config) -> Path:
         pin_inputs(config, job, found)
         if job.finished:
             return job.already_done()
-        return (_classify if classifies else _score)(config, job, found, load_adapted(config))
+        return (_classify if classifies else _score)(config, job, found, *load_generator(config))
 
 
-def _score(config: Config, job: Job, found: RowSet, model: Model) -> Path:
-    def encode(_: int, row: dict[str, Any]) -> tuple[list[int], list[int]]:
+def _score(config: Config, job: Job, found: RowSet, generator: Generator, adapter: Adapter | None) -> Path:
+    model = generator.model
+
+    def encode(_: int, row: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
         prompt, completion = model.pair_ids(row["prompt"], row["completion"])
         if not prompt:
-            raise UserError("nothing stands before the completion's first token, and the model has no begin token")
+            raise UserError("the prompt is empty, and the model has no begin token to start from")
         _check_length(model, len(prompt) + len(completion))
-        return prompt, completion
+        return np.array(prompt, np.int32), np.array(completion, np.int32)
 
     rows, pairs, rejected = encode_rows(config, job, found, encode)
-    some = lambda part, told: [{"logprob": one.logprob, "tokens": one.tokens} for one in score(
-        model, part, batch_size=config.batch_size, dtype=config.device.compute_dtype, on_batch=told)]
-    done = _by_parts(job, rows, pairs, some)
+    score = lambda chunk, on_batch: [{"logprob": row.logprob, "tokens": row.tokens} for row in generator.score(
+        chunk, adapter=adapter, on_batch=on_batch)]
+    done = _by_chunks(job, rows, pairs, score)
     tokens, total = sum(row["tokens"] for row in done), sum(row["logprob"] for row in done)
     result = {"rows": len(rows), "rejected": len(rejected), "tokens": tokens, "mean_logprob": total / len(done),
               "nats_per_token": -total / max(tokens, 1)}
@@ -73,19 +74,20 @@ def _score(config: Config, job: Job, found: RowSet, model: Model) -> Path:
     return job.write_result(result)
 
 
-def _classify(config: Config, job: Job, found: RowSet, model: Model) -> Path:
-    def encode(_: int, row: dict[str, Any]) -> tuple[list[int], list[int]]:
+def _classify(config: Config, job: Job, found: RowSet, generator: Generator, adapter: Adapter | None) -> Path:
+    model = generator.model
+
+    def encode(_: int, row: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
         ids, types = _text_ids(model, row)
         if not ids:
             raise UserError("the text is empty, and the tokenizer adds no token to it")
         _check_length(model, len(ids))
-        return ids, types
+        return np.array(ids, np.int32), np.array(types, np.int32)
 
     rows, texts, rejected = encode_rows(config, job, found, encode)
-    some = lambda part, told: [{"score": one, "tokens": len(ids)} for one, (ids, _) in zip(classify(
-        model, part, batch_size=config.batch_size, dtype=config.device.compute_dtype, on_batch=told), part,
-        strict=True)]
-    done = _by_parts(job, rows, texts, some)
+    classify = lambda chunk, on_batch: [{"score": scores, "tokens": len(ids)} for scores, (ids, _) in zip(
+        generator.classify(chunk, adapter=adapter, on_batch=on_batch), chunk, strict=True)]
+    done = _by_chunks(job, rows, texts, classify)
     scores, head = [row["score"] for row in done], model.spec.head
     labels = head.label_names or [f"score {i + 1}" for i in range(head.labels)]
     result = {"rows": len(rows), "rejected": len(rejected), "tokens": sum(row["tokens"] for row in done),
@@ -96,36 +98,36 @@ def _classify(config: Config, job: Job, found: RowSet, model: Model) -> Path:
     return job.write_result(result)
 
 
-def _by_parts(job: Job, rows: Sequence[tuple[int, dict[str, Any]]], inputs: Sequence[T],
-              measure: Callable[[Sequence[T], Callable[[int], None]], list[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """Measures the inputs a part after the other, and writes each part's rows before the next is begun.
+def _by_chunks(job: Job, rows: Sequence[tuple[int, dict[str, Any]]], inputs: Sequence[T],
+               measure: Callable[[Sequence[T], Callable[[int], None]], list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Measures the inputs chunk by chunk, and writes each chunk's rows before the next one begins.
 
-    A stopped job measures the part in which it was stopped again, as a whole, so that its numbers are the same.
+    A stopped job repeats the whole chunk in which it was stopped, so that its numbers are the same.
 
     Args:
-        job: whose rows.jsonl takes them.
+        job: the job; rows are appended to its rows.jsonl.
         rows: line and row of every input.
-        inputs: what is measured.
-        measure: from a part and a listener, which is told how many of it are done, to what is noted of each.
+        inputs: inputs of all rows.
+        measure: from a chunk and a progress callback to the results of its rows.
 
     Returns:
-        All rows, those of an earlier start too.
+        All rows, those written before a restart too.
     """
     start = len(job.rows_done())
     with bar(len(rows), "score", "rows", done=start) as show:
-        tell = job.progress(show)
-        for first in range(start - start % PART, len(rows), PART):
-            part = range(first, min(first + PART, len(rows)))
-            found = measure([inputs[i] for i in part], lambda done, first=first: tell(max(first + done, start)))
-            for i, one in zip(part, found, strict=True):
+        listen = job.progress(show)
+        for first in range(start - start % ROWS_PER_CHUNK, len(rows), ROWS_PER_CHUNK):
+            chunk = range(first, min(first + ROWS_PER_CHUNK, len(rows)))
+            measured = measure([inputs[i] for i in chunk], lambda done, first=first: listen(max(first + done, start)))
+            for i, result in zip(chunk, measured, strict=True):
                 if i >= start:
                     line, row = rows[i]
-                    job.row({"id": row.get("id", line), **one})
+                    job.row({"id": row.get("id", line), **result})
     return job.rows_done()
 
 
 def _text_ids(model: Model, row: dict[str, Any]) -> tuple[list[int], list[int]]:
-    """Ids and types of a text, a pair of texts, or a conversation."""
+    """Encodes a text, a pair of texts, or a conversation into ids and token types."""
     text, pair, messages = row.get("text"), row.get("text_pair"), row.get("messages")
     if (text is None) == (messages is None) or (messages is not None and pair is not None):
         raise UserError("a row has either text (and perhaps text_pair) or messages")

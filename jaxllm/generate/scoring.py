@@ -1,8 +1,8 @@
-"""Log-probabilities of given continuations, and how likely a model finds each of several answers.
+"""Log-probabilities of given continuations.
 
-Texts are read packed, several to a row. What prompts begin with alike is read once, and so is a prompt that several
-continuations follow: each continuation then is a branch that sees the prompt and itself. Networks whose rotation
-depends on a text's length read every text for itself.
+Texts are packed, several to a row. A shared prefix is computed once, and so is a prompt with several continuations:
+each continuation is then a branch that attends to the prompt and to itself. Networks whose rotation depends on a text's
+length process every text on its own.
 """
 
 from __future__ import annotations
@@ -11,19 +11,23 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from functools import partial
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxllm.errors import UserError
-from jaxllm.generate.completion import finite
-from jaxllm.generate.engine import Work, pack_sizes
-from jaxllm.generate.prefixes import families
+from jaxllm.generate.completion import check_finite
+from jaxllm.generate.prefixes import prefix_groups
+from jaxllm.generate.scheduler import GenerationStats, pack_sizes
 from jaxllm.generate.slots import padded_prefix
 from jaxllm.model import Model
-from jaxllm.models import ModelSpec, Params, Prefix, prefill, unembedding, unstack_layers
+from jaxllm.models import Adapter, ModelSpec, Params, Prefix, prefill, unembedding
+from jaxllm.models.mesh import batch_sharding, replicated
 from jaxllm.ops import token_logprobs
 from jaxllm.text.batches import bucket
+
+Pairs = Sequence[tuple[np.ndarray, np.ndarray]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,25 +35,27 @@ class Score:
     """Log-probability of one continuation.
 
     Attributes:
-        logprob: nats, summed over the continuation, at temperature 1.
-        tokens: number of tokens of the continuation.
+        logprob: sum of `logprobs`, in nats.
+        tokens: number of tokens of the continuation, N.
+        logprobs: `[N]` float32 log-probability of every token under softmax(logits / temperature).
     """
 
     logprob: float
     tokens: int
+    logprobs: np.ndarray = dataclasses.field(compare=False, repr=False)
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class _Row:
-    """Texts to read, laid one after another; `[N]` int32 each.
+class PackedPairs:
+    """Prompts and continuations concatenated into rows; `[B, T]` int32 each.
 
     Attributes:
-        tokens: their ids.
-        positions: places within the text, what it begins with included.
-        segments: which prompt, from 1; 0 where nothing lies.
+        tokens: token ids.
+        positions: positions within the text, shared prefix included.
+        segments: number of the prompt within the row, from 1; 0 is padding.
         branches: 0 for the prompt, 1, 2, ... for its continuations; None where each prompt has one.
-        parents: where the token stands that this one is predicted from; 0 for the prompt's own.
+        parents: index in the row of the token whose hidden state predicts this one; 0 for tokens of prompts.
     """
 
     tokens: np.ndarray
@@ -60,111 +66,119 @@ class _Row:
 
 
 @partial(jax.jit, static_argnames=("spec", "dtype"))
-def row_logprobs(spec: ModelSpec, params: Params, row: _Row, prefix: Prefix | None, dtype: jnp.dtype) -> jax.Array:
-    """Log-probability of every token given the one before it, `[N]` float32."""
-    branches = None if row.branches is None else row.branches[None]
-    hidden, _ = prefill(spec, params, row.tokens[None], row.positions[None], row.segments[None], branches=branches,
-                     prefix=prefix, dtype=dtype)
-    return token_logprobs(hidden[:, row.parents], unembedding(spec, params), row.tokens[None])[0]
+def packed_logprobs(spec: ModelSpec, params: Params, adapter: Adapter | None, rows: PackedPairs, prefix: Prefix | None,
+                    temperature: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    """Computes the log-probability of every token given its parent's hidden state, `[B, T]` float32."""
+    chex.assert_rank([rows.tokens, rows.positions, rows.segments, rows.parents], 2)
+    hidden, _ = prefill(spec, params, rows.tokens, rows.positions, rows.segments, branches=rows.branches,
+                        prefix=prefix, adapter=adapter, dtype=dtype)
+    predicting = jnp.take_along_axis(hidden, rows.parents[..., None], 1)
+    return token_logprobs(predicting, unembedding(spec, params), rows.tokens, temperature=temperature)
 
 
-def score(model: Model, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], *, batch_size: int = 32,
-          dtype: jnp.dtype = jnp.float32, work: Work | None = None,
-          on_batch: Callable[[int], None] | None = None) -> list[Score]:
-    """Scores every `(prompt ids, continuation ids)`.
-
-    Args:
-        model: who scores.
-        pairs: what is scored; prompts that occur several times are read once, as are common beginnings.
-        batch_size: texts that are read together at most; changes speed and memory, not the scores.
-        dtype: of activations.
-        work: counts what is done.
-        on_batch: called with the number of pairs done so far.
-
-    Raises:
-        UserError: a prompt has no token, or a pair is longer than the context window.
-    """
-    work, window = work or Work(), model.spec.max_positions
-    for number, (prompt, continuation) in enumerate(pairs):
+def score_pairs(model: Model, adapter: Adapter | None, pairs: Pairs, *, temperature: float, dtype: jnp.dtype,
+                mesh: jax.sharding.Mesh | None, stats: GenerationStats,
+                on_batch: Callable[[int], None] | None) -> list[Score]:
+    """Scores every `(prompt ids, continuation ids)`, `[T]` and `[N]` int32; see `Generator.score`."""
+    window = model.spec.max_positions
+    for number, (prompt, continuation) in enumerate(pairs, 1):
         if not len(prompt):
-            raise UserError("the prompt is empty, and the model has no begin token to start from", f"row {number + 1}")
+            raise UserError("the prompt is empty, and the model has no begin token to start from", f"row {number}")
         if len(prompt) + len(continuation) > window:
             raise UserError(f"{len(prompt)} prompt tokens and {len(continuation)} of the completion do not fit the "
-                            f"context window of {window}", f"row {number + 1}", "shorten the row")
+                            f"context window of {window}", f"row {number}", "shorten the row")
     if not pairs:
         return []
-    params, results, done = unstack_layers(model.params), [None] * len(pairs), 0
-    apart = model.spec.turns_by_length
-    groups: dict[object, list[int]] = {}
+    whole, by_row, count = (None, None, 1) if mesh is None else (
+        replicated(mesh), batch_sharding(mesh), mesh.shape["data"] * mesh.shape["fsdp"])
+    results: list[Score | None] = [None] * len(pairs)
+    separate, done = model.spec.turns_by_length, 0
+    by_prompt: dict[object, list[int]] = {}
     for i, (prompt, _) in enumerate(pairs):
-        groups.setdefault(i if apart else tuple(prompt), []).append(i)
-    members = list(groups.values())
-    prompts = [tuple(pairs[own[0]][0]) for own in members]
-    for family in families(prompts, not apart):
-        prefix = None
-        if family.prefix:
-            prefix, _ = padded_prefix(model.spec, params, family.prefix, dtype)
-            work.prompt_tokens += len(family.prefix)
-        own = [(prompts[i][len(family.prefix):], members[i]) for i in family.members]
-        for part in _packs(own, pairs, batch_size, window):
-            row, places = _lay(part, pairs, len(family.prefix), window)
-            work.prompt_tokens += int((row.segments > 0).sum())
-            work.padding += int((row.segments == 0).sum())
-            logprobs = np.asarray(row_logprobs(model.spec, params, row, prefix, dtype), np.float64)
-            for i, (start, stop) in places.items():
-                results[i] = Score(finite(float(logprobs[start:stop].sum())), stop - start)
-            done += len(places)
+        by_prompt.setdefault(i if separate else prompt.tobytes(), []).append(i)
+    members = list(by_prompt.values())
+    prompts = [pairs[own[0]][0] for own in members]
+    temperature = jax.device_put(np.float32(temperature), whole)
+    for group in prefix_groups(prompts, not separate):
+        offset, prefix = len(group.prefix), None
+        if offset:
+            prefix, _ = padded_prefix(model.spec, model.params, adapter, group.prefix, dtype, whole)
+            stats.prompt_tokens += offset
+        packs = _packs([(prompts[i][offset:], members[i]) for i in group.members], pairs, window)
+        for start in range(0, len(packs), count):
+            rows, ranges = _rows(packs[start:start + count], pairs, offset, window, count)
+            stats.prompt_tokens += int((rows.segments > 0).sum())
+            stats.padding += int((rows.segments == 0).sum())
+            logprobs = jax.device_get(packed_logprobs(model.spec, model.params, adapter, jax.device_put(rows, by_row),
+                                                      prefix, temperature, dtype))
+            for i, (row, first, last) in ranges.items():
+                own = np.array(logprobs[row, first:last])
+                results[i] = Score(check_finite(float(own.sum(dtype=np.float64))), last - first, own)
+            done += len(ranges)
             if on_batch is not None:
                 on_batch(done)
     return results
 
 
-_Group = tuple[Sequence[int], list[int]]  # a prompt's own tokens, and the pairs that it belongs to
+_Branches = tuple[np.ndarray, list[int]]  # a prompt without its shared prefix, and the indices of its pairs
 
 
-def _packs(groups: list[_Group], pairs, batch_size: int, window: int) -> list[list[_Group]]:
-    """Groups that are read together, the shortest first; one whose continuations do not fit is cut in several."""
+def _packs(branches: list[_Branches], pairs: Pairs, window: int) -> list[list[_Branches]]:
+    """Fills packs with prompts, the shortest first; one whose continuations exceed a pack is split."""
     length = lambda ids, members: len(ids) + sum(len(pairs[i][1]) for i in members)
     largest = pack_sizes(0, window)[-1]
-    pieces: list[_Group] = []
-    for ids, members in groups:
-        left: list[int] = []
+    pieces: list[_Branches] = []
+    for ids, members in branches:
+        left, used = [], len(ids)
         for i in members:
-            if left and (length(ids, [*left, i]) > largest or len(left) == batch_size):
+            if left and used + len(pairs[i][1]) > largest:
                 pieces.append((ids, left))
-                left = []
-            left = [*left, i]
+                left, used = [], len(ids)
+            left.append(i)
+            used += len(pairs[i][1])
         pieces.append((ids, left))
-    packs: list[list[_Group]] = []
-    room = texts = 0
+    packs: list[list[_Branches]] = []
+    free = 0
     for piece in sorted(pieces, key=lambda piece: length(*piece)):
-        if not packs or length(*piece) > room or texts + len(piece[1]) > batch_size:
+        if not packs or length(*piece) > free:
             packs.append([])
-            room, texts = largest, 0
+            free = largest
         packs[-1].append(piece)
-        room, texts = room - length(*piece), texts + len(piece[1])
+        free -= length(*piece)
     return packs
 
 
-def _lay(groups: list[_Group], pairs, offset: int, window: int) -> tuple[_Row, dict[int, tuple[int, int]]]:
-    """Groups in a row, and where every pair's continuation lies in it."""
-    columns: list[tuple[Sequence[int], np.ndarray, int, int, np.ndarray]] = []
-    places, at = {}, 0
-    for segment, (ids, members) in enumerate(groups, 1):
+def _rows(packs: Sequence[list[_Branches]], pairs: Pairs, offset: int, window: int,
+          count: int) -> tuple[PackedPairs, dict[int, tuple[int, int, int]]]:
+    """Lays each pack into a row; the rows, `count` in all, and `(row, first, last)` of every pair's continuation."""
+    laid = [_row(pack, pairs, offset) for pack in packs]
+    used = [len(columns[0]) for columns, _ in laid]
+    size = bucket(max(used), pack_sizes(max(used), window))
+    arrays = np.zeros((5, count, size), np.int32)
+    for row, (columns, _) in enumerate(laid):
+        arrays[:, row, :used[row]] = columns
+    single = all(len(members) == 1 for pack in packs for _, members in pack)
+    tokens, positions, segments, branches, parents = arrays
+    ranges = {i: (row, *span) for row, (_, spans) in enumerate(laid) for i, span in spans.items()}
+    return PackedPairs(tokens, positions, segments, None if single else branches, parents), ranges
+
+
+def _row(pack: list[_Branches], pairs: Pairs, offset: int) -> tuple[np.ndarray, dict[int, tuple[int, int]]]:
+    """The columns of one row, `[5, T]` in the order of `PackedPairs`, and `(first, last)` of every continuation."""
+    columns: list[tuple[np.ndarray, np.ndarray, int, int, np.ndarray]] = []
+    spans, at = {}, 0
+    for segment, (ids, members) in enumerate(pack, 1):
         columns.append((ids, offset + np.arange(len(ids)), segment, 0, np.zeros(len(ids))))
         at += len(ids)
         last = at - 1
         for branch, i in enumerate(members, 1):
             continuation = pairs[i][1]
-            count = len(continuation)
-            parents = np.arange(at - 1, at + count - 1)
+            size = len(continuation)
+            parents = np.arange(at - 1, at + size - 1)
             parents[:1] = last
-            columns.append((continuation, offset + len(ids) + np.arange(count), segment, branch, parents))
-            places[i] = at, at + count
-            at += count
-    size = bucket(at, pack_sizes(at, window))
-    join = lambda parts: np.pad(np.concatenate(parts).astype(np.int32), (0, size - at))
-    same = lambda place: join([np.full(len(column[0]), column[place]) for column in columns])
-    one = all(len(members) == 1 for _, members in groups)
-    return _Row(join([column[0] for column in columns]), join([column[1] for column in columns]), same(2),
-                None if one else same(3), join([column[4] for column in columns])), places
+            columns.append((continuation, offset + len(ids) + np.arange(size), segment, branch, parents))
+            spans[i] = at, at + size
+            at += size
+    joined = [np.concatenate([np.broadcast_to(column[field], len(column[0])) for column in columns])
+              for field in range(5)]
+    return np.stack(joined).astype(np.int32), spans

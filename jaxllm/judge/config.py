@@ -99,7 +99,7 @@ def _open(config: JudgeConfig, device: DeviceConfig) -> Judge:
     if config.kind == "callable":
         return named_judge(config.path)
     name = config.model or "tiny"
-    model = load(name, device.param_dtype, scheme=device.quantize)
+    model = load(name, device.param_dtype, quantization=device.quantize)
     if model.spec.head is not None:
         raise UserError("the model scores texts and does not answer", name, "use a language model as a judge")
     identity = f"{name} ({fingerprint(model_directory(name))}, {device})"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 
@@ -10,11 +9,9 @@ import jax.numpy as jnp
 
 from jaxllm.config import SamplingConfig
 from jaxllm.errors import UserError
-from jaxllm.generate.engine import check_prompt, generate
-from jaxllm.generate.scoring import score
+from jaxllm.generate import Generator, check_prompt
 from jaxllm.judge.protocol import Answer, Choice, Judge, Prompt, check_answers, choice_of, variants, warn_of_low_mass
 from jaxllm.model import Model
-from jaxllm.models import unstack_layers
 
 # Prompts whose choices are computed together: what is lost when the job is stopped.
 TOGETHER = 256
@@ -31,18 +28,16 @@ class LocalJudge(Judge):
     """
 
     def __init__(self, model: Model, identity: str, batch_size: int = 32, dtype: jnp.dtype = jnp.float32):
-        # Once, and not whenever something is asked.
-        self.model = dataclasses.replace(model, params=unstack_layers(model.params))
-        self.identity, self.batch_size, self.dtype = identity, batch_size, dtype
+        self.generator = Generator(model, dtype=dtype, batch_size=batch_size)
+        self.model, self.identity = self.generator.model, identity
 
     def complete(self, prompts: Sequence[Prompt], sampling: SamplingConfig, *, seed: int = 0,
                  on_answer: Callable[[int, list[Answer]], None] | None = None) -> list[list[Answer]]:
         """See `Judge.complete`."""
         answers = lambda completions: [Answer(one.text, one.finish_reason, one.logprob) for one in completions]
         tell = None if on_answer is None else lambda i, completions: on_answer(i, answers(completions))
-        made = generate(self.model, [self._ids(prompt) for prompt in prompts], sampling, seed=seed,
-                        batch_size=self.batch_size, dtype=self.dtype, on_prompt=tell,
-                        places=[int(prompt.sha256[:8], 16) for prompt in prompts])
+        made = self.generator.generate([self._ids(prompt) for prompt in prompts], sampling, seed=seed, on_prompt=tell,
+                                       row_ids=[int(prompt.sha256[:8], 16) for prompt in prompts])
         return [answers(completions) for completions in made]
 
     def choose(self, prompts: Sequence[Prompt], answers: Sequence[str], *,
@@ -65,8 +60,7 @@ class LocalJudge(Judge):
         for start in range(0, len(prompts), TOGETHER):
             numbers = range(start, min(start + TOGETHER, len(prompts)))
             tails = [(i, answer, tail) for i in numbers for answer in answers for tail in spelled[i][answer]]
-            scores = score(self.model, [(before[i], tail) for i, _, tail in tails], batch_size=self.batch_size,
-                           dtype=self.dtype)
+            scores = self.generator.score([(before[i], tail) for i, _, tail in tails])
             found: dict[int, dict[tuple[int, ...], tuple[str, float]]] = {i: {} for i in numbers}
             for (i, answer, tail), one in zip(tails, scores, strict=True):
                 if tail in found[i]:

@@ -120,12 +120,12 @@ def _push_back(slope, hidden, head, logits, hidden_gradient):
     return hidden_gradient, Unembedding(table_gradient.astype(head.table.dtype), bias_gradient, head.softcap)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _chosen_logprobs(temperature, rows, hidden, head, targets):
-    return _chosen_forward(temperature, rows, hidden, head, targets)[0]
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _chosen_logprobs(rows, temperature, hidden, head, targets):
+    return _chosen_forward(rows, temperature, hidden, head, targets)[0]
 
 
-def _chosen_forward(temperature, rows, hidden, head, targets):
+def _chosen_forward(rows, temperature, hidden, head, targets):
     vocab, tokens = head.table.shape[0], hidden.shape[0]
 
     def visit(carry, block, columns):
@@ -138,11 +138,11 @@ def _chosen_forward(temperature, rows, hidden, head, targets):
     zero = jnp.zeros(tokens, jnp.float32)
     (top, total, chosen), _ = _walk(visit, (zero - jnp.inf, zero, zero), head, rows)
     normalizer = top + jnp.log(total)
-    return chosen - normalizer, (hidden, head, targets, normalizer)
+    return chosen - normalizer, (temperature, hidden, head, targets, normalizer)
 
 
-def _chosen_backward(temperature, rows, residuals, gradient):
-    hidden, head, targets, normalizer = residuals
+def _chosen_backward(rows, residuals, gradient):
+    temperature, hidden, head, targets, normalizer = residuals
     vocab, weight = head.table.shape[0], (gradient / temperature)[:, None]
 
     def visit(hidden_gradient, block, columns):
@@ -153,21 +153,21 @@ def _chosen_backward(temperature, rows, residuals, gradient):
 
     start = jnp.zeros(hidden.shape, jnp.float32)
     hidden_gradient, head_gradient = _walk(visit, start, head, rows)
-    return hidden_gradient.astype(hidden.dtype), head_gradient, None
+    return None, hidden_gradient.astype(hidden.dtype), head_gradient, None
 
 
 _chosen_logprobs.defvjp(_chosen_forward, _chosen_backward)
 
 
 def token_logprobs(hidden: jax.Array, unembedding: Unembedding, targets: jax.Array, *,
-                   temperature: float = 1.0, block: int | None = None) -> jax.Array:
+                   temperature: float | jax.Array = 1.0, block: int | None = None) -> jax.Array:
     """`log p(target)` at every position, where `p = softmax(logits / temperature)`.
 
     Args:
         hidden: `[..., D]`, the states that predict the targets.
         unembedding: from the model.
         targets: `[...]` int32 token ids.
-        temperature: of the distribution.
+        temperature: of the distribution; as an array, another value compiles nothing. Not differentiated.
         block: vocabulary rows held at a time; chosen by memory by default.
 
     Returns:
@@ -176,7 +176,7 @@ def token_logprobs(hidden: jax.Array, unembedding: Unembedding, targets: jax.Arr
     chex.assert_equal_shape_prefix([hidden, targets], targets.ndim)
     flat = hidden.reshape(-1, hidden.shape[-1])
     rows = _block_rows(unembedding.table.shape[0], flat.shape[0], block)
-    out = _chosen_logprobs(float(temperature), rows, flat, unembedding, targets.reshape(-1))
+    out = _chosen_logprobs(rows, jnp.float32(temperature), flat, unembedding, targets.reshape(-1))
     return out.reshape(targets.shape)
 
 

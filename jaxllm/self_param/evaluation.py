@@ -11,7 +11,7 @@ import numpy as np
 from jaxllm.config import SamplingConfig
 from jaxllm.evaluate.qa import accuracy, best, f1, normalize
 from jaxllm.finetune.targets import Target, build_target
-from jaxllm.generate.engine import generate
+from jaxllm.generate import generate
 from jaxllm.model import Model
 from jaxllm.self_param.documents import Document, FormatConfig, Pair, asked_otherwise
 

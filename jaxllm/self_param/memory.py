@@ -12,7 +12,7 @@ from jaxllm.config import SamplingConfig
 from jaxllm.errors import UserError
 from jaxllm.files import JsonlWriter, read_jsonl
 from jaxllm.finetune.targets import purpose_seed
-from jaxllm.generate.engine import generate
+from jaxllm.generate import generate
 from jaxllm.job import Job
 from jaxllm.model import Model
 from jaxllm.self_param.config import Config

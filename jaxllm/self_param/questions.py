@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxllm.config import SamplingConfig, check
 from jaxllm.errors import UserError
 from jaxllm.evaluate.qa import normalize
-from jaxllm.generate.engine import generate
+from jaxllm.generate import generate
 from jaxllm.judge import JudgeConfig
 from jaxllm.model import Model
 from jaxllm.self_param.documents import FormatConfig, sort_out

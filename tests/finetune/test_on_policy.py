@@ -19,7 +19,7 @@ from jaxllm.models import LoraConfig
 from jaxllm.self_param.streams import MixtureConfig, Streams
 from jaxllm.train import Checkpointer, make_mesh
 from jaxllm.train.config import TrainConfig
-from tests.generate.test_generate import Letters
+from tests.letters import Letters
 
 FLOAT32 = np.dtype("float32")
 ROWS, STEPS = 4, 9

@@ -21,7 +21,7 @@ from jaxllm.self_param.evaluation import plain_targets
 from jaxllm.self_param.streams import MixtureConfig, make_streams
 from jaxllm.train import Checkpointer, make_mesh
 from jaxllm.train.config import TrainConfig
-from tests.generate.test_generate import Letters
+from tests.letters import Letters
 from tests.networks import forward, random_tokens
 
 WORDING = FormatConfig()

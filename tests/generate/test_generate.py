@@ -12,27 +12,14 @@ from numpy.testing import assert_allclose
 
 from jaxllm.config import SamplingConfig
 from jaxllm.errors import UserError
-from jaxllm.generate import engine, slots
+from jaxllm.generate import GenerationStats, generate, scheduler, score, slots
 from jaxllm.generate.completion import continuation_text, find_stop
-from jaxllm.generate.engine import Work, generate
-from jaxllm.generate.sampling import Sampling, argmax, choose, row_keys, truncate
-from jaxllm.generate.scoring import score
+from jaxllm.generate.sampling import Sampling, argmax, row_keys, sample_tokens, truncate
 from jaxllm.model import Model
 from jaxllm.models import Rope
+from tests.letters import Letters, prompts
 from tests.networks import forward, random_tokens
 from tests.processes import run_file
-
-
-class Letters:
-    """A tokenizer of 97 letters, for networks that were never taught any."""
-
-    bos_id, eos_id, stop_ids, adds_bos, vocab_size = 1, 2, (), True, 97
-
-    def encode(self, text, bos=False):
-        return [1] * bos + [ord(letter) - 30 for letter in text]
-
-    def decode(self, ids):
-        return "".join(chr(i + 30) for i in ids if i > 2)
 
 
 @pytest.fixture(scope="module")
@@ -43,23 +30,19 @@ def model(llama):
 GREEDY = SamplingConfig(temperature=0.0, max_tokens=12)
 
 
-def prompts(count=5):
-    return [[1, *random_tokens(1, 3 + 2 * i, seed=i)[0].tolist()] for i in range(count)]
-
-
 def settings(rows, **changes):
     full = lambda value, kind: jnp.full(rows, value, kind)
-    usual = dict(temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, repetition=1.0)
+    usual = dict(temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, repetition=1.0, logprob_temperature=1.0)
     arrays = {name: full(value, jnp.int32 if name == "top_k" else jnp.float32) for name, value in usual.items()}
     arrays |= dict(bias_ids=jnp.full(8, -1), bias=jnp.zeros(8), stop_ids=jnp.full(8, -1),
-                   max_tokens=full(99, jnp.int32), keys=row_keys(0, np.arange(rows), np.zeros(rows, int)))
+                   max_tokens=full(99, jnp.int32), keys=row_keys(jax.random.key(0), np.arange(rows), np.zeros(rows, int)))
     return Sampling(**arrays | {name: jnp.asarray(value) for name, value in changes.items()})
 
 
 def draw(scores, sampling, step=0, seen=None):
     rows = len(scores)
     seen = jnp.zeros(scores.shape, bool) if seen is None else seen
-    return choose(scores, sampling, jnp.full(rows, step), seen)
+    return sample_tokens(scores, sampling, jnp.full(rows, step), seen)
 
 
 def test_truncation_by_hand():
@@ -201,12 +184,12 @@ def test_one_compile_for_all_settings(model):
     from dataclasses import replace
 
     generate(model, prompts(2), SamplingConfig(temperature=1.0, max_tokens=16))
-    before = slots.admit._cache_size(), slots.decode._cache_size()
+    before = slots.insert._cache_size(), slots.decode._cache_size()
     for sampling in (GREEDY, SamplingConfig(temperature=0.3, top_k=4, max_tokens=7),
                      SamplingConfig(top_p=0.5, max_tokens=16, stop=["xyz"])):
         generate(model, prompts(2), sampling, seed=9)
     generate(replace(model, spec=model.spec, tokenizer=WithStops()), prompts(2), GREEDY)
-    assert (slots.admit._cache_size(), slots.decode._cache_size()) == before
+    assert (slots.insert._cache_size(), slots.decode._cache_size()) == before
 
 
 class WithStops(Letters):
@@ -214,21 +197,21 @@ class WithStops(Letters):
 
 
 def test_one_compile_per_shape(model):
-    """Other prompts, of other lengths, and other numbers of them are the same programs; slots make the shape."""
-    slots.admit.clear_cache(), slots.decode.clear_cache()
+    """Prompts of other lengths and in other numbers run the same programs; only few numbers of slots are used."""
+    slots.insert.clear_cache(), slots.decode.clear_cache()
     for lengths in ((4, 9, 12), (5, 15, 16, 9, 3), (3, 3, 3, 8)):
         rows = [[1, *random_tokens(1, n - 1, seed=n)[0].tolist()] for n in lengths]
         generate(model, rows, GREEDY, batch_size=4)
-    assert (slots.admit._cache_size(), slots.decode._cache_size()) == (2, 2)  # three slots and four
+    assert (slots.insert._cache_size(), slots.decode._cache_size()) == (1, 1)
 
 
 def test_decoding_consumes_its_state(llama):
     spec, params = llama
     from jaxllm.models import unstack_layers
 
-    state = slots.empty(spec, 2, 16, 8, jnp.dtype("float32"))
+    state = slots.init_state(spec, 2, 16, 8, jnp.dtype("float32"))
     state = dataclasses.replace(state, done=jnp.zeros(2, bool))
-    slots.decode(spec, unstack_layers(params), state, settings(2), jnp.int32(4), jnp.int32(2), jnp.dtype("float32"))
+    slots.decode(spec, unstack_layers(params), None, state, settings(2), jnp.int32(4), jnp.int32(2), jnp.dtype("float32"))
     assert state.cache.layers[0][0].is_deleted()
 
 
@@ -236,16 +219,16 @@ def test_beginnings_are_read_once(model):
     """Twenty prompts behind thirty common tokens; each comes to what it comes to alone."""
     head = random_tokens(1, 30, seed=50)[0].tolist()
     shared = [[*head, *random_tokens(1, 1 + i % 5, seed=i)[0].tolist()] for i in range(20)]
-    work = Work()
-    together = generate(model, shared, GREEDY, batch_size=4, work=work)
-    assert work.prompt_tokens == 30 + sum(len(prompt) - 30 for prompt in shared)
+    stats = GenerationStats()
+    together = generate(model, shared, GREEDY, batch_size=4, stats=stats)
+    assert stats.prompt_tokens == 30 + sum(len(prompt) - 30 for prompt in shared)
     for prompt, row in list(zip(shared, together, strict=True))[:4]:
         (alone,), = generate(model, [prompt], GREEDY)
         assert alone.token_ids == row[0].token_ids and abs(alone.logprob - row[0].logprob) < 1e-4
     pairs = [(prompt, [5, 6, 7][:1 + i % 3]) for i, prompt in enumerate(shared)]
-    work = Work()
-    scores = score(model, pairs, work=work)
-    assert work.prompt_tokens == 30 + sum(len(prompt) - 30 + len(tail) for prompt, tail in pairs)
+    stats = GenerationStats()
+    scores = score(model, pairs, stats=stats)
+    assert stats.prompt_tokens == 30 + sum(len(prompt) - 30 + len(tail) for prompt, tail in pairs)
     for pair, found in list(zip(pairs, scores, strict=True))[:4]:
         (alone,) = score(model, [pair])
         assert abs(alone.logprob - found.logprob) < 1e-4
@@ -253,12 +236,12 @@ def test_beginnings_are_read_once(model):
 
 def test_a_prompt_is_read_once_for_all_that_follows_it(model):
     """Samples take slots of their own, and continuations that are scored are branches."""
-    work, (prompt,) = Work(), prompts(1)
-    generate(model, [prompt], SamplingConfig(temperature=1.0, max_tokens=4, n=6), batch_size=3, work=work)
-    assert work.prompt_tokens == 2 * len(prompt)  # three slots at a time
-    work, tails = Work(), [[5], [6, 7], [5, 8, 9]]
-    found = score(model, [(prompt, tail) for tail in tails], work=work)
-    assert work.prompt_tokens == len(prompt) + 6
+    stats, (prompt,) = GenerationStats(), prompts(1)
+    generate(model, [prompt], SamplingConfig(temperature=1.0, max_tokens=4, n=6), batch_size=3, stats=stats)
+    assert stats.prompt_tokens == 2 * len(prompt)  # three slots at a time
+    stats, tails = GenerationStats(), [[5], [6, 7], [5, 8, 9]]
+    found = score(model, [(prompt, tail) for tail in tails], stats=stats)
+    assert stats.prompt_tokens == len(prompt) + 6
     for tail, one in zip(tails, found, strict=True):
         (alone,) = score(model, [(prompt, tail)])
         assert abs(alone.logprob - one.logprob) < 1e-4 and one.tokens == len(tail)
@@ -291,17 +274,17 @@ def test_texts_that_are_read_by_their_length_share_nothing(model, rope):
 def test_slots_are_refilled(model):
     """Rows that want 1 to 24 tokens, four at a time: hardly a step is spent on a slot that is done."""
     limits = [1 + 7 * i % 24 for i in range(32)]
-    work = Work()
-    rows = generate(model, prompts(4) * 8, GREEDY, batch_size=4, max_tokens=limits, work=work)
+    stats = GenerationStats()
+    rows = generate(model, prompts(4) * 8, GREEDY, batch_size=4, max_tokens=limits, stats=stats)
     assert [len(row[0].token_ids) for row in rows] == limits
-    assert work.occupancy > 0.9
+    assert stats.occupancy > 0.9
 
 
 def test_slots_are_as_long_as_their_texts_need(model, monkeypatch):
     """They grow with a long text, shrink behind one, and every text stays itself."""
-    monkeypatch.setattr(engine, "SMALLEST_SLOT", 64)
-    lengths, resize = [], engine.resize
-    monkeypatch.setattr(engine, "resize", lambda state, length: lengths.append(length) or resize(state, length))
+    monkeypatch.setattr(scheduler, "SMALLEST_SLOT_TOKENS", 64)
+    lengths, resize = [], scheduler.resize
+    monkeypatch.setattr(scheduler, "resize", lambda state, length: lengths.append(length) or resize(state, length))
     wide = dataclasses.replace(model, spec=dataclasses.replace(model.spec, max_positions=512))
     rows, limits = [*prompts(4), *prompts(4)], [150, *[12] * 7]
     found = generate(wide, rows, GREEDY, batch_size=2, max_tokens=limits)
@@ -321,11 +304,11 @@ def test_slots_are_as_long_as_their_texts_need(model, monkeypatch):
 
 def test_a_pack_takes_what_fits(model, monkeypatch):
     """Prompts of 40, 30 and 20 tokens in packs of 64: 40 with 20, and 30 with the other 20."""
-    monkeypatch.setitem(engine.PACK, jax.default_backend(), 64)
+    monkeypatch.setitem(scheduler.PACK_TOKENS, jax.default_backend(), 64)
     rows = [[1, *random_tokens(1, n - 1, seed=n)[0].tolist()] for n in (40, 30, 20, 21)]
-    work = Work()
-    together = generate(model, rows, GREEDY, work=work)
-    assert (work.prompt_tokens, work.padding) == (111, 2 * 64 - 111)
+    stats = GenerationStats()
+    together = generate(model, rows, GREEDY, stats=stats)
+    assert (stats.prompt_tokens, stats.padding) == (111, 2 * 64 - 111)
     assert [row.token_ids for row, in together] == [generate(model, [ids], GREEDY)[0][0].token_ids for ids in rows]
 
 
@@ -340,10 +323,10 @@ def test_judging_with_one_rubric_reads_it_once(model):
     """200 programs behind a rubric of 40 tokens, two answers each: hardly more than the distinct tokens are read."""
     rubric = random_tokens(1, 40, seed=60)[0].tolist()
     programs = [[*rubric, *random_tokens(1, 4 + i % 12, seed=i)[0].tolist()] for i in range(200)]
-    work = Work()
-    found = score(model, [(program, [answer]) for program in programs for answer in (5, 6)], work=work)
+    stats = GenerationStats()
+    found = score(model, [(program, [answer]) for program in programs for answer in (5, 6)], stats=stats)
     distinct = 40 + sum(len(program) - 40 for program in programs) + 2 * 200
-    assert work.prompt_tokens <= 1.1 * distinct and len(found) == 400
+    assert stats.prompt_tokens <= 1.1 * distinct and len(found) == 400
 
 
 def test_prompts_are_told_of_as_they_end(model):
@@ -356,15 +339,15 @@ def test_prompts_are_told_of_as_they_end(model):
 
 def test_too_little_memory_halves_the_batch(model, monkeypatch, capsys):
     """What was finished before stays; the rest is the same as with fewer rows from the start."""
-    calls, plain = [], engine.decode
+    calls, plain = [], scheduler.decode
 
     def decode(*arguments):
-        calls.append(len(arguments[2].done))
+        calls.append(len(arguments[3].done))
         if len(calls) > 1 and calls[-1] > 1:
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 99 bytes.")
         return plain(*arguments)
 
-    monkeypatch.setattr(engine, "decode", decode)
+    monkeypatch.setattr(scheduler, "decode", decode)
     limits = [2, 4, 6, 12, 12, 12, 12, 12]
     told = []
     made = generate(model, prompts(4) * 2, GREEDY, batch_size=4, max_tokens=limits,

@@ -142,7 +142,7 @@ def test_a_killed_run_loses_and_doubles_no_row(rows, tmp_path, story_model):
 
 def test_scoring_goes_on_where_it_was_killed(rows, tmp_path, story_model, monkeypatch, capsys):
     """Three rows a part; killed within the second, which is computed again as a whole: equal to the last digit."""
-    monkeypatch.setattr(score_job, "PART", 3)
+    monkeypatch.setattr(score_job, "ROWS_PER_CHUNK", 3)
     path = rows(*({"id": 4 if i == 1 else i, "prompt": "The", "completion": " dog" * (1 + i)} for i in range(8)))
     command = ["score", "--model", story_model, "--data.path", path, "--out"]
     whole, torn = tmp_path / "whole", tmp_path / "torn"

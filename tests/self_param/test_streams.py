@@ -11,7 +11,7 @@ from jaxllm.finetune.targets import TARGET_TYPES, InterleavedTargets, ReplayTarg
 from jaxllm.model import Model
 from jaxllm.self_param.documents import FormatConfig
 from jaxllm.self_param.streams import MixtureConfig, document_alone, make_streams
-from tests.generate.test_generate import Letters
+from tests.letters import Letters
 
 TEXTS = ["the red fox", "a blue dog", "no cat here", "at"]
 

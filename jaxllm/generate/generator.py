@@ -1,0 +1,190 @@
+"""A model prepared for inference: generation and scoring with adapters next to the frozen base weights."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxllm.config import SamplingConfig
+from jaxllm.devices import DeviceConfig
+from jaxllm.errors import UserError
+from jaxllm.generate.classify import classify_texts
+from jaxllm.generate.completion import Completion
+from jaxllm.generate.scheduler import GenerationStats, Scheduler, check_prompt
+from jaxllm.generate.scoring import Score, score_pairs
+from jaxllm.model import Model
+from jaxllm.models import Adapter, Params, adapter_axes, unstack_layers
+from jaxllm.models.mesh import model_shardings, shardings
+
+Ids = Sequence[int] | np.ndarray
+
+
+class Generator:
+    """Generates from a model and scores with it.
+
+    Weights are prepared once, here: placed on the mesh, and layers unstacked as decoding needs them. `params` is the
+    prepared tree; training can take it as its frozen weights, so that the base exists once. Models with a scoring head
+    keep their layers as they are.
+
+    Args:
+        model: the model; not changed.
+        dtype: of activations and KV cache; by default bfloat16 on accelerators and float32 on CPU.
+        mesh: splits rows over `data` and `fsdp` and KV heads over `tensor`; weights that are not on it are placed.
+        batch_size: sequences decoded together at most; halved while memory does not suffice. Results depend on it only
+            through rounding.
+        consume: frees the stacked weights of `model` while they are unstacked; the model must not be used afterwards.
+    """
+
+    def __init__(self, model: Model, *, dtype: jnp.dtype | None = None, mesh: jax.sharding.Mesh | None = None,
+                 batch_size: int = 32, consume: bool = False):
+        self.dtype = DeviceConfig().compute_dtype if dtype is None else jnp.dtype(dtype)
+        self.mesh, self.batch_size = mesh, batch_size
+        self.model = dataclasses.replace(model, params=self._prepared(model, consume))
+
+    @property
+    def params(self) -> Params:
+        """The prepared weights."""
+        return self.model.params
+
+    def replace_params(self, params: Params, consume: bool = False) -> Generator:
+        """Returns a generator with other weights of the same model, prepared likewise."""
+        return Generator(dataclasses.replace(self.model, params=params), dtype=self.dtype, mesh=self.mesh,
+                         batch_size=self.batch_size, consume=consume)
+
+    def generate(self, prompts: Sequence[Ids], sampling: SamplingConfig, *, adapter: Adapter | None = None,
+                 seed: int = 0, row_ids: Sequence[int] | None = None, max_tokens: Sequence[int] | None = None,
+                 logprob_temperature: float = 1.0, stats: GenerationStats | None = None,
+                 on_prompt: Callable[[int, list[Completion]], None] | None = None) -> list[list[Completion]]:
+        """Continues every prompt `sampling.n` times.
+
+        A prompt's samples depend on the seed and on its row id only, not on other prompts or the batch size. In
+        bfloat16 sums may be rounded differently, and now and then another token is sampled.
+
+        Args:
+            prompts: token ids of every prompt, at least one each.
+            sampling: settings of all prompts.
+            adapter: low-rank adapter applied next to the base weights.
+            seed: base of the random streams, unless `sampling` has a seed.
+            row_ids: the prompts' numbers in the random streams; by default their indices.
+            max_tokens: limit of each prompt; by default `sampling.max_tokens`.
+            logprob_temperature: temperature of the distribution whose log-probabilities are recorded.
+            stats: counts the work.
+            on_prompt: called with a prompt's index and completions as soon as all of these are done.
+
+        Returns:
+            The completions of every prompt, in order.
+
+        Raises:
+            UserError: a prompt is empty, or exceeds the context window with `max_tokens`; the log-probabilities are not
+                finite; a logit bias names a token that the model does not have; the model has a scoring head.
+        """
+        spec = self.model.spec
+        self.model.require_lm("generate text")
+        limits = [sampling.max_tokens] * len(prompts) if max_tokens is None else list(max_tokens)
+        prompts = [np.asarray(ids, np.int32) for ids in prompts]
+        for number, (ids, limit) in enumerate(zip(prompts, limits, strict=True)):
+            check_prompt(ids, limit, spec.max_positions, f"prompt {number + 1}")
+        if unknown := [token for token in sampling.logit_bias if token >= spec.vocab_size]:
+            raise UserError(f"the model has {spec.vocab_size} tokens, and none with the id {unknown[0]}",
+                            "sampling.logit_bias")
+        _check_temperature(logprob_temperature, "logprob_temperature")
+        results: list[list[Completion | None]] = [[None] * sampling.n for _ in prompts]
+        left = [sampling.n] * len(prompts)
+
+        def finished(prompt: int, sample: int, completion: Completion) -> None:
+            results[prompt][sample] = completion
+            left[prompt] -= 1
+            if not left[prompt] and on_prompt is not None:
+                on_prompt(prompt, results[prompt])
+
+        if prompts:
+            Scheduler(self.model, self._adapter(adapter), prompts, limits, sampling,
+                      seed=seed if sampling.seed is None else sampling.seed,
+                      row_ids=np.array(range(len(prompts)) if row_ids is None else row_ids, np.uint32),
+                      logprob_temperature=logprob_temperature, batch_size=self.batch_size, dtype=self.dtype,
+                      mesh=self.mesh, stats=stats or GenerationStats()).run(finished)
+        return results
+
+    def score(self, pairs: Sequence[tuple[Ids, Ids]], *, adapter: Adapter | None = None, temperature: float = 1.0,
+              stats: GenerationStats | None = None, on_batch: Callable[[int], None] | None = None) -> list[Score]:
+        """Computes the log-probability of every continuation given its prompt.
+
+        Prompts that occur several times, and shared prefixes, go through the network once.
+
+        Args:
+            pairs: `(prompt ids, continuation ids)`.
+            adapter: low-rank adapter applied next to the base weights.
+            temperature: of the distribution, softmax(logits / temperature).
+            stats: counts the work.
+            on_batch: called with the number of pairs done so far.
+
+        Raises:
+            UserError: a prompt has no token, or a pair is longer than the context window; the log-probabilities are not
+                finite; the model has a scoring head.
+        """
+        self.model.require_lm("score continuations")
+        _check_temperature(temperature, "temperature")
+        arrays = [(np.asarray(prompt, np.int32), np.asarray(rest, np.int32)) for prompt, rest in pairs]
+        return score_pairs(self.model, self._adapter(adapter), arrays, temperature=temperature, dtype=self.dtype,
+                           mesh=self.mesh, stats=stats or GenerationStats(), on_batch=on_batch)
+
+    def classify(self, texts: Sequence[tuple[Ids, Ids]], *, adapter: Adapter | None = None,
+                 on_batch: Callable[[int], None] | None = None) -> list[list[float]]:
+        """Computes the outputs of the model's scoring head for every text.
+
+        Args:
+            texts: `(ids, types)`, from `Tokenizer.whole`.
+            adapter: low-rank adapter applied next to the base weights.
+            on_batch: called with the number of texts done so far.
+
+        Raises:
+            UserError: a text is empty or longer than the context window, or a score is not finite.
+        """
+        return classify_texts(self.model, self._adapter(adapter), texts, batch_size=self.batch_size, dtype=self.dtype,
+                              mesh=self.mesh, on_batch=on_batch)
+
+    def _prepared(self, model: Model, consume: bool) -> Params:
+        params = model.params
+        stacked = not isinstance(params["layers"], tuple)
+        if self.mesh is not None and not _is_on(params, self.mesh):
+            if not stacked:
+                raise ValueError("weights with unstacked layers must be on the mesh already")
+            params = jax.device_put(params, model_shardings(model.spec, self.mesh))
+        return unstack_layers(params, consume) if model.spec.head is None else params
+
+    def _adapter(self, adapter: Adapter | None) -> Adapter | None:
+        """The adapter in the layout of the weights and on their devices."""
+        if adapter is None:
+            return None
+        params, stacked = adapter.params, isinstance(adapter.params["layers"], dict)
+        if self.mesh is not None and stacked and not _is_on(params, self.mesh):
+            params = jax.device_put(params, shardings(adapter_axes(adapter), self.mesh, params))
+        if isinstance(self.params["layers"], tuple):
+            params = unstack_layers(params)
+        return dataclasses.replace(adapter, params=params)
+
+
+def _is_on(params: Params, mesh: jax.sharding.Mesh) -> bool:
+    devices = set(mesh.devices.flat)
+    return all(leaf.sharding.device_set == devices for leaf in jax.tree.leaves(params))
+
+
+def _check_temperature(value: float, name: str) -> None:
+    if not 0 < value < float("inf"):
+        raise UserError(f"must be above 0, got {value:g}", name)
+
+
+def generate(model: Model, prompts: Sequence[Ids], sampling: SamplingConfig, *, dtype: jnp.dtype | None = None,
+             mesh: jax.sharding.Mesh | None = None, batch_size: int = 32, **options) -> list[list[Completion]]:
+    """Calls `Generator.generate` once; for several calls make the `Generator`, which prepares the weights once."""
+    return Generator(model, dtype=dtype, mesh=mesh, batch_size=batch_size).generate(prompts, sampling, **options)
+
+
+def score(model: Model, pairs: Sequence[tuple[Ids, Ids]], *, dtype: jnp.dtype | None = None,
+          mesh: jax.sharding.Mesh | None = None, **options) -> list[Score]:
+    """Calls `Generator.score` once; for several calls make the `Generator`, which prepares the weights once."""
+    return Generator(model, dtype=dtype, mesh=mesh).score(pairs, **options)

@@ -1,0 +1,183 @@
+"""`Generator`: weights prepared once, adapters next to frozen (quantized) weights, log-probabilities per token."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+
+from jaxllm.config import SamplingConfig
+from jaxllm.errors import UserError
+from jaxllm.generate import GenerationStats, Generator, slots
+from jaxllm.model import Model
+from jaxllm.models import Adapter, Head, LoraConfig, init_adapter, merge_adapter, unstack_layers
+from jaxllm.models.quantized import dequantize_params, quantize_params
+from tests.letters import Letters, prompts
+from tests.networks import LLAMA, random_params, random_tokens
+
+GREEDY = SamplingConfig(temperature=0.0, max_tokens=12)
+# Widths that int4 and nf4 can group; one shape for all tests here.
+SPEC = dataclasses.replace(LLAMA, width=64, head_dim=16, mlp_width=128, eos_ids=())
+
+
+@pytest.fixture(scope="module")
+def model():
+    return Model(SPEC, random_params(SPEC, seed=7), Letters())
+
+
+@pytest.fixture(scope="module")
+def adapter():
+    fresh = init_adapter(SPEC, jax.random.key(1), LoraConfig(rank=4, alpha=8.0))
+    noise = lambda leaf: leaf + 0.05 * jax.random.normal(jax.random.key(leaf.size), leaf.shape)
+    return Adapter(jax.tree.map(noise, fresh.params), fresh.scale)
+
+
+@pytest.fixture(scope="module")
+def generator(model):
+    return Generator(model, batch_size=4)
+
+
+def shared_prefix_prompts():
+    head = random_tokens(1, 24, seed=50)[0].tolist()
+    return [[*head, *random_tokens(1, 1 + i, seed=i)[0].tolist()] for i in range(5)]
+
+
+@pytest.mark.parametrize("scheme", [None, "int8", "int4", "nf4"])
+def test_an_adapter_next_to_the_base_equals_the_merged_model(model, adapter, scheme):
+    """Through shared prefix, prefill, insert and decode, and through scoring."""
+    base = model.params if scheme is None else quantize_params(model.params, scheme)
+    full = base if scheme is None else dequantize_params(base, jnp.dtype("float32"))
+    apart = Generator(dataclasses.replace(model, params=base), batch_size=4)
+    merged = Generator(dataclasses.replace(model, params=merge_adapter(full, adapter)), batch_size=4)
+    texts, stats = [*shared_prefix_prompts(), *prompts(3)], GenerationStats()
+    ours, expected = apart.generate(texts, GREEDY, adapter=adapter, stats=stats), merged.generate(texts, GREEDY)
+    assert [row.token_ids for row, in ours] == [row.token_ids for row, in expected]
+    assert stats.prompt_tokens == sum(map(len, texts)) - 4 * 24
+    assert [row.token_ids for row, in ours] != [row.token_ids for row, in apart.generate(texts, GREEDY)]
+    for (row,), (other,) in zip(ours, expected, strict=True):
+        assert_allclose(row.logprobs, other.logprobs, atol=1e-5)
+    pairs = [(text, row.token_ids) for text, (row,) in zip(texts, expected, strict=True)]
+    for one, other in zip(apart.score(pairs, adapter=adapter), merged.score(pairs), strict=True):
+        assert_allclose(one.logprobs, other.logprobs, atol=1e-5)
+
+
+def test_adapters_of_either_layout(generator, adapter):
+    unstacked = dataclasses.replace(adapter, params=unstack_layers(adapter.params))
+    assert generator.generate(prompts(2), GREEDY, adapter=adapter) == generator.generate(
+        prompts(2), GREEDY, adapter=unstacked)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+def test_generated_logprobs_equal_scored_ones(generator, temperature):
+    """Of softmax(logits / temperature), whatever truncation chose the tokens; per token and in sum."""
+    sampling = SamplingConfig(temperature=0.7, top_k=5, max_tokens=9)
+    made = generator.generate(prompts(), sampling, seed=3, logprob_temperature=temperature)
+    scored = generator.score([(p, row.token_ids) for p, (row,) in zip(prompts(), made, strict=True)],
+                             temperature=temperature)
+    for (row,), score in zip(made, scored, strict=True):
+        assert row.logprobs.dtype == score.logprobs.dtype == np.float32
+        assert len(row.logprobs) == len(row.token_ids) == score.tokens == 9
+        assert_allclose(row.logprobs, score.logprobs, atol=1e-5)
+        assert row.logprob == pytest.approx(row.logprobs.sum(dtype=np.float64), abs=1e-6)
+        assert score.logprob == pytest.approx(score.logprobs.sum(dtype=np.float64), abs=1e-6)
+
+
+def test_logprobs_by_hand(generator, model):
+    """At temperature 2, against log_softmax of the full forward pass."""
+    from tests.networks import forward
+
+    prompt = prompts(3)[2]
+    (row,), = generator.generate([prompt], GREEDY, logprob_temperature=2.0)
+    hidden = forward(model.spec, model.params, jnp.asarray([[*prompt, *row.token_ids]])).hidden[0]
+    logprobs = jax.nn.log_softmax(hidden @ model.params["head"].T / 2.0)[len(prompt) - 1:-1]
+    assert_allclose(row.logprobs, logprobs[np.arange(12), np.array(row.token_ids)], atol=1e-5)
+
+
+def test_another_temperature_compiles_nothing(generator, programs):
+    pairs = [(prompt, [5, 6]) for prompt in prompts()]
+    run = lambda value: (generator.generate(prompts(), GREEDY, logprob_temperature=value),
+                         generator.score(pairs, temperature=value))
+    run(1.0)
+    before = programs()
+    run(0.5)
+    assert programs() == before
+    for call in (lambda: generator.score(pairs, temperature=0.0),
+                 lambda: generator.generate(prompts(), GREEDY, logprob_temperature=float("nan"))):
+        with pytest.raises(UserError, match="temperature: must be above 0"):
+            call()
+
+
+def test_live_bytes_stay_flat(generator, adapter):
+    """Over ten calls, and within a call: the base exists once, beside it only the KV cache and the adapter."""
+    live = lambda: sum(array.nbytes for array in jax.live_arrays())
+    pairs = [(prompt, [5, 6, 7]) for prompt in prompts()]
+    during: list[int] = []
+    note = lambda *_: during.append(live())
+    run = lambda: (generator.generate(prompts(), GREEDY, adapter=adapter, on_prompt=note),
+                   generator.score(pairs, adapter=adapter, on_batch=note))
+    run()
+    before = live()
+    during.clear()
+    for _ in range(10):
+        run()
+        assert live() == before
+    cache = 4 * 64 * 2 * SPEC.layers * SPEC.kv_heads * SPEC.head_dim * 4
+    working = cache + 4 * SPEC.vocab_size * 5 + sum(leaf.nbytes for leaf in jax.tree.leaves(adapter.params))
+    prefilled = 4 * SPEC.vocab_size * 4 + cache  # of the last pack, at most
+    assert max(during) <= before + working + prefilled + 2**14
+    layers = sum(leaf.nbytes for leaf in jax.tree.leaves(generator.params["layers"]))
+    assert max(during) < before + layers
+
+
+def test_the_prepared_weights_serve_training(generator, adapter):
+    """`forward` takes the prepared tree, so that a training loop can share it."""
+    from tests.networks import forward
+
+    tokens = jnp.asarray(prompts(1))
+    unstacked = dataclasses.replace(adapter, params=unstack_layers(adapter.params))
+    hidden = forward(SPEC, generator.params, tokens, adapter=unstacked).hidden
+    assert hidden.shape == (1, len(prompts(1)[0]), SPEC.width) and jnp.isfinite(hidden).all()
+
+
+def test_consume_frees_the_stacked_weights():
+    params = random_params(SPEC, seed=8)
+    expected = Generator(Model(SPEC, params, Letters())).generate(prompts(2), GREEDY)
+    generator = Generator(Model(SPEC, params, Letters()), consume=True)
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(params["layers"]))
+    assert generator.generate(prompts(2), GREEDY) == expected
+
+
+def test_replace_params(generator, model, adapter):
+    merged = generator.replace_params(merge_adapter(model.params, adapter))
+    assert merged.batch_size == generator.batch_size and merged.model.tokenizer is model.tokenizer
+    assert merged.generate(prompts(2), GREEDY) == Generator(
+        dataclasses.replace(model, params=merge_adapter(model.params, adapter))).generate(prompts(2), GREEDY)
+
+
+def test_models_with_a_scoring_head_do_not_generate(model):
+    spec = dataclasses.replace(SPEC, head=Head(2, "last"))
+    classifier = Generator(dataclasses.replace(model, spec=spec))
+    for call in (lambda: classifier.generate(prompts(1), GREEDY), lambda: classifier.score([([1], [2])])):
+        with pytest.raises(UserError, match="scoring head"):
+            call()
+
+
+def test_the_hot_loop_transfers_nothing_implicitly(generator):
+    """Inputs of every program are put on the device explicitly."""
+    sampling = SamplingConfig(temperature=1.0, max_tokens=12, n=2)
+    expected = generator.generate([*shared_prefix_prompts(), *prompts(3)], sampling)
+    with jax.transfer_guard("disallow"):
+        guarded = generator.generate([*shared_prefix_prompts(), *prompts(3)], sampling)
+        generator.score([(prompt, [5, 6]) for prompt in shared_prefix_prompts()])
+    assert guarded == expected
+
+
+def test_few_programs_for_varied_numbers_of_prompts(model):
+    """1 to 16 prompts and limits up to 64 tokens: three numbers of slots, one program each."""
+    generator = Generator(model, batch_size=16)
+    slots.decode.clear_cache()
+    for count in (1, 2, 3, 5, 9, 16):
+        generator.generate((prompts(4) * 4)[:count], SamplingConfig(temperature=0.0, max_tokens=4 + count))
+    assert slots.decode._cache_size() == 3

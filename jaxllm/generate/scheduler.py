@@ -267,7 +267,7 @@ class Scheduler:
             np.array(slots + [self.count] * fill, np.int32))
 
     def _prefix(self, number: int) -> tuple[Prefix | None, jax.Array | None]:
-        """The prefix of a group and its padded tokens; computed at first use and freed after the group's last prompt."""
+        """The prefix of a group and its padded tokens; computed at first use, freed after the group's last prompt."""
         tokens = self.groups[number].prefix
         if not len(tokens):
             return None, None

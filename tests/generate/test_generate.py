@@ -34,8 +34,9 @@ def settings(rows, **changes):
     full = lambda value, kind: jnp.full(rows, value, kind)
     usual = dict(temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, repetition=1.0, logprob_temperature=1.0)
     arrays = {name: full(value, jnp.int32 if name == "top_k" else jnp.float32) for name, value in usual.items()}
+    keys = row_keys(jax.random.key(0), np.arange(rows), np.zeros(rows, int))
     arrays |= dict(bias_ids=jnp.full(8, -1), bias=jnp.zeros(8), stop_ids=jnp.full(8, -1),
-                   max_tokens=full(99, jnp.int32), keys=row_keys(jax.random.key(0), np.arange(rows), np.zeros(rows, int)))
+                   max_tokens=full(99, jnp.int32), keys=keys)
     return Sampling(**arrays | {name: jnp.asarray(value) for name, value in changes.items()})
 
 
@@ -211,7 +212,8 @@ def test_decoding_consumes_its_state(llama):
 
     state = slots.init_state(spec, 2, 16, 8, jnp.dtype("float32"))
     state = dataclasses.replace(state, done=jnp.zeros(2, bool))
-    slots.decode(spec, unstack_layers(params), None, state, settings(2), jnp.int32(4), jnp.int32(2), jnp.dtype("float32"))
+    slots.decode(spec, unstack_layers(params), None, state, settings(2), jnp.int32(4), jnp.int32(2),
+                 jnp.dtype("float32"))
     assert state.cache.layers[0][0].is_deleted()
 
 

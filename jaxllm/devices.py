@@ -1,4 +1,4 @@
-"""Devices of a job: how they share the work, and in which number formats."""
+"""Devices of a job: the mesh that they form, and the dtypes of weights and activations."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import AxisType
 
 from jaxllm.config import check, tunable
 from jaxllm.errors import UserError
 
+MESH_AXES = ("data", "fsdp", "tensor")
 Precision = Literal["auto", "float32", "bfloat16"]
 
 
@@ -65,3 +67,43 @@ class MeshConfig:
         check(self.data >= 1 or self.data == -1, "data", f"must be 1 or more, or -1, got {self.data}")
         for name in ("fsdp", "tensor"):
             check(getattr(self, name) >= 1, name, f"must be 1 or more, got {getattr(self, name)}")
+
+
+def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1) -> jax.sharding.Mesh:
+    """Arranges the devices of all processes as a `[data, fsdp, tensor]` mesh.
+
+    Args:
+        data: number of groups that see different rows and hold equal weights; -1 takes all devices left.
+        fsdp: number of groups that see different rows and split the weights between them.
+        tensor: number of devices that split one row's matrix products between them.
+
+    Returns:
+        A mesh with Auto axes; the first `data * fsdp * tensor` devices are used.
+
+    Raises:
+        UserError: the sizes do not fit the number of devices.
+    """
+    count = jax.device_count()
+    if fsdp < 1 or tensor < 1 or (data < 1 and data != -1):
+        raise UserError(f"mesh sizes must be positive, got data={data} fsdp={fsdp} tensor={tensor}", "mesh")
+    if data == -1:
+        data = max(1, count // (fsdp * tensor))
+    needed = data * fsdp * tensor
+    if needed > count:
+        raise UserError(
+            f"data={data} x fsdp={fsdp} x tensor={tensor} needs {needed} devices and there are {count}",
+            "mesh",
+            "make the product of the three at most the number of devices, or set data to -1",
+        )
+    # Auto, because the default (Explicit) rejects plain gathers such as an embedding look-up.
+    return jax.make_mesh(
+        (data, fsdp, tensor),
+        MESH_AXES,
+        axis_types=(AxisType.Auto,) * 3,
+        devices=jax.devices()[:needed],
+    )
+
+
+def open_mesh(config: MeshConfig) -> jax.sharding.Mesh:
+    """Returns the mesh that a job's configuration describes; see `make_mesh`."""
+    return make_mesh(config.data, config.fsdp, config.tensor)

@@ -13,13 +13,14 @@ import jax.numpy as jnp
 from jaxllm import job
 from jaxllm.checkpoint.sizes import count_parameters
 from jaxllm.config import check, to_yaml
+from jaxllm.devices import make_mesh
 from jaxllm.directories import new_directory
 from jaxllm.errors import UserError
 from jaxllm.files import write_atomic
 from jaxllm.model import too_many_tokens
 from jaxllm.models import ModelSpec, Params, load_spec, merge_adapter
 from jaxllm.models.loading import load_model, stored_dtype
-from jaxllm.models.mesh import make_mesh, model_shardings
+from jaxllm.models.mesh import model_shardings
 from jaxllm.models.peft import load_adapters
 from jaxllm.models.quantized import dequantize_params, quantize_params, scheme_of
 from jaxllm.models.saving import write_model

@@ -12,13 +12,13 @@ from typing import Any, TypeVar
 import jax
 
 from jaxllm.config import DataConfig, check, check_seed, tunable
-from jaxllm.devices import DeviceConfig, MeshConfig, check_one_process
+from jaxllm.devices import DeviceConfig, MeshConfig, check_one_process, make_mesh
 from jaxllm.errors import UserError
 from jaxllm.generate.generator import Generator
 from jaxllm.job import Job
 from jaxllm.model import load
 from jaxllm.models import Adapter
-from jaxllm.models.mesh import make_mesh, model_shardings
+from jaxllm.models.mesh import model_shardings
 from jaxllm.models.peft import load_adapters
 from jaxllm.models.tensors import fingerprint, model_directory
 from jaxllm.text.rows import Rejected, RowSet, as_text, check_share

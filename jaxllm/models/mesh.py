@@ -1,4 +1,4 @@
-"""Device mesh and the table that says which logical axis is split over which mesh axis."""
+"""Shardings: the table from logical axes to mesh axes, applied to parameters, batches and the KV cache."""
 
 import math
 from collections.abc import Mapping
@@ -7,14 +7,13 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, NamedSharding
+from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxllm.errors import UserError
-from jaxllm.models.network import init_params, logical_axes
+from jaxllm.models.attention import Cache
+from jaxllm.models.network import cache_axes, init_cache, init_params, logical_axes
 from jaxllm.models.spec import ModelSpec
-
-MESH_AXES = ("data", "fsdp", "tensor")
 
 RULES: Mapping[str, str | tuple[str, ...] | None] = MappingProxyType(
     {
@@ -31,41 +30,6 @@ RULES: Mapping[str, str | tuple[str, ...] | None] = MappingProxyType(
     }
 )
 """Logical axis name -> mesh axis or axes it is split over; None means replicated."""
-
-
-def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1) -> jax.sharding.Mesh:
-    """Arranges the devices of all processes as a `[data, fsdp, tensor]` mesh.
-
-    Args:
-        data: number of groups that see different rows and hold equal weights; -1 takes all devices left.
-        fsdp: number of groups that see different rows and split the weights between them.
-        tensor: number of devices that split one row's matrix products between them.
-
-    Returns:
-        A mesh with Auto axes; the first `data * fsdp * tensor` devices are used.
-
-    Raises:
-        UserError: the sizes do not fit the number of devices.
-    """
-    count = jax.device_count()
-    if fsdp < 1 or tensor < 1 or (data < 1 and data != -1):
-        raise UserError(f"mesh sizes must be positive, got data={data} fsdp={fsdp} tensor={tensor}", "mesh")
-    if data == -1:
-        data = max(1, count // (fsdp * tensor))
-    needed = data * fsdp * tensor
-    if needed > count:
-        raise UserError(
-            f"data={data} x fsdp={fsdp} x tensor={tensor} needs {needed} devices and there are {count}",
-            "mesh",
-            "make the product of the three at most the number of devices, or set data to -1",
-        )
-    # Auto, because the default (Explicit) rejects plain gathers such as an embedding look-up.
-    return jax.make_mesh(
-        (data, fsdp, tensor),
-        MESH_AXES,
-        axis_types=(AxisType.Auto,) * 3,
-        devices=jax.devices()[:needed],
-    )
 
 
 def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:
@@ -101,9 +65,20 @@ def shardings(axes_tree: Any, mesh: jax.sharding.Mesh, shapes: Any = None) -> An
 
 
 def model_shardings(spec: ModelSpec, mesh: jax.sharding.Mesh) -> Any:
-    """Where every parameter of a model goes: the tree that `load_model` takes."""
+    """Returns the sharding of every parameter of a model, the tree that `load_model` takes."""
     shapes = jax.eval_shape(lambda: init_params(spec, jax.random.key(0)))
     return shardings(logical_axes(spec), mesh, shapes)
+
+
+def cache_sharding(spec: ModelSpec, mesh: jax.sharding.Mesh) -> Cache:
+    """Returns the shardings of a KV cache: rows over `data` and `fsdp`, KV heads over `tensor` where they divide.
+
+    Returns:
+        A `Cache` of `NamedSharding`, for `jax.jit(..., out_shardings=...)` or `jax.device_put`. The number of rows must
+        be a multiple of `data * fsdp`.
+    """
+    groups = mesh.shape["data"] * mesh.shape["fsdp"]
+    return shardings(cache_axes(spec), mesh, jax.eval_shape(lambda: init_cache(spec, groups, 1)))
 
 
 def _is_axes(x: Any) -> bool:

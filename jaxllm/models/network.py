@@ -269,3 +269,9 @@ def init_cache(spec: ModelSpec, batch: int, slots: int, dtype: jnp.dtype = jnp.f
     empty = lambda *shape: jnp.zeros((batch, spec.kv_heads, *shape), dtype)
     layers = tuple((empty(spec.head_dim, slots), empty(slots, spec.head_dim)) for _ in range(spec.layers))
     return Cache(layers, jnp.zeros(batch, jnp.int32))
+
+
+def cache_axes(spec: ModelSpec) -> Cache:
+    """Returns the logical axis names of every array of a KV cache, as a `Cache` of tuples."""
+    keys, values = ("batch", "kv", None, "length"), ("batch", "kv", "length", None)
+    return Cache(((keys, values),) * spec.layers, ("batch",))

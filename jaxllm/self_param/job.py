@@ -6,12 +6,12 @@ from pathlib import Path
 
 import jax
 
-from jaxllm.devices import check_one_process
+from jaxllm.devices import check_one_process, make_mesh
 from jaxllm.errors import UserError
 from jaxllm.files import write_jsonl
 from jaxllm.job import Job, open_job
 from jaxllm.model import load
-from jaxllm.models.mesh import make_mesh, model_shardings
+from jaxllm.models.mesh import model_shardings
 from jaxllm.models.tensors import fingerprint, model_directory
 from jaxllm.self_param import chain, chain_report, report, single
 from jaxllm.self_param.config import Config

@@ -1,11 +1,10 @@
 """What every training job shares: mesh, optimizer, state, compiled step, data order, checkpoints, loop."""
 
+from jaxllm.devices import MESH_AXES, make_mesh
 from jaxllm.errors import StorageError
 from jaxllm.models.mesh import (
-    MESH_AXES,
     RULES,
     batch_sharding,
-    make_mesh,
     model_shardings,
     put_batch,
     replicated,

@@ -6,10 +6,11 @@ import jax
 import numpy as np
 
 from jaxllm.config import SamplingConfig
+from jaxllm.devices import make_mesh
 from jaxllm.generate import generate, scheduler
 from jaxllm.model import Model
 from jaxllm.models import unstack_layers
-from jaxllm.models.mesh import make_mesh, model_shardings
+from jaxllm.models.mesh import model_shardings
 from tests.letters import Letters, prompts
 from tests.networks import LLAMA, random_params
 

@@ -6,8 +6,9 @@ from pathlib import Path
 import jax
 from numpy.testing import assert_array_equal
 
+from jaxllm.devices import make_mesh
 from jaxllm.models import load_model, load_spec, loading
-from jaxllm.models.mesh import make_mesh, model_shardings
+from jaxllm.models.mesh import model_shardings
 
 checkpoint, orbax = map(Path, sys.argv[1:])
 spec = load_spec(checkpoint)

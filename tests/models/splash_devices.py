@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.testing import assert_allclose
 
+from jaxllm.devices import make_mesh
 from jaxllm.models import splash
 from jaxllm.models.attention import by_head, pick_path
-from jaxllm.models.mesh import make_mesh
 
 ROWS, LENGTH, HEADS, HEAD_DIM = 4, 128, 4, 64
 

@@ -1,6 +1,7 @@
 """The decoder: what must not change its result does not."""
 
 import dataclasses
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ from jaxllm.models import Rope, compute_logits, init_cache, init_params, logical
 from jaxllm.models.attention import self_attention_mask
 from jaxllm.models.network import segment_positions
 from tests.networks import LLAMA, forward, random_tokens
+from tests.processes import run_file
 
 
 def run(spec, params, tokens, **options):
@@ -175,6 +177,13 @@ def test_a_cache_needs_unstacked_layers_and_no_positions(llama):
         forward(spec, params, random_tokens(1, 4), cache=cache)
     with pytest.raises(ValueError, match="positions"):
         forward(spec, unstack_layers(params), random_tokens(1, 4), positions=jnp.arange(4)[None], cache=cache)
+
+
+def test_cache_is_split_over_rows_and_heads():
+    """Eight virtual devices in a process of their own."""
+    done = run_file(Path(__file__).parent / "cache_devices.py", devices=8)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.splitlines()[-1] == "all equal"
 
 
 def test_spec_refuses_impossible_shapes():

@@ -3,12 +3,11 @@
     python scripts/make_text_model.py --texts wikitext2.jsonl.gz --reading xquad_en.jsonl.gz nq_passages.jsonl.gz \\
         --out runs/text_model [--steps 1000] [--width 192] [--layers 4]
 
-Texts are rows {text}, passages {context, question, answers, context_id?}. Every tenth passage is kept back from
-training, and those of every file are written to OUT/heldout/ for `jaxllm inject --data.path`. The wording is that of
-`jaxllm inject`: a passage, then lines `Question: ... Answer: ...`. What the model can do depends on its size and steps
-and says so: its loss and its token F1 on passages kept back are in OUT/training.json. The default is for CPU cores, and
-makes a model that writes in the manner of its texts and can hardly read; a GPU, `--width 768 --layers 12 --steps
-100000` and more text are another matter.
+Texts are rows {text}, passages {context, question, answers, context_id?}. Every tenth passage is held out, and those of
+every file are written to OUT/heldout/ for `jaxllm inject --data.path`. The format is that of
+`jaxllm inject`: a passage, then lines `Question: ... Answer: ...`. The training loss and the token F1 on held-out
+passages are in OUT/training.json. The defaults are for CPU cores and make a model that imitates its texts and answers
+few questions open-book; on a GPU use `--width 768 --layers 12 --steps 100000` and more text.
 """
 
 from __future__ import annotations
@@ -23,13 +22,14 @@ import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from jaxllm.config import SamplingConfig
+from jaxllm.evaluate.qa import score_answer
 from jaxllm.files import write_jsonl
+from jaxllm.generate import Generator
 from jaxllm.model import load
 from jaxllm.models import ModelSpec, Params, Rope, forward, init_params, save_model, unembedding
 from jaxllm.ops import cross_entropy
-from jaxllm.self_param import ask
-from jaxllm.self_param.documents import Document, FormatConfig, group
-from jaxllm.self_param.evaluation import mean_f1
+from jaxllm.self_param import FormatConfig, Prompts, answer_questions
+from jaxllm.self_param.data import Document, group_rows
 from jaxllm.text.batches import pack
 from jaxllm.text.rows import read_rows
 from jaxllm.train import fit, init_state, make_mesh, make_optimizer, make_train_step, row_indices
@@ -37,17 +37,18 @@ from jaxllm.train.config import TrainConfig
 
 CONTROL = ("<pad>", "<s>", "</s>")
 BOS, EOS = 1, 2
-ANSWER = 5.0  # weight of an answer's tokens in the loss: they are few, and what reading is learned from
-KEPT_BACK = 10
-WORDING = FormatConfig()
+ANSWER_WEIGHT = 5.0  # loss weight of an answer's tokens, which are few
+HELD_OUT = 10  # every tenth passage
+FORMAT = FormatConfig()
 
 
 def split(path: Path) -> tuple[list[Document], list[Document]]:
-    """Passages to train on, and every tenth, kept back; passages of one `context_id` are on one side."""
+    """Reads passages to train on, and every tenth, held out; passages of one `context_id` stay together."""
     rows = read_rows(str(path), {"context": str, "question": str, "answers": list[str]}).rows
     of = lambda row: row.get("context_id", row["context"])
-    held = set(list(dict.fromkeys(map(of, rows)))[::KEPT_BACK])
-    return group([row for row in rows if of(row) not in held]), group([row for row in rows if of(row) in held])
+    held = set(list(dict.fromkeys(map(of, rows)))[::HELD_OUT])
+    select = lambda is_held: group_rows([row for row in rows if (of(row) in held) == is_held])
+    return select(False), select(True)
 
 
 def train_tokenizer(texts: list[str], vocabulary: int) -> Tokenizer:
@@ -73,12 +74,13 @@ def rows_of(tokenizer: Tokenizer, texts: list[str], documents: list[Document], l
             part = [BOS, *ids[start:start + length - 1]]
             sequences.append((part, [1.0] * len(part)))
     for document in documents:
-        ids = [BOS, *encode(WORDING.read(document.text))]
+        ids = [BOS, *encode(FORMAT.context_text(document.text))]
         weights = [1.0] * len(ids)
-        for pair in document.pairs:
-            asked = encode(WORDING.ask(pair.question))
-            told = encode(WORDING.answer.replace("{answer}", pair.answers[0]))
-            ids, weights = ids + asked + told, weights + [1.0] * len(asked) + [ANSWER] * len(told)
+        for pair in document.questions:
+            question = encode(FORMAT.question_text(pair.question))
+            answer = encode(FORMAT.answer.replace("{answer}", pair.answers[0]))
+            ids = ids + question + answer
+            weights = weights + [1.0] * len(question) + [ANSWER_WEIGHT] * len(answer)
         sequences.append((ids[:length], weights[:length]))
     packed = pack([ids for ids, _ in sequences], length, {"weights": [weights for _, weights in sequences]})
     return packed.tokens, packed.segments, packed.carried["weights"].astype(np.float32)
@@ -117,15 +119,16 @@ def main() -> None:
     options = parser.parse_args()
     texts = [row["text"] for path in options.texts for row in read_rows(path, {"text": str}).rows]
     reading = {path.name.split(".")[0]: split(path) for path in options.reading}
-    kept = {name: held for name, (_, held) in reading.items()}
-    seen = [one for trained, _ in reading.values() for one in trained]
-    tokenizer = train_tokenizer([*texts, *(one.text for one in seen),
-                                 *(pair.question for one in seen for pair in one.pairs)], options.vocabulary)
+    held_out = {name: held for name, (_, held) in reading.items()}
+    trained = [document for own, _ in reading.values() for document in own]
+    tokenizer = train_tokenizer([*texts, *(document.text for document in trained),
+                                 *(pair.question for document in trained for pair in document.questions)],
+                                options.vocabulary)
     spec = ModelSpec("llama", tokenizer.get_vocab_size(), options.width, layers=options.layers,
                      heads=options.width // 32, kv_heads=options.width // 32, head_dim=32,
                      mlp_width=3 * options.width, max_positions=options.length, rope=Rope(10_000.0), bos_id=BOS,
                      eos_ids=(EOS,))
-    rows = rows_of(tokenizer, texts, seen, options.length)
+    rows = rows_of(tokenizer, texts, trained, options.length)
     config = TrainConfig(lr=options.rate, steps=options.steps, batch_size=options.batch, weight_decay=0.01,
                          warmup_steps=min(100, options.steps // 10))
     params, loss = train(spec, rows, config, options.seed)
@@ -137,23 +140,27 @@ def main() -> None:
         save_model(options.out, spec, params, tokenizer_source=folder)
     model = load(str(options.out))
     (options.out / "heldout").mkdir()
-    for name, found in kept.items():
+    for name, documents in held_out.items():
         write_jsonl(options.out / "heldout" / f"{name}.jsonl",
-                    [{"context": one.text, "question": pair.question, "answers": list(pair.answers)}
-                     for one in found for pair in one.pairs])
-    greedy = SamplingConfig(temperature=0.0, max_tokens=16, stop=["\n"])
+                    [{"context": document.text, "question": pair.question, "answers": list(pair.answers)}
+                     for document in documents for pair in document.questions])
+    generator, prompts = Generator(model, dtype=np.dtype("float32")), Prompts(model, FORMAT)
 
-    def reads(found: list[Document]) -> float:
-        short = [one for one in found if len(model.tokenizer.encode(one.text)) < options.length - 80][:100]
-        answers = ask(model, short, WORDING, greedy, reading=True, dtype=np.dtype("float32"))
-        return mean_f1([answer for own in answers for answer in own])
+    def open_book_f1(documents: list[Document]) -> float:
+        short = [document for document in documents
+                 if len(model.tokenizer.encode(document.text)) < options.length - 80][:100]
+        pairs = [(document.text, pair) for document in short for pair in document.questions]
+        answers = answer_questions(generator, prompts, [(text, pair.question) for text, pair in pairs],
+                                   SamplingConfig(temperature=0.0, max_tokens=16, stop=["\n"]))
+        return float(np.mean([score_answer(answer, pair.answers).f1
+                              for answer, (_, pair) in zip(answers, pairs, strict=True)]))
 
-    told = {"steps": options.steps, "seed": options.seed, "loss": loss,
-            "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
-            "passages kept back": {name: len(found) for name, found in kept.items()},
-            "token F1 with the passage": {name: reads(found) for name, found in kept.items()}}
-    (options.out / "training.json").write_text(json.dumps(told, indent=2) + "\n")
-    print(json.dumps(told, indent=2))
+    summary = {"steps": options.steps, "seed": options.seed, "loss": loss,
+               "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
+               "held-out passages": {name: len(documents) for name, documents in held_out.items()},
+               "open-book token F1": {name: open_book_f1(documents) for name, documents in held_out.items()}}
+    (options.out / "training.json").write_text(json.dumps(summary, indent=2) + "\n")
+    print(json.dumps(summary, indent=2))
 
 
 if __name__ == "__main__":

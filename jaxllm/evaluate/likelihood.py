@@ -1,10 +1,11 @@
-"""Mean KL from a teacher, mean negative log-likelihood and perplexity on held-out targets."""
+"""KL from a teacher, negative log-likelihood and perplexity on held-out targets."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,9 +15,9 @@ from jaxllm.errors import UserError
 from jaxllm.finetune.distill import Batch, next_token_nll, target_divergence, target_mask
 from jaxllm.finetune.targets import EMPTY, Target, collate, common_lengths
 from jaxllm.model import Model
-from jaxllm.models import ModelSpec
+from jaxllm.models import Adapter, ModelSpec
+from jaxllm.models.mesh import put_batch
 from jaxllm.models.network import Params
-from jaxllm.ops import masked_sum
 from jaxllm.text.batches import bucket, bucket_sizes
 
 
@@ -31,38 +32,84 @@ def target_batches(targets: Sequence[Target], window: int, batch_size: int = 32)
     return [collate(padded[i:i + size], *lengths) for i in range(0, len(padded), size)]
 
 
-def mean_kl(model: Model, student: Params, batches: Sequence[Batch], dtype: jnp.dtype = jnp.float32) -> float:
-    """Computes the mean forward KL per token, nats, from the open-book `model` to the closed-book `student`."""
-    return _mean(_kl_sum(model.spec, model.params, student, batch, dtype) for batch in batches)
+def kl_by_target(model: Model, student: Params, batches: Sequence[Batch], dtype: jnp.dtype = jnp.float32, *,
+                 adapter: Adapter | None = None, mesh: jax.sharding.Mesh | None = None
+                 ) -> tuple[np.ndarray, np.ndarray]:
+    """Computes the forward KL from the open-book `model` to the closed-book student, summed over each target's tokens.
+
+    Args:
+        model: the teacher.
+        student: weights of the student.
+        batches: from `target_batches`.
+        dtype: of the forward passes.
+        adapter: of the student.
+        mesh: devices that share the rows.
+
+    Returns:
+        sums in nats and token counts, float64 `[N]`, with zeros for the empty targets at the end.
+
+    Raises:
+        UserError: a sum is not finite.
+    """
+    return _by_target(lambda batch: _kl_sums(model.spec, model.params, student, adapter, batch, dtype), batches, mesh)
 
 
-def mean_nll(model: Model, params: Params, batches: Sequence[Batch], dtype: jnp.dtype = jnp.float32) -> float:
-    """Computes the mean negative log-likelihood per token, nats, of the targets' student view under `params`."""
-    return _mean(_nll_sum(model.spec, params, batch, dtype) for batch in batches)
+def nll_by_target(model: Model, params: Params, batches: Sequence[Batch], dtype: jnp.dtype = jnp.float32, *,
+                  adapter: Adapter | None = None, mesh: jax.sharding.Mesh | None = None
+                  ) -> tuple[np.ndarray, np.ndarray]:
+    """Computes the negative log-likelihood of the targets' student view under `params`; see `kl_by_target`."""
+    return _by_target(lambda batch: _nll_sums(model.spec, params, adapter, batch, dtype), batches, mesh)
 
 
-def perplexity(model: Model, params: Params, batches: Sequence[Batch], dtype: jnp.dtype = jnp.float32) -> float:
+def mean_kl(model: Model, student: Params, batches: Sequence[Batch], dtype: jnp.dtype = jnp.float32, *,
+            adapter: Adapter | None = None) -> float:
+    """Computes the mean forward KL per token, nats; see `kl_by_target`."""
+    sums, tokens = kl_by_target(model, student, batches, dtype, adapter=adapter)
+    return float(sums.sum() / max(tokens.sum(), 1.0))
+
+
+def mean_nll(model: Model, params: Params, batches: Sequence[Batch], dtype: jnp.dtype = jnp.float32, *,
+             adapter: Adapter | None = None, mesh: jax.sharding.Mesh | None = None) -> float:
+    """Computes the mean negative log-likelihood per token, nats; see `nll_by_target`."""
+    sums, tokens = nll_by_target(model, params, batches, dtype, adapter=adapter, mesh=mesh)
+    return float(sums.sum() / max(tokens.sum(), 1.0))
+
+
+def perplexity(model: Model, params: Params, batches: Sequence[Batch], dtype: jnp.dtype = jnp.float32, *,
+               adapter: Adapter | None = None, mesh: jax.sharding.Mesh | None = None) -> float:
     """Computes `exp(mean_nll)`."""
-    return math.exp(mean_nll(model, params, batches, dtype))
+    return math.exp(mean_nll(model, params, batches, dtype, adapter=adapter, mesh=mesh))
 
 
 @partial(jax.jit, static_argnames=("spec", "dtype"))
-def _kl_sum(spec: ModelSpec, teacher: Params, student: Params, batch: Batch, dtype: jnp.dtype):
-    values = target_divergence(spec, teacher, student, None, batch, dtype=dtype)
-    return masked_sum(values, target_mask(batch["student_segments"]))
+def _kl_sums(spec: ModelSpec, teacher: Params, student: Params, adapter: Adapter | None, batch: Batch,
+             dtype: jnp.dtype):
+    values = target_divergence(spec, teacher, student, adapter, batch, dtype=dtype)
+    return _sum_rows(values, target_mask(batch["student_segments"]))
 
 
 @partial(jax.jit, static_argnames=("spec", "dtype"))
-def _nll_sum(spec: ModelSpec, params: Params, batch: Batch, dtype: jnp.dtype):
-    values = next_token_nll(spec, params, None, batch, dtype=dtype)
-    return masked_sum(values, target_mask(batch["student_segments"]))
+def _nll_sums(spec: ModelSpec, params: Params, adapter: Adapter | None, batch: Batch, dtype: jnp.dtype):
+    values = next_token_nll(spec, params, adapter, batch, dtype=dtype)
+    return _sum_rows(values, target_mask(batch["student_segments"]))
 
 
-def _mean(sums: Iterable[tuple[jax.Array, jax.Array]]) -> float:
-    """Divides the sum of several `(sum, weight)` once."""
-    sums = jax.device_get(list(sums))
-    mean = float(sum(s for s, _ in sums) / max(sum(w for _, w in sums), 1.0))
-    if not np.isfinite(mean):
+def _sum_rows(values: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Sums `values` `[B, T]` over the tokens of each row where `mask` is set, and counts them."""
+    return jnp.where(mask, values, 0.0).sum(-1), mask.sum(-1)
+
+
+def _by_target(compute: Callable[[Batch], Any], batches: Sequence[Batch], mesh: jax.sharding.Mesh | None
+               ) -> tuple[np.ndarray, np.ndarray]:
+    if mesh is None:
+        parts = [compute(batch) for batch in batches]
+    else:
+        rows = mesh.shape["data"] * mesh.shape["fsdp"]
+        with jax.set_mesh(mesh):
+            parts = [compute(put_batch(batch, mesh) if len(batch["offset"]) % rows == 0 else batch)
+                     for batch in batches]
+    sums, tokens = (np.concatenate(arrays).astype(np.float64) for arrays in zip(*jax.device_get(parts), strict=True))
+    if not np.isfinite(sums).all():
         raise UserError("the likelihood is not finite", "model",
                         "look for NaN or infinity in the weights, or lower the learning rate")
-    return mean
+    return sums, tokens

@@ -1,4 +1,4 @@
-"""Documents looked up instead of learned: BM25, as a comparison."""
+"""Retrieval baseline: BM25."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from jaxllm.errors import UserError
 
 
 class Retriever:
-    """Finds the document that shares the rarest words with a question (BM25; Robertson and Zaragoza, 2009).
+    """BM25 index over documents (Robertson and Zaragoza, 2009).
 
     Args:
-        documents: their texts.
+        documents: texts to index.
 
     Raises:
         UserError: the library is not installed.
@@ -24,15 +24,15 @@ class Retriever:
         except ImportError:
             raise UserError("the library for BM25 is not installed", "compare",
                             "pip install 'jaxllm[retrieval]'") from None
-        logging.getLogger("bm25s").setLevel(logging.WARNING)  # it speaks to the user of every index otherwise
+        logging.getLogger("bm25s").setLevel(logging.WARNING)  # it logs every index it builds otherwise
         self._documents = list(documents)
-        self._words = lambda texts: bm25s.tokenize(list(texts), stopwords=None, show_progress=False)
+        self._tokenize = lambda texts: bm25s.tokenize(list(texts), stopwords=None, show_progress=False)
         self._index = bm25s.BM25()
-        self._index.index(self._words(documents), show_progress=False)
+        self._index.index(self._tokenize(documents), show_progress=False)
 
     def best(self, questions: Sequence[str]) -> list[str]:
-        """The best document of every question; of equally good ones the first."""
+        """Returns the highest-scoring document of every question; the first of equals."""
         if not questions:
             return []
-        found, _ = self._index.retrieve(self._words(questions), k=1, show_progress=False)
-        return [self._documents[int(one)] for (one,) in found]
+        best, _ = self._index.retrieve(self._tokenize(questions), k=1, show_progress=False)
+        return [self._documents[int(number)] for (number,) in best]

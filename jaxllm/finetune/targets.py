@@ -20,7 +20,7 @@ import numpy as np
 from jaxllm.text.batches import bucket, bucket_sizes, pad_right
 from jaxllm.train import row_indices
 
-TARGET_TYPES = ("qa", "continuation", "unrelated", "recall")
+TARGET_TYPES = ("qa", "continuation", "unrelated", "rehearsal")
 
 
 @dataclasses.dataclass(frozen=True)

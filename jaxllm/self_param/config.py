@@ -1,4 +1,4 @@
-"""Settings of `jaxllm inject`."""
+"""Settings of `jaxllm inject` and of `self_param.inject`."""
 
 from __future__ import annotations
 
@@ -10,25 +10,80 @@ from jaxllm.config import DataConfig, SamplingConfig, check, check_seed
 from jaxllm.devices import DeviceConfig, MeshConfig
 from jaxllm.finetune.distill import DivergenceConfig
 from jaxllm.finetune.on_policy import OnPolicyConfig
+from jaxllm.judge import JudgeConfig
 from jaxllm.models import LoraConfig
-from jaxllm.self_param.documents import FormatConfig
-from jaxllm.self_param.questions import QuestionConfig
-from jaxllm.self_param.streams import MixtureConfig
-from jaxllm.self_param.windows import WindowConfig
+from jaxllm.self_param.prompts import FormatConfig
 from jaxllm.train.config import TrainConfig
+
+Baseline = Literal["finetune", "finetune_questions", "finetune_context", "retrieval", "replay"]
+Method = Literal["closed_book", "open_book", "self_param", "finetune", "finetune_questions", "finetune_context",
+                 "retrieval", "replay"]
+
+
+@dataclass(frozen=True)
+class QAPairConfig:
+    """QA pairs to train on; they are not the test questions.
+
+    Args:
+        source: "model": the model writes questions about the document in its prompt and answers them (temperature 0).
+            "judge": the judge writes the pairs. Otherwise a file of rows {context, question, answers}.
+        judge: judge that writes the pairs where source is judge; set judge.cache to query it only once.
+        examples: rows {context, question, answers} placed before the document as worked examples (source model).
+        per_document: maximum number of pairs of a document, or of each of its chunks.
+        temperature: sampling temperature of questions and of the judge's replies.
+        grounded: discard pairs with a word in the answer that is not in the document.
+        min_answer: discard pairs with fewer letters and digits in the answer.
+        max_tokens: maximum length of a question that the model writes.
+        loss_on: "all" trains on question and answer (paper); "answer" masks the question.
+        append_eos: append the end token to every answer; the paper never trains an end.
+    """
+
+    source: str = "model"
+    judge: JudgeConfig = field(default_factory=JudgeConfig)
+    examples: str | None = None
+    per_document: int = 48
+    temperature: float = 1.0
+    grounded: bool = False
+    min_answer: int = 1
+    max_tokens: int = 32
+    loss_on: Literal["all", "answer"] = "all"
+    append_eos: bool = False
+
+    def __post_init__(self):
+        for name in ("per_document", "min_answer", "max_tokens"):
+            check(getattr(self, name) >= 1, name, f"must be 1 or more, got {getattr(self, name)}")
+        check(self.temperature > 0, "temperature", f"must be above 0, got {self.temperature:g}",
+              "at 0 the model would repeat one question")
+
+
+@dataclass(frozen=True)
+class ChunkingConfig:
+    """Chunking of documents that do not fit the context window together with their prompts.
+
+    Args:
+        tokens: maximum length of a chunk; null uses the whole context budget.
+        overlap: fraction of a chunk that the next one repeats.
+    """
+
+    tokens: int | None = None
+    overlap: float = 0.25
+
+    def __post_init__(self):
+        check(self.tokens is None or self.tokens >= 8, "tokens", f"must be 8 or more, got {self.tokens}")
+        check(0 <= self.overlap <= 0.5, "overlap", f"must be between 0 and 0.5, got {self.overlap:g}")
 
 
 @dataclass(frozen=True)
 class UnrelatedConfig:
-    """Text that has nothing to do with the documents: a stream of targets, and the measure of drift.
+    """Text unrelated to the documents: targets that limit drift, and held-out texts that measure it.
 
     Args:
-        path: rows {text}; null lets the model write it itself, from nothing, at temperature 1.
-        tokens: each text is cut after so many.
-        train: texts of the stream.
-        drift: texts that drift is measured on; none of them is in the stream.
-        with_document: the teacher reads the document before such a text, as in the paper; false lets it read the
-            text alone, so that the model is asked to stay as it is.
+        path: rows {text}; null samples the texts from the model itself, without a prompt, at temperature 1.
+        tokens: length to which each text is truncated.
+        train: number of training texts.
+        drift: number of held-out texts for drift_kl; never trained on.
+        with_document: the teacher reads the document before the text (paper). false: teacher and student read the same
+            text, which keeps the model as it is.
     """
 
     path: str | None = None
@@ -43,11 +98,11 @@ class UnrelatedConfig:
 
 
 @dataclass(frozen=True)
-class RecallConfig:
-    """What the model knows before an injection, as it tells it itself; see mixture.recall.
+class RehearsalConfig:
+    """Self-generated rehearsal data: closed-book QA pairs sampled before each injection; see mixture.rehearsal.
 
     Args:
-        texts: questions with answers that it is let make, at temperature 1; doubled ones count once.
+        texts: number of samples at temperature 1; duplicates count once.
     """
 
     texts: int = 128
@@ -57,13 +112,42 @@ class RecallConfig:
 
 
 @dataclass(frozen=True)
-class LocalityConfig:
-    """Questions that are near the documents' and not about them; their answers should stay what they were.
+class MixtureConfig:
+    """Sampling ratio of the target types within one cycle (paper: 1:1:1:0).
 
     Args:
-        path: rows {question}; by default the questions of the data's documents that are not written, or, where each
-            is written into its own copy of the model, of the others.
-        questions: at most so many; 0 asks none.
+        qa: question with answer, from the open-book teacher.
+        continuation: rest of the document after a random cut.
+        unrelated: unrelated text, to limit drift.
+        rehearsal: closed-book QA pairs that the model generated before the injection, to limit forgetting; not in the
+            paper.
+    """
+
+    qa: int = 1
+    continuation: int = 1
+    unrelated: int = 1
+    rehearsal: int = 0
+
+    def __post_init__(self):
+        for name in ("qa", "continuation", "unrelated", "rehearsal"):
+            check(getattr(self, name) >= 0, name, f"must be 0 or more, got {getattr(self, name)}")
+        check(bool(self.cycle), "qa", "all target types are 0")
+
+    @property
+    def cycle(self) -> tuple[str, ...]:
+        """Target types of one cycle, in order."""
+        return tuple(name for name in ("qa", "continuation", "unrelated", "rehearsal")
+                     for _ in range(getattr(self, name)))
+
+
+@dataclass(frozen=True)
+class LocalityConfig:
+    """Locality probes: questions near the documents and not about them, whose answers should not change.
+
+    Args:
+        path: rows {question}; null takes questions of documents of the data that are not injected (setting single:
+            of the other documents).
+        questions: maximum number of probes; 0 disables them.
     """
 
     path: str | None = None
@@ -73,49 +157,88 @@ class LocalityConfig:
         check(self.questions >= 0, "questions", f"must be 0 or more, got {self.questions}")
 
 
-@dataclass(frozen=True)
-class Config:
-    """Writes documents into a model's weights (SELF-PARAM, 2410.00487): each into a fresh copy of the model, all into
-    one, or one after the other. `jaxllm remove DOCUMENT --out DIR` takes one of the last kind out again.
+@dataclass(frozen=True, kw_only=True)
+class InjectConfig:
+    """How documents are injected: QA pairs, targets, objective and optimizer (SELF-PARAM, 2410.00487).
 
-    Before, after, and with the document in the prompt, the model answers the questions of the data. It learns
-    from other pairs (questions.source), by KL distillation from itself reading the document.
+    Args:
+        qa_pairs: QA pairs to train on.
+        chunking: chunking of long documents.
+        unrelated: unrelated text against drift.
+        rehearsal: self-generated rehearsal data.
+        mixture: ratio of the target types.
+        divergence: divergence between teacher and student.
+        on_policy: training on the student's own answers; off in the paper.
+        train: steps and optimizer of one injection.
+        lora: adapter; null trains all weights.
+        format: prompt templates.
+        sampling: decoding of generated answers.
+        generation_batch_size: sequences decoded together; does not change the results.
+        mesh: how the devices share a step.
+        device: number formats.
+        seed: seed of all random draws.
+    """
+
+    qa_pairs: QAPairConfig = field(default_factory=QAPairConfig)
+    chunking: ChunkingConfig = field(default_factory=ChunkingConfig)
+    unrelated: UnrelatedConfig = field(default_factory=UnrelatedConfig)
+    rehearsal: RehearsalConfig = field(default_factory=RehearsalConfig)
+    mixture: MixtureConfig = field(default_factory=MixtureConfig)
+    divergence: DivergenceConfig = field(default_factory=DivergenceConfig)
+    on_policy: OnPolicyConfig = field(default_factory=OnPolicyConfig)
+    train: TrainConfig = field(default_factory=lambda: TrainConfig(lr=1e-3))
+    lora: LoraConfig | None = field(default_factory=LoraConfig)
+    format: FormatConfig = field(default_factory=FormatConfig)
+    sampling: SamplingConfig = field(
+        default_factory=lambda: SamplingConfig(temperature=0.0, max_tokens=16, stop=["\n"]))
+    generation_batch_size: int = 64
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+    device: DeviceConfig = field(default_factory=DeviceConfig)
+    seed: int = 0
+
+    def __post_init__(self):
+        check(not self.on_policy.share or self.mixture.qa > 0, "on_policy.share",
+              "needs QA targets, and mixture.qa is 0", "raise mixture.qa, or set it to 0")
+        check(not self.on_policy.share or self.divergence.top_k is None, "on_policy.share",
+              "sampled answers cannot use the teacher cache of divergence.top_k",
+              "set divergence.top_k to null, or on_policy.share to 0")
+        check(self.qa_pairs.examples is None or (self.qa_pairs.source == "model" and self.mixture.qa > 0),
+              "qa_pairs.examples", "are only used where the model writes QA pairs",
+              "set qa_pairs.source to model and mixture.qa above 0, or examples to null")
+        check(self.lora is not None or self.device.params != "bfloat16", "device.params",
+              "bfloat16 weights lose most updates when all of them are trained", "train an adapter, or use float32")
+        check(self.lora is not None or self.device.quantize is None, "device.quantize",
+              "quantized weights are frozen, and lora is null", "train an adapter, or do not quantize")
+        check(self.sampling.n == 1, "sampling.n", f"must be 1, got {self.sampling.n}")
+        check(self.generation_batch_size >= 1, "generation_batch_size",
+              f"must be 1 or more, got {self.generation_batch_size}")
+        check_seed(self.seed)
+
+
+@dataclass(frozen=True)
+class Config(InjectConfig):
+    """Injects documents into the weights of a model and measures what it learned and what it forgot (SELF-PARAM).
+
+    The student learns by KL distillation from a teacher, the same model with the document in its prompt
+    (2410.00487). Test questions of the data are answered closed-book, open-book and after injection.
 
     Args:
         data: rows {context, question, answers}; rows with the same context are one document.
         out: directory for the results.
         model: checkpoint directory, Hub id, or tiny.
-        setting: single writes every document into a fresh copy of the model, batch all of them together into one,
-            sequential one after the other into one, each adapter merged before the next is trained.
-        documents: only so many documents; null takes all.
-        paraphrases: rows {context, question, answers} that ask in other words what the data's rows ask; part of the
-            test, never learned from.
-        questions: the pairs that a document is written with.
-        windows: how documents are cut that are too long to be read at once.
-        unrelated: text against drift.
-        recall: what the model knew before.
-        mixture: how the kinds of targets take turns.
-        reader: which model reads the documents when several are written one after the other: latest, as in the paper,
-            is the model as the injections before have made it; base the one that they began with, whose reading they
-            have not touched. The step of base has one more forward pass.
-        divergence: what is minimized.
-        on_policy: pairs that the student answers itself while it learns; off, as in the paper.
-        train: steps and optimizer, of every injection: of a document, or in batch of all of them.
-        lora: adapter that is trained and merged; null trains all weights.
-        format: wording of documents, questions and answers.
-        sampling: of the answers in the test.
-        finetune: also train on the same targets by plain next-token prediction, for comparison.
-        compare: what else is run beside it: finetune_questions trains on the pairs alone by plain next-token
-            prediction, finetune_context on the documents' own text; retrieval trains nothing and puts the document
-            that BM25 finds before the question (batch and sequential); replay also distils the earlier documents
-            again, every other turn (sequential).
+        setting: single injects every document into a fresh copy of the model; batch injects all documents together;
+            sequential injects one after the other into one model, merging each adapter before the next.
+        documents: number of documents to inject; null takes all.
+        paraphrases: rows {context, question, answers} with paraphrases of test questions; never trained on.
+        teacher: weights of the teacher in sequential injection. "latest" (paper): the current merged model. "base": the
+            original checkpoint, which costs one more forward pass per step.
+        compare: baselines to run as well. finetune: next-token prediction on the same targets; finetune_questions: on
+            the QA pairs alone; finetune_context: on the document alone; retrieval: BM25 puts a document into the prompt
+            (batch, sequential); replay: distillation that revisits earlier documents every other cycle (sequential).
         locality: questions whose answers should not change.
-        save: what is kept of every document, below adapters/ or models/.
-        mesh: how the devices share a training step.
-        device: precision.
-        seed: of everything that is drawn.
-        dry_run: compiles a training step for a document of so many tokens, says what it takes, and ends: no weights are
-            read and nothing is written.
+        save: what is saved of every injection, in adapters/ or models/.
+        dry_run: compile a training step for a document of this many tokens, print the memory it needs, and exit; no
+            weights are read and nothing is written.
     """
 
     data: DataConfig
@@ -124,55 +247,27 @@ class Config:
     setting: Literal["single", "batch", "sequential"] = "single"
     documents: int | None = None
     paraphrases: str | None = None
-    questions: QuestionConfig = field(default_factory=QuestionConfig)
-    windows: WindowConfig = field(default_factory=WindowConfig)
-    unrelated: UnrelatedConfig = field(default_factory=UnrelatedConfig)
-    recall: RecallConfig = field(default_factory=RecallConfig)
-    mixture: MixtureConfig = field(default_factory=MixtureConfig)
-    reader: Literal["latest", "base"] = "latest"
-    divergence: DivergenceConfig = field(default_factory=DivergenceConfig)
-    on_policy: OnPolicyConfig = field(default_factory=OnPolicyConfig)
-    train: TrainConfig = field(default_factory=lambda: TrainConfig(lr=1e-3))
-    lora: LoraConfig | None = field(default_factory=LoraConfig)
-    format: FormatConfig = field(default_factory=FormatConfig)
-    sampling: SamplingConfig = field(
-        default_factory=lambda: SamplingConfig(temperature=0.0, max_tokens=16, stop=["\n"]))
-    finetune: bool = True
-    compare: list[Literal["finetune_questions", "finetune_context", "retrieval", "replay"]] = field(
-        default_factory=list)
+    teacher: Literal["latest", "base"] = "latest"
+    compare: list[Baseline] = field(default_factory=list)
     locality: LocalityConfig = field(default_factory=LocalityConfig)
     save: Literal["adapter", "model", "nothing"] = "adapter"
-    mesh: MeshConfig = field(default_factory=MeshConfig)
-    device: DeviceConfig = field(default_factory=DeviceConfig)
-    seed: int = 0
     dry_run: int | None = None
 
     def __post_init__(self):
+        super().__post_init__()
         check(self.dry_run is None or self.dry_run >= 3, "dry_run", f"must be 3 or more, got {self.dry_run}")
         check(self.documents is None or self.documents >= 1, "documents", f"must be 1 or more, got {self.documents}")
         for name, settings in (("retrieval", ("batch", "sequential")), ("replay", ("sequential",))):
             check(name not in self.compare or self.setting in settings, "compare",
-                  f"{name} means nothing in the setting {self.setting}", f"set setting to {' or '.join(settings)}")
+                  f"{name} is not defined for setting {self.setting}", f"set setting to {' or '.join(settings)}")
         check("finetune_questions" not in self.compare or self.mixture.qa > 0, "compare",
-              "finetune_questions has no pairs where mixture.qa is 0", "give mixture.qa a share")
-        check(not self.on_policy.share or self.mixture.qa > 0, "on_policy.share",
-              "there are no pairs to answer where mixture.qa is 0", "give mixture.qa a share, or set it to 0")
-        check(not self.on_policy.share or self.divergence.top_k is None, "on_policy.share",
-              "the teacher has to be asked in every step about what the student says",
-              "set divergence.top_k to null, or it to 0")
-        check(self.questions.examples is None or (self.questions.source == "model" and self.mixture.qa > 0),
-              "questions.examples", "are for a model that asks itself", "set questions.source to model, or it to null")
-        check(self.setting == "sequential" or self.reader == "latest", "reader",
-              f"base and latest are the same in the setting {self.setting}", "leave it at latest")
-        check(self.setting == "single" or self.lora is not None, "lora", "documents in one model are kept as adapters, "
-              "one an injection, and all weights are to be trained", "set lora.rank, or setting to single")
-        check(self.setting == "single" or self.save == "adapter", "save", "documents in one model are kept as adapters",
-              "leave it at adapter; jaxllm convert --merge makes a model of them")
+              "finetune_questions needs QA pairs, and mixture.qa is 0", "raise mixture.qa")
+        check(self.setting == "sequential" or self.teacher == "latest", "teacher",
+              f"base and latest are the same for setting {self.setting}", "remove it")
+        if self.setting != "single":
+            check(self.lora is not None, "lora", f"setting {self.setting} stores injections as adapters, and lora is "
+                  "null", "set lora.rank, or setting to single")
+            check(self.save == "adapter", "save", f"setting {self.setting} stores injections as adapters",
+                  "remove it; jaxllm convert --merge makes a model of them")
         check(self.save != "adapter" or self.lora is not None, "save",
-              "there is no adapter when all weights are trained", "set save to model or nothing")
-        check(self.lora is not None or self.device.params != "bfloat16", "device.params",
-              "bfloat16 weights lose most updates when all of them are trained", "train an adapter, or use float32")
-        check(self.lora is not None or self.device.quantize is None, "device.quantize",
-              "quantized weights are frozen, and all are to be trained", "train an adapter, or quantize nothing")
-        check(self.sampling.n == 1, "sampling.n", f"a question is answered once in the test, got {self.sampling.n}")
-        check_seed(self.seed)
+              "all weights are trained, so there is no adapter", "set save to model or nothing")

@@ -1,4 +1,4 @@
-"""`jaxllm demo`: the packaged model reads a few documents, learns them, and answers without them."""
+"""`jaxllm demo`: injects a few packaged documents into the packaged model, which then answers without them."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from jaxllm.self_param import job
 
 @dataclass(frozen=True)
 class Config:
-    """A short run of `jaxllm inject` on the packaged model and documents that it has never seen.
+    """A short run of `jaxllm inject` on the packaged model and documents that it was not trained on.
 
     Args:
         out: directory for the results.
-        documents: how many documents.
-        seed: of everything that is drawn.
+        documents: number of documents.
+        seed: seed of all random draws.
     """
 
     out: Path = Path("runs/demo")
@@ -33,7 +33,7 @@ class Config:
 
 
 def run(config: Config) -> Path:
-    """Runs the job, says in five lines what happened; returns the path of its result.json."""
+    """Runs the job and prints a summary; returns the path of result.json."""
     recipe = asset_path("self_param_tiny.yaml")
     result_path = job.run(parse(job.Config, [
         f"--config={recipe}", f"--out={config.out}", f"--documents={config.documents}", f"--seed={config.seed}"]))
@@ -42,21 +42,22 @@ def run(config: Config) -> Path:
 
 
 def describe(result_path: Path) -> str:
-    """Five lines about a finished run: an example first, then the means."""
+    """Summarizes a finished run in five lines: an example, then the means."""
     result = json.loads(result_path.read_text())
     rows = read_jsonl(result_path.parent / "rows.jsonl")
-    learned = [row for row in rows if row["after"]["f1"] > row["before"]["f1"]] or rows
+    learned = [row for row in rows if row["self_param"]["f1"] > row["closed_book"]["f1"]] or rows
     if not learned:
         raise UserError("the run has no rows", result_path.parent)
-    row, mean = learned[0], lambda name: result[name]["mean"]
+    row, mean = learned[0], lambda metric, method: result[metric][method]["mean"]
+    baseline = "finetune" in result["f1"]
     return "\n".join([
-        f"Asked: {row['question']}  (right: {row['answers'][0]})",
-        f"Before reading it said '{row['before']['text']}', with the document before it "
-        f"'{row['with_document']['text']}', after injection, without the document, '{row['after']['text']}'.",
-        f"Over {result['documents']} documents, {result['questions']} questions, mean F1: before "
-        f"{mean('f1_before'):.2f}, with the document {mean('f1_with_document'):.2f}, injected "
-        f"{mean('f1_after'):.2f}, plain fine-tuning {mean('f1_finetune'):.2f}.",
-        f"On unrelated text the model moved by {mean('drift_kl'):.3f} nats per token "
-        f"(plain fine-tuning: {mean('drift_kl_finetune'):.3f}).",
-        f"To look at: {result_path.parent / 'report.html'}. Beside it are all answers (rows.jsonl), the adapters "
+        f"Question: {row['question']}  (reference: {row['answers'][0]})",
+        f"Answers: closed-book '{row['closed_book']['text']}', open-book '{row['open_book']['text']}', "
+        f"after injection (closed-book) '{row['self_param']['text']}'.",
+        f"Mean F1 over {result['documents']} documents, {result['questions']} questions: closed-book "
+        f"{mean('f1', 'closed_book'):.2f}, open-book {mean('f1', 'open_book'):.2f}, injected "
+        f"{mean('f1', 'self_param'):.2f}" + (f", plain fine-tuning {mean('f1', 'finetune'):.2f}." if baseline else "."),
+        f"Drift on unrelated text: {mean('drift_kl', 'self_param'):.3f} nats per token"
+        + (f" (plain fine-tuning: {mean('drift_kl', 'finetune'):.3f})." if baseline else "."),
+        f"Report: {result_path.parent / 'report.html'}. The same directory has all answers (rows.jsonl), the adapters "
         f"(adapters/) and the numbers (result.json)."])

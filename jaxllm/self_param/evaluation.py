@@ -1,104 +1,156 @@
-"""What a model knows about a document, and how far it moved elsewhere."""
+"""Evaluation of a model on test questions, paraphrases, locality probes and held-out text."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
 from jaxllm.config import SamplingConfig
-from jaxllm.evaluate.qa import accuracy, best, f1, normalize
+from jaxllm.evaluate.likelihood import kl_by_target, perplexity, target_batches
+from jaxllm.evaluate.qa import ScoredAnswer, score_answer
+from jaxllm.evaluate.retrieval import Retriever
+from jaxllm.finetune.distill import Batch
 from jaxllm.finetune.targets import Target, build_target
-from jaxllm.generate import generate
-from jaxllm.model import Model
-from jaxllm.self_param.documents import Document, FormatConfig, Pair, asked_otherwise
+from jaxllm.generate import Generator
+from jaxllm.models import Adapter
+from jaxllm.self_param.config import Config
+from jaxllm.self_param.data import Document, Question
+from jaxllm.self_param.prompts import Prompts
+
+# Targets of one forward pass; hidden states and logits take more memory than decoding.
+EVALUATION_BATCH_SIZE = 32
+
+
+def answer_questions(generator: Generator, prompts: Prompts, questions: Sequence[tuple[str | None, str]],
+                     sampling: SamplingConfig, *, adapter: Adapter | None = None, seed: int = 0) -> list[str]:
+    """Generates an answer to every `(passage or None, question)`: open-book with a passage, closed-book without."""
+    if not questions:
+        return []
+    completions = generator.generate([prompts.question(question, passage) for passage, question in questions],
+                                     sampling, adapter=adapter, seed=seed)
+    return [completion.text.strip() for (completion,) in completions]
+
+
+def reference_targets(prompts: Prompts, document: Document) -> list[Target]:
+    """Builds the test questions with their first reference as targets of the open-book teacher."""
+    return [build_target(prompts.model.prefix, prompts.document(_nearest(document, pair)),
+                         prompts.encode(prompts.format.pair_text(pair.question, pair.answers[0])), "qa")
+            for pair in document.questions]
+
+
+def drift_targets(prompts: Prompts, texts: Sequence[Sequence[int]]) -> list[Target]:
+    """Builds targets that teacher and student read alike; the KL on them is drift."""
+    return [build_target(prompts.model.prefix, (), ids, "unrelated") for ids in texts]
+
+
+def _nearest(document: Document, pair: Question) -> str:
+    return document.passages[document.nearest_passage(pair.question)]
 
 
 @dataclasses.dataclass(frozen=True)
-class Answer:
-    """An answer and what it is worth: token F1 and accuracy against the best of the references."""
+class Evaluator:
+    """Evaluates weights and baselines of a run; every method returns fields of a `metrics.Record`.
 
-    text: str
-    f1: float
-    accuracy: float
-
-
-def ask(model: Model, documents: Sequence[Document], wording: FormatConfig, sampling: SamplingConfig, *,
-        reading: bool, dtype: jnp.dtype, seed: int = 0, batch_size: int = 32) -> list[list[Answer]]:
-    """Asks every question of every document.
-
-    Args:
-        model: who answers.
-        documents: with their questions.
-        wording: of document and question.
-        sampling: of the answers; greedy in the paper.
-        reading: whether the document stands before the question; of one in windows the one nearest to the question.
-        dtype: of activations and cache.
-        seed: of the draws.
-        batch_size: rows that run together.
-
-    Returns:
-        Answers by document, in the order of its questions.
+    Attributes:
+        config: settings of the run.
+        base: the base model.
+        prompts: builds the token sequences.
+        documents: documents of the run.
+        probes: locality probes.
+        drift: held-out unrelated targets.
     """
-    said = iter(say(model, [(_read(document, pair) if reading else None, pair.question) for document in documents
-                            for pair in document.pairs], wording, sampling, dtype=dtype, seed=seed,
-                    batch_size=batch_size))
-    return [[judge(next(said), pair.answers) for pair in document.pairs] for document in documents]
+
+    config: Config
+    base: Generator
+    prompts: Prompts
+    documents: Sequence[Document]
+    probes: Sequence[str]
+    drift: Sequence[Target]
+
+    def closed_book(self, generator: Generator, adapter: Adapter | None, numbers: Sequence[int], with_kl: bool,
+                    rehearsal: Sequence[Sequence[int]] = ()) -> dict[str, Any]:
+        """Evaluates weights without a document in the prompt.
+
+        Args:
+            generator: the weights.
+            adapter: applied to them; None evaluates them as they are.
+            numbers: indices of the documents to evaluate.
+            with_kl: also measure the KL from the open-book base model.
+            rehearsal: ids of the rehearsal texts sampled before the injection; copied into the record.
+        """
+        documents, changed = [self.documents[number] for number in numbers], (
+            generator is not self.base or adapter is not None)
+        ask = lambda questions: self._ask(generator, [(None, question) for question in questions], adapter)
+        own = {pair.question for document in documents for pair in document.questions}
+        probes = [question for question in self.probes if self.config.setting != "single" or not changed
+                  or question not in own]
+        answers = dict(zip(probes, ask(probes), strict=True))
+        record = self._scores(numbers, ask([pair.question for document in documents for pair in document.questions]),
+                              ask([pair.question for document in documents for pair in document.paraphrases]))
+        record["probe_answers"] = [answers.get(question) for question in self.probes]
+        if with_kl:
+            record["kl"] = self._kl(generator, adapter, documents)
+        if changed:
+            sums, tokens = self._kl_by_target(generator, adapter, self.drift)
+            record |= {"drift_kl": float(sums.sum() / tokens.sum()), "drift_sums": sums.tolist(),
+                       "drift_tokens": tokens.astype(int).tolist()}
+        return record | {"perplexity": self._perplexity(generator, adapter), "rehearsal": list(rehearsal)}
+
+    def open_book(self) -> dict[str, Any]:
+        """Evaluates the base model with the document, or its nearest chunk, in the prompt."""
+        ask = lambda field: self._ask(self.base, [(_nearest(document, pair), pair.question) for document in
+                                                  self.documents for pair in getattr(document, field)])
+        return self._scores(range(len(self.documents)), ask("questions"), ask("paraphrases"))
+
+    def retrieval(self, injected: Sequence[int]) -> dict[str, Any]:
+        """Evaluates the base model with the passage in the prompt that BM25 retrieves from the `injected` documents."""
+        index = Retriever([text for number in injected for text in self.documents[number].passages])
+        ask = lambda questions: self._ask(self.base, list(zip(index.best(questions), questions, strict=True)))
+        everything = lambda field: [pair.question for document in self.documents for pair in getattr(document, field)]
+        record = self._scores(range(len(self.documents)), ask(everything("questions")), ask(everything("paraphrases")))
+        return record | {"probe_answers": ask(list(self.probes)), "perplexity": self._perplexity(self.base, None)}
+
+    def _ask(self, generator: Generator, questions: Sequence[tuple[str | None, str]], adapter: Adapter | None = None
+             ) -> list[str]:
+        return answer_questions(generator, self.prompts, questions, self.config.sampling, adapter=adapter,
+                                seed=self.config.seed)
+
+    def _scores(self, numbers: Sequence[int], answers: Sequence[str], paraphrase_answers: Sequence[str]
+                ) -> dict[str, Any]:
+        documents = [self.documents[number] for number in numbers]
+        scored = _by_document(answers, [document.questions for document in documents])
+        paraphrased = _by_document(paraphrase_answers, [document.paraphrases for document in documents])
+        mean = lambda own, field: float(np.mean([getattr(answer, field) for answer in own]))
+        return {"documents": list(numbers), "answers": [[answer.text for answer in own] for own in scored],
+                "f1": [mean(own, "f1") for own in scored], "accuracy": [mean(own, "accuracy") for own in scored],
+                "f1_paraphrased": [mean(own, "f1") if own else None for own in paraphrased]}
+
+    def _kl(self, generator: Generator, adapter: Adapter | None, documents: Sequence[Document]) -> list[float]:
+        """Mean KL per token of each document's test questions with their reference answers."""
+        targets = [reference_targets(self.prompts, document) for document in documents]
+        sums, tokens = self._kl_by_target(generator, adapter, [target for own in targets for target in own])
+        ends = np.cumsum([len(own) for own in targets])[:-1]
+        return [float(s.sum() / t.sum()) for s, t in zip(np.split(sums, ends), np.split(tokens, ends), strict=True)]
+
+    def _kl_by_target(self, generator: Generator, adapter: Adapter | None, targets: Sequence[Target]
+                      ) -> tuple[np.ndarray, np.ndarray]:
+        sums, tokens = kl_by_target(self.base.model, generator.params, self._batches(targets), self.base.dtype,
+                                    adapter=adapter, mesh=self.base.mesh)
+        return sums[:len(targets)], tokens[:len(targets)]
+
+    def _perplexity(self, generator: Generator, adapter: Adapter | None) -> float:
+        return perplexity(generator.model, generator.params, self._batches(self.drift), self.base.dtype,
+                          adapter=adapter, mesh=self.base.mesh)
+
+    def _batches(self, targets: Sequence[Target]) -> list[Batch]:
+        size = min(EVALUATION_BATCH_SIZE, self.config.generation_batch_size)
+        return target_batches(targets, self.prompts.window, size)
 
 
-def _read(document: Document, pair: Pair) -> str:
-    return document.passages[document.nearest(pair.question)]
-
-
-def ask_both(model: Model, documents: Sequence[Document], wording: FormatConfig, sampling: SamplingConfig, *,
-             reading: bool, dtype: jnp.dtype, seed: int = 0) -> tuple[list[list[Answer]], list[list[Answer]]]:
-    """Answers by document to its questions, and to their other wordings, of which it may have none; see `ask`."""
-    reworded = asked_otherwise(documents)
-    usual, others = (ask(model, asked, wording, sampling, reading=reading, dtype=dtype, seed=seed) if asked else []
-                     for asked in (documents, reworded))
-    others = iter(others)
-    return usual, [next(others) if one.reworded else [] for one in documents]
-
-
-def say(model: Model, asked: Sequence[tuple[str | None, str]], wording: FormatConfig, sampling: SamplingConfig, *,
-        dtype: jnp.dtype, seed: int = 0, batch_size: int = 32) -> list[str]:
-    """What the model answers to every `(document to read or None, question)`, if any; see `ask`."""
-    if not asked:
-        return []
-    prefix, encode = model.prefix, model.tokenizer.encode
-    prompts = [[*prefix, *(() if text is None else encode(wording.read(text))), *encode(wording.ask(question))]
-               for text, question in asked]
-    made = generate(model, prompts, sampling, seed=seed, batch_size=batch_size, dtype=dtype)
-    return [one.text.strip() for (one,) in made]
-
-
-def judge(text: str, references: Sequence[str]) -> Answer:
-    """Scores one answer."""
-    return Answer(text, best(f1, text, references), best(accuracy, text, references))
-
-
-def unchanged(before: Sequence[str], after: Sequence[str]) -> float:
-    """Share of answers that are what they were, but for case, punctuation and articles."""
-    return float(np.mean([normalize(a) == normalize(b) for a, b in zip(before, after, strict=True)]))
-
-
-def mean_f1(answers: Sequence[Answer]) -> float:
-    return float(np.mean([answer.f1 for answer in answers]))
-
-
-def mean_accuracy(answers: Sequence[Answer]) -> float:
-    return float(np.mean([answer.accuracy for answer in answers]))
-
-
-def question_targets(model: Model, document: Document, wording: FormatConfig) -> list[Target]:
-    """The test questions with their first reference as target texts; training never sees them."""
-    prefix, encode = model.prefix, model.tokenizer.encode
-    return [build_target(prefix, encode(wording.read(_read(document, pair))),
-                         encode(wording.tell(pair.question, pair.answers[0])), "qa") for pair in document.pairs]
-
-
-def plain_targets(model: Model, texts: Sequence[Sequence[int]]) -> list[Target]:
-    """Texts that both sides see alike: the divergence on them is drift."""
-    return [build_target(model.prefix, (), ids, "unrelated") for ids in texts]
+def _by_document(answers: Sequence[str], questions: Sequence[Sequence[Question]]) -> list[list[ScoredAnswer]]:
+    """Scores answers in the order of the questions of all documents."""
+    remaining = iter(answers)
+    return [[score_answer(next(remaining), pair.answers) for pair in own] for own in questions]

@@ -1,4 +1,4 @@
-"""`jaxllm inject`: documents written into a model's weights, and what came of it."""
+"""`jaxllm inject`: injects documents into the weights of a model and evaluates the result."""
 
 from __future__ import annotations
 
@@ -6,78 +6,99 @@ from pathlib import Path
 
 import jax
 
-from jaxllm.devices import check_one_process, make_mesh
+from jaxllm.devices import open_mesh
 from jaxllm.errors import UserError
 from jaxllm.files import write_jsonl
+from jaxllm.generate import Generator
 from jaxllm.job import Job, open_job
-from jaxllm.model import load
+from jaxllm.model import Model, load
 from jaxllm.models.mesh import model_shardings
 from jaxllm.models.tensors import fingerprint, model_directory
-from jaxllm.self_param import chain, chain_report, report, single
+from jaxllm.self_param import report
+from jaxllm.self_param.chunking import check_probes, chunk_documents
 from jaxllm.self_param.config import Config
-from jaxllm.self_param.dry import dry_run
-from jaxllm.self_param.inputs import ROW, given_pairs, read_inputs, read_others
-from jaxllm.self_param.room import fits, windowed
-from jaxllm.self_param.study import prepare
+from jaxllm.self_param.data import QA_ROW, InjectionData, load_data, read_files, unknown_context
+from jaxllm.self_param.dry_run import dry_run
+from jaxllm.self_param.experiment import Experiment, prepare, run_experiment
+from jaxllm.self_param.metrics import result_rows, summarize
+from jaxllm.self_param.prompts import Prompts
+from jaxllm.self_param.qa_pairs import pairs_of_file
 from jaxllm.text.rows import RowSet, read_rows
 from jaxllm.train import read_metrics
 
 
 def run(config: Config) -> Path | None:
-    """Runs the job, or the rest of it; returns the path of its result.json. A dry run has none."""
+    """Runs the job, or the rest of it; returns the path of result.json, or None for a dry run."""
     if config.dry_run is not None:
-        print(dry_run(config, open_mesh(config)))
+        print(dry_run(config, training_mesh(config)))
         return None
     with open_job(config.out, config) as job:
-        found = read_rows(config.data.path, ROW, None, config.data.limit_bad, job.rejected_path, config.data.limit)
-        others = read_others(config)
-        job.pin("data", found.rows)
+        rows = read_rows(config.data.path, QA_ROW, None, config.data.limit_bad, job.rejected_path, config.data.limit)
+        files = read_files(config)
+        job.pin("data", rows.rows)
         job.pin("model", fingerprint(model_directory(config.model)))
-        for name, rows in others.items():
-            job.pin(name, rows.rows)
-        return job.already_done() if job.finished else _run(config, job, found, others)
+        for role, own in files.items():
+            job.pin(role, own.rows)
+        return job.already_done() if job.finished else _run(config, job, rows, files)
 
 
-def _run(config: Config, job: Job, found: RowSet, others: dict[str, RowSet]) -> Path:
-    inputs = read_inputs(config, job, found, others)
-    mesh = open_mesh(config)
-    model = load(config.model, config.device.param_dtype, lambda spec: model_shardings(spec, mesh),
-                 config.device.quantize)
-    if model.spec.head is not None:
-        raise UserError("the model scores texts and does not write them", config.model, "use a language model")
-    documents = windowed(config, model, inputs.documents, inputs.examples, inputs.near)
-    source = given_pairs(config, inputs, fits(config, model, documents))
-    study = prepare(config, job, model, mesh, documents, inputs.unrelated, source, inputs.examples)
-    if config.setting == "single":
-        records = single.inject_each(config, job, study, inputs.near)
-        rows, summary = [row for record in records for row in record["rows"]], single.summarize(config, study, records)
-    else:
-        records = chain.inject_in_turn(config, job, study, inputs.near)
-        rows, summary = chain.rows(documents, records), chain.summarize(config, study, records)
-    write_jsonl(job.directory / "rows.jsonl", rows)
-    asked = sum(len(document.pairs) for document in documents)
-    result = summary | {
-        "setting": config.setting, "documents": len(documents), "questions": asked,
-        "rejected": len(inputs.useless.rows), "repeated": inputs.repeated,
-        "windows": [len(document.passages) for document in documents],
-        "unrelated_texts": {"train": len(study.streams["after"][0][0].unrelated), "drift": study.drift_texts}}
-    metrics = read_metrics(job.metrics_path)
-    job.write_report("Documents written into weights", report.lead(result),
-                     report.sections(result, records, metrics) if config.setting == "single"
-                     else chain_report.sections(result, rows, metrics))
+def _run(config: Config, job: Job, rows: RowSet, files: dict[str, RowSet]) -> Path:
+    data, mesh = load_data(config, job, rows, files), training_mesh(config)
+    experiment = _prepare(config, job, load_model(config, mesh), mesh, data)
+    records = run_experiment(experiment)
+    rows_of_result = result_rows(experiment.documents, records, experiment.single)
+    write_jsonl(job.rows_path, rows_of_result)
+    injections = [step for step, group in enumerate(experiment.groups, 1) for _ in group]
+    result = summarize(records, experiment.single, injections, config.seed) | {
+        "setting": config.setting, "documents": len(experiment.documents),
+        "questions": sum(len(document.questions) for document in experiment.documents),
+        "rejected": len(data.rejected.rows), "repeated": data.repeated,
+        "chunks": [len(document.passages) for document in experiment.documents],
+        "locality_probes": len(data.locality_probes),
+        "unrelated_texts": {"train": experiment.unrelated_texts, "drift": len(experiment.evaluator.drift)}}
+    job.write_report("Documents injected into weights", report.lead(result),
+                     report.sections(result, rows_of_result, read_metrics(job.metrics_path)))
     return job.write_result(result)
 
 
-def open_mesh(config: Config) -> jax.sharding.Mesh:
-    """The devices that share a step.
+def _prepare(config: Config, job: Job, model: Model, mesh: jax.sharding.Mesh, data: InjectionData) -> Experiment:
+    base = Generator(model, dtype=config.device.compute_dtype, mesh=mesh, batch_size=config.generation_batch_size,
+                     consume=True)
+    prompts = Prompts(base.model, config.format, data.examples, config.qa_pairs.append_eos)
+    check_probes(config, prompts, data.locality_probes)
+    anything = [pair.question for document in data.documents for pair in (*document.questions, *document.paraphrases)]
+    documents = chunk_documents(config, prompts, data.documents, source=config.data.path, retrieval_questions=(
+        [*anything, *data.locality_probes] if "retrieval" in config.compare else ()))
+    given = None
+    if data.pairs is not None:
+        given, rejected = pairs_of_file(data.pairs, config.qa_pairs.source, data.contexts, prompts, documents,
+                                        unknown_context(config))
+        data.rejected.add(rejected, len(data.pairs.rows) + len(data.pairs.rejected) - len(rejected))
+    return prepare(config, job, base, mesh, prompts, documents, given=given, probes=data.locality_probes,
+                   texts=data.unrelated)
+
+
+def load_model(config: Config, mesh: jax.sharding.Mesh) -> Model:
+    """Loads the base model of a run onto a mesh.
 
     Raises:
-        UserError: more are asked for than there are, or the rows of a batch cannot be shared evenly.
+        UserError: it has a scoring head, or cannot be loaded.
     """
-    check_one_process("inject")
-    mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+    model = load(config.model, config.device.param_dtype, lambda spec: model_shardings(spec, mesh),
+                 config.device.quantize)
+    model.require_lm("inject")
+    return model
+
+
+def training_mesh(config: Config) -> jax.sharding.Mesh:
+    """Opens the mesh of a run.
+
+    Raises:
+        UserError: there are too few devices, or the rows of a batch do not divide over them.
+    """
+    mesh = open_mesh(config.mesh)
     groups, rows = mesh.shape["data"] * mesh.shape["fsdp"], config.train.batch_size // config.train.accumulate
     if rows % groups:
-        raise UserError(f"{rows} rows at a time (batch_size / accumulate) do not divide over {groups} devices",
-                        "train.batch_size", f"take a multiple of {groups}, or fewer devices with mesh.data")
+        raise UserError(f"{rows} rows per step (batch_size / accumulate) do not divide over {groups} devices",
+                        "train.batch_size", f"use a multiple of {groups}, or fewer devices with mesh.data")
     return mesh

@@ -1,4 +1,4 @@
-"""Where an injection's adapter comes from: kept beside it, and read again to take a document out."""
+"""Provenance of an adapter: which documents it holds, of which run and model."""
 
 from __future__ import annotations
 
@@ -12,48 +12,46 @@ import jaxllm
 from jaxllm.errors import UserError
 from jaxllm.models.peft import PROVENANCE
 from jaxllm.models.tensors import fingerprint, model_directory, read_json
-from jaxllm.self_param.config import Config
-from jaxllm.self_param.documents import Document
-from jaxllm.self_param.streams import Streams
+from jaxllm.self_param.config import Config, Method
+from jaxllm.self_param.data import Document
 
-# Enough of a document's text to know it again.
-BEGINNING = 80
+# Characters of a document's text that are stored, to recognize it.
+EXCERPT = 80
 
 
 def digest(text: str) -> str:
-    """SHA-256 of a text, in hex digits."""
+    """Computes the SHA-256 of a text, in hex digits."""
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def read(folder: Path) -> dict[str, Any]:
-    """The provenance of an adapter that wrote one document.
+    """Reads the provenance of an adapter that holds one document.
 
     Raises:
-        UserError: there is none, or another.
+        UserError: there is none, or it is of another form.
     """
-    found = read_json(folder / PROVENANCE)
-    documents = found.get("documents")
+    content = read_json(folder / PROVENANCE)
+    documents = content.get("documents")
     if not (isinstance(documents, list) and len(documents) == 1 and isinstance(documents[0], dict)
             and isinstance(documents[0].get("document"), int) and isinstance(documents[0].get("sha256"), str)):
-        raise UserError("does not tell of one document", folder / PROVENANCE, "take this adapter out of the folder")
-    return found
+        raise UserError("does not name one document", folder / PROVENANCE, "move this adapter out of the folder")
+    return content
 
 
-def provenance(config: Config, documents: Sequence[Document], streams: Sequence[Sequence[Streams]],
-               group: Sequence[int], arm: str) -> dict[str, Any]:
-    """What an injection wrote, from what, and into which model.
+def provenance(config: Config, documents: Sequence[Document], group: Sequence[int],
+               targets: Sequence[Sequence[Sequence[int]]], method: Method) -> dict[str, Any]:
+    """Describes an injection.
 
     Args:
-        config: of the job.
-        documents: all of the job.
-        streams: their targets.
-        group: numbers of the documents that the injection wrote, from 0.
-        arm: what was run, by its name in the results.
+        config: settings of the run.
+        documents: all documents of the run.
+        group: indices of the injected documents.
+        targets: ids of their QA targets.
+        method: method that trained the adapter.
     """
-    targets = [[list(target.student) for target in one.questions] for number in group for one in streams[number]]
     return {
         "documents": [{"document": number, "sha256": digest(documents[number].text),
-                       "begins": documents[number].text[:BEGINNING]} for number in group],
-        "setting": config.setting, "arm": arm, "seed": config.seed, "model": config.model,
+                       "begins": documents[number].text[:EXCERPT]} for number in group],
+        "setting": config.setting, "method": method, "seed": config.seed, "model": config.model,
         "model_fingerprint": fingerprint(model_directory(config.model)),
         "targets_sha256": digest(json.dumps(targets)), "jaxllm": jaxllm.__version__}

@@ -1,4 +1,4 @@
-"""`jaxllm remove`: takes a document out of a model again, and measures what that changes."""
+"""`jaxllm remove`: removes a document from the model of a sequential inject run, and measures the effect."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ import numpy as np
 
 from jaxllm.config import from_yaml
 from jaxllm.errors import UserError
+from jaxllm.evaluate.qa import score_answer
 from jaxllm.files import plain, write_atomic
+from jaxllm.generate import Generator
 from jaxllm.job import open_job
-from jaxllm.model import Model, load
 from jaxllm.models import merge_adapter
-from jaxllm.models.mesh import model_shardings
 from jaxllm.models.peft import adapter_folders, load_adapter
 from jaxllm.models.tensors import fingerprint, model_directory
 from jaxllm.self_param import job, provenance
-from jaxllm.self_param.documents import Document, group, sort_out
-from jaxllm.self_param.evaluation import ask, mean_f1
-from jaxllm.self_param.inputs import ROW
+from jaxllm.self_param.data import QA_ROW, Document, group_rows, usable_rows
+from jaxllm.self_param.evaluation import answer_questions
+from jaxllm.self_param.prompts import Prompts
 from jaxllm.text.rows import read_rows
 
 
 @dataclass(frozen=True)
 class Config:
-    """Takes a document out of a model that documents were written into one after the other.
+    """Removes a document from the model of a sequential inject run.
 
-    The model of such a run is the base model plus the sum of the run's adapters. That of the document moves from
-    adapters/ to removed/; moved back it is in again. All questions of the run are asked before and after.
+    The model of such a run is the base model plus the sum of the adapters in adapters/. The document's adapter moves to
+    removed/; moved back it is part of the model again. All test questions of the run are answered with and without it.
 
-    What later adapters learned of the document stays: with mixture.recall or replay they rehearsed it, and pairs.jsonl
-    and recall.jsonl hold questions about it. result.json and report.html go on describing the run as it was.
+    What later adapters learned about the document stays: mixture.rehearsal and replay revisit it, and pairs.jsonl and
+    records.jsonl contain questions about it. result.json and report.html keep describing the original run.
 
     Args:
         out: directory of the finished run.
@@ -48,108 +48,105 @@ class Config:
 
 
 def run(config: Config) -> Path:
-    """Runs the job; returns the path of what it measured."""
+    """Runs the job; returns the path of the measured scores."""
     home = Path(config.out).expanduser()
     if not (home / "result.json").is_file():
         raise UserError("there is no finished run in this directory", home, "give --out DIR of one")
     earlier = dataclasses.replace(from_yaml(job.Config, home / "config.yaml"), out=home)
     if earlier.setting != "sequential":
-        raise UserError("only of documents written one after the other can one be taken out: those of the setting "
-                        "single have a model each, those of batch share an adapter", home)
+        raise UserError(f"the run has setting {earlier.setting}; only sequential injection keeps one adapter per "
+                        "document in one model", home)
     with open_job(home, earlier):
         numbers = {folder: provenance.read(folder)["documents"][0]["document"]
                    for folder in adapter_folders(home / "adapters")}
         documents = _documents(earlier, list(numbers))
-        folder = find(numbers, documents, config.document)
-        aside = home / "removed" / folder.name
-        if aside.exists():
-            raise UserError("was taken out before, and stands there still", aside, "remove or rename that directory")
-        told = _measured(earlier, documents, numbers, folder)
-        aside.parent.mkdir(exist_ok=True)
-        path = aside.with_suffix(".json")
-        write_atomic(path, json.dumps(plain(told), indent=2) + "\n")
-        os.rename(folder, aside)
-    print(describe(told, documents[told["removed"]]))
+        folder = find_adapter(numbers, documents, config.document)
+        target = home / "removed" / folder.name
+        if target.exists():
+            raise UserError(f"document was already removed; its adapter is in removed/{folder.name}", target,
+                            "remove or rename that directory")
+        scores = _measure(earlier, documents, numbers, folder)
+        target.parent.mkdir(exist_ok=True)
+        path = target.with_suffix(".json")
+        write_atomic(path, json.dumps(plain(scores), indent=2) + "\n")
+        os.rename(folder, target)
+    print(describe(scores, documents[scores["removed"]]))
     return path
 
 
-def find(numbers: dict[Path, int], documents: Sequence[Document], wanted: str) -> Path:
-    """The adapter that wrote a document.
+def find_adapter(numbers: dict[Path, int], documents: Sequence[Document], wanted: str) -> Path:
+    """Finds the adapter of a document.
 
     Args:
-        numbers: of the documents in the model, by their adapters.
-        documents: all of the run.
-        wanted: a number, or how a text begins.
+        numbers: adapter folder -> number of its document, for all adapters of the model.
+        documents: all documents of the run.
+        wanted: number of a document, or the first characters of its text.
 
     Raises:
-        UserError: no document is meant, or several are.
+        UserError: no document matches, or several do.
     """
     by_number = [folder for folder, number in numbers.items() if wanted == str(number)]
     by_text = [folder for folder, number in numbers.items() if wanted and documents[number].text.startswith(wanted)]
-    found = by_number or by_text
-    if len(found) != 1:
-        listed = "".join(f"\n  {number}: {documents[number].text[:provenance.BEGINNING]}"
-                         for number in numbers.values())
-        raise UserError(f"{len(found) or 'no'} documents in the model are meant by {wanted!r}; it has{listed}",
-                        "document", "give a number of this list")
-    return found[0]
+    matches = by_number or by_text
+    if len(matches) != 1:
+        listed = "".join(f"\n  {number}: {documents[number].text[:provenance.EXCERPT]}" for number in numbers.values())
+        raise UserError(f"{wanted!r} matches {len(matches) or 'no'} injected document{'s' if matches else ''}; the "
+                        f"model contains{listed}", "document", "give a number of this list")
+    return matches[0]
 
 
-def describe(told: dict[str, Any], document: Document) -> str:
-    """What was measured, in words."""
-    line = lambda name, scores: f"  {name:<26}" + "  ".join(
-        f"{arm} {'-' if value is None else f'{value:.3f}'}" for arm, value in scores.items())
-    return "\n".join([f"removed document {told['removed']}: {document.text[:60]!r}; mean token F1",
-                      line("about it", told["f1_removed"]),
-                      line(f"about the {len(told['left'])} left", told["f1_left"])])
+def describe(scores: dict[str, Any], document: Document) -> str:
+    """Summarizes the measured scores in three lines."""
+    line = lambda name, values: f"  {name:<26}" + "  ".join(
+        f"{variant} {'-' if value is None else f'{value:.3f}'}" for variant, value in values.items())
+    return "\n".join([f"removed document {scores['removed']}: {document.text[:60]!r}; mean token F1",
+                      line("on this document", scores["f1_removed"]),
+                      line(f"on the {len(scores['left'])} others", scores["f1_left"])])
 
 
 def _documents(config: job.Config, folders: Sequence[Path]) -> Sequence[Document]:
-    """The run's documents, read again.
+    """Reads the documents of the run again.
 
     Raises:
-        UserError: data or model are not those of the run.
+        UserError: the data or the model changed since the run.
     """
-    found = read_rows(config.data.path, ROW, None, config.data.limit_bad, None, config.data.limit)
-    documents = group(sort_out(found, config.data.path)[0])[:config.documents]
+    rows = read_rows(config.data.path, QA_ROW, None, config.data.limit_bad, None, config.data.limit)
+    documents = group_rows(usable_rows(rows, config.data.path)[0])[:config.documents]
     model = fingerprint(model_directory(config.model))
     for folder in folders:
-        known = provenance.read(folder)
-        if known.get("model_fingerprint") != model:
-            raise UserError("the model changed since the run", config.model, "put the old one back")
-        number, wanted = known["documents"][0]["document"], known["documents"][0]["sha256"]
-        if number >= len(documents) or provenance.digest(documents[number].text) != wanted:
-            raise UserError(f"document {number} is not the one that was written", config.data.path,
-                            "put the old data back")
+        content = provenance.read(folder)
+        if content.get("model_fingerprint") != model:
+            raise UserError("the model changed since the run", config.model, "restore the old one")
+        number, digest = content["documents"][0]["document"], content["documents"][0]["sha256"]
+        if number >= len(documents) or provenance.digest(documents[number].text) != digest:
+            raise UserError(f"document {number} is not the injected one", config.data.path, "restore the old data")
     return documents
 
 
-def _measured(config: job.Config, documents: Sequence[Document], numbers: dict[Path, int], folder: Path
-              ) -> dict[str, Any]:
-    """F1 of the base model, of all adapters, and of all but one."""
-    mesh = job.open_mesh(config)
-    model = load(config.model, config.device.param_dtype, lambda spec: model_shardings(spec, mesh),
-                 config.device.quantize)
-    rest = [one for one in numbers if one != folder]
-    scores = {name: _scores(config, _with(model, folders), documents)
-              for name, folders in (("base", []), ("with", list(numbers)), ("without", rest))}
-    left = [numbers[one] for one in rest]
+def _measure(config: job.Config, documents: Sequence[Document], numbers: dict[Path, int], folder: Path
+             ) -> dict[str, Any]:
+    """Measures F1 of the base model, of the model with all adapters, and of that without one."""
+    mesh = job.training_mesh(config)
+    generator = Generator(job.load_model(config, mesh), dtype=config.device.compute_dtype, mesh=mesh,
+                          batch_size=config.generation_batch_size, consume=True)
+    others = [own for own in numbers if own != folder]
+    scores = {name: _scores(config, generator, folders, documents)
+              for name, folders in (("base", []), ("with", list(numbers)), ("without", others))}
+    left = [numbers[own] for own in others]
     mean = lambda values: float(np.mean([values[i] for i in left])) if left else None
     return {"removed": numbers[folder], "left": left, "f1": scores,
             "f1_removed": {name: values[numbers[folder]] for name, values in scores.items()},
             "f1_left": {name: mean(values) for name, values in scores.items()}}
 
 
-def _with(model: Model, folders: Sequence[Path]) -> Model:
-    """The model with adapters merged in the order in which the run did."""
-    params = model.params
+def _scores(config: job.Config, base: Generator, folders: Sequence[Path], documents: Sequence[Document]) -> list[float]:
+    """Measures the closed-book F1 by document with some adapters merged, in the order of the run."""
+    params = base.params
     for folder in folders:
-        params = merge_adapter(params, load_adapter(folder, model.spec))
-    return dataclasses.replace(model, params=params)
-
-
-def _scores(config: job.Config, model: Model, documents: Sequence[Document]) -> list[float]:
-    """Mean F1 by document of a model that reads nothing."""
-    answers = ask(model, documents, config.format, config.sampling, reading=False, dtype=config.device.compute_dtype,
-                  seed=config.seed)
-    return [mean_f1(own) for own in answers]
+        params = merge_adapter(params, load_adapter(folder, base.model.spec), consume=params is not base.params)
+    generator = base if params is base.params else base.replace_params(params)
+    questions = [(None, pair.question) for document in documents for pair in document.questions]
+    answers = iter(answer_questions(generator, Prompts(base.model, config.format), questions, config.sampling,
+                                    seed=config.seed))
+    return [float(np.mean([score_answer(next(answers), pair.answers).f1 for pair in document.questions]))
+            for document in documents]

@@ -1,4 +1,4 @@
-"""The page about an injection run: scores, curves, and every question with its answers before and after."""
+"""Report of an injection run: scores of every method, retention, locality, drift, and all answers."""
 
 from __future__ import annotations
 
@@ -6,89 +6,123 @@ import collections
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jaxllm.report import Bars, Lines, Section, Table
+from jaxllm.report import Bars, Heat, Lines, Section, Table, head
+from jaxllm.self_param.config import Method
 
-ARMS = {"before": "before", "with_document": "with the document", "after": "injected", "finetune": "fine-tuned",
-        "finetune_questions": "fine-tuned on the pairs", "finetune_context": "fine-tuned on the text",
-        "replay": "injected with replay", "retrieval": "BM25"}
-HOW = {"single": "each written into a fresh copy of the model", "batch": "written together into one model",
-       "sequential": "written one after the other into one model"}
-COLORED = tuple(ARMS.values())
-# A browser shows a few hundred rows at once without trouble; the rest is in rows.jsonl.
-SHOWN_ROWS = 300
+LABELS: dict[Method, str] = {
+    "closed_book": "closed-book", "open_book": "open-book", "self_param": "SELF-PARAM",
+    "finetune": "fine-tuning, same targets", "finetune_questions": "fine-tuning, QA pairs",
+    "finetune_context": "fine-tuning, document", "replay": "SELF-PARAM with replay", "retrieval": "BM25"}
+SETTINGS = {"single": "each injected into a fresh copy of the model", "batch": "injected together into one model",
+            "sequential": "injected one after the other into one model"}
+ORDER = tuple(LABELS.values())
 
 
 def lead(result: Mapping[str, Any]) -> str:
-    """What came of the run, in a sentence."""
-    mean = lambda name: f"{result[name]['mean']:.3f}"
-    return (f"{result['documents']} documents, {HOW[result['setting']]}, and asked about without them afterwards "
-            f"({result['questions']} questions): mean token F1 {mean('f1_before')} before, {mean('f1_after')} after; "
-            f"{mean('f1_with_document')} with the document in the prompt.")
+    """Summarizes a run in one sentence."""
+    mean = lambda method: f"{result['f1'][method]['mean']:.3f}"
+    return (f"{result['documents']} documents, {SETTINGS[result['setting']]}; {result['questions']} test questions. "
+            f"Mean token F1: {mean('closed_book')} closed-book, {mean('open_book')} open-book, {mean('self_param')} "
+            "after injection (closed-book).")
 
 
-def sections(result: Mapping[str, Any], records: Sequence[Mapping[str, Any]],
-             metrics: Sequence[Mapping[str, Any]]) -> list[Section]:
-    """The page's sections.
+def sections(result: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], metrics: Sequence[Mapping[str, Any]]
+             ) -> list[Section]:
+    """Builds the sections of the page.
 
     Args:
-        result: what result.json has.
-        records: one a document, with its rows.
+        result: contents of result.json.
+        rows: contents of rows.jsonl.
         metrics: lines of metrics.jsonl.
     """
-    arms = {arm: name for arm, name in ARMS.items() if f"f1_{arm}" in result}
-    rows = [row for record in records for row in record["rows"]]
-    return [_scores(result, arms), training(metrics, arms), _documents(records, arms), answers(rows, arms)]
+    labels = {method: label for method, label in LABELS.items() if method in result["f1"]}
+    parts = [_scores(result, labels)]
+    if result["setting"] == "sequential":
+        parts.append(_retention(result, labels))
+    parts += [_locality(result, labels), _training(metrics, labels)]
+    return [*parts, _documents(result, labels), _answers(rows, labels)]
 
 
-def _scores(result: Mapping[str, Any], arms: Mapping[str, str]) -> Section:
-    drift = {"after": "drift_kl"} | {arm: f"drift_kl_{arm}" for arm in arms if f"drift_kl_{arm}" in result}
+def _scores(result: Mapping[str, Any], labels: Mapping[str, str]) -> Section:
+    by_step = _by_step(result)
+    value = lambda method, key: by_step[method][key] if method in by_step else None
+    base_perplexity = result["perplexity_by_step"][0]
     table = Table(
-        ["", "token F1", "the same in other words", "accuracy", "KL to the reader, nats/token",
-         "near questions unchanged", "drift, nats/token"],
-        [[name, result[f"f1_{arm}"], result.get(f"f1_paraphrased_{arm}"), result[f"accuracy_{arm}"],
-          result.get(f"kl_{arm}"), result.get("locality" if arm == "after" else f"locality_{arm}"),
-          result.get(drift.get(arm))] for arm, name in arms.items()],
-        "Means over documents with 95 % bootstrap intervals. KL is taken on the test's texts, from the model that "
-        "reads the document to the one that does not; drift on unrelated text, from the model as it was.")
+        ["", "token F1", "F1, paraphrases", "F1 right after injection", "share of open-book F1", "accuracy",
+         "KL to the open-book teacher, nats/token", "locality", "drift KL, nats/token", "perplexity, unrelated text"],
+        [[label, result["f1"][method], result["f1_paraphrased"][method], value(method, "efficacy"),
+          value(method, "share_of_open_book"), result["accuracy"][method], result["kl"][method],
+          result["locality"][method], result["drift_kl"][method],
+          _last(value(method, "perplexity_by_step"), base_perplexity if method == "closed_book" else None)]
+         for method, label in labels.items()],
+        "At the end of the run: means with 95 % bootstrap intervals. Locality: share of probes answered as by the base "
+        "model. Drift: KL on unrelated text from the base model.")
     return Section("Scores", parts=[
-        table, Bars("Answers", "token F1", {name: result[f"f1_{arm}"] for arm, name in arms.items()}, top=1.05,
-                    order=COLORED),
-        Bars("Movement on unrelated text", "nats/token",
-             {arms[arm]: result[key] for arm, key in drift.items() if key in result}, order=COLORED)])
+        table, Bars("Answers at the end of the run", "token F1",
+                    {label: result["f1"][method] for method, label in labels.items()}, top=1.05, order=ORDER),
+        Bars("Drift on unrelated text", "nats/token",
+             {label: drift for method, label in labels.items() if (drift := result["drift_kl"][method])}, order=ORDER)])
 
 
-def training(metrics: Sequence[Mapping[str, Any]], arms: Mapping[str, str]) -> Section:
+def _by_step(result: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Numbers by injection of every method that has them."""
+    return {"self_param": result, **result["baselines"]}
+
+
+def _retention(result: Mapping[str, Any], labels: Mapping[str, str]) -> Section:
+    methods = _by_step(result)
+    curves = lambda key, first: {labels[method]: (list(range(first, first + len(own[key]))), own[key])
+                                 for method, own in methods.items()}
+    return Section("Retention", parts=[
+        *[Heat(f"Token F1 by document and injections: {labels[method]}", "document", "injections", own["f1_matrix"])
+          for method, own in methods.items()],
+        Lines("Retention by lag", "injections since", "token F1", curves("retention_by_lag", 0), order=ORDER),
+        Lines("Mean over the documents injected so far", "injections", "token F1", curves("mean_seen", 1),
+              order=ORDER)])
+
+
+def _locality(result: Mapping[str, Any], labels: Mapping[str, str]) -> Section:
+    curve = lambda key: {labels[method]: (list(range(1, len(own[key]) + 1)), own[key])
+                         for method, own in _by_step(result).items() if own[key]}
+    parts = [Lines("Drift on unrelated text", "injection", "nats/token", curve("drift_kl_by_step"), order=ORDER)]
+    if locality := curve("locality_by_step"):
+        parts.append(Lines("Locality", "injection", "share of probes unchanged", locality, order=ORDER))
+    return Section("Locality and drift", parts=parts)
+
+
+def _training(metrics: Sequence[Mapping[str, Any]], labels: Mapping[str, str]) -> Section:
     """Mean loss over injections by step within an injection."""
     losses: dict[str, dict[int, list[float]]] = {}
-    for arm in arms:
+    for method in labels:
         first: dict[int, int] = {}  # injection -> step before its first
         for line in metrics:
-            if line.get("arm") == arm:
-                start = first.setdefault(line.get("document", line.get("injection")), line["step"] - 1)
+            if line.get("method") == method:
+                start = first.setdefault(line["injection"], line["step"] - 1)
                 if line.get("loss") is not None:
-                    losses.setdefault(arm, collections.defaultdict(list))[line["step"] - start].append(line["loss"])
-    means = {arms[arm]: (sorted(found), [sum(found[step]) / len(found[step]) for step in sorted(found)])
-             for arm, found in losses.items()}
-    return Section("Training", "The objectives differ (divergence from the reading model, cross-entropy), so the "
-                   "curves compare in shape, not in height.",
-                   [Lines("Mean training loss over injections", "step", "nats/token", means, log=True, order=COLORED)])
+                    losses.setdefault(method, collections.defaultdict(list))[line["step"] - start].append(line["loss"])
+    means = {labels[method]: (sorted(own), [sum(own[step]) / len(own[step]) for step in sorted(own)])
+             for method, own in losses.items()}
+    return Section("Training", "Objectives differ (divergence from the teacher, cross-entropy): compare shapes, not "
+                   "heights.", [Lines("Mean training loss over injections", "step", "nats/token", means, log=True,
+                                      order=ORDER)])
 
 
-def _documents(records: Sequence[Mapping[str, Any]], arms: Mapping[str, str]) -> Section:
-    rows = [[record["document"], len(record["rows"]), *(record[f"f1_{arm}"] for arm in arms),
-             record["kl_before"], record["kl_after"], record["drift_kl_after"]] for record in records[:SHOWN_ROWS]]
+def _documents(result: Mapping[str, Any], labels: Mapping[str, str]) -> Section:
+    methods = _by_step(result)
+    rows, note = head([[number, result["f1_matrix"][0][number],
+                        *(own["f1_matrix"][-1][number] for own in methods.values())]
+                       for number in range(result["documents"])], file="result.json")
     return Section("Documents", parts=[Table(
-        ["document", "questions", *(f"F1 {name}" for name in arms.values()), "KL before", "KL injected",
-         "drift injected"], rows, _more(len(records), "documents.jsonl"))])
+        ["document", "F1, closed-book", *(f"F1, {labels[method]}" for method in methods)], rows, note)])
 
 
-def answers(everything: Sequence[Mapping[str, Any]], arms: Mapping[str, str]) -> Section:
-    """Every question with the answers of all arms."""
-    rows = [[row["document"], row["question"], " / ".join(row["answers"]), *(row[arm]["text"] for arm in arms)]
-            for row in everything[:SHOWN_ROWS]]
+def _answers(rows: Sequence[Mapping[str, Any]], labels: Mapping[str, str]) -> Section:
+    shown, note = head(rows)
     return Section("Questions and answers", parts=[Table(
-        ["document", "question", "right", *arms.values()], rows, _more(len(everything), "rows.jsonl"))])
+        ["document", "question", "reference", *labels.values()],
+        [[row["document"], row["question"], " / ".join(row["answers"]), *(row[method]["text"] for method in labels)]
+         for row in shown], note)])
 
 
-def _more(count: int, file: str) -> str:
-    return f"The first {SHOWN_ROWS} of {count:,}; all are in {file}." if count > SHOWN_ROWS else ""
+def _last(values: Sequence[float] | None, default: float | None) -> float | None:
+    return values[-1] if values else default

@@ -9,7 +9,8 @@ from numpy.testing import assert_allclose
 from jaxllm.finetune.distill import align, make_loss, target_divergence, target_mask
 from jaxllm.finetune.targets import TARGET_TYPES, Target, build_target, collate, continuation
 from jaxllm.models import Adapter, LoraConfig, compute_logits, forward, init_adapter
-from jaxllm.self_param.streams import MixtureConfig, Streams
+from jaxllm.self_param.config import MixtureConfig
+from jaxllm.self_param.targets import DocumentTargets
 
 
 def target(context=(10, 11, 12), text=(20, 21, 22, 23), prefix=(1,)):
@@ -76,7 +77,7 @@ def test_one_teaches_what_it_reads_and_another_what_it_knows(llama):
     spec, params = llama
     latest = jax.tree.map(lambda leaf: leaf * 1.05, params)
     reader = latest | {"layers": jax.tree.map(lambda leaf: leaf * 0.9, latest["layers"])}
-    rows = [target(), build_target((1,), (), (20, 21, 22), "recall"), Target((), (), 0)]
+    rows = [target(), build_target((1,), (), (20, 21, 22), "rehearsal"), Target((), (), 0)]
     batch = jax.tree.map(jnp.asarray, collate(rows, 6, 10))
     both = target_divergence(spec, latest, params, None, batch, open_book_teacher=reader)
     assert_allclose(both[0, :4], target_divergence(spec, reader, params, None, batch)[0, :4], rtol=1e-5)
@@ -102,7 +103,7 @@ def test_cut_stays_inside():
 
 def streams(turns, questions=3, seed=0):
     made = tuple(target(text=(20 + i, 30)) for i in range(questions))
-    return Streams((1,), (10, 11, 12, 13), made, ((40, 41), (42, 43), (44, 45)), (10, 11, 12, 13), turns, seed)
+    return DocumentTargets((1,), (10, 11, 12, 13), made, ((40, 41), (42, 43), (44, 45)), (10, 11, 12, 13), turns, seed)
 
 
 def test_every_pair_is_used_once_per_round():
@@ -129,7 +130,7 @@ def test_cuts_leave_something_on_both_sides():
 
 
 def test_mixture_takes_turns():
-    assert MixtureConfig(qa=2, continuation=0, unrelated=1).turns == ("qa", "qa", "unrelated")
+    assert MixtureConfig(qa=2, continuation=0, unrelated=1).cycle == ("qa", "qa", "unrelated")
 
 
 @pytest.fixture

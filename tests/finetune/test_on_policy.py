@@ -16,7 +16,8 @@ from jaxllm.finetune.targets import Target, build_target, common_lengths
 from jaxllm.generate import generate
 from jaxllm.model import Model
 from jaxllm.models import LoraConfig
-from jaxllm.self_param.streams import MixtureConfig, Streams
+from jaxllm.self_param.config import MixtureConfig
+from jaxllm.self_param.targets import DocumentTargets
 from jaxllm.train import Checkpointer, make_mesh
 from jaxllm.train.config import TrainConfig
 from tests.letters import Letters
@@ -38,8 +39,8 @@ def streams(model):
     pairs = ("who is in it?", " fox."), ("what color?", " red."), ("is it?", " it is.")
     questions = tuple(build_target(model.prefix, context, ids(ask + tell), "qa", prompt_tokens=len(ids(ask)))
                       for ask, tell in pairs)
-    return Streams(model.prefix, context, questions, (ids("other text"), ids("more of it")), (),
-                   MixtureConfig(qa=1, continuation=0, unrelated=1).turns, 5)
+    return DocumentTargets(model.prefix, context, questions, (ids("other text"), ids("more of it")), (),
+                   MixtureConfig(qa=1, continuation=0, unrelated=1).cycle, 5)
 
 
 def recipe(model, streams, config, steps=STEPS, lora=None):

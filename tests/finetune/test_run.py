@@ -16,15 +16,15 @@ from jaxllm.finetune.run import TrainPlan, make_plan, run_plan
 from jaxllm.finetune.targets import build_target, common_lengths
 from jaxllm.model import Model
 from jaxllm.models import LoraConfig
-from jaxllm.self_param.documents import FormatConfig
-from jaxllm.self_param.evaluation import plain_targets
-from jaxllm.self_param.streams import MixtureConfig, make_streams
+from jaxllm.self_param.config import InjectConfig, MixtureConfig, UnrelatedConfig
+from jaxllm.self_param.evaluation import drift_targets
+from jaxllm.self_param.prompts import FormatConfig, Prompts
+from jaxllm.self_param.targets import document_targets
 from jaxllm.train import Checkpointer, make_mesh
 from jaxllm.train.config import TrainConfig
 from tests.letters import Letters
 from tests.networks import forward, random_tokens
 
-WORDING = FormatConfig()
 DOCUMENT = "the red fox is in it"
 PAIRS = [("who is in it?", "fox"), ("what color?", "red")]
 TRAIN = TrainConfig(steps=40, batch_size=8, lr=2e-2, schedule="constant")
@@ -42,7 +42,8 @@ def unrelated(count, seed):
 
 
 def streams(model, mixture):
-    made = make_streams(model, DOCUMENT, PAIRS, unrelated(16, 0), WORDING, mixture, 0, False)
+    config = InjectConfig(mixture=mixture, unrelated=UnrelatedConfig(with_document=False))
+    made = document_targets(config, Prompts(model, FormatConfig()), DOCUMENT, PAIRS, unrelated(16, 0), 0)
     # The window of this small network does not hold the usual wording; short targets do as well.
     texts = [model.tokenizer.encode(f"{q} {a}") for q, a in PAIRS]
     context = tuple(model.tokenizer.encode(DOCUMENT))
@@ -91,7 +92,7 @@ def test_merged_weights_are_the_adapter(model, learned):
 
 def test_unrelated_text_keeps_the_model_in_place(model, full_mixture, learned):
     """Drift on text of neither stream is smaller with unrelated text than without, for the same steps."""
-    fresh = target_batches(plain_targets(model, unrelated(16, 7)), 64)
+    fresh = target_batches(drift_targets(Prompts(model, FormatConfig()), unrelated(16, 7)), 64)
     without = streams(model, MixtureConfig(qa=1, continuation=1, unrelated=0))
     careless = run_plan(model, without, recipe(model, full_mixture), progress=False)
     assert 0 < mean_kl(model, learned.params, fresh, FLOAT32) < mean_kl(model, careless.params, fresh, FLOAT32)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 from safetensors import safe_open
@@ -26,7 +27,7 @@ STORY = ("Once upon a time, there was a little girl named Lily. She lost her red
 CACHE = {"JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache" / "xla"), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
          "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1"}
 READ_ONLY = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "1000"}
-QUICK = ["--train.steps", "6", "--train.batch_size", "4", "--questions.per_document", "6", "--unrelated.train", "8",
+QUICK = ["--train.steps", "6", "--train.batch_size", "4", "--qa_pairs.per_document", "6", "--unrelated.train", "8",
          "--unrelated.drift", "4", "--unrelated.tokens", "16"]
 
 
@@ -40,67 +41,71 @@ def arguments(tmp_path, shared):
     return ["--model", str(shared / "models" / "stories260k"), "--data.path", str(path), *QUICK]
 
 
-def test_a_run_leaves_what_it_promises(arguments, tmp_path, capsys):
+def test_output_of_a_run(arguments, tmp_path, capsys):
     out = tmp_path / "out"
-    assert main(["inject", *arguments, "--out", str(out)]) == 0
+    assert main(["inject", *arguments, "--compare", "[finetune]", "--out", str(out)]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == str(out / "result.json")
     result = json.loads((out / "result.json").read_text())
-    for name in ("f1_before", "f1_after", "f1_with_document", "f1_finetune", "drift_kl", "kl_before", "kl_after"):
-        assert set(result[name]) == {"mean", "ci_low", "ci_high", "n"} and result[name]["n"] == 1
+    for metric, methods in {"f1": ("closed_book", "open_book", "self_param", "finetune"),
+                            "kl": ("closed_book", "self_param", "finetune"),
+                            "drift_kl": ("self_param", "finetune")}.items():
+        for method, value in result[metric].items():
+            assert (value is not None) == (method in methods), (metric, method)
+            assert value is None or (set(value) == {"mean", "ci_low", "ci_high", "n"} and value["n"] == 1)
     assert (result["documents"], result["questions"], result["rejected"], result["seed"]) == (1, 2, 0, 0)
-    assert result["kl_after"]["mean"] < result["kl_before"]["mean"]
+    assert result["kl"]["self_param"]["mean"] < result["kl"]["closed_book"]["mean"]
+    assert np.shape(result["f1_matrix"]) == (2, 1) and list(result["baselines"]) == ["finetune"]
     assert [row["question"] for row in read_jsonl(out / "rows.jsonl")] == ["Who lost a ball?", "Who found the ball?"]
     steps = read_jsonl(out / "metrics.jsonl")
-    assert [(row["step"], row["arm"]) for row in steps] == [(1, "after"), (6, "after"), (7, "finetune"),
-                                                            (12, "finetune")]
+    assert [(row["step"], row["method"], row["injection"]) for row in steps] == [
+        (1, "self_param", 1), (6, "self_param", 1), (7, "finetune", 1), (12, "finetune", 1)]
     assert (out / "adapters" / "0000" / "adapter_model.safetensors").is_file()
     assert not list((out / "checkpoints").iterdir())
-    assert "Over 1 documents, 2 questions" in describe(out / "result.json")
+    assert "Mean F1 over 1 documents, 2 questions" in describe(out / "result.json")
     page = (out / "report.html").read_text()
-    assert "Who lost a ball?" in page and page.count("<img src=\"data:image/svg+xml") == 3
+    assert "Who lost a ball?" in page and page.count("<img src=\"data:image/svg+xml") == 4
     # the same command again finds the work done
     before = (out / "result.json").stat().st_mtime_ns
-    assert main(["inject", *arguments, "--out", str(out)]) == 0
+    assert main(["inject", *arguments, "--compare", "[finetune]", "--out", str(out)]) == 0
     assert (out / "result.json").stat().st_mtime_ns == before
 
 
 def test_the_saved_adapter_is_the_injected_model(arguments, tmp_path):
     out = tmp_path / "out"
-    assert main(["inject", *arguments, "--out", str(out), "--finetune", "false"]) == 0
+    assert main(["inject", *arguments, "--out", str(out)]) == 0
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text(json.dumps({"prompt": "Question: Who lost a ball? Answer:"}) + "\n")
     assert main(["generate", "--model", arguments[1], "--adapter", str(out / "adapters" / "0000"),
                  "--data.path", str(prompts), "--out", str(tmp_path / "said"), "--sampling.temperature", "0",
                  "--sampling.max_tokens", "16", "--sampling.stop", '["\\n"]']) == 0
     said = read_jsonl(tmp_path / "said" / "rows.jsonl")[0]["completions"][0]["text"].strip()
-    assert said == read_jsonl(out / "rows.jsonl")[0]["after"]["text"]
+    assert said == read_jsonl(out / "rows.jsonl")[0]["self_param"]["text"]
 
 
 def test_all_weights_and_saved_model(arguments, tmp_path):
     out = tmp_path / "out"
-    assert main(["inject", *arguments, "--out", str(out), "--lora", "null", "--save", "model",
-                 "--finetune", "false"]) == 0
+    assert main(["inject", *arguments, "--out", str(out), "--lora", "null", "--save", "model"]) == 0
     assert load_spec(out / "models" / "0000") == load_spec(arguments[1])
     assert (out / "models" / "0000" / "tokenizer.json").is_file()
 
 
 def test_pairs_from_a_file(arguments, tmp_path, monkeypatch):
-    """Some of them answered by the student itself."""
+    """The student answers some of them itself."""
     pairs = tmp_path / "pairs.jsonl"
     pairs.write_text(json.dumps({"context": STORY, "question": "What was lost?", "answers": ["a ball"]}) + "\n")
     out, started = tmp_path / "out", []
     plain = finetune_run.OnPolicyTargets.__init__
     monkeypatch.setattr(finetune_run.OnPolicyTargets, "__init__",
                         lambda self, *rest: started.append(rest) or plain(self, *rest))
-    assert main(["inject", *arguments, "--out", str(out), "--questions.source", str(pairs), "--on_policy.share", "0.5",
-                 "--on_policy.every", "2"]) == 0
+    assert main(["inject", *arguments, "--out", str(out), "--qa_pairs.source", str(pairs), "--on_policy.share", "0.5",
+                 "--on_policy.every", "2", "--compare", "[finetune]"]) == 0
     assert read_jsonl(out / "pairs.jsonl")[0]["pairs"] == [{"question": "What was lost?", "answer": "a ball"}]
-    assert len(started) == 1  # the arm of plain fine-tuning learns from the pairs as they are
+    assert len(started) == 1  # plain fine-tuning trains on the stored answers
 
 
-def test_a_terminated_run_goes_on_where_it_was(arguments, tmp_path):
+def test_a_terminated_run_resumes(arguments, tmp_path):
     """SIGTERM in the middle of training, the same command again: as if nothing had happened."""
-    arguments = [*arguments, "--train.steps", "40", "--finetune", "false", "--train.log_every", "1"]
+    arguments = [*arguments, "--train.steps", "40", "--train.log_every", "1"]
     whole, torn = tmp_path / "whole", tmp_path / "torn"
     assert main(["inject", *arguments, "--out", str(whole)]) == 0
     command = [sys.executable, "-m", "jaxllm", "inject", *arguments, "--out", str(torn)]
@@ -128,16 +133,16 @@ def test_a_terminated_run_goes_on_where_it_was(arguments, tmp_path):
     ([{"context": STORY, "question": "Who? " * 600, "answers": ["x"]}], [], "the context window of 512"),
     ([{"context": STORY, "question": "Who?", "answers": []}], [], "answers is empty"),
     ([{"context": STORY, "question": "Who?"}], [], "answers"),
-    ([{"context": STORY, "question": "Who?", "answers": ["x"]}], ["--questions.source", "EMPTY"],
+    ([{"context": STORY, "question": "Who?", "answers": ["x"]}], ["--qa_pairs.source", "EMPTY"],
      "its context is no document of the data"),
     ([{"context": STORY, "question": "Who?", "answers": ["x"]}], ["--model", "no/such/dir"], "no checkpoint directory"),
     ([{"context": STORY, "question": "Who?", "answers": ["x"]}], ["--train.stepz", "3"], "--train.steps"),
     ([{"context": STORY, "question": "Who?", "answers": ["x"]}], ["--lora", "null"], "no adapter"),
     ([{"context": STORY, "question": "Who?", "answers": ["x"]}], ["--train.warmup_steps", "6"], "warmup"),
     ([{"context": STORY, "question": "Who?", "answers": ["x"]}], ["--unrelated.path", "nowhere.jsonl"], "nowhere"),
-    ([{"context": STORY, "question": "Who?", "answers": ["x " * 600]}], [], "reference answer"),
-    ([{"context": STORY, "question": "Who?", "answers": ["x"]}], ["--questions.max_tokens", "500"],
-     "questions.max_tokens"),
+    ([{"context": STORY, "question": "Who?", "answers": ["x " * 600]}], [], "the reference answer"),
+    ([{"context": STORY, "question": "Who?", "answers": ["x"]}], ["--qa_pairs.max_tokens", "500"],
+     "a generated question of qa_pairs.max_tokens"),
     ([{"context": STORY, "question": "Who?", "answers": ["x"]}],
      ["--unrelated.tokens", "600", "--unrelated.with_document", "false"], "unrelated.tokens"),
     ([{"context": STORY, "question": "Who?", "answers": ["x"]}], ["--seed", "-1"], "seed"),
@@ -155,30 +160,12 @@ def test_mistakes_exit_with_two_and_leave_nothing(arguments, tmp_path, capsys, r
     assert not (out / "result.json").exists() and not (out / "config.yaml").exists()
 
 
-def test_no_text_is_both_trained_on_and_measured(shared):
-    """Also where there are fewer texts than asked for."""
-    from pathlib import Path
-
-    from jaxllm.config import DataConfig
-    from jaxllm.model import load
-    from jaxllm.self_param.config import Config, UnrelatedConfig
-    from jaxllm.self_param.inputs import unrelated_ids
-
-    model = load(shared / "models" / "stories260k")
-    config = Config(DataConfig("x"), Path("y"), unrelated=UnrelatedConfig("z", tokens=8, train=8, drift=4))
-    texts = [f"{word} went home" for word in ("Lily", "Tom", "Sam", "Mia", "Ben", "Sue", "Tim", "Lily")]
-    train, drift = unrelated_ids(config, model, texts)
-    assert (len(train), len(drift)) == (3, 4) and not {*map(tuple, train)} & {*map(tuple, drift)}
-    with pytest.raises(UserError, match="only 4 different texts"):
-        unrelated_ids(config, model, texts[:4])
-
-
 def test_changed_data_is_no_continuation(arguments, tmp_path, capsys):
     out = tmp_path / "out"
-    assert main(["inject", *arguments, "--out", str(out), "--finetune", "false"]) == 0
+    assert main(["inject", *arguments, "--out", str(out)]) == 0
     with open(arguments[3], "a") as file:
         file.write(json.dumps({"context": STORY, "question": "What now?", "answers": ["x"]}) + "\n")
-    assert main(["inject", *arguments, "--out", str(out), "--finetune", "false"]) == 2
+    assert main(["inject", *arguments, "--out", str(out)]) == 2
     assert "the data changed" in capsys.readouterr().err
 
 
@@ -191,9 +178,9 @@ def test_malformed_line_is_named(arguments, tmp_path, capsys):
 
 def test_another_run_is_not_overwritten(arguments, tmp_path, capsys):
     out = tmp_path / "out"
-    assert main(["inject", *arguments, "--out", str(out), "--finetune", "false"]) == 0
+    assert main(["inject", *arguments, "--out", str(out)]) == 0
     before = (out / "result.json").read_bytes()
-    assert main(["inject", *arguments, "--out", str(out), "--finetune", "false", "--seed", "1"]) == 2
+    assert main(["inject", *arguments, "--out", str(out), "--seed", "1"]) == 2
     assert "holds another run" in capsys.readouterr().err
     assert (out / "result.json").read_bytes() == before
 
@@ -226,16 +213,16 @@ def test_the_demo_teaches_the_packaged_model(tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 6 and lines[-1] == str(tmp_path / "demo" / "result.json")
     result = json.loads((tmp_path / "demo" / "result.json").read_text())
-    assert result["f1_before"]["mean"] <= 0.15
-    assert result["f1_after"]["mean"] >= 0.8 * result["f1_with_document"]["mean"] > 0.6
+    mean = lambda method: result["f1"][method]["mean"]
+    assert mean("closed_book") <= 0.15 and mean("self_param") >= 0.8 * mean("open_book") > 0.6
 
 
 @pytest.mark.slow
 def test_eight_devices_write_what_one_writes(tmp_path):
     """Weights split four ways, rows two ways: the same losses, the same model, the same answers."""
     command = [sys.executable, "-m", "jaxllm", "inject", "--data.path", "asset:tiny/documents.jsonl",
-               "--documents", "1", *QUICK, "--train.batch_size", "8", "--finetune", "false",
-               "--locality.questions", "0", "--questions.source", "asset:tiny/documents.jsonl",
+               "--documents", "1", *QUICK, "--train.batch_size", "8",
+               "--locality.questions", "0", "--qa_pairs.source", "asset:tiny/documents.jsonl",
                "--unrelated.path", "asset:tiny/unrelated.jsonl"]
     meshes = {"one": [], "eight": ["--mesh.data", "2", "--mesh.fsdp", "2", "--mesh.tensor", "2"]}
     for name, mesh in meshes.items():
@@ -262,13 +249,13 @@ def test_a_batch_that_devices_cannot_share_is_an_error(monkeypatch):
     from jaxllm.train.config import TrainConfig
 
     config = job.Config(DataConfig("x"), "out", train=TrainConfig(lr=1e-3, batch_size=3, steps=1))
-    monkeypatch.setattr(job, "make_mesh", lambda *_: type("Mesh", (), {"shape": {"data": 2, "fsdp": 1}}))
-    with pytest.raises(UserError, match="3 rows at a time .* 2 devices"):
-        job.open_mesh(config)
+    monkeypatch.setattr(job, "open_mesh", lambda *_: type("Mesh", (), {"shape": {"data": 2, "fsdp": 1}}))
+    with pytest.raises(UserError, match="3 rows per step .* 2 devices"):
+        job.training_mesh(config)
 
 
-def test_rows_of_no_use_are_told_of(arguments, tmp_path):
-    """Of every file that is read: doubled questions are counted, others listed with a reason."""
+def test_unusable_rows_are_listed(arguments, tmp_path):
+    """Of every input file, each with a reason; repeated questions are counted."""
     data = tmp_path / "rows.jsonl"
     data.write_text(data.read_text() + data.read_text().splitlines()[0] + "\n")
     pairs, texts = tmp_path / "pairs.jsonl", tmp_path / "texts.jsonl"
@@ -279,23 +266,23 @@ def test_rows_of_no_use_are_told_of(arguments, tmp_path):
     texts.write_text("".join(json.dumps({"text": f"Number {i} said hello to {i + 1}."}) + "\n" for i in range(40))
                      + '{"txt": "x"}\n{"text": " "}\n')
     out = tmp_path / "out"
-    assert main(["inject", *arguments, "--out", str(out), "--finetune", "false", "--questions.source", str(pairs),
+    assert main(["inject", *arguments, "--out", str(out), "--qa_pairs.source", str(pairs),
                  "--unrelated.path", str(texts)]) == 0
     reasons = [row["reason"] for row in read_jsonl(out / "rejected.jsonl")]
     assert len(reasons) == 4 and "'text' is missing" in reasons[0] and "text is empty" in reasons[1]
     assert "no document of the data" in reasons[2] and "do not fit" in reasons[3]
     result = json.loads((out / "result.json").read_text())
     assert (result["rejected"], result["repeated"]) == (4, 1)
-    assert main(["inject", *arguments, "--out", str(out), "--finetune", "false", "--questions.source", str(pairs),
-                 "--unrelated.path", str(texts)]) == 0  # nothing to do, and nothing lost
+    assert main(["inject", *arguments, "--out", str(out), "--qa_pairs.source", str(pairs),
+                 "--unrelated.path", str(texts)]) == 0  # nothing to do
     assert [row["reason"] for row in read_jsonl(out / "rejected.jsonl")] == reasons
     texts.write_text(texts.read_text().replace("hello", "goodbye"))
-    assert main(["inject", *arguments, "--out", str(out), "--finetune", "false", "--questions.source", str(pairs),
+    assert main(["inject", *arguments, "--out", str(out), "--qa_pairs.source", str(pairs),
                  "--unrelated.path", str(texts)]) == 2
 
 
 def test_a_kill_while_a_finished_checkpoint_goes_away(arguments, tmp_path, monkeypatch):
-    """Half of it removed, the document noted down: the same command finishes."""
+    """Half of it removed, the record written: the same command finishes."""
     from jaxllm.finetune import run
 
     plain = run.shutil.rmtree
@@ -310,4 +297,4 @@ def test_a_kill_while_a_finished_checkpoint_goes_away(arguments, tmp_path, monke
     assert main(["inject", *arguments, "--out", str(out)]) == 130
     monkeypatch.setattr(run.shutil, "rmtree", plain)
     assert main(["inject", *arguments, "--out", str(out)]) == 0
-    assert json.loads((out / "result.json").read_text())["f1_finetune"]["n"] == 1
+    assert json.loads((out / "result.json").read_text())["f1"]["self_param"]["n"] == 1

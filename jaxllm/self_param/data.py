@@ -1,0 +1,257 @@
+"""Rows of an injection run: documents with test questions, paraphrases, locality probes, unrelated texts, QA pairs."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxllm.evaluate.qa import normalize
+from jaxllm.finetune.targets import purpose_seed
+from jaxllm.job import Job
+from jaxllm.self_param.config import Config
+from jaxllm.self_param.prompts import FormatConfig
+from jaxllm.text.rows import Rejected, RowSet, as_text, check_share, read_rows
+
+QA_ROW = {"context": str, "question": str, "answers": list[str]}
+
+
+@dataclasses.dataclass(frozen=True)
+class Question:
+    """A test question and its accepted answers."""
+
+    question: str
+    answers: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Document:
+    """A text to inject, with its test questions.
+
+    Attributes:
+        text: the whole document.
+        questions: test questions; training never sees them.
+        chunks: overlapping parts that are read one at a time where the whole exceeds the context budget; else empty.
+        paraphrases: some of the test questions, reworded.
+    """
+
+    text: str
+    questions: tuple[Question, ...] = ()
+    chunks: tuple[str, ...] = ()
+    paraphrases: tuple[Question, ...] = ()
+
+    @property
+    def passages(self) -> tuple[str, ...]:
+        """Texts that are read at once: the chunks, or the whole document."""
+        return self.chunks or (self.text,)
+
+    def nearest_passage(self, question: str, answer: str = "") -> int:
+        """Finds the passage that a question is most likely about.
+
+        Passages are compared by character trigrams, weighted by inverse passage frequency, which also works for
+        languages without spaces. With an answer, passages that contain it take precedence. The first of equals wins.
+
+        Returns:
+            index into `passages`.
+        """
+        if len(self.passages) == 1:
+            return 0
+        texts = [normalize(passage) for passage in self.passages]
+        candidates = ([i for i, text in enumerate(texts) if answer and normalize(answer) in text]
+                      or [*range(len(texts))])
+        trigrams = [_trigrams(text) for text in texts]
+        weights = {part: math.log(1 + len(texts) / count) for part in _trigrams(normalize(question))
+                   if (count := sum(part in own for own in trigrams))}
+        return max(candidates, key=lambda i: (sum(weights[part] for part in weights if part in trigrams[i]), -i))
+
+
+def _trigrams(text: str) -> set[str]:
+    padded = f" {text} "
+    return {padded[i:i + 3] for i in range(len(padded) - 2)}
+
+
+def paraphrased(documents: Sequence[Document]) -> list[Document]:
+    """Documents that have paraphrases, with these as their test questions."""
+    return [dataclasses.replace(document, questions=document.paraphrases) for document in documents
+            if document.paraphrases]
+
+
+def group_rows(rows: Sequence[Mapping[str, Any]]) -> list[Document]:
+    """Groups rows by context into documents, in order of first appearance; repeated questions count once."""
+    questions: dict[str, list[Question]] = {}
+    for row in rows:
+        questions.setdefault(row["context"], []).append(Question(row["question"], tuple(row["answers"])))
+    return [Document(text, tuple(dict.fromkeys(own))) for text, own in questions.items()]
+
+
+def usable_rows(rows: RowSet, source: str) -> tuple[list[dict[str, Any]], list[Rejected]]:
+    """Splits rows `{context, question, answers}` into usable and rejected ones; rejected are in file order."""
+    usable, rejected = [], list(rows.rejected)
+    for line, row in zip(rows.lines, rows.rows, strict=True):
+        if (reason := _reject_reason(row)) is None:
+            usable.append(row)
+        else:
+            rejected.append(Rejected(source, line, reason, as_text(row)))
+    return usable, sorted(rejected, key=lambda row: row.line)
+
+
+def _reject_reason(row: Mapping[str, Any]) -> str | None:
+    """Reason to reject a row, or None."""
+    empty = next((name for name in ("context", "question") if not row[name].strip()), None)
+    if empty:
+        return f"{empty} is empty"
+    if not row["answers"] or not all(answer.strip() for answer in row["answers"]):
+        return "answers is empty or contains an empty answer"
+    return None
+
+
+class RejectedRows:
+    """Rejected rows of all files of a run, written to rejected.jsonl before any error is raised about them."""
+
+    def __init__(self, job: Job, limit_bad: float):
+        self._job, self._limit, self.rows = job, limit_bad, []
+        job.write_rejected([])
+
+    def add(self, rows: Sequence[Rejected], usable: int) -> None:
+        """Adds the rejected rows of one file, which has `usable` others.
+
+        Raises:
+            UserError: the share of rejected rows exceeds data.limit_bad.
+        """
+        self.rows += rows
+        self._job.write_rejected(self.rows)
+        check_share(usable, list(rows), self._limit)
+
+
+@dataclasses.dataclass(frozen=True)
+class InjectionData:
+    """Contents of the input files.
+
+    Attributes:
+        documents: documents to inject.
+        contexts: texts of all documents of the data, injected or not.
+        locality_probes: questions that are near the documents and not about them.
+        unrelated: texts of unrelated.path in the order of the seed; None where the model generates them.
+        examples: worked examples for QA generation.
+        pairs: rows of the file of QA pairs; None where pairs are generated.
+        rejected: rejected rows of all files.
+        repeated: rows of the data that repeat a question.
+    """
+
+    documents: list[Document]
+    contexts: frozenset[str]
+    locality_probes: list[str]
+    unrelated: list[str] | None
+    examples: str
+    pairs: RowSet | None
+    rejected: RejectedRows
+    repeated: int
+
+
+def read_files(config: Config) -> dict[str, RowSet]:
+    """Reads the files next to the data that the run has, by their role; `load_data` checks the share of bad rows."""
+    own_pairs = config.qa_pairs.source in ("model", "judge")
+    files = {"unrelated texts": (config.unrelated.path, {"text": str}),
+             "QA pairs": (None if own_pairs else config.qa_pairs.source, QA_ROW),
+             "locality probes": (config.locality.path, {"question": str}),
+             "paraphrases": (config.paraphrases, QA_ROW),
+             "worked examples": (config.qa_pairs.examples if config.qa_pairs.source == "model" else None, QA_ROW)}
+    return {role: read_rows(path, fields, limit_bad=1.0) for role, (path, fields) in files.items() if path is not None}
+
+
+def load_data(config: Config, job: Job, rows: RowSet, files: Mapping[str, RowSet]) -> InjectionData:
+    """Checks the rows of all files and groups them into documents.
+
+    Args:
+        config: settings of the run.
+        job: receives the rejected rows.
+        rows: rows of the data.
+        files: from `read_files`.
+
+    Raises:
+        UserError: the share of rejected rows of a file exceeds data.limit_bad.
+    """
+    rejected = RejectedRows(job, config.data.limit_bad)
+    usable, bad = usable_rows(rows, config.data.path)
+    rejected.add(bad, len(usable))
+    everything = group_rows(usable)
+    documents = _with_paraphrases(config, files.get("paraphrases"), everything, rejected)
+    examples = _worked_examples(config, files.get("worked examples"), rejected)
+    probes = _locality_probes(config, files.get("locality probes"), everything, rejected)
+    unrelated = _unrelated_texts(config, files.get("unrelated texts"), rejected)
+    return InjectionData(documents[:config.documents], frozenset(document.text for document in everything), probes,
+                         unrelated, examples, files.get("QA pairs"), rejected,
+                         len(usable) - sum(len(document.questions) for document in everything))
+
+
+def _with_paraphrases(config: Config, rows: RowSet | None, documents: list[Document], rejected: RejectedRows
+                      ) -> list[Document]:
+    """Adds the paraphrases of a file to the documents."""
+    if rows is None:
+        return documents
+    usable, bad = usable_rows(rows, config.paraphrases)
+    lines = {id(row): line for row, line in zip(rows.rows, rows.lines, strict=True)}
+    texts = {document.text for document in documents}
+    unknown = [Rejected(config.paraphrases, lines[id(row)], unknown_context(config), as_text(row))
+               for row in usable if row["context"] not in texts]
+    rejected.add([*bad, *unknown], len(usable) - len(unknown))
+    questions = {document.text: document.questions for document in group_rows(usable)}
+    return [dataclasses.replace(document, paraphrases=questions.get(document.text, ())) for document in documents]
+
+
+def unknown_context(config: Config) -> str:
+    """Reason to reject a row about a context that is no document of the data."""
+    limit = config.data.limit
+    return "its context is no document of the data" + (f", of which data.limit keeps {limit} rows" if limit else "")
+
+
+def _worked_examples(config: Config, rows: RowSet | None, rejected: RejectedRows) -> str:
+    """Text of the worked examples for QA generation."""
+    if rows is None:
+        return ""
+    usable, bad = usable_rows(rows, config.qa_pairs.examples)
+    rejected.add(bad, len(usable))
+    return format_examples(config.format, usable)
+
+
+def format_examples(template: FormatConfig, rows: Sequence[Mapping[str, Any]]) -> str:
+    """Formats rows `{context, question, answers}` as documents, each followed by its QA pairs."""
+    return "".join(template.context_text(document.text) + "".join(
+        template.pair_text(pair.question, pair.answers[0]) for pair in document.questions)
+        for document in group_rows(rows))
+
+
+def _locality_probes(config: Config, rows: RowSet | None, everything: Sequence[Document], rejected: RejectedRows
+                     ) -> list[str]:
+    """Questions of the file; else of the documents that are not injected; where all are and setting is single, of
+    all."""
+    if rows is None:
+        others = everything[config.documents:] if config.documents is not None else ()
+        if not others and config.setting == "single":
+            others = everything
+        questions = [pair.question for document in others for pair in document.questions]
+    else:
+        questions = [row["question"] for row in rows.rows if row["question"].strip()]
+        rejected.add([*rows.rejected, *_blank_rows(config.locality.path, rows, "question")], len(questions))
+    return list(dict.fromkeys(questions))[:config.locality.questions]
+
+
+def _unrelated_texts(config: Config, rows: RowSet | None, rejected: RejectedRows) -> list[str] | None:
+    if rows is None:
+        return None
+    texts = [row["text"] for row in rows.rows if row["text"].strip()]
+    rejected.add([*rows.rejected, *_blank_rows(config.unrelated.path, rows, "text")], len(texts))
+    return shuffle_texts(texts, config.seed)
+
+
+def shuffle_texts(texts: Sequence[str], seed: int) -> list[str]:
+    """Texts in the order of a run's seed."""
+    return [texts[i] for i in np.random.default_rng(purpose_seed(seed, "unrelated order")).permutation(len(texts))]
+
+
+def _blank_rows(path: str, rows: RowSet, field: str) -> list[Rejected]:
+    return [Rejected(path, line, f"{field} is empty", as_text(row))
+            for line, row in zip(rows.lines, rows.rows, strict=True) if not row[field].strip()]

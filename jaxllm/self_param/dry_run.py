@@ -1,0 +1,132 @@
+"""Memory of an injection, from shapes alone: compiles a training step without reading weights."""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from jaxllm.errors import UserError
+from jaxllm.finetune.run import TrainPlan, make_plan
+from jaxllm.finetune.targets import build_target, collate, common_lengths, continuation
+from jaxllm.finetune.teacher_cache import teacher_top_k
+from jaxllm.model import Model
+from jaxllm.models import ModelSpec, Params, init_adapter, load_spec, native
+from jaxllm.models.adapters import adapter_axes, linear_shapes
+from jaxllm.models.mesh import batch_sharding, model_shardings
+from jaxllm.self_param.config import Config
+from jaxllm.self_param.experiment import two_teachers
+from jaxllm.self_param.injection import OBJECTIVES
+from jaxllm.train import abstract_state, shardings
+
+
+def dry_run(config: Config, mesh: jax.sharding.Mesh) -> str:
+    """Compiles a step for documents of `config.dry_run` tokens and describes the memory of a device.
+
+    Raises:
+        UserError: the model has a scoring head, or the document does not fit the context window.
+    """
+    spec = load_spec(config.model)
+    if spec.head is not None:
+        raise UserError("has a scoring head", config.model, "use a language model")
+    lengths = _lengths(config, spec.max_positions)
+    weights = _unstacked(native.abstract(spec, config.device.param_dtype, model_shardings(spec, mesh),
+                                         config.device.quantize), spec.layers)
+    if config.lora is None:
+        trained = weights
+    else:
+        adapter = jax.eval_shape(lambda: init_adapter(spec, jax.random.key(0), config.lora))
+        trained = jax.tree.map(lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), adapter.params,
+                               shardings(adapter_axes(adapter), mesh, adapter.params))
+    teachers = two_teachers(config, "self_param")
+    plan = make_plan(Model(spec, weights, None), OBJECTIVES["self_param"], config.train, config.lora,
+                     config.divergence, lengths, config.device.compute_dtype, mesh, two_teachers=teachers)
+    state = abstract_state(trained, plan.optimizer)
+    temporary = _temporary(config, spec, plan, state, weights, lengths, mesh)
+    size = lambda tree: sum(_bytes(x) for x in jax.tree.leaves(tree))
+    parts = {"weights": size(weights)}
+    if config.setting == "sequential":  # next to the base model, which stays for evaluation and as a teacher
+        parts["merged weights"] = _merged_kernels(spec, config, weights)
+    parts |= {"adapter" if config.lora else "trained weights": size(state.params),
+              "optimizer": size(state.opt_state), "temporary, one step": temporary}
+    lines = [f"{config.model}: {spec.family}, {spec.layers} layers, width {spec.width}, vocabulary {spec.vocab_size:,}",
+             f"trained               {sum(x.size for x in jax.tree.leaves(state.params)):,} parameters",
+             f"step                  {config.train.batch_size} targets, student {lengths[0]} tokens, "
+             f"teacher {lengths[1]} tokens",
+             f"steps                 {config.train.steps} per injection",
+             f"memory per device ({jax.devices()[0].device_kind}, {mesh.size} in all)",
+             *(f"  {name:<20}{value / 2**20:12,.1f} MiB" for name, value in parts.items()),
+             f"  {'total':<20}{sum(parts.values()) / 2**20:12,.1f} MiB"]
+    return "\n".join(lines)
+
+
+def _temporary(config: Config, spec: ModelSpec, plan: TrainPlan, state, weights: Params, lengths: tuple[int, int],
+               mesh: jax.sharding.Mesh) -> int:
+    """Compiles the step, and the teacher's pass where its output is cached; returns the larger temporary size."""
+    rows, top_k = config.train.batch_size, config.divergence.top_k
+    with jax.set_mesh(mesh):
+        if top_k is None:
+            frozen = (weights, weights) if plan.two_teachers else weights
+            programs = [plan.step.lower(state, frozen, _batch(rows, lengths, mesh))]
+        else:
+            programs = [plan.step.lower(state, weights, _batch(rows, lengths, mesh, top_k)),
+                        teacher_top_k.lower(spec, weights, weights if plan.two_teachers else None,
+                                            _batch(rows // config.train.accumulate, lengths, mesh), k=top_k,
+                                            temperature=config.divergence.temperature, dtype=plan.dtype)]
+        return max(program.compile().memory_analysis().temp_size_in_bytes for program in programs)
+
+
+def _unstacked(weights: Params, layers: int) -> Params:
+    """Shapes of `unstack_layers`, the layout of training and decoding."""
+    def first_layer(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        place = NamedSharding(x.sharding.mesh, PartitionSpec(*x.sharding.spec[1:]))
+        return jax.ShapeDtypeStruct(x.shape[1:], x.dtype, sharding=place)
+
+    return weights | {"layers": (jax.tree.map(first_layer, weights["layers"]),) * layers}
+
+
+def _batch(rows: int, lengths: tuple[int, int], mesh: jax.sharding.Mesh, top_k: int | None = None
+           ) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes of a batch of targets; with `top_k` tokens per position of the teacher cache."""
+    batch = collate([build_target((), (), (0, 0), "qa")] * rows, *lengths)
+    if top_k is not None:
+        ids = np.zeros((rows, lengths[0], top_k), np.int32)
+        batch |= {"teacher_ids": ids, "teacher_logprobs": ids.astype(np.float32)}
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=batch_sharding(mesh)), batch)
+
+
+def _merged_kernels(spec: ModelSpec, config: Config, weights: Params) -> int:
+    """Bytes on one device of the kernels that adapters are merged into, dequantized."""
+    layer, size = weights["layers"][0], 0
+    for (module, name), shape in linear_shapes(spec).items():
+        if name in config.lora.targets:
+            stored = jax.tree.leaves(layer[module][name]["kernel"])[0]
+            share = math.prod(stored.sharding.shard_shape(stored.shape)) / math.prod(stored.shape)
+            size += int(spec.layers * math.prod(shape) * share * weights["embed"].dtype.itemsize)
+    return size
+
+
+def _bytes(x: jax.ShapeDtypeStruct) -> int:
+    """Bytes of an array's shard on one device."""
+    if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+        return 0
+    return int(jnp.dtype(x.dtype).itemsize * math.prod(x.sharding.shard_shape(x.shape)))
+
+
+def _lengths(config: Config, window: int) -> tuple[int, int]:
+    """Batch lengths for a document of `config.dry_run` tokens, a prefix of one token and QA pairs of maximum length."""
+    document, prefix = (0,) * config.dry_run, (0,)
+    pair = (0,) * (config.qa_pairs.max_tokens + config.sampling.max_tokens + 16)
+    unrelated = document if config.unrelated.with_document else ()
+    targets = {"qa": build_target(prefix, document, pair, "qa"),
+               "continuation": continuation(prefix, document, 1),
+               "unrelated": build_target(prefix, unrelated, (0,) * config.unrelated.tokens, "unrelated"),
+               "rehearsal": build_target(prefix, (), pair, "rehearsal")}
+    wanted = [targets[name] for name in config.mixture.cycle]
+    if (longest := max(len(target.teacher) for target in wanted)) > window:
+        raise UserError(f"a document of {config.dry_run} tokens and the longest target have {longest} tokens; the "
+                        f"context window is {window}", "dry_run", "use fewer tokens: longer documents are chunked")
+    return common_lengths(wanted, window)

@@ -1,0 +1,240 @@
+"""Injections by every method, each evaluated: steps x methods -> records.
+
+An injection adds the documents of one step: a single document (setting single, sequential) or all (batch). In the
+setting single every injection starts from the base model; in sequential from the weights after the one before.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from jaxllm.files import JsonlWriter, plain, read_jsonl, write_jsonl
+from jaxllm.finetune.run import TrainPlan, TrainResult, remove_checkpoints, train_run
+from jaxllm.finetune.targets import InterleavedTargets, ReplayTargets, TargetSource, interleave, purpose_seed
+from jaxllm.generate import Generator
+from jaxllm.job import Job
+from jaxllm.models import Adapter, merge_adapter, save_model, stack_layers
+from jaxllm.models.peft import load_adapter, save_adapter
+from jaxllm.self_param.config import Config, Method
+from jaxllm.self_param.data import Document
+from jaxllm.self_param.evaluation import Evaluator, drift_targets
+from jaxllm.self_param.injection import OBJECTIVES, method_targets, training_plan
+from jaxllm.self_param.metrics import Record, injection_groups
+from jaxllm.self_param.prompts import Prompts
+from jaxllm.self_param.provenance import provenance
+from jaxllm.self_param.qa_pairs import QAPair, make_qa_pairs
+from jaxllm.self_param.targets import DocumentTargets, rehearsal_before, sample_rehearsal, sample_unrelated
+
+RECORDS = "records.jsonl"
+Measure = Callable[[Method, int, Callable[[], dict[str, Any]]], Record]
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """Everything that the injections of a run share.
+
+    Attributes:
+        config: settings of the run.
+        job: its directory.
+        base: the base model.
+        prompts: builds the token sequences.
+        documents: documents, chunked.
+        evaluator: evaluates weights and baselines.
+        targets: method -> targets of the passages of every document.
+        plans: method -> compiled training step.
+        unrelated_texts: number of unrelated training texts.
+    """
+
+    config: Config
+    job: Job
+    base: Generator
+    prompts: Prompts
+    documents: Sequence[Document]
+    evaluator: Evaluator
+    targets: Mapping[Method, Sequence[tuple[DocumentTargets, ...]]]
+    plans: Mapping[Method, TrainPlan]
+    unrelated_texts: int
+
+    @property
+    def groups(self) -> list[list[int]]:
+        """Documents of each injection."""
+        return injection_groups(self.config.setting, len(self.documents))
+
+    @property
+    def single(self) -> bool:
+        """Whether every injection starts from the base model."""
+        return self.config.setting == "single"
+
+
+def prepare(config: Config, job: Job, base: Generator, mesh: jax.sharding.Mesh, prompts: Prompts,
+            documents: Sequence[Document], *, given: Sequence[Sequence[QAPair]] | None, probes: Sequence[str],
+            texts: Sequence[str] | None) -> Experiment:
+    """Collects QA pairs, unrelated texts and rehearsal data, and compiles the training steps.
+
+    Args:
+        config: settings of the run.
+        job: its directory; pairs.jsonl keeps the pairs for a resumed run.
+        base: the base model.
+        mesh: devices that share a step.
+        prompts: builds the token sequences.
+        documents: documents, chunked.
+        given: QA pairs of every document; None generates them.
+        probes: locality probes.
+        texts: unrelated texts; None samples them from the model.
+    """
+    unrelated, held_out = sample_unrelated(config, base, texts)
+    pairs = _stored_pairs(config, job, base, prompts, documents, given)
+    rehearsal = (sample_rehearsal(config, base, prompts, purpose_seed(config.seed, "recall", 0))
+                 if config.mixture.rehearsal else ())
+    methods = [method for method in OBJECTIVES if method in {"self_param", *config.compare}]
+    targets = {method: method_targets(method, config, prompts, documents, pairs, unrelated, rehearsal)
+               for method in methods}
+    plans = {method: training_plan(method, config, base, prompts, targets[method], mesh,
+                                   two_teachers=two_teachers(config, method)) for method in methods}
+    evaluator = Evaluator(config, base, prompts, documents, probes, drift_targets(prompts, held_out))
+    return Experiment(config, job, base, prompts, documents, evaluator, targets, plans, len(unrelated))
+
+
+def two_teachers(config: Config, method: Method) -> bool:
+    """Whether documents are read by the base model, and not by the current one."""
+    return config.teacher == "base" and OBJECTIVES[method] == "distill"
+
+
+def _stored_pairs(config: Config, job: Job, base: Generator, prompts: Prompts, documents: Sequence[Document],
+                  given: Sequence[Sequence[QAPair]] | None) -> list[list[list[QAPair]]]:
+    """Reads the pairs of pairs.jsonl, or makes and writes them, so that a resumed run trains on the same."""
+    path = job.directory / "pairs.jsonl"
+    rows = read_jsonl(path) if job.resumed else []
+    if not rows or not config.mixture.qa:
+        pairs = make_qa_pairs(config, base, prompts, documents, given)
+        if config.mixture.qa:
+            write_jsonl(path, ({"document": number, "chunk": part,
+                                "pairs": [{"question": q, "answer": a} for q, a in passage]}
+                               for number, own in enumerate(pairs) for part, passage in enumerate(own)))
+        return pairs
+    pairs = [[] for _ in documents]
+    for row in rows:
+        pairs[row["document"]].append([QAPair(pair["question"], pair["answer"]) for pair in row["pairs"]])
+    return pairs
+
+
+def run_experiment(experiment: Experiment) -> list[Record]:
+    """Runs all injections and evaluates each; returns the records, which records.jsonl keeps for a resumed run.
+
+    The records of step 0 are the base model, closed-book and open-book. A resumed sequential run merges the adapters of
+    the injections that are done.
+    """
+    path = experiment.job.directory / RECORDS
+    done = {(record.method, record.step): record for record in (Record(**line) for line in read_jsonl(path))}
+    with JsonlWriter(path) as writer:
+        def measure(method: Method, step: int, evaluate: Callable[[], dict[str, Any]]) -> Record:
+            if (method, step) not in done:
+                line = plain(dataclasses.asdict(Record(method=method, step=step, **evaluate())))
+                done[method, step] = Record(**line)
+                writer.write(line)
+            return done[method, step]
+
+        evaluator, everything = experiment.evaluator, range(len(experiment.documents))
+        measure("closed_book", 0, lambda: evaluator.closed_book(experiment.base, None, everything, True))
+        measure("open_book", 0, evaluator.open_book)
+        for method in experiment.plans:
+            _run_method(experiment, method, measure, done)
+        if "retrieval" in experiment.config.compare:
+            injected: list[int] = []
+            for step, group in enumerate(experiment.groups, 1):
+                injected += group
+                measure("retrieval", step, lambda known=tuple(injected): evaluator.retrieval(known))
+    return list(done.values())
+
+
+def _run_method(experiment: Experiment, method: Method, measure: Measure, done: Mapping[tuple[Method, int], Record]
+                ) -> None:
+    """Runs and evaluates the injections of one method."""
+    config, job, base = experiment.config, experiment.job, experiment.base
+    groups, first = experiment.groups, list(experiment.plans).index(method) * len(experiment.groups)
+    rehearses = any("rehearsal" in one.types for own in experiment.targets[method] for one in own)
+    samples = {1: experiment.targets[method][0][0].rehearsal}
+    current = base
+    for step, group in enumerate(groups, 1):
+        folder, name = _adapter_folder(job, method, step), f"{method}-{step:04d}"
+        if (method, step) in done:
+            samples[step] = tuple(map(tuple, done[method, step].rehearsal)) or samples[1]
+            if not experiment.single:
+                current = _merged(experiment, current, load_adapter(folder, base.model.spec))
+            continue
+        if rehearses and step > 1:
+            samples[step] = samples[1] if experiment.single else sample_rehearsal(
+                config, current, experiment.prompts, purpose_seed(config.seed, "recall", step - 1))
+        result = train_run(job, current.model, _source(experiment, method, group, step, samples),
+                           experiment.plans[method], name, first + step - 1, {"method": method, "injection": step},
+                           base.params)
+        _save(experiment, method, group, result, folder)
+        sampled = [list(ids) for ids in samples[step]] if rehearses and step > 1 and not experiment.single else []
+        student, adapter = _student(experiment, current, result)
+        last = experiment.single or step == len(groups)
+        numbers = group if experiment.single else range(len(experiment.documents))
+        measure(method, step, partial(experiment.evaluator.closed_book, student, adapter, numbers, last, sampled))
+        if not experiment.single:
+            current = student
+        remove_checkpoints(job, [name])
+
+
+def _student(experiment: Experiment, current: Generator, result: TrainResult
+             ) -> tuple[Generator, Adapter | None]:
+    """Weights after an injection, and the adapter to apply to them: merged where the next injection builds on them."""
+    if experiment.single and result.adapter is not None:
+        return experiment.base, result.adapter
+    if result.adapter is None:
+        return experiment.base.replace_params(result.params), None
+    return _merged(experiment, current, result.adapter), None
+
+
+def _merged(experiment: Experiment, current: Generator, adapter: Adapter) -> Generator:
+    """Merges an adapter into the current weights, in place unless they are the base model's."""
+    return current.replace_params(merge_adapter(current.params, adapter, consume=current is not experiment.base))
+
+
+def _adapter_folder(job: Job, method: Method, step: int) -> Path:
+    """Folder of an injection's adapter; those of baselines are only stored to resume the run."""
+    home = job.directory if method == "self_param" else job.checkpoints / method
+    return home / "adapters" / f"{step - 1:04d}"
+
+
+def _source(experiment: Experiment, method: Method, group: Sequence[int], step: int,
+            samples: Mapping[int, tuple[tuple[int, ...], ...]]) -> TargetSource:
+    """Targets of an injection: its documents, with all rehearsal texts so far; for replay also earlier documents."""
+    config = experiment.config
+    rehearsal = samples[1] if experiment.single else rehearsal_before(
+        step, samples, bool(config.mixture.unrelated) and config.unrelated.path is None)
+    own = [[dataclasses.replace(one, rehearsal=rehearsal) for one in targets] for targets in experiment.targets[method]]
+    seed = purpose_seed(config.seed, "order", group[0])
+    new = interleave([one for number in group for one in own[number]], seed)
+    if method == "replay" and group[0]:
+        return ReplayTargets(new, InterleavedTargets(tuple(one for targets in own[:group[0]] for one in targets), seed))
+    return new
+
+
+def _save(experiment: Experiment, method: Method, group: Sequence[int], result: TrainResult, folder: Path) -> None:
+    """Saves what an injection leaves: an adapter, a model, or nothing."""
+    config, spec = experiment.config, experiment.base.model.spec
+    if experiment.single and (method != "self_param" or config.save == "nothing"):
+        return
+    if config.save == "model":
+        folder = experiment.job.directory / "models" / folder.name
+    if folder.exists():  # left by a run that was killed before the record was written
+        shutil.rmtree(folder)
+    if config.save == "model":
+        params = merge_adapter(experiment.base.params, result.adapter) if result.adapter else result.params
+        save_model(folder, spec, stack_layers(params), config.model)
+    else:
+        questions = [[list(target.student) for target in one.questions] for number in group
+                     for one in experiment.targets[method][number]]
+        save_adapter(folder, spec, result.adapter, config.model,
+                     provenance(config, experiment.documents, group, questions, method))

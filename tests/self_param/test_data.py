@@ -1,0 +1,96 @@
+"""Documents: rows, nearest passages, and chunks that fit the context window."""
+
+import dataclasses
+
+import pytest
+
+from jaxllm.config import DataConfig
+from jaxllm.errors import UserError
+from jaxllm.model import load
+from jaxllm.self_param.chunking import check_probes, chunk_documents, split_text
+from jaxllm.self_param.config import ChunkingConfig, Config, InjectConfig
+from jaxllm.self_param.data import Document, Question, group_rows, paraphrased, usable_rows
+from jaxllm.self_param.prompts import FormatConfig, Prompts
+from jaxllm.text.rows import RowSet
+
+UNBROKEN = "".join(map(chr, range(0x4E00, 0x4E00 + 300)))
+
+
+def test_rows_are_grouped_by_context():
+    row = lambda context, question: {"context": context, "question": question, "answers": ["x"]}
+    rows = [row("a", "1?"), row("b", "2?"), row("a", "3?"), row("a", "1?")]
+    documents = group_rows(rows)
+    assert [(document.text, [pair.question for pair in document.questions]) for document in documents] == [
+        ("a", ["1?", "3?"]), ("b", ["2?"])]
+    bad = [row(" ", "1?"), row("a", ""), {**row("a", "1?"), "answers": []}, {**row("a", "1?"), "answers": ["x", " "]}]
+    usable, rejected = usable_rows(RowSet([*bad, rows[0]], [1, 2, 3, 4, 5], []), "f")
+    assert usable == rows[:1] and [(own.line, own.reason) for own in rejected] == [
+        (1, "context is empty"), (2, "question is empty"), (3, "answers is empty or contains an empty answer"),
+        (4, "answers is empty or contains an empty answer")]
+    other = dataclasses.replace(documents[0], paraphrases=(Question("p?", ("x",)),))
+    assert [own.questions for own in paraphrased([other, documents[1]])] == [(Question("p?", ("x",)),)]
+
+
+def test_the_nearest_passage():
+    """By rare trigrams, with or without spaces; a passage with the answer takes precedence."""
+    dogs = Document("", chunks=("The dog that is of the man in the house is old.", "Rex barks.", "A cat and the dog."))
+    assert dogs.nearest_passage("Is it the dog Rex that barks?") == 1
+    assert dogs.nearest_passage("What is it?", "cat") == 2 and dogs.nearest_passage("What is it?", "horse") == 0
+    unbroken = Document("", chunks=("\u5317\u4eac\u662f\u4e2d\u56fd\u7684\u9996\u90fd",
+                                    "\u4e0a\u6d77\u6709\u5f88\u591a\u6865\u6881"))
+    assert unbroken.nearest_passage("\u4e0a\u6d77\u6709\u5f88\u591a\u4ec0\u4e48") == 1
+
+
+@pytest.mark.parametrize(("text", "limit", "overlap"), [
+    (" ".join(map(str, range(200))), 40, 10), (UNBROKEN, 30, 7), ("\n".join(map(str, range(100))), 9, 0),
+    ("short", 40, 10), ("", 8, 2), (f"one two three {UNBROKEN} end of it", 20, 10)])
+def test_chunks_cover_a_text_and_overlap(text, limit, overlap):
+    """A character is a token; no two positions of a text look alike."""
+    parts = split_text(text, limit, overlap, len)
+    starts = [text.index(part) for part in parts]
+    ends = [start + len(part) for start, part in zip(starts, parts, strict=True)]
+    assert all(len(part) <= limit for part in parts) and starts[0] == 0 and ends[-1] == len(text)
+    for end, start in zip(ends, starts[1:], strict=False):
+        assert end - overlap <= start <= end  # nothing is left out, and the overlap is at most as configured
+    assert ends == sorted(set(ends)) and starts == sorted(set(starts))
+    if UNBROKEN not in text:
+        assert all(text[start - 1].isspace() for start in starts[1:])
+    elif text == UNBROKEN:
+        assert len(parts) <= 1 + len(text) / (limit - overlap)
+
+
+def test_documents_beyond_the_context_budget_are_chunked():
+    """A long document and a long question that fit separately, and not together."""
+    documents = [Document("ship " * 300, (Question("q?", ("a",)),)),
+                 Document("short", (Question("ship " * 300, ("a",)),))]
+    config, model = InjectConfig(), load("tiny")
+    prompts = Prompts(model, config.format)
+    assert [len(own.passages) for own in chunk_documents(config, prompts, documents)] == [1, 1]
+
+    # Retrieval may put any question after any document.
+    questions = ["q?", "ship " * 300]
+    parts = [own.passages for own in chunk_documents(config, prompts, documents, questions)]
+    assert len(parts[0]) > 1 and parts[1] == ("short",)
+    sequences = [len(prompts.question(questions[1], part)) + config.sampling.max_tokens for part in parts[0]]
+    assert model.spec.max_positions - 5 <= max(sequences) <= model.spec.max_positions
+
+    small = dataclasses.replace(config, chunking=ChunkingConfig(tokens=40))
+    assert max(len(prompts.document(part)) for part in chunk_documents(small, prompts, documents)[0].passages) <= 40
+    # A generated question and its answer fit too.
+    (own,) = chunk_documents(config, prompts, [Document("ship " * 490, (Question("q?", ("a",)),))])
+    longest = max(len(prompts.generation_context(part)) for part in own.passages)
+    pair = config.qa_pairs.max_tokens + config.sampling.max_tokens + len(prompts.pair("", "")[0])
+    assert len(own.passages) > 1 and longest + pair <= model.spec.max_positions
+    with pytest.raises(UserError, match="leaves .* of the context window of 512"):
+        chunk_documents(config, prompts, [Document("short", (Question("ship " * 600, ("a",)),))])
+    with pytest.raises(UserError, match="the locality probe that starts with 'ship"):
+        check_probes(Config(DataConfig("x"), "out"), prompts, ["ship " * 600])
+
+
+def test_question_and_answer_are_separated_at_token_borders():
+    prompts = Prompts(load("tiny"), FormatConfig())
+    ids, question_tokens = prompts.pair("Who sails?", "Bob")
+    assert ids == prompts.encode("Question: Who sails? Answer: Bob\n")
+    assert ids[:question_tokens] == prompts.encode("Question: Who sails? Answer:")
+    assert prompts.question("Who?", "text") == [*prompts.model.prefix, *prompts.encode("text\n"),
+                                                *prompts.encode("Question: Who? Answer:")]

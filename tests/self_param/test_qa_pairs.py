@@ -1,0 +1,116 @@
+"""QA pairs: parsing of replies, filters, and the three sources."""
+
+import json
+
+import pytest
+
+from jaxllm.errors import UserError
+from jaxllm.evaluate.qa import normalize
+from jaxllm.generate import Generator
+from jaxllm.judge import FunctionJudge, JudgeConfig, Prompt
+from jaxllm.model import load
+from jaxllm.self_param.config import InjectConfig, QAPairConfig
+from jaxllm.self_param.data import Document
+from jaxllm.self_param.prompts import FormatConfig, Prompts
+from jaxllm.self_param.qa_pairs import (
+    INSTRUCTION,
+    QAPair,
+    distinct,
+    filter_pairs,
+    is_usable,
+    judge_source,
+    make_qa_pairs,
+    pairs_of_file,
+    parse_pairs,
+)
+from jaxllm.text.rows import RowSet
+
+REPLY = """Sure:
+1. Question: Who built it? Answer: two brothers
+- Question: When?  Answer:  in 1871 Question: What else? Answer: nothing
+
+Question: On two lines?
+Answer: yes, here
+Question: Without an answer? Answer:
+Question: and no more"""
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return load("tiny")
+
+
+def test_replies_are_parsed_line_by_line():
+    """Numbers and bullets of the next item are not part of an answer; questions without an answer are dropped."""
+    assert parse_pairs(REPLY) == [("Who built it?", "two brothers"), ("When?", "in 1871"), ("What else?", "nothing"),
+                                  ("On two lines?", "yes, here")]
+    assert parse_pairs("") == [] and parse_pairs("Answer: x\nQuestion:") == []
+    example = INSTRUCTION.partition("this would be\n")[2].partition("\nThe text is")[0]
+    assert len(parse_pairs(example)) == 3
+
+
+def test_unusable_pairs_are_filtered():
+    text = "The lighthouse was built in 1871, by two brothers."
+    grounded = QAPairConfig(grounded=True, min_answer=2)
+    assert is_usable(text, "Two brothers.", grounded) and is_usable(text, "1871", grounded)
+    assert not is_usable(text, "three brothers", grounded) and not is_usable(text, "?", grounded)
+    assert is_usable(text, "three brothers", QAPairConfig()) and not is_usable(text, "...", QAPairConfig())
+    pairs = [QAPair("Q?", "1871"), QAPair("q", "1871"), QAPair("Who?", "nobody")]
+    assert filter_pairs([text], [pairs], grounded) == [[("Q?", "1871")]]
+    with pytest.raises(UserError, match="no QA pairs for 1 of 1"):
+        filter_pairs([text], [[QAPair("Who?", "nobody")]], grounded)
+    # A passage without pairs is fine if another one of its document has some.
+    assert filter_pairs([text, text], [pairs, []], grounded, owners=[0, 0]) == [[("Q?", "1871")], []]
+    assert distinct(pairs, 1) == [("Q?", "1871")] and normalize("Q?") == normalize("q")
+
+
+def test_a_judge_is_queried_in_several_replies():
+    queries, done = [], []
+
+    def answer(prompt, sampling, seed):
+        queries.append((prompt.content[0]["content"], sampling.n, seed))
+        return [f"Question: {i}? Answer: {i}" for i in range(sampling.n)]
+
+    source = judge_source(FunctionJudge(answer), QAPairConfig(per_document=20), 5, done.append)
+    assert source(["one", "two"]) == [[("0?", "0"), ("1?", "1"), ("2?", "2")]] * 2
+    assert [text.removeprefix(INSTRUCTION) for text, *_ in queries] == ["one", "two"] and done == [1, 2]
+    assert queries[0][1:] == (3, 5)
+
+
+def test_recorded_replies_of_a_judge(tmp_path, tiny):
+    """Pairs that are not grounded in the document or exceed the context window are dropped."""
+    text = "The ship Rinla sails from Torla."
+    replies = tmp_path / "replies.jsonl"
+    prompt = Prompt([{"role": "user", "content": INSTRUCTION + text}])
+    reply = "Question: Where does it sail from? Answer: Torla\nQuestion: Who sails? Answer: Bob\n"
+    reply += f"Question: {'long ' * 600}? Answer: Torla"
+    replies.write_text(json.dumps({"prompt_sha256": prompt.sha256, "texts": [reply]}) + "\n")
+    config = InjectConfig(qa_pairs=QAPairConfig("judge", JudgeConfig("recorded", path=str(replies)), per_document=4,
+                                                grounded=True))
+    pairs = make_qa_pairs(config, Generator(tiny), Prompts(tiny, config.format), [Document(text)])
+    assert pairs == [[[("Where does it sail from?", "Torla")]]]
+
+
+def test_pairs_of_a_file_go_to_the_nearest_chunk(tiny):
+    documents = [Document("one two", (), ("The crew counts 95 sailors.", "It is made of pine."))]
+    row = lambda context, question, answer: {"context": context, "question": question, "answers": [answer, "other"]}
+    rows = [row("one two", "How many sailors are there?", "95"), row("elsewhere", "Who?", "Bob"),
+            row("one two", "What is it made of?", "pine"), row("one two", "long " * 600, "x")]
+    prompts = Prompts(tiny, FormatConfig())
+    given, rejected = pairs_of_file(RowSet(rows, [1, 2, 3, 4], []), "pairs.jsonl", {"one two"}, prompts, documents,
+                                    "unknown")
+    assert [(own.line, own.reason) for own in rejected] == [
+        (2, "unknown"), (4, "the document and this pair do not fit the context window")]
+    assert make_qa_pairs(InjectConfig(), None, prompts, documents, given) == [
+        [[("How many sailors are there?", "95")], [("What is it made of?", "pine")]]]
+
+
+def test_the_model_writes_pairs_about_the_document(tiny):
+    """Questions are sampled with the document in the prompt; the answers are those of the open-book model."""
+    text = "Rinla is a ship. The crew of Rinla counts 95 sailors. Rinla is made of pine.\n"
+    config = InjectConfig(qa_pairs=QAPairConfig(per_document=8, max_tokens=24))
+    generator, prompts = Generator(tiny), Prompts(tiny, config.format)
+    ((pairs,),) = make_qa_pairs(config, generator, prompts, [Document(text)])
+    assert 1 <= len(pairs) <= 8 and len({normalize(pair.question) for pair in pairs}) == len(pairs)
+    ((completion,),) = generator.generate([prompts.question(pairs[0].question, text)], config.sampling)
+    assert completion.text.strip() == pairs[0].answer

@@ -17,6 +17,7 @@ import threading
 import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import jaxllm
 from jaxllm.errors import StorageError, UserError
@@ -172,8 +173,12 @@ def _quiet() -> None:
     By filters, since packages set the levels of their loggers when they are imported, after this.
     """
     for name, level in _SHOWN.items():
-        logging.getLogger(name).addFilter(lambda record, level=level: record.levelno >= level)
+        logging.getLogger(name).addFilter(partial(_at_least, level))
     logging.getLogger("jax._src.xla_bridge").addFilter(_no_tpu)
+
+
+def _at_least(level: int, record: logging.LogRecord) -> bool:
+    return record.levelno >= level
 
 
 def _no_tpu(record: logging.LogRecord) -> bool:

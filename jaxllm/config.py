@@ -293,7 +293,7 @@ def _hints(job: type) -> dict[str, Any]:
 
 def _section(kind: Any) -> type | None:
     """The dataclass that a field holds, alone or ``| None``."""
-    return next((k for k in _alternatives(kind) if dataclasses.is_dataclass(k)), None)
+    return next((k for k in _alternatives(kind) if isinstance(k, type) and dataclasses.is_dataclass(k)), None)
 
 
 def _alternatives(kind: Any) -> tuple:
@@ -415,7 +415,8 @@ def _explained(message: str, known: dict[str, Any], origins: dict[str, str]) -> 
         return UserError(f"--{lacking[1]} has no value", "command line")
     if foreign := re.search(r"(?:Option|does not accept option) '([\w.]+)'", message):
         sections = {
-            k for kind in known.values() for k in typing.get_args(kind) if dataclasses.is_dataclass(k)
+            k for kind in known.values() for k in typing.get_args(kind)
+            if isinstance(k, type) and dataclasses.is_dataclass(k)
         }
         inner = [name for section in sections for name in _hints(section)]
         return _unknown(foreign[1], [*known, *inner], _origin(keys[0], origins) if keys else None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterator, Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 RESAMPLES = 9999
 # Above this many values resampling takes minutes: LARGE_RESAMPLES are drawn, and equal values are counted together.
@@ -16,7 +17,7 @@ VALUES_PER_BLOCK = 2**22
 MOST_DISTINCT = 256
 
 
-def interval(values: Sequence[float], seed: int = 0, level: float = 0.95) -> dict[str, float | int]:
+def interval(values: ArrayLike, seed: int = 0, level: float = 0.95) -> dict[str, float | int]:
     """Computes the mean of independent `values` with a percentile bootstrap interval.
 
     Args:
@@ -30,23 +31,23 @@ def interval(values: Sequence[float], seed: int = 0, level: float = 0.95) -> dic
     Raises:
         ValueError: there are no values.
     """
-    values = np.asarray(values, np.float64)
-    if not values.size:
+    sample = np.asarray(values, np.float64)
+    if not sample.size:
         raise ValueError("the mean of no values")
-    mean = float(values.mean())
+    mean = float(sample.mean())
     low = high = mean
-    if values.size > LARGE:
-        low, high = _quantiles(_resampled_means(values, np.random.default_rng(seed)), level)
-    elif values.size > 1:
+    if sample.size > LARGE:
+        low, high = _quantiles(_resampled_means(sample, np.random.default_rng(seed)), level)
+    elif sample.size > 1:
         from scipy import stats  # takes half a second to import, and only results need it
 
-        ci = stats.bootstrap((values,), np.mean, confidence_level=level, method="percentile", n_resamples=RESAMPLES,
-                             batch=_rows_per_block(values.size), rng=np.random.default_rng(seed)).confidence_interval
+        ci = stats.bootstrap((sample,), np.mean, confidence_level=level, method="percentile", n_resamples=RESAMPLES,
+                             batch=_rows_per_block(sample.size), rng=np.random.default_rng(seed)).confidence_interval
         low, high = float(ci.low), float(ci.high)
-    return {"mean": mean, "ci_low": low, "ci_high": high, "n": int(values.size)}
+    return {"mean": mean, "ci_low": low, "ci_high": high, "n": int(sample.size)}
 
 
-def paired(ours: Sequence[float], theirs: Sequence[float], seed: int = 0) -> dict[str, float | int]:
+def paired(ours: ArrayLike, theirs: ArrayLike, seed: int = 0) -> dict[str, float | int]:
     """Compares two methods on the same units.
 
     Args:
@@ -70,7 +71,7 @@ def paired(ours: Sequence[float], theirs: Sequence[float], seed: int = 0) -> dic
     return interval(differences, seed) | {"p": p}
 
 
-def clustered(values: Sequence[float], clusters: Sequence[Hashable], seed: int = 0, level: float = 0.95,
+def clustered(values: ArrayLike, clusters: Sequence[Hashable], seed: int = 0, level: float = 0.95,
               draws: int = 2000) -> dict[str, float | int]:
     """Computes the mean of values that are dependent within clusters, with a cluster bootstrap interval.
 
@@ -87,11 +88,11 @@ def clustered(values: Sequence[float], clusters: Sequence[Hashable], seed: int =
     Raises:
         ValueError: there are no values.
     """
-    values = np.asarray(values, np.float64)
-    if not values.size:
+    sample = np.asarray(values, np.float64)
+    if not sample.size:
         raise ValueError("the mean of no values")
     _, cluster = np.unique(np.asarray([str(name) for name in clusters]), return_inverse=True)
-    sums, counts = np.bincount(cluster, values), np.bincount(cluster)
+    sums, counts = np.bincount(cluster, sample), np.bincount(cluster)
     rng = np.random.default_rng(seed)
 
     def block(rows: int) -> np.ndarray:
@@ -99,7 +100,7 @@ def clustered(values: Sequence[float], clusters: Sequence[Hashable], seed: int =
         return sums[chosen].sum(1) / counts[chosen].sum(1)
 
     low, high = _quantiles(np.concatenate(list(_blocks(block, draws, len(sums)))), level)
-    return {"mean": float(values.mean()), "ci_low": low, "ci_high": high, "n": int(values.size)}
+    return {"mean": float(sample.mean()), "ci_low": low, "ci_high": high, "n": int(sample.size)}
 
 
 def _rows_per_block(size: int) -> int:

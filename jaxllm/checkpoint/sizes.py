@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from functools import partial
+from typing import cast, get_args
 
 import jax
 import numpy as np
@@ -29,12 +31,12 @@ def count_parameters(spec: ModelSpec) -> dict[str, int]:
 
 def weight_bytes(spec: ModelSpec, kind: str) -> int:
     """Bytes of the weights in a number format; with a quantized one the rest is bfloat16."""
-    scheme: Scheme | None = kind if kind in ("int8", "int4", "nf4") else None
+    scheme = cast(Scheme, kind) if kind in get_args(Scheme) else None
     dtype = np.dtype(jax.numpy.bfloat16 if kind != "float32" else np.float32)
     total = 0
     for path, leaf in jax.tree_util.tree_leaves_with_path(shapes_of(spec)):
-        if is_quantizable(tuple(key.key for key in path), leaf.shape, scheme):
-            small = jax.eval_shape(lambda leaf: quantize(leaf, scheme), leaf)
+        if scheme is not None and is_quantizable(tuple(key.key for key in path), leaf.shape, scheme):
+            small = jax.eval_shape(partial(quantize, scheme=scheme), leaf)
             total += sum(math.prod(part.shape) * part.dtype.itemsize for part in jax.tree.leaves(small))
         else:
             total += math.prod(leaf.shape) * dtype.itemsize

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import jax
 from jax.sharding import PartitionSpec as P
@@ -54,6 +55,7 @@ def _attend(queries, keys, values, segments, *, causal, window, softcap, interpr
     from jax.experimental.pallas.ops.tpu import splash_attention as splash
 
     length, heads = queries.shape[1:3]
+    one: Any
     if causal and window is None:
         one = splash.CausalMask((length, length))
     elif window is None:
@@ -61,15 +63,15 @@ def _attend(queries, keys, values, segments, *, causal, window, softcap, interpr
     else:  # (how far back, how far ahead); the window counts the token itself
         one = splash.LocalMask((length, length), (window - 1, 0 if causal else window - 1), 0)
     block = next(size for size in (WIDEST, WIDEST // 2, BLOCK) if length % size == 0)
-    sizes = splash.BlockSizes(**dict.fromkeys(
+    sizes: dict[str, Any] = dict.fromkeys(
         ("block_q", "block_kv", "block_kv_compute", "block_q_dkv", "block_kv_dkv", "block_kv_dkv_compute",
-         "block_q_dq", "block_kv_dq"), block))
+         "block_q_dq", "block_kv_dq"), block)
     # Each key head serves a group of query heads: one multi-query kernel a group.
     kv_heads = keys.shape[2]
     with jax.ensure_compile_time_eval():  # tables of the mask are constants, also under a trace
         kernel = splash.make_splash_mqa_single_device(
-            splash.MultiHeadMask([one] * (heads // kv_heads)), block_sizes=sizes, attn_logits_soft_cap=softcap,
-            interpret=interpret)
+            splash.MultiHeadMask([one] * (heads // kv_heads)), block_sizes=splash.BlockSizes(**sizes),
+            attn_logits_soft_cap=softcap, interpret=interpret)
     grouped = queries.reshape(*queries.shape[:2], kv_heads, heads // kv_heads, -1).transpose(0, 2, 3, 1, 4)
     by_head = lambda x: x.transpose(0, 2, 1, 3)
     over_groups = jax.vmap(kernel, (0, 0, 0, None))

@@ -10,6 +10,7 @@ import re
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -98,7 +99,7 @@ def _read_jsonl(path: Path) -> Iterator[Raw]:
     for number, line in enumerate(_lines(path), 1):
         if line := line.strip():
             # JSON refuses control characters, and UTF-8 surrogates: only an escape such as \u0000 can make them.
-            yield Raw(number, lambda line=line: line.decode("utf-8", "backslashreplace"), _parse(line),
+            yield Raw(number, partial(line.decode, "utf-8", "backslashreplace"), _parse(line),
                        clean=b"\\u" not in line)
 
 
@@ -174,7 +175,7 @@ def _read_csv(path: Path) -> Iterator[Raw]:
             continue
         row = (Cells(dict(zip(names, cells, strict=True))) if len(cells) == len(names)
                else f"{len(cells)} cells under a header of {len(names)}")
-        yield Raw(reader.line_num, lambda cells=cells: json.dumps(cells), row)
+        yield Raw(reader.line_num, partial(json.dumps, cells), row)
 
 
 @contextlib.contextmanager
@@ -252,7 +253,11 @@ def _load_hub(hub: re.Match) -> Any:
 
 def _read_dataset(data: Any) -> Iterator[Raw]:
     for i in range(len(data)):
-        yield _table_row(i + 1, lambda i=i: [data[i]])
+        yield _table_row(i + 1, partial(_rows, data, i))
+
+
+def _rows(data: Any, index: int) -> list[dict]:
+    return [data[index]]
 
 
 def _first_line(error: Exception) -> str:

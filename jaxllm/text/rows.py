@@ -96,7 +96,10 @@ def iter_rows(source: str | Path, required: Mapping[str, Any], optional: Mapping
     for line, raw, row, clean in read_raw(source):
         if isinstance(row, Cells):
             row = row.typed({name: expected for name, (expected, _) in schema.items()})
-        reason = row if isinstance(row, str) else check_row(row, schema, clean)
+        if isinstance(row, str):
+            yield Rejected(str(source), line, row, raw())
+            continue
+        reason = check_row(row, schema, clean)
         yield Row(line, row) if reason is None else Rejected(str(source), line, reason, raw())
 
 

@@ -77,8 +77,8 @@ def mismatch(value: Any, expected: Any) -> str | None:
             return f": expected {type_name(expected)}, got {describe(value)}"
         if not value and arguments[0] is Message:
             return " has no messages"
-        reasons = ((i, mismatch(item, arguments[0])) for i, item in enumerate(value, 1))
-        return next((f", item {i}{reason}" for i, reason in reasons if reason is not None), None)
+        items = ((i, mismatch(item, arguments[0])) for i, item in enumerate(value, 1))
+        return next((f", item {i}{reason}" for i, reason in items if reason is not None), None)
     if expected is float:
         fits = isinstance(value, int | float) and not isinstance(value, bool)
         if fits and not _finite(value):

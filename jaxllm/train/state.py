@@ -74,9 +74,10 @@ def abstract_state(params: Params, optimizer: optax.GradientTransformation) -> T
         optimizer: of the state.
     """
     home = _replicated_like(params)
-    shape = lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place)
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    return TrainState(step=jax.ShapeDtypeStruct((), np.int32, sharding=home), params=params, key=shape(key, home),
+    shape: Any = lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place)
+    key: Any = jax.eval_shape(lambda: jax.random.key(0))
+    step: Any = jax.ShapeDtypeStruct((), np.int32, sharding=home)
+    return TrainState(step=step, params=params, key=shape(key, home),
                       opt_state=jax.tree.map(shape, jax.eval_shape(optimizer.init, params),
                                              _optimizer_shardings(params, optimizer)), extra={})
 

@@ -62,8 +62,8 @@ def _read_gemma2(keys: Keys) -> ModelSpec:
 def _write_later(spec: ModelSpec, architecture: str) -> dict[str, Any]:
     written = write_base(spec, architecture) | write_window(spec) | {
         "attention_bias": spec.qkv_bias, "hidden_activation": ACTIVATION_NAMES[spec.activation],
-        "query_pre_attn_scalar": _whole(spec.attention_scale**-2), "attn_logit_softcapping": spec.attention_softcap,
-        "final_logit_softcapping": spec.logit_softcap}
+        "query_pre_attn_scalar": _whole((spec.attention_scale or spec.head_dim**-0.5)**-2),
+        "attn_logit_softcapping": spec.attention_softcap, "final_logit_softcapping": spec.logit_softcap}
     del written["hidden_act"]
     if written["sliding_window"] is None:  # of no layer, but torch wants a number
         written["sliding_window"] = 4096

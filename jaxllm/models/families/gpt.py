@@ -60,6 +60,7 @@ def _gpt2_leaves(spec: ModelSpec) -> list[Leaf]:
              *norm(("final_norm",), "transformer.ln_f", True), *norm(("layers", "attn_norm"), layer + "ln_1", True),
              *norm(("layers", "mlp_norm"), layer + "ln_2", True)]
     # Conv1D: matrices are stored [in, out], and q, k, v are one tensor.
+    places: list[tuple[str, str, str, tuple[int, int] | None]]
     places = [("attn", name, "attn.c_attn", (k * width, (k + 1) * width)) for k, name in enumerate("qkv")]
     places += [("attn", "o", "attn.c_proj", None), ("mlp", "up", "mlp.c_fc", None), ("mlp", "down", "mlp.c_proj", None)]
     for module, name, tensor, part in places:

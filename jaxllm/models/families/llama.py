@@ -170,7 +170,7 @@ def _write_mistral(spec: ModelSpec) -> dict[str, Any]:
     return write_base(spec, "MistralForCausalLM") | write_window(spec, name_types=False)
 
 
-def _read_qwen(keys: Keys, family: str, **defaults: int) -> dict[str, Any]:
+def _read_qwen(keys: Keys, family: str, **defaults: Any) -> dict[str, Any]:
     base = read_base(keys, family, positions=32768, **defaults)
     keys.only("use_mrope", False)
     first = keys.get("max_window_layers", 28)

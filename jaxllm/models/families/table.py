@@ -11,16 +11,18 @@ import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 
 from jaxllm.errors import UserError
 from jaxllm.models.spec import Activation, Head, ModelSpec, Rope
 
-ACTIVATIONS = {"silu": "silu", "swish": "silu", "gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_fast": "gelu_tanh",
-               "gelu_pytorch_tanh": "gelu_tanh", "relu": "relu", "tanh": "tanh"}
-ACTIVATION_NAMES = {"silu": "silu", "gelu": "gelu", "gelu_tanh": "gelu_new", "relu": "relu", "tanh": "tanh"}
+ACTIVATIONS: dict[str, Activation] = {
+    "silu": "silu", "swish": "silu", "gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_fast": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh", "relu": "relu", "tanh": "tanh"}
+ACTIVATION_NAMES: dict[Activation | None, str] = {
+    "silu": "silu", "gelu": "gelu", "gelu_tanh": "gelu_new", "relu": "relu", "tanh": "tanh"}
 
 # Keys that never change what a forward pass computes.
 BOOKKEEPING = frozenset("""
@@ -69,7 +71,7 @@ def fuse(leaves: Sequence[Leaf], parts: Sequence[np.ndarray]) -> np.ndarray:
     """The inverse of `cut` for all leaves of one tensor."""
     if leaves[0].part is None:
         return parts[0]
-    in_order = sorted(zip(leaves, parts, strict=True), key=lambda pair: pair[0].part)
+    in_order = sorted(zip(leaves, parts, strict=True), key=lambda pair: pair[0].part or ())
     grouped = [part.reshape(*part.shape[:-1], leaf.groups, -1) for leaf, part in in_order]
     return np.concatenate(grouped, -1).reshape(*parts[0].shape[:-1], -1)
 
@@ -139,7 +141,7 @@ class Keys:
     def ignore(self, *names: str) -> None:
         self.seen.update(names)
 
-    def activation(self, name: str, default: str) -> str:
+    def activation(self, name: str, default: str) -> Activation:
         value = self.get(name, default)
         if value not in ACTIVATIONS:
             raise UserError(f"activation '{value}' is not supported (have: {', '.join(ACTIVATIONS)})", self.where)
@@ -241,7 +243,7 @@ def read_rope(keys: Keys, default_theta: float = 10_000.0, settings: dict[str, A
                            found.pop("mscale", None), found.pop("mscale_all_dim", None))
     if kind not in ("default", "linear"):
         found["original_positions"] = original
-    return Rope(float(theta), kind, fraction=float(fraction), magnitude=magnitude, **found)
+    return Rope(float(theta), cast(Any, kind), fraction=float(fraction), magnitude=magnitude, **found)
 
 
 def _magnitude(kind: str, given: float | None, factor: float, original: int, mscale: float | None,
@@ -255,11 +257,11 @@ def _magnitude(kind: str, given: float | None, factor: float, original: int, msc
     return temperature(mscale) / temperature(mscale_all) if mscale and mscale_all else temperature(1.0)
 
 
-def write_rope(rope: Rope) -> dict[str, Any]:
+def write_rope(rope: Rope | None) -> dict[str, Any]:
     """The spelling of transformers 4, which 5 reads as well."""
-    scaling: dict[str, Any] | None = None
+    scaling: dict[str, Any] = {}
     if rope.kind != "default":
-        scaling = {"rope_type": rope.kind, "factor": rope.factor}
+        scaling |= {"rope_type": rope.kind, "factor": rope.factor}
     if rope.kind in ("llama3", "yarn", "longrope"):
         scaling["original_max_position_embeddings"] = rope.original_positions
     if rope.kind == "llama3":
@@ -270,7 +272,7 @@ def write_rope(rope: Rope) -> dict[str, Any]:
         scaling |= {"short_factor": list(rope.short_factors), "long_factor": list(rope.long_factors)}
     if rope.kind in ("yarn", "longrope"):
         scaling["attention_factor"] = rope.magnitude
-    written = {"rope_theta": rope.theta, "rope_scaling": scaling}
+    written = {"rope_theta": rope.theta, "rope_scaling": scaling or None}
     return written | ({"partial_rotary_factor": rope.fraction} if rope.fraction != 1.0 else {})
 
 

@@ -1,12 +1,26 @@
-"""Whoever answers a prompt is a judge: a local model, a server, recorded answers, a function."""
+"""Judges answer prompts: a local model, a server, recorded answers, or a Python function."""
 
 from jaxllm.judge.cache import Cached
 from jaxllm.judge.config import JudgeConfig, open_judge
 from jaxllm.judge.function import FunctionJudge
+from jaxllm.judge.job import (
+    Completions,
+    Invalid,
+    JudgedRow,
+    JudgeSummary,
+    Options,
+    Sample,
+    judge_rows,
+    retry_in_conversation,
+    retry_same_prompt,
+    split_answerable,
+)
 from jaxllm.judge.local import LocalJudge
-from jaxllm.judge.protocol import Answer, Choice, Judge, Prompt, choice_of
+from jaxllm.judge.protocol import Answer, Choice, Judge, NoAnswer, Prices, Prompt, Usage, choice_of
 from jaxllm.judge.recorded import RecordedJudge
 from jaxllm.judge.server import ServerJudge
 
-__all__ = ["Answer", "Cached", "Choice", "FunctionJudge", "Judge", "JudgeConfig", "LocalJudge", "Prompt",
-           "RecordedJudge", "ServerJudge", "choice_of", "open_judge"]
+__all__ = ["Answer", "Cached", "Choice", "Completions", "FunctionJudge", "Invalid", "Judge", "JudgeConfig",
+           "JudgeSummary", "JudgedRow", "LocalJudge", "NoAnswer", "Options", "Prices", "Prompt", "RecordedJudge",
+           "Sample", "ServerJudge", "Usage", "choice_of", "judge_rows", "open_judge", "retry_in_conversation",
+           "retry_same_prompt", "split_answerable"]

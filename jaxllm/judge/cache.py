@@ -1,118 +1,204 @@
-"""Answers kept on disk, so that no judge is asked the same twice: not after a stop, and not by another process."""
+"""Cache of a judge's answers on disk, safe for several processes."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import sqlite3
 import threading
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from jaxllm.config import SamplingConfig
 from jaxllm.errors import StorageError, UserError
 from jaxllm.files import plain
-from jaxllm.judge.protocol import Answer, Choice, Judge, Prompt
+from jaxllm.judge.protocol import Answer, Choice, Judge, OnFailure, Prompt, Usage
 
 T = TypeVar("T")
-# Another process may be writing; an answer takes a moment.
-PATIENCE_SECONDS = 60.0
-# Part of every key; goes up when what is kept of an answer changes.
-FORMAT = 1
+# Another process may be writing; a commit takes a moment.
+LOCK_SECONDS = 60.0
+# Answers wait at most this long for a commit, which is all that a kill can lose.
+COMMIT_SECONDS, ROWS_PER_COMMIT = 0.2, 1000
+KEYS_PER_QUERY = 500
+# Part of every key; increase it when the format of values changes.
+FORMAT = 2
 
 
 class Cached(Judge):
-    """A judge that remembers.
+    """A judge whose answers are looked up in an SQLite file first, and added to it.
 
-    Every answer is in the file as soon as it is there. SQLite keeps several processes from harming each other. Prompts
-    are told apart by their content, not by their id, which only recorded answers know: those are in a file already.
+    Keys are hashes of the judge's identity, the prompt's content (not its id), the settings and the seed. A prompt's
+    completions share a key, whatever their number: where five are cached and eight are needed, three are generated.
+    Failures are not cached. The file is in write-ahead mode (`-wal` and `-shm` files accompany it); answers are
+    committed in batches, at the latest after `COMMIT_SECONDS`.
 
     Args:
-        judge: who is asked what is not known.
+        judge: answers prompts that are not in the file.
         path: the file.
 
     Raises:
-        UserError: the file is damaged, or something else.
+        UserError: the file is damaged, or not a cache.
     """
 
     def __init__(self, judge: Judge, path: str | Path):
         self.judge, self.identity, self.path = judge, judge.identity, Path(path)
-        self._lock = threading.Lock()  # judges may tell of answers from several threads
-        with self._explained():
+        self._lock = threading.Lock()
+        self._pending: dict[str, str] = {}
+        self._timer: threading.Timer | None = None
+        with self._errors():
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._base = sqlite3.connect(self.path, timeout=PATIENCE_SECONDS, check_same_thread=False)
-            self._base.execute("CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, value TEXT NOT NULL)")
-            self._base.commit()
+            self._database = sqlite3.connect(self.path, timeout=LOCK_SECONDS, check_same_thread=False)
+            with contextlib.suppress(sqlite3.OperationalError):  # another process is at it; the mode is the file's
+                self._database.execute("PRAGMA journal_mode=WAL")
+            self._database.execute("PRAGMA synchronous=NORMAL")
+            self._database.execute("CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, value TEXT NOT NULL)")
+            self._database.commit()
 
     def complete(self, prompts: Sequence[Prompt], sampling: SamplingConfig, *, seed: int = 0,
-                 on_answer: Callable[[int, list[Answer]], None] | None = None) -> list[list[Answer]]:
+                 on_answer: Callable[[int, list[Answer]], None] | None = None,
+                 on_failure: OnFailure | None = None) -> list[list[Answer]]:
         """See `Judge.complete`."""
-        # The one that takes the likeliest token draws nothing.
-        settings = ["complete", plain(sampling), seed if sampling.temperature > 0 else None]
-        ask = lambda some, tell: self.judge.complete(some, sampling, seed=seed, on_answer=tell)
-        return self._ask(prompts, settings, ask, on_answer, lambda found: [Answer(**one) for one in found],
-                         lambda answers: [asdict(one) for one in answers])
+        settings = {name: value for name, value in plain(sampling).items() if name != "n"}
+        # Greedy decoding does not depend on the seed.
+        settings = ["complete", settings, seed if sampling.temperature > 0 else None]
+        keys = [self._key([*settings, prompt.sample], prompt) for prompt in prompts]
+        indices = _indices(keys)
+        answers = self._load(indices, lambda value: [_answer(fields) for fields in value])
+        results: list[list[Answer]] = [[] for _ in prompts]
 
-    def choose(self, prompts: Sequence[Prompt], answers: Sequence[str], *,
-               on_answer: Callable[[int, Choice], None] | None = None) -> list[Choice]:
+        def deliver(key: str) -> None:
+            for number in indices[key]:
+                results[number] = answers[key][:sampling.n]
+                if on_answer is not None:
+                    on_answer(number, results[number])
+
+        missing: dict[int, list[str]] = {}  # number of cached completions -> keys
+        for key in indices:
+            have = len(answers.setdefault(key, []))
+            if have >= sampling.n:
+                deliver(key)
+            else:
+                missing.setdefault(have, []).append(key)
+        with self._committing():
+            for have, own in missing.items():
+                def store(number: int, more: list[Answer], own: list[str] = own) -> None:
+                    answers[own[number]] += more
+                    self._store(own[number], [dataclasses.asdict(answer) for answer in answers[own[number]]])
+                    deliver(own[number])
+
+                first = [prompts[indices[key][0]] for key in own]
+                self._query(lambda *calls, first=first, have=have: self.judge.complete(
+                    [dataclasses.replace(prompt, sample=prompt.sample + have) for prompt in first],
+                    dataclasses.replace(sampling, n=sampling.n - have), seed=seed, on_answer=calls[0],
+                    on_failure=calls[1]), [indices[key] for key in own], store, on_failure)
+        return results
+
+    def choose(self, prompts: Sequence[Prompt], options: Sequence[str], *,
+               on_answer: Callable[[int, Choice], None] | None = None,
+               on_failure: OnFailure | None = None) -> list[Choice | None]:
         """See `Judge.choose`."""
-        ask = lambda some, tell: self.judge.choose(some, answers, on_answer=tell)
-        return self._ask(prompts, ["choose", list(answers)], ask, on_answer, lambda found: Choice(**found), asdict)
+        keys = [self._key(["choose", list(options)], prompt) for prompt in prompts]
+        indices = _indices(keys)
+        choices = self._load(indices, _choice)
+        results: list[Choice | None] = [None] * len(prompts)
 
-    def obstacle(self, prompt: Prompt, tokens: int) -> str | None:
-        """See `Judge.obstacle`."""
-        return self.judge.obstacle(prompt, tokens)
+        def deliver(key: str) -> None:
+            for number in indices[key]:
+                results[number] = choices[key]
+                if on_answer is not None:
+                    on_answer(number, choices[key])
 
-    def _ask(self, prompts: Sequence[Prompt], settings: list[Any],
-             ask: Callable[[Sequence[Prompt], Callable[[int, T], None]], list[T]],
-             on_answer: Callable[[int, T], None] | None, read: Callable[[Any], T],
-             write: Callable[[T], Any]) -> list[T]:
-        keys = [self._key(prompt, settings) for prompt in prompts]
-        results: dict[str, T] = {}
-        for key in dict.fromkeys(keys):
-            if (stored := self._get(key)) is not None:
-                with self._explained():
-                    results[key] = read(stored)
-        places: dict[str, list[int]] = {}
-        for number, key in enumerate(keys):
-            places.setdefault(key, []).append(number)
-            if key in results and on_answer is not None:
-                on_answer(number, results[key])
-        unknown = [key for key in places if key not in results]
+        for key in choices:
+            deliver(key)
+        own = [key for key in indices if key not in choices]
 
-        def tell(number: int, answer: T) -> None:
-            key = unknown[number]
-            results[key] = answer
-            self._put(key, write(answer))
-            for place in places[key] if on_answer is not None else ():
-                on_answer(place, answer)
+        def store(number: int, choice: Choice) -> None:
+            choices[own[number]] = choice
+            self._store(own[number], dataclasses.asdict(choice))
+            deliver(own[number])
 
-        if unknown:
-            for number, answer in enumerate(ask([prompts[places[key][0]] for key in unknown], tell)):
-                if unknown[number] not in results:  # a judge that told nothing on the way
-                    tell(number, answer)
-        return [results[key] for key in keys]
+        with self._committing():
+            self._query(lambda on_answer, on_failure: self.judge.choose(
+                [prompts[indices[key][0]] for key in own], options, on_answer=on_answer, on_failure=on_failure),
+                [indices[key] for key in own], store, on_failure)
+        return results
 
-    def _key(self, prompt: Prompt, settings: list[Any]) -> str:
-        about = json.dumps([FORMAT, self.identity, prompt.sha256, settings], sort_keys=True)
-        return hashlib.sha256(about.encode()).hexdigest()
+    def unanswerable_reason(self, prompt: Prompt, max_tokens: int) -> str | None:
+        """See `Judge.unanswerable_reason`."""
+        return self.judge.unanswerable_reason(prompt, max_tokens)
 
-    def _get(self, key: str) -> Any:
-        with self._lock, self._explained():
-            row = self._base.execute("SELECT value FROM answers WHERE key = ?", (key,)).fetchone()
-            return None if row is None else json.loads(row[0])
+    def _query(self, call: Callable[..., list[T]], indices: Sequence[Sequence[int]], store: Callable[[int, T], None],
+               on_failure: OnFailure | None) -> None:
+        """Passes prompts on to the judge; `indices` are those that each of them has among all prompts."""
+        done: set[int] = set()
 
-    def _put(self, key: str, value: Any) -> None:
-        with self._lock, self._explained():
-            self._base.execute("INSERT OR REPLACE INTO answers VALUES (?, ?)", (key, json.dumps(plain(value))))
-            self._base.commit()
+        def answered(number: int, value: T) -> None:
+            done.add(number)
+            store(number, value)
+
+        def failed(number: int, reason: str) -> None:
+            done.add(number)
+            for index in indices[number]:
+                on_failure(index, reason)
+
+        if indices:
+            values = call(answered, None if on_failure is None else failed)
+            for number, value in enumerate(values):
+                if number not in done:  # a judge that does not call back
+                    answered(number, value)
+
+    def _key(self, settings: list[Any], prompt: Prompt) -> str:
+        content = json.dumps([FORMAT, self.identity, prompt.sha256, settings], sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()
+
+    def _load(self, keys: Sequence[str], parse: Callable[[Any], T]) -> dict[str, T]:
+        keys, values = list(keys), {}
+        with self._lock, self._errors():
+            for start in range(0, len(keys), KEYS_PER_QUERY):
+                some = keys[start:start + KEYS_PER_QUERY]
+                marks = ", ".join("?" * len(some))
+                values |= self._database.execute(f"SELECT key, value FROM answers WHERE key IN ({marks})", some)
+            return {key: parse(json.loads(values[key])) for key in keys if key in values}
+
+    def _store(self, key: str, value: Any) -> None:
+        with self._lock:
+            self._pending[key] = json.dumps(plain(value))
+            if len(self._pending) >= ROWS_PER_COMMIT:
+                self._commit()
+            elif self._timer is None:
+                self._timer = threading.Timer(COMMIT_SECONDS, self._commit_late)
+                self._timer.daemon = True
+                self._timer.start()
+
+    def _commit(self) -> None:
+        """Writes all pending answers; the lock is held."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._pending:
+            with self._errors(), self._database:
+                self._database.executemany("INSERT OR REPLACE INTO answers VALUES (?, ?)", self._pending.items())
+            self._pending.clear()
+
+    def _commit_late(self) -> None:
+        # An error shows again, in the thread of the caller, at the next commit: the answers are still pending.
+        with self._lock, contextlib.suppress(UserError, StorageError):
+            self._commit()
 
     @contextlib.contextmanager
-    def _explained(self):
-        """Turns what SQLite says into what the user can do about it."""
+    def _committing(self) -> Iterator[None]:
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._commit()
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        """Turns SQLite's errors into those that the user can act on."""
         try:
             yield
         except sqlite3.OperationalError as error:
@@ -120,10 +206,30 @@ class Cached(Judge):
                 raise StorageError(f"{self.path}: cannot be written: {error}") from error
             locked = "locked" in str(error)
             raise UserError(f"the cache cannot be used: {error}", self.path,
-                            "another process keeps it busy: wait for that, or see whether it hangs" if locked
+                            "another process keeps it locked: wait for it, or check whether it hangs" if locked
                             else "it may be another program's: choose another file") from error
-        except (sqlite3.DatabaseError, ValueError, TypeError) as error:
+        except (sqlite3.DatabaseError, LookupError, ValueError, TypeError) as error:
             raise UserError(f"the cache is damaged: {error}", self.path,
-                            "remove the file; its answers will be asked for again") from error
+                            "remove the file; its answers are then generated again") from error
         except OSError as error:
             raise UserError(f"the cache cannot be used: {error.strerror}", self.path, "choose another file") from error
+
+
+def _indices(keys: Sequence[str]) -> dict[str, list[int]]:
+    indices: dict[str, list[int]] = {}
+    for number, key in enumerate(keys):
+        indices.setdefault(key, []).append(number)
+    return indices
+
+
+def _usage(fields: dict[str, Any]) -> dict[str, Any]:
+    usage = fields["usage"]
+    return fields | {"usage": None if usage is None else Usage(**usage)}
+
+
+def _answer(fields: dict[str, Any]) -> Answer:
+    return Answer(**_usage(fields))
+
+
+def _choice(fields: dict[str, Any]) -> Choice:
+    return Choice(**_usage(fields))

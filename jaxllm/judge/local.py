@@ -1,121 +1,196 @@
-"""A model of one's own as a judge."""
+"""A local model as a judge."""
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
 
+import jax
 import jax.numpy as jnp
 
 from jaxllm.config import SamplingConfig
 from jaxllm.errors import UserError
-from jaxllm.generate import Generator, check_prompt
-from jaxllm.judge.protocol import Answer, Choice, Judge, Prompt, check_answers, choice_of, variants, warn_of_low_mass
+from jaxllm.generate import Completion, Generator, check_prompt
+from jaxllm.judge.options import Ids, OptionTokens
+from jaxllm.judge.protocol import (
+    Answer,
+    Choice,
+    Judge,
+    NoAnswer,
+    OnFailure,
+    Prompt,
+    Usage,
+    check_options,
+    choice_of,
+    warn_of_low_mass,
+)
 from jaxllm.model import Model
+from jaxllm.models import Adapter
 
-# Prompts whose choices are computed together: what is lost when the job is stopped.
-TOGETHER = 256
+TextFormat = Literal["auto", "chat", "plain"]
+# Prompts whose choices are computed together: at most this many are lost when the job is stopped.
+PROMPTS_PER_SCORE_CALL = 256
 
 
 class LocalJudge(Judge):
-    """Asks a model; conversations through its chat template.
+    """Generates with a model, and scores options with it.
 
     Args:
-        model: who answers; of stacked layers a second copy is kept, as decoding wants them apart.
-        identity: of the model, for caches; see `JudgeConfig`.
-        batch_size: texts that run together.
-        dtype: of activations.
+        model: the judge; weights are prepared once, here.
+        identity: describes the model for caches; see `open_judge`.
+        batch_size: sequences decoded together at most.
+        dtype: of activations; by default bfloat16 on accelerators and float32 on CPU.
+        adapter: low-rank adapter applied next to the weights.
+        mesh: splits rows over `data` and `fsdp` and KV heads over `tensor`.
+        text_format: encoding of a prompt that is a text, not messages. `chat`: one user message in the chat template;
+            `plain`: raw text that the model continues; `auto`: chat where the model has a template, else plain.
+        consume: frees the stacked weights of `model`, which must not be used afterwards.
+
+    Raises:
+        UserError: the model has a scoring head, or no chat template for `text_format="chat"`.
     """
 
-    def __init__(self, model: Model, identity: str, batch_size: int = 32, dtype: jnp.dtype = jnp.float32):
-        self.generator = Generator(model, dtype=dtype, batch_size=batch_size)
-        self.model, self.identity = self.generator.model, identity
+    def __init__(self, model: Model, identity: str, batch_size: int = 32, dtype: jnp.dtype | None = None, *,
+                 adapter: Adapter | None = None, mesh: jax.sharding.Mesh | None = None,
+                 text_format: TextFormat = "auto", consume: bool = False):
+        model.require_lm("answer prompts", identity)
+        has_template = model.tokenizer.has_chat_template
+        if text_format == "chat" and not has_template:
+            raise UserError("the model has no chat template", identity, "set the judge's format to plain")
+        self.generator = Generator(model, dtype=dtype, mesh=mesh, batch_size=batch_size, consume=consume)
+        self.model, self.adapter = self.generator.model, adapter
+        self.chat_texts = text_format == "chat" or text_format == "auto" and has_template
+        self.identity = identity if text_format == "auto" else f"{identity}, texts as {text_format}"
 
     def complete(self, prompts: Sequence[Prompt], sampling: SamplingConfig, *, seed: int = 0,
-                 on_answer: Callable[[int, list[Answer]], None] | None = None) -> list[list[Answer]]:
+                 on_answer: Callable[[int, list[Answer]], None] | None = None,
+                 on_failure: OnFailure | None = None) -> list[list[Answer]]:
         """See `Judge.complete`."""
-        answers = lambda completions: [Answer(one.text, one.finish_reason, one.logprob) for one in completions]
-        tell = None if on_answer is None else lambda i, completions: on_answer(i, answers(completions))
-        made = self.generator.generate([self._ids(prompt) for prompt in prompts], sampling, seed=seed, on_prompt=tell,
-                                       row_ids=[int(prompt.sha256[:8], 16) for prompt in prompts])
-        return [answers(completions) for completions in made]
+        encoded = self._encode(prompts, sampling.max_tokens, on_failure)
+        numbers, results = list(encoded), [[] for _ in prompts]
 
-    def choose(self, prompts: Sequence[Prompt], answers: Sequence[str], *,
-               on_answer: Callable[[int, Choice], None] | None = None) -> list[Choice]:
-        """See `Judge.choose`; sums over the ways in which each answer may be spelled.
+        def finished(index: int, completions: list[Completion]) -> None:
+            number = numbers[index]
+            results[number] = [Answer(completion.text, completion.finish_reason, completion.logprob,
+                                      Usage(0 if sample else len(encoded[number]), len(completion.token_ids)))
+                               for sample, completion in enumerate(completions)]
+            if on_answer is not None:
+                on_answer(number, results[number])
 
-        A prompt is read once, however many answers and spellings there are. Where an answer begins another, what the
-        longer one has is not the shorter one's.
+        self.generator.generate([encoded[number] for number in numbers], sampling, adapter=self.adapter, seed=seed,
+                                row_ids=[_row_id(prompts[number]) for number in numbers], on_prompt=finished)
+        return results
+
+    def choose(self, prompts: Sequence[Prompt], options: Sequence[str], *,
+               on_answer: Callable[[int, Choice], None] | None = None,
+               on_failure: OnFailure | None = None) -> list[Choice | None]:
+        """See `Judge.choose`; an option's probability is summed over its spellings.
+
+        A prompt is tokenized and prefilled once for all options and spellings. Where an option is the start of
+        another, the probability of the longer one is not counted for the shorter one.
 
         Raises:
-            UserError: a prompt with its answers does not fit the context window, or answers are spelled alike.
+            UserError: a prompt with its options does not fit the context window and `on_failure` is not given, or
+                options are the same tokens.
         """
-        check_answers(answers)
-        spelled = [{answer: self._spellings(prompt, answer) for answer in answers} for prompt in prompts]
-        before = [self._ids(prompt) for prompt in prompts]
-        for number, (ids, own) in enumerate(zip(before, spelled, strict=True)):
-            longest = max(len(tail) for tails in own.values() for tail in tails)
-            check_prompt(ids, longest, self.model.spec.max_positions, f"prompt {number + 1}")
-        choices: list[Choice] = []
-        for start in range(0, len(prompts), TOGETHER):
-            numbers = range(start, min(start + TOGETHER, len(prompts)))
-            tails = [(i, answer, tail) for i in numbers for answer in answers for tail in spelled[i][answer]]
-            scores = self.generator.score([(before[i], tail) for i, _, tail in tails])
-            found: dict[int, dict[tuple[int, ...], tuple[str, float]]] = {i: {} for i in numbers}
-            for (i, answer, tail), one in zip(tails, scores, strict=True):
-                if tail in found[i]:
-                    raise UserError(f"the answers {found[i][tail][0]!r} and {answer!r} are the same tokens",
-                                    f"prompt {i + 1}", "choose answers that the model's tokenizer tells apart")
-                found[i][tail] = answer, math.exp(one.logprob)
-            for i in numbers:
-                choices.append(choice_of(_own_shares(found[i], answers)))
+        check_options(options)
+        option_tokens = OptionTokens(self.model, options)
+        encoded = self._encode(prompts, 0, on_failure)
+        tokens: dict[int, dict[Ids, str]] = {}
+        for number, ids in encoded.items():
+            text = None if self._is_chat(prompts[number]) else prompts[number].content
+            try:
+                own = option_tokens.after(text, ids)
+            except NoAnswer as error:
+                self._fail(number, error, on_failure)
+                continue
+            if self._fits(number, ids, max(map(len, own)), on_failure):
+                tokens[number] = own
+        numbers, results = list(tokens), [None] * len(prompts)
+        for start in range(0, len(numbers), PROMPTS_PER_SCORE_CALL):
+            some = numbers[start:start + PROMPTS_PER_SCORE_CALL]
+            pairs = [(number, continuation) for number in some for continuation in tokens[number]]
+            scores = self.generator.score([(encoded[number], continuation) for number, continuation in pairs],
+                                          adapter=self.adapter)
+            probabilities = {pair: math.exp(score.logprob) for pair, score in zip(pairs, scores, strict=True)}
+            for number in some:
+                shares = _shares(tokens[number], {ids: probabilities[number, ids] for ids in tokens[number]}, options)
+                results[number] = choice_of(shares, Usage(len(encoded[number]), 0))
                 if on_answer is not None:
-                    on_answer(i, choices[i])
-        warn_of_low_mass(choices, answers, self.identity)
-        return choices
+                    on_answer(number, results[number])
+        warn_of_low_mass(results, options, self.identity)
+        return results
 
-    def obstacle(self, prompt: Prompt, tokens: int) -> str | None:
-        """See `Judge.obstacle`: it does not fit the context window, or has no form in the chat template."""
+    def unanswerable_reason(self, prompt: Prompt, max_tokens: int) -> str | None:
+        """See `Judge.unanswerable_reason`: the prompt does not fit the context window, or the chat template refuses it.
+        """
         try:
-            check_prompt(self._ids(prompt), tokens, self.model.spec.max_positions, "")
+            check_prompt(self._ids(prompt), max_tokens, self.model.spec.max_positions, "")
         except UserError as error:
-            return error.what if error.fix is None else f"{error.what} ({error.fix})"
+            return _reason(error)
         return None
 
+    def _is_chat(self, prompt: Prompt) -> bool:
+        return self.chat_texts or not isinstance(prompt.content, str)
+
     def _ids(self, prompt: Prompt) -> list[int]:
-        if isinstance(prompt.content, str):
-            return self.model.prompt_ids(prompt.content)
-        return self.model.tokenizer.chat(prompt.messages)
+        if self._is_chat(prompt):
+            return self.model.tokenizer.chat(prompt.messages)
+        return self.model.prompt_ids(prompt.content)
 
-    def _spellings(self, prompt: Prompt, answer: str) -> list[tuple[int, ...]]:
-        """The ids of every spelling: each sequence once, and none that goes on from another."""
-        before = self._ids(prompt)
-        found = []
-        for spelled in variants(answer):
-            if isinstance(prompt.content, str):
-                head, tail = self.model.pair_ids(prompt.content, spelled)
-            else:
-                head, tail = before, self.model.tokenizer.encode(spelled)
-            if head == before and tail:  # otherwise it would be cut up differently, and not follow this prompt
-                found.append(tuple(tail))
-        distinct = dict.fromkeys(found)
-        # What begins with another spelling is part of that one's probability already.
-        kept = [ids for ids in distinct if not any(ids != other and ids[:len(other)] == other for other in distinct)]
-        if not kept:
-            raise UserError(f"the answer {answer!r} cannot be told from the prompt's end",
-                            fix="end the prompt with a blank line, or use messages")
-        return kept
+    def _encode(self, prompts: Sequence[Prompt], max_tokens: int, on_failure: OnFailure | None) -> dict[int, list[int]]:
+        """Encodes prompts that fit the context window with `max_tokens` tokens; the others fail."""
+        encoded = {}
+        for number, prompt in enumerate(prompts):
+            try:
+                ids = self._ids(prompt)
+            except UserError as error:
+                self._fail(number, error, on_failure)
+                continue
+            if self._fits(number, ids, max_tokens, on_failure):
+                encoded[number] = ids
+        return encoded
+
+    def _fits(self, number: int, ids: Sequence[int], max_tokens: int, on_failure: OnFailure | None) -> bool:
+        try:
+            check_prompt(ids, max_tokens, self.model.spec.max_positions, "")
+        except UserError as error:
+            self._fail(number, error, on_failure)
+            return False
+        return True
+
+    def _fail(self, number: int, error: UserError | NoAnswer, on_failure: OnFailure | None) -> None:
+        if on_failure is None:
+            what = error.reason if isinstance(error, NoAnswer) else error.what
+            raise UserError(what, f"prompt {number + 1}", error.fix) from None
+        on_failure(number, _reason(error))
 
 
-def _own_shares(found: Mapping[tuple[int, ...], tuple[str, float]], answers: Sequence[str]) -> dict[str, float]:
-    """Probability of every answer, from that of token sequences and whose they are.
+def _reason(error: UserError | NoAnswer) -> str:
+    what = error.reason if isinstance(error, NoAnswer) else error.what
+    return what if error.fix is None else f"{what} ({error.fix})"
 
-    A sequence's probability holds that of all that go on from it; those of other answers are taken off.
+
+def _row_id(prompt: Prompt) -> int:
+    """The prompt's number in the random streams."""
+    digest = prompt.sha256
+    if prompt.sample:
+        digest = hashlib.sha256(f"{digest}/{prompt.sample}".encode()).hexdigest()
+    return int(digest[:8], 16)
+
+
+def _shares(option_of: Mapping[Ids, str], probabilities: Mapping[Ids, float], options: Sequence[str]
+            ) -> dict[str, float]:
+    """Sums the probability of every option over its token sequences.
+
+    A sequence's probability includes that of all its continuations; those of other options are subtracted.
     """
-    shares = dict.fromkeys(answers, 0.0)
-    for ids, (answer, probability) in found.items():
-        longer = [other for other in found if len(other) > len(ids) and other[:len(ids)] == ids]
-        nearest = [one for one in longer if not any(one != other and one[:len(other)] == other for other in longer)]
-        shares[answer] += max(probability - sum(found[one][1] for one in nearest), 0.0)
+    shares = dict.fromkeys(options, 0.0)
+    for ids, option in option_of.items():
+        longer = [other for other in option_of if len(other) > len(ids) and other[:len(ids)] == ids]
+        nearest = [other for other in longer
+                   if not any(other != middle and other[:len(middle)] == middle for middle in longer)]
+        shares[option] += max(probabilities[ids] - sum(probabilities[other] for other in nearest), 0.0)
     return shares
-

@@ -1,4 +1,4 @@
-"""Answers given earlier, by anyone, as a judge."""
+"""Recorded answers as a judge."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ from jaxllm.judge.protocol import (
     Answer,
     Choice,
     Judge,
+    NoAnswer,
+    OnFailure,
     Prompt,
-    check_answers,
+    check_options,
     choice_of,
+    normalized,
     one_by_one,
-    plain_answer,
     warn_of_low_mass,
 )
 from jaxllm.text.rows import read_rows
@@ -26,19 +28,22 @@ from jaxllm.text.rows import read_rows
 class RecordedJudge(Judge):
     """Looks answers up in rows `{prompt_sha256 | id, texts, probabilities?}`.
 
+    A prompt is looked up by its hash, then by its id; a retry has the id of its row with `/retry1`, `/retry2`, ...
+    appended. Completion number k of a prompt is `texts[k]`.
+
     Args:
         path: JSONL file of the rows.
 
     Raises:
-        UserError: a row has neither hash nor id, or neither texts nor probabilities; or two rows are of one prompt.
+        UserError: a row has neither hash nor id, or neither texts nor probabilities; or two rows have the same key.
     """
 
     def __init__(self, path: str | Path):
         self.path = path
-        found = read_rows(path, {}, {"prompt_sha256": str, "id": Any, "texts": list[str], "probabilities": dict},
-                          limit_bad=0.0)
+        recorded = read_rows(path, {}, {"prompt_sha256": str, "id": Any, "texts": list[str], "probabilities": dict},
+                             limit_bad=0.0)
         self.rows: dict[str, dict[str, Any]] = {}
-        for line, row in zip(found.lines, found.rows, strict=True):
+        for line, row in zip(recorded.lines, recorded.rows, strict=True):
             keys = [str(row["prompt_sha256"]).lower()] if row.get("prompt_sha256") is not None else []
             keys += [str(row["id"])] if row.get("id") is not None else []
             if not keys or not ({"texts", "probabilities"} & set(row)):
@@ -51,45 +56,46 @@ class RecordedJudge(Judge):
         self.identity = f"recorded answers ({Path(path).name}, {content})"
 
     def complete(self, prompts: Sequence[Prompt], sampling: SamplingConfig, *, seed: int = 0,
-                 on_answer: Callable[[int, list[Answer]], None] | None = None) -> list[list[Answer]]:
-        """See `Judge.complete`; the first `sampling.n` texts of each row, whatever the other settings are."""
+                 on_answer: Callable[[int, list[Answer]], None] | None = None,
+                 on_failure: OnFailure | None = None) -> list[list[Answer]]:
+        """See `Judge.complete`; the texts do not depend on the settings."""
 
-        def answers(number: int, prompt: Prompt) -> list[Answer]:
-            texts = self._row(prompt, number).get("texts", [])
-            if len(texts) < sampling.n:
-                raise UserError(f"{len(texts)} texts are recorded for prompt {number + 1}, {sampling.n} are asked for",
-                                self.path)
-            return [Answer(text) for text in texts[:sampling.n]]
+        def answers(prompt: Prompt) -> list[Answer]:
+            texts, last = self._row(prompt).get("texts", []), prompt.sample + sampling.n
+            if len(texts) < last:
+                raise NoAnswer(f"{len(texts)} texts are recorded, {last} are needed")
+            return [Answer(text) for text in texts[prompt.sample:last]]
 
-        return one_by_one(prompts, answers, on_answer)
+        return one_by_one(prompts, answers, [], on_answer, on_failure, str(self.path))
 
-    def choose(self, prompts: Sequence[Prompt], answers: Sequence[str], *,
-               on_answer: Callable[[int, Choice], None] | None = None) -> list[Choice]:
-        """See `Judge.choose`; an answer that a row lists in no spelling has probability 0 there."""
-        check_answers(answers)
-        plain = {plain_answer(answer): answer for answer in answers}
+    def choose(self, prompts: Sequence[Prompt], options: Sequence[str], *,
+               on_answer: Callable[[int, Choice], None] | None = None,
+               on_failure: OnFailure | None = None) -> list[Choice | None]:
+        """See `Judge.choose`; an option that a row lists in no spelling has probability 0."""
+        check_options(options)
+        by_text = {normalized(option): option for option in options}
 
-        def choice(number: int, prompt: Prompt) -> Choice:
-            listed = self._row(prompt, number).get("probabilities")
-            if listed is None:
-                raise UserError(f"no probabilities are recorded for prompt {number + 1}", self.path)
+        def choice(prompt: Prompt) -> Choice:
+            recorded = self._row(prompt).get("probabilities")
+            if recorded is None:
+                raise NoAnswer("no probabilities are recorded")
+            shares = dict.fromkeys(options, 0.0)
             try:
-                found = dict.fromkeys(plain, 0.0)
-                for spelled, share in listed.items():
-                    if (answer := plain_answer(spelled)) in found:
-                        found[answer] += float(share)
-                return choice_of({plain[answer]: share for answer, share in found.items()})
+                for spelled, share in recorded.items():
+                    if (text := normalized(spelled)) in by_text:
+                        shares[by_text[text]] += float(share)
+                return choice_of(shares)
             except (TypeError, ValueError) as error:
-                raise UserError(f"probabilities of prompt {number + 1}: {error}", self.path) from None
+                raise NoAnswer(f"the recorded probabilities cannot be used: {error}") from None
 
-        found = one_by_one(prompts, choice, on_answer)
-        warn_of_low_mass(found, answers, self.identity)
-        return found
+        choices = one_by_one(prompts, choice, None, on_answer, on_failure, str(self.path))
+        warn_of_low_mass(choices, options, self.identity)
+        return choices
 
-    def _row(self, prompt: Prompt, number: int) -> dict[str, Any]:
+    def _row(self, prompt: Prompt) -> dict[str, Any]:
         row = self.rows.get(prompt.sha256) or (None if prompt.id is None else self.rows.get(str(prompt.id)))
         if row is None:
             named = "" if prompt.id is None else f", id {prompt.id}"
-            raise UserError(f"no answer is recorded for prompt {number + 1} (sha256 {prompt.sha256}{named})", self.path,
-                            "record it, or use a judge that answers")
+            raise NoAnswer(f"no answer is recorded (sha256 {prompt.sha256}{named})",
+                           "record it, or use a judge that answers")
         return row

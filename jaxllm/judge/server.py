@@ -1,8 +1,9 @@
-"""An OpenAI-compatible server as a judge, asked through the official client."""
+"""An OpenAI-compatible server as a judge, through the official client."""
 
 from __future__ import annotations
 
 import concurrent.futures
+import hashlib
 import math
 import os
 import threading
@@ -16,22 +17,24 @@ from jaxllm.judge.protocol import (
     Answer,
     Choice,
     Judge,
+    OnFailure,
     Prompt,
-    check_answers,
+    Usage,
+    check_options,
     choice_of,
-    plain_answer,
+    normalized,
     warn_of_low_mass,
 )
 
 T = TypeVar("T")
-# The most that the interface gives.
+# The most that the interface allows.
 TOP_LOGPROBS = 20
 # Statuses after which the same request may succeed; so may all from 500 on.
-PASSING = {408, 409, 429}
-# So many prompts without any that is answered, and the fault is hardly theirs.
-HOPELESS = 8
-LONGEST_PAUSE = 8.0
-# What newer models call max_tokens; servers of other makers may know the old name only.
+TRANSIENT_STATUSES = {408, 409, 429}
+# After this many failures without any answer the fault is hardly the prompts'.
+FAILURES_WITHOUT_ANSWER = 8
+LONGEST_PAUSE_SECONDS = 8.0
+# The newer name of max_tokens; some servers know the old name only.
 NEWER_LIMIT = "max_completion_tokens"
 
 
@@ -40,7 +43,7 @@ class _Failed(Exception):
 
     Attributes:
         error: why.
-        fatal: no other prompt would have one either.
+        fatal: whether other prompts would have none either.
     """
 
     def __init__(self, error: UserError, fatal: bool):
@@ -49,20 +52,20 @@ class _Failed(Exception):
 
 
 class ServerJudge(Judge):
-    """Asks a server, several prompts at a time; a text is sent as what the user says.
+    """Sends prompts to a server, several at a time; a text is sent as one user message.
 
-    Requests that fail for a reason that may pass (429, 5xx, no connection, no answer in time, an answer that is none)
-    are sent again after growing pauses. A prompt that the server refuses does not keep the others from being asked;
-    what was answered has been told to `on_answer` before the failure is raised.
+    Requests that fail for a transient reason (429, 5xx, no connection, time-out, malformed response) are sent again
+    after growing pauses. A prompt that the server refuses does not keep the others from being answered. An error that
+    concerns all prompts (such as 401) ends the call; earlier answers were passed to `on_answer`.
 
     Args:
         model: name of the model at the server.
-        base_url: of the interface, such as http://localhost:8000/v1; None for OpenAI's own.
+        base_url: address of the interface, such as http://localhost:8000/v1; None for OpenAI's own.
         key_variable: name of the environment variable that holds the key.
-        concurrency: requests under way at a time.
-        per_minute: requests that may begin in a minute; None for any number.
-        seconds: to wait for an answer.
-        retries: how often a request is sent again.
+        concurrency: requests in flight at a time.
+        per_minute: requests started per minute; None for no limit.
+        seconds: time-out of a request.
+        retries: number of times that a failed request is sent again.
 
     Raises:
         UserError: the client is not installed, or there is no key for OpenAI's own interface.
@@ -78,89 +81,111 @@ class ServerJudge(Judge):
         self._key, self._key_variable = os.environ.get(key_variable, "").strip(), key_variable
         if not self._key and base_url is None:
             raise UserError(f"the environment variable {key_variable} holds no key", "judge")
-        # A server of one's own usually wants none, and the client insists on something. Requests are sent again here
-        # and not by the client, so that they too keep the rate.
+        # A server of one's own usually wants no key, and the client insists on something. Requests are sent again
+        # here and not by the client, so that retries too keep the rate.
         self._client = openai.OpenAI(api_key=self._key or "none", base_url=base_url, timeout=seconds, max_retries=0)
         self._openai, self.model, self.retries, self.concurrency = openai, model, retries, concurrency
         url = self._client.base_url
         self.identity = f"{model} at {url.host}{f':{url.port}' if url.port else ''}{url.path.rstrip('/')}"
         self._interval = 0.0 if per_minute is None else 60.0 / per_minute
         self._next, self._lock = 0.0, threading.Lock()
-        self._limit = "max_tokens"  # what this server calls it
+        self._limit = "max_tokens"  # this server's name of it
 
     def complete(self, prompts: Sequence[Prompt], sampling: SamplingConfig, *, seed: int = 0,
-                 on_answer: Callable[[int, list[Answer]], None] | None = None) -> list[list[Answer]]:
-        """See `Judge.complete`; whether draws repeat is the server's business.
+                 on_answer: Callable[[int, list[Answer]], None] | None = None,
+                 on_failure: OnFailure | None = None) -> list[list[Answer]]:
+        """See `Judge.complete`; whether draws repeat depends on the server.
 
         Raises:
-            UserError: prompts have no answer, or a setting has no name in the interface.
+            UserError: prompts have no answer, or a setting has no counterpart in the interface.
         """
         for name, neutral in (("top_k", 0), ("min_p", 0.0), ("repetition_penalty", 1.0)):
             if getattr(sampling, name) != neutral:
-                raise UserError(f"sampling.{name} has no place in this interface", self.identity,
+                raise UserError(f"sampling.{name} has no counterpart in this interface", self.identity,
                                 f"leave it at {neutral}")
+        base = seed if sampling.seed is None else sampling.seed
         settings = dict(temperature=sampling.temperature, top_p=sampling.top_p, max_tokens=sampling.max_tokens,
-                        n=sampling.n, seed=seed if sampling.seed is None else sampling.seed)
+                        n=sampling.n)
         if sampling.stop:
             settings["stop"] = list(sampling.stop)
         if sampling.logit_bias:
             settings["logit_bias"] = {str(token): value for token, value in sampling.logit_bias.items()}
 
         def read(response: Any) -> list[Answer]:
-            answers = [Answer(one.message.content, one.finish_reason) for one in response.choices]
+            usage = _usage(response)
+            answers = [Answer(choice.message.content, choice.finish_reason, None, None if number else usage)
+                       for number, choice in enumerate(response.choices)]
             if len(answers) != sampling.n:
-                raise ValueError(f"{sampling.n} texts were asked for, {len(answers)} came")
-            if not all(isinstance(one.text, str) for one in answers):
+                raise ValueError(f"{sampling.n} completions were requested, {len(answers)} came")
+            if not all(isinstance(answer.text, str) for answer in answers):
                 raise ValueError("it holds no text; the model may have refused")
             return answers
 
-        return self._ask(prompts, settings, read, on_answer)
+        request = lambda prompt: {**settings, "seed": _seed(base, prompt.sample)}
+        return self._send(prompts, request, read, [], on_answer, on_failure)
 
-    def choose(self, prompts: Sequence[Prompt], answers: Sequence[str], *,
-               on_answer: Callable[[int, Choice], None] | None = None) -> list[Choice]:
-        """See `Judge.choose`: counted are the likeliest first tokens that are an answer or begin just one.
+    def choose(self, prompts: Sequence[Prompt], options: Sequence[str], *,
+               on_answer: Callable[[int, Choice], None] | None = None,
+               on_failure: OnFailure | None = None) -> list[Choice | None]:
+        """See `Judge.choose`: sums the most probable first tokens that are an option or the start of only one.
 
-        A token that is an answer counts for it, though it might begin a longer one.
+        A token that equals an option counts for it, though it might be the start of a longer one.
         """
-        check_answers(answers)
-        plain = {plain_answer(answer): answer for answer in answers}
+        check_options(options)
+        by_text = {normalized(option): option for option in options}
 
-        def meant(token: str) -> str | None:
-            token = plain_answer(token)
-            if token in plain:
-                return plain[token]
-            fits = [answer for text, answer in plain.items() if token and (
+        def option_of(token: str) -> str | None:
+            token = normalized(token)
+            if token in by_text:
+                return by_text[token]
+            matches = [option for text, option in by_text.items() if token and (
                 text.startswith(token) or token.startswith(text) and not token[len(text):][:1].isalnum())]
-            return fits[0] if len(fits) == 1 else None
+            return matches[0] if len(matches) == 1 else None
 
         def read(response: Any) -> Choice:
-            found, listed = dict.fromkeys(answers, 0.0), response.choices[0].logprobs.content[0].top_logprobs
+            shares, listed = dict.fromkeys(options, 0.0), response.choices[0].logprobs.content[0].top_logprobs
             if not listed:
-                raise ValueError("it lists no likely tokens")
-            for one in listed:
-                if (answer := meant(one.token)) is not None:
-                    found[answer] += math.exp(one.logprob)
-            return choice_of(found)
+                raise ValueError("it lists no token probabilities")
+            for top in listed:
+                if (option := option_of(top.token)) is not None:
+                    shares[option] += math.exp(top.logprob)
+            return choice_of(shares, _usage(response))
 
         settings = dict(max_tokens=1, temperature=1.0, logprobs=True, top_logprobs=TOP_LOGPROBS)
-        choices = self._ask(prompts, settings, read, on_answer)
-        warn_of_low_mass(choices, answers, self.identity)
+        choices = self._send(prompts, lambda prompt: settings, read, None, on_answer, on_failure)
+        warn_of_low_mass(choices, options, self.identity)
         return choices
 
-    def _ask(self, prompts: Sequence[Prompt], settings: dict[str, Any], read: Callable[[Any], T],
-             on_answer: Callable[[int, T], None] | None) -> list[T]:
-        """What `read` makes of the answer to every prompt."""
+    def _send(self, prompts: Sequence[Prompt], request: Callable[[Prompt], dict[str, Any]], read: Callable[[Any], T],
+              missing: T, on_answer: Callable[[int, T], None] | None, on_failure: OnFailure | None) -> list[T]:
+        """Sends every prompt and parses the responses with `read`; `missing` is the result of one without an answer."""
         results: dict[int, T] = {}
         failures: dict[int, _Failed] = {}
         stop = threading.Event()
         pool = concurrent.futures.ThreadPoolExecutor(self.concurrency)
+        queue = iter(enumerate(prompts))
+        running: dict[concurrent.futures.Future, int] = {}
+        reported: set[int] = set()
+
+        def refill() -> None:
+            """Keeps a request ready for every thread, and no more, so that waiting costs the same for any number."""
+            while len(running) < 2 * self.concurrency and (following := next(queue, None)) is not None:
+                number, prompt = following
+                running[pool.submit(self._answer, prompt, request(prompt), read, stop)] = number
+
+        def report() -> None:
+            """Passes failures on once an answer shows that they concern single prompts."""
+            for number in [] if on_failure is None else sorted(failures.keys() - reported):
+                if results or not running:
+                    reported.add(number)
+                    on_failure(number, failures[number].error.what)
+
         try:
-            waiting = {pool.submit(self._one, prompt, settings, read, stop): number
-                       for number, prompt in enumerate(prompts)}
-            while waiting:
-                done, _ = concurrent.futures.wait(waiting, return_when=concurrent.futures.FIRST_COMPLETED)
+            refill()
+            while running:
+                done, _ = concurrent.futures.wait(running, return_when=concurrent.futures.FIRST_COMPLETED)
                 for future in done:
-                    number = waiting.pop(future)
+                    number = running.pop(future)
                     try:
                         results[number] = future.result()
                     except _Failed as failed:
@@ -168,53 +193,62 @@ class ServerJudge(Judge):
                         continue
                     if on_answer is not None:
                         on_answer(number, results[number])
-                if any(one.fatal for one in failures.values()) or not results and len(failures) >= HOPELESS:
-                    stop.set()  # nothing new is asked; what is under way may still be answered
-                    waiting = {future: number for future, number in waiting.items() if not future.cancel()}
+                if self._hopeless(failures, bool(results)):
+                    stop.set()  # no new requests; those in flight may still be answered
+                    running = {future: number for future, number in running.items() if not future.cancel()}
+                else:
+                    refill()
+                    report()
         except BaseException:
-            stop.set()  # an interrupt, or a listener that failed: nobody waits for answers any more
+            stop.set()  # an interrupt, or a callback that failed
             raise
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
-        if failures:
+        if failures and (on_failure is None or self._hopeless(failures, bool(results))):
             raise self._explain(failures, len(results), len(prompts))
-        return [results[number] for number in range(len(prompts))]
+        report()
+        return [results.get(number, missing) for number in range(len(prompts))]
 
-    def _explain(self, failures: dict[int, _Failed], answered: int, asked: int) -> UserError:
-        """One error for all prompts that have no answer, by the one that weighs most."""
-        number, worst = min(failures.items(), key=lambda one: (not one[1].fatal, one[0]))
+    def _hopeless(self, failures: dict[int, _Failed], answered: bool) -> bool:
+        """Whether failures concern all prompts."""
+        return (any(failed.fatal for failed in failures.values())
+                or not answered and len(failures) >= FAILURES_WITHOUT_ANSWER)
+
+    def _explain(self, failures: dict[int, _Failed], answered: int, total: int) -> UserError:
+        """Makes one error of all failures: a fatal one, else that of the first prompt."""
+        number, worst = min(failures.items(), key=lambda item: (not item[1].fatal, item[0]))
         what = worst.error.what if worst.fatal else f"prompt {number + 1}: {worst.error.what}"
-        return UserError(f"{what} ({answered} of {asked} prompts have an answer)", self.identity,
-                         worst.error.fix or "answers are kept where judge.cache names a file")
+        return UserError(f"{what} ({answered} of {total} prompts have an answer)", self.identity,
+                         worst.error.fix or "answers are preserved where judge.cache names a file")
 
-    def _one(self, prompt: Prompt, settings: dict[str, Any], read: Callable[[Any], T], stop: threading.Event) -> T:
-        """The answer to one prompt.
+    def _answer(self, prompt: Prompt, settings: dict[str, Any], read: Callable[[Any], T], stop: threading.Event) -> T:
+        """Returns the answer to one prompt.
 
         Raises:
             _Failed: there is none.
         """
         for attempt in range(self.retries + 1):
             self._wait(stop)
-            named = self._limit
-            failed, pause = self._try(prompt, settings, read, named)
-            if isinstance(failed, _Failed) and named == "max_tokens" and _wants_newer_name(failed):
+            limit = self._limit
+            result, pause = self._try(prompt, settings, read, limit)
+            if isinstance(result, _Failed) and limit == "max_tokens" and _wants_newer_name(result):
                 self._wait(stop)
-                again, pause = self._try(prompt, settings, read, NEWER_LIMIT)
-                if not isinstance(again, _Failed):
+                result, pause = self._try(prompt, settings, read, NEWER_LIMIT)
+                if not isinstance(result, _Failed):
                     self._limit = NEWER_LIMIT
-                failed = again
-            if not isinstance(failed, _Failed):
-                return failed
+            if not isinstance(result, _Failed):
+                return result
             if pause is None or attempt == self.retries or stop.is_set():
-                raise failed
-            stop.wait(max(pause, min(0.5 * 2**attempt, LONGEST_PAUSE)))
+                raise result
+            stop.wait(max(pause, min(0.5 * 2**attempt, LONGEST_PAUSE_SECONDS)))
         raise AssertionError("the loop ends by returning or raising")
 
     def _try(self, prompt: Prompt, settings: dict[str, Any], read: Callable[[Any], T],
              limit: str) -> tuple[T | _Failed, float | None]:
-        """An answer, or why there is none and how long to wait at least before another try (None: it is no use).
+        """Sends a request once; `limit` is the name of max_tokens.
 
-        `limit` is what the number of tokens is called.
+        Returns:
+            The answer or the failure, and the seconds to wait before a retry (None: a retry would not help).
         """
         try:
             response = self._client.chat.completions.create(
@@ -223,13 +257,13 @@ class ServerJudge(Judge):
         except UnicodeEncodeError as error:
             return self._failed("the request cannot be sent", error, False), None
         except self._openai.APIStatusError as error:
-            if error.status_code in PASSING or error.status_code >= 500:
+            if error.status_code in TRANSIENT_STATUSES or error.status_code >= 500:
                 return self._failed("the server does not answer", error, True), _retry_after(error.response)
             fatal = error.status_code in (401, 403, 404)
-            fix = (f"look at the key in {self._key_variable}" if error.status_code in (401, 403) else
-                   "look at judge.model and judge.base_url" if fatal else None)
+            fix = (f"check the key in {self._key_variable}" if error.status_code in (401, 403) else
+                   "check judge.model and judge.base_url" if fatal else None)
             return self._failed("the server refuses", error, fatal, fix), None
-        except self._openai.APIConnectionError as error:  # a time-out is one
+        except self._openai.APIConnectionError as error:  # time-outs included
             return self._failed("the server does not answer", error, True), 0.0
         except (self._openai.OpenAIError, ValueError, TypeError) as error:
             return self._failed("the server's answer cannot be used", error, False), 0.0
@@ -239,10 +273,10 @@ class ServerJudge(Judge):
             return self._failed("the server's answer cannot be used", error, False), 0.0
 
     def _failed(self, what: str, error: Exception, fatal: bool, fix: str | None = None) -> _Failed:
-        said = f"{type(error).__name__}: {error}"
-        if self._key:  # a server may send back what it was sent
-            said = said.replace(self._key, "***")
-        return _Failed(UserError(f"{what}: {said[:300]}", self.identity, fix), fatal)
+        message = f"{type(error).__name__}: {error}"
+        if self._key:  # a server may echo the request
+            message = message.replace(self._key, "***")
+        return _Failed(UserError(f"{what}: {message[:300]}", self.identity, fix), fatal)
 
     def _wait(self, stop: threading.Event) -> None:
         """Waits for this request's turn."""
@@ -253,13 +287,26 @@ class ServerJudge(Judge):
         stop.wait(max(0.0, start - now))
 
 
+def _seed(seed: int, sample: int) -> int:
+    """Seed of the request that starts with completion number `sample`."""
+    if not sample:
+        return seed
+    return int.from_bytes(hashlib.sha256(f"{seed}/{sample}".encode()).digest()[:4], "big") % 2**31
+
+
+def _usage(response: Any) -> Usage | None:
+    """Token counts of a response; None where the server sends none."""
+    counts = [getattr(getattr(response, "usage", None), name, None) for name in ("prompt_tokens", "completion_tokens")]
+    return Usage(*counts) if all(type(count) is int and count >= 0 for count in counts) else None
+
+
 def _wants_newer_name(failed: _Failed) -> bool:
-    """Whether a server says that it knows the limit of tokens by another name only."""
+    """Whether a server knows the token limit by its newer name only."""
     return "Unsupported parameter: 'max_tokens'" in failed.error.what and NEWER_LIMIT in failed.error.what
 
 
 def _retry_after(response: Any) -> float:
-    """Seconds that the server asks to be left alone, within reason."""
+    """Seconds of the Retry-After header, at most 60."""
     try:
         return min(max(float(response.headers.get("retry-after", 0)), 0.0), 60.0)
     except ValueError:  # a date

@@ -1,8 +1,7 @@
-"""Whoever answers, the answers have one form; and nobody is asked twice."""
+"""Backends of judges: local models, recorded answers, functions, and the config that opens them."""
 
 import json
 import math
-import subprocess
 import sys
 
 import jax.numpy as jnp
@@ -17,14 +16,18 @@ from jaxllm.judge import (
     FunctionJudge,
     JudgeConfig,
     LocalJudge,
+    NoAnswer,
+    Prices,
     Prompt,
     RecordedJudge,
+    Usage,
     choice_of,
     local,
     open_judge,
 )
-from jaxllm.judge.local import _own_shares
-from jaxllm.judge.protocol import check_answers, variants
+from jaxllm.judge.local import _shares
+from jaxllm.judge.options import OptionTokens
+from jaxllm.judge.protocol import check_options, spellings
 from jaxllm.model import load
 from jaxllm.models import compute_logits
 from tests.networks import forward
@@ -40,7 +43,8 @@ def tiny():
 
 @pytest.fixture(scope="module")
 def judge(tiny):
-    return LocalJudge(tiny, "tiny", batch_size=8)
+    """Continues texts; see `test_a_text_is_a_user_message_wherever_there_is_a_chat_template`."""
+    return LocalJudge(tiny, "tiny", batch_size=8, text_format="plain")
 
 
 def test_choices_by_hand():
@@ -54,14 +58,14 @@ def test_choices_by_hand():
 
 
 def test_spellings():
-    assert variants("yes") == ["yes", " yes", "YES", " YES", "Yes", " Yes"]
-    assert variants(" A ") == ["A", " A", "a", " a"]
+    assert spellings("yes") == ["yes", " yes", "YES", " YES", "Yes", " Yes"]
+    assert spellings(" A ") == ["A", " A", "a", " a"]
 
 
-@pytest.mark.parametrize("answers", [["Yes"], ["Yes", " "], ["A", "a "], ["straße", "STRASSE"]])
-def test_answers_that_cannot_be_told_apart(answers):
+@pytest.mark.parametrize("options", [["Yes"], ["Yes", " "], ["A", "a "], ["straße", "STRASSE"]])
+def test_options_that_are_too_similar(options):
     with pytest.raises(UserError):
-        check_answers(answers)
+        check_options(options)
 
 
 def test_hashes_are_of_content():
@@ -78,7 +82,7 @@ def test_a_model_chooses_by_summed_probability(tiny, judge):
     before = tiny.prompt_ids(prompt.content)
     total = {}
     for answer in ("red", "blue"):
-        tails = {tuple(tiny.pair_ids(prompt.content, spelled)[1]) for spelled in variants(answer)}
+        tails = {tuple(tiny.pair_ids(prompt.content, spelled)[1]) for spelled in spellings(answer)}
         tails = {tail for tail in tails if not any(tail != other and tail[:len(other)] == other for other in tails)}
         total[answer] = 0.0
         for tail in tails:
@@ -90,28 +94,57 @@ def test_a_model_chooses_by_summed_probability(tiny, judge):
     assert choice.probabilities["red"] == pytest.approx(total["red"] / sum(total.values()), abs=1e-4)
 
 
-def test_an_answer_that_begins_another_has_what_the_other_has_not(tiny, judge):
-    """A scale from 1 to 10; shares of nested answers by hand."""
+def test_an_option_that_is_the_start_of_another_gets_the_rest(tiny, judge):
+    """A scale from 1 to 10; shares of nested options by hand."""
     prompt = Prompt("Question: What is 2 + 8? Answer:")
     (choice,) = judge.choose([prompt], [str(i) for i in range(1, 11)])
     assert choice.answer == "10" and choice.probabilities["10"] > 0.5 and choice.mass <= 1.0
-    found = {(1,): ("a", 0.6), (1, 2): ("ab", 0.3), (1, 2, 3): ("abc", 0.2), (4,): ("a", 0.1)}
-    assert _own_shares(found, ["a", "ab", "abc"]) == pytest.approx({"a": 0.4, "ab": 0.1, "abc": 0.2})
+    option_of = {(1,): "a", (1, 2): "ab", (1, 2, 3): "abc", (4,): "a"}
+    probabilities = {(1,): 0.6, (1, 2): 0.3, (1, 2, 3): 0.2, (4,): 0.1}
+    assert _shares(option_of, probabilities, ["a", "ab", "abc"]) == pytest.approx({"a": 0.4, "ab": 0.1, "abc": 0.2})
 
 
-def test_choices_are_told_of_on_the_way(judge, monkeypatch):
-    """What was chosen before an interrupt is kept."""
-    monkeypatch.setattr(local, "TOGETHER", 2)
-    told = []
+def test_choices_made_before_an_interrupt_were_passed_on(judge, monkeypatch):
+    monkeypatch.setattr(local, "PROMPTS_PER_SCORE_CALL", 2)
+    seen = []
 
     def listen(number, choice):
-        told.append(number)
-        if len(told) == 3:
+        seen.append(number)
+        if len(seen) == 3:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         judge.choose([Prompt(f"Question: Is {i} red? Answer:") for i in range(6)], ["Yes", "No"], on_answer=listen)
-    assert told == [0, 1, 2]
+    assert seen == [0, 1, 2]
+
+
+TEXTS = ["Question: What color is it? Answer:", "word " * 90 + "Answer:", "x" * 400, "Rubric.\n" * 40 + "\nAnswer: ",
+         "Is it so?\n\n" * 30, "ends with a digit " * 20 + "1", "naïve café 漢字 " * 25 + "Yes", " " * 300 + "a"]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_options_are_tokenized_at_the_prompts_end_as_in_the_whole_text(tiny, text):
+    options = ["Yes", "No", "10", "1"]
+    ids, expected = tiny.prompt_ids(text), {}
+    for option in options:
+        own = [tuple(tiny.pair_ids(text, spelled)[1]) for spelled in spellings(option)
+               if tiny.pair_ids(text, spelled)[0] == ids]
+        for tail in dict.fromkeys(filter(None, own)):
+            if not any(tail != other and tail[:len(other)] == other for other in own):
+                expected[tail] = option
+    assert OptionTokens(tiny, options).after(text, ids) == expected
+
+
+def test_a_prompt_is_tokenized_once(tiny, monkeypatch):
+    """Options add a few short texts for all prompts with the same end, in place of 27 encodings of each prompt."""
+    characters = []
+    encode = type(tiny.tokenizer).encode
+    monkeypatch.setattr(type(tiny.tokenizer), "encode",
+                        lambda self, text, *rest: characters.append(len(text)) or encode(self, text, *rest))
+    texts = [f"Program {i}. {'The rubric has many lines. ' * 15}Is the program right? Answer:" for i in range(8)]
+    LocalJudge(tiny, "tiny", text_format="plain").choose([Prompt(text) for text in texts], ["Yes", "No"])
+    whole = sum(map(len, texts))
+    assert whole < sum(characters) < 1.5 * whole and sum(count > 300 for count in characters) == len(texts)
 
 
 def test_a_prompt_too_long_is_named(judge):
@@ -119,26 +152,58 @@ def test_a_prompt_too_long_is_named(judge):
         judge.choose([Prompt("short"), Prompt("word " * 600)], ["Yes", "No"])
 
 
-def test_answers_nobody_wants_are_said(judge, capsys):
+def test_prompts_that_fail_do_not_end_the_call(judge):
+    failed = {}
+    prompts = [Prompt("word " * 600), Prompt("Question: Is it red? Answer:"), Prompt([{"role": "?", "content": "x"}])]
+    choices = judge.choose(prompts, ["Yes", "No"], on_failure=failed.__setitem__)
+    answers = judge.complete(prompts, GREEDY, on_failure=failed.__setitem__)
+    assert choices[0] is None and choices[2] is None and choices[1].mass > 0
+    assert answers[0] == answers[2] == [] and answers[1][0].text
+    assert "context window" in failed[0] and set(failed) == {0, 2}
+
+
+def test_a_small_mass_is_a_warning(judge, capsys):
     judge.choose([Prompt("Question: What color is it? Answer:")], ["qqqq", "zzzz"])
-    assert "it would rather say something else" in capsys.readouterr().err
+    assert "received less than 50% of the probability mass on 1 of 1 prompts" in capsys.readouterr().err
+
+
+def test_a_text_is_a_user_message_wherever_there_is_a_chat_template(tiny, judge):
+    """As for servers; raw text must be requested, and is another judge for caches."""
+    chat = LocalJudge(tiny, "tiny", batch_size=8)
+    text, messages = Prompt("Is the sky red?"), Prompt(QUESTION)
+    assert chat.complete([text], GREEDY) == chat.complete([messages], GREEDY) == judge.complete([messages], GREEDY)
+    assert chat.choose([text], ["Yes", "No"]) == judge.choose([messages], ["Yes", "No"])
+    assert judge.complete([text], GREEDY) != chat.complete([text], GREEDY)
+    assert chat.identity == "tiny" and judge.identity == "tiny, texts as plain"
+
+
+def test_usage_counts_the_tokens_of_a_request(tiny, judge):
+    prompt = Prompt("The ship Rinla")
+    (answers,) = judge.complete([prompt], SamplingConfig(temperature=1.0, max_tokens=5, n=3))
+    count = len(tiny.prompt_ids(prompt.content))
+    assert [answer.usage.prompt_tokens for answer in answers] == [count, 0, 0]
+    assert all(answer.usage.completion_tokens == 5 for answer in answers if answer.finish_reason == "length")
+    assert judge.choose([prompt], ["Yes", "No"])[0].usage == Usage(count, 0)
+    assert Usage(1, 2) + Usage(3, 4) == Usage(4, 6) and Prices(2.0, 8.0).cost(Usage(1000, 500)) == pytest.approx(0.006)
 
 
 def test_a_model_answers_texts_and_conversations(judge):
-    told = []
+    seen = []
     prompts = [Prompt("The ship Rinla"), Prompt(QUESTION), Prompt("The ship Rinla")]
-    answers = judge.complete(prompts, GREEDY, on_answer=lambda number, found: told.append(number))
-    assert sorted(told) == [0, 1, 2] and answers[0] == answers[2]
+    answers = judge.complete(prompts, GREEDY, on_answer=lambda number, found: seen.append(number))
+    assert sorted(seen) == [0, 1, 2] and answers[0] == answers[2]
     assert all(row[0].finish_reason in ("stop", "length") and row[0].logprob < 0 for row in answers)
 
 
-def test_draws_depend_on_the_prompt_and_not_on_its_place(judge):
+def test_draws_depend_on_the_prompt_and_not_on_its_position(judge):
     free = SamplingConfig(temperature=1.0, max_tokens=6, n=2)
     prompts = [Prompt(text) for text in ("The ship", "A house", "The ship", "One day")]
     texts = lambda rows: [[one.text for one in row] for row in rows]
     first, turned = texts(judge.complete(prompts, free)), texts(judge.complete(prompts[::-1], free))
     assert first == turned[::-1] and first[0] == first[2]
     assert first != texts(judge.complete(prompts, free, seed=1))
+    later = [Prompt(prompt.content, sample=2) for prompt in prompts]
+    assert first != texts(judge.complete(later, free)) == texts(judge.complete(later, free))
 
 
 @pytest.fixture
@@ -160,11 +225,24 @@ def test_recorded_answers(recorded):
     both = recorded({"prompt_sha256": Prompt("Hi").sha256.upper(), "id": "h", "texts": ["Hello"]})
     assert both.complete([Prompt("Hi"), Prompt("?", id="h")], GREEDY) == [[Answer("Hello")]] * 2
     assert both.identity != judge.identity
-    for ask, message in ((lambda: judge.complete([Prompt("Ho")], GREEDY), "no answer is recorded for prompt 1"),
-                         (lambda: judge.complete([Prompt("?", id="7")], SamplingConfig(n=2)), "1 texts are recorded"),
-                         (lambda: judge.choose([Prompt("?", id="7")], ["Yes", "No"]), "no probabilities")):
+    for query, message in ((lambda: judge.complete([Prompt("Ho")], GREEDY), "prompt 1: no answer is recorded"),
+                           (lambda: judge.complete([Prompt("?", id="7")], SamplingConfig(n=2)), "1 texts are recorded"),
+                           (lambda: judge.choose([Prompt("?", id="7")], ["Yes", "No"]), "no probabilities")):
         with pytest.raises(UserError, match=message):
-            ask()
+            query()
+
+
+def test_recorded_samples_retries_and_missing_answers(recorded):
+    judge = recorded({"id": 7, "texts": ["a", "b", "c"]}, {"id": "7/retry1", "texts": ["x", "y", "z"]},
+                     {"id": 8, "texts": ["a"], "probabilities": {"Yes": 0.5, "No": 0.9}})
+    assert judge.complete([Prompt("?", "7", sample=1)], SamplingConfig(n=2)) == [[Answer("b"), Answer("c")]]
+    assert judge.complete([Prompt("?", "7/retry1", sample=2)], GREEDY) == [[Answer("z")]]
+    failed = {}
+    prompts = [Prompt("?", "9"), Prompt("?", "7")]
+    assert judge.complete(prompts, GREEDY, on_failure=failed.__setitem__) == [[], [Answer("a")]]
+    assert "no answer is recorded (sha256" in failed[0] and "id 9" in failed[0]
+    assert judge.choose([Prompt("?", "8")], ["Yes", "No"], on_failure=failed.__setitem__) == [None]
+    assert "sum to 1.4" in failed[0]
 
 
 @pytest.mark.parametrize("rows, message", [
@@ -178,92 +256,31 @@ def test_recordings_that_cannot_be_used(recorded, rows, message):
 
 def test_functions(capsys):
     judge = FunctionJudge(lambda prompt, sampling, seed: [prompt.content.upper()] * sampling.n,
-                          lambda prompt, answers: {answer: 0.3 for answer in answers})
+                          lambda prompt, options: {option: 0.3 for option in options})
     assert judge.complete([Prompt("a")], GREEDY) == [[Answer("A")]]
     assert judge.choose([Prompt("a")], ["x", "y"])[0].mass == pytest.approx(0.6)
     broken = FunctionJudge(lambda *_: "no list", lambda *_: {"x": 2.0, "y": 0.0})
     with pytest.raises(UserError, match="must return a list of 1 texts"):
         broken.complete([Prompt("a")], GREEDY)
-    with pytest.raises(UserError, match="must give a probability for each answer"):
+    with pytest.raises(UserError, match="must return a probability for each option"):
         broken.choose([Prompt("a")], ["x", "y"])
-    with pytest.raises(UserError, match="chooses nothing"):
+    with pytest.raises(UserError, match="cannot choose"):
         FunctionJudge(lambda *_: []).choose([Prompt("a")], ["x", "y"])
 
 
-class Counting(FunctionJudge):
-    """Counts what it is asked, and fails at a prompt that says so."""
+def test_functions_may_have_no_answer():
+    def refuse(prompt, sampling, seed):
+        if prompt.content == "b":
+            raise NoAnswer("not this one")
+        return ["fine"]
 
-    def __init__(self):
-        super().__init__(self.answer, lambda prompt, answers: dict.fromkeys(answers, 0.5), identity="counting")
-        self.asked = []
-
-    def answer(self, prompt, sampling, seed):
-        if prompt.content == "fail":
-            raise UserError("no more answers", "counting")
-        self.asked.append(prompt.content)
-        return [f"{prompt.content}{seed}"] * sampling.n
-
-
-def test_nobody_is_asked_twice(tmp_path):
-    judge = Counting()
-    cached = Cached(judge, tmp_path / "deep" / "answers.sqlite")
-    told = []
-    prompts = [Prompt(text) for text in "abab"]
-    first = cached.complete(prompts, GREEDY, on_answer=lambda number, _: told.append(number))
-    assert judge.asked == ["a", "b"] and sorted(told) == [0, 1, 2, 3] and first[0] == first[2] == [Answer("a0")]
-    again = Cached(judge, tmp_path / "deep" / "answers.sqlite")
-    assert again.complete(prompts, GREEDY) == first and judge.asked == ["a", "b"]
-    # The likeliest token knows no seed; a draw does, and other settings are another question.
-    assert again.complete(prompts[:1], GREEDY, seed=5) == first[:1]
-    free = SamplingConfig(temperature=1.0)
-    assert again.complete(prompts[:1], free, seed=5) != again.complete(prompts[:1], free, seed=6)
-    assert again.choose(prompts, ["x", "y"]) == again.choose(prompts, ["x", "y"])
-
-
-def test_what_was_answered_before_a_failure_is_kept(tmp_path):
-    judge = Counting()
-    cached = Cached(judge, tmp_path / "answers.sqlite")
-    with pytest.raises(UserError, match="no more answers"):
-        cached.complete([Prompt("a"), Prompt("b"), Prompt("fail"), Prompt("c")], GREEDY)
-    cached.complete([Prompt("a"), Prompt("b"), Prompt("c")], GREEDY)
-    assert judge.asked == ["a", "b", "c"]
-
-
-def test_a_judge_that_tells_nothing_on_the_way(tmp_path):
-    class Quiet(FunctionJudge):
-        def complete(self, prompts, sampling, *, seed=0, on_answer=None):
-            return [[Answer(prompt.content)] for prompt in prompts]
-
-    cached = Cached(Quiet(identity="quiet"), tmp_path / "answers.sqlite")
-    assert cached.complete([Prompt("a"), Prompt("b")], GREEDY) == [[Answer("a")], [Answer("b")]]
-    assert Cached(Counting(), tmp_path / "answers.sqlite").complete([Prompt("a")], GREEDY) == [[Answer("a0")]]
-
-
-def test_a_damaged_cache(tmp_path):
-    (tmp_path / "answers.sqlite").write_bytes(b"no data base at all" * 100)
-    with pytest.raises(UserError, match="the cache is damaged"):
-        Cached(Counting(), tmp_path / "answers.sqlite").complete([Prompt("a")], GREEDY)
-
-
-WRITER = """
-import sys
-from jaxllm.config import SamplingConfig
-from jaxllm.judge import Cached, FunctionJudge, Prompt
-judge = Cached(FunctionJudge(lambda prompt, sampling, seed: [prompt.content], identity="shared"), sys.argv[1])
-judge.complete([Prompt(f"{sys.argv[2]} {i}") for i in range(100)], SamplingConfig(temperature=0.0))
-"""
-
-
-def test_several_processes_share_a_cache(tmp_path):
-    path = tmp_path / "answers.sqlite"
-    running = [subprocess.Popen([sys.executable, "-c", WRITER, str(path), name], stderr=subprocess.PIPE, text=True)
-               for name in ("one", "two", "three")]
-    for process in running:
-        assert process.wait(120) == 0, process.stderr.read()
-    silent = Cached(FunctionJudge(identity="shared"), path)
-    for name in ("one", "two", "three"):
-        found = silent.complete([Prompt(f"{name} {i}") for i in range(100)], SamplingConfig(temperature=0.0))
-        assert [row[0].text for row in found] == [f"{name} {i}" for i in range(100)]
+    failed, prompts = {}, [Prompt("a"), Prompt("b"), Prompt("c")]
+    answers = FunctionJudge(refuse).complete(prompts, GREEDY, on_failure=failed.__setitem__)
+    assert answers == [[Answer("fine")], [], [Answer("fine")]] and failed == {1: "not this one"}
+    seen = []
+    with pytest.raises(UserError, match="prompt 2: not this one"):
+        FunctionJudge(refuse).complete(prompts, GREEDY, on_answer=lambda i, _: seen.append(i))
+    assert seen == [0, 2]
 
 
 def test_configs_open_judges(tmp_path, recorded):
@@ -273,7 +290,9 @@ def test_configs_open_judges(tmp_path, recorded):
     cached = open_judge(JudgeConfig(cache=str(tmp_path / "c")))
     assert isinstance(cached, Cached) and cached.identity == cached.judge.identity
     local = open_judge(JudgeConfig())
-    assert isinstance(local, LocalJudge) and local.identity.startswith("tiny (")
+    assert isinstance(local, LocalJudge) and local.identity.startswith("tiny (") and local.chat_texts
+    assert open_judge(JudgeConfig(format="plain")).identity == f"{local.identity}, texts as plain"
+    assert JudgeConfig().prices is None and JudgeConfig(prompt_price=1.0).prices == Prices(1.0, 0.0)
     named = open_judge(JudgeConfig("callable", path="tests.judge.test_judges:shout"))
     assert named.complete([Prompt("a")], GREEDY) == [[Answer("A")]]
     with pytest.raises(UserError, match="no such function"):
@@ -282,7 +301,9 @@ def test_configs_open_judges(tmp_path, recorded):
                   dict(kind="recorded", path=path, cache="c"), dict(path=path), dict(seconds=math.inf),
                   dict(kind="openai", model="m", base_url="localhost:8000"),
                   dict(kind="openai", model="m", base_url="http://user:secret@host/v1"),
-                  dict(kind="openai", model="m", key_variable="sk-secret")):
+                  dict(kind="openai", model="m", key_variable="sk-secret"),
+                  dict(kind="openai", model="m", format="plain"), dict(kind="openai", model="m", adapter="a"),
+                  dict(prompt_price=-1.0)):
         with pytest.raises(UserError) as raised:
             JudgeConfig(**wrong)
         assert "secret" not in str(raised.value)

@@ -12,7 +12,7 @@ pytest.importorskip("openai", reason="the client is not installed (pip install '
 
 from jaxllm.config import SamplingConfig  # noqa: E402
 from jaxllm.errors import UserError  # noqa: E402
-from jaxllm.judge import Cached, Prompt, ServerJudge  # noqa: E402
+from jaxllm.judge import Cached, Prompt, ServerJudge, Usage  # noqa: E402
 from jaxllm.judge import server as server_module  # noqa: E402
 
 GREEDY = SamplingConfig(temperature=0.0, max_tokens=5)
@@ -35,22 +35,22 @@ class Server(ThreadingHTTPServer):
 
 class Handler(BaseHTTPRequestHandler):
     def do_POST(self):
-        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         with self.server.lock:
-            self.server.requests.append((time.monotonic(), asked, self.headers["Authorization"]))
+            self.server.requests.append((time.monotonic(), request, self.headers["Authorization"]))
             self.server.under_way += 1
             self.server.most = max(self.server.most, self.server.under_way)
             fault = self.server.faults.pop(0) if self.server.faults else None
         try:
-            self.answer(asked, fault)
+            self.answer(request, fault)
         finally:
             with self.server.lock:
                 self.server.under_way -= 1
 
-    def answer(self, asked, fault):
+    def answer(self, request, fault):
         if fault == "refusal":
             one = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": None}}
-            return self.send(200, {"id": "1", "object": "chat.completion", "created": 0, "model": asked["model"],
+            return self.send(200, {"id": "1", "object": "chat.completion", "created": 0, "model": request["model"],
                                    "choices": [one]})
         if fault == "echo":
             return self.send(400, {"error": {"message": f"you sent {self.headers['Authorization']}"}})
@@ -63,18 +63,20 @@ class Handler(BaseHTTPRequestHandler):
             return self.send(200, {"something": "else"})
         if fault == "not json":
             return self.send(200, "<html>a proxy's page</html>")
-        if self.server.limit not in asked or fault == "newer":
+        if self.server.limit not in request or fault == "newer":
             return self.send(400, {"error": {"message": "Unsupported parameter: 'max_tokens' is not supported with "
                                              "this model. Use 'max_completion_tokens' instead."}})
         time.sleep(0.02)
-        text = asked["messages"][-1]["content"]
+        text = request["messages"][-1]["content"]
         one = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text.upper()}}
-        if asked.get("logprobs"):
+        if request.get("logprobs"):
             shares = {} if fault == "no tokens" else {" Yes": 0.4, "yes": 0.2, "No": 0.1, "Yellow": 0.1, "Y": 0.05}
             tops = [{"token": token, "logprob": math.log(p), "bytes": None} for token, p in shares.items()]
             one["logprobs"] = {"content": [{"token": "Yes", "logprob": -0.1, "bytes": None, "top_logprobs": tops}]}
-        self.send(200, {"id": "1", "object": "chat.completion", "created": 0, "model": asked["model"],
-                        "choices": [{**one, "index": i} for i in range(asked.get("n", 1))]})
+        usage = {"prompt_tokens": len(text), "completion_tokens": 2, "total_tokens": len(text) + 2}
+        self.send(200, {"id": "1", "object": "chat.completion", "created": 0, "model": request["model"],
+                        "usage": None if fault == "no usage" else usage,
+                        "choices": [{**one, "index": i} for i in range(request.get("n", 1))]})
 
     def send(self, status, body, headers=()):
         data = (body if isinstance(body, str) else json.dumps(body)).encode()
@@ -105,40 +107,40 @@ def judge(server, **options):
 
 def test_answers_come_in_order(server, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
-    asking = judge(server)
-    told = []
+    remote = judge(server)
+    seen = []
     prompts = [Prompt(f"text {i}") for i in range(12)] + [Prompt([{"role": "system", "content": "be"},
                                                                   {"role": "user", "content": "me"}])]
-    rows = asking.complete(prompts, SamplingConfig(temperature=0.5, n=2, stop=["x"]), seed=3,
-                           on_answer=lambda number, found: told.append(number))
+    rows = remote.complete(prompts, SamplingConfig(temperature=0.5, n=2, stop=["x"]), seed=3,
+                           on_answer=lambda number, answers: seen.append(number))
     assert [row[0].text for row in rows] == [*(f"TEXT {i}" for i in range(12)), "ME"]
-    assert sorted(told) == list(range(13)) and len(rows[0]) == 2
-    _, asked, key = server.requests[0]
-    assert {name: asked[name] for name in ("model", "temperature", "n", "seed", "stop", "max_tokens")} == {
+    assert sorted(seen) == list(range(13)) and len(rows[0]) == 2
+    _, request, key = server.requests[0]
+    assert {name: request[name] for name in ("model", "temperature", "n", "seed", "stop", "max_tokens")} == {
         "model": "some-model", "temperature": 0.5, "n": 2, "seed": 3, "stop": ["x"], "max_tokens": 128}
-    assert key == "Bearer sk-secret" and "sk-secret" not in asking.identity
+    assert key == "Bearer sk-secret" and "sk-secret" not in remote.identity
 
 
 def test_a_server_may_know_the_limit_by_its_newer_name(server):
     server.limit = "max_completion_tokens"
-    asking = judge(server, retries=0, concurrency=2)
-    assert [row[0].text for row in asking.complete([Prompt("a"), Prompt("b"), Prompt("c")], GREEDY)] == ["A", "B", "C"]
-    assert asking.choose([Prompt("d")], ["yes", "no"])[0].answer == "yes"
-    named = [{"max_tokens", "max_completion_tokens"} & asked.keys() for _, asked, _ in server.requests]
+    remote = judge(server, retries=0, concurrency=2)
+    assert [row[0].text for row in remote.complete([Prompt("a"), Prompt("b"), Prompt("c")], GREEDY)] == ["A", "B", "C"]
+    assert remote.choose([Prompt("d")], ["yes", "no"])[0].answer == "yes"
+    named = [{"max_tokens", "max_completion_tokens"} & request.keys() for _, request, _ in server.requests]
     assert named[0] == {"max_tokens"} and named[-2:] == [{"max_completion_tokens"}] * 2
     assert sum(name == {"max_tokens"} for name in named) <= 2  # those that were under way
 
 
-def test_a_name_that_does_not_help_is_not_kept(server):
+def test_a_name_that_does_not_help_is_dropped(server):
     server.faults = ["newer", 400]
-    asking = judge(server, retries=0)
+    remote = judge(server, retries=0)
     with pytest.raises(UserError, match="fault 400"):
-        asking.complete([Prompt("a")], GREEDY)
-    assert asking.complete([Prompt("b")], GREEDY)[0][0].text == "B"
-    assert [("max_tokens" in asked) for _, asked, _ in server.requests] == [True, False, True]
+        remote.complete([Prompt("a")], GREEDY)
+    assert remote.complete([Prompt("b")], GREEDY)[0][0].text == "B"
+    assert [("max_tokens" in request) for _, request, _ in server.requests] == [True, False, True]
 
 
-def test_concurrency_and_rate_are_kept(server):
+def test_concurrency_and_rate_are_limited(server):
     judge(server, concurrency=3).complete([Prompt(str(i)) for i in range(12)], GREEDY)
     assert server.most <= 3
     server.requests.clear()
@@ -149,12 +151,12 @@ def test_concurrency_and_rate_are_kept(server):
 
 def test_requests_that_are_sent_again_keep_the_rate(server, monkeypatch):
     """Six requests, five intervals of 0.2 s; without a rate they would take a fifth of that."""
-    monkeypatch.setattr(server_module, "LONGEST_PAUSE", 0.0)
-    asking = judge(server, per_minute=300, concurrency=1)
-    asking.complete([Prompt("the connection is made")], GREEDY)
+    monkeypatch.setattr(server_module, "LONGEST_PAUSE_SECONDS", 0.0)
+    remote = judge(server, per_minute=300, concurrency=1)
+    remote.complete([Prompt("the connection is made")], GREEDY)
     server.requests.clear()
     server.faults = [500, None] * 3
-    asking.complete([Prompt(str(i)) for i in range(3)], GREEDY)
+    remote.complete([Prompt(str(i)) for i in range(3)], GREEDY)
     times = sorted(when for when, *_ in server.requests)
     assert len(times) == 6 and times[-1] - times[0] >= 0.6
 
@@ -192,7 +194,7 @@ def test_no_server_at_all(server):
         ServerJudge("m", url, retries=0, seconds=2.0).complete([Prompt("a")], GREEDY)
 
 
-def test_answers_before_a_failure_are_kept(server, tmp_path):
+def test_answers_before_a_failure_are_cached(server, tmp_path):
     """Six prompts, one at a time; the fourth request and all later ones fail. The next run asks for the rest only."""
     server.faults = [None] * 3 + [401] * 9
     cached = Cached(judge(server, concurrency=1), tmp_path / "answers.sqlite")
@@ -215,14 +217,14 @@ def test_a_prompt_that_is_refused_keeps_no_other_from_its_answer(server, tmp_pat
     assert len(cached.complete(prompts, GREEDY)) == 12 and len(server.requests) == 13
 
 
-def test_a_server_that_refuses_everything_is_not_asked_everything(server):
+def test_a_server_that_refuses_everything_gets_few_prompts(server):
     server.faults = [400] * 100
     with pytest.raises(UserError, match="0 of 100 prompts"):
         judge(server, concurrency=2).complete([Prompt(str(i)) for i in range(100)], GREEDY)
     assert len(server.requests) <= 12
 
 
-def test_a_listener_that_fails_ends_the_asking(server):
+def test_a_listener_that_fails_ends_the_call(server):
     def full(number, answers):
         raise OSError("no space left")
 
@@ -240,7 +242,7 @@ def test_the_key_is_never_shown(server, monkeypatch):
     assert "sk-secret" not in str(raised.value)
 
 
-def test_identity_names_the_server_that_is_asked(server, monkeypatch):
+def test_identity_names_the_server(server, monkeypatch):
     monkeypatch.setenv("OPENAI_BASE_URL", server.url)
     monkeypatch.setenv("OPENAI_API_KEY", "x")
     assert ServerJudge("m").identity == ServerJudge("m", server.url).identity == f"m at {server.url[7:]}"
@@ -254,24 +256,24 @@ def test_a_prompt_that_cannot_be_sent(server):
 
 def test_choices_without_tokens_are_no_choices(server):
     server.faults = ["no tokens"] * 9
-    with pytest.raises(UserError, match="lists no likely tokens"):
+    with pytest.raises(UserError, match="lists no token probabilities"):
         judge(server, retries=1).choose([Prompt("a")], ["Yes", "No"])
 
 
-def test_choices_are_read_from_the_likeliest_tokens(server):
+def test_choices_are_read_from_the_most_probable_tokens(server):
     """' Yes', 'yes' and 'Y' begin yes and nothing else; 'Yellow' is another word."""
     (choice,) = judge(server).choose([Prompt("a")], ["Yes", "No"])
     assert choice.mass == pytest.approx(0.75)
     assert choice.probabilities == pytest.approx({"Yes": 0.65 / 0.75, "No": 0.1 / 0.75})
-    _, asked, _ = server.requests[0]
-    assert asked["max_tokens"] == 1 and asked["logprobs"] is True and asked["top_logprobs"] == 20
+    _, request, _ = server.requests[0]
+    assert request["max_tokens"] == 1 and request["logprobs"] is True and request["top_logprobs"] == 20
     # 'Y' may begin either of two answers, and counts for none
     (choice,) = judge(server).choose([Prompt("a")], ["Yes", "Yellow"])
     assert choice.probabilities == pytest.approx({"Yes": 0.6 / 0.7, "Yellow": 0.1 / 0.7})
 
 
-def test_settings_that_have_no_name_there(server):
-    with pytest.raises(UserError, match="sampling.top_k has no place"):
+def test_settings_without_a_counterpart(server):
+    with pytest.raises(UserError, match="sampling.top_k has no counterpart"):
         judge(server).complete([Prompt("a")], SamplingConfig(top_k=5))
 
 
@@ -279,3 +281,53 @@ def test_openai_itself_wants_a_key(monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     with pytest.raises(UserError, match="OPENAI_API_KEY holds no key"):
         ServerJudge("gpt-x")
+
+
+@pytest.mark.parametrize("fault, reason", [(400, "the server refuses"), ("refusal", "holds no text")])
+def test_a_prompt_that_fails_is_reported_and_the_others_answered(server, fault, reason):
+    server.faults, failed = [None, fault], {}
+    rows = judge(server, concurrency=1, retries=0).complete([Prompt(text) for text in "abc"], GREEDY,
+                                                            on_failure=failed.__setitem__)
+    assert [[answer.text for answer in row] for row in rows] == [["A"], [], ["C"]] and failed.keys() == {1}
+    assert reason in failed[1]
+    server.faults = [None, fault]
+    choices = judge(server, concurrency=1, retries=0).choose([Prompt(text) for text in "abc"], ["Yes", "No"],
+                                                             on_failure=failed.__setitem__)
+    assert choices[1] is None and choices[0].answer == choices[2].answer == "Yes"
+
+
+@pytest.mark.parametrize("faults", [[None, 401], [400] * 9, [None, 503, 503]])
+def test_errors_that_concern_all_prompts_end_the_call_nevertheless(server, faults):
+    server.faults, failed = faults, {}
+    with pytest.raises(UserError):
+        judge(server, concurrency=1, retries=1).complete([Prompt(str(i)) for i in range(20)], GREEDY,
+                                                         on_failure=failed.__setitem__)
+    assert not failed and len(server.requests) <= 10
+
+
+def test_usage_is_that_of_the_request(server):
+    """Counted with the first completion, since servers count them together."""
+    remote = judge(server)
+    (answers,) = remote.complete([Prompt("four")], SamplingConfig(temperature=1.0, n=2))
+    assert [answer.usage for answer in answers] == [Usage(4, 2), None]
+    assert remote.choose([Prompt("four")], ["Yes", "No"])[0].usage == Usage(4, 2)
+    server.faults = ["no usage"]
+    assert remote.complete([Prompt("four")], GREEDY)[0][0].usage is None
+
+
+def test_later_samples_have_another_seed(server):
+    judge(server).complete([Prompt("a"), Prompt("a", sample=1)], SamplingConfig(temperature=1.0, seed=3))
+    seeds = {request["seed"] for _, request, _ in server.requests}
+    assert len(seeds) == 2 and 3 in seeds
+
+
+def test_few_requests_wait_however_many_prompts_there_are(server, monkeypatch):
+    """The cost of waiting for one request is proportional to those submitted."""
+    largest, wait = [], server_module.concurrent.futures.wait
+    monkeypatch.setattr(server_module.concurrent.futures, "wait",
+                        lambda futures, **options: largest.append(len(futures)) or wait(futures, **options))
+    remote = judge(server, concurrency=4)
+    monkeypatch.setattr(remote, "_answer", lambda prompt, settings, read, stop: prompt.content)
+    prompts = [Prompt(str(i)) for i in range(8000)]
+    assert remote._send(prompts, lambda prompt: {}, None, None, None, None) == [prompt.content for prompt in prompts]
+    assert max(largest) <= 8

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from jaxllm.config import check, tunable
-from jaxllm.devices import DeviceConfig, MeshConfig
+from jaxllm.devices import DeviceConfig, MeshConfig, open_mesh
 from jaxllm.judge.cache import Cached
 from jaxllm.judge.function import named_judge
 from jaxllm.judge.local import LocalJudge
@@ -18,7 +18,7 @@ from jaxllm.judge.protocol import Judge, Prices
 from jaxllm.judge.recorded import RecordedJudge
 from jaxllm.judge.server import ServerJudge
 from jaxllm.model import load
-from jaxllm.models.mesh import make_mesh, model_shardings
+from jaxllm.models.mesh import model_shardings
 from jaxllm.models.peft import load_adapters
 from jaxllm.models.tensors import fingerprint, model_directory
 
@@ -128,10 +128,12 @@ def _open(config: JudgeConfig, device: DeviceConfig) -> Judge:
     if config.kind == "callable":
         return named_judge(config.path)
     name = config.model or "tiny"
-    mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+    mesh = open_mesh(config.mesh)
     model = load(name, device.param_dtype, lambda spec: model_shardings(spec, mesh), device.quantize)
     adapter = None if config.adapter is None else load_adapters(config.adapter, model.spec)
-    identity = f"{name} ({fingerprint(model_directory(name))}, {device})"
+    # Number formats only change rounding, and a stopped run may be resumed with others.
+    quantized = "" if device.quantize is None else f", {device.quantize}"
+    identity = f"{name} ({fingerprint(model_directory(name))}{quantized})"
     if config.adapter is not None:
         identity += f" + {config.adapter} ({fingerprint(Path(config.adapter))})"
     return LocalJudge(model, identity, config.batch_size, device.compute_dtype, adapter=adapter, mesh=mesh,

@@ -2,129 +2,13 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxllm.errors import UserError
 from jaxllm.text.tokenizer import load_tokenizer
-
-CHATML = (
-    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
-LLAMA3 = (
-    "{% for m in messages %}{% set c = '<|start_header_id|>' + m['role'] + '<|end_header_id|>\n\n'"
-    " + m['content'] | trim + '<|eot_id|>' %}"
-    "{% if loop.index0 == 0 %}{% set c = bos_token + c %}{% endif %}{{ c }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}"
-)
-LLAMA2 = (
-    "{% if messages[0]['role'] == 'system' %}"
-    "{% set rest = messages[1:] %}{% set sys = messages[0]['content'] %}"
-    "{% else %}{% set rest = messages %}{% set sys = false %}{% endif %}"
-    "{% for m in rest %}{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}"
-    "{{ raise_exception('roles must alternate') }}{% endif %}"
-    "{% if loop.index0 == 0 and sys %}{% set c = '<<SYS>>\n' + sys + '\n<</SYS>>\n\n' + m['content'] %}"
-    "{% else %}{% set c = m['content'] %}{% endif %}"
-    "{% if m['role'] == 'user' %}{{ bos_token + '[INST] ' + c.strip() + ' [/INST]' }}"
-    "{% else %}{{ ' ' + c.strip() + ' ' + eos_token }}{% endif %}{% endfor %}"
-)
-GENERATION = (
-    "{% for m in messages %}"
-    "{% if m['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
-    "<|{{ m['role'] }}|>\n{% if m['role'] == 'assistant' %}"
-    "{% generation %}{{ m['content'] }}<|end|>{% endgeneration %}"
-    "{% else %}{{ m['content'] }}<|end|>{% endif %}\n{% endfor %}"
-    "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
-)
-TEMPLATES = {"chatml": CHATML, "llama3": LLAMA3, "llama2": LLAMA2, "generation": GENERATION}
-MARKS = [
-    "<s>",
-    "</s>",
-    "<unk>",
-    "<|im_start|>",
-    "<|im_end|>",
-    "<|start_header_id|>",
-    "<|end_header_id|>",
-    "<|eot_id|>",
-    "<|user|>",
-    "<|assistant|>",
-    "<|end|>",
-]
-CORPUS = [
-    "Once upon a time there was a little user who liked the assistant.\n\n",
-    "system: 1 + 1 = 2 <b> [INST]",
-] * 4
-
-
-def byte_level(marks=MARKS):
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-
-    tok = Tokenizer(models.BPE())
-    tok.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tok.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(
-        vocab_size=400, initial_alphabet=alphabet, special_tokens=marks, show_progress=False
-    )
-    tok.train_from_iterator(CORPUS, trainer)
-    return tok
-
-
-def metaspace():
-    """SentencePiece style: blanks in front of the first piece of a text only, which a naive split gets
-    wrong.
-    """
-    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
-
-    tok = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>", fuse_unk=True))
-    tok.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
-    tok.decoder = decoders.Sequence(
-        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
-    )
-    bytes_ = [f"<0x{i:02X}>" for i in range(256)]
-    trainer = trainers.BpeTrainer(
-        vocab_size=700, special_tokens=["<unk>", "<s>", "</s>", *bytes_], show_progress=False
-    )
-    tok.train_from_iterator(CORPUS, trainer)
-    data = json.loads(tok.to_str())  # the trainer marks the byte pieces as special, which they are not
-    data["added_tokens"] = data["added_tokens"][:3]
-    tok = Tokenizer.from_str(json.dumps(data))
-    # As families do it: some of the marks of the template are added without being called special, one eats
-    # blanks.
-    tok.add_tokens([AddedToken(m, normalized=False, special=False) for m in ("<|user|>", "<|assistant|>")])
-    tok.add_special_tokens([AddedToken("<|end|>", rstrip=True, normalized=False)])
-    tok.add_special_tokens([AddedToken(m, normalized=False) for m in MARKS if tok.token_to_id(m) is None])
-    return tok
-
-
-BACKENDS = {"byte_level": byte_level, "metaspace": metaspace}
-
-
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory):
-    """name of a backend and of a template -> directory of the saved tokenizer."""
-    from transformers import PreTrainedTokenizerFast
-
-    made = {}
-
-    def get(backend: str, template: str | None) -> str:
-        key = (backend, template)
-        if key not in made:
-            fast = PreTrainedTokenizerFast(
-                tokenizer_object=BACKENDS[backend](), bos_token="<s>", eos_token="</s>", unk_token="<unk>"
-            )
-            fast.chat_template = TEMPLATES.get(template, template)
-            directory = tmp_path_factory.mktemp("tokenizer")
-            fast.save_pretrained(directory)
-            made[key] = (load_tokenizer(directory), fast)
-        return made[key]
-
-    return get
-
+from tests.text.chat_tokenizers import BACKENDS, MARKS, TEMPLATES, byte_level
 
 CONVERSATIONS = [
     [{"role": "user", "content": "Hello there"}],
@@ -264,35 +148,6 @@ def test_decode_skips_special_tokens_and_ids_that_do_not_exist(saved):
     ids = tokenizer.encode("a time é")
     assert tokenizer.decode([0, *ids, 10**6, tokenizer.stop_ids[1]]) == "a time é"
     assert tokenizer.decode(ids[:-1]) == "a time \ufffd"
-
-
-@settings(max_examples=100, deadline=None)
-@given(data=st.data())
-def test_stream_gives_the_whole_text_in_parts(saved, data):
-    tokenizer, _ = saved("byte_level", "chatml")
-    ids = data.draw(st.lists(st.integers(0, tokenizer.vocab_size + 3), max_size=20))
-    assert streamed(tokenizer, ids) == tokenizer.decode(ids)
-
-
-@settings(max_examples=60, deadline=None)
-@given(texts=st.lists(st.text(max_size=4), max_size=6), mark=st.sampled_from([1, 2, 10**6]))
-def test_stream_gives_the_whole_text_in_parts_with_byte_fallback(saved, texts, mark):
-    tokenizer, _ = saved("metaspace", "chatml")
-    ids = [i for text in texts for i in (*tokenizer.encode(text), mark)]
-    assert streamed(tokenizer, ids) == tokenizer.decode(ids)
-
-
-def streamed(tokenizer, ids):
-    stream = tokenizer.stream()
-    return "".join([*map(stream.feed, ids), stream.finish()])
-
-
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_stream_holds_unfinished_characters_back(saved, backend):
-    tokenizer, _ = saved(backend, None)
-    stream = tokenizer.stream()
-    parts = [stream.feed(i) for i in tokenizer.encode("a🙂b")]
-    assert [part for part in parts if part] == ["a", "🙂", "b"] and stream.finish() == ""
 
 
 def test_chat_says_what_is_wrong(saved):

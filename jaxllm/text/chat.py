@@ -1,0 +1,219 @@
+"""Chat templates: conversations as text in which only the template can write control tokens.
+
+A template is rendered twice: once as it is, and once with every content replaced by a random marker, which separates
+the template's own text from the contents. Control tokens in the template's text get secret names (see `ControlTokens`);
+those spelled in a content stay ordinary text.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import secrets
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from jaxllm.errors import UserError
+
+# A role is written into control tokens such as <|user|>: a free choice would let a row write <|end|>.
+ROLES = ("system", "developer", "user", "assistant", "tool")
+
+
+@dataclasses.dataclass(frozen=True)
+class ControlTokens:
+    """The control tokens of a tokenizer: spelling, id and secret name of each.
+
+    Attributes:
+        ids: spelling -> id.
+        names: spelling -> secret name, which the encoding tokenizer has in place of the spelling.
+        pattern: matches any spelling.
+    """
+
+    ids: dict[str, int]
+    names: dict[str, str]
+    pattern: re.Pattern
+
+    @classmethod
+    def of(cls, ids: dict[str, int], names: dict[str, str]) -> ControlTokens:
+        """Makes the pattern: where one spelling is the start of another, tokenizers match the longer one."""
+        spellings = "|".join(map(re.escape, sorted(names, key=len, reverse=True))) or r"(?!)"
+        return cls(ids, names, re.compile(spellings))
+
+    def in_text(self, text: str) -> list[str]:
+        """Spellings in a text."""
+        return self.pattern.findall(text)
+
+    def rename(self, text: str) -> str:
+        """A text with secret names for the spellings in it."""
+        return self.pattern.sub(lambda match: self.names[match.group()], text)
+
+
+class Rendered(NamedTuple):
+    """A rendered conversation.
+
+    Fields:
+        text: the conversation, with secret names for the template's control tokens.
+        turns: for each message the characters `(start, stop)` of its content and of the end token after it, if there is
+            one; None where the content is empty or cannot be located because the template rewrites it.
+    """
+
+    text: str
+    turns: list[tuple[int, int] | None]
+
+
+@dataclasses.dataclass(frozen=True)
+class ChatTemplate:
+    """The chat template of a tokenizer.
+
+    Attributes:
+        source: directory or Hub name of the tokenizer, for messages.
+        template: (messages, add_generation_prompt) -> rendered text; raises a `UserError` if it refuses the messages.
+        control: control tokens of the tokenizer.
+        stop_ids: ids of tokens that can end a turn.
+    """
+
+    source: str
+    template: Callable[[list[dict], bool], str]
+    control: ControlTokens
+    stop_ids: tuple[int, ...]
+
+    def render(self, messages: Sequence[dict], add_generation_prompt: bool) -> Rendered:
+        """Renders a conversation.
+
+        Args:
+            messages: ``{"role": ..., "content": ...}`` each, oldest first.
+            add_generation_prompt: end with the header of the assistant's turn.
+
+        Raises:
+            UserError: the template refuses or drops a message, a message is malformed, or a content spells a control
+                token and the template rewrites contents.
+        """
+        messages = [_check_message(message, i) for i, message in enumerate(messages)]
+        if not messages:
+            raise UserError("a conversation needs at least one message", self.source)
+        plain = self.template(messages, add_generation_prompt)
+        nonce = secrets.randbits(96)  # in digits, which templates leave alone
+        cores = {f"m{nonce}x{i}x": core for i, message in enumerate(messages) if (core := message["content"].strip())}
+        # Outer blanks are not replaced, so that a template that trims contents does so here as well.
+        marked = self.template([_mark(message, f"m{nonce}x{i}x") for i, message in enumerate(messages)],
+                               add_generation_prompt)
+        for name in cores:
+            if name not in marked:
+                i = int(name.split("x")[-2])
+                raise UserError(
+                    f"the chat template drops or rewrites message {i + 1} (role {messages[i]['role']!r})", self.source,
+                    "use roles that this model's template supports; a system text can be put in front of the first "
+                    "user text")
+        pieces = re.split(f"(m{nonce}x[0-9]+x)", marked)  # template text, marker, template text, marker, ...
+        contents = [cores[marker] for marker in pieces[1::2]]
+        if "".join(map("".join, zip(pieces[::2], [*contents, ""], strict=True))) != plain:
+            spelled = [self.control.in_text(core) for core in cores.values()]
+            if any(spelled) or self.control.in_text(marked) != self.control.in_text(plain):
+                raise UserError(
+                    "a message spells a special token and the chat template rewrites messages, so that the two "
+                    "cannot be told apart", self.source, "remove the special token from the message")
+            contents = self._rewritten(pieces[::2], plain)
+            if contents is None:
+                return Rendered(self.control.rename(plain), [None] * len(messages))
+        return self._joined(messages, pieces, contents, self._leading(messages, pieces, nonce, add_generation_prompt))
+
+    def _rewritten(self, literals: list[str], plain: str) -> list[str] | None:
+        """Contents as the template rewrote them, between its own texts; None where these cannot be located.
+
+        A text of the template is searched for only if it has a control token: no content spells one.
+        """
+        if not plain.startswith(literals[0]) or not all(map(self.control.in_text, literals[1:-1])):
+            return None
+        contents, position = [], len(literals[0])
+        for literal in literals[1:-1]:
+            if (stop := plain.find(literal, position)) < 0:
+                return None
+            contents.append(plain[position:stop])
+            position = stop + len(literal)
+        stop = len(plain) - len(literals[-1])
+        return [*contents, plain[position:stop]] if stop >= position and plain.endswith(literals[-1]) else None
+
+    def _leading(self, messages: list[dict], pieces: list[str], nonce: int, add_generation_prompt: bool) -> list[str]:
+        """For each marker, the blanks at the start of the content that the template left in front of it."""
+        blanks = [_blanks(messages[int(marker.split("x")[-2])]["content"]) for marker in pieces[1::2]]
+        if not any(blanks):
+            return blanks
+        stripped = [{**message, "content": message["content"].strip()} for message in messages]
+        bare = re.split(f"m{nonce}x[0-9]+x", self.template(
+            [_mark(message, f"m{nonce}x{i}x") for i, message in enumerate(stripped)], add_generation_prompt))
+        if len(bare) != 1 + len(blanks):
+            return [""] * len(blanks)
+        return [blank if literal.endswith(own + blank) else ""
+                for blank, literal, own in zip(blanks, pieces[::2], bare, strict=False)]
+
+    def _joined(self, messages: list[dict], pieces: list[str], contents: list[str], leading: list[str]) -> Rendered:
+        text, turns = self.control.rename(pieces[0]), [None] * len(messages)
+        for marker, content, blanks, literal in zip(pieces[1::2], contents, leading, pieces[2::2], strict=True):
+            start = len(text) - len(blanks)
+            text += content
+            turns[int(marker.split("x")[-2])] = (start, len(text) + len(self.control.rename(self._turn_end(literal))))
+            text += self.control.rename(literal)
+        return Rendered(text, turns)
+
+    def _turn_end(self, literal: str) -> str:
+        """The start of the text after a content, up to the token that ends the turn; empty without one."""
+        match = self.control.pattern.match(literal, len(_blanks(literal)))
+        return literal[:match.end()] if match and self.control.ids[match.group()] in self.stop_ids else ""
+
+    def turn_end(self) -> int | None:
+        """Returns the id of the control token that the template writes right after an assistant's text, or None."""
+        answer = f"a{secrets.token_hex(8)}"
+        messages = [{"role": "user", "content": "x"}, {"role": "assistant", "content": answer}]
+        try:
+            rendered = self.template(messages, False)
+        except UserError:  # a template for something else than a conversation
+            return None
+        match = self.control.pattern.match(rendered.rpartition(answer)[2].lstrip())
+        return self.control.ids[match.group()] if match else None
+
+
+def load_template(loaded: Any, source: str) -> Callable[[list[dict], bool], str]:
+    """Makes the `ChatTemplate.template` of a tokenizer of transformers."""
+
+    def render(messages: list[dict], add_generation_prompt: bool) -> str:
+        from jinja2 import TemplateError
+
+        try:
+            return loaded.apply_chat_template(
+                messages, add_generation_prompt=add_generation_prompt, tokenize=False
+            )
+        except (TemplateError, TypeError, ValueError) as error:
+            roles = ", ".join(message["role"] for message in messages)
+            raise UserError(
+                f"the chat template does not accept these messages ({roles}): {error}",
+                source,
+                "use the roles and the order that this model's template supports; without a system role, put "
+                "the system text in front of the first user text",
+            ) from error
+
+    return render
+
+
+def _blanks(text: str) -> str:
+    return text[:len(text) - len(text.lstrip())]
+
+
+def _mark(message: dict[str, str], marker: str) -> dict[str, str]:
+    """A message with a marker in place of its content, outer blanks aside; an empty one as it is."""
+    content, core = message["content"], message["content"].strip()
+    return {**message, "content": content.replace(core, marker, 1)} if core else message
+
+
+def _check_message(message: Any, i: int) -> dict[str, str]:
+    where = f"message {i + 1}"
+    if not isinstance(message, dict):
+        raise UserError(f"expected an object with role and content, got {type(message).__name__}", where)
+    extra = sorted(k for k, v in message.items() if k not in ("role", "content") and v is not None)
+    if extra:
+        raise UserError(f"unknown field {', '.join(map(str, extra))}", where, "give role and content only")
+    role, content = message.get("role"), message.get("content")
+    if role not in ROLES:
+        raise UserError(f"role must be one of {', '.join(ROLES)}, got {role!r}", where)
+    if not isinstance(content, str):
+        raise UserError(f"content must be text, got {type(content).__name__}", where)
+    return {"role": role, "content": content}

@@ -1,0 +1,146 @@
+"""Training examples: token ids of a prompt with its completion, or of a conversation, with a loss mask.
+
+Which tokens carry loss:
+
+- prompt and completion: the completion's tokens, and the end token if one is requested. Both are tokenized as one text;
+  a token that spans the border belongs to the completion.
+- a conversation: the assistant's text and the end-of-turn token after it, if the template writes one. Headers, newlines
+  after the end of a turn, and all other roles carry none.
+
+Control tokens that a prompt, a completion or a message spells are encoded as ordinary text (see `Tokenizer`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from jaxllm.errors import UserError
+from jaxllm.text.tokenizer import Tokenizer
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """A token sequence and the tokens of it that carry loss.
+
+    Attributes:
+        ids: int32 `[N]`.
+        loss_mask: bool `[N]`; True on tokens whose prediction carries loss, never on the first.
+    """
+
+    ids: np.ndarray
+    loss_mask: np.ndarray
+
+    @property
+    def prompt_length(self) -> int:
+        """Number of tokens before the first one that carries loss."""
+        return int(np.argmax(self.loss_mask))
+
+
+def encode_example(
+    tokenizer: Tokenizer,
+    *,
+    prompt: str | None = None,
+    messages: Sequence[dict[str, Any]] | None = None,
+    completion: str | None = None,
+    turns: Literal["all", "last"] = "all",
+    end: bool = False,
+    start: Sequence[int] = (),
+) -> Example:
+    """Encodes a row of training data.
+
+    The row is a `prompt` with its `completion`, a conversation in `messages` with the `completion` as the assistant's
+    next turn, or a whole conversation in `messages`.
+
+    Args:
+        tokenizer: its chat template is used for `messages`.
+        prompt: plain text.
+        messages: ``{"role": ..., "content": ...}`` each, oldest first.
+        completion: text to learn. With `messages` its turn alone carries loss.
+        turns: assistant turns of a whole conversation that carry loss: all, or the last one.
+        end: append the tokenizer's end token to the completion of a `prompt`, with loss. In a conversation the template
+            decides which tokens end a turn.
+        start: ids in front of an empty prompt, from which the first token is predicted; see `Model.start`.
+
+    Raises:
+        UserError: the row is of another form, nothing in it can carry loss, the template refuses the messages, or it
+            rewrites an assistant's text so that its tokens cannot be located.
+        ValueError: a text holds a lone surrogate.
+    """
+    if (prompt is None) == (messages is None):
+        raise UserError(f"{'neither prompt nor' if prompt is None else 'both prompt and'} messages", "row",
+                        "give every row one of the two")
+    if messages is not None:
+        if completion is not None:
+            messages, turns = [*messages, {"role": "assistant", "content": completion}], "last"
+        return _conversation(tokenizer, messages, turns)
+    if completion is None:
+        raise UserError("a prompt without a completion", "row", "give every prompt a completion")
+    before, after = pair_ids(tokenizer, prompt, completion, start)
+    if end:
+        if tokenizer.eos_id is None:
+            raise UserError("the tokenizer has no end token", tokenizer.source)
+        after = [*after, tokenizer.eos_id]
+    if not before or not after:
+        raise UserError("nothing precedes the completion's first token, and the tokenizer has no begin token" if after
+                        else "the completion is empty", "completion")
+    return _example([*before, *after], [(len(before), len(before) + len(after))])
+
+
+def _conversation(tokenizer: Tokenizer, messages: Sequence[dict[str, Any]], turns: str) -> Example:
+    ids, located = tokenizer.chat_turns(messages)
+    assistant = [i for i, turn in enumerate(messages) if turn["role"] == "assistant" and turn["content"].strip()]
+    assistant = assistant[-1:] if turns == "last" else assistant
+    if not assistant:
+        raise UserError("no assistant turn with text, so nothing carries loss", "messages")
+    if lost := [i for i in assistant if located[i] is None]:
+        raise UserError(f"the chat template rewrites message {lost[0] + 1}, so that its tokens cannot be located",
+                        tokenizer.source, "give the message as the template writes it, or use another template")
+    return _example(ids, [located[i] for i in assistant])
+
+
+def _example(ids: Sequence[int], spans: Sequence[tuple[int, int]]) -> Example:
+    mask = np.zeros(len(ids), bool)
+    for begin, stop in spans:
+        mask[begin:stop] = True
+    mask[0] = False  # nothing precedes it
+    return Example(np.asarray(ids, np.int32), mask)
+
+
+def prompt_ids(tokenizer: Tokenizer, text: str, start: Sequence[int] = ()) -> list[int]:
+    """Encodes a text that starts a sequence: with the begin token where the tokenizer adds one.
+
+    Args:
+        tokenizer: the tokenizer.
+        text: any text.
+        start: ids of an empty text, from which its first token is predicted.
+    """
+    return [*_prefix(tokenizer), *tokenizer.encode(text)] or list(start)
+
+
+def pair_ids(tokenizer: Tokenizer, prompt: str, completion: str, start: Sequence[int] = ()
+             ) -> tuple[list[int], list[int]]:
+    """Encodes a prompt and its completion as one text, and splits the ids.
+
+    Tokenized together, since a completion alone may be tokenized differently. A token that spans the border belongs to
+    the completion.
+
+    Args:
+        tokenizer: the tokenizer.
+        prompt, completion: any texts.
+        start: ids of an empty prompt.
+    """
+    before = prompt_ids(tokenizer, prompt, start)
+    whole = [*_prefix(tokenizer), *tokenizer.encode(prompt + completion)]
+    if not prompt:
+        return before, whole[len(_prefix(tokenizer)):]
+    shared = next((i for i, (a, b) in enumerate(zip(before, whole, strict=False)) if a != b),
+                  min(len(before), len(whole)))
+    return whole[:shared] or list(start), whole[shared:]
+
+
+def _prefix(tokenizer: Tokenizer) -> list[int]:
+    return [tokenizer.bos_id] if tokenizer.adds_bos else []

@@ -38,7 +38,7 @@ class Model:
     @property
     def prefix(self) -> tuple[int, ...]:
         """Tokens at the start of every sequence: the begin token, where the tokenizer adds one."""
-        return (self.tokenizer.bos_id,) if self.tokenizer.adds_bos else ()
+        return (self.tokenizer.bos_id,) if self.tokenizer.adds_bos and self.tokenizer.bos_id is not None else ()
 
     @property
     def start(self) -> tuple[int, ...]:

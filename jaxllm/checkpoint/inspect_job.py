@@ -93,11 +93,13 @@ def _weights(path, spec: ModelSpec) -> tuple[dict[str, Any], list[str]]:
         tensors.check_formats()
         if not match.missing:
             check_tied_head(spec, tensors, match)
-        told = {"dtype": stored_dtype(path), "tensors": len(tensors.names()), "missing": match.missing,
-                "unused": match.unused, "passed_over": match.passed_over,
-                "reshaped": {name: [list(shape) for shape in pair] for name, pair in match.reshaped.items()}}
-    problems = [f"{len(told[name])} tensors are {name}" for name in ("missing", "unused", "reshaped") if told[name]]
-    return told, problems
+        weights: dict[str, Any] = {
+            "dtype": stored_dtype(path), "tensors": len(tensors.names()), "missing": match.missing,
+            "unused": match.unused, "passed_over": match.passed_over,
+            "reshaped": {name: [list(shape) for shape in pair] for name, pair in match.reshaped.items()}}
+    names = ("missing", "unused", "reshaped")
+    problems = [f"{len(weights[name])} tensors are {name}" for name in names if weights[name]]
+    return weights, problems
 
 
 def _tokenizer(path, spec: ModelSpec) -> tuple[dict[str, Any], list[str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import chex
 import jax
@@ -33,7 +34,7 @@ def batch_scores(spec: ModelSpec, params: Params, adapter: Adapter | None, token
     return text_scores(spec, params, hidden, segments, tokens)
 
 
-def classify_texts(model: Model, adapter: Adapter | None, texts: Sequence[tuple[Sequence[int], Sequence[int]]], *,
+def classify_texts(model: Model, adapter: Adapter | None, texts: Sequence[tuple[Any, Any]], *,
                    batch_size: int, dtype: jnp.dtype, mesh: jax.sharding.Mesh | None,
                    on_batch: Callable[[int], None] | None) -> list[list[float]]:
     """Runs the scoring head on every text; see `Generator.classify`."""
@@ -48,7 +49,7 @@ def classify_texts(model: Model, adapter: Adapter | None, texts: Sequence[tuple[
     for start in range(0, len(order), batch_size):
         chosen = order[start:start + batch_size]
         count = -(-bucket(len(chosen), counts) // groups) * groups
-        padding = [[]] * (count - len(chosen))
+        padding: list[Any] = [[]] * (count - len(chosen))
         length = bucket(max(len(texts[i][0]) for i in chosen), lengths)
         tokens, segments = pad_right([texts[i][0] for i in chosen] + padding, length)
         types, _ = pad_right([texts[i][1] for i in chosen] + padding, length)

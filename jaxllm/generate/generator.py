@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -85,14 +86,14 @@ class Generator:
         spec = self.model.spec
         self.model.require_lm("generate text")
         limits = [sampling.max_tokens] * len(prompts) if max_tokens is None else list(max_tokens)
-        prompts = [np.asarray(ids, np.int32) for ids in prompts]
-        for number, (ids, limit) in enumerate(zip(prompts, limits, strict=True)):
+        arrays = [np.asarray(ids, np.int32) for ids in prompts]
+        for number, (ids, limit) in enumerate(zip(arrays, limits, strict=True)):
             check_prompt(ids, limit, spec.max_positions, f"prompt {number + 1}")
         if unknown := [token for token in sampling.logit_bias if token >= spec.vocab_size]:
             raise UserError(f"the model has {spec.vocab_size} tokens, and none with the id {unknown[0]}",
                             "sampling.logit_bias")
         _check_temperature(logprob_temperature, "logprob_temperature")
-        results: list[list[Completion | None]] = [[None] * sampling.n for _ in prompts]
+        results: list[list[Any]] = [[None] * sampling.n for _ in arrays]  # completions, once they are done
         left = [sampling.n] * len(prompts)
 
         def finished(prompt: int, sample: int, completion: Completion) -> None:
@@ -101,8 +102,8 @@ class Generator:
             if not left[prompt] and on_prompt is not None:
                 on_prompt(prompt, results[prompt])
 
-        if prompts:
-            Scheduler(self.model, self._adapter(adapter), prompts, limits, sampling,
+        if arrays:
+            Scheduler(self.model, self._adapter(adapter), arrays, limits, sampling,
                       seed=seed if sampling.seed is None else sampling.seed,
                       row_ids=np.array(range(len(prompts)) if row_ids is None else row_ids, np.uint32),
                       logprob_temperature=logprob_temperature, batch_size=self.batch_size, dtype=self.dtype,

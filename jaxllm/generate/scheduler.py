@@ -92,7 +92,7 @@ class _Sequence:
     collected: int = 0
 
 
-def check_prompt(ids: Sequence[int], max_tokens: int, window: int, where: str) -> None:
+def check_prompt(ids: Sequence[int] | np.ndarray, max_tokens: int, window: int, where: str) -> None:
     """Raises a `UserError` for a prompt that is empty or too long."""
     if not len(ids):
         raise UserError("the prompt is empty, and the model has no begin token to start from", where,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -118,12 +119,16 @@ def _by_chunks(job: Job, rows: Sequence[tuple[int, dict[str, Any]]], inputs: Seq
         listen = job.progress(show)
         for first in range(start - start % ROWS_PER_CHUNK, len(rows), ROWS_PER_CHUNK):
             chunk = range(first, min(first + ROWS_PER_CHUNK, len(rows)))
-            measured = measure([inputs[i] for i in chunk], lambda done, first=first: listen(max(first + done, start)))
+            measured = measure([inputs[i] for i in chunk], partial(_listen_from, listen, first, start))
             for i, result in zip(chunk, measured, strict=True):
                 if i >= start:
                     line, row = rows[i]
                     job.row({"id": row.get("id", line), **result})
     return job.rows_done()
+
+
+def _listen_from(listen: Callable[[int], None], first: int, start: int, done: int) -> None:
+    listen(max(first + done, start))
 
 
 def _text_ids(model: Model, row: dict[str, Any]) -> tuple[list[int], list[int]]:
@@ -134,7 +139,7 @@ def _text_ids(model: Model, row: dict[str, Any]) -> tuple[list[int], list[int]]:
     if messages is not None:
         ids = model.tokenizer.chat(messages, add_generation_prompt=False)
         return ids, [0] * len(ids)
-    return model.tokenizer.whole(text, pair)
+    return model.tokenizer.whole(str(text), pair)
 
 
 def _check_length(model: Model, length: int) -> None:

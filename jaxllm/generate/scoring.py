@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import chex
 import jax
@@ -91,7 +92,7 @@ def score_pairs(model: Model, adapter: Adapter | None, pairs: Pairs, *, temperat
         return []
     whole, by_row, count = (None, None, 1) if mesh is None else (
         replicated(mesh), batch_sharding(mesh), mesh.shape["data"] * mesh.shape["fsdp"])
-    results: list[Score | None] = [None] * len(pairs)
+    results: list[Any] = [None] * len(pairs)  # Score, once it is computed
     separate, done = model.spec.turns_by_length, 0
     by_prompt: dict[object, list[int]] = {}
     for i, (prompt, _) in enumerate(pairs):

@@ -114,8 +114,8 @@ def prefill_prefix(spec: ModelSpec, params: Params, adapter: Adapter | None, tok
     return Prefix(jax.tree.map(lambda part: part[0], layers), length)
 
 
-def padded_prefix(spec: ModelSpec, params: Params, adapter: Adapter | None, tokens: Sequence[int], dtype: jnp.dtype,
-                  sharding: jax.sharding.Sharding | None = None) -> tuple[Prefix, jax.Array]:
+def padded_prefix(spec: ModelSpec, params: Params, adapter: Adapter | None, tokens: Sequence[int] | np.ndarray,
+                  dtype: jnp.dtype, sharding: jax.sharding.Sharding | None = None) -> tuple[Prefix, jax.Array]:
     """Calls `prefill_prefix` on tokens padded to a bucket length; returns the prefix and its padded tokens `[P]`."""
     size = bucket(len(tokens), bucket_sizes(max(spec.max_positions, len(tokens)), SMALLEST_PREFIX))
     padded, length = jax.device_put(
@@ -162,7 +162,7 @@ def insert(state: DecodeState, pack: PackedPrompts, next_logits: jax.Array, laye
     chex.assert_type([state.next_logits, next_logits], jnp.float32)
     length, size = state.cache.slots, len(pack.tokens)
     shared = jnp.int32(0) if prefix is None else prefix.length
-    first = 0 if prefix is None else len(prefix_tokens)
+    first = 0 if prefix_tokens is None else len(prefix_tokens)
     # Position i of a slot comes from position i of the prefix, or from its prompt's range in the pack.
     position = jnp.arange(length)[None]
     own = jnp.clip(pack.starts[:, None] + position - shared, 0, size - 1)

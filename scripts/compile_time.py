@@ -49,7 +49,7 @@ def compile_seconds(name: str, layers: int, width: int, trained: str) -> float:
     adapter = init_adapter(spec, jax.random.key(1), LoraConfig())
     config = OptimizerConfig()
 
-    def loss(trainable, frozen, batch, key):
+    def loss(trainable, frozen, batch, key, extra):
         base, added = (trainable, None) if trained == "all" else (frozen, Adapter(trainable, adapter.scale))
         hidden = forward(spec, base, batch["tokens"], adapter=added, remat="full").hidden
         labels = batch["tokens"][:, 1:]

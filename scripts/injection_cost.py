@@ -55,7 +55,7 @@ def temporaries(lora: LoraConfig, params) -> int:
     """Bytes that the gradient of distillation allocates where there are hardly any activations."""
     adapter = init_adapter(SPEC, jax.random.key(0), lora)
     loss = make_loss(SPEC, "distill", adapter.scale)
-    gradient = jax.jit(jax.grad(lambda trained, frozen, batch: loss(trained, frozen, batch, None)[0][0]))
+    gradient = jax.jit(jax.grad(lambda trained, frozen, batch: loss(trained, frozen, batch, None, None)[0][0]))
     compiled = gradient.lower(adapter.params, params, rows(1, 16)).compile()
     return compiled.memory_analysis().temp_size_in_bytes
 

@@ -88,7 +88,7 @@ def rows_of(tokenizer: Tokenizer, texts: list[str], documents: list[Document], l
 
 def train(spec: ModelSpec, rows, config: TrainConfig, seed: int) -> tuple[Params, float]:
     """The trained weights, and the loss of the last step."""
-    def loss(params, frozen, batch, key):
+    def loss(params, frozen, batch, key, extra):
         del frozen, key
         hidden = forward(spec, params, batch["tokens"], segments=batch["segments"], remat="full").hidden[:, :-1]
         follows = batch["segments"][:, 1:] == batch["segments"][:, :-1]  # never from one text to the next

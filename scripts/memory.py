@@ -24,8 +24,8 @@ from jaxllm.train import LossFn
 def from_logits(spec: ModelSpec) -> LossFn:
     """The same KL from both logit tensors."""
 
-    def loss(student, teacher, batch, key):
-        del key
+    def loss(student, teacher, batch, key, extra):
+        del key, extra
         hidden = lambda params: forward(spec, params, batch["student"], remat="full").hidden[:, :-1]
         p = jax.nn.log_softmax(compute_logits(spec, teacher, jax.lax.stop_gradient(hidden(teacher))))
         q = jax.nn.log_softmax(compute_logits(spec, student, hidden(student)))
@@ -42,7 +42,7 @@ def temporary_bytes(spec: ModelSpec, loss: LossFn, batch: int, length: int) -> i
             "offset": numbers, "target_type": numbers, "masked_tokens": numbers}
 
     def step(student, teacher, rows):
-        gradient = jax.grad(lambda params: loss(params, teacher, rows, None)[0][0])(student)
+        gradient = jax.grad(lambda params: loss(params, teacher, rows, None, None)[0][0])(student)
         return jax.tree.map(lambda p, g: p - 1e-3 * g, student, gradient)
 
     compiled = jax.jit(step, donate_argnums=0).lower(params, params, rows).compile()

@@ -25,6 +25,7 @@ from jaxllm.models.network import Params
 from jaxllm.train import (
     Checkpointer,
     Hook,
+    MetricsSink,
     MetricsWriter,
     TrainState,
     TrainStep,
@@ -45,7 +46,7 @@ class TrainPlan:
     """Shared by all runs of a job, compiled once.
 
     Attributes:
-        train: settings of the run.
+        train: settings of the run, with its number of steps.
         lora: the adapter; None trains all weights.
         step: the compiled step.
         optimizer: of the state.
@@ -77,18 +78,24 @@ class TrainPlan:
 def make_plan(model: Model, objective: Objective, train: TrainConfig, lora: LoraConfig | None,
               divergence: DivergenceConfig, lengths: tuple[int, int], dtype: jnp.dtype,
               mesh: jax.sharding.Mesh, *, two_teachers: bool = False, on_policy: OnPolicyConfig | None = None,
-              sampling: SamplingConfig | None = None) -> TrainPlan:
+              sampling: SamplingConfig | None = None, epoch_targets: int | None = None) -> TrainPlan:
     """Makes a plan: one program, compiled at its first step, for every source whose batches fit `lengths`.
+
+    Args:
+        epoch_targets: targets of one epoch, for `train.epochs`; None where the job has none.
+
+    The other arguments are those of `TrainPlan`.
 
     Raises:
         UserError: divergence.top_k is larger than the model's vocabulary.
     """
     check(divergence.top_k is None or divergence.top_k <= model.spec.vocab_size, "divergence.top_k",
           f"must be at most the vocabulary of {model.spec.vocab_size}, got {divergence.top_k}")
+    train = train.resolve(epoch_targets)
     optimizer, schedule = make_optimizer(train, train.steps), make_schedule(train, train.steps)
     scale = None if lora is None else lora.alpha / lora.rank
     loss = make_loss(model.spec, objective, scale, kind=divergence.kind, beta=divergence.beta,
-                     temperature=divergence.temperature, dtype=dtype,
+                     temperature=divergence.temperature, dtype=dtype, remat=train.remat,
                      two_teachers=two_teachers and divergence.top_k is None)
     step = make_train_step(loss, optimizer, schedule, train.accumulate)
     return TrainPlan(train, lora, step, optimizer, mesh, *lengths, divergence, objective, dtype, two_teachers,
@@ -113,7 +120,7 @@ class TrainResult:
 
 
 def run_plan(model: Model, targets: TargetSource, plan: TrainPlan, *, checkpointer: Checkpointer | None = None,
-             metrics: MetricsWriter | None = None, progress: bool = True,
+             metrics: MetricsSink | None = None, progress: bool = True, save_last: bool = True,
              open_book_teacher: Params | None = None) -> TrainResult:
     """Trains a model on a source of targets.
 
@@ -124,6 +131,7 @@ def run_plan(model: Model, targets: TargetSource, plan: TrainPlan, *, checkpoint
         checkpointer: saves and resumes; None starts anew and saves nothing.
         metrics: takes the steps' numbers.
         progress: show a bar.
+        save_last: save the final state; see `Session`.
         open_book_teacher: teacher of the targets with a context, where the plan has two teachers; by default the model
             itself.
     """
@@ -151,8 +159,9 @@ def run_plan(model: Model, targets: TargetSource, plan: TrainPlan, *, checkpoint
     elif plan.two_teachers:
         frozen = model.params, open_book_teacher
     fitted = fit(state, plan.step, batch, train.steps, frozen=frozen, mesh=plan.mesh, hooks=hooks,
-                 log_every=train.log_every, save_every=train.save_every, checkpointer=checkpointer,
-                 sidecar={"completions": completions} if hooks else None, metrics=metrics, progress=progress)
+                 log_every=train.log_every, save_every=train.save_every, save_last=save_last,
+                 checkpointer=checkpointer, sidecar={"completions": completions} if hooks else None, metrics=metrics,
+                 progress=progress)
     trained = fitted.state.params
     return TrainResult(merged(model, trained, plan.lora), as_adapter(trained, plan.lora), fitted.metrics,
                        fitted.interrupted)
@@ -200,6 +209,9 @@ def train_run(job: Job, model: Model, targets: TargetSource, plan: TrainPlan, na
               labels: dict[str, Any], open_book_teacher: Params | None = None) -> TrainResult:
     """Trains one run of many of a job, resumed if it was interrupted.
 
+    The final state is not saved: the caller records the result at once, and then removes the checkpoints. A run that is
+    killed before that is resumed from its last periodic checkpoint and comes to the same result.
+
     Args:
         job: its checkpoints and metrics are written.
         model: the teacher, and the student before its first step.
@@ -219,7 +231,7 @@ def train_run(job: Job, model: Model, targets: TargetSource, plan: TrainPlan, na
         if made < plan.train.steps:  # after a finished run come the lines of the next, which must stay
             writer = stack.enter_context(MetricsWriter(job.metrics_path, first_step + made))
             metrics = NumberedMetrics(writer, first_step, labels)
-        result = run_plan(model, targets, plan, checkpointer=checkpointer, metrics=metrics,
+        result = run_plan(model, targets, plan, checkpointer=checkpointer, metrics=metrics, save_last=False,
                           open_book_teacher=open_book_teacher)
     if result.interrupted:
         raise KeyboardInterrupt(f"stopped in {name}; the same command resumes it")

@@ -12,11 +12,12 @@ from jaxllm.models.mesh import (
 )
 from jaxllm.train.checkpoints import Checkpointer, Restored
 from jaxllm.train.data import epoch_permutation, row_indices
-from jaxllm.train.loop import BatchFn, FitResult, Hook, fit
+from jaxllm.train.loop import BatchFn, FitResult, Hook, count_tokens, fit
 from jaxllm.train.metrics import MetricsWriter, read_metrics
 from jaxllm.train.optimizer import DECAYED, OptimizerConfig, decay_mask, make_optimizer, make_schedule
+from jaxllm.train.session import MetricsSink, Session
 from jaxllm.train.state import Params, TrainState, abstract_state, init_state
-from jaxllm.train.step import LossFn, SumAndWeight, TrainStep, make_train_step
+from jaxllm.train.step import FinishFn, LossFn, SumAndWeight, TrainStep, make_train_step
 
 __all__ = [
     "DECAYED",
@@ -24,19 +25,23 @@ __all__ = [
     "RULES",
     "BatchFn",
     "Checkpointer",
+    "FinishFn",
     "FitResult",
     "Hook",
     "LossFn",
+    "MetricsSink",
     "MetricsWriter",
     "OptimizerConfig",
     "Params",
     "Restored",
+    "Session",
     "StorageError",
     "SumAndWeight",
     "TrainState",
     "TrainStep",
     "abstract_state",
     "batch_sharding",
+    "count_tokens",
     "decay_mask",
     "epoch_permutation",
     "fit",

@@ -11,32 +11,31 @@ import jax
 import jax.numpy as jnp
 
 from jaxllm.errors import UserError
-from jaxllm.train.state import TrainState
-from jaxllm.train.storage import storage_error
+from jaxllm.files import storage_error
 
 
 class Restored(NamedTuple):
-    """What a checkpoint holds.
+    """The contents of a checkpoint.
 
     Attributes:
-        state: placed as the state it was asked to resemble.
+        tree: with the shardings of the tree it was restored like.
         sidecar: the JSON object saved with it (resolved config, metadata).
     """
 
-    state: TrainState
+    tree: Any
     sidecar: dict[str, Any]
 
 
 class Checkpointer:
-    """The checkpoints of one run, a folder with one sub-folder a step.
+    """The checkpoints of one run, a folder with one sub-folder a step; each holds any tree of arrays and a JSON object.
 
     A checkpoint appears under its step's name only when it is complete, and the one before it is removed
     only after that: a run killed at any moment, or a full disk, leaves the previous one whole. Use as a
     context manager, or call `close`.
 
     Args:
-        directory: of the checkpoints, made if it is not there; unfinished saves in it are removed.
-        best_metric: name in the metrics given to `save`; the checkpoint best by it is kept beside the latest.
+        directory: of the checkpoints, made if it does not exist; unfinished saves in it are removed.
+        best_metric: name in the metrics given to `save`; the best checkpoint by it stays, and the latest.
         best_mode: whether the best value is the smallest or the largest.
     """
 
@@ -79,52 +78,53 @@ class Checkpointer:
             )
         except OSError as error:
             raise storage_error(error, self.directory) or UserError(
-                f"cannot keep checkpoints here: {error.strerror}", self.directory
+                f"cannot write checkpoints here: {error.strerror}", self.directory
             ) from error
 
     def latest_step(self) -> int | None:
-        """The step of the newest complete checkpoint, None when there is none; waits for a running save."""
+        """Returns the step of the newest complete checkpoint, None when there is none; waits for a running save."""
         self.wait()  # Orbax lists a step from the moment its save begins
         return self._manager.latest_step()
 
     def best_step(self) -> int | None:
-        """The step of the best checkpoint by `best_metric`, None when none has a finite value of it."""
+        """Returns the step of the best checkpoint by `best_metric`, None when none has a finite value of it."""
         self.wait()
         return None if self._best_metric is None else self._manager.best_step()
 
     def save(
         self,
-        state: TrainState,
+        step: int,
+        tree: Any,
         sidecar: Mapping[str, Any] | None = None,
         metrics: Mapping[str, float] | None = None,
     ) -> bool:
-        """Starts saving `state` under its step; waits for the save before it, not for this one.
+        """Starts saving a tree under a step's number; waits for the save before it, not for this one.
 
-        The state may be donated as soon as this returns.
+        The tree's arrays may be donated, and the sidecar changed, as soon as this returns.
 
         Args:
-            state: to save.
-            sidecar: what JSON can hold.
-            metrics: of this step, from which `best_metric` is taken if it is there and finite.
+            step: number of steps made.
+            tree: of arrays: a `TrainState`, several of them, rollouts, ...
+            sidecar: a JSON object.
+            metrics: of this step, from which `best_metric` is taken if it is present and finite.
 
         Returns:
             False when this step is already saved.
 
         Raises:
-            StorageError: the disk is full (also when it was the save before that found out).
+            StorageError: the disk is full (also when the save before it failed).
         """
-        step = int(state.step)
         if step in self._manager.all_steps():
             return False
         best = (metrics or {}).get(self._best_metric, math.nan)
         args = self._ocp.args
         try:
             self._manager.wait_until_finished()
-            # Written in the background, while the next steps may change what it holds.
-            beside = args.JsonSave(copy.deepcopy(dict(sidecar or {})))
+            # Written in the background, while the next steps may change the caller's object.
+            json_item = args.JsonSave(copy.deepcopy(dict(sidecar or {})))
             return self._manager.save(
                 step,
-                args=args.Composite(state=args.StandardSave(state), sidecar=beside),
+                args=args.Composite(state=args.StandardSave(tree), sidecar=json_item),
                 metrics={"best": float(best)} if math.isfinite(best) else None,
                 force=True,
             )
@@ -142,13 +142,13 @@ class Checkpointer:
         except Exception as error:
             raise storage_error(error, self.directory) or error from error
 
-    def restore(self, like: TrainState, step: int | None = None) -> Restored:
-        """Reads a checkpoint back, bit for bit, onto the devices `like` is on.
+    def restore(self, like: Any, step: int | None = None) -> Restored:
+        """Reads a checkpoint, bit for bit, onto the devices of `like`.
 
         Args:
-            like: a state with the structure, shapes, dtypes and shardings to restore into, of arrays or of
+            like: a tree with the structure, shapes, dtypes and shardings to restore into, of arrays or of
                 `jax.ShapeDtypeStruct`; its values are not read.
-            step: which checkpoint, None for the latest.
+            step: number of the checkpoint, None for the latest.
 
         Raises:
             UserError: there is no such checkpoint, it is damaged, or it belongs to another model or config.
@@ -163,23 +163,23 @@ class Checkpointer:
                 self.directory,
                 f"choose one of {steps}" if steps else "start a new run, or give another folder",
             )
-        where = self.directory / str(step)
+        folder = self.directory / str(step)
         target = jax.tree.map(_abstract, like)
         try:
             saved = self._manager.item_metadata(step)["state"]
         except Exception as error:
-            raise _damaged(where, error) from error
+            raise _damaged(folder, error) from error
         if saved is None:
-            raise _damaged(where, "its list of arrays is missing")
-        _check_fit(_described(saved.tree), _described(target), where)
+            raise _damaged(folder, "its list of arrays is missing")
+        _check_fit(_described(saved.tree), _described(target), folder)
         args = self._ocp.args
         try:
-            found = self._manager.restore(
+            restored = self._manager.restore(
                 step, args=args.Composite(state=args.StandardRestore(target), sidecar=args.JsonRestore())
             )
         except Exception as error:
-            raise _damaged(where, error) from error
-        return Restored(found["state"], found["sidecar"])
+            raise _damaged(folder, error) from error
+        return Restored(restored["state"], restored["sidecar"])
 
     def close(self) -> None:
         """Waits for the last save and releases the threads.
@@ -205,7 +205,7 @@ def _abstract(x: Any) -> jax.ShapeDtypeStruct:
 
 
 def _described(tree: Any) -> dict[str, str]:
-    """Path of every array -> its dtype and shape; a key counts as the integers it is stored as."""
+    """Maps the path of every array to its dtype and shape; a PRNG key counts as the integers it is stored as."""
 
     def describe(x: Any) -> str:
         if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
@@ -216,22 +216,22 @@ def _described(tree: Any) -> dict[str, str]:
     return {jax.tree_util.keystr(path, simple=True, separator="/"): describe(x) for path, x in leaves}
 
 
-def _check_fit(saved: Mapping[str, str], wanted: Mapping[str, str], where: Path) -> None:
-    # Orbax would cast a dtype without a word, and name a wrong shape only in a page of traceback.
+def _check_fit(saved: Mapping[str, str], wanted: Mapping[str, str], folder: Path) -> None:
+    # Orbax would cast a dtype silently, and report a wrong shape only in a long traceback.
     for path in sorted(saved.keys() | wanted.keys()):
         if saved.get(path) != wanted.get(path):
             raise UserError(
-                f"the checkpoint does not fit this run: {path} is {saved.get(path, 'absent')} there"
-                f" and {wanted.get(path, 'absent')} here",
-                where,
+                f"the checkpoint does not fit this run: {path} is {saved.get(path, 'absent')} in the checkpoint"
+                f" and {wanted.get(path, 'absent')} in this run",
+                folder,
                 "resume with the model, adapter and optimizer settings the checkpoint was made with",
             )
 
 
-def _damaged(where: Path, reason: Exception | str) -> UserError:
+def _damaged(folder: Path, reason: Exception | str) -> UserError:
     first_line = str(reason).strip().splitlines()[:1]
     return UserError(
         f"the checkpoint is damaged: {first_line[0] if first_line else type(reason).__name__}",
-        where,
-        "remove this folder to resume from an older checkpoint or start anew",
+        folder,
+        "remove this folder to resume from an older checkpoint or to start again",
     )

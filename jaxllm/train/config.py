@@ -3,42 +3,75 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from typing import Literal
 
-from jaxllm.config import check, tunable
+from jaxllm.config import check
+from jaxllm.errors import UserError
 from jaxllm.train.optimizer import OptimizerConfig
+
+DEFAULT_STEPS = 100
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig(OptimizerConfig):
-    """How long and how a model is trained; with the optimizer's settings.
+    """Length, batches and memory of training; with the optimizer's settings.
 
     Args:
-        steps: optimizer steps.
+        steps: optimizer steps; null takes epochs, or 100 where these are null too.
+        epochs: passes over the job's rows or targets, instead of steps; the last batch is filled up from the next pass.
         batch_size: rows of a step.
-        accumulate: parts that a batch is computed in, one after the other, to save memory.
+        accumulate: microbatches that a batch is computed in, one after the other, to save memory.
+        remat: activations that the backward pass recomputes to save memory: none, all but the matrix products (dots),
+            or all (full).
         log_every: steps between two lines of metrics.jsonl.
         save_every: steps between checkpoints; null saves only when the job is stopped.
     """
 
-    steps: int = 100
+    steps: int | None = None
+    epochs: float | None = None
     batch_size: int = 16
     accumulate: int = 1
-    log_every: int = tunable(10)
-    save_every: int | None = tunable(None)
+    remat: Literal["none", "full", "dots"] = "full"
+    log_every: int = 10
+    save_every: int | None = None
 
     def __post_init__(self):
         super().__post_init__()
-        for name in ("steps", "batch_size", "accumulate", "log_every"):
+        for name in ("batch_size", "accumulate", "log_every"):
             check(getattr(self, name) >= 1, name, f"must be 1 or more, got {getattr(self, name)}")
-        check(
-            self.save_every is None or self.save_every >= 1,
-            "save_every",
-            f"must be 1 or more, or null, got {self.save_every}",
-        )
-        check(not self.warmup_steps or self.warmup_steps < self.steps, "warmup_steps",
-              f"{self.warmup_steps} warmup steps in a run of {self.steps}", "make warmup shorter than the run")
+        for name in ("steps", "save_every"):
+            value = getattr(self, name)
+            check(value is None or value >= 1, name, f"must be 1 or more, or null, got {value}")
+        check(self.epochs is None or 0 < self.epochs < math.inf, "epochs", f"must be above 0, got {self.epochs}")
+        check(self.steps is None or self.epochs is None, "epochs", f"steps is {self.steps} already",
+              "set one of the two to null")
+        if self.epochs is None:
+            _check_warmup(self.warmup_steps, self.steps or DEFAULT_STEPS)
         check(
             self.batch_size % self.accumulate == 0,
             "accumulate",
             f"must divide batch_size ({self.batch_size}), got {self.accumulate}",
         )
+
+    def resolve(self, rows: int | None = None) -> TrainConfig:
+        """Returns the settings with a number of steps and no epochs.
+
+        Args:
+            rows: rows or targets of one epoch; None where the caller has no epochs.
+
+        Raises:
+            UserError: epochs of a job without rows, or warmup as long as the run.
+        """
+        if self.epochs is None:
+            return dataclasses.replace(self, steps=self.steps or DEFAULT_STEPS)
+        if not rows:
+            raise UserError("there are no rows to count epochs of", "train.epochs", "set train.steps instead")
+        steps = math.ceil(self.epochs * rows / self.batch_size)
+        _check_warmup(self.warmup_steps, steps)
+        return dataclasses.replace(self, steps=steps, epochs=None)
+
+
+def _check_warmup(warmup_steps: int, steps: int) -> None:
+    check(not warmup_steps or warmup_steps < steps, "warmup_steps", f"{warmup_steps} warmup steps in a run of {steps}",
+          "make warmup shorter than the run")

@@ -1,86 +1,74 @@
-"""A JSON-lines file of numbers that is right whenever the run stops."""
+"""A JSON-lines file of numbers that is complete whenever the run stops."""
 
-import json
+from __future__ import annotations
+
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from jaxllm.errors import StorageError
-from jaxllm.train.storage import storage_error
+from jaxllm.files import JsonlWriter, read_jsonl
 
 
 class MetricsWriter:
     """Appends one JSON object a line, each with the `step` it belongs to, and buffers none.
 
     JSON has no NaN and no infinity. Such a value is written as null and named in the line's `nonfinite`
-    object: `{"step": 3, "loss": null, "nonfinite": {"loss": "nan"}}`, with "nan", "inf" or "-inf".
+    object: `{"step": 3, "loss": null, "nonfinite": {"loss": "nan"}}`, with "nan", "inf" or "-inf"; a value
+    inside a nested object is named by its path, `agent.loss`.
 
     In a run of many processes only one of them makes a writer.
 
     Args:
-        path: of the file; its folder is made if it is not there.
-        resume_step: number of steps the run has behind it. Lines of later steps and a line torn off by a
+        path: of the file; its folder is made if it does not exist.
+        resume_step: number of steps made so far. Lines of later steps at the end of the file and a line torn off by a
             kill are removed, since the run is about to write them again; 0 starts an empty file.
     """
 
     def __init__(self, path: str | Path, resume_step: int = 0):
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        kept = [line for line in _whole_lines(self.path) if json.loads(line)["step"] <= resume_step]
-        # By rename, so that a kill in the middle of this leaves the old lines.
-        rewritten = self.path.with_name(self.path.name + ".tmp")
-        rewritten.write_text("".join(kept if resume_step else []), encoding="utf-8")
-        os.replace(rewritten, self.path)
-        self._file = open(self.path, "ab", buffering=0)
+        if not resume_step:
+            self.path.unlink(missing_ok=True)
+        self._writer = JsonlWriter(self.path, last_step=resume_step)
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
-        """Appends the line of `step`: numbers (python, numpy or array scalars), strings, bools or None.
+        """Appends the line of `step`: numbers (python, numpy or array scalars), strings, bools, None, or mappings and
+        lists of them.
 
         Raises:
             StorageError: the disk is full.
         """
-        line: dict[str, Any] = {"step": int(step)}
-        nonfinite = {}
-        for name, value in values.items():
-            if isinstance(value, str | bool | None):
-                line[name] = value
-                continue
-            number = np.asarray(value).item()
-            line[name] = number if math.isfinite(number) else None
-            if not math.isfinite(number):
-                nonfinite[name] = str(number)
-        if nonfinite:
-            line["nonfinite"] = nonfinite
-        data = (json.dumps(line, allow_nan=False) + "\n").encode()
-        try:
-            written = self._file.write(data)
-        except OSError as error:
-            raise storage_error(error, self.path) or error from error
-        if written < len(data):
-            raise StorageError(f"{self.path}: no room to write")
+        nonfinite: dict[str, str] = {}
+        line = {"step": int(step), **_finite(dict(values), "", nonfinite)}
+        self._writer.write({**line, "nonfinite": nonfinite} if nonfinite else line)
 
     def close(self) -> None:
         """Closes the file."""
-        self._file.close()
+        self._writer.close()
 
-    def __enter__(self) -> "MetricsWriter":
+    def __enter__(self) -> MetricsWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
 
+def _finite(value: Any, path: str, nonfinite: dict[str, str]) -> Any:
+    """Replaces NaN and infinities by None and notes them, with their path, in `nonfinite`."""
+    join = lambda name: f"{path}.{name}" if path else str(name)
+    if hasattr(value, "tolist"):  # numpy and jax arrays and scalars
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        return {str(name): _finite(inner, join(name), nonfinite) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner, join(i), nonfinite) for i, inner in enumerate(value)]
+    if isinstance(value, float) and not math.isfinite(value):
+        nonfinite[path] = str(value)
+        return None
+    return value
+
+
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:
-    """The lines of a metrics file as dicts, without a torn last one; values as written (null is None)."""
-    return [json.loads(line) for line in _whole_lines(Path(path))]
-
-
-def _whole_lines(path: Path) -> list[str]:
-    """Lines that end in a newline; an absent file has none."""
-    if not path.exists():
-        return []
-    return [line + "\n" for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
+    """Reads the lines of a metrics file, without a torn last one; values as written (null is None)."""
+    return read_jsonl(path)

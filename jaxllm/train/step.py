@@ -14,18 +14,25 @@ from jaxllm.train.state import Params, TrainState
 SumAndWeight = tuple[jax.Array, jax.Array]
 """float32 scalars (sum over what counts, how much counts); their ratio is the mean."""
 
-LossFn = Callable[[Params, Any, Any, jax.Array], tuple[SumAndWeight, Mapping[str, SumAndWeight]]]
-"""`(params, frozen, batch, key) -> ((loss_sum, weight), {name: (sum, weight)})`.
+LossFn = Callable[[Params, Any, Any, jax.Array, Any], tuple[SumAndWeight, Mapping[str, SumAndWeight]]]
+"""`(params, frozen, batch, key, extra) -> ((loss_sum, weight), {name: (sum, weight)})`.
 
 The key is that of the step and equal in every microbatch: fold a row's own number, carried in the
-batch, into it, and splitting the batch changes nothing. Rows must be independent of one another:
-what belongs together (a pair) shares a row.
+batch, into it, and splitting the batch changes nothing. Rows must be independent of one another: the two
+completions of a pair share a row. `extra` is `state.extra`, a KL coefficient for example.
+"""
+
+FinishFn = Callable[[Any, Mapping[str, jax.Array]], tuple[Any, jax.Array]]
+"""`(extra, metrics) -> (new_extra, skip)`, called once a step with the ratios over the whole batch.
+
+`new_extra` has the structure, shapes and dtypes of `extra`; it replaces it unless the loss or gradient is not finite.
+`skip`, a bool scalar, leaves parameters and optimizer as they were.
 """
 
 
 class TrainStep:
-    """`(state, frozen, batch) -> (state, metrics)`, compiled once for every placement of the state; the state passed in
-    is donated."""
+    """`(state, frozen, batch) -> (state, metrics)`, compiled once per shape and sharding; the state passed in is
+    donated."""
 
     def __init__(self, step: Callable[[TrainState, Any, Any], tuple[TrainState, dict[str, jax.Array]]]):
         self._step = step
@@ -35,13 +42,13 @@ class TrainStep:
         return self._program(state)(state, frozen, batch)
 
     def lower(self, state: TrainState, frozen: Any, batch: Any) -> jax.stages.Lowered:
-        """The program for shapes with their places, `jax.ShapeDtypeStruct`s: what it takes can be seen unrun."""
+        """Lowers the program for `jax.ShapeDtypeStruct`s with shardings, to read its cost without a run."""
         return self._program(state).lower(state, frozen, batch)
 
     def _program(self, state: TrainState) -> Any:
-        # The new state must lie where the old one lay: the compiler, left to choose, may place a leaf
-        # elsewhere, and the next call would compile again. So it would for a leaf that a method replaced
-        # by one not committed to a device, if the old places were not said as well.
+        # The new state needs the old one's sharding: the compiler, left to choose, may place a leaf
+        # elsewhere, and the next call would compile again. Input shardings are given as well, for leaves that
+        # were replaced by ones not committed to a device.
         placed = jax.tree.map(lambda x: x.sharding, state)
         leaves, structure = jax.tree.flatten(placed)
         lookup = (structure, *leaves)
@@ -57,18 +64,20 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     schedule: optax.Schedule | None = None,
     accumulate: int = 1,
+    finish: FinishFn | None = None,
 ) -> TrainStep:
     """Compiles one optimizer step of `loss_fn`.
 
     The gradient is that of sum / weight over the whole batch, however it is cut into microbatches or
-    spread over devices. A batch of weight zero has gradient zero. When the loss or the gradient is not
-    finite, parameters and optimizer are left as they were and the step counts as skipped.
+    spread over devices. Parameters and optimizer (moments, counts) are left as they were, and the step counts as
+    skipped, when the loss or the gradient is not finite, the batch has weight zero, or `finish` returns skip.
 
     Args:
         loss_fn: see `LossFn`.
         optimizer: from `make_optimizer`.
         schedule: from `make_schedule`, to report the rate; not used otherwise.
         accumulate: number of microbatches the rows of a batch are dealt into, one after the other.
+        finish: computes the new `state.extra` and the skip flag; see `FinishFn`. None leaves `extra` as it is.
 
     Returns:
         A function `(state, frozen, batch) -> (state, metrics)`. `frozen` is any tree (base weights) and is
@@ -83,7 +92,7 @@ def make_train_step(
         key = jax.random.fold_in(state.key, state.step)
 
         def sums(microbatch: Any) -> tuple[Any, SumAndWeight, Mapping[str, SumAndWeight]]:
-            return _sums(loss_fn, state.params, frozen, microbatch, key)
+            return _sums(loss_fn, state.params, frozen, microbatch, key, state.extra)
 
         if accumulate == 1:
             grads, (loss_sum, weight), aux = sums(batch)
@@ -102,27 +111,26 @@ def make_train_step(
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
 
-        def keep_if_finite(new: jax.Array, old: jax.Array) -> jax.Array:
-            return jnp.where(finite, new, old)
-
-        metrics = {
-            "loss": _ratio(loss_sum, weight),
-            "weight": weight,
-            "grad_norm": grad_norm,
-            "skipped": 1.0 - finite,
-        }
+        metrics = {"loss": _ratio(loss_sum, weight), "weight": weight, "grad_norm": grad_norm}
         if schedule is not None:
             metrics["lr"] = schedule(_updates_made(state))
-        clash = metrics.keys() & aux.keys()
+        clash = (metrics.keys() | {"skipped"}) & aux.keys()
         if clash:
             raise ValueError(f"auxiliary metric {sorted(clash)[0]!r} has the name of a built-in one")
         metrics |= {name: _ratio(*pair) for name, pair in aux.items()}
+        extra, applied = state.extra, finite & (weight > 0)
+        if finish is not None:
+            extra, skip = finish(state.extra, metrics)
+            chex.assert_trees_all_equal_shapes_and_dtypes(extra, state.extra)
+            extra = _choose(finite, extra, state.extra)
+            applied &= ~skip
+        metrics["skipped"] = 1.0 - applied
         state = TrainState(
             step=state.step + 1,
-            params=jax.tree.map(keep_if_finite, params, state.params),
-            opt_state=jax.tree.map(keep_if_finite, opt_state, state.opt_state),
+            params=_choose(applied, params, state.params),
+            opt_state=_choose(applied, opt_state, state.opt_state),
             key=state.key,
-            extra=state.extra,
+            extra=extra,
         )
         return state, {name: jnp.asarray(value, jnp.float32) for name, value in metrics.items()}
 
@@ -130,12 +138,12 @@ def make_train_step(
 
 
 def _sums(
-    loss_fn: LossFn, params: Params, frozen: Any, batch: Any, key: jax.Array
+    loss_fn: LossFn, params: Params, frozen: Any, batch: Any, key: jax.Array, extra: Any
 ) -> tuple[Any, SumAndWeight, Mapping[str, SumAndWeight]]:
-    """(gradient of the loss sum, (loss sum, weight), auxiliary pairs), all float32."""
+    """Computes (gradient of the loss sum, (loss sum, weight), auxiliary pairs), all float32."""
 
     def total(params: Params) -> tuple[jax.Array, Any]:
-        (loss_sum, weight), aux = loss_fn(params, frozen, batch, key)
+        (loss_sum, weight), aux = loss_fn(params, frozen, batch, key, extra)
         chex.assert_rank([loss_sum, weight, *jax.tree.leaves(aux)], 0)
         return jnp.asarray(loss_sum, jnp.float32), (weight, dict(aux))
 
@@ -144,30 +152,35 @@ def _sums(
     return grads, (loss_sum, weight), aux
 
 
+def _choose(condition: jax.Array, new: Any, old: Any) -> Any:
+    """Selects one of two trees."""
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), new, old)
+
+
 def _ratio(total: jax.Array, weight: jax.Array) -> jax.Array:
-    """total / weight, and 0 where weight is 0; never divides by 0, which `jax_debug_nans` would stop at."""
+    """Computes total / weight, and 0 where weight is 0; never divides by 0, which `jax_debug_nans` would report."""
     return jnp.where(weight == 0, 0.0, total / jnp.where(weight == 0, 1.0, weight))
 
 
-def _deal(x: jax.Array, hands: int) -> jax.Array:
-    """[rows, ...] -> [hands, rows / hands, ...], row i to hand i % hands; a scalar to every hand.
+def _deal(x: jax.Array, parts: int) -> jax.Array:
+    """Reshapes [rows, ...] to [parts, rows / parts, ...], row i to part i % parts; a scalar goes to every part.
 
-    Dealing keeps each device's rows on that device, where cutting into blocks would move them.
+    Dealing leaves each device's rows on that device; cutting into blocks would move them.
     """
     x = jnp.asarray(x)
     if x.ndim == 0:
-        return jnp.broadcast_to(x, (hands,))
-    if x.shape[0] % hands:
+        return jnp.broadcast_to(x, (parts,))
+    if x.shape[0] % parts:
         raise UserError(
-            f"a batch of {x.shape[0]} rows cannot be dealt into {hands} equal microbatches",
+            f"a batch of {x.shape[0]} rows cannot be dealt into {parts} equal microbatches",
             "accumulate",
             "make the batch size a multiple of it",
         )
-    return jnp.swapaxes(x.reshape(x.shape[0] // hands, hands, *x.shape[1:]), 0, 1)
+    return jnp.swapaxes(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 0, 1)
 
 
 def _updates_made(state: TrainState) -> jax.Array:
-    """The count the optimizer's own schedule reads: steps without the skipped ones."""
+    """Reads the count of the optimizer's own schedule: steps without the skipped ones."""
 
     def of_schedule(path: tuple[Any, ...], _: Any) -> bool:
         return any(getattr(entry, "tuple_name", None) == "ScaleByScheduleState" for entry in path)

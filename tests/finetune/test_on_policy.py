@@ -77,7 +77,7 @@ def test_the_student_answers_what_it_is_asked(model, streams):
     length = max(target.prompt_tokens for target in streams.questions) + 2
     tight = OnPolicyTargets(model, streams, OnPolicyConfig(1.0), GREEDY, ROWS, (length, 64), FLOAT32, {})
     tight.sample(range(0, 3), model.params)
-    asked = [number for number in range(3 * ROWS) if streams.target(number).asked]
+    asked = [number for number in range(3 * ROWS) if streams.target(number).prompt_tokens]
     assert max(len(tight.target(number).student) for number in asked) == length
 
 

@@ -92,7 +92,7 @@ def test_five_steps_of_adamw_follow_torch(tmp_path):
         optimizer.step()
         expected.append(loss.item())
 
-    def loss_fn(params, frozen, batch, key):
+    def loss_fn(params, frozen, batch, key, extra):
         hidden = forward(spec, params, batch["ids"]).hidden[:, :-1]
         targets = batch["ids"][:, 1:]
         return cross_entropy(hidden, unembedding(spec, params), targets, jnp.ones_like(targets)), {}

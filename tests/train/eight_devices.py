@@ -45,10 +45,10 @@ with train.Checkpointer(folder) as checkpointer:
         piece = (toy.LAYERS, toy.WIDTH // sizes[1], toy.WIDTH // sizes[2])
         assert moment.addressable_shards[0].data.shape == piece
         if sizes == (2, 2, 2):
-            checkpointer.save(state)
+            checkpointer.save(STEPS, state)
             saved = jax.device_get(toy.leaves(state))
     # a checkpoint of one mesh is restored onto another, bit for bit, and lies where it should
-    restored = checkpointer.restore(state).state
+    restored = checkpointer.restore(state).tree
 for x, y in zip(toy.leaves(restored), saved, strict=True):
     np.testing.assert_array_equal(x, y)
 assert jax.tree.map(lambda x: x.sharding, restored) == jax.tree.map(lambda x: x.sharding, state)

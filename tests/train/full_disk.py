@@ -30,9 +30,9 @@ first = state_of(1, 1000)
 for attempt in ("wait", "close"):  # the error comes out at whatever touches the disk next
     checkpointer = train.Checkpointer(folder)
     if attempt == "wait":
-        checkpointer.save(first)
+        checkpointer.save(1, first)
     try:
-        checkpointer.save(state_of(2, 2_000_000))
+        checkpointer.save(2, state_of(2, 2_000_000))
         getattr(checkpointer, attempt)()
     except train.StorageError as error:
         print("StorageError", error)
@@ -40,9 +40,9 @@ for attempt in ("wait", "close"):  # the error comes out at whatever touches the
         checkpointer.close()
 
 with train.Checkpointer(folder) as checkpointer:
-    restored = checkpointer.restore(state_of(0, 1000)).state
+    restored = checkpointer.restore(state_of(0, 1000)).tree
     np.testing.assert_array_equal(restored.params["kernel"], first.params["kernel"])
     print("restored", int(restored.step))
-    checkpointer.save(state_of(3, 1000))
+    checkpointer.save(3, state_of(3, 1000))
     checkpointer.wait()
     print("saved", checkpointer.latest_step())

@@ -16,6 +16,6 @@ with train.Checkpointer(sys.argv[1]) as checkpointer:
         checkpointer.wait()
         state = train.init_state({"kernel": jnp.full(2**24, step, jnp.float32)}, toy.optimizer(), 0)
         print("saving", step, flush=True)
-        checkpointer.save(dataclasses.replace(state, step=jnp.int32(step)))
+        checkpointer.save(step, dataclasses.replace(state, step=jnp.int32(step)))
     time.sleep(0.02)
     os.kill(os.getpid(), signal.SIGKILL)

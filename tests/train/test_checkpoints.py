@@ -30,13 +30,13 @@ def test_what_is_restored_is_what_was_saved(tmp_path, stepped):
     sidecar = {"config": {"lr": 0.1, "names": ["a", None]}}
     with Checkpointer(tmp_path) as checkpointer:
         assert checkpointer.latest_step() is None
-        assert checkpointer.save(stepped, sidecar)
-        assert not checkpointer.save(stepped, {"config": "other"})
+        assert checkpointer.save(2, stepped, sidecar)
+        assert not checkpointer.save(2, stepped, {"config": "other"})
     with Checkpointer(tmp_path) as checkpointer:
         assert checkpointer.latest_step() == 2
         got = checkpointer.restore(toy.new_state())
-        shapes = checkpointer.restore(jax.eval_shape(lambda: stepped)).state
-    toy.assert_equal(got.state, stepped)
+        shapes = checkpointer.restore(jax.eval_shape(lambda: stepped)).tree
+    toy.assert_equal(got.tree, stepped)
     toy.assert_equal(shapes, stepped)
     assert got.sidecar == sidecar
 
@@ -46,7 +46,7 @@ def test_what_lies_beside_is_as_it_was_when_it_was_saved(tmp_path, stepped):
     for number in range(6):
         beside = {"said": {str(n): [n] * 50 for n in range(500)}}
         with Checkpointer(tmp_path / str(number)) as checkpointer:
-            checkpointer.save(stepped, beside)
+            checkpointer.save(2, stepped, beside)
             beside["said"]["7"] = []
             assert checkpointer.restore(stepped).sidecar["said"]["7"] == [7] * 50
 
@@ -58,9 +58,9 @@ def test_saving_is_not_disturbed_by_donation(tmp_path):
         for i in range(4):
             checkpointer.wait()
             expected = toy.leaves(state)
-            checkpointer.save(state)
+            checkpointer.save(i, state)
             state, _ = toy.step_fn()(state, toy.FROZEN, toy.batch_fn(i))
-        restored = toy.leaves(checkpointer.restore(state, 3).state)
+        restored = toy.leaves(checkpointer.restore(state, 3).tree)
     for x, y in zip(restored, expected, strict=True):
         np.testing.assert_array_equal(x, y)
 
@@ -69,24 +69,24 @@ def test_the_latest_and_the_best_are_kept_over_restarts(tmp_path, stepped):
     kept = []
     for step, loss in [(1, 3.0), (2, 1.0), (3, np.nan), (4, None), (5, 2.0)]:
         with Checkpointer(tmp_path, best_metric="eval_loss") as checkpointer:
-            checkpointer.save(at(stepped, step), metrics=None if loss is None else {"eval_loss": loss})
+            checkpointer.save(step, at(stepped, step), metrics=None if loss is None else {"eval_loss": loss})
             checkpointer.wait()
             kept.append((checkpointer.best_step(), checkpointer.latest_step()))
     assert kept == [(1, 1), (2, 2), (2, 3), (2, 4), (2, 5)]
     with Checkpointer(tmp_path, best_metric="eval_loss") as checkpointer:
-        assert int(checkpointer.restore(stepped, checkpointer.best_step()).state.step) == 2
+        assert int(checkpointer.restore(stepped, checkpointer.best_step()).tree.step) == 2
     assert sorted(os.listdir(tmp_path)) == ["2", "5"]
 
 
 def test_the_best_may_be_the_largest_and_the_latest_alone_is_kept_without_a_metric(tmp_path, stepped):
     with Checkpointer(tmp_path / "a", best_metric="reward", best_mode="max") as checkpointer:
         for step, reward in [(1, 1.0), (2, 5.0), (3, 2.0)]:
-            checkpointer.save(at(stepped, step), metrics={"reward": reward})
+            checkpointer.save(step, at(stepped, step), metrics={"reward": reward})
         checkpointer.wait()
         assert checkpointer.best_step() == 2
     with Checkpointer(tmp_path / "b") as checkpointer:
         for step in (1, 2, 3):
-            checkpointer.save(at(stepped, step))
+            checkpointer.save(step, at(stepped, step))
         checkpointer.wait()
         assert checkpointer.best_step() is None
     assert os.listdir(tmp_path / "b") == ["3"]
@@ -102,22 +102,25 @@ def with_kernel(state, kernel):
     [
         (
             lambda s: with_kernel(s, jnp.zeros((toy.WIDTH, 5), jnp.float32)),
-            r"params/head/kernel is float32\[8, 16\] there and float32\[8, 5\] here",
+            r"params/head/kernel is float32\[8, 16\] in the checkpoint and float32\[8, 5\] in this run",
         ),
         (
             lambda s: with_kernel(s, jnp.zeros((toy.WIDTH, toy.VOCAB), jnp.bfloat16)),
-            r"params/head/kernel is float32\[8, 16\] there and bfloat16\[8, 16\] here",
+            r"params/head/kernel is float32\[8, 16\] in the checkpoint and bfloat16\[8, 16\] in this run",
         ),
-        (lambda s: dataclasses.replace(s, extra={}), r"extra/kl_coef is float32\[\] there and absent here"),
+        (
+            lambda s: dataclasses.replace(s, extra={}),
+            r"extra/kl_coef is float32\[\] in the checkpoint and absent in this run",
+        ),
         (
             lambda s: dataclasses.replace(s, extra={**s.extra, "mean": jnp.float32(0)}),
-            r"extra/mean is absent there and float32\[\] here",
+            r"extra/mean is absent in the checkpoint and float32\[\] in this run",
         ),
     ],
 )
 def test_a_checkpoint_of_another_run_is_an_error(tmp_path, stepped, change, message, capfd):
     with Checkpointer(tmp_path) as checkpointer:
-        checkpointer.save(stepped)
+        checkpointer.save(2, stepped)
         checkpointer.wait()
         with pytest.raises(UserError, match=message):
             checkpointer.restore(change(stepped))
@@ -144,7 +147,7 @@ def cut_arrays(folder):
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of Orbax's other readers
 def test_a_damaged_checkpoint_is_an_error(tmp_path, stepped, damage, capfd):
     with Checkpointer(tmp_path) as checkpointer:
-        checkpointer.save(stepped, {"a": 1})
+        checkpointer.save(2, stepped, {"a": 1})
     damage(tmp_path / "2")
     with Checkpointer(tmp_path) as checkpointer, pytest.raises(UserError, match="damaged: .") as error:
         checkpointer.restore(toy.new_state())
@@ -156,7 +159,7 @@ def test_a_missing_checkpoint_is_an_error(tmp_path, stepped):
     with Checkpointer(tmp_path) as checkpointer:
         with pytest.raises(UserError, match="no checkpoint\n"):
             checkpointer.restore(stepped)
-        checkpointer.save(stepped)
+        checkpointer.save(2, stepped)
         checkpointer.wait()
         with pytest.raises(UserError, match=r"no checkpoint of step 7\n.*choose one of \[2\]"):
             checkpointer.restore(stepped, 7)
@@ -164,7 +167,7 @@ def test_a_missing_checkpoint_is_an_error(tmp_path, stepped):
 
 def test_a_folder_that_cannot_be_made_is_an_error(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot keep checkpoints here"):
+    with pytest.raises(UserError, match="cannot write checkpoints here"):
         Checkpointer(tmp_path / "file" / "checkpoints")
 
 
@@ -173,7 +176,7 @@ def test_a_full_disk_is_a_storage_error_and_the_previous_checkpoint_stays(tmp_pa
     assert done.returncode == 0, done.stderr[-3000:]
     lines = done.stdout.splitlines()
     where = tmp_path / "checkpoints"
-    assert lines == [f"StorageError {where}: no room to write: File too large"] * 2 + [
+    assert lines == [f"StorageError {where}: cannot be written: File too large"] * 2 + [
         "restored 1",
         "saved 3",
     ]
@@ -191,7 +194,7 @@ def test_a_full_file_system(tmp_path, run_script):
         os.system(f"umount {folder}")
     assert done.returncode == 0, done.stderr[-3000:]
     where = folder / "checkpoints"
-    line = f"StorageError {where}: no room to write: No space left on device"
+    line = f"StorageError {where}: cannot be written: No space left on device"
     assert done.stdout.splitlines() == [line] * 2 + ["restored 1", "saved 3"]
 
 
@@ -203,8 +206,8 @@ def test_a_save_that_is_killed_leaves_the_previous_checkpoint(tmp_path, run_scri
         step = checkpointer.latest_step()
         assert step in (1, 2)
         like = train.init_state({"kernel": jnp.zeros(2**24, jnp.float32)}, toy.optimizer(), 0)
-        state = checkpointer.restore(like).state
+        state = checkpointer.restore(like).tree
         assert int(state.step) == step
         np.testing.assert_array_equal(state.params["kernel"], np.full(2**24, step, np.float32))
-        checkpointer.save(at(stepped, 3))
+        checkpointer.save(3, at(stepped, 3))
     assert os.listdir(tmp_path) == ["3"]

@@ -35,6 +35,15 @@ def test_values_json_has_no_word_for(tmp_path):
     }
 
 
+def test_nested_values(tmp_path):
+    path = tmp_path / "m.jsonl"
+    with MetricsWriter(path) as writer:
+        agents = {"leader": {"kl": np.float32(0.5)}, "follower": {"kl": math.nan}}
+        writer.write(1, {"agents": agents, "lengths": [1, 2]})
+    assert read_metrics(path) == [{"step": 1, "agents": {"leader": {"kl": 0.5}, "follower": {"kl": None}},
+                                   "lengths": [1, 2], "nonfinite": {"agents.follower.kl": "nan"}}]
+
+
 def test_resuming_removes_later_lines_and_a_torn_one(tmp_path):
     path = tmp_path / "m.jsonl"
     with MetricsWriter(path) as writer:
@@ -78,5 +87,5 @@ def test_a_full_disk_is_a_storage_error_and_earlier_lines_stay(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", FILL, str(path)], capture_output=True, text=True, timeout=120
     )
-    assert done.stdout.startswith(f"StorageError {path}: no room to write"), done.stderr
+    assert done.stdout.startswith(f"StorageError {path}: cannot be written"), done.stderr
     assert [line["step"] for line in read_metrics(path)] == [0, 1, 2, 3]

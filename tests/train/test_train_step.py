@@ -12,7 +12,7 @@ from jaxllm import train
 from jaxllm.errors import UserError
 
 
-def squares(params, frozen, batch, key):
+def squares(params, frozen, batch, key, extra):
     """sum of weight * (kernel - x)^2 / 2 and sum of weight."""
     off = params["kernel"] - batch["x"]
     return (0.5 * (batch["w"] * off**2).sum(), batch["w"].sum()), {
@@ -42,13 +42,18 @@ def test_one_step_by_hand():
     assert int(state.step) == 1
 
 
-def test_a_batch_of_weight_zero_has_gradient_zero():
-    state, step = small()
-    state, metrics = step(state, None, rows([5.0, 6.0, 7.0], [0.0, 0.0, 0.0]))
+def test_a_batch_of_weight_zero_is_skipped():
+    """Moments of earlier steps and weight decay would move the parameters."""
+    optimizer = train.make_optimizer(train.OptimizerConfig(lr=0.1, schedule="constant", weight_decay=0.1), 10)
+    step = train.make_train_step(squares, optimizer)
+    state, _ = step(train.init_state({"kernel": jnp.float32(1.0)}, optimizer, 0), None, rows([0.0], [1.0]))
+    before = jax.device_get((state.params, state.opt_state))
+    state, metrics = step(state, None, rows([5.0], [0.0]))
     assert {name: float(x) for name, x in metrics.items()} == {
-        "loss": 0.0, "weight": 0.0, "grad_norm": 0.0, "skipped": 0.0, "off": 0.0
+        "loss": 0.0, "weight": 0.0, "grad_norm": 0.0, "skipped": 1.0, "off": 0.0
     }  # fmt: skip
-    assert float(state.params["kernel"]) == 1.0
+    assert int(state.step) == 2
+    toy.assert_equal(jax.device_get((state.params, state.opt_state)), before)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
@@ -126,6 +131,47 @@ def test_rows_of_padding_may_be_added():
     toy.assert_equal((padded, got), (state, expected))
 
 
+def penalized(params, frozen, batch, key, extra):
+    """sum of weight * ((kernel - x)^2 / 2 + kl_coef * kernel), with the KL to report."""
+    (loss, weight), _ = squares(params, frozen, batch, key, extra)
+    kl = (batch["w"] * params["kernel"]).sum()
+    return (loss + extra["kl_coef"] * kl, weight), {"kl": (kl, weight)}
+
+
+def adapt(extra, metrics):
+    """Doubles the coefficient where the KL is above 1.5, and skips steps where it is above 3."""
+    factor = jnp.where(metrics["kl"] > 1.5, 2.0, 1.0)
+    return {"kl_coef": extra["kl_coef"] * factor}, metrics["kl"] > 3.0
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_the_loss_reads_extra_and_finish_returns_a_new_one_and_a_skip_flag(accumulate):
+    optimizer = train.make_optimizer(train.OptimizerConfig(lr=0.5, schedule="constant", weight_decay=0.1), 10)
+    step = train.make_train_step(penalized, optimizer, accumulate=accumulate, finish=adapt)
+    run = lambda kernel, coefficient: step(
+        train.init_state({"kernel": jnp.float32(kernel)}, optimizer, 0, {"kl_coef": coefficient}), None,
+        rows([0.0, 4.0], [1.0, 3.0]))
+    # loss (1 + 27) / 2 / 4 + 0.25 * 1; gradient (1 - 9) / 4 + 0.25
+    state, metrics = run(1.0, 0.25)
+    np.testing.assert_allclose([float(metrics["loss"]), float(metrics["grad_norm"])], [3.75, 1.75], rtol=1e-6)
+    assert (float(state.extra["kl_coef"]), float(metrics["skipped"])) == (0.25, 0.0)
+    state, metrics = run(2.0, 0.25)
+    assert (float(state.extra["kl_coef"]), float(metrics["skipped"])) == (0.5, 0.0)
+    assert float(state.params["kernel"]) != 2.0
+    fresh = train.init_state({"kernel": jnp.float32(4.0)}, optimizer, 0, {"kl_coef": 0.25})
+    before = jax.device_get((fresh.params, fresh.opt_state))
+    state, metrics = run(4.0, 0.25)
+    assert (float(state.extra["kl_coef"]), float(metrics["skipped"]), int(state.step)) == (0.5, 1.0, 1)
+    toy.assert_equal(jax.device_get((state.params, state.opt_state)), before)
+
+
+def test_extra_stays_where_a_step_is_not_finite():
+    step = train.make_train_step(penalized, optax.sgd(0.1), finish=adapt)
+    state = train.init_state({"kernel": jnp.float32(2.0)}, optax.sgd(0.1), 0, {"kl_coef": 0.25})
+    state, metrics = step(state, None, rows([np.nan], [1.0]))
+    assert float(metrics["skipped"]) == 1.0 and float(state.extra["kl_coef"]) == 0.25
+
+
 def test_one_trace_and_one_program_over_many_steps():
     schedule = train.make_schedule(toy.CONFIG, toy.TOTAL)
     traced = chex.assert_max_traces(toy.loss_fn, n=1)
@@ -168,7 +214,7 @@ def test_the_state_is_donated_and_frozen_is_not():
 
 
 def test_the_key_of_a_step_depends_on_seed_and_step_only():
-    def keys(params, frozen, batch, key):
+    def keys(params, frozen, batch, key, extra):
         noise = jax.random.normal(key)
         return (0.0 * params["kernel"] * batch["x"].sum(), jnp.float32(1)), {"noise": (noise, jnp.float32(1))}
 
@@ -188,8 +234,8 @@ def test_impossible_calls_are_errors():
     with pytest.raises(UserError, match="at least 1"):
         small(accumulate=0)
 
-    def clashing(params, frozen, batch, key):
-        loss, aux = squares(params, frozen, batch, key)
+    def clashing(params, frozen, batch, key, extra):
+        loss, aux = squares(params, frozen, batch, key, extra)
         return loss, {"loss": aux["off"]}
 
     with pytest.raises(ValueError, match="'loss' has the name of a built-in"):

@@ -43,7 +43,7 @@ def init(key: jax.Array) -> dict:
     }
 
 
-def loss_fn(params, frozen, batch, key):
+def loss_fn(params, frozen, batch, key, extra):
     """Cross-entropy of the targets, with noise on the embeddings that depends on (key, row) only."""
     noise = jax.vmap(lambda row: jax.random.normal(jax.random.fold_in(key, row), (WIDTH,)))(batch["row"])
     x = params["embed"][batch["tokens"]] + frozen["noise"] * noise[:, None]
@@ -104,7 +104,7 @@ def run(folder: Path, **options) -> train.FitResult:
     state = new_state()
     with train.Checkpointer(folder / "checkpoints") as checkpointer:
         if checkpointer.latest_step() is not None:
-            state = checkpointer.restore(state).state
+            state = checkpointer.restore(state).tree
         with train.MetricsWriter(folder / "metrics.jsonl", int(state.step)) as metrics:
             return train.fit(
                 state,

@@ -1,0 +1,54 @@
+"""A loop of one's own on the services of a Session."""
+
+import os
+import signal
+
+import pytest
+import rollouts
+import toy
+
+from jaxllm import train
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    return folder, *rollouts.run(folder)
+
+
+def numbers(folder):
+    lines = train.read_metrics(folder / "metrics.jsonl")
+    return [{name: value for name, value in line.items() if not name.endswith("_per_s")} for line in lines]
+
+
+def test_a_loop_of_rollouts_and_updates(whole):
+    folder, tree, sidecar, session = whole
+    assert not session.interrupted and int(tree["agents"][1].step) == rollouts.ROUNDS * rollouts.UPDATES
+    lines = train.read_metrics(folder / "metrics.jsonl")
+    assert [line["step"] for line in lines] == list(range(1, rollouts.ROUNDS + 1))
+    assert [line["rollout"]["mean_token"] for line in lines] == sidecar["mean_tokens"]
+    assert lines[-1]["tokens_per_s"] == pytest.approx(toy.BATCH * toy.LENGTH * lines[-1]["steps_per_s"])
+
+
+def test_a_killed_loop_resumes_bit_for_bit(tmp_path, run_script, whole):
+    """Both agents, the rollout that the next update needs, the sidecar and the numbers."""
+    killed = run_script("rollouts.py", tmp_path)
+    assert killed.returncode == -9, killed.stderr[-3000:]
+    assert {"3", "6"} & set(os.listdir(tmp_path / "checkpoints"))
+    tree, sidecar, _ = rollouts.run(tmp_path)
+    toy.assert_equal(tree, whole[1])
+    assert sidecar == whole[2] and numbers(tmp_path) == numbers(whole[0])
+
+
+def test_a_signal_ends_the_steps_and_finish_saves(tmp_path, whole):
+    stop = lambda step: step == 4 and os.kill(os.getpid(), signal.SIGTERM)
+    _, _, session = rollouts.run(tmp_path, stop, save_last=False)
+    assert session.interrupted and os.listdir(tmp_path / "checkpoints") == ["5"]
+    tree, sidecar, session = rollouts.run(tmp_path, save_last=False)
+    assert not session.interrupted
+    toy.assert_equal(tree, whole[1])
+    assert sidecar == whole[2] and numbers(tmp_path) == numbers(whole[0])
+    # A complete run is not saved once more; a kill before its result is recorded repeats the steps after step 9.
+    assert os.listdir(tmp_path / "checkpoints") == ["9"]
+    toy.assert_equal(rollouts.run(tmp_path, save_last=False)[0], whole[1])
+    assert numbers(tmp_path) == numbers(whole[0])

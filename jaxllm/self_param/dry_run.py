@@ -56,7 +56,7 @@ def dry_run(config: Config, mesh: jax.sharding.Mesh) -> str:
              f"trained               {sum(x.size for x in jax.tree.leaves(state.params)):,} parameters",
              f"step                  {config.train.batch_size} targets, student {lengths[0]} tokens, "
              f"teacher {lengths[1]} tokens",
-             f"steps                 {config.train.steps} per injection",
+             f"steps                 {plan.train.steps} per injection",
              f"memory per device ({jax.devices()[0].device_kind}, {mesh.size} in all)",
              *(f"  {name:<20}{value / 2**20:12,.1f} MiB" for name, value in parts.items()),
              f"  {'total':<20}{sum(parts.values()) / 2**20:12,.1f} MiB"]

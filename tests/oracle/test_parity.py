@@ -111,7 +111,8 @@ def test_adapters_travel_both_ways(pair, tmp_path):
     peft = pytest.importorskip("peft")
     _, spec, params, folder = pair
     tokens = np.random.default_rng(4).integers(3, 160, (2, 9))
-    ours = lambda adapter: compute_logits(spec, params, forward(spec, params, jnp.asarray(tokens), adapter=adapter).hidden)
+    ours = lambda adapter: compute_logits(
+        spec, params, forward(spec, params, jnp.asarray(tokens), adapter=adapter).hidden)
     fresh = lambda: transformers.AutoModelForCausalLM.from_pretrained(folder)
 
     adapter = init_adapter(spec, jax.random.key(0), LoraConfig(rank=4, alpha=6.0))
@@ -135,7 +136,8 @@ def test_fused_adapters_of_gpt2(tmp_path):
     spec, params = load_model(tmp_path / "model")
     tokens = np.random.default_rng(5).integers(3, 160, (2, 9))
     fresh = lambda: transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "model")
-    ours = lambda adapter: compute_logits(spec, params, forward(spec, params, jnp.asarray(tokens), adapter=adapter).hidden)
+    ours = lambda adapter: compute_logits(
+        spec, params, forward(spec, params, jnp.asarray(tokens), adapter=adapter).hidden)
     adapter = init_adapter(spec, jax.random.key(0), LoraConfig(rank=2, targets=("q", "v", "down")))
     noisy = Adapter(jax.tree.map(lambda leaf: leaf + 0.1, adapter.params), adapter.scale)
     save_adapter(tmp_path / "ours", spec, noisy)

@@ -74,7 +74,7 @@ def test_commands_exist(page, directory):
                     assert words[0] == "install" and set(re.findall(r"\[([\w,]+)\]", words[1])) <= set(extras), words
                 case "python":
                     source = (ROOT / words[0]).read_text()
-                    assert all(f'"{word}"' in source for word in words if word.startswith("--")), words
+                    assert all(word[2:] in source for word in words if word.startswith("--")), words
                 case _:
                     raise AssertionError(f"{program}: not a command of this project")
 

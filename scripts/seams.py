@@ -6,7 +6,7 @@
     evaluation   compiled programs of the KL evaluation over documents of 3 to 6 questions
     collectives  collectives and temporaries of a vocabulary loss, table split over 4 of 8 virtual devices
     compile      seconds of the first generation with 30 layers of SmolLM2's shape, without and with a compile cache
-    rows         seconds and peak memory of 200,000 preference rows through a job that does nothing
+    rows         CPU seconds and peak memory of 200,000 preference rows through a job that counts them
     cache        answers per second into the judge cache
     server       seconds that the server backend adds to 1,000 to 8,000 prompts
     choose       tokenizer calls of `LocalJudge.choose` for one prompt with two answers
@@ -20,9 +20,7 @@ import argparse
 import dataclasses
 import json
 import os
-import random
 import re
-import resource
 import subprocess
 import sys
 import tempfile
@@ -148,55 +146,15 @@ def _compile_once(options: argparse.Namespace) -> None:
 
 
 def rows(options: argparse.Namespace) -> Iterator[Line]:
-    generator = random.Random(0)
-    words = [f"word{i}" for i in range(20000)]
-    text = lambda count: " ".join(generator.choices(words, k=count))
+    from rows_throughput import measure, write_rows
+
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "rows.jsonl"
-        with path.open("w") as file:
-            for i in range(options.rows):
-                row = {"id": f"row-{i}", "prompt": text(50), "chosen": text(45), "rejected": text(45),
-                       "source": "synthetic", "score_chosen": generator.random(), "turn": i % 7}
-                file.write(json.dumps(row) + "\n")
-        report = json.loads(_fresh("_rows_once", options, str(path)))
-        yield f"rows, {path.stat().st_size / 1e6:.0f} MB", f"{report['rows']:,}"
-        yield "seconds: read and write, resume", f"{report['seconds']:.1f}, {report['resume']:.1f}"
-        yield "peak memory, MB (before the first row)", f"{report['peak']:.0f} ({report['start']:.0f})"
-
-
-def _rows_once(options: argparse.Namespace) -> None:
-    from jaxllm.config import DataConfig
-    from jaxllm.job import open_job
-    from jaxllm.text.rows import Rejected, iter_rows
-
-    @dataclasses.dataclass(frozen=True)
-    class Config:
-        """A job that does nothing.
-
-        Args:
-            data: rows.
-            out: directory.
-        """
-
-        data: DataConfig
-        out: Path
-
-    peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    path = Path(options.cache)
-    config = Config(DataConfig(str(path)), path.parent / "job")
-    start, first = time.perf_counter(), peak()
-    job = open_job(config.out, config)
-    job.pin_file("data", path)
-    with job:
-        for row in iter_rows(str(path), {"prompt": str, "chosen": str, "rejected": str}, {"id": str}):
-            if not isinstance(row, Rejected):
-                job.row({"id": row["id"]})
-    seconds, start = time.perf_counter() - start, time.perf_counter()
-    with open_job(config.out, config) as job:
-        job.pin_file("data", path)
-        written = job.rows_written()
-    print(json.dumps({"rows": written, "seconds": seconds, "resume": time.perf_counter() - start, "peak": peak(),
-                      "start": first}))
+        write_rows(path, options.rows)
+        used = measure(path, Path(folder) / "run")
+        yield f"rows, {path.stat().st_size / 1e6:.0f} MB", f"{used['rows']:,}"
+        yield "seconds of CPU", f"{used['cpu_s']:.1f}"
+        yield "peak memory, MB", f"{used['peak_mb']:.0f}"
 
 
 def cache(options: argparse.Namespace) -> Iterator[Line]:
@@ -256,7 +214,7 @@ def choose(options: argparse.Namespace) -> Iterator[Line]:
 ITEMS: dict[str, Callable[[argparse.Namespace], Any]] = {
     "live": live, "evaluation": evaluation, "collectives": collectives, "compile": compile_seconds, "rows": rows,
     "cache": cache, "server": server, "choose": choose}
-PARTS = {"_compile_once": _compile_once, "_rows_once": _rows_once}
+PARTS = {"_compile_once": _compile_once}
 
 
 def _fresh(name: str, options: argparse.Namespace, argument: str = "") -> str:

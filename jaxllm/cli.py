@@ -7,6 +7,7 @@ runs it and returns the path of its result.json, if it writes one. The module is
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import difflib
 import importlib
 import logging
@@ -18,6 +19,7 @@ import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import jaxllm
 from jaxllm.errors import StorageError, UserError
@@ -136,12 +138,26 @@ def _run(argv: list[str]) -> int:
         from jaxllm.devices import check_one_process
 
         check_one_process(name)
+    if _device_configs(config):
+        from jaxllm.compile_cache import enable_compile_cache
+
+        if all(device.compile_cache for device in _device_configs(config)):
+            enable_compile_cache()
     with storage(getattr(config, "out", "a file")):
         result = module.run(config)
     sys.stdout.flush()
     if result is not None:
         print(result, flush=True)
     return 0
+
+
+def _device_configs(config: Any) -> list[Any]:
+    """Returns the sections of a config, at any depth, that have a key `compile_cache`."""
+    if not dataclasses.is_dataclass(config):
+        return []
+    sections = [config] if hasattr(config, "compile_cache") else []
+    return sections + [section for field in dataclasses.fields(config)
+                       for section in _device_configs(getattr(config, field.name))]
 
 
 @contextlib.contextmanager

@@ -25,11 +25,13 @@ class DeviceConfig:
         compute: of activations and matrix products; auto is bfloat16 on GPU and TPU, float32 on CPU. Norms,
             softmax, logits and losses are float32 in any case.
         quantize: 8 or 4 bits for the matrices of the layers, which are frozen then; null leaves them as they are.
+        compile_cache: keep compiled programs on disk, so that later jobs start faster.
     """
 
     params: Precision = tunable("auto")
     compute: Precision = tunable("auto")
     quantize: Literal["int8", "int4", "nf4"] | None = None
+    compile_cache: bool = tunable(True)
 
     @property
     def param_dtype(self) -> jnp.dtype:

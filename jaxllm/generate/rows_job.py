@@ -9,10 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-import jax
-
 from jaxllm.config import DataConfig, check, check_seed, tunable
-from jaxllm.devices import DeviceConfig, MeshConfig, check_one_process, make_mesh
+from jaxllm.devices import DeviceConfig, MeshConfig, open_mesh
 from jaxllm.errors import UserError
 from jaxllm.generate.generator import Generator
 from jaxllm.job import Job
@@ -64,19 +62,9 @@ def pin_inputs(config: RowsConfig, job: Job, found: RowSet) -> None:
     job.pin("adapter", None if config.adapter is None else fingerprint(Path(config.adapter)))
 
 
-def open_mesh(config: RowsConfig) -> jax.sharding.Mesh:
-    """Makes the mesh of the job.
-
-    Raises:
-        UserError: there are several processes, each of which would hold only a part of the results.
-    """
-    check_one_process("generate and score")
-    return make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
-
-
 def load_generator(config: RowsConfig) -> tuple[Generator, Adapter | None]:
     """Loads the job's checkpoint and its adapter, if there is one, which is applied next to the weights."""
-    mesh = open_mesh(config)
+    mesh = open_mesh(config.mesh)
     model = load(config.model, config.device.param_dtype, lambda spec: model_shardings(spec, mesh),
                  config.device.quantize)
     adapter = None if config.adapter is None else load_adapters(config.adapter, model.spec)

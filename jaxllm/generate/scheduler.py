@@ -145,7 +145,8 @@ class Scheduler:
         self.lengths = growing_sizes(SMALLEST_SLOT_TOKENS, bucket(longest, bucket_sizes(window, SMALLEST_SLOT_TOKENS)))
         self.whole = None if mesh is None else replicated(mesh)
         self.by_row = None if mesh is None else batch_sharding(mesh)
-        self.base_key = jax.device_put(jax.random.key(seed), self.whole)
+        with jax.transfer_guard("allow"):  # once a call, outside the loop
+            self.base_key = jax.device_put(jax.random.key(seed), self.whole)
         self.row_groups = 1 if mesh is None else mesh.shape["data"] * mesh.shape["fsdp"]
         wanted = min(len(prompts) * sampling.n, batch_size)
         self.count = self._divisible(bucket(wanted, growing_sizes(1, batch_size, SLOT_COUNT_FACTOR)))

@@ -9,21 +9,19 @@ them. The programs depend on the number of slots, their length and the size of a
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
 
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.sharding import NamedSharding
-from jax.sharding import PartitionSpec as P
 
 from jaxllm.generate.sampling import Sampling, sample_tokens
 from jaxllm.models import Adapter, Cache, ModelSpec, Params, Prefix, compute_logits, forward, init_cache, prefill
 from jaxllm.models.attention import KeysValues
-from jaxllm.models.mesh import RULES, batch_sharding
+from jaxllm.models.mesh import batch_sharding, cache_sharding
 from jaxllm.text.batches import bucket, bucket_sizes
 
 SMALLEST_PREFIX = 64
@@ -76,9 +74,7 @@ class PackedPrompts:
 
 def state_shardings(spec: ModelSpec, mesh: jax.sharding.Mesh) -> DecodeState:
     """Shardings of a `DecodeState`: slots over `data` and `fsdp`, KV heads over `tensor` where they divide."""
-    rows, heads = RULES["batch"], "tensor" if spec.kv_heads % mesh.shape["tensor"] == 0 else None
-    by_row, layer = batch_sharding(mesh), NamedSharding(mesh, P(rows, heads))
-    return DecodeState(Cache(((layer, layer),) * spec.layers, by_row), *[by_row] * 6)
+    return DecodeState(cache_sharding(spec, mesh), *[batch_sharding(mesh)] * 6)
 
 
 def init_state(spec: ModelSpec, count: int, length: int, new: int, dtype: jnp.dtype,
@@ -93,6 +89,12 @@ def init_state(spec: ModelSpec, count: int, length: int, new: int, dtype: jnp.dt
         dtype: of the KV cache.
         mesh: where the slots go, see `state_shardings`; the default device if None.
     """
+    return _state_maker(spec, count, length, new, jnp.dtype(dtype), mesh)()
+
+
+@lru_cache(maxsize=64)
+def _state_maker(spec: ModelSpec, count: int, length: int, new: int, dtype: jnp.dtype,
+                 mesh: jax.sharding.Mesh | None) -> Callable[[], DecodeState]:
     vocabulary = spec.vocab_size
 
     def make() -> DecodeState:
@@ -101,7 +103,7 @@ def init_state(spec: ModelSpec, count: int, length: int, new: int, dtype: jnp.dt
             jnp.zeros((count, vocabulary), jnp.bool_), jnp.zeros((count, new), jnp.int32),
             jnp.zeros((count, new), jnp.float32), jnp.zeros(count, jnp.int32), jnp.ones(count, jnp.bool_))
 
-    return make() if mesh is None else jax.jit(make, out_shardings=state_shardings(spec, mesh))()
+    return jax.jit(make, out_shardings=None if mesh is None else state_shardings(spec, mesh))
 
 
 @partial(jax.jit, static_argnames=("spec", "dtype"))

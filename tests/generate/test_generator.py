@@ -167,11 +167,11 @@ def test_models_with_a_scoring_head_do_not_generate(model):
 def test_the_hot_loop_transfers_nothing_implicitly(generator):
     """Inputs of every program are put on the device explicitly."""
     sampling = SamplingConfig(temperature=1.0, max_tokens=12, n=2)
-    expected = generator.generate([*shared_prefix_prompts(), *prompts(3)], sampling)
+    texts = [*shared_prefix_prompts(), *prompts(3)]
+    pairs = [(text, [5, 6]) for text in texts]
+    expected = generator.generate(texts, sampling), generator.score(pairs)
     with jax.transfer_guard("disallow"):
-        guarded = generator.generate([*shared_prefix_prompts(), *prompts(3)], sampling)
-        generator.score([(prompt, [5, 6]) for prompt in shared_prefix_prompts()])
-    assert guarded == expected
+        assert (generator.generate(texts, sampling), generator.score(pairs)) == expected
 
 
 def test_few_programs_for_varied_numbers_of_prompts(model):

@@ -54,9 +54,7 @@ def _split(prompts: Sequence[np.ndarray], order: Sequence[int], depth: int) -> t
     """Tokens saved, and the groups that save them, of prompts in lexicographic order."""
     first, last = prompts[order[0]], prompts[order[-1]]
     # In lexicographic order the first and the last share what all share.
-    overlap = min(len(first), len(last))
-    different = np.flatnonzero(first[:overlap] != last[:overlap])
-    common = int(different[0]) if len(different) else overlap
+    common = _common_tokens(first, last)
     length = min(common, len(first) - 1)
     whole = length * (len(order) - 1) if length >= SMALLEST_SHARED_TOKENS else 0
     best = (whole, [PrefixGroup(first[:length], list(order))]) if whole >= SMALLEST_SAVED_TOKENS else (0, [])
@@ -71,6 +69,13 @@ def _split(prompts: Sequence[np.ndarray], order: Sequence[int], depth: int) -> t
     return best
 
 
+def _common_tokens(first: np.ndarray, last: np.ndarray) -> int:
+    """Number of leading tokens that are equal."""
+    overlap = min(len(first), len(last))
+    different = np.flatnonzero(first[:overlap] != last[:overlap])
+    return int(different[0]) if len(different) else overlap
+
+
 def _by_token(prompts: Sequence[np.ndarray], order: Sequence[int], position: int) -> list[list[int]]:
     """Runs of prompts that have the same token, or none, at `position`."""
     groups: list[list[int]] = []
@@ -82,3 +87,56 @@ def _by_token(prompts: Sequence[np.ndarray], order: Sequence[int], position: int
             before = token
         groups[-1].append(i)
     return groups
+
+
+@dataclass(frozen=True)
+class PrefixNode:
+    """A node of a prefix tree.
+
+    Attributes:
+        length: number of tokens that all prompts at and below this node share; 0 at the root.
+        example: index of one of these prompts, whose first `length` tokens are the prefix.
+        members: indices of the prompts that continue from here on their own.
+        children: nodes with longer prefixes.
+    """
+
+    length: int
+    example: int
+    members: list[int]
+    children: list[PrefixNode]
+
+
+def prefix_tree(prompts: Sequence[np.ndarray], shared: bool = True) -> PrefixNode:
+    """Builds a tree in which every worthwhile shared prefix is a node, so that each is prefilled once.
+
+    A node is worthwhile if its tokens after the parent's are at least `SMALLEST_SHARED_TOKENS`, and prefilling them for
+    each member and child would cost at least `SMALLEST_SAVED_TOKENS` more. A prompt keeps its last token outside.
+
+    Args:
+        prompts: token ids, `[T]` int32 each, at least one.
+        shared: False returns a root without children; see `prefix_groups`.
+    """
+    if not shared:
+        return PrefixNode(0, 0, list(range(len(prompts))), [])
+    order = sorted(range(len(prompts)), key=lambda i: prompts[i].astype(">u4").tobytes())
+    members, children = _grow(prompts, order, 0, DEPTH)
+    return PrefixNode(0, order[0], sorted(members), children)
+
+
+def _grow(prompts: Sequence[np.ndarray], order: Sequence[int], offset: int,
+          depth: int) -> tuple[list[int], list[PrefixNode]]:
+    """Members and children that prompts in lexicographic order give to a node with a prefix of `offset` tokens."""
+    if len(order) < 2 or not depth:
+        return list(order), []
+    common = _common_tokens(prompts[order[0]], prompts[order[-1]])
+    length = min(common, len(prompts[order[0]]) - 1)  # the first is the shortest of those that end at `common`
+    own = length - offset
+    worthwhile = own >= SMALLEST_SHARED_TOKENS and own * (len(order) - 1) >= SMALLEST_SAVED_TOKENS
+    members: list[int] = []
+    children: list[PrefixNode] = []
+    for group in _by_token(prompts, order, common):
+        more, nodes = _grow(prompts, group, length if worthwhile else offset, depth - 1)
+        members, children = members + more, children + nodes
+    if worthwhile and own * (len(members) + len(children) - 1) >= SMALLEST_SAVED_TOKENS:
+        return [], [PrefixNode(length, order[0], sorted(members), children)]
+    return members, children

@@ -1,8 +1,9 @@
 """Log-probabilities of given continuations.
 
-Texts are packed, several to a row. A shared prefix is computed once, and so is a prompt with several continuations:
-each continuation is then a branch that attends to the prompt and to itself. Networks whose rotation depends on a text's
-length process every text on its own.
+Texts are packed, several to a row. Shared prefixes are computed once, those within others too (a rubric for all
+prompts, a program for some of them), and so is a prompt with several continuations: each continuation is then a branch
+that attends to the prompt and to itself. Networks whose rotation depends on a text's length process every text on its
+own.
 """
 
 from __future__ import annotations
@@ -19,14 +20,14 @@ import numpy as np
 
 from jaxllm.errors import UserError
 from jaxllm.generate.completion import check_finite
-from jaxllm.generate.prefixes import prefix_groups
+from jaxllm.generate.prefixes import PrefixNode, prefix_tree
 from jaxllm.generate.scheduler import GenerationStats, pack_sizes
-from jaxllm.generate.slots import padded_prefix
+from jaxllm.generate.slots import SMALLEST_PREFIX, padded_prefix
 from jaxllm.model import Model
 from jaxllm.models import Adapter, ModelSpec, Params, Prefix, prefill, unembedding
 from jaxllm.models.mesh import batch_sharding, replicated
 from jaxllm.ops import token_logprobs
-from jaxllm.text.batches import bucket
+from jaxllm.text.batches import bucket, bucket_sizes
 
 Pairs = Sequence[tuple[np.ndarray, np.ndarray]]
 
@@ -100,14 +101,12 @@ def score_pairs(model: Model, adapter: Adapter | None, pairs: Pairs, *, temperat
     members = list(by_prompt.values())
     prompts = [pairs[own[0]][0] for own in members]
     temperature = jax.device_put(np.float32(temperature), whole)
-    for group in prefix_groups(prompts, not separate):
-        offset, prefix = len(group.prefix), None
-        if offset:
-            prefix, _ = padded_prefix(model.spec, model.params, adapter, group.prefix, dtype, whole)
-            stats.prompt_tokens += offset
-        packs = _packs([(prompts[i][offset:], members[i]) for i in group.members], pairs, window)
+
+    def score_node(node: PrefixNode, prefix: Prefix | None) -> None:
+        nonlocal done
+        packs = _packs([(prompts[i][node.length:], members[i]) for i in node.members], pairs, window)
         for start in range(0, len(packs), count):
-            rows, ranges = _rows(packs[start:start + count], pairs, offset, window, count)
+            rows, ranges = _rows(packs[start:start + count], pairs, node.length, window, count)
             stats.prompt_tokens += int((rows.segments > 0).sum())
             stats.padding += int((rows.segments == 0).sum())
             logprobs = jax.device_get(packed_logprobs(model.spec, model.params, adapter, jax.device_put(rows, by_row),
@@ -118,7 +117,54 @@ def score_pairs(model: Model, adapter: Adapter | None, pairs: Pairs, *, temperat
             done += len(ranges)
             if on_batch is not None:
                 on_batch(done)
+        for child in node.children:
+            tokens = prompts[child.example][node.length:child.length]
+            stats.prompt_tokens += len(tokens)
+            score_node(child, _extended(model, adapter, prefix, node.length, tokens, dtype, whole))
+
+    score_node(prefix_tree(prompts, not separate), None)
     return results
+
+
+def _extended(model: Model, adapter: Adapter | None, prefix: Prefix | None, length: int, tokens: np.ndarray,
+              dtype: jnp.dtype, sharding: jax.sharding.Sharding | None) -> Prefix:
+    """Appends tokens, padded to a bucket length, to a prefix of `length` tokens, or makes the first prefix."""
+    spec = model.spec
+    if prefix is None:
+        return padded_prefix(spec, model.params, adapter, tokens, dtype, sharding)[0]
+    padded = bucket(len(tokens), bucket_sizes(max(spec.max_positions, len(tokens)), SMALLEST_PREFIX))
+    size = bucket(length + padded, bucket_sizes(max(spec.max_positions, length + padded), SMALLEST_PREFIX))
+    size = max(size, prefix.layers[0][0].shape[1])
+    ids, count = jax.device_put((np.pad(tokens, (0, padded - len(tokens))), np.int32(len(tokens))), sharding)
+    return extend_prefix(spec, model.params, adapter, prefix, ids, count, size, dtype)
+
+
+@partial(jax.jit, static_argnames=("spec", "size", "dtype"))
+def extend_prefix(spec: ModelSpec, params: Params, adapter: Adapter | None, prefix: Prefix, tokens: jax.Array,
+                  count: jax.Array, size: int, dtype: jnp.dtype) -> Prefix:
+    """Computes the keys and values of the tokens after a prefix, and appends them to it.
+
+    Args:
+        spec, params, adapter: the network.
+        prefix: the prefix, `[KV, P, head_dim]` per layer.
+        tokens: `[T]` int32, of which the first `count` are real.
+        count: scalar int32.
+        size: tokens that the result can hold; at least the prefix's length + T.
+        dtype: of activations.
+    """
+    chex.assert_rank([tokens, count], [1, 0])
+    chex.assert_type([tokens, count], jnp.int32)
+    index = jnp.arange(len(tokens), dtype=jnp.int32)
+    # Padding gets a position that exists: out of range, its keys could be NaN, which no mask removes.
+    positions = jnp.minimum(prefix.length + index, spec.max_positions - 1)
+    _, layers = prefill(spec, params, tokens[None], positions[None], (index < count).astype(jnp.int32)[None],
+                        prefix=prefix, adapter=adapter, dtype=dtype)
+
+    def append(first: jax.Array, rest: jax.Array) -> jax.Array:
+        buffer = jnp.zeros((first.shape[0], size, first.shape[2]), first.dtype).at[:, :first.shape[1]].set(first)
+        return jax.lax.dynamic_update_slice(buffer, rest[0].astype(first.dtype), (0, prefix.length, 0))
+
+    return Prefix(jax.tree.map(append, prefix.layers, layers), prefix.length + count)
 
 
 _Branches = tuple[np.ndarray, list[int]]  # a prompt without its shared prefix, and the indices of its pairs

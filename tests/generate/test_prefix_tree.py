@@ -1,0 +1,70 @@
+"""Prefix trees: which prefixes are nodes, and scores that do not depend on them."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+
+from jaxllm.generate import GenerationStats, Generator, prefixes, scoring
+from jaxllm.generate.prefixes import PrefixNode, prefix_tree
+from jaxllm.model import Model
+from tests.letters import Letters
+from tests.networks import LLAMA, random_params
+
+SPEC = dataclasses.replace(LLAMA, eos_ids=(), max_positions=256)
+
+
+def tokens(count, seed):
+    return np.random.default_rng(seed).integers(3, SPEC.vocab_size, count).tolist()
+
+
+def judge_prompts():
+    """A rubric of 40 tokens for all, programs of 40 for three questions each, questions of 3 to 5; one other prompt."""
+    rubric = tokens(40, 100)
+    return [tokens(12, 99), *([*rubric, *tokens(40, program), *tokens(3 + question, 50 + question)]
+                              for program in range(4) for question in range(3))]
+
+
+def test_nodes_by_hand():
+    prompts = [np.array(ids, np.int32) for ids in judge_prompts()]
+    root = prefix_tree(prompts)
+    assert root.length == 0 and root.members == [0] and len(root.children) == 1
+    (rubric,) = root.children
+    assert rubric.length == 40 and rubric.members == [] and [node.length for node in rubric.children] == [80] * 4
+    assert sorted(node.members for node in rubric.children) == [[1, 2, 3], [4, 5, 6], [7, 8, 9], [10, 11, 12]]
+    assert all(node.example in node.members and not node.children for node in rubric.children)
+    assert prefix_tree(prompts, shared=False) == PrefixNode(0, 0, list(range(13)), [])
+
+
+def test_prefixes_that_save_little_are_no_nodes():
+    """Fifteen shared tokens are too few; so are 20 for three prompts. A prompt keeps its last token."""
+    row = lambda *ids: np.array(ids, np.int32)
+    short, long = tokens(15, 1), tokens(20, 2)
+    assert prefix_tree([row(*short, i) for i in range(1, 9)]).children == []
+    assert prefix_tree([row(*long, i) for i in range(1, 4)]).children == []
+    (node,) = prefix_tree([row(*long, i) for i in range(1, 6)]).children
+    assert (node.length, node.members) == (20, [0, 1, 2, 3, 4])
+    (node,) = prefix_tree([row(*long), *(row(*long, i) for i in range(1, 6))]).children
+    assert (node.length, node.members) == (19, [0, 1, 2, 3, 4, 5])
+    # A node with one child and nothing else would save nothing: its tokens belong to the child.
+    (node,) = prefix_tree([row(*long, *tokens(40, 3), i) for i in range(1, 6)]).children
+    assert (node.length, node.children) == (60, [])
+
+
+@pytest.mark.parametrize("spec", [SPEC, dataclasses.replace(SPEC, max_positions=96)], ids=["wide", "tight"])
+def test_scores_are_those_without_a_tree_and_every_prefix_is_read_once(monkeypatch, spec):
+    generator = Generator(Model(spec, random_params(spec, seed=7), Letters()))
+    pairs = [(prompt, tokens(1 + option, option)) for prompt in judge_prompts() for option in range(2)]
+    stats, whole = GenerationStats(), GenerationStats()
+    scores = generator.score(pairs, stats=stats)
+    programs = scoring.extend_prefix._cache_size()
+    generator.score(pairs)
+    assert scoring.extend_prefix._cache_size() == programs
+    monkeypatch.setattr(prefixes, "SMALLEST_SHARED_TOKENS", 10**6)
+    expected = generator.score(pairs, stats=whole)
+    for score, other in zip(scores, expected, strict=True):
+        assert_allclose(score.logprobs, other.logprobs, atol=1e-5)
+    own = 12 + 4 * (3 + 4 + 5) + 13 * 3  # the other prompt, questions, and options of one and two tokens
+    assert stats.prompt_tokens == 40 + 4 * 40 + own
+    assert whole.prompt_tokens == 12 * 80 + own

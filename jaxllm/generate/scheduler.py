@@ -150,7 +150,7 @@ class Scheduler:
         self.row_groups = 1 if mesh is None else mesh.shape["data"] * mesh.shape["fsdp"]
         wanted = min(len(prompts) * sampling.n, batch_size)
         self.count = self._divisible(bucket(wanted, growing_sizes(1, batch_size, SLOT_COUNT_FACTOR)))
-        self.groups, self.prefixes = prefix_groups(prompts, not model.spec.turns_by_length), {}
+        self.groups, self.prefixes = prefix_groups(prompts, not model.spec.rope_depends_on_length), {}
         self.waiting_in: collections.Counter[int] = collections.Counter()  # waiting requests per prefix group
         longest = max(len(prompts[i]) - len(group.prefix) for group in self.groups for i in group.members)
         self.packs = pack_sizes(longest, window)

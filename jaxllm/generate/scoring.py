@@ -94,7 +94,7 @@ def score_pairs(model: Model, adapter: Adapter | None, pairs: Pairs, *, temperat
     whole, by_row, count = (None, None, 1) if mesh is None else (
         replicated(mesh), batch_sharding(mesh), mesh.shape["data"] * mesh.shape["fsdp"])
     results: list[Any] = [None] * len(pairs)  # Score, once it is computed
-    separate, done = model.spec.turns_by_length, 0
+    separate, done = model.spec.rope_depends_on_length, 0
     by_prompt: dict[object, list[int]] = {}
     for i, (prompt, _) in enumerate(pairs):
         by_prompt.setdefault(i if separate else prompt.tobytes(), []).append(i)

@@ -1,7 +1,7 @@
-"""Low-rank adapters (LoRA, 2106.09685) as a tree of their own beside the frozen weights.
+"""Low-rank adapters (LoRA, 2106.09685) as a tree separate from the frozen weights.
 
-An adapter adds `scale * (x @ a) @ b` to the linear layers it has a place for. `b` starts at zero, so a
-fresh adapter changes nothing; leaving the adapter out of `forward` is the base model, bit for bit.
+An adapter adds `scale * (dropout(x) @ a) @ b` to the linear layers that it adapts. `b` starts at zero, so a fresh
+adapter changes nothing; `forward` without the adapter is the base model, bit for bit.
 """
 
 from __future__ import annotations
@@ -33,42 +33,48 @@ class Adapter:
         params: `{"layers": {"attn": {"q": {"a": [L, D, r], "b": [L, r, F]}, ...}, "mlp": {...}}}`; the layers may
             also be a tuple of L such trees of `[D, r]` and `[r, F]`.
         scale: factor of the low-rank product, `alpha / rank`.
+        dropout: rate of dropout on the inputs, applied where `forward` gets `dropout_keys`.
     """
 
-    params: dict[str, Any]
-    scale: float = dataclasses.field(metadata=dict(static=True))
+    params: Params
+    scale: float = dataclasses.field(metadata={"static": True})
+    dropout: float = dataclasses.field(default=0.0, metadata={"static": True})
 
 
 @dataclasses.dataclass(frozen=True)
 class LoraConfig:
-    """Which layers get an adapter, and of what size.
+    """Low-rank adapter (LoRA).
 
     Args:
         rank: inner dimension r.
         alpha: the product is scaled by `alpha / rank`.
-        targets: names of the adapted projections, of q, k, v, o, up, gate, down.
+        targets: adapted projections, out of q, k, v, o, up, gate, down.
+        dropout: rate of dropout on the adapter's inputs during training.
     """
 
     rank: int = 8
     alpha: float = 32.0
     targets: tuple[str, ...] = ("q", "k", "v", "up", "gate", "down")
+    dropout: float = 0.0
 
     def __post_init__(self):
         if self.rank < 1:
             raise UserError(f"must be 1 or more, got {self.rank}", "rank")
         if not 0 < self.alpha < float("inf"):
             raise UserError(f"must be above 0, got {self.alpha:g}", "alpha")
+        if not 0 <= self.dropout < 1:
+            raise UserError(f"must be at least 0 and below 1, got {self.dropout:g}", "dropout")
         unknown = set(self.targets) - {*ATTENTION, *MLP}
         if not self.targets or unknown:
             raise UserError(f"must be some of {', '.join((*ATTENTION, *MLP))}, got {list(self.targets)}", "targets")
 
 
 def linear_shapes(spec: ModelSpec) -> dict[tuple[str, str], tuple[int, int]]:
-    """Input and output size of every linear layer of a block, by (module, projection)."""
+    """Returns input and output size of every linear layer of a block, by (module, projection)."""
     queries, keys = spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim
     shapes = {("attn", "q"): (spec.width, queries), ("attn", "k"): (spec.width, keys),
               ("attn", "v"): (spec.width, keys), ("attn", "o"): (queries, spec.width)}
-    if spec.experts is not None:  # experts are no linear layers of the block's own: they are not adapted
+    if spec.experts is not None:  # experts are not adapted
         return shapes
     shapes |= {("mlp", "up"): (spec.width, spec.mlp_width), ("mlp", "down"): (spec.mlp_width, spec.width)}
     if spec.gated_mlp:
@@ -77,10 +83,10 @@ def linear_shapes(spec: ModelSpec) -> dict[tuple[str, str], tuple[int, int]]:
 
 
 def init_adapter(spec: ModelSpec, key: jax.Array, config: LoraConfig) -> Adapter:
-    """A fresh float32 adapter that changes nothing yet.
+    """Initializes a float32 adapter that changes nothing yet.
 
     `a` is uniform in `+-fan_in ** -0.5` (what PEFT's Kaiming initialization comes to), `b` is zero.
-    Targets that a family lacks (a plain feed-forward network has no gate) are passed over.
+    Targets that a family lacks (a plain feed-forward network has no gate) are skipped.
 
     Raises:
         UserError: the family lacks all of them.
@@ -98,16 +104,16 @@ def init_adapter(spec: ModelSpec, key: jax.Array, config: LoraConfig) -> Adapter
         have = sorted(name for _, name in linear_shapes(spec))
         raise UserError(f"a {spec.family} model has none of {list(config.targets)}; it has {', '.join(have)}",
                         "lora.targets")
-    return Adapter({"layers": layers}, config.alpha / config.rank)
+    return Adapter({"layers": layers}, config.alpha / config.rank, config.dropout)
 
 
 def adapter_axes(adapter: Adapter) -> dict[str, Any]:
-    """Logical axis names of every leaf of `adapter.params`; the rank is never sharded."""
+    """Returns the logical axis names of every leaf of `adapter.params` (layers stacked); the rank is never sharded."""
     wide = {"q": ("embed", "heads"), "k": ("embed", "kv"), "v": ("embed", "kv"), "o": ("heads", "embed"),
             "up": ("embed", "mlp"), "gate": ("embed", "mlp"), "down": ("mlp", "embed")}
     return {"layers": {module: {name: {"a": ("layers", wide[name][0], None), "b": ("layers", None, wide[name][1])}
-                                for name in places}
-                       for module, places in adapter.params["layers"].items()}}
+                                for name in linears}
+                       for module, linears in adapter.params["layers"].items()}}
 
 
 def match_layout(adapter: Adapter, params: Params) -> Adapter:
@@ -193,20 +199,20 @@ _add_low_rank_in_place = jax.jit(_low_rank_sum, static_argnums=(4, 5), donate_ar
 
 
 def sum_adapters(adapters: Sequence[Adapter]) -> Adapter:
-    """One adapter for several: its change is the sum of theirs, its rank the sum of their ranks.
+    """Combines adapters into one whose change is the sum of theirs and whose rank is the sum of their ranks.
 
     Args:
         adapters: one or more of the same base model; they may adapt different layers.
     """
     if not adapters:
         raise ValueError("the sum of no adapters")
-    found: dict[tuple[str, str], list[tuple[jax.Array, jax.Array]]] = {}
+    by_linear: dict[tuple[str, str], list[tuple[jax.Array, jax.Array]]] = {}
     for adapter in adapters:
         for module, linears in stack_layers(adapter.params)["layers"].items():
             for name, factors in linears.items():
-                found.setdefault((module, name), []).append((factors["a"], factors["b"] * adapter.scale))
+                by_linear.setdefault((module, name), []).append((factors["a"], factors["b"] * adapter.scale))
     layers: dict[str, Any] = {}
-    for (module, name), parts in found.items():
-        downs, ups = zip(*parts, strict=True)
+    for (module, name), pairs in by_linear.items():
+        downs, ups = zip(*pairs, strict=True)
         layers.setdefault(module, {})[name] = {"a": jnp.concatenate(downs, -1), "b": jnp.concatenate(ups, -2)}
     return Adapter({"layers": layers}, 1.0)

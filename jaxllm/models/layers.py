@@ -1,11 +1,11 @@
-"""The parts of a transformer as Linen modules: norms, linear layers, attention, feed-forward, a block, a stack of them.
+"""Linen modules of a transformer: norms, linear layers, attention, feed-forward network, block, stack of blocks.
 
 The residual stream is `x`, `[B, T, D]`. A block adds attention and then a feed-forward network, each
 reading a normalized copy of the stream:
 
     x = x + attention(norm(x));   x = x + mlp(norm(x))
 
-Families differ in where the norms stand, in what a layer sees, and in a few factors; `ModelSpec` names them.
+Families differ in the order of the norms, in the attention window of a layer, and in a few factors; see `ModelSpec`.
 """
 
 from __future__ import annotations
@@ -45,6 +45,9 @@ ACTIVATIONS = {
     "tanh": jnp.tanh,
 }
 
+# Projections that an adapter can change; a projection's index is part of its dropout key.
+ADAPTABLE = ("q", "k", "v", "o", "up", "gate", "down")
+
 REMAT_POLICIES = {
     "full": jax.checkpoint_policies.nothing_saveable,
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
@@ -52,19 +55,21 @@ REMAT_POLICIES = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Run:
-    """How a network is run; what it is, is in `ModelSpec`.
+class RunOptions:
+    """Options of one forward pass; the architecture itself is `ModelSpec`.
 
     Attributes:
-        param_dtype: of parameters that are made here.
-        adapter_scale: factor of an adapter's terms.
-        attention: the kernel; None picks one.
+        param_dtype: dtype of parameters created by `init_params`.
+        adapter_scale: factor of the adapter's low-rank product.
+        adapter_dropout: rate of dropout on the adapter's input, where the context has dropout keys.
+        attention: attention kernel; None picks the fastest.
         remat: what the backward pass recomputes.
-        unrolled: layers are separate trees and run one after the other, not stacked and scanned.
+        unrolled: layers are separate trees and run one after the other, instead of stacked and scanned.
     """
 
     param_dtype: jnp.dtype = jnp.dtype("float32")
     adapter_scale: float = 1.0
+    adapter_dropout: float = 0.0
     attention: AttentionKernel | None = None
     remat: Remat = "none"
     unrolled: bool = False
@@ -72,37 +77,49 @@ class Run:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Context:
-    """What the layers need to know beside the stream.
+class LayerContext:
+    """Inputs that all layers share, in addition to the residual stream.
 
     Attributes:
-        sight: what a token may see.
-        rotations: cosines and sines, each `[K, B, T, rotated / 2]` for the K different kinds of layers; None without
-            rotation.
-        distances: of the encoder that attends by relative position; None elsewhere.
-        memory: where earlier keys and values come from and new ones go; None where nothing is kept.
+        mask: attention mask.
+        rotations: cosines and sines, each `[K, B, T, rotated / 2]` for the K layer types; None without rotary
+            positions.
+        distances: embeddings of relative positions (DeBERTa); None elsewhere.
+        kv_update: how cached keys and values are read and new ones stored; None without a cache.
+        dropout_keys: `[B]` typed keys, one per row, of dropout on the adapter's inputs; None without dropout.
     """
 
-    sight: AttentionMask
+    mask: AttentionMask
     rotations: tuple[jax.Array, jax.Array] | None
     distances: Distances | None = None
-    memory: CacheWrite | SharedPrefix | None = None
+    kv_update: CacheWrite | SharedPrefix | None = None
+    dropout_keys: jax.Array | None = None
 
 
-def weight(module: nn.Module, name: str, shape: tuple[int, ...], axes: tuple[str | None, ...],
-           dtype: jnp.dtype) -> jax.Array | Quantized:
-    """A matrix of `module` as it is stored, quantized or not; made with fan-in scale where there is none yet."""
-    if isinstance(found := module.get_variable("params", name), Quantized):
-        return found
+def matrix_param(module: nn.Module, name: str, shape: tuple[int, ...], axes: tuple[str | None, ...],
+                 dtype: jnp.dtype) -> jax.Array | Quantized:
+    """Returns a matrix of `module` as it is stored, quantized or not; initialized with fan-in scale."""
+    stored = module.get_variable("params", name)
+    if isinstance(stored, Quantized):
+        return stored
     initializer = nn.with_logical_partitioning(nn.initializers.normal(shape[-2] ** -0.5), axes)
     return module.param(name, initializer, shape, dtype)
+
+
+def row_dropout(x: jax.Array, keys: jax.Array, rate: float) -> jax.Array:
+    """Inverted dropout of `x` `[B, T, D]` with one key per row `[B]`: zeroes a share `rate`, scales the rest.
+
+    A row's mask depends on its key only, so neither the other rows nor padding on the right changes it.
+    """
+    kept = jax.vmap(lambda key: jax.random.bernoulli(key, 1.0 - rate, x.shape[1:]))(keys)
+    return jnp.where(kept, x / jnp.asarray(1.0 - rate, x.dtype), jnp.zeros((), x.dtype))
 
 
 class Norm(nn.Module):
     """RMSNorm (1910.07467) or LayerNorm (1607.06450) over the last axis; statistics in float32."""
 
     spec: ModelSpec
-    run: Run
+    run: RunOptions
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -121,7 +138,7 @@ class Norm(nn.Module):
 
 
 class Linear(nn.Module):
-    """`x @ kernel + bias`, plus the low-rank term of an adapter that has this place.
+    """`x @ kernel + bias`, plus `scale * (dropout(x) @ a) @ b` where the adapter has this layer.
 
     Attributes:
         features: size of the output.
@@ -132,18 +149,21 @@ class Linear(nn.Module):
     features: int
     axes: tuple[str | None, str | None]
     use_bias: bool
-    run: Run
+    run: RunOptions
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, dropout_keys: jax.Array | None = None) -> jax.Array:
         dtype = self.run.param_dtype
-        y = matmul(x, weight(self, "kernel", (x.shape[-1], self.features), self.axes, dtype))
+        y = matmul(x, matrix_param(self, "kernel", (x.shape[-1], self.features), self.axes, dtype))
         if self.use_bias:
             y += self.param("bias", nn.with_logical_partitioning(nn.initializers.zeros, self.axes[1:]),
                             (self.features,), dtype).astype(x.dtype)
         if self.has_variable("adapter", "a"):
+            if dropout_keys is not None:
+                keys = jax.vmap(jax.random.fold_in, (0, None))(dropout_keys, ADAPTABLE.index(self.name))
+                x = row_dropout(x, keys, self.run.adapter_dropout)
             low_rank = matmul(matmul(x, self.get_variable("adapter", "a")), self.get_variable("adapter", "b"))
-            y += low_rank * jnp.asarray(self.run.adapter_scale, x.dtype)
+            y += low_rank * jnp.asarray(self.run.adapter_scale, y.dtype)
         return y
 
 
@@ -151,62 +171,66 @@ class Attention(nn.Module):
     """Self-attention with its four projections."""
 
     spec: ModelSpec
-    run: Run
+    run: RunOptions
 
     @nn.compact
-    def __call__(self, x, context: Context, kind: jax.Array | int = 0, buffers=None):
-        spec = self.spec
+    def __call__(self, x, context: LayerContext, layer_type: jax.Array | int = 0, kv=None):
+        spec, dropout_keys = self.spec, context.dropout_keys
         project = {name: Linear(heads * spec.head_dim, ("embed", axis), spec.qkv_bias, self.run, name=name)
                    for name, heads, axis in (("q", spec.heads, "heads"), ("k", spec.kv_heads, "kv"),
                                              ("v", spec.kv_heads, "kv"))}
-        in_heads = lambda out: out.reshape(*out.shape[:-1], -1, spec.head_dim)
+        split_heads = lambda out: out.reshape(*out.shape[:-1], -1, spec.head_dim)
 
         def projected(name):
-            out = project[name](x)
+            out = project[name](x, dropout_keys)
             if spec.query_norm == "all" and name != "v":
                 out = Norm(spec, self.run, name=f"{name}_norm")(out)
-            out = in_heads(out)
+            out = split_heads(out)
             if spec.query_norm == "head" and name != "v":
                 out = Norm(spec, self.run, name=f"{name}_norm")(out)
             return out
 
         queries, keys, values = projected("q"), projected("k"), projected("v")
         if context.rotations is not None:
-            cos, sin = (leaf[kind] for leaf in context.rotations)
+            cos, sin = (leaf[layer_type] for leaf in context.rotations)
             queries, keys = rotate(queries, cos, sin), rotate(keys, cos, sin)
         keys, values = by_head(keys), by_head(values)
-        if context.memory is not None:
-            (keys, values), buffers = context.memory.extend(buffers, keys, values)
+        if context.kv_update is not None:
+            (keys, values), kv = context.kv_update.extend(kv, keys, values)
         if context.distances is not None:
-            ours, theirs = (in_heads(project[name](context.distances.table)) for name in "qk")
-            bias, scale = distance_bias(queries, by_head(keys), ours, theirs, context.distances.index,
+            query_table, key_table = (split_heads(project[name](context.distances.table)) for name in "qk")
+            bias, scale = distance_bias(queries, by_head(keys), query_table, key_table, context.distances.index,
                                         spec.encoder.relative)
-            mixed = attend_biased(queries, keys, values, context.sight, bias, scale)
+            mixed = attend_biased(queries, keys, values, context.mask, bias, scale)
         else:
-            mixed = self._attend(queries, keys, values, context.sight, kind)
-        return Linear(spec.width, ("heads", "embed"), spec.out_bias, self.run, name="o")(mixed), buffers
+            mixed = self._attend(queries, keys, values, context.mask, layer_type)
+        out = Linear(spec.width, ("heads", "embed"), spec.out_bias, self.run, name="o")
+        return out(mixed, dropout_keys), kv
 
-    def _attend(self, queries, keys, values, sight: AttentionMask, kind: jax.Array | int) -> jax.Array:
-        """Attention with the window of the layer's kind, which kernels want to know when they are compiled."""
+    def _attend(self, queries, keys, values, mask: AttentionMask, layer_type: jax.Array | int) -> jax.Array:
+        """Attends with the window of the layer's type, which kernels need as a constant."""
         spec = self.spec
-        windows = [one.window for one in spec.different_kinds]
-        one = lambda window: partial(attend, window=window, scale=spec.attention_scale,
-                                     softcap=spec.attention_softcap, path=self.run.attention)
-        if isinstance(kind, int) or len(set(windows)) == 1:
-            return one(windows[kind if isinstance(kind, int) else 0])(queries, keys, values, sight)
-        return lax.switch(kind, [one(window) for window in windows], queries, keys, values, sight)
+        windows = [layer.window for layer in spec.distinct_layer_types]
+        with_window = lambda window: partial(attend, window=window, scale=spec.attention_scale,
+                                             softcap=spec.attention_softcap, kernel=self.run.attention)
+        if isinstance(layer_type, int) or len(set(windows)) == 1:
+            return with_window(windows[layer_type if isinstance(layer_type, int) else 0])(queries, keys, values, mask)
+        return lax.switch(layer_type, [with_window(window) for window in windows], queries, keys, values, mask)
 
 
 class Mlp(nn.Module):
     """The feed-forward network, gated or plain."""
 
     spec: ModelSpec
-    run: Run
+    run: RunOptions
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x, dropout_keys: jax.Array | None = None):
         spec, act = self.spec, ACTIVATIONS[self.spec.activation]
-        linear = lambda name, size, *axes: Linear(size, axes, spec.mlp_bias, self.run, name=name)
+
+        def linear(name, size, *axes):
+            return partial(Linear(size, axes, spec.mlp_bias, self.run, name=name), dropout_keys=dropout_keys)
+
         up = linear("up", spec.mlp_width, "embed", "mlp")(x)
         if spec.gated_mlp:
             up = act(linear("gate", spec.mlp_width, "embed", "mlp")(x)) * up
@@ -216,21 +240,21 @@ class Mlp(nn.Module):
 
 
 class MixtureOfExperts(nn.Module):
-    """Every token goes through the few experts that the router scores highest (2401.04088, section 2.1).
+    """Top-k routed experts (2401.04088, section 2.1); adapters do not change them.
 
-    Tokens are sorted by expert and multiplied in groups, so the work is that of the chosen experts only, and no
-    token is dropped however uneven the choice.
+    Tokens are sorted by expert and multiplied in groups: only the chosen experts are computed, and no token is dropped,
+    even with an uneven load.
     """
 
     spec: ModelSpec
-    run: Run
+    run: RunOptions
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x, dropout_keys: jax.Array | None = None):
         spec, experts = self.spec, self.spec.experts
         flat = x.reshape(-1, spec.width)
         dtype = self.run.param_dtype
-        router = weight(self, "router", (spec.width, experts.count), ("embed", None), dtype)
+        router = matrix_param(self, "router", (spec.width, experts.count), ("embed", None), dtype)
         scores = matmul(flat, router).astype(jnp.float32)
         shares, chosen = lax.top_k(jax.nn.softmax(scores, axis=-1), experts.chosen)
         if experts.normalized:
@@ -243,7 +267,7 @@ class MixtureOfExperts(nn.Module):
         precision = lax.Precision.HIGHEST if x.dtype == jnp.float32 else None
 
         def grouped(rows, name, fan_in, fan_out, axes):
-            kernel = weight(self, name, (experts.count, fan_in, fan_out), ("experts", *axes), dtype)
+            kernel = matrix_param(self, name, (experts.count, fan_in, fan_out), ("experts", *axes), dtype)
             kernel = kernel.dequantize(x.dtype) if isinstance(kernel, Quantized) else kernel.astype(x.dtype)
             return lax.ragged_dot(rows, kernel, sizes, precision=precision)
 
@@ -256,28 +280,32 @@ class MixtureOfExperts(nn.Module):
 
 
 class Block(nn.Module):
-    """One layer; returns the stream and the layer's cache buffers, as a scan wants it.
+    """One layer; returns the stream and the layer's keys and values, as a scan expects.
 
-    `kind` is the place of the layer's kind among the different ones; None where there is only one.
+    `layer` is the layer's index: an int if unrolled, a traced scalar in a scan.
     """
 
     spec: ModelSpec
-    run: Run
+    run: RunOptions
 
     @nn.compact
-    def __call__(self, x, context: Context, kind=None, buffers=None):
-        spec, shape = self.spec, (self.spec, self.run)
-        kind = 0 if kind is None else kind
-        norm = lambda name: Norm(*shape, name=name)
-        attention = Attention(*shape, name="attn")
-        mlp = (Mlp if spec.experts is None else MixtureOfExperts)(*shape, name="mlp")
+    def __call__(self, x, context: LayerContext, layer: jax.Array | int = 0, kv=None):
+        spec, options = self.spec, (self.spec, self.run)
+        layer_type = _layer_type(spec, layer)
+        if context.dropout_keys is not None:
+            keys = jax.vmap(jax.random.fold_in, (0, None))(context.dropout_keys, layer)
+            context = dataclasses.replace(context, dropout_keys=keys)
+        norm = lambda name: Norm(*options, name=name)
+        attention = Attention(*options, name="attn")
+        mlp = partial((Mlp if spec.experts is None else MixtureOfExperts)(*options, name="mlp"),
+                      dropout_keys=context.dropout_keys)
         if spec.parallel is not None:
             normed = norm("attn_norm")(x)
-            mixed, buffers = attention(normed, context, kind, buffers)
-            return x + mixed + mlp(normed if spec.parallel == "shared" else norm("mlp_norm")(x)), buffers
+            mixed, kv = attention(normed, context, layer_type, kv)
+            return x + mixed + mlp(normed if spec.parallel == "shared" else norm("mlp_norm")(x)), kv
 
-        def around(x, name, sublayer):
-            """The stream after a sub-layer, with norms where this family has them."""
+        def residual(x, name, sublayer):
+            """Adds a sub-layer's output to the stream, with the family's norms."""
             out = sublayer(norm(f"{name}_norm")(x) if spec.norms in ("before", "around") else x)
             if spec.norms == "outside":
                 return norm(f"{name}_after_norm")(x + out)
@@ -285,41 +313,46 @@ class Block(nn.Module):
                 out = norm(f"{name}_after_norm")(out)
             return x + (out if spec.residual_scale == 1.0 else out * spec.residual_scale)
 
-        def attend_and_keep(normed):
-            nonlocal buffers
-            mixed, buffers = attention(normed, context, kind, buffers)
+        def attend_and_store(normed):
+            nonlocal kv
+            mixed, kv = attention(normed, context, layer_type, kv)
             return mixed
 
-        x = around(x, "attn", attend_and_keep)
-        return around(x, "mlp", mlp), buffers
+        x = residual(x, "attn", attend_and_store)
+        return residual(x, "mlp", mlp), kv
 
 
-def run_layers(spec: ModelSpec, run: Run, x: jax.Array, context: Context, buffers=None,
+def _layer_type(spec: ModelSpec, layer: jax.Array | int) -> jax.Array | int:
+    """Returns the index of a layer's type in `spec.distinct_layer_types`."""
+    distinct = spec.distinct_layer_types
+    if len(distinct) == 1:
+        return 0
+    indices = [distinct.index(layer_type) for layer_type in spec.layer_types]
+    return indices[layer] if isinstance(layer, int) else jnp.asarray(indices)[layer]
+
+
+def run_layers(spec: ModelSpec, run: RunOptions, x: jax.Array, context: LayerContext, kv=None,
                after_first: Callable[[jax.Array], jax.Array] | None = None) -> tuple[jax.Array, Any]:
-    """All blocks in turn, within the module that calls; the stream and the new buffers.
+    """Runs all blocks inside the calling module; returns the stream and the new keys and values.
 
     Args:
-        spec, run: the network, and how it is run.
+        spec, run: the architecture and the options of this pass.
         x: `[B, T, D]`.
-        context: of all layers.
-        buffers: of the memory, one a layer; unrolled layers only.
-        after_first: what happens to the stream between the first block and the second; unrolled layers only.
+        context: inputs shared by all layers.
+        kv: cached keys and values per layer; unrolled layers only.
+        after_first: applied to the stream between the first block and the second; unrolled layers only.
     """
     block = Block
     if run.remat != "none":
         block = nn.remat(Block, policy=REMAT_POLICIES[run.remat], prevent_cse=run.unrolled, static_argnums=(3,) if
                          run.unrolled else ())
-    kinds = [spec.different_kinds.index(kind) for kind in spec.kinds]
     if run.unrolled:
-        new = []
-        for i, kind in enumerate(kinds):
-            x, layer_buffers = block(spec, run, name=f"layers_{i}")(x, context, kind,
-                                                                    None if buffers is None else buffers[i])
+        new_kv = []
+        for i in range(spec.layers):
+            x, layer_kv = block(spec, run, name=f"layers_{i}")(x, context, i, None if kv is None else kv[i])
             x = after_first(x) if after_first is not None and i == 0 else x
-            new.append(layer_buffers)
-        return x, tuple(new)
-    one = len(spec.different_kinds) == 1
+            new_kv.append(layer_kv)
+        return x, tuple(new_kv)
     scanned = nn.scan(block, variable_axes={"params": 0, "adapter": 0}, split_rngs={"params": True},
-                      in_axes=(nn.broadcast, nn.broadcast if one else 0), length=spec.layers,
-                      metadata_params={nn.PARTITION_NAME: "layers"})
-    return scanned(spec, run, name="layers")(x, context, None if one else jnp.asarray(kinds))
+                      in_axes=(nn.broadcast, 0), length=spec.layers, metadata_params={nn.PARTITION_NAME: "layers"})
+    return scanned(spec, run, name="layers")(x, context, jnp.arange(spec.layers))

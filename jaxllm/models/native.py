@@ -57,10 +57,14 @@ def stored_scheme(path: Path) -> Scheme | None:
 
 
 def stored_head(path: Path) -> Head | None:
-    """The scoring head of the network, which config.json does not tell of every class."""
-    found = read_json(path / ABOUT).get("head")
+    """Returns the scoring head of the network, which config.json does not describe for every class."""
+    head = read_json(path / ABOUT).get("head")
     try:
-        return None if found is None else Head(**found | {"label_names": tuple(found["label_names"])})
+        if head is None:
+            return None
+        if "place" in head:  # the name of `token` in files of version 0.1
+            head["token"] = head.pop("place")
+        return Head(**head | {"label_names": tuple(head["label_names"])})
     except (TypeError, KeyError) as error:
         raise UserError(f"does not describe a scoring head: {error}", path / ABOUT) from None
 

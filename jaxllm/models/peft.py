@@ -72,7 +72,7 @@ def save_adapter(path: str | Path, spec: ModelSpec, adapter: Adapter, base: str 
     others = {target: r for target, r in ranks.items() if r != rank}
     config = {
         "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": base, "r": rank,
-        "lora_alpha": adapter.scale * rank, "lora_dropout": 0.0, "bias": "none", "inference_mode": True,
+        "lora_alpha": adapter.scale * rank, "lora_dropout": adapter.dropout, "bias": "none", "inference_mode": True,
         "target_modules": targets, "fan_in_fan_out": spec.family == "gpt2", "rank_pattern": others,
         "alpha_pattern": {target: adapter.scale * r for target, r in others.items()}}
     with new_directory(path) as target:

@@ -136,7 +136,7 @@ class Head:
 
     Attributes:
         labels: scores of a text.
-        place: the token whose state stands for the text: the `first` or the `last`.
+        token: the token whose state represents the text: the `first` or the `last`.
         bias: whether the scores have a bias.
         hidden: nonlinearity of the hidden layer; None has none.
         hidden_bias: whether the hidden layer has a bias.
@@ -147,7 +147,7 @@ class Head:
     """
 
     labels: int
-    place: Literal["first", "last"]
+    token: Literal["first", "last"]
     bias: bool = False
     hidden: Activation | None = None
     hidden_bias: bool = True
@@ -157,11 +157,11 @@ class Head:
 
 
 @dataclasses.dataclass(frozen=True)
-class LayerKind:
-    """What a layer's attention sees and how it knows positions.
+class LayerType:
+    """Attention window and position encoding of a layer.
 
     Attributes:
-        window: how many tokens a token sees, itself included; None is all.
+        window: number of tokens that a token sees, itself included; None is all.
         rope: rotary embedding of the layer; None does not rotate.
     """
 
@@ -288,8 +288,8 @@ class ModelSpec:
                 raise ValueError(f"ModelSpec.{name} must have an entry for each of {self.layers} layers")
 
     @property
-    def turns_by_length(self) -> bool:
-        """Whether a token's rotation depends on how long its whole text is: what texts have in common then differs."""
+    def rope_depends_on_length(self) -> bool:
+        """Whether rotary angles depend on the length of the whole text; a shared prefix then has no reusable keys."""
         return any(rope is not None and rope.kind in ("dynamic", "longrope") for rope in (self.rope, self.local_rope))
 
     @property
@@ -298,18 +298,18 @@ class ModelSpec:
         return self.width if self.encoder is not None else self.embed_width or self.width
 
     @property
-    def kinds(self) -> tuple[LayerKind, ...]:
-        """The kind of every layer; most networks have one."""
-        found = []
+    def layer_types(self) -> tuple[LayerType, ...]:
+        """Returns the type of every layer; most networks have one."""
+        types = []
         for i in range(self.layers):
             local = self.window is not None and (not self.local_layers or self.local_layers[i])
             rope = self.local_rope if local and self.local_rope is not None else self.rope
             if self.unrotated_layers and self.unrotated_layers[i]:
                 rope = None
-            found.append(LayerKind(self.window if local else None, rope))
-        return tuple(found)
+            types.append(LayerType(self.window if local else None, rope))
+        return tuple(types)
 
     @property
-    def different_kinds(self) -> list[LayerKind]:
-        """The different kinds of layers, in order of their first layer."""
-        return list(dict.fromkeys(self.kinds))
+    def distinct_layer_types(self) -> list[LayerType]:
+        """Returns the distinct layer types, in order of their first layer."""
+        return list(dict.fromkeys(self.layer_types))

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 from jax.sharding import PartitionSpec as P
 
-# Lengths are walked in blocks of the widest tile that divides them, and of at least this many.
+# The block size is the widest tile that divides the length, from BLOCK to WIDEST.
 BLOCK = 128
 WIDEST = 512
 # Sizes of a head that the compiler for TPU was seen to take: 64, 80, 128, 256.
@@ -16,18 +16,18 @@ HEAD_DIMS = 16
 
 
 def _mesh() -> jax.sharding.AbstractMesh:
-    """The mesh that `jax.set_mesh` made current, empty if none."""
+    """Returns the mesh set by `jax.set_mesh`, an empty one if none is."""
     return jax.sharding.get_abstract_mesh()
 
 
-def can_be_shared() -> bool:
-    """Whether the kernel can run here: no compiler splits it over devices, so with several the mesh must be known."""
+def is_available() -> bool:
+    """Whether the kernel can run here: the compiler cannot split it, so several devices need a current mesh."""
     return jax.device_count() == 1 or not _mesh().empty
 
 
 def attend(queries: jax.Array, keys: jax.Array, values: jax.Array, segments: jax.Array, causal: bool,
            window: int | None, softcap: float | None, interpret: bool = False) -> jax.Array:
-    """Attention of texts to themselves; rows and heads are dealt to the devices of the current mesh.
+    """Self-attention; rows and heads are split over the devices of the current mesh.
 
     Args:
         queries: `[B, T, H, head_dim]`, scaled; T a multiple of `BLOCK`.
@@ -55,13 +55,13 @@ def _attend(queries, keys, values, segments, *, causal, window, softcap, interpr
     from jax.experimental.pallas.ops.tpu import splash_attention as splash
 
     length, heads = queries.shape[1:3]
-    one: Any
+    pattern: Any
     if causal and window is None:
-        one = splash.CausalMask((length, length))
+        pattern = splash.CausalMask((length, length))
     elif window is None:
-        one = splash.FullMask((length, length))
+        pattern = splash.FullMask((length, length))
     else:  # (how far back, how far ahead); the window counts the token itself
-        one = splash.LocalMask((length, length), (window - 1, 0 if causal else window - 1), 0)
+        pattern = splash.LocalMask((length, length), (window - 1, 0 if causal else window - 1), 0)
     block = next(size for size in (WIDEST, WIDEST // 2, BLOCK) if length % size == 0)
     sizes: dict[str, Any] = dict.fromkeys(
         ("block_q", "block_kv", "block_kv_compute", "block_q_dkv", "block_kv_dkv", "block_kv_dkv_compute",
@@ -70,7 +70,7 @@ def _attend(queries, keys, values, segments, *, causal, window, softcap, interpr
     kv_heads = keys.shape[2]
     with jax.ensure_compile_time_eval():  # tables of the mask are constants, also under a trace
         kernel = splash.make_splash_mqa_single_device(
-            splash.MultiHeadMask([one] * (heads // kv_heads)), block_sizes=splash.BlockSizes(**sizes),
+            splash.MultiHeadMask([pattern] * (heads // kv_heads)), block_sizes=splash.BlockSizes(**sizes),
             attn_logits_soft_cap=softcap, interpret=interpret)
     grouped = queries.reshape(*queries.shape[:2], kv_heads, heads // kv_heads, -1).transpose(0, 2, 3, 1, 4)
     by_head = lambda x: x.transpose(0, 2, 1, 3)

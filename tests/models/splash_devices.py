@@ -7,7 +7,7 @@ from numpy.testing import assert_allclose
 
 from jaxllm.devices import make_mesh
 from jaxllm.models import splash
-from jaxllm.models.attention import by_head, pick_path
+from jaxllm.models.attention import by_head, pick_kernel
 
 ROWS, LENGTH, HEADS, HEAD_DIM = 4, 128, 4, 64
 
@@ -30,11 +30,11 @@ def run(key_heads):
     return mixed, gradients
 
 
-assert jax.device_count() == 8 and not splash.can_be_shared()
+assert jax.device_count() == 8 and not splash.is_available()
 wanted = {key_heads: run(key_heads) for key_heads in (2, 1)}
 with jax.set_mesh(make_mesh(data=2, fsdp=2, tensor=2)):
     wide = jax.ShapeDtypeStruct((ROWS, LENGTH, HEADS, HEAD_DIM), jnp.bfloat16)
-    assert pick_path(wide, jax.eval_shape(by_head, wide), None, "tpu") == "splash"
+    assert pick_kernel(wide, jax.eval_shape(by_head, wide), None, "tpu") == "splash"
     # two key heads are dealt to the two devices of `tensor`; one is kept whole
     for key_heads, piece in ((2, (1, LENGTH, HEADS // 2, HEAD_DIM)), (1, (1, LENGTH, HEADS, HEAD_DIM))):
         found = run(key_heads)

@@ -1,5 +1,7 @@
 """Low-rank adapters."""
 
+import dataclasses
+import json
 import shutil
 
 import jax
@@ -19,7 +21,9 @@ from jaxllm.models import (
     sum_adapters,
     unstack_layers,
 )
+from jaxllm.models import forward as plain_forward
 from jaxllm.models.adapters import _add_low_rank_in_place
+from jaxllm.models.layers import row_dropout
 from jaxllm.models.peft import adapter_folders, load_adapter, load_adapters, save_adapter
 from tests.networks import forward, random_tokens
 
@@ -112,6 +116,72 @@ def test_merging_rounds_once(llama):
     assert np.all(np.abs(merged - exact) <= spacing / 2 * (1 + 1e-3))
 
 
+DROPOUT_KEYS = jax.random.split(jax.random.key(3), 4)
+
+
+def dropped(spec, params, tokens, adapter, keys, **options):
+    return jax.jit(plain_forward, static_argnames=("spec", "remat"))(spec, params, tokens, adapter=adapter,
+                                                                     dropout_keys=keys, **options).hidden
+
+
+def test_dropout_masks_belong_to_rows(llama):
+    """Equal for scanned and unrolled layers, for a batch split in two, and with more padding; others without keys."""
+    spec, params = llama
+    adapter = dataclasses.replace(adapter_of(spec), dropout=0.4)
+    tokens = random_tokens(4, 8)
+    found = dropped(spec, params, tokens, adapter, DROPOUT_KEYS)
+    plain = forward(spec, params, tokens, adapter=adapter).hidden
+    assert float(jnp.abs(found - plain).max()) > 0.1
+    halves = [dropped(spec, params, tokens[i:i + 2], adapter, DROPOUT_KEYS[i:i + 2]) for i in (0, 2)]
+    assert_allclose(jnp.concatenate(halves), found, atol=5e-5)
+    padded = dropped(spec, params, jnp.pad(tokens, ((0, 0), (0, 3))), adapter, DROPOUT_KEYS,
+                     lengths=jnp.full(4, 8, jnp.int32))
+    assert_allclose(padded[:, :8], found, atol=5e-5)
+    assert_allclose(dropped(spec, unstack_layers(params), tokens, adapter, DROPOUT_KEYS), found, atol=5e-5)
+    assert float(jnp.abs(dropped(spec, params, tokens, adapter, DROPOUT_KEYS[::-1]) - found).max()) > 0.1
+
+
+def test_dropout_of_rate_zero_and_without_keys_is_none(llama):
+    spec, params = llama
+    adapter, tokens = adapter_of(spec), random_tokens(4, 8)
+    plain = forward(spec, params, tokens, adapter=adapter).hidden
+    with_rate = dataclasses.replace(adapter, dropout=0.4)
+    assert np.array_equal(dropped(spec, params, tokens, adapter, DROPOUT_KEYS), plain)
+    assert np.array_equal(dropped(spec, params, tokens, with_rate, None), plain)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_dropout_masks_are_drawn_again_under_remat(llama, layout):
+    spec, params = llama
+    adapter, tokens = dataclasses.replace(adapter_of(spec), dropout=0.4), random_tokens(4, 6)
+    base = LAYOUTS[layout](params)
+
+    def gradient(remat):
+        def loss(low_rank):
+            changed = dataclasses.replace(adapter, params=low_rank)
+            return jnp.square(dropped(spec, base, tokens, changed, DROPOUT_KEYS, remat=remat)).sum()
+
+        return jax.grad(loss)(adapter.params)
+
+    jax.tree.map(lambda a, b: assert_allclose(a, b, rtol=1e-4, atol=1e-3), gradient("none"), gradient("full"))
+
+
+def test_dropout_keeps_the_expectation():
+    """At rate 1/4 an entry is 0 or 4/3: mean 1, variance 1/3, over 40,000 draws; rows and positions differ."""
+    x = jnp.ones((100, 20, 20))
+    found = np.asarray(row_dropout(x, jax.random.split(jax.random.key(0), 100), 0.25))
+    assert set(np.unique(found).tolist()) == {0.0, np.float32(4 / 3)}
+    assert abs(found.mean() - 1) < 5 * (1 / 3 / found.size) ** 0.5
+    assert len({row.tobytes() for row in found.reshape(-1, 20)}) > 1900
+
+
+def test_every_layer_and_projection_has_masks_of_its_own():
+    keys = [jax.vmap(jax.random.fold_in, (0, None))(DROPOUT_KEYS, layer) for layer in range(3)]
+    keys = [jax.vmap(jax.random.fold_in, (0, None))(layer, i) for layer in keys for i in range(len(EVERYTHING))]
+    masks = [np.asarray(row_dropout(jnp.ones((4, 8, 32)), key, 0.5)).tobytes() for key in keys]
+    assert len(set(masks)) == 3 * len(EVERYTHING)
+
+
 def test_scale_by_hand():
     """One layer, one weight: kernel 1, a 2, b 3, alpha / rank = 4 / 2."""
     params = {"embed": jnp.ones((1, 1)), "layers": {"attn": {"q": {"kernel": jnp.ones((1, 1, 1))}}}}
@@ -130,7 +200,8 @@ def test_axes_name_every_dimension(network):
 def test_saved_adapters_come_back(network, tmp_path, targets):
     spec, params = network
     adapter = adapter_of(spec, targets=targets)
-    save_adapter(tmp_path / "adapter", spec, adapter)
+    save_adapter(tmp_path / "adapter", spec, dataclasses.replace(adapter, dropout=0.25))
+    assert json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())["lora_dropout"] == 0.25
     back = load_adapter(tmp_path / "adapter", spec)
     assert back.params["layers"].keys() == adapter.params["layers"].keys()
     for module, places in back.params["layers"].items():
@@ -200,12 +271,12 @@ def test_lora_config_names_what_is_wrong():
         LoraConfig(targets=("q", "query"))
     with pytest.raises(UserError, match="rank"):
         LoraConfig(rank=0)
+    with pytest.raises(UserError, match="dropout"):
+        LoraConfig(dropout=1.0)
 
 
 def test_patterns_of_ranks_and_scales(llama, tmp_path):
     """PEFT's patterns are regular expressions on the full name, so one layer's module may have its own scale."""
-    import json
-
     spec, _ = llama
     adapter = adapter_of(spec, targets=("q",))
     save_adapter(tmp_path / "a", spec, adapter)

@@ -1,4 +1,4 @@
-"""Attention: what may be seen, which kernel is picked, and that all kernels give the same."""
+"""Attention masks, the choice of the kernel, and equality of all kernels."""
 
 import dataclasses
 from pathlib import Path
@@ -11,7 +11,14 @@ from numpy.testing import assert_allclose
 
 from jaxllm.models import ModelSpec, Rope, splash, unstack_layers
 from jaxllm.models import forward as plain_forward
-from jaxllm.models.attention import AttentionMask, attend, by_head, pick_path, self_attention_mask
+from jaxllm.models.attention import (
+    AttentionMask,
+    attend,
+    by_head,
+    cudnn_arguments,
+    pick_kernel,
+    self_attention_mask,
+)
 from tests.networks import forward, random_params, random_tokens
 from tests.processes import run_file
 
@@ -23,9 +30,9 @@ def by_hand(mask):
     return ["".join(".x"[int(seen)] for seen in row) for row in mask[0]]
 
 
-def sight(queries, keys, query_places, key_places, branches=None):
+def mask_of(queries, keys, query_positions, key_positions, branches=None):
     row = lambda values: jnp.array([list(values)], jnp.int32)
-    return AttentionMask(row(queries), row(keys), row(query_places), row(key_places),
+    return AttentionMask(row(queries), row(keys), row(query_positions), row(key_positions),
                  None if branches is None else (row(branches), row(branches)))
 
 
@@ -44,24 +51,24 @@ MASKS = {
     "two texts, both ways": (self_attention_mask(jnp.array([[1, 1, 2]]), causal=False), None, ["xx.", "xx.", "..x"]),
     "a window within a text": (self_attention_mask(jnp.array([[1, 2, 2, 2]])), 2, ["x...", ".x..", ".xx.", "..xx"]),
     # Two queries at slots 3 and 4 of a cache of six.
-    "a cache": (sight([1, 1], [1] * 6, [3, 4], range(6)), None, ["xxxx..", "xxxxx."]),
-    "a cache and a window": (sight([1, 1], [1] * 6, [3, 4], range(6)), 3, [".xxx..", "..xxx."]),
-    "a finished row": (sight([0], [1] * 3, [2], range(3)), None, ["..."]),
-    # Two texts behind a beginning of two tokens in room for three.
-    "a beginning": (sight([1, 1, 2], [-1, -1, 0, 1, 1, 2], [2, 3, 2], [0, 1, 2, 2, 3, 2]), None,
+    "a cache": (mask_of([1, 1], [1] * 6, [3, 4], range(6)), None, ["xxxx..", "xxxxx."]),
+    "a cache and a window": (mask_of([1, 1], [1] * 6, [3, 4], range(6)), 3, [".xxx..", "..xxx."]),
+    "a finished row": (mask_of([0], [1] * 3, [2], range(3)), None, ["..."]),
+    # Two texts with a shared prefix of two tokens in three slots.
+    "a shared prefix": (mask_of([1, 1, 2], [-1, -1, 0, 1, 1, 2], [2, 3, 2], [0, 1, 2, 2, 3, 2]), None,
                     ["xx.x..", "xx.xx.", "xx...x"]),
-    "a beginning and a window": (sight([1, 1, 2], [-1, -1, 0, 1, 1, 2], [2, 3, 2], [0, 1, 2, 2, 3, 2]), 2,
+    "a shared prefix and a window": (mask_of([1, 1, 2], [-1, -1, 0, 1, 1, 2], [2, 3, 2], [0, 1, 2, 2, 3, 2]), 2,
                                  [".x.x..", "...xx.", ".x...x"]),
     # A prompt of two tokens that goes on in two ways, and another text.
-    "branches": (sight([1, 1, 1, 1, 1, 2], [1, 1, 1, 1, 1, 2], [0, 1, 2, 2, 3, 0], [0, 1, 2, 2, 3, 0],
+    "branches": (mask_of([1, 1, 1, 1, 1, 2], [1, 1, 1, 1, 1, 2], [0, 1, 2, 2, 3, 0], [0, 1, 2, 2, 3, 0],
                        [0, 0, 1, 2, 2, 0]), None, ["x.....", "xx....", "xxx...", "xx.x..", "xx.xx.", ".....x"]),
 }
 
 
 @pytest.mark.parametrize("name", MASKS)
 def test_masks_by_hand(name):
-    sight, window, wanted = MASKS[name]
-    assert by_hand(sight.mask(window)) == wanted
+    mask, window, wanted = MASKS[name]
+    assert by_hand(mask.mask(window)) == wanted
 
 
 BF16, F16, F32 = jnp.bfloat16, jnp.float16, jnp.float32
@@ -89,11 +96,11 @@ BF16, F16, F32 = jnp.bfloat16, jnp.float16, jnp.float32
     ("tpu", 128, 128, 72, BF16, None, "xla"),
 ])
 def test_the_kernel_that_is_picked(monkeypatch, platform, length, keys, head_dim, dtype, softcap, wanted):
-    monkeypatch.setattr(splash, "can_be_shared", lambda: True)
+    monkeypatch.setattr(splash, "is_available", lambda: True)
     queries = jax.ShapeDtypeStruct((2, length, 4, head_dim), dtype)
     found = jax.ShapeDtypeStruct((2, 2, keys, head_dim), dtype)
-    assert pick_path(queries, found, softcap, platform) == wanted
-    assert pick_path(queries, found, softcap, platform, whole=False) == "xla"
+    assert pick_kernel(queries, found, softcap, platform) == wanted
+    assert pick_kernel(queries, found, softcap, platform, self_attention=False) == "xla"
 
 
 def test_several_devices_need_a_mesh(monkeypatch):
@@ -101,7 +108,7 @@ def test_several_devices_need_a_mesh(monkeypatch):
     x = jax.ShapeDtypeStruct((1, 128, 2, 64), BF16)
     for count, wanted in ((1, "splash"), (8, "xla")):
         monkeypatch.setattr(jax, "device_count", lambda count=count: count)
-        assert pick_path(x, jax.eval_shape(by_head, x), None, "tpu") == wanted
+        assert pick_kernel(x, jax.eval_shape(by_head, x), None, "tpu") == wanted
 
 
 def heads(length, query_heads, key_heads, head_dim=64, rows=2, dtype=F32):
@@ -152,7 +159,7 @@ def test_splash_equals_xla(name):
 
     def xla(queries, keys, values):
         mixed = attend(queries, by_head(keys), by_head(values), self_attention_mask(segments, causal), window=window,
-                       softcap=softcap, path="xla")
+                       softcap=softcap, kernel="xla")
         return jnp.where(real, mixed.reshape(queries.shape), 0)
 
     def kernel(queries, keys, values):
@@ -178,6 +185,46 @@ def test_splash_on_a_mesh_equals_one_device():
     assert done.stdout.splitlines()[-1] == "all equal"
 
 
+RIGHT_PADDED = {"causal": (True, None), "a window": (True, 3), "a window of one": (True, 1),
+                "both ways": (False, None)}
+
+
+@pytest.mark.parametrize("name", RIGHT_PADDED)
+def test_arguments_of_cudnn_describe_the_mask(name):
+    """Causality, window and lengths: no dense mask, and jax's reference attends to exactly the same keys."""
+    causal, window = RIGHT_PADDED[name]
+    lengths = jnp.array([6, 4, 1], jnp.int32)
+    segments = (jnp.arange(6) < lengths[:, None]).astype(jnp.int32)
+    mask = self_attention_mask(segments, causal, lengths)
+    arguments = cudnn_arguments(mask, window)
+    assert "mask" not in arguments and arguments["is_causal"] == causal
+    # One-hot values turn the output into the attention weights, which are uniform over the visible keys.
+    queries, values = jnp.zeros((3, 6, 1, 8)), jnp.broadcast_to(jnp.eye(6, 8), (3, 6, 8))[:, :, None]
+    weights = jax.nn.dot_product_attention(queries, queries, values, implementation="xla", **arguments)[:, :, 0, :6]
+    visible = np.asarray(mask.mask(window))
+    for row, length in enumerate(lengths.tolist()):
+        assert np.array_equal(np.asarray(weights)[row, :length] > 0, visible[row, :length])
+
+
+def test_other_rows_give_cudnn_a_dense_mask():
+    packed_rows = self_attention_mask(jnp.array([[1, 1, 2, 0]]))
+    assert set(cudnn_arguments(packed_rows, None)) == {"mask"}
+    lengths = jnp.array([3], jnp.int32)
+    right_padded = self_attention_mask(jnp.array([[1, 1, 1, 0]]), causal=False, lengths=lengths)
+    # a window to the right is not supported
+    assert np.array_equal(cudnn_arguments(right_padded, 2)["mask"][:, 0], right_padded.mask(2))
+
+
+def test_lengths_are_segments_of_right_padded_rows(llama):
+    spec, params = llama
+    tokens, lengths = random_tokens(2, 7), jnp.array([7, 4], jnp.int32)
+    segments = (jnp.arange(7) < lengths[:, None]).astype(jnp.int32)
+    assert np.array_equal(forward(spec, params, tokens, lengths=lengths).hidden,
+                          forward(spec, params, tokens, segments=segments).hidden)
+    with pytest.raises(ValueError, match="not both"):
+        plain_forward(spec, params, tokens, lengths=lengths, segments=segments)
+
+
 @pytest.mark.skipif(jax.default_backend() != "gpu", reason="cuDNN's kernel needs a CUDA GPU in use")
 @pytest.mark.parametrize("causal, window", [(True, None), (False, None), (True, 40)])
 def test_cudnn_equals_xla(causal, window):
@@ -186,9 +233,10 @@ def test_cudnn_equals_xla(causal, window):
     segments = packed(128, [60, 110])
     real = (segments > 0)[..., None]
 
-    def run(path):
+    def run(kernel):
         def masked(*x):
-            mixed = attend(x[0], *map(by_head, x[1:]), self_attention_mask(segments, causal), window=window, path=path)
+            mask = self_attention_mask(segments, causal)
+            mixed = attend(x[0], *map(by_head, x[1:]), mask, window=window, kernel=kernel)
             return jnp.where(real, mixed, 0).astype(F32)
 
         gradient = jax.jit(jax.grad(lambda *x: jnp.square(masked(*x)).sum(), (0, 1, 2)))
@@ -231,4 +279,4 @@ def test_a_window_reaches_as_far_as_it_says():
         change = jax.jit(jax.vmap(lambda i, spec=spec: jnp.abs(
             plain_forward(spec, params, tokens.at[0, i].add(1)).hidden[0, -1]
             - plain_forward(spec, params, tokens).hidden[0, -1]).max()))(jnp.arange(12))
-        assert (np.asarray(change) > 1e-6).tolist() == [i >= 12 - reach for i in range(12)]
+        assert (np.asarray(change) > 1e-5).tolist() == [i >= 12 - reach for i in range(12)]

@@ -173,7 +173,7 @@ class Keys:
                 self.where, "remove the keys from config.json if they do not change what the model computes")
 
 
-def read_head(keys: Keys, place: Literal["first", "last"], *, bias: bool = False, hidden: Activation | None = None,
+def read_head(keys: Keys, token: Literal["first", "last"], *, bias: bool = False, hidden: Activation | None = None,
               name: str = "score") -> Head:
     """The scoring head of a sequence classifier; what its scores are called is in `id2label`."""
     names = keys.get("id2label", {})
@@ -184,7 +184,7 @@ def read_head(keys: Keys, place: Literal["first", "last"], *, bias: bool = False
         raise UserError(f"config key 'id2label' must have numbers as keys, found {list(names)}", keys.where)
     ordered = tuple(str(names[index]) for index in sorted(names, key=int))
     plain = all(label == f"LABEL_{i}" for i, label in enumerate(ordered))
-    return Head(labels, place, bias, hidden, name=name, label_names=() if plain else ordered)
+    return Head(labels, token, bias, hidden, name=name, label_names=() if plain else ordered)
 
 
 def read_rope(keys: Keys, default_theta: float = 10_000.0, settings: dict[str, Any] | None = None,
@@ -302,5 +302,5 @@ def read_window(keys: Keys, layers: int, default: list[bool] | None = None,
 
 def write_window(spec: ModelSpec, name_types: bool = True) -> dict[str, Any]:
     """The other way; `name_types` for families whose config lists the kind of every layer."""
-    types = ["sliding_attention" if kind.window else "full_attention" for kind in spec.kinds]
+    types = ["sliding_attention" if kind.window else "full_attention" for kind in spec.layer_types]
     return {"sliding_window": spec.window} | ({"layer_types": types} if name_types else {})

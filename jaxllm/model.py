@@ -13,6 +13,7 @@ from jaxllm.errors import UserError
 from jaxllm.models import ModelSpec, Params, load_model, load_spec
 from jaxllm.models.loading import stored_dtype
 from jaxllm.ops.quantize import Scheme
+from jaxllm.text import examples
 from jaxllm.text.tokenizer import Tokenizer, load_tokenizer
 
 
@@ -53,20 +54,11 @@ class Model:
 
     def prompt_ids(self, text: str) -> list[int]:
         """Encodes a text that starts a sequence; an empty one becomes `start`."""
-        return [*self.prefix, *self.tokenizer.encode(text)] or list(self.start)
+        return examples.prompt_ids(self.tokenizer, text, self.start)
 
     def pair_ids(self, prompt: str, completion: str) -> tuple[list[int], list[int]]:
-        """Encodes a prompt and its completion as one text, and splits the ids.
-
-        Tokenized together, since a completion alone may be tokenized differently. A token that spans the border
-        belongs to the completion.
-        """
-        before, whole = self.prompt_ids(prompt), [*self.prefix, *self.tokenizer.encode(prompt + completion)]
-        if not prompt:
-            return before, whole[len(self.prefix):]
-        shared = next((i for i, (a, b) in enumerate(zip(before, whole, strict=False)) if a != b),
-                      min(len(before), len(whole)))
-        return whole[:shared] or list(self.start), whole[shared:]
+        """Encodes a prompt and its completion as one text, and splits the ids; see `examples.pair_ids`."""
+        return examples.pair_ids(self.tokenizer, prompt, completion, self.start)
 
 
 def too_many_tokens(tokenizer: Tokenizer, spec: ModelSpec) -> str | None:

@@ -169,10 +169,6 @@ class Job:
         """Yields the complete rows in rows.jsonl one at a time, those of earlier starts included."""
         return iter_jsonl(self.rows_path)
 
-    def rows_done(self) -> list[dict]:
-        """Returns all rows of `iter_rows`."""
-        return list(self.iter_rows())
-
     def row(self, row: Mapping[str, Any]) -> None:
         """Appends one row to rows.jsonl; it is in the file when this returns.
 

@@ -79,7 +79,7 @@ def test_rows_are_written_in_order(tmp_path):
     with open_job(tmp_path / "run", JobConfig(tmp_path)) as job:
         write = job.in_order(1)
         assert [write(number, {"id": number}) for number in (3, 1, 4, 2)] == [1, 2, 2, 5]
-        assert [row["id"] for row in job.rows_done()] == [1, 2, 3, 4]
+        assert [row["id"] for row in list(job.iter_rows())] == [1, 2, 3, 4]
 
 
 def test_the_same_job_resumes_where_rows_are_whole(tmp_path):
@@ -89,9 +89,9 @@ def test_the_same_job_resumes_where_rows_are_whole(tmp_path):
     with open(tmp_path / "run" / "rows.jsonl", "a") as file:
         file.write('{"id": 3, "te')
     again = open_job(tmp_path / "run", JobConfig(Path("run"), api_key="another"))
-    assert again.resumed and not again.finished and again.rows_done() == [{"id": 1}, {"id": 2}]
+    assert again.resumed and not again.finished and list(again.iter_rows()) == [{"id": 1}, {"id": 2}]
     again.row({"id": 3})
-    assert again.rows_done() == [{"id": 1}, {"id": 2}, {"id": 3}]
+    assert list(again.iter_rows()) == [{"id": 1}, {"id": 2}, {"id": 3}]
     with pytest.raises(UserError, match="holds the run already"):
         open_job(tmp_path / "run", JobConfig(tmp_path / "run"), resume=False)
 
@@ -189,7 +189,7 @@ def test_what_json_cannot_hold_is_refused_by_name(tmp_path):
     for taken in ("seed", "versions", "schema_version"):
         with pytest.raises(ValueError, match=f"result holds {taken}, which the job adds"):
             job.write_result({taken: 1})
-    assert not job.result_path.exists() and job.rows_done() == []
+    assert not job.result_path.exists() and list(job.iter_rows()) == []
 
 
 PROCESS = """
@@ -314,7 +314,7 @@ def test_a_mistake_gives_the_directory_back(tmp_path):
         job.row({"n": 1})
     with pytest.raises(UserError, match="wrong"), open_job(out, JobConfig(out)) as job:
         raise UserError("wrong")
-    assert job.rows_done() == [{"n": 1}]  # work that was done stays
+    assert list(job.iter_rows()) == [{"n": 1}]  # work that was done stays
 
 
 def test_an_input_may_not_change_under_a_job(tmp_path):

@@ -75,7 +75,7 @@ def run(config: Config) -> Path:
     with open_job(config.out, config) as job:
         fields = {"id": ID, "prompt": str, "messages": list[Message], "max_tokens": int}
         found = read_rows(config.data.path, {}, fields, config.data.limit_bad, job.rejected_path, config.data.limit)
-        pin_inputs(config, job, found)
+        pin_inputs(config, job)
         return job.already_done() if job.finished else _run(config, job, found)
 
 
@@ -93,12 +93,12 @@ def _run(config: Config, job: Job, found: RowSet) -> Path:
         return np.array(ids, np.int32)
 
     rows, prompts, rejected = encode_rows(config, job, found, encode)
-    start = len(job.rows_done())
+    start = job.rows_written()
     with bar(len(rows), "generate", "rows", done=start) as show:
         generator.generate(prompts[start:], config.sampling, adapter=adapter, seed=config.seed,
                            row_ids=range(start, len(rows)), on_prompt=row_writer(job, rows, start, show),
                            max_tokens=[row.get("max_tokens", config.sampling.max_tokens) for _, row in rows[start:]])
-    done = job.rows_done()
+    done = list(job.iter_rows())
     everything = [completion for row in done for completion in row["completions"]]
     result = {
         "rows": len(rows), "rejected": len(rejected),

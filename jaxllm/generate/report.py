@@ -6,11 +6,9 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jaxllm.report import Histogram, Section, Table
+from jaxllm.report import Histogram, Section, Table, head
 
-# A browser shows a few hundred rows at once without trouble; the rest is in rows.jsonl.
-SHOWN_ROWS = 200
-# And so many columns fit beside a text.
+# Columns that fit on the page next to a text.
 SHOWN_LABELS = 6
 
 
@@ -21,10 +19,11 @@ def generated(result: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> l
                                    ["completions", len(everything)], ["tokens", result["tokens"]],
                                    *([f"ended by {reason}", n] for reason, n in result["finished"].items())])
     lengths = Histogram("Length of completions", "tokens", [len(one["token_ids"]) for one in everything])
-    shown = [[row["id"], _prompt(row["prompt"]), one["text"], one["logprob"], one["finish_reason"]]
-             for row in rows for one in row["completions"]][:SHOWN_ROWS]
+    first, note = head([(row, completion) for row in rows for completion in row["completions"]])
+    shown = [[row["id"], _prompt(row["prompt"]), completion["text"], completion["logprob"], completion["finish_reason"]]
+             for row, completion in first]
     return [Section("Counts", parts=[counts, lengths]), Section("Completions", parts=[Table(
-        ["id", "prompt", "completion", "log-probability, nats", "ended by"], shown, _more(len(everything)))])]
+        ["id", "prompt", "completion", "log-probability, nats", "ended by"], shown, note)])]
 
 
 def scored(result: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], texts: Sequence[tuple[str, str]]
@@ -40,10 +39,11 @@ def scored(result: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], texts: 
                                    ["tokens", result["tokens"]], ["nats per token", result["nats_per_token"]]])
     spread = Histogram("Surprise of completions", "nats per token",
                        [-row["logprob"] / max(row["tokens"], 1) for row in rows])
+    first, note = head(rows)
     shown = [[row["id"], prompt, completion, row["logprob"], row["tokens"]]
-             for row, (prompt, completion) in zip(rows[:SHOWN_ROWS], texts, strict=False)]
+             for row, (prompt, completion) in zip(first, texts, strict=False)]
     return [Section("Counts", parts=[counts, spread]), Section("Texts", parts=[Table(
-        ["id", "prompt", "completion", "log-probability, nats", "tokens"], shown, _more(len(rows)))])]
+        ["id", "prompt", "completion", "log-probability, nats", "tokens"], shown, note)])]
 
 
 def classified(result: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], texts: Sequence[Mapping[str, Any]]
@@ -62,10 +62,10 @@ def classified(result: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], tex
                   [list(line) for line in zip(labels, result["mean_score"], result["highest"], strict=True)])
     spread = [Histogram(f"Scores: {label}", "score", [row["score"][i] for row in rows])
               for i, label in enumerate(labels[:SHOWN_LABELS])]
-    shown = [[row["id"], _text(text), *row["score"][:SHOWN_LABELS]]
-             for row, text in zip(rows[:SHOWN_ROWS], texts, strict=False)]
+    first, note = head(rows)
+    shown = [[row["id"], _text(text), *row["score"][:SHOWN_LABELS]] for row, text in zip(first, texts, strict=False)]
     return [Section("Counts", parts=[counts, means, *spread]), Section("Texts", parts=[Table(
-        ["id", "text", *labels[:SHOWN_LABELS]], shown, _more(len(rows)))])]
+        ["id", "text", *labels[:SHOWN_LABELS]], shown, note)])]
 
 
 def _text(row: Mapping[str, Any]) -> str:
@@ -84,7 +84,3 @@ def _prompt(prompt: str | Sequence[Mapping[str, Any]]) -> str:
 
 def _content(content: Any) -> str:
     return content if isinstance(content, str) else json.dumps(content, ensure_ascii=False)
-
-
-def _more(count: int) -> str:
-    return f"The first {SHOWN_ROWS} of {count:,}; all are in rows.jsonl." if count > SHOWN_ROWS else ""

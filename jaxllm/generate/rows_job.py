@@ -19,7 +19,7 @@ from jaxllm.models import Adapter
 from jaxllm.models.mesh import model_shardings
 from jaxllm.models.peft import load_adapters
 from jaxllm.models.tensors import fingerprint, model_directory
-from jaxllm.text.rows import Rejected, RowSet, as_text, check_share
+from jaxllm.text.rows import Rejected, RowSet, as_text, check_share, data_files
 
 T = TypeVar("T")
 # Type of a row's id in a file of results.
@@ -55,9 +55,9 @@ class RowsConfig:
         check_seed(self.seed)
 
 
-def pin_inputs(config: RowsConfig, job: Job, found: RowSet) -> None:
+def pin_inputs(config: RowsConfig, job: Job) -> None:
     """Pins data, model and adapter; see `Job.pin`."""
-    job.pin("data", found.rows)
+    job.pin_file("data", data_files(config.data.path), config.data.limit)
     job.pin("model", fingerprint(model_directory(config.model)))
     job.pin("adapter", None if config.adapter is None else fingerprint(Path(config.adapter)))
 

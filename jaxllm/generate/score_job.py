@@ -47,7 +47,7 @@ def run(config: Config) -> Path:
         optional = {"text": str, "text_pair": str, "messages": list[Message]} if classifies else {}
         found = read_rows(config.data.path, required, optional | {"id": ID}, config.data.limit_bad,
                           job.rejected_path, config.data.limit)
-        pin_inputs(config, job, found)
+        pin_inputs(config, job)
         if job.finished:
             return job.already_done()
         return (_classify if classifies else _score)(config, job, found, *load_generator(config))
@@ -114,7 +114,7 @@ def _by_chunks(job: Job, rows: Sequence[tuple[int, dict[str, Any]]], inputs: Seq
     Returns:
         All rows, those written before a restart too.
     """
-    start = len(job.rows_done())
+    start = job.rows_written()
     with bar(len(rows), "score", "rows", done=start) as show:
         listen = job.progress(show)
         for first in range(start - start % ROWS_PER_CHUNK, len(rows), ROWS_PER_CHUNK):
@@ -124,7 +124,7 @@ def _by_chunks(job: Job, rows: Sequence[tuple[int, dict[str, Any]]], inputs: Seq
                 if i >= start:
                     line, row = rows[i]
                     job.row({"id": row.get("id", line), **result})
-    return job.rows_done()
+    return list(job.iter_rows())
 
 
 def _listen_from(listen: Callable[[int], None], first: int, start: int, done: int) -> None:

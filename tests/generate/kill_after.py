@@ -1,4 +1,4 @@
-"""Runs the command line and is killed, without a chance to clean up, as soon as so many rows are written."""
+"""Runs the command line and is killed, without a chance to clean up, once a number of rows is written."""
 
 import os
 import signal
@@ -12,7 +12,7 @@ limit, written = int(sys.argv[1]), Job.row
 
 def row(self, record):
     written(self, record)
-    if len(self.rows_done()) == limit:
+    if self.rows_written() == limit:
         os.kill(os.getpid(), signal.SIGKILL)
 
 

@@ -28,7 +28,7 @@ from jaxllm.judge import (
 )
 from jaxllm.report import Bars, Section, Table, head
 from jaxllm.statistics import clustered
-from jaxllm.text.rows import Rejected, RowSet, as_text, check_share, read_rows
+from jaxllm.text.rows import Rejected, RowSet, as_text, check_share, data_files, read_rows
 
 CONDITIONS = ("all", "recommendation", "discussion")
 MEASURES = tuple(f"{name}@{k}" for name in ("recall", "ndcg", "mrr") for k in CUTS)
@@ -105,8 +105,8 @@ def run(config: Config) -> Path:
         data = read_rows(config.data.path, fields, {"id": Any, "dialog_id": Any, "prev_titles": list[str]},
                          config.data.limit_bad, job.rejected_path, config.data.limit)
         items = read_rows(config.catalog, {"item_id": int, "title": str}, limit_bad=config.data.limit_bad)
-        job.pin("data", data.rows)
-        job.pin("catalog", items.rows)
+        job.pin_file("data", data_files(config.data.path), config.data.limit)
+        job.pin_file("catalog", data_files(config.catalog))
         return job.already_done() if job.finished else _run(config, job, data, items)
 
 

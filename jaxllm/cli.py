@@ -123,8 +123,8 @@ def _run(argv: list[str]) -> int:
         fix = f"did you mean {near[0]!r}?" if near else f"verbs are {', '.join(VERBS)}"
         raise UserError(f"there is no verb {name!r}", fix=fix)
     verb = VERBS[name]
-    from jaxllm.config import parse
     from jaxllm.files import storage
+    from jaxllm.parsing import parse
 
     words = argv[1:]
     module = importlib.import_module(verb.module)

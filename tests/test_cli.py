@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import json
+import re
 import subprocess
 import sys
 import time
@@ -140,11 +143,32 @@ def test_help(capsys):
     text = capsys.readouterr().out
     assert (
         "usage: jaxllm work" in text
-        and "does some work" in text
+        and "Does some work. A job." in text
         and "how it fails. (type: str, default: no)" in text
     )
     assert cli.main(["work", "--out", "x", "--print_config"]) == 0
     assert capsys.readouterr().out == "out: x\nfail: no\nseed: 0\n".replace("fail: no", "fail: 'no'")
+
+
+@pytest.mark.parametrize("name", [name for name in cli.VERBS if name != "work"])
+def test_the_help_of_a_verb_is_whole_sentences(name, capsys):
+    verb = cli.VERBS[name]
+    assert cli.main([name, "--help"]) == 0
+    text = capsys.readouterr().out
+    flat = " ".join(text.split())
+    job = importlib.import_module(verb.module).Config
+    described = " ".join(inspect.cleandoc(job.__doc__).partition("Args:")[0].split())
+    assert re.fullmatch(r"[A-Z].*[.]", described)
+    usage = f"usage: jaxllm {name} [--config FILE] [--KEY VALUE ...]"
+    without_blanks = lambda text: "".join(text.split())  # lines are broken after hyphens too
+    start = without_blanks(f"{usage} {verb.help[:1].upper()}{verb.help[1:]}. {described} options:")
+    assert without_blanks(text).startswith(start)
+    titles = re.findall(r"^(\S.*):$", text, re.MULTILINE)
+    assert titles[:2] == ["options", "keys"]
+    assert all(re.fullmatch(r"[a-z_.]+ \([^\n]+\)", title) for title in titles[2:]), titles
+    keys = flat.partition(" keys: ")[2]
+    helps = re.findall(r"--[\w.+]+(?: (?:[A-Z_]+|\{[^}]*\}|\[ITEM,...\]),?)* (.*?) \((?:required, )?type: ", keys)
+    assert len(helps) > 1 and not [text for text in helps if not text.endswith(".") or text == "."]
 
 
 def test_every_verb_is_named_in_one_line():

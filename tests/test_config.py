@@ -1,4 +1,4 @@
-"""Keys, types and places of a job's config; errors name all three."""
+"""Keys, types and sources of a job's config; errors name all three."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import Literal
 
 import pytest
 
-from jaxllm.config import DataConfig, SamplingConfig, check, from_yaml, parse, to_dict, to_yaml
+from jaxllm.config import DataConfig, SamplingConfig, check, to_dict, to_yaml
 from jaxllm.errors import UserError
+from jaxllm.parsing import from_yaml, parse
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,8 @@ class JobConfig:
     Args:
         model: model directory.
         out: where the job writes.
-        lora: trains an adapter of this kind.
+        lora: trains an adapter with these settings.
+        train: trains.
     """
 
     model: str
@@ -137,7 +139,7 @@ def test_errors_on_the_command_line(args, message):
         ("tain:\n  lr: 1\n", 5, "there is no key tain\n  fix: did you mean train?"),
         ("train:\n  seed: 3\n", 6, "there is no key train.seed\n  fix: did you mean seed?"),
         ("lora:\n  rank: 3\n", 6, "there is no key lora.rank\n  fix: did you mean lora.lr?"),
-        ("seed: 1\nseed: 2\n", 6, "seed stands twice\n  fix: remove one"),
+        ("seed: 1\nseed: 2\n", 6, "seed is given twice\n  fix: remove one"),
         ("train: 3\n", 5, "train is a section: expected keys below it"),
         ("train:\n", 5, "train is a section: expected keys below it"),
         ("train:\n  lr: fast\n", 6, "train.lr: expected float, got 'fast'"),
@@ -206,12 +208,14 @@ def test_help_shows_every_key_with_type_default_and_help(capsys):
     assert not end.value.code
     text = " ".join(capsys.readouterr().out.split())
     for part in (
-        "usage: jaxllm verb [--config FILE] [--KEY VALUE ...] does a job",
+        "usage: jaxllm verb [--config FILE] [--KEY VALUE ...] Does a job. A job.",
+        "keys: --model MODEL",
+        "train (trains): --train.lr",
         "--model MODEL model directory. (required, type: str)",
         "--out OUT where the job writes. (required, type: path)",
         "--train.lr LR step size. (type: float, default: 0.001)",
-        "--sampling.n N answers for each prompt. (type: int, default: 1)",
-        "--data.limit LIMIT use only the first so many good rows. (type: int | null, default: null)",
+        "--sampling.n N completions for each prompt. (type: int, default: 1)",
+        "--data.limit LIMIT use the first N good rows only; null uses all. (type: int | null, default: null)",
     ):
         assert part in text
 
@@ -269,7 +273,7 @@ def test_sampling_out_of_range(key, value):
 
 def test_sampling_contradiction():
     assert SamplingConfig(temperature=0).n == 1
-    with pytest.raises(UserError, match="n: temperature 0 gives the same answer 3 times"):
+    with pytest.raises(UserError, match="n: temperature 0 gives the same completion 3 times"):
         SamplingConfig(temperature=0, n=3)
 
 

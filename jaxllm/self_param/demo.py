@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jaxllm.assets import asset_path
-from jaxllm.config import check, check_seed, parse
+from jaxllm.config import check, check_seed
 from jaxllm.errors import UserError
 from jaxllm.files import read_jsonl
+from jaxllm.parsing import parse
 from jaxllm.self_param import job
 
 

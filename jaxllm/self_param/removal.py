@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from jaxllm.config import from_yaml
 from jaxllm.errors import UserError
 from jaxllm.evaluate.qa import score_answer
 from jaxllm.files import plain, write_atomic
@@ -21,6 +20,7 @@ from jaxllm.job import open_job
 from jaxllm.models import merge_adapter
 from jaxllm.models.peft import adapter_folders, load_adapter
 from jaxllm.models.tensors import fingerprint, model_directory
+from jaxllm.parsing import from_yaml
 from jaxllm.self_param import job, provenance
 from jaxllm.self_param.data import QA_ROW, Document, group_rows, usable_rows
 from jaxllm.self_param.evaluation import answer_questions

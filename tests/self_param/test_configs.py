@@ -5,7 +5,7 @@ import json
 import pytest
 
 from jaxllm.cli import main
-from jaxllm.config import parse
+from jaxllm.parsing import parse
 from jaxllm.self_param.config import Config
 from tests.conftest import ROOT
 

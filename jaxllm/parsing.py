@@ -1,0 +1,305 @@
+"""Parser of configs: YAML files and command-line arguments into dataclasses, by jsonargparse, with precise errors."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import inspect
+import math
+import re
+import types
+import typing
+from argparse import ArgumentError
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from jaxllm.config import MASK, SECRET
+from jaxllm.errors import UserError
+
+T = TypeVar("T")
+_FLAGS = ("config", "help", "print_config")
+
+
+def parse(job: type[T], argv: Sequence[str], description: str = "", prog: str = "jaxllm") -> T:
+    """Parses YAML files and command-line arguments into a config.
+
+    Args:
+        job: dataclass of the config.
+        argv: ``--config FILE`` and ``--key value``, ``--section.key value`` or ``--section.key=value``; later
+            ones override earlier ones. Lists are written ``'[a, b]'``, or extended with ``--key+ a``.
+        description: the first line of the help; the docstring of `job` follows.
+        prog: name of the command in the help.
+
+    Raises:
+        UserError: an unknown key (with the most similar known one), a value of another type, a missing required
+            key, an invalid value, or a file that cannot be read.
+        SystemExit: status 0, after ``--help`` or ``--print_config``.
+    """
+    parser = _parser(job, description, prog)
+    known = _keys(job)
+    argv = _spell_out(argv, known)
+    origins = _check_arguments(argv, known, job)
+    try:
+        values = parser.parse_args(list(argv))
+    except ArgumentError as error:
+        raise _explained(error.message or str(error), known, origins) from None
+    values = vars(values)
+    values.pop("config", None)
+    return _build(job, values, "", origins)
+
+
+def from_yaml(job: type[T], path: str | Path) -> T:
+    """Parses one YAML file into a config; errors as `parse`."""
+    return parse(job, [f"--config={path}"])
+
+
+def _parser(job: type, description: str, prog: str):
+    from jsonargparse import ArgumentParser
+
+    class Parser(ArgumentParser):
+        def format_help(self) -> str:
+            sections = map(_optional_help, dataclasses.fields(job), _hints(job).values())
+            text = re.sub(r"<class\s+'Path'>", "path", super().format_help() + "".join(sections))
+            # A section may be a file of its own, which the help would repeat for every section.
+            return re.sub(r"\n  --[\w.]+ CONFIG\s+Path to a configuration file\.", "", text)
+
+    parser = Parser(
+        prog=prog,
+        usage=f"{prog} [--config FILE] [--KEY VALUE ...]",
+        description=". ".join(filter(None, [description[:1].upper() + description[1:], _docstring(job)])) or None,
+        exit_on_error=False,
+        allow_abbrev=False,
+        default_env=False,
+    )
+    parser.add_argument("--config", action="config", help="YAML file with any of the keys below.")
+    parser.add_class_arguments(job, nested_key=None)
+    _name_groups(parser, {job.__name__: "keys"})
+    return parser
+
+
+def _docstring(job: type) -> str:
+    """The docstring of a dataclass up to ``Args:``; "" for the signature that dataclasses have without one."""
+    text = inspect.cleandoc(job.__doc__ or "").partition("Args:")[0].strip()
+    return "" if text.startswith(f"{job.__name__}(") else text
+
+
+def _name_groups(parser: Any, titles: Mapping[str, str]) -> None:
+    """Titles the groups of keys in the help by the section, where jsonargparse takes the first line of a docstring."""
+    for name, group in parser.groups.items():
+        group.title = titles.get(name) or f"{name} ({' '.join(group.title.split())})"
+
+
+def _optional_help(field_: dataclasses.Field, kind: Any) -> str:
+    """Help for the keys of a ``section | None``, of which jsonargparse shows only the section."""
+    from jsonargparse import ArgumentParser
+
+    section = _section(kind)
+    if section is None or section is kind:
+        return ""
+    default = field_.default if field_.default_factory is dataclasses.MISSING else field_.default_factory()
+    parser = ArgumentParser(usage="", add_help=False, default_env=False)
+    parser.add_class_arguments(section, field_.name)
+    if dataclasses.is_dataclass(default):
+        parser.set_defaults({f"{field_.name}.{k}": v for k, v in vars(default).items()})
+    _name_groups(parser, {})
+    return "\n" + parser.format_help().partition("\n\n")[2]
+
+
+def _keys(job: type, prefix: str = "") -> dict[str, Any]:
+    """All keys of a config, sections included, with their types."""
+    found = {}
+    for name, kind in _hints(job).items():
+        found[prefix + name] = kind
+        if section := _section(kind):
+            found |= _keys(section, f"{prefix}{name}.")
+    return found
+
+
+def _hints(job: type) -> dict[str, Any]:
+    hints = typing.get_type_hints(job)
+    return {f.name: hints[f.name] for f in dataclasses.fields(job)}
+
+
+def _section(kind: Any) -> type | None:
+    """The dataclass of a field's type, alone or ``| None``."""
+    return next((k for k in _alternatives(kind) if isinstance(k, type) and dataclasses.is_dataclass(k)), None)
+
+
+def _alternatives(kind: Any) -> tuple:
+    return typing.get_args(kind) if typing.get_origin(kind) in (typing.Union, types.UnionType) else (kind,)
+
+
+def _free(kind: Any) -> bool:
+    """Whether this is a mapping, whose keys the user chooses."""
+    origins = [typing.get_origin(k) or k for k in _alternatives(kind)]
+    return any(isinstance(origin, type) and issubclass(origin, Mapping) for origin in origins)
+
+
+def _check_arguments(argv: Sequence[str], known: dict[str, Any], job: type) -> dict[str, str]:
+    """Refuses unknown keys, here and in the files; returns the source of each key: command line, or file and line."""
+    origins: dict[str, str] = {}
+    words = iter(argv)
+    for word in words:
+        if not word.startswith("--") or word == "--":
+            continue
+        key, equals, value = word[2:].partition("=")
+        key = key.removesuffix("+")
+        if key == "config":
+            value = value if equals else next(words, "")
+            origins |= _check_file(value, job)
+        elif key.removesuffix(".help") not in known and key not in _FLAGS and not _below_free(key, known):
+            raise _unknown(key, known, "command line", "--")
+        origins[key] = "command line"
+    return origins
+
+
+def _spell_out(argv: Sequence[str], known: dict[str, Any]) -> list[str]:
+    """Writes ``--flag`` as ``--flag true``, for keys of type bool."""
+    words = []
+    for i, word in enumerate(argv):
+        words.append(word)
+        last = i + 1 == len(argv) or argv[i + 1].startswith("--")
+        if last and word.startswith("--") and known.get(word[2:]) is bool:
+            words.append("true")
+    return words
+
+
+def _below_free(key: str, known: dict[str, Any]) -> bool:
+    parts = key.split(".")
+    return any(_free(known.get(".".join(parts[:i]))) for i in range(1, len(parts)))
+
+
+def _unknown(key: str, known: Iterable[str], where: str | None, dashes: str = "") -> UserError:
+    last = key.rpartition(".")[2]
+    near = [k for k in known if k.rpartition(".")[2] == last]  # the right name in the wrong section
+    near = near or difflib.get_close_matches(key, known, 1) or difflib.get_close_matches(last, known, 1)
+    fix = f"did you mean {dashes}{near[0]}?" if near else "--help lists the keys"
+    return UserError(f"there is no key {dashes}{key}", where, fix)
+
+
+def _check_file(path: str, job: type) -> dict[str, str]:
+    """Reads the keys of a YAML file; refuses unknown and repeated ones, and returns file and line of each."""
+    if not path:
+        raise UserError("no file given", "--config")
+    try:
+        root = yaml.compose(Path(path).read_text(encoding="utf-8-sig"), Loader=yaml.SafeLoader)
+    except UnicodeDecodeError as error:
+        raise UserError(f"not valid UTF-8 at byte {error.start + 1}", path) from None
+    except OSError as error:
+        raise UserError(f"the config cannot be read: {error.strerror}", path) from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        what = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise UserError(f"not valid YAML: {what}", f"{path}:{mark.line + 1}" if mark else path) from None
+    if not isinstance(root, yaml.MappingNode):
+        fix = "write lines such as 'seed: 1'; --print_config shows all"
+        raise UserError("expected keys and values", path, fix)
+    return dict(_file_keys(root, path, job, "", _keys(job)))
+
+
+def _file_keys(
+    node: yaml.MappingNode, path: str, job: type, prefix: str, known: dict[str, Any]
+) -> Iterator[tuple[str, str]]:
+    kinds, seen = _hints(job), set()
+    for name_node, value in node.value:
+        name, where = str(name_node.value), f"{path}:{name_node.start_mark.line + 1}"
+        if name not in kinds:
+            raise _unknown(prefix + name, known, where)
+        if name in seen:
+            raise UserError(f"{prefix}{name} is given twice", where, "remove one")
+        seen.add(name)
+        yield prefix + name, where
+        section = _section(kinds[name])
+        if section and isinstance(value, yaml.MappingNode):
+            yield from _file_keys(value, path, section, f"{prefix}{name}.", known)
+        elif section and (section is kinds[name] or value.tag != "tag:yaml.org,2002:null"):
+            raise UserError(f"{prefix}{name} is a section: expected keys below it", where)
+        elif value.value == MASK:
+            raise UserError(f"{prefix}{name} was masked when this file was saved", where, "give it again")
+
+
+# ---- errors ------------------------------------------------------------------------------------------------
+
+
+def _explained(message: str, known: dict[str, Any], origins: dict[str, str]) -> UserError:
+    """Turns jsonargparse's message into key, source, expected type and value; keeps one of another form."""
+    keys = re.findall(r'Parser key "([^"]+)":\s', message)
+    if keys:
+        key = keys[0] if len(keys) == 1 or "." in keys[0] else ".".join(keys)
+        value = re.search(r"Got value: (.*)", message) or re.search(r"Given value: (.*)", message)
+        key = key if key in known else keys[0]
+        if key in known and value:
+            shown = MASK if SECRET.search(key.rpartition(".")[2]) else value[1].strip()
+            return UserError(f"{key}: expected {type_name(known[key])}, got {shown!r}", _origin(key, origins))
+    if missing := re.search(r"arguments? (?:are|is) required: (.*)", message):
+        names = [name.strip() for name in missing[1].split(",")]
+        plural = "s" if len(names) > 1 else ""
+        return UserError(
+            f"required key{plural} missing: {', '.join(names)}",
+            fix=f"add --{names[0]} VALUE, or '{names[0]}: VALUE' in the --config file",
+        )
+    if unexpected := re.search(r"unrecognized arguments: (.*)", message):
+        return UserError(f"unexpected {unexpected[1]!r}", "command line", "keys are written --KEY VALUE")
+    if lacking := re.search(r"argument --([\w.]+)\S*: expected", message):
+        return UserError(f"--{lacking[1]} has no value", "command line")
+    if foreign := re.search(r"(?:Option|does not accept option) '([\w.]+)'", message):
+        sections = {
+            k for kind in known.values() for k in typing.get_args(kind)
+            if isinstance(k, type) and dataclasses.is_dataclass(k)
+        }
+        inner = [name for section in sections for name in _hints(section)]
+        return _unknown(foreign[1], [*known, *inner], _origin(keys[0], origins) if keys else None)
+    return UserError(" ".join(message.split()))
+
+
+def _origin(key: str, origins: dict[str, str]) -> str | None:
+    """Source of a key, of a key below it, or of the section that has it."""
+    if below := [where for name, where in origins.items() if name.startswith(f"{key}.")]:
+        return below[-1]
+    while key and key not in origins:
+        key = key.rpartition(".")[0]
+    return origins.get(key)
+
+
+def type_name(kind: Any) -> str:
+    """Names a type for a message: ``int``, ``list of text``, ``one of a, b``."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is typing.Literal:
+        return f"one of {', '.join(map(str, arguments))}"
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(type_name(k) for k in arguments)
+    if origin in (list, tuple):
+        return f"list of {type_name(arguments[0])}" if arguments else "list"
+    if origin is dict:
+        return f"mapping to {type_name(arguments[1])}" if arguments else "mapping"
+    if kind is type(None):
+        return "null"
+    return {str: "text", Path: "path", bool: "true or false"}.get(kind, getattr(kind, "__name__", str(kind)))
+
+
+def _build(kind: Any, value: Any, prefix: str, origins: dict[str, str]) -> Any:
+    """Builds the dataclass of a section; an invalid value is reported with its whole key and source."""
+    from jsonargparse import Namespace
+
+    value = vars(value) if isinstance(value, Namespace) else value
+    section = _section(kind)
+    if isinstance(value, list) and (inner := next(iter(typing.get_args(kind)), None)) and _section(inner):
+        return [_build(inner, v, f"{prefix}{i}.", origins) for i, v in enumerate(value)]
+    if section is None or value is None:
+        if isinstance(value, float) and math.isnan(value):
+            raise UserError(f"{prefix[:-1]}: expected a number, got nan", _origin(prefix[:-1], origins))
+        return value
+    if not isinstance(value, dict):
+        raise UserError(f"{prefix[:-1]} is a section: expected keys below it", _origin(prefix[:-1], origins))
+    kinds = _hints(section)
+    fields = {name: _build(kinds[name], v, f"{prefix}{name}.", origins) for name, v in value.items()}
+    try:
+        return section(**fields)
+    except UserError as error:
+        if error.where not in kinds:
+            raise
+        key = f"{prefix}{error.where}"
+        raise UserError(f"{key}: {error.what}", _origin(key, origins), error.fix) from None

@@ -4,7 +4,7 @@
 
 Both steps train the same adapter of a random Llama of 25 million parameters on the same student tokens; the teacher
 reads as many tokens as the student. The teacher's forward pass is what distillation does in addition: a student's step
-is a forward pass, the same once more for the backward pass (activations are not kept), and the backward pass through
+is a forward pass, the same once more for the backward pass (activations are recomputed), and the backward pass through
 activations, so that the arithmetic bound is 4/3. Steps are timed in turn; the ratio is the median over repeats.
 
 Memory: every array that lives after a step (one copy of the weights, the adapter and its moments), and what the
@@ -79,7 +79,7 @@ def main() -> None:
     distill, distilled = stepper("distill", LoraConfig(), params, batch)
     before = sum(x.nbytes for x in jax.live_arrays())
     distill()  # compiles
-    # Whatever lives now and did not before a step is what distillation holds beyond weights, adapter and moments.
+    # Arrays that a step leaves, in addition to weights, adapter and moments.
     grown = sum(x.nbytes for x in jax.live_arrays()) - before
     finetune, _ = stepper("finetune", LoraConfig(), params, batch)
     finetune()

@@ -41,8 +41,8 @@ def kl_by_target(model: Model, student: Params, batches: Sequence[Batch], dtype:
         model: the teacher.
         student: weights of the student.
         batches: from `target_batches`.
-        dtype: of the forward passes.
-        adapter: of the student.
+        dtype: dtype of the forward passes.
+        adapter: adapter of the student.
         mesh: devices that share the rows.
 
     Returns:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from jaxllm.config import DataConfig, SamplingConfig, check, check_seed
+from jaxllm.config import DataConfig, SamplingConfig, check, check_seed, tunable
 from jaxllm.devices import DeviceConfig, MeshConfig
 from jaxllm.finetune.distill import DivergenceConfig
 from jaxllm.finetune.on_policy import OnPolicyConfig
@@ -142,7 +142,7 @@ class MixtureConfig:
 
 @dataclass(frozen=True)
 class LocalityConfig:
-    """Locality probes: questions near the documents and not about them, whose answers should not change.
+    """Locality probes: questions near the documents and not about them; their answers should not change.
 
     Args:
         path: rows {question}; null takes questions of documents of the data that are not injected (setting single:
@@ -191,7 +191,7 @@ class InjectConfig:
     format: FormatConfig = field(default_factory=FormatConfig)
     sampling: SamplingConfig = field(
         default_factory=lambda: SamplingConfig(temperature=0.0, max_tokens=16, stop=["\n"]))
-    generation_batch_size: int = 64
+    generation_batch_size: int = tunable(64)
     mesh: MeshConfig = field(default_factory=MeshConfig)
     device: DeviceConfig = field(default_factory=DeviceConfig)
     seed: int = 0
@@ -235,8 +235,8 @@ class Config(InjectConfig):
         compare: baselines to run as well. finetune: next-token prediction on the same targets; finetune_questions: on
             the QA pairs alone; finetune_context: on the document alone; retrieval: BM25 puts a document into the prompt
             (batch, sequential); replay: distillation that revisits earlier documents every other cycle (sequential).
-        locality: questions whose answers should not change.
-        save: what is saved of every injection, in adapters/ or models/.
+        locality: probes that measure changes of unrelated answers.
+        save: output of every injection, in adapters/ or models/.
         dry_run: compile a training step for a document of this many tokens, print the memory it needs, and exit; no
             weights are read and nothing is written.
     """

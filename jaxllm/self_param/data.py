@@ -35,7 +35,7 @@ class Document:
         text: the whole document.
         questions: test questions; training never sees them.
         chunks: overlapping parts that are read one at a time where the whole exceeds the context budget; else empty.
-        paraphrases: some of the test questions, reworded.
+        paraphrases: some of the test questions in other words.
     """
 
     text: str

@@ -35,9 +35,9 @@ class Config:
 
 def run(config: Config) -> Path:
     """Runs the job and prints a summary; returns the path of result.json."""
-    recipe = asset_path("self_param_tiny.yaml")
+    settings = asset_path("self_param_tiny.yaml")
     result_path = job.run(parse(job.Config, [
-        f"--config={recipe}", f"--out={config.out}", f"--documents={config.documents}", f"--seed={config.seed}"]))
+        f"--config={settings}", f"--out={config.out}", f"--documents={config.documents}", f"--seed={config.seed}"]))
     print(describe(result_path))
     return result_path
 

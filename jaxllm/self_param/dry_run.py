@@ -39,8 +39,8 @@ def dry_run(config: Config, mesh: jax.sharding.Mesh) -> str:
         trained = weights
     else:
         adapter = jax.eval_shape(lambda: init_adapter(spec, jax.random.key(0), config.lora))
-        trained = jax.tree.map(lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), adapter.params,
-                               shardings(adapter_axes(adapter), mesh, adapter.params))
+        shaped = lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+        trained = jax.tree.map(shaped, adapter.params, shardings(adapter_axes(adapter), mesh, adapter.params))
     teachers = two_teachers(config, "self_param")
     plan = make_plan(Model(spec, weights, None), OBJECTIVES["self_param"], config.train, config.lora,
                      config.divergence, lengths, config.device.compute_dtype, mesh, two_teachers=teachers)
@@ -82,8 +82,8 @@ def _temporary(config: Config, spec: ModelSpec, plan: TrainPlan, state, weights:
 def _unstacked(weights: Params, layers: int) -> Params:
     """Shapes of `unstack_layers`, the layout of training and decoding."""
     def first_layer(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-        place = NamedSharding(x.sharding.mesh, PartitionSpec(*x.sharding.spec[1:]))
-        return jax.ShapeDtypeStruct(x.shape[1:], x.dtype, sharding=place)
+        sharding = NamedSharding(x.sharding.mesh, PartitionSpec(*x.sharding.spec[1:]))
+        return jax.ShapeDtypeStruct(x.shape[1:], x.dtype, sharding=sharding)
 
     return weights | {"layers": (jax.tree.map(first_layer, weights["layers"]),) * layers}
 

@@ -47,7 +47,7 @@ class Injection:
     Attributes:
         model: the base model.
         adapter: LoRA adapter with the documents; None if all weights were trained.
-        metrics: of the last step: loss, gradient norm, learning rate.
+        metrics: loss, gradient norm and learning rate of the last step.
         pairs: QA pairs that were trained on, by document and passage.
     """
 

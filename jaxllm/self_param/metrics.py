@@ -39,10 +39,10 @@ class Record:
         kl: mean forward KL per token of the test questions with their reference answers, from the open-book base model;
             None where it was not measured.
         probe_answers: answers to the locality probes; None where a probe is a test question of the document itself;
-            empty where none were asked.
+            empty where there are none.
         drift_kl: KL per token on held-out unrelated text, from the base model; None where the weights are the base's.
         drift_sums: by text, the summed KL; with `drift_tokens` the tokens it is summed over.
-        perplexity: of the held-out unrelated text; None where it was not measured.
+        perplexity: perplexity of the held-out unrelated text; None where it was not measured.
         rehearsal: ids of the rehearsal texts sampled before this injection.
     """
 

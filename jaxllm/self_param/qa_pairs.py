@@ -30,7 +30,7 @@ class QAPair(NamedTuple):
 PairSource = Callable[[Sequence[str]], list[list[QAPair]]]
 """Maps texts to the QA pairs of each."""
 
-# One worked example whose answers are all in its text: an example that adds facts teaches to add facts.
+# The answers of the worked example are all in its text: an example that adds facts teaches to add facts.
 INSTRUCTION = """\
 Write as many different questions about the text as it answers, each with its answer, one pair a line, in the form
 Question: ... Answer: ...
@@ -75,16 +75,17 @@ def make_qa_pairs(config: InjectConfig, generator: Generator, prompts: Prompts, 
     texts = [text for document in documents for text in document.passages]
     settings, seed = config.qa_pairs, purpose_seed(config.seed, "questions")
     if given is not None:
-        found = [pairs for document, own in zip(documents, given, strict=True) for pairs in _by_passage(document, own)]
+        pairs = [own for document, own_pairs in zip(documents, given, strict=True)
+                 for own in _by_passage(document, own_pairs)]
     elif settings.source == "model":
         with bar(len(texts) * settings.per_document, "questions", "samples") as advance:
-            found = model_source(generator, prompts, settings, config.sampling.max_tokens, seed, advance)(texts)
+            pairs = model_source(generator, prompts, settings, config.sampling.max_tokens, seed, advance)(texts)
     else:
         with bar(len(texts), "questions", "documents") as advance:
             judge = open_judge(settings.judge, config.device)
             written = judge_source(judge, settings, seed, advance)(texts)
-        found = [[pair for pair in own if prompts.fits(text, *pair)] for text, own in zip(texts, written, strict=True)]
-    pairs = filter_pairs(texts, found, settings, owners)
+        pairs = [[pair for pair in own if prompts.fits(text, *pair)] for text, own in zip(texts, written, strict=True)]
+    pairs = filter_pairs(texts, pairs, settings, owners)
     by_document: list[list[list[QAPair]]] = [[] for _ in documents]
     for number, own in zip(owners, pairs, strict=True):
         by_document[number].append(own)
@@ -112,17 +113,17 @@ def filter_pairs(texts: Sequence[str], pairs: Sequence[Sequence[QAPair]], config
     Raises:
         UserError: a document has no usable pair.
     """
-    kept = [distinct([pair for pair in own if is_usable(text, pair[1], config)], config.per_document)
-            for text, own in zip(texts, pairs, strict=True)]
+    usable = [distinct([pair for pair in own if is_usable(text, pair[1], config)], config.per_document)
+              for text, own in zip(texts, pairs, strict=True)]
     owners = range(len(texts)) if owners is None else owners
-    covered = {owner for owner, own in zip(owners, kept, strict=True) if own}
+    covered = {owner for owner, own in zip(owners, usable, strict=True) if own}
     bare = [i for i, owner in enumerate(owners) if owner not in covered]
     if bare:
         raise UserError(f"no QA pairs for {len({owners[i] for i in bare})} of {len(set(owners))} documents, first for "
                         f"the one that starts with {texts[bare[0]][:60]!r}", "qa_pairs.source",
                         "give a file of pairs with --qa_pairs.source FILE, or use a model that writes questions in "
                         "this format")
-    return kept
+    return usable
 
 
 def is_usable(text: str, answer: str, config: QAPairConfig) -> bool:
@@ -133,7 +134,7 @@ def is_usable(text: str, answer: str, config: QAPairConfig) -> bool:
 
 
 def distinct(pairs: Sequence[QAPair], limit: int) -> list[QAPair]:
-    """Keeps the first `limit` pairs whose questions differ by more than case and punctuation."""
+    """Keeps the first `limit` pairs with questions that differ by more than case and punctuation."""
     unique: dict[str, QAPair] = {}
     for question, answer in pairs:
         question, answer = question.strip(), answer.strip()

@@ -27,7 +27,7 @@ class DocumentTargets:
         context: ids of the document in the teacher's prompt.
         questions: one target per QA pair.
         unrelated: ids of the unrelated texts.
-        unrelated_context: what the teacher reads before an unrelated text: the document, or nothing.
+        unrelated_context: ids before an unrelated text in the teacher's prompt: the document, or nothing.
         types: target types of one cycle, in order.
         seed: seed of the order and of the cuts.
         rehearsal: ids of the rehearsal texts.

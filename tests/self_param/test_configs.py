@@ -31,7 +31,7 @@ def test_recipes_are_taken(path):
         assert (config.train.weight_decay, config.train.clip_norm, config.sampling.max_tokens) == (0.01, None, 10)
 
 
-# What the checkpoints' config.json says of their shapes.
+# Shapes in the checkpoints' config.json.
 SHAPES = {
     "paper_single": dict(model_type="llama", hidden_size=3200, intermediate_size=8640, num_hidden_layers=26,
                          num_attention_heads=32, max_position_embeddings=2048, vocab_size=32000),
@@ -52,12 +52,12 @@ def test_recipes_of_the_papers_size_compile_on_shapes(name, tmp_path, capsys):
     path = ROOT / "configs" / "self_param" / f"{name}.yaml"
     assert main(["inject", "--config", str(path), "--model", str(tmp_path), "--dry_run", "256", "--device.params",
                  "bfloat16", "--out", str(tmp_path / "out")]) == 0
-    said = capsys.readouterr().out
+    printed = capsys.readouterr().out
     keys = shape["hidden_size"] // shape["num_attention_heads"] * shape.get("num_key_value_heads", 32)
     width, mlp = shape["hidden_size"], shape["intermediate_size"]
     trained = shape["num_hidden_layers"] * 8 * (2 * width + 2 * (width + keys) + 3 * (width + mlp))
-    assert f"trained               {trained:,} parameters" in said
-    assert f"{WEIGHTS[name] * 2 / 2**20:,.1f} MiB" in said and "student 384 tokens, teacher 768 tokens" in said
+    assert f"trained               {trained:,} parameters" in printed
+    assert f"{WEIGHTS[name] * 2 / 2**20:,.1f} MiB" in printed and "student 384 tokens, teacher 768 tokens" in printed
     assert not (tmp_path / "out").exists()
 
 

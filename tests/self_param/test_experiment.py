@@ -73,8 +73,8 @@ def test_sequential_injection_resumes(tmp_path, monkeypatch, capsys):
     assert 0 < one["kl"]["self_param"]["mean"] < one["kl"]["closed_book"]["mean"]
     assert one["locality_probes"] == 6 and one["f1"]["open_book"]["mean"] > 0.8
     # BM25 retrieves each document once it is injected, and the open-book model answers right.
-    found = np.array(one["baselines"]["retrieval"]["f1_matrix"])
-    assert found[3].mean() > 0.8 and found[1, 1:].max() < 0.5
+    retrieved = np.array(one["baselines"]["retrieval"]["f1_matrix"])
+    assert retrieved[3].mean() > 0.8 and retrieved[1, 1:].max() < 0.5
     # The first injection is the same with and without replay, which has nothing to replay then.
     assert one["f1_matrix"][1] == one["baselines"]["replay"]["f1_matrix"][1]
     assert [path.name for path in sorted((whole / "adapters").iterdir())] == ["0000", "0001", "0002"]
@@ -200,9 +200,9 @@ def test_single_injection_with_worked_examples_and_probes(tmp_path, monkeypatch)
 
 
 def test_retrieval_by_hand(monkeypatch):
-    found = Retriever(["the red fox runs", "the blue dog sleeps", "the red dog"])
-    assert found.best(["does the fox run?", "who sleeps?"]) == ["the red fox runs", "the blue dog sleeps"]
-    assert found.best([]) == []
+    index = Retriever(["the red fox runs", "the blue dog sleeps", "the red dog"])
+    assert index.best(["does the fox run?", "who sleeps?"]) == ["the red fox runs", "the blue dog sleeps"]
+    assert index.best([]) == []
     monkeypatch.setitem(__import__("sys").modules, "bm25s", None)
     with pytest.raises(UserError, match="retrieval"):
         Retriever(["a"])

@@ -26,7 +26,7 @@ def model():
 
 
 def test_one_text_with_its_own_pairs(model):
-    """The adapter next to the base model answers what only the document says; the base model stays as it is."""
+    """The adapter next to the base model answers from the document alone; the base model stays as it is."""
     before = np.array(model.params["embed"])
     injection = inject(model, TEXT, pairs=PAIRS, config=CONFIG, progress=False)
     generator, prompts = Generator(model), Prompts(model, CONFIG.format)

@@ -76,10 +76,10 @@ def test_the_saved_adapter_is_the_injected_model(arguments, tmp_path):
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text(json.dumps({"prompt": "Question: Who lost a ball? Answer:"}) + "\n")
     assert main(["generate", "--model", arguments[1], "--adapter", str(out / "adapters" / "0000"),
-                 "--data.path", str(prompts), "--out", str(tmp_path / "said"), "--sampling.temperature", "0",
+                 "--data.path", str(prompts), "--out", str(tmp_path / "generated"), "--sampling.temperature", "0",
                  "--sampling.max_tokens", "16", "--sampling.stop", '["\\n"]']) == 0
-    said = read_jsonl(tmp_path / "said" / "rows.jsonl")[0]["completions"][0]["text"].strip()
-    assert said == read_jsonl(out / "rows.jsonl")[0]["self_param"]["text"]
+    text = read_jsonl(tmp_path / "generated" / "rows.jsonl")[0]["completions"][0]["text"].strip()
+    assert text == read_jsonl(out / "rows.jsonl")[0]["self_param"]["text"]
 
 
 def test_all_weights_and_saved_model(arguments, tmp_path):
@@ -186,7 +186,7 @@ def test_another_run_is_not_overwritten(arguments, tmp_path, capsys):
 
 
 def test_full_disk_exits_with_one(arguments, tmp_path):
-    """A file-size limit stands for the full disk: the run fails with status 1 and no result."""
+    """A file-size limit simulates a full disk: the run fails with status 1 and no result."""
     out = tmp_path / "out"
     code = ("import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
             "resource.setrlimit(resource.RLIMIT_FSIZE, (40000, 40000)); "

@@ -15,8 +15,10 @@ from jaxllm.job import Job
 from jaxllm.self_param.config import Config
 from jaxllm.self_param.prompts import FormatConfig
 from jaxllm.text.rows import Rejected, RowSet, as_text, check_share, read_rows
+from jaxllm.text.schema import NonEmpty
 
-QA_ROW = {"context": str, "question": str, "answers": list[str]}
+QA_ROW = {"context": NonEmpty[str], "question": NonEmpty[str], "answers": NonEmpty[list[NonEmpty[str]]]}
+TEXT_ROW = {"text": NonEmpty[str]}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,39 +75,12 @@ def _trigrams(text: str) -> set[str]:
     return {padded[i:i + 3] for i in range(len(padded) - 2)}
 
 
-def paraphrased(documents: Sequence[Document]) -> list[Document]:
-    """Documents that have paraphrases, with these as their test questions."""
-    return [dataclasses.replace(document, questions=document.paraphrases) for document in documents
-            if document.paraphrases]
-
-
 def group_rows(rows: Sequence[Mapping[str, Any]]) -> list[Document]:
     """Groups rows by context into documents, in order of first appearance; repeated questions count once."""
     questions: dict[str, list[Question]] = {}
     for row in rows:
         questions.setdefault(row["context"], []).append(Question(row["question"], tuple(row["answers"])))
     return [Document(text, tuple(dict.fromkeys(own))) for text, own in questions.items()]
-
-
-def usable_rows(rows: RowSet, source: str) -> tuple[list[dict[str, Any]], list[Rejected]]:
-    """Splits rows `{context, question, answers}` into usable and rejected ones; rejected are in file order."""
-    usable, rejected = [], list(rows.rejected)
-    for line, row in zip(rows.lines, rows.rows, strict=True):
-        if (reason := _reject_reason(row)) is None:
-            usable.append(row)
-        else:
-            rejected.append(Rejected(source, line, reason, as_text(row)))
-    return usable, sorted(rejected, key=lambda row: row.line)
-
-
-def _reject_reason(row: Mapping[str, Any]) -> str | None:
-    """Reason to reject a row, or None."""
-    empty = next((name for name in ("context", "question") if not row[name].strip()), None)
-    if empty:
-        return f"{empty} is empty"
-    if not row["answers"] or not all(answer.strip() for answer in row["answers"]):
-        return "answers is empty or contains an empty answer"
-    return None
 
 
 class RejectedRows:
@@ -116,7 +91,11 @@ class RejectedRows:
         job.write_rejected([])
 
     def add(self, rows: Sequence[Rejected], usable: int) -> None:
-        """Adds the rejected rows of one file, which has `usable` others.
+        """Adds the rejected rows of one file.
+
+        Args:
+            rows: the rejected rows.
+            usable: number of the other rows of the file.
 
         Raises:
             UserError: the share of rejected rows exceeds data.limit_bad.
@@ -151,40 +130,39 @@ class InjectionData:
     repeated: int
 
 
-def read_files(config: Config) -> dict[str, RowSet]:
-    """Reads the files next to the data that the run has, by their role; `load_data` checks the share of bad rows."""
+def input_files(config: Config) -> dict[str, tuple[str, dict[str, Any]]]:
+    """Lists the files next to the data that the run reads: role -> path and schema of the rows."""
     own_pairs = config.qa_pairs.source in ("model", "judge")
-    files = {"unrelated texts": (config.unrelated.path, {"text": str}),
+    files = {"unrelated texts": (config.unrelated.path, TEXT_ROW),
              "QA pairs": (None if own_pairs else config.qa_pairs.source, QA_ROW),
-             "locality probes": (config.locality.path, {"question": str}),
+             "locality probes": (config.locality.path, {"question": NonEmpty[str]}),
              "paraphrases": (config.paraphrases, QA_ROW),
              "worked examples": (config.qa_pairs.examples if config.qa_pairs.source == "model" else None, QA_ROW)}
-    return {role: read_rows(path, fields, limit_bad=1.0) for role, (path, fields) in files.items() if path is not None}
+    return {role: (path, schema) for role, (path, schema) in files.items() if path is not None}
 
 
-def load_data(config: Config, job: Job, rows: RowSet, files: Mapping[str, RowSet]) -> InjectionData:
-    """Checks the rows of all files and groups them into documents.
+def load_data(config: Config, job: Job) -> InjectionData:
+    """Reads and checks the rows of all files and groups them into documents.
 
     Args:
         config: settings of the run.
         job: receives the rejected rows.
-        rows: rows of the data.
-        files: from `read_files`.
 
     Raises:
-        UserError: the share of rejected rows of a file exceeds data.limit_bad.
+        UserError: a file cannot be read, or its share of rejected rows exceeds data.limit_bad.
     """
+    rows = read_rows(config.data.path, QA_ROW, None, config.data.limit_bad, job.rejected_path, config.data.limit)
+    files = {role: read_rows(path, schema, limit_bad=1.0) for role, (path, schema) in input_files(config).items()}
     rejected = RejectedRows(job, config.data.limit_bad)
-    usable, bad = usable_rows(rows, config.data.path)
-    rejected.add(bad, len(usable))
-    everything = group_rows(usable)
+    rejected.add(rows.rejected, len(rows.rows))
+    everything = group_rows(rows.rows)
     documents = _with_paraphrases(config, files.get("paraphrases"), everything, rejected)
     examples = _worked_examples(config, files.get("worked examples"), rejected)
     probes = _locality_probes(config, files.get("locality probes"), everything, rejected)
     unrelated = _unrelated_texts(config, files.get("unrelated texts"), rejected)
     return InjectionData(documents[:config.documents], frozenset(document.text for document in everything), probes,
                          unrelated, examples, files.get("QA pairs"), rejected,
-                         len(usable) - sum(len(document.questions) for document in everything))
+                         len(rows.rows) - sum(len(document.questions) for document in everything))
 
 
 def _with_paraphrases(config: Config, rows: RowSet | None, documents: list[Document], rejected: RejectedRows
@@ -192,13 +170,11 @@ def _with_paraphrases(config: Config, rows: RowSet | None, documents: list[Docum
     """Adds the paraphrases of a file to the documents."""
     if rows is None:
         return documents
-    usable, bad = usable_rows(rows, config.paraphrases)
-    lines = {id(row): line for row, line in zip(rows.rows, rows.lines, strict=True)}
     texts = {document.text for document in documents}
-    unknown = [Rejected(config.paraphrases, lines[id(row)], unknown_context(config), as_text(row))
-               for row in usable if row["context"] not in texts]
-    rejected.add([*bad, *unknown], len(usable) - len(unknown))
-    questions = {document.text: document.questions for document in group_rows(usable)}
+    unknown = [Rejected(config.paraphrases, line, unknown_context(config), as_text(row))
+               for line, row in zip(rows.lines, rows.rows, strict=True) if row["context"] not in texts]
+    rejected.add([*rows.rejected, *unknown], len(rows.rows) - len(unknown))
+    questions = {document.text: document.questions for document in group_rows(rows.rows)}
     return [dataclasses.replace(document, paraphrases=questions.get(document.text, ())) for document in documents]
 
 
@@ -212,9 +188,8 @@ def _worked_examples(config: Config, rows: RowSet | None, rejected: RejectedRows
     """Text of the worked examples for QA generation."""
     if rows is None:
         return ""
-    usable, bad = usable_rows(rows, config.qa_pairs.examples)
-    rejected.add(bad, len(usable))
-    return format_examples(config.format, usable)
+    rejected.add(rows.rejected, len(rows.rows))
+    return format_examples(config.format, rows.rows)
 
 
 def format_examples(template: FormatConfig, rows: Sequence[Mapping[str, Any]]) -> str:
@@ -234,24 +209,18 @@ def _locality_probes(config: Config, rows: RowSet | None, everything: Sequence[D
             others = everything
         questions = [pair.question for document in others for pair in document.questions]
     else:
-        questions = [row["question"] for row in rows.rows if row["question"].strip()]
-        rejected.add([*rows.rejected, *_blank_rows(config.locality.path, rows, "question")], len(questions))
+        questions = [row["question"] for row in rows.rows]
+        rejected.add(rows.rejected, len(questions))
     return list(dict.fromkeys(questions))[:config.locality.questions]
 
 
 def _unrelated_texts(config: Config, rows: RowSet | None, rejected: RejectedRows) -> list[str] | None:
     if rows is None:
         return None
-    texts = [row["text"] for row in rows.rows if row["text"].strip()]
-    rejected.add([*rows.rejected, *_blank_rows(config.unrelated.path, rows, "text")], len(texts))
-    return shuffle_texts(texts, config.seed)
+    rejected.add(rows.rejected, len(rows.rows))
+    return shuffle_texts([row["text"] for row in rows.rows], config.seed)
 
 
 def shuffle_texts(texts: Sequence[str], seed: int) -> list[str]:
     """Texts in the order of a run's seed."""
     return [texts[i] for i in np.random.default_rng(purpose_seed(seed, "unrelated order")).permutation(len(texts))]
-
-
-def _blank_rows(path: str, rows: RowSet, field: str) -> list[Rejected]:
-    return [Rejected(path, line, f"{field} is empty", as_text(row))
-            for line, row in zip(rows.lines, rows.rows, strict=True) if not row[field].strip()]

@@ -18,7 +18,7 @@ from jaxllm.model import Model
 from jaxllm.models import Adapter, Params, merge_adapter
 from jaxllm.self_param.chunking import chunk_documents
 from jaxllm.self_param.config import InjectConfig, Method
-from jaxllm.self_param.data import QA_ROW, Document, format_examples, shuffle_texts
+from jaxllm.self_param.data import QA_ROW, TEXT_ROW, Document, format_examples, shuffle_texts
 from jaxllm.self_param.prompts import Prompts
 from jaxllm.self_param.qa_pairs import QAPair, make_qa_pairs, pairs_of_file
 from jaxllm.self_param.targets import (
@@ -99,7 +99,7 @@ def inject(model: Model, documents: str | Sequence[str], *,
     made = make_qa_pairs(config, generator, prompts, chunked, given)
     texts = None
     if config.unrelated.path is not None:
-        rows = read_rows(config.unrelated.path, {"text": str})
+        rows = read_rows(config.unrelated.path, TEXT_ROW)
         texts = shuffle_texts([row["text"] for row in rows.rows], config.seed)
     unrelated, _ = sample_unrelated(config, generator, texts)
     rehearsal = (sample_rehearsal(config, generator, prompts, purpose_seed(config.seed, "recall", 0))

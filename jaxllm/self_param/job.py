@@ -17,13 +17,13 @@ from jaxllm.models.tensors import fingerprint, model_directory
 from jaxllm.self_param import report
 from jaxllm.self_param.chunking import check_probes, chunk_documents
 from jaxllm.self_param.config import Config
-from jaxllm.self_param.data import QA_ROW, InjectionData, load_data, read_files, unknown_context
+from jaxllm.self_param.data import InjectionData, input_files, load_data, unknown_context
 from jaxllm.self_param.dry_run import dry_run
 from jaxllm.self_param.experiment import Experiment, prepare, run_experiment
 from jaxllm.self_param.metrics import result_rows, summarize
 from jaxllm.self_param.prompts import Prompts
 from jaxllm.self_param.qa_pairs import pairs_of_file
-from jaxllm.text.rows import RowSet, read_rows
+from jaxllm.text.readers import data_files
 from jaxllm.train import read_metrics
 
 
@@ -33,17 +33,15 @@ def run(config: Config) -> Path | None:
         print(dry_run(config, training_mesh(config)))
         return None
     with open_job(config.out, config) as job:
-        rows = read_rows(config.data.path, QA_ROW, None, config.data.limit_bad, job.rejected_path, config.data.limit)
-        files = read_files(config)
-        job.pin("data", rows.rows)
+        job.pin_file("data", data_files(config.data.path), config.data.limit)
         job.pin("model", fingerprint(model_directory(config.model)))
-        for role, own in files.items():
-            job.pin(role, own.rows)
-        return job.already_done() if job.finished else _run(config, job, rows, files)
+        for role, (path, _) in input_files(config).items():
+            job.pin_file(role, data_files(path))
+        return job.already_done() if job.finished else _run(config, job)
 
 
-def _run(config: Config, job: Job, rows: RowSet, files: dict[str, RowSet]) -> Path:
-    data, mesh = load_data(config, job, rows, files), training_mesh(config)
+def _run(config: Config, job: Job) -> Path:
+    data, mesh = load_data(config, job), training_mesh(config)
     experiment = _prepare(config, job, load_model(config, mesh), mesh, data)
     records = run_experiment(experiment)
     rows_of_result = result_rows(experiment.documents, records, experiment.single)

@@ -15,7 +15,7 @@ from jaxllm.generate import Generator
 from jaxllm.judge import Judge, Prompt, open_judge
 from jaxllm.progress import bar
 from jaxllm.self_param.config import InjectConfig, QAPairConfig
-from jaxllm.self_param.data import Document, usable_rows
+from jaxllm.self_param.data import Document
 from jaxllm.self_param.prompts import Prompts
 from jaxllm.text.rows import Rejected, RowSet, as_text
 
@@ -228,11 +228,10 @@ def pairs_of_file(rows: RowSet, path: str, contexts: Collection[str], prompts: P
     Returns:
         pairs of each document, and the rejected rows in file order.
     """
-    usable, rejected = usable_rows(rows, path)
-    lines = {id(row): line for row, line in zip(rows.rows, rows.lines, strict=True)}
+    rejected = list(rows.rejected)
     passages = {document.text: document.passages for document in documents}
     pairs: dict[str, list[QAPair]] = {}
-    for row in usable:
+    for line, row in zip(rows.lines, rows.rows, strict=True):
         pair, reason = QAPair(row["question"], row["answers"][0]), None
         if row["context"] not in contexts:
             reason = unknown
@@ -241,5 +240,5 @@ def pairs_of_file(rows: RowSet, path: str, contexts: Collection[str], prompts: P
         if reason is None:
             pairs.setdefault(row["context"], []).append(pair)
         else:
-            rejected.append(Rejected(path, lines[id(row)], reason, as_text(row)))
+            rejected.append(Rejected(path, line, reason, as_text(row)))
     return ([pairs.get(document.text, []) for document in documents], sorted(rejected, key=lambda row: row.line))

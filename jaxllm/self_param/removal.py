@@ -22,7 +22,7 @@ from jaxllm.models.peft import adapter_folders, load_adapter
 from jaxllm.models.tensors import fingerprint, model_directory
 from jaxllm.parsing import from_yaml
 from jaxllm.self_param import job, provenance
-from jaxllm.self_param.data import QA_ROW, Document, group_rows, usable_rows
+from jaxllm.self_param.data import QA_ROW, Document, group_rows
 from jaxllm.self_param.evaluation import answer_questions
 from jaxllm.self_param.prompts import Prompts
 from jaxllm.text.rows import read_rows
@@ -111,7 +111,7 @@ def _documents(config: job.Config, folders: Sequence[Path]) -> Sequence[Document
         UserError: the data or the model changed since the run.
     """
     rows = read_rows(config.data.path, QA_ROW, None, config.data.limit_bad, None, config.data.limit)
-    documents = group_rows(usable_rows(rows, config.data.path)[0])[:config.documents]
+    documents = group_rows(rows.rows)[:config.documents]
     model = fingerprint(model_directory(config.model))
     for folder in folders:
         content = provenance.read(folder)

@@ -1,6 +1,7 @@
 """Documents: rows, nearest passages, and chunks that fit the context window."""
 
 import dataclasses
+import json
 
 import pytest
 
@@ -9,26 +10,26 @@ from jaxllm.errors import UserError
 from jaxllm.model import load
 from jaxllm.self_param.chunking import check_probes, chunk_documents, split_text
 from jaxllm.self_param.config import ChunkingConfig, Config, InjectConfig
-from jaxllm.self_param.data import Document, Question, group_rows, paraphrased, usable_rows
+from jaxllm.self_param.data import QA_ROW, Document, Question, group_rows
 from jaxllm.self_param.prompts import FormatConfig, Prompts
-from jaxllm.text.rows import RowSet
+from jaxllm.text.rows import read_rows
 
 UNBROKEN = "".join(map(chr, range(0x4E00, 0x4E00 + 300)))
 
 
-def test_rows_are_grouped_by_context():
+def test_rows_are_grouped_by_context(tmp_path):
     row = lambda context, question: {"context": context, "question": question, "answers": ["x"]}
     rows = [row("a", "1?"), row("b", "2?"), row("a", "3?"), row("a", "1?")]
     documents = group_rows(rows)
     assert [(document.text, [pair.question for pair in document.questions]) for document in documents] == [
         ("a", ["1?", "3?"]), ("b", ["2?"])]
     bad = [row(" ", "1?"), row("a", ""), {**row("a", "1?"), "answers": []}, {**row("a", "1?"), "answers": ["x", " "]}]
-    usable, rejected = usable_rows(RowSet([*bad, rows[0]], [1, 2, 3, 4, 5], []), "f")
-    assert usable == rows[:1] and [(own.line, own.reason) for own in rejected] == [
-        (1, "context is empty"), (2, "question is empty"), (3, "answers is empty or contains an empty answer"),
-        (4, "answers is empty or contains an empty answer")]
-    other = dataclasses.replace(documents[0], paraphrases=(Question("p?", ("x",)),))
-    assert [own.questions for own in paraphrased([other, documents[1]])] == [(Question("p?", ("x",)),)]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(own) + "\n" for own in [*bad, rows[0]]))
+    read = read_rows(path, QA_ROW, limit_bad=1.0)
+    assert read.rows == rows[:1] and [(own.line, own.reason) for own in read.rejected] == [
+        (1, "field 'context' is empty"), (2, "field 'question' is empty"), (3, "field 'answers' is empty"),
+        (4, "field 'answers', item 2 is empty")]
 
 
 def test_the_nearest_passage():

@@ -120,7 +120,7 @@ def test_batch_injection(tmp_path):
     result = json.loads((out / "result.json").read_text())
     assert result["locality_probes"] == 2 and result["rejected"] == 2 and result["setting"] == "batch"
     assert [(row["line"], row["reason"]) for row in read_jsonl(out / "rejected.jsonl")] == [
-        (19, "its context is no document of the data"), (2, "question is empty")]
+        (19, "its context is no document of the data"), (2, "field 'question' is empty")]
     # Paraphrases of all questions of the three documents.
     paraphrased = result["f1_paraphrased"]
     assert paraphrased["open_book"]["mean"] == 1 > paraphrased["closed_book"]["mean"]

@@ -5,19 +5,22 @@ import dataclasses
 import numpy as np
 import pytest
 
+from jaxllm.assets import asset_path
 from jaxllm.config import SamplingConfig
 from jaxllm.errors import UserError
+from jaxllm.files import read_jsonl
 from jaxllm.generate import Generator
 from jaxllm.model import load
 from jaxllm.self_param import InjectConfig, Prompts, inject
 from jaxllm.self_param.config import MixtureConfig, QAPairConfig, UnrelatedConfig
 from jaxllm.train.config import TrainConfig
 
-TEXT = "Rinla is a ship. The crew of Rinla counts 95 sailors. Rinla is made of pine. Rinla was built in Torla.\n"
+ROWS = read_jsonl(asset_path("tiny/documents.jsonl"))
+TEXT = ROWS[0]["context"]
+PAIRS = [(row["question"], row["answers"][0]) for row in ROWS if row["context"] == TEXT][:2]
 CONFIG = InjectConfig(train=TrainConfig(steps=30, batch_size=8, lr=5e-3, warmup_steps=2),
                       mixture=MixtureConfig(qa=1, continuation=0, unrelated=0),
                       unrelated=UnrelatedConfig(tokens=8, train=4, drift=2))
-PAIRS = [("How many sailors does the crew of Rinla count?", "95"), ("What is Rinla made of?", "pine")]
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +35,7 @@ def test_one_text_with_its_own_pairs(model):
     generator, prompts = Generator(model), Prompts(model, CONFIG.format)
     answers = lambda adapter: [completion.text.strip() for (completion,) in generator.generate(
         [prompts.question(question) for question, _ in PAIRS], CONFIG.sampling, adapter=adapter)]
-    assert answers(injection.adapter) == ["95", "pine"] and answers(None) != ["95", "pine"]
+    assert answers(injection.adapter) == [answer for _, answer in PAIRS] and not {*answers(None)} & {*dict(PAIRS).values()}
     assert injection.pairs == [[PAIRS]] and injection.metrics["loss"] < 0.5
     merged = Generator(dataclasses.replace(model, params=injection.params))
     greedy = SamplingConfig(temperature=0.0, max_tokens=4)
@@ -46,7 +49,7 @@ def test_one_text_with_its_own_pairs(model):
 def test_the_model_writes_the_pairs_of_several_texts(model):
     config = dataclasses.replace(CONFIG, train=TrainConfig(steps=2, batch_size=4, lr=1e-3),
                                  qa_pairs=QAPairConfig(per_document=4, max_tokens=24))
-    texts = [TEXT, TEXT.replace("Rinla", "Nobo")]
+    texts = list(dict.fromkeys(row["context"] for row in ROWS))[:2]
     injection = inject(model, texts, config=config, progress=False)
     assert len(injection.pairs) == 2 and all(1 <= len(own[0]) <= 4 for own in injection.pairs)
     again = inject(model, texts, pairs=[own[0] for own in injection.pairs], config=config, progress=False)

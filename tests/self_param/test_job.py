@@ -129,9 +129,9 @@ def test_a_terminated_run_resumes(arguments, tmp_path):
 
 
 @pytest.mark.parametrize(("rows", "more", "message"), [
-    ([{"context": "  ", "question": "Who?", "answers": ["x"]}], [], "context is empty"),
+    ([{"context": "  ", "question": "Who?", "answers": ["x"]}], [], "'context' is empty"),
     ([{"context": STORY, "question": "Who? " * 600, "answers": ["x"]}], [], "the context window of 512"),
-    ([{"context": STORY, "question": "Who?", "answers": []}], [], "answers is empty"),
+    ([{"context": STORY, "question": "Who?", "answers": []}], [], "'answers' is empty"),
     ([{"context": STORY, "question": "Who?"}], [], "answers"),
     ([{"context": STORY, "question": "Who?", "answers": ["x"]}], ["--qa_pairs.source", "EMPTY"],
      "its context is no document of the data"),
@@ -269,7 +269,7 @@ def test_unusable_rows_are_listed(arguments, tmp_path):
     assert main(["inject", *arguments, "--out", str(out), "--qa_pairs.source", str(pairs),
                  "--unrelated.path", str(texts)]) == 0
     reasons = [row["reason"] for row in read_jsonl(out / "rejected.jsonl")]
-    assert len(reasons) == 4 and "'text' is missing" in reasons[0] and "text is empty" in reasons[1]
+    assert len(reasons) == 4 and "'text' is missing" in reasons[0] and "'text' is empty" in reasons[1]
     assert "no document of the data" in reasons[2] and "do not fit" in reasons[3]
     result = json.loads((out / "result.json").read_text())
     assert (result["rejected"], result["repeated"]) == (4, 1)

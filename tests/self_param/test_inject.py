@@ -35,7 +35,8 @@ def test_one_text_with_its_own_pairs(model):
     generator, prompts = Generator(model), Prompts(model, CONFIG.format)
     answers = lambda adapter: [completion.text.strip() for (completion,) in generator.generate(
         [prompts.question(question) for question, _ in PAIRS], CONFIG.sampling, adapter=adapter)]
-    assert answers(injection.adapter) == [answer for _, answer in PAIRS] and not {*answers(None)} & {*dict(PAIRS).values()}
+    assert answers(injection.adapter) == list(dict(PAIRS).values())
+    assert not {*answers(None)} & {*dict(PAIRS).values()}
     assert injection.pairs == [[PAIRS]] and injection.metrics["loss"] < 0.5
     merged = Generator(dataclasses.replace(model, params=injection.params))
     greedy = SamplingConfig(temperature=0.0, max_tokens=4)

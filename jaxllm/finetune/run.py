@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import shutil
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -107,16 +108,28 @@ class TrainResult:
     """The end of a run.
 
     Attributes:
-        params: the trained model's weights, an adapter merged.
-        adapter: the change as an adapter; None when all weights were trained.
-        metrics: of the last step.
-        interrupted: a signal stopped it; the checkpoint is saved and `params` are not to be used.
+        model: the base model.
+        trained: the trained tree.
+        lora: settings of the adapter; None when all weights were trained.
+        metrics: metrics of the last step.
+        interrupted: a signal stopped it; the checkpoint is saved and the trained tree is not to be used.
     """
 
-    params: Params
-    adapter: Adapter | None
+    model: Model
+    trained: Any
+    lora: LoraConfig | None
     metrics: dict[str, float]
     interrupted: bool
+
+    @property
+    def adapter(self) -> Adapter | None:
+        """The change as an adapter; None when all weights were trained."""
+        return as_adapter(self.trained, self.lora)
+
+    @functools.cached_property
+    def params(self) -> Params:
+        """The trained model's weights; an adapter is merged into a copy of the base's when they are first used."""
+        return merged(self.model, self.trained, self.lora)
 
 
 def run_plan(model: Model, targets: TargetSource, plan: TrainPlan, *, checkpointer: Checkpointer | None = None,
@@ -162,9 +175,7 @@ def run_plan(model: Model, targets: TargetSource, plan: TrainPlan, *, checkpoint
                  log_every=train.log_every, save_every=train.save_every, save_last=save_last,
                  checkpointer=checkpointer, sidecar={"completions": completions} if hooks else None, metrics=metrics,
                  progress=progress)
-    trained = fitted.state.params
-    return TrainResult(merged(model, trained, plan.lora), as_adapter(trained, plan.lora), fitted.metrics,
-                       fitted.interrupted)
+    return TrainResult(model, fitted.state.params, plan.lora, fitted.metrics, fitted.interrupted)
 
 
 def _sampling_hook(targets: OnPolicyTargets, model: Model, plan: TrainPlan, state: TrainState) -> Hook:

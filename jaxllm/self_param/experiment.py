@@ -96,7 +96,10 @@ def prepare(config: Config, job: Job, base: Generator, mesh: jax.sharding.Mesh, 
     methods = [method for method in OBJECTIVES if method in {"self_param", *config.compare}]
     targets = {method: method_targets(method, config, prompts, documents, pairs, unrelated, rehearsal)
                for method in methods}
-    plans = {method: training_plan(method, config, base, prompts, targets[method], mesh,
+    groups = injection_groups(config.setting, len(documents))
+    injections = {method: [[one for number in group for one in own[number]] for group in groups]
+                  for method, own in targets.items()}
+    plans = {method: training_plan(method, config, base, prompts, injections[method], mesh,
                                    two_teachers=two_teachers(config, method)) for method in methods}
     evaluator = Evaluator(config, base, prompts, documents, probes, drift_targets(prompts, held_out))
     return Experiment(config, job, base, prompts, documents, evaluator, targets, plans, len(unrelated))

@@ -105,8 +105,9 @@ def inject(model: Model, documents: str | Sequence[str], *,
     rehearsal = (sample_rehearsal(config, generator, prompts, purpose_seed(config.seed, "recall", 0))
                  if config.mixture.rehearsal else ())
     targets = method_targets("self_param", config, prompts, chunked, made, unrelated, rehearsal)
-    plan = training_plan("self_param", config, generator, prompts, targets, mesh)
-    source = interleave([one for own in targets for one in own], purpose_seed(config.seed, "order", 0))
+    together = [one for own in targets for one in own]
+    plan = training_plan("self_param", config, generator, prompts, [together], mesh)
+    source = interleave(together, purpose_seed(config.seed, "order", 0))
     result = run_plan(generator.model, source, plan, progress=progress)
     return Injection(model, result.adapter, result.metrics, made, result.params if result.adapter is None else None)
 
@@ -150,8 +151,8 @@ def method_targets(method: Method, config: InjectConfig, prompts: Prompts, docum
 
 
 def training_plan(method: Method, config: InjectConfig, generator: Generator, prompts: Prompts,
-                  targets: Sequence[Sequence[DocumentTargets]], mesh: jax.sharding.Mesh, *, two_teachers: bool = False
-                  ) -> TrainPlan:
+                  injections: Sequence[Sequence[DocumentTargets]], mesh: jax.sharding.Mesh, *,
+                  two_teachers: bool = False) -> TrainPlan:
     """Compiles one training step for all injections of a method.
 
     Args:
@@ -159,12 +160,13 @@ def training_plan(method: Method, config: InjectConfig, generator: Generator, pr
         config: settings of the run.
         generator: the model.
         prompts: builds the token sequences.
-        targets: from `method_targets`; the batches also hold what the model will generate itself.
+        injections: targets of the passages of each injection; the batches also hold targets that the model will
+            generate itself.
         mesh: devices that share a step.
         two_teachers: the open-book teacher has other weights than the student before its first step.
     """
-    longest = [target for own in targets for one in own for target in one.longest()]
-    if any("rehearsal" in one.types for own in targets for one in own):
+    longest = [target for own in injections for one in own for target in one.longest()]
+    if any("rehearsal" in one.types for own in injections for one in own):
         longest.append(longest_rehearsal(config, prompts))
     on_policy = sampling = None
     if config.on_policy.share and OBJECTIVES[method] == "distill":
@@ -173,4 +175,11 @@ def training_plan(method: Method, config: InjectConfig, generator: Generator, pr
         longest += longest_completions(longest, sampling.max_tokens, prompts.window)
     return make_plan(generator.model, OBJECTIVES[method], config.train, config.lora, config.divergence,
                      common_lengths(longest, prompts.window), config.device.compute_dtype, mesh,
-                     two_teachers=two_teachers, on_policy=on_policy, sampling=sampling)
+                     two_teachers=two_teachers, on_policy=on_policy, sampling=sampling,
+                     epoch_targets=max(map(_epoch_targets, injections)))
+
+
+def _epoch_targets(sources: Sequence[DocumentTargets]) -> int:
+    """Counts the targets of an injection until every QA pair is used; documents with fewer pairs repeat theirs."""
+    cycles = max(-(-len(one.questions) // max(one.types.count("qa"), 1)) or 1 for one in sources)
+    return cycles * max(one.cycle for one in sources) * len(sources)

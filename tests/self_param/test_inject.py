@@ -10,10 +10,13 @@ from jaxllm.config import SamplingConfig
 from jaxllm.errors import UserError
 from jaxllm.files import read_jsonl
 from jaxllm.generate import Generator
-from jaxllm.model import load
-from jaxllm.self_param import InjectConfig, Prompts, inject
+from jaxllm.model import Model, load
+from jaxllm.self_param import FormatConfig, InjectConfig, Prompts, inject
 from jaxllm.self_param.config import MixtureConfig, QAPairConfig, UnrelatedConfig
+from jaxllm.self_param.injection import _epoch_targets
+from jaxllm.self_param.targets import document_targets
 from jaxllm.train.config import TrainConfig
+from tests.letters import Letters
 
 ROWS = read_jsonl(asset_path("tiny/documents.jsonl"))
 TEXT = ROWS[0]["context"]
@@ -57,3 +60,15 @@ def test_the_model_writes_the_pairs_of_several_texts(model):
     assert again.pairs == injection.pairs and again.metrics["loss"] == injection.metrics["loss"]
     with pytest.raises(UserError, match="1 lists of QA pairs for 2 documents"):
         inject(model, texts, pairs=[PAIRS], config=config)
+
+
+def test_an_epoch_uses_every_pair(llama):
+    """The document with the most cycles decides; with two QA targets per cycle five pairs take three cycles."""
+    prompts = Prompts(Model(*llama, Letters()), FormatConfig())
+    targets = lambda pairs, **ratios: document_targets(
+        dataclasses.replace(CONFIG, mixture=MixtureConfig(**ratios)), prompts, "the red fox",
+        [(f"{i}?", "a") for i in range(pairs)], [[5, 6]], 0)
+    assert _epoch_targets([targets(5, qa=2, continuation=0, unrelated=1)]) == 9
+    assert _epoch_targets([targets(4, qa=2, continuation=0, unrelated=1), targets(5, qa=2, continuation=0,
+                                                                                  unrelated=1)]) == 18
+    assert _epoch_targets([targets(5, qa=0, continuation=0, unrelated=1)]) == 1

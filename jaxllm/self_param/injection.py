@@ -181,5 +181,5 @@ def training_plan(method: Method, config: InjectConfig, generator: Generator, pr
 
 def _epoch_targets(sources: Sequence[DocumentTargets]) -> int:
     """Counts the targets of an injection until every QA pair is used; documents with fewer pairs repeat theirs."""
-    cycles = max(-(-len(one.questions) // max(one.types.count("qa"), 1)) or 1 for one in sources)
+    cycles = max(-(-len(one.questions) // one.types.count("qa")) if "qa" in one.types else 1 for one in sources)
     return cycles * max(one.cycle for one in sources) * len(sources)

@@ -19,7 +19,7 @@ def new_directory(path: str | Path) -> Iterator[Path]:
 
     Raises:
         UserError: `path` exists and is not empty.
-        StorageError: the disk is full; nothing is left behind.
+        StorageError: the disk is full; no file is left.
     """
     path = Path(path)
     if path.is_symlink():

@@ -92,12 +92,12 @@ def _name_groups(parser: Any, titles: Mapping[str, str]) -> None:
         group.title = titles.get(name) or f"{name} ({' '.join(group.title.split())})"
 
 
-def _optional_help(field_: dataclasses.Field, kind: Any) -> str:
+def _optional_help(field_: dataclasses.Field, hint: Any) -> str:
     """Help for the keys of a ``section | None``, of which jsonargparse shows only the section."""
     from jsonargparse import ArgumentParser
 
-    section = _section(kind)
-    if section is None or section is kind:
+    section = _section(hint)
+    if section is None or section is hint:
         return ""
     default = field_.default if field_.default_factory is dataclasses.MISSING else field_.default_factory()
     parser = ArgumentParser(usage="", add_help=False, default_env=False)
@@ -110,12 +110,12 @@ def _optional_help(field_: dataclasses.Field, kind: Any) -> str:
 
 def _keys(job: type, prefix: str = "") -> dict[str, Any]:
     """All keys of a config, sections included, with their types."""
-    found = {}
-    for name, kind in _hints(job).items():
-        found[prefix + name] = kind
-        if section := _section(kind):
-            found |= _keys(section, f"{prefix}{name}.")
-    return found
+    keys = {}
+    for name, hint in _hints(job).items():
+        keys[prefix + name] = hint
+        if section := _section(hint):
+            keys |= _keys(section, f"{prefix}{name}.")
+    return keys
 
 
 def _hints(job: type) -> dict[str, Any]:
@@ -123,18 +123,18 @@ def _hints(job: type) -> dict[str, Any]:
     return {f.name: hints[f.name] for f in dataclasses.fields(job)}
 
 
-def _section(kind: Any) -> type | None:
+def _section(hint: Any) -> type | None:
     """The dataclass of a field's type, alone or ``| None``."""
-    return next((k for k in _alternatives(kind) if isinstance(k, type) and dataclasses.is_dataclass(k)), None)
+    return next((k for k in _alternatives(hint) if isinstance(k, type) and dataclasses.is_dataclass(k)), None)
 
 
-def _alternatives(kind: Any) -> tuple:
-    return typing.get_args(kind) if typing.get_origin(kind) in (typing.Union, types.UnionType) else (kind,)
+def _alternatives(hint: Any) -> tuple:
+    return typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
 
 
-def _free(kind: Any) -> bool:
+def _free(hint: Any) -> bool:
     """Whether this is a mapping, whose keys the user chooses."""
-    origins = [typing.get_origin(k) or k for k in _alternatives(kind)]
+    origins = [typing.get_origin(k) or k for k in _alternatives(hint)]
     return any(isinstance(origin, type) and issubclass(origin, Mapping) for origin in origins)
 
 
@@ -203,19 +203,19 @@ def _check_file(path: str, job: type) -> dict[str, str]:
 def _file_keys(
     node: yaml.MappingNode, path: str, job: type, prefix: str, known: dict[str, Any]
 ) -> Iterator[tuple[str, str]]:
-    kinds, seen = _hints(job), set()
+    hints, seen = _hints(job), set()
     for name_node, value in node.value:
         name, where = str(name_node.value), f"{path}:{name_node.start_mark.line + 1}"
-        if name not in kinds:
+        if name not in hints:
             raise _unknown(prefix + name, known, where)
         if name in seen:
             raise UserError(f"{prefix}{name} is given twice", where, "remove one")
         seen.add(name)
         yield prefix + name, where
-        section = _section(kinds[name])
+        section = _section(hints[name])
         if section and isinstance(value, yaml.MappingNode):
             yield from _file_keys(value, path, section, f"{prefix}{name}.", known)
-        elif section and (section is kinds[name] or value.tag != "tag:yaml.org,2002:null"):
+        elif section and (section is hints[name] or value.tag != "tag:yaml.org,2002:null"):
             raise UserError(f"{prefix}{name} is a section: expected keys below it", where)
         elif value.value == MASK:
             raise UserError(f"{prefix}{name} was masked when this file was saved", where, "give it again")
@@ -247,7 +247,7 @@ def _explained(message: str, known: dict[str, Any], origins: dict[str, str]) -> 
         return UserError(f"--{lacking[1]} has no value", "command line")
     if foreign := re.search(r"(?:Option|does not accept option) '([\w.]+)'", message):
         sections = {
-            k for kind in known.values() for k in typing.get_args(kind)
+            k for hint in known.values() for k in typing.get_args(hint)
             if isinstance(k, type) and dataclasses.is_dataclass(k)
         }
         inner = [name for section in sections for name in _hints(section)]
@@ -264,9 +264,9 @@ def _origin(key: str, origins: dict[str, str]) -> str | None:
     return origins.get(key)
 
 
-def type_name(kind: Any) -> str:
+def type_name(hint: Any) -> str:
     """Names a type for a message: ``int``, ``list of text``, ``one of a, b``."""
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is typing.Literal:
         return f"one of {', '.join(map(str, arguments))}"
     if origin in (typing.Union, types.UnionType):
@@ -275,18 +275,18 @@ def type_name(kind: Any) -> str:
         return f"list of {type_name(arguments[0])}" if arguments else "list"
     if origin is dict:
         return f"mapping to {type_name(arguments[1])}" if arguments else "mapping"
-    if kind is type(None):
+    if hint is type(None):
         return "null"
-    return {str: "text", Path: "path", bool: "true or false"}.get(kind, getattr(kind, "__name__", str(kind)))
+    return {str: "text", Path: "path", bool: "true or false"}.get(hint, getattr(hint, "__name__", str(hint)))
 
 
-def _build(kind: Any, value: Any, prefix: str, origins: dict[str, str]) -> Any:
+def _build(hint: Any, value: Any, prefix: str, origins: dict[str, str]) -> Any:
     """Builds the dataclass of a section; an invalid value is reported with its whole key and source."""
     from jsonargparse import Namespace
 
     value = vars(value) if isinstance(value, Namespace) else value
-    section = _section(kind)
-    if isinstance(value, list) and (inner := next(iter(typing.get_args(kind)), None)) and _section(inner):
+    section = _section(hint)
+    if isinstance(value, list) and (inner := next(iter(typing.get_args(hint)), None)) and _section(inner):
         return [_build(inner, v, f"{prefix}{i}.", origins) for i, v in enumerate(value)]
     if section is None or value is None:
         if isinstance(value, float) and math.isnan(value):
@@ -294,12 +294,12 @@ def _build(kind: Any, value: Any, prefix: str, origins: dict[str, str]) -> Any:
         return value
     if not isinstance(value, dict):
         raise UserError(f"{prefix[:-1]} is a section: expected keys below it", _origin(prefix[:-1], origins))
-    kinds = _hints(section)
-    fields = {name: _build(kinds[name], v, f"{prefix}{name}.", origins) for name, v in value.items()}
+    hints = _hints(section)
+    fields = {name: _build(hints[name], v, f"{prefix}{name}.", origins) for name, v in value.items()}
     try:
         return section(**fields)
     except UserError as error:
-        if error.where not in kinds:
+        if error.where not in hints:
             raise
         key = f"{prefix}{error.where}"
         raise UserError(f"{key}: {error.what}", _origin(key, origins), error.fix) from None

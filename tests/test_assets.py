@@ -1,4 +1,4 @@
-"""What a source means: packaged, or a path of the user's."""
+"""Sources: packaged files, or paths of the user."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ def packaged(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_names_of_packaged_things(packaged):
+def test_names_of_packaged_files(packaged):
     assert assets.resolve("tiny") == assets.asset_path("tiny") == packaged / "tiny"
     assert assets.resolve("asset:tiny/documents.jsonl") == packaged / "tiny" / "documents.jsonl"
 
@@ -30,7 +30,7 @@ def test_paths_stay_paths(packaged):
 @pytest.mark.parametrize(
     "name", ["absent", "tiny/absent", "../secret", "tiny/../../secret", "/etc/passwd", ""]
 )
-def test_nothing_outside_the_package_and_nothing_absent(packaged, name):
+def test_files_outside_the_package_and_absent_files_are_refused(packaged, name):
     (packaged.parent / "secret").write_text("x")
-    with pytest.raises(UserError, match="no packaged file .*\n  fix: packaged are: tiny"):
+    with pytest.raises(UserError, match="no packaged file .*\n  fix: packaged files: tiny"):
         assets.resolve(f"asset:{name}")

@@ -1,4 +1,4 @@
-"""Exit statuses, messages, and what an import costs."""
+"""Exit statuses, messages, and the cost of imports."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_our_own_faults_show_where_they_happened(tmp_path, capsys, fail):
         (["work", "--out", "x", "--seed", "x"], "jaxllm: command line: seed: expected int, got 'x'\n"),
     ],
 )
-def test_mistakes_in_the_command(capsys, args, message):
+def test_errors_in_the_command(capsys, args, message):
     assert cli.main(args) == 2
     captured = capsys.readouterr()
     assert captured.err.startswith(message) and "Traceback" not in captured.err and captured.out == ""
@@ -171,7 +171,7 @@ def test_the_help_of_a_verb_is_whole_sentences(name, capsys):
     assert len(helps) > 1 and not [text for text in helps if not text.endswith(".") or text == "."]
 
 
-def test_every_verb_is_named_in_one_line():
+def test_every_verb_is_described_in_one_line():
     assert all("\n" not in verb.help and len(verb.help) < 90 for verb in cli.VERBS.values())
 
 
@@ -207,7 +207,7 @@ def test_imports_stay_light_and_leave_the_environment_alone(what):
     assert command("-c", code).stdout.splitlines()[-1] == "[] True"
 
 
-def test_noise_of_others_is_left_out():
+def test_messages_of_other_packages_are_hidden():
     """In a process of its own: transformers sets its own levels when imported, after ours."""
     code = (
         "import logging, sys; from jaxllm import cli; cli.main(['--version'])\n"

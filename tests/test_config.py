@@ -44,7 +44,7 @@ class JobConfig:
     out: Path
     data: DataConfig
     seed: int = 0
-    kind: Literal["forward", "reverse"] = "forward"
+    divergence: Literal["forward", "reverse"] = "forward"
     train: TrainConfig = TrainConfig()
     lora: TrainConfig | None = None
     stages: list[TrainConfig] = field(default_factory=list)
@@ -114,7 +114,7 @@ def test_the_command_line_overrides_files_and_later_files_earlier_ones(written):
         (["--seed", "true"], "command line: seed: expected int, got 'True'"),
         (["--lora.steps", "x"], "command line: lora.steps: expected int, got 'x'"),
         (["--data.limit", "x"], "command line: data.limit: expected int or null, got 'x'"),
-        (["--kind", "sideways"], "command line: kind: expected one of forward, reverse, got 'sideways'"),
+        (["--divergence", "sideways"], "command line: divergence: expected one of forward, reverse, got 'sideways'"),
         (["--weights.a", "x"], "command line: weights: expected mapping to float, got 'x'"),
         (["--sampling.stop", "a"], "command line: sampling.stop: expected list of text, got 'a'"),
         (["--train.lr", ".nan"], "command line: train.lr: expected a number, got nan"),

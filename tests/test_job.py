@@ -47,7 +47,7 @@ def test_a_job_from_start_to_end(tmp_path):
     job.row({"id": 2, "text": "é\ud800"})
     job.write_rejected([{"line": 3, "reason": "bad"}])
     assert (
-        job.write_result({"loss": jnp.float32(0.25), "counts": {"kept": np.int64(2)}}) == out / "result.json"
+        job.write_result({"loss": jnp.float32(0.25), "counts": {"used": np.int64(2)}}) == out / "result.json"
     )
 
     config = yaml.safe_load((out / "config.yaml").read_text())
@@ -57,11 +57,11 @@ def test_a_job_from_start_to_end(tmp_path):
     assert json.loads(lines[1]) == {"id": 2, "text": "é\ud800"}
     assert (out / "rejected.jsonl").read_text() == '{"line": 3, "reason": "bad"}\n'
     result = json.loads((out / "result.json").read_text())
-    assert (result["loss"], result["counts"], result["seed"]) == (0.25, {"kept": 2}, 7)
+    assert (result["loss"], result["counts"], result["seed"]) == (0.25, {"used": 2}, 7)
     assert result["schema_version"] == 1
-    found = result["versions"]
-    assert (found["jax"], found["jaxllm"], found["platform"]) == (jax.__version__, __version__, "cpu")
-    assert set(found) >= {"jaxlib", "flax", "optax", "python", "device_kind"} and None not in found.values()
+    versions = result["versions"]
+    assert (versions["jax"], versions["jaxllm"], versions["platform"]) == (jax.__version__, __version__, "cpu")
+    assert set(versions) >= {"jaxlib", "flax", "optax", "python", "device_kind"} and None not in versions.values()
     with open_job(out, JobConfig(out)) as again:
         assert again.finished
     assert sorted(p.name for p in out.iterdir()) == [
@@ -137,7 +137,7 @@ def test_a_run_of_an_earlier_version_resumes_when_new_keys_have_their_defaults(t
 
 
 @dataclass(frozen=True)
-class Nothing:
+class NoKeys:
     pass
 
 
@@ -146,7 +146,7 @@ class OldKeys:
     out: Path
     seed: int = 7
     api_key: str = "s3cret"
-    train: Nothing = Nothing()
+    train: NoKeys = NoKeys()
 
 
 def test_another_job_is_refused(tmp_path):
@@ -178,7 +178,7 @@ def test_directories_that_cannot_be_used(tmp_path):
         open_job(tmp_path / "broken", JobConfig(tmp_path))
 
 
-def test_what_json_cannot_hold_is_refused_by_name(tmp_path):
+def test_values_that_json_cannot_hold_are_refused_by_name(tmp_path):
     job = open_job(tmp_path, JobConfig(tmp_path))
     with pytest.raises(ValueError, match=r"metrics.loss\[1\] is nan, which JSON cannot hold"):
         job.write_result({"metrics": {"loss": [1.0, np.float32("nan")]}})
@@ -254,9 +254,7 @@ def test_a_full_disk_leaves_the_old_result_and_no_rest(tmp_path, monkeypatch):
 
 
 def test_a_disk_that_fills_within_a_row_keeps_the_rows_before(tmp_path):
-    """A limit on the size of files stands for the disk; in a process of its own, for it cannot be lifted
-    again.
-    """
+    """With a limit on the size of files in place of a full disk; in a process of its own, since it cannot be lifted."""
     code = f"""
 import resource, signal
 from jaxllm.errors import StorageError
@@ -277,7 +275,7 @@ writer.write({{"id": 2}})
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
-def test_a_device_without_room(tmp_path):
+def test_a_full_device(tmp_path):
     (tmp_path / "rows.jsonl").symlink_to("/dev/full")
     with pytest.raises(StorageError, match="rows.jsonl: cannot be written: No space left on device"):
         JsonlWriter(tmp_path / "rows.jsonl").write({"id": 1})
@@ -299,7 +297,7 @@ def test_long_last_lines_are_found_whole(tmp_path):
     assert read_jsonl(path) == [] == read_jsonl(tmp_path / "absent")
 
 
-def test_a_mistake_gives_the_directory_back(tmp_path):
+def test_the_directory_is_removed_after_a_user_error(tmp_path):
     out = tmp_path / "run"
     with pytest.raises(UserError, match="wrong"), open_job(out, JobConfig(out)) as job:
         job.pin("data", [1])
@@ -310,11 +308,11 @@ def test_a_mistake_gives_the_directory_back(tmp_path):
         job.write_rejected([{"line": 1, "reason": "bad"}])
         raise UserError("wrong")
     assert [p.name for p in out.iterdir()] == ["rejected.jsonl"]
-    with open_job(out, JobConfig(out)) as job:  # which is no obstacle
+    with open_job(out, JobConfig(out)) as job:  # leftovers are no obstacle
         job.row({"n": 1})
     with pytest.raises(UserError, match="wrong"), open_job(out, JobConfig(out)) as job:
         raise UserError("wrong")
-    assert list(job.iter_rows()) == [{"n": 1}]  # work that was done stays
+    assert list(job.iter_rows()) == [{"n": 1}]  # finished work stays
 
 
 def test_an_input_may_not_change_under_a_job(tmp_path):
@@ -325,12 +323,12 @@ def test_an_input_may_not_change_under_a_job(tmp_path):
             job.pin("data", [{"a": 2}])
 
 
-@pytest.mark.parametrize("kind", ["file", "folder", "files"])
-def test_an_input_file_may_not_change_under_a_job(tmp_path, kind):
+@pytest.mark.parametrize("form", ["file", "folder", "files"])
+def test_an_input_file_may_not_change_under_a_job(tmp_path, form):
     (tmp_path / "data").mkdir()
     file = tmp_path / "data" / "a.jsonl"
     file.write_text('{"a": 1}\n')
-    given = {"file": file, "folder": str(tmp_path / "data"), "files": [file]}[kind]
+    given = {"file": file, "folder": str(tmp_path / "data"), "files": [file]}[form]
     with open_job(tmp_path / "run", JobConfig(tmp_path)) as job:
         job.pin_file("data", given)
         job.pin_file("data", given)

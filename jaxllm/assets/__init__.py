@@ -1,4 +1,4 @@
-"""Files that travel inside the package: the tiny model and its documents."""
+"""Packaged files: the tiny model and its documents."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ _PREFIX = "asset:"
 
 
 def asset_path(name: str) -> Path:
-    """Path of a packaged file or directory, such as ``"tiny"`` or ``"tiny/documents.jsonl"``.
+    """Returns the path of a packaged file or directory, such as ``"tiny"`` or ``"tiny/documents.jsonl"``.
 
     Raises:
-        UserError: the package holds no such thing, or `name` leaves the package.
+        UserError: there is no such file in the package, or `name` leaves the package.
     """
     root = Path(str(resources.files(__name__)))
     path = root / name
     if not name or ".." in Path(name).parts or Path(name).is_absolute() or not path.exists():
         raise UserError(
-            f"no packaged file {name!r}", fix=f"packaged are: {', '.join(_listing(root)) or 'none'}"
+            f"no packaged file {name!r}", fix=f"packaged files: {', '.join(_listing(root)) or 'none'}"
         )
     return path
 
 
 def resolve(source: str | Path) -> Path:
-    """Path that a user's `source` means: ``"tiny"``, ``"asset:tiny/documents.jsonl"``, or a path of theirs.
+    """Resolves a user's source: ``"tiny"``, ``"asset:tiny/documents.jsonl"``, or a path.
 
     ``"tiny"`` is always the packaged model; a directory of that name is ``"./tiny"``. A path is returned with
-    ``~`` expanded and may not exist: what it should hold is the caller's to check.
+    ``~`` expanded and may not exist.
     """
     if isinstance(source, str):
         if source == "tiny":

@@ -66,7 +66,7 @@ def render(title: str, lead: str, sections: Sequence[Section], config: str, vers
 
 
 def head(rows: Sequence[Any], limit: int = SHOWN_ROWS, file: str = "rows.jsonl") -> tuple[Sequence[Any], str]:
-    """Returns the first `limit` rows for a table, and a note for the reader when there are more.
+    """Returns the first `limit` rows for a table, and a note when there are more.
 
     Args:
         rows: all rows.

@@ -1,4 +1,4 @@
-"""A few kinds of plot, drawn by matplotlib without a screen."""
+"""Plots of the report, drawn by matplotlib without a display."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-# Okabe and Ito's colors, which people with any color vision tell apart (darkest first, yellow left out).
+# Okabe and Ito's palette, which is safe for color-blind readers (darkest first, without yellow).
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
 
 
 @dataclass(frozen=True)
 class Lines:
-    """Curves over a common axis.
+    """Line plot.
 
     Attributes:
-        title: what is shown.
+        title: title of the plot.
         x: name of the horizontal axis.
         y: name of the vertical axis, with its unit.
         series: name -> (xs, ys).
-        log: whether the vertical axis is logarithmic; values that are not positive are left out then.
-        order: names in the order of their colors, so that a thing has one color all over a page.
+        log: logarithmic vertical axis, without values that are not positive.
+        order: names in the order of their colors, so that a name has the same color in all plots of a page.
     """
 
     title: str
@@ -47,14 +47,14 @@ class Lines:
 
 @dataclass(frozen=True)
 class Bars:
-    """Means side by side, each with its interval.
+    """Bar plot of means with confidence intervals.
 
     Attributes:
-        title: what is shown.
+        title: title of the plot.
         y: name of the vertical axis, with its unit.
         values: name -> {mean, ci_low, ci_high}.
-        top: upper end of the axis; None lets the values decide.
-        order: names in the order of their colors, so that a thing has one color all over a page.
+        top: upper end of the axis; by default that of the values.
+        order: names in the order of their colors, so that a name has the same color in all plots of a page.
     """
 
     title: str
@@ -65,12 +65,12 @@ class Bars:
 
     def draw(self, axes) -> None:
         colors = _colors(self.values, self.order)
-        for place, (color, value) in enumerate(zip(colors, self.values.values(), strict=True)):
+        for i, (color, value) in enumerate(zip(colors, self.values.values(), strict=True)):
             mean = value["mean"]
             # A bootstrap interval need not hold its mean to the last digit.
             error = [[max(mean - value["ci_low"], 0)], [max(value["ci_high"] - mean, 0)]]
-            axes.bar(place, mean, width=0.6, color=color, yerr=error, capsize=4)
-        # Many names stand side by side only if they are slanted.
+            axes.bar(i, mean, width=0.6, color=color, yerr=error, capsize=4)
+        # Many names fit under an axis only if they are slanted.
         slanted = dict(rotation=20, ha="right") if len(self.values) > 4 else {}
         axes.set_xticks(range(len(self.values)), [_literal(name) for name in self.values], **slanted)
         axes.set_ylabel(_literal(self.y))
@@ -79,12 +79,12 @@ class Bars:
 
 @dataclass(frozen=True)
 class Histogram:
-    """How often values of each size occur.
+    """Histogram of values.
 
     Attributes:
-        title: what is shown.
+        title: title of the plot.
         x: name of the values, with their unit.
-        values: what is counted.
+        values: the values.
     """
 
     title: str
@@ -100,10 +100,10 @@ class Histogram:
 
 @dataclass(frozen=True)
 class Heat:
-    """A matrix as colors between 0 and 1; the first row lies at the bottom.
+    """Heat map of a matrix with values between 0 and 1; the first row is at the bottom.
 
     Attributes:
-        title: what is shown.
+        title: title of the plot.
         x, y: names of the axes.
         values: rows of equal length.
     """
@@ -127,7 +127,7 @@ Plot = Lines | Bars | Histogram | Heat
 
 
 def svg(plot: Plot) -> str | None:
-    """The plot as SVG text; None where matplotlib is not installed."""
+    """Draws a plot as SVG text; returns None without matplotlib."""
     try:
         from matplotlib import rc_context
         from matplotlib.figure import Figure
@@ -146,10 +146,10 @@ def svg(plot: Plot) -> str | None:
 
 
 def _colors(names: Iterable[str], order: Sequence[str]) -> list[str]:
-    places = {name: place for place, name in enumerate(dict.fromkeys([*order, *names]))}
-    return [COLORS[places[name] % len(COLORS)] for name in names]
+    index = {name: i for i, name in enumerate(dict.fromkeys([*order, *names]))}
+    return [COLORS[index[name] % len(COLORS)] for name in names]
 
 
 def _literal(text: str) -> str:
-    """Text as it stands: a pair of dollar signs would be typeset as a formula, or fail as one."""
+    """Escapes dollar signs, a pair of which would be typeset as a formula."""
     return text.replace("$", r"\$")

@@ -1,6 +1,6 @@
 """Tokenizers and chat templates, data files as checked rows, padded and packed batches."""
 
-from jaxllm.text.batches import bucket, bucket_sizes, pack, pad_left, pad_right
+from jaxllm.text.batches import bucket, bucket_sizes, pack, pad_right
 from jaxllm.text.examples import Example, encode_example
 from jaxllm.text.rows import Message, NonEmpty, Rejected, Row, RowSet, iter_rows, read_rows
 from jaxllm.text.tokenizer import Tokenizer, load_tokenizer
@@ -19,7 +19,6 @@ __all__ = [
     "iter_rows",
     "load_tokenizer",
     "pack",
-    "pad_left",
     "pad_right",
     "read_rows",
 ]

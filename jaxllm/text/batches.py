@@ -1,9 +1,7 @@
-"""Token sequences of different lengths into rectangular arrays. NumPy only; the same arrays for the same
-input.
+"""Pads and packs token sequences into rectangular NumPy arrays, deterministically.
 
-Segments tell tokens from padding and one document from the next: 0 is padding, 1, 2, ... the sequences of a
-row. They are made from lengths, never from ``tokens != pad``: the padding id may be a token that occurs in
-the text.
+Segment ids separate tokens from padding and sequences from each other: 0 is padding, 1, 2, ... are the sequences of a
+row. They are computed from lengths, never from ``tokens != pad``: the padding id may be a token of the text.
 """
 
 from __future__ import annotations
@@ -16,15 +14,14 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Packed:
-    """Sequences laid one after another into rows of one length.
+    """Sequences concatenated into rows of equal length.
 
     Fields:
-        tokens: int32 [B, T], 0 where there is none.
-        segments: int32 [B, T], 0 where there is no token, else 1, 2, ... along the row.
-        positions: int32 [B, T], index of the token in its own sequence, 0 where there is no token.
-        index: int32 [B, T], which of the given sequences the token came from, -1 where there is no token.
-        carried: per-token values given along (masks, weights, targets), each [B, T], 0 where there is no
-            token.
+        tokens: int32 `[B, T]`, 0 on padding.
+        segments: int32 `[B, T]`, 0 on padding, else 1, 2, ... along the row.
+        positions: int32 `[B, T]`, position of the token in its own sequence, 0 on padding.
+        index: int32 `[B, T]`, index of the given sequence that the token is from, -1 on padding.
+        carried: other per-token values (masks, weights, targets), each `[B, T]`, 0 on padding.
     """
 
     tokens: np.ndarray
@@ -35,7 +32,7 @@ class Packed:
 
 
 def bucket_sizes(max_length: int, smallest: int = 16) -> tuple[int, ...]:
-    """Lengths to pad to, so that few shapes are compiled: powers of two with one step between, ending at
+    """Returns lengths to pad to, so that few shapes are compiled: powers of two and their multiples by 1.5, up to
     `max_length`.
 
     ``bucket_sizes(100) == (16, 24, 32, 48, 64, 96, 100)``: at most a third of a padded row is padding, from the
@@ -53,7 +50,7 @@ def bucket_sizes(max_length: int, smallest: int = 16) -> tuple[int, ...]:
 
 
 def bucket(n: int, sizes: Sequence[int]) -> int:
-    """The smallest of the ascending `sizes` that holds `n` tokens; ValueError when none does."""
+    """Returns the smallest of the ascending `sizes` that is at least `n`; raises ValueError without one."""
     for size in sizes:
         if n <= size:
             return size
@@ -61,48 +58,34 @@ def bucket(n: int, sizes: Sequence[int]) -> int:
 
 
 def pad_right(seqs: Sequence[Sequence[int]], length: int, pad_id: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Sequences from the left edge, padding after them.
+    """Pads sequences on the right.
 
     Args:
         seqs: token ids, each at most `length` long; an empty one makes a row of padding.
         length: T.
-        pad_id: what stands where there is no token; nothing may depend on it.
+        pad_id: token id of padding; no result may depend on it.
 
     Returns:
-        tokens int32 [B, T] and segments int32 [B, T], 1 on tokens and 0 on padding.
+        tokens int32 `[B, T]` and segments int32 `[B, T]`, 1 on tokens and 0 on padding.
 
     Raises:
         ValueError: a sequence is longer than `length`; shortening it is the caller's decision.
     """
-    return _pad(seqs, length, pad_id, left=False)
-
-
-def pad_left(seqs: Sequence[Sequence[int]], length: int, pad_id: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """As `pad_right`, with the padding before the tokens, so that all rows end together for decoding."""
-    return _pad(seqs, length, pad_id, left=True)
-
-
-def _pad(
-    seqs: Sequence[Sequence[int]], length: int, pad_id: int, left: bool
-) -> tuple[np.ndarray, np.ndarray]:
     lengths = _lengths(seqs, length)
     tokens = np.full((len(seqs), length), pad_id, np.int32)
     segments = np.zeros((len(seqs), length), np.int32)
     for row, (seq, n) in enumerate(zip(seqs, lengths, strict=True)):
-        where = slice(length - n, length) if left else slice(0, n)
-        tokens[row, where] = seq
-        segments[row, where] = 1
+        tokens[row, :n] = seq
+        segments[row, :n] = 1
     return tokens, segments
 
 
 def pack(
     seqs: Sequence[Sequence[int]], length: int, carried: Mapping[str, Sequence[Sequence]] | None = None
 ) -> Packed:
-    """Lays sequences one after another into as few rows as first-fit finds; none is split, empty ones take no
-    room.
+    """Packs sequences into rows by first-fit, longest first and ties in the order given; none is split.
 
-    Longer sequences are placed first, ties in the order given, so that rows fill well; `Packed.index` leads
-    back.
+    Empty sequences are left out. `Packed.index` maps tokens back to the given sequences.
 
     Args:
         seqs: token ids, each at most `length` long.
@@ -144,28 +127,27 @@ def pack(
 
 
 def _first_fit(lengths: list[int], length: int) -> list[list[int]]:
-    """Members of each row: every sequence goes to the first row with room for it, the longest first.
+    """Assigns sequences to rows: each, longest first, goes to the first row with enough free tokens.
 
-    A tree over the free room of all rows finds that row in logarithmic time; millions of rows would otherwise
-    take days.
+    A tree of maxima over the rows' free tokens gives that row in logarithmic time, since there may be millions of rows.
     """
     order = sorted((i for i, n in enumerate(lengths) if n), key=lambda i: -lengths[i])
     width = 1
     while width < max(1, len(order)):
         width *= 2
-    room = [length] * (2 * width)  # room[1] is the most free room of all rows, leaves are rows
+    free = [length] * (2 * width)  # leaves are rows, free[1] is the maximum over all
     rows: list[list[int]] = []
     for i in order:
         node = 1
         while node < width:
-            node = 2 * node if room[2 * node] >= lengths[i] else 2 * node + 1
+            node = 2 * node if free[2 * node] >= lengths[i] else 2 * node + 1
         if node - width == len(rows):
             rows.append([])
         rows[node - width].append(i)
-        room[node] -= lengths[i]
+        free[node] -= lengths[i]
         while node > 1:
             node //= 2
-            room[node] = max(room[2 * node], room[2 * node + 1])
+            free[node] = max(free[2 * node], free[2 * node + 1])
     return rows
 
 
@@ -179,10 +161,9 @@ def _lengths(seqs: Sequence[Sequence[int]], length: int) -> list[int]:
 
 def _dtype(values: Sequence[Sequence]) -> np.dtype:
     """int32 for whole numbers, float32 for others, bool for truth values."""
-    kind = (
+    dtype = np.dtype(
         np.result_type(*(np.asarray(v).dtype for v in values if len(v)))
         if any(len(v) for v in values)
         else bool
     )
-    kind = np.dtype(kind)
-    return np.dtype({"b": np.bool_, "i": np.int32, "u": np.int32}.get(kind.kind, np.float32))
+    return np.dtype({"b": np.bool_, "i": np.int32, "u": np.int32}.get(dtype.kind, np.float32))

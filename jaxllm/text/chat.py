@@ -111,7 +111,7 @@ class ChatTemplate:
             if any(spelled) or self.control.in_text(marked) != self.control.in_text(plain):
                 raise UserError(
                     "a message spells a special token and the chat template rewrites messages, so that the two "
-                    "cannot be told apart", self.source, "remove the special token from the message")
+                    "cannot be distinguished", self.source, "remove the special token from the message")
             contents = self._rewritten(pieces[::2], plain)
             if contents is None:
                 return Rendered(self.control.rename(plain), [None] * len(messages))

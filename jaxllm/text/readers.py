@@ -228,7 +228,7 @@ def _read_folder(path: Path) -> Iterator[Raw]:
 
     try:
         data = datasets.load_from_disk(str(path))
-    except Exception as error:  # damaged files raise whatever the reader of the format raises
+    except Exception as error:  # readers of damaged files raise many types
         raise UserError(f"the data set cannot be read: {_first_line(error)}", path) from error
     return _read_dataset(data)
 

@@ -63,15 +63,6 @@ class RowSet:
     lines: list[int]
     rejected: list[Rejected]
 
-    @property
-    def counts(self) -> dict[str, int]:
-        """Numbers for result.json: rows read, kept and rejected."""
-        return {
-            "read": len(self.rows) + len(self.rejected),
-            "kept": len(self.rows),
-            "rejected": len(self.rejected),
-        }
-
 
 def iter_rows(source: str | Path, required: Mapping[str, Any], optional: Mapping[str, Any] | None = None
               ) -> Iterator[Row | Rejected]:

@@ -85,7 +85,7 @@ class Tokenizer:
         Raises:
             ValueError: a text holds a lone surrogate.
         """
-        first, second = (None if one is None else _encoding(self._encoder, one) for one in (text, pair))
+        first, second = (None if part is None else _encoding(self._encoder, part) for part in (text, pair))
         done = self._decoder.post_process(first, second, add_special_tokens=True)
         return done.ids, done.type_ids if self.has_types else [0] * len(done.ids)
 
@@ -123,8 +123,8 @@ class Tokenizer:
         """
         rendered = self._template().render(messages, False)
         encoding = _encoding(self._encoder, rendered.text)
-        begins, ends = ([offset[i] for offset in encoding.offsets] for i in (0, 1))  # characters of each token
-        tokens = lambda start, stop: (bisect.bisect_right(ends, start), bisect.bisect_left(begins, stop))
+        starts, ends = ([offset[i] for offset in encoding.offsets] for i in (0, 1))  # characters of each token
+        tokens = lambda start, stop: (bisect.bisect_right(ends, start), bisect.bisect_left(starts, stop))
         return encoding.ids, [turn and tokens(*turn) for turn in rendered.turns]
 
     def _template(self) -> ChatTemplate:
@@ -145,7 +145,7 @@ def load_tokenizer(source: str | Path) -> Tokenizer:
     Code that comes with a tokenizer is never run.
 
     Raises:
-        UserError: nothing is there, it cannot be read, or it exists only in the slow form.
+        UserError: there is no tokenizer, it cannot be read, or only its slow form exists.
     """
     if not str(source).strip():
         raise UserError("no tokenizer given", fix="give a model directory, a Hub name, or 'tiny'")
@@ -244,7 +244,7 @@ def _rename(decoder: Any, control: dict[str, int]) -> tuple[Any, dict[str, str]]
     encoder = Backend.from_str(json.dumps(data))
     for spelled, name in names.items():
         if encoder.token_to_id(name) != control[spelled]:
-            raise UserError(f"this tokenizer has two ids for {spelled!r}", fix="save it anew")
+            raise UserError(f"this tokenizer has two ids for {spelled!r}", fix="save it again")
     return encoder, names
 
 

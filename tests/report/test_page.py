@@ -1,4 +1,4 @@
-"""The page of a run: what it shows, and what it lets nobody do."""
+"""Reports: contents, and safety against untrusted text."""
 
 import base64
 import math
@@ -38,7 +38,7 @@ def test_untrusted_names_in_plots():
         assert "<script" not in drawn and "&lt;script&gt;" in drawn
 
 
-def test_nothing_is_fetched_or_run():
+def test_pages_fetch_and_run_nothing():
     html = page(Lines("loss", "step", "nats", {"a": ([1, 2], [2.0, 1.0])}))
     assert "default-src 'none'" in html
     assert not re.search(r"<script|<link|https?://", html)
@@ -63,7 +63,7 @@ def test_plots_of_nothing_and_of_one_value():
         assert svg(plot).startswith("<?xml")
 
 
-def test_without_matplotlib_the_page_says_so(monkeypatch):
+def test_a_page_without_matplotlib(monkeypatch):
     for name in [name for name in sys.modules if name.split(".")[0] == "matplotlib"] + ["matplotlib"]:
         monkeypatch.setitem(sys.modules, name, None)
     html = page(Lines("loss", "step", "nats", {"a": ([1], [2.0])}), Table(["x"], [[1]]))

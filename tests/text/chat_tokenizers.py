@@ -84,8 +84,7 @@ def metaspace():
     data = json.loads(tok.to_str())  # the trainer marks the byte pieces as special, which they are not
     data["added_tokens"] = data["added_tokens"][:3]
     tok = Tokenizer.from_str(json.dumps(data))
-    # As families do it: some of the marks of the template are added without being called special, one eats
-    # blanks.
+    # As in model families: some marks of the template are added without being special, and one strips blanks.
     tok.add_tokens([AddedToken(m, normalized=False, special=False) for m in ("<|user|>", "<|assistant|>")])
     tok.add_special_tokens([AddedToken("<|end|>", rstrip=True, normalized=False)])
     tok.add_special_tokens([AddedToken(m, normalized=False) for m in MARKS if tok.token_to_id(m) is None])

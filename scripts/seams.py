@@ -182,7 +182,8 @@ def server(options: argparse.Namespace) -> Iterator[Line]:
         judge = ServerJudge("model", base_url="http://localhost:9/v1")
         judge._try = lambda *_, **__: ("answer", None)  # a request that returns at once
         start = time.perf_counter()
-        judge._ask([Prompt(f"prompt {i}") for i in range(count)], {"max_tokens": 1}, lambda reply: reply, None)
+        prompts = [Prompt(f"prompt {i}") for i in range(count)]
+        judge._send(prompts, lambda prompt: {"max_tokens": 1}, lambda reply: reply, None, None, None)
         seconds.append(time.perf_counter() - start)
     yield "seconds for 1,000, 2,000, 4,000, 8,000 prompts", ", ".join(f"{value:.2f}" for value in seconds)
 
@@ -205,7 +206,8 @@ def choose(options: argparse.Namespace) -> Iterator[Line]:
             return model.tokenizer.encode(text, *arguments, **options)
 
     prompt = "Question: Which option is pink? A: pink B: brown Answer:"
-    LocalJudge(dataclasses.replace(model, tokenizer=Counting()), "model").choose([Prompt(prompt)], ["yes", "no"])
+    judge = LocalJudge(dataclasses.replace(model, tokenizer=Counting()), "model", text_format="plain")
+    judge.choose([Prompt(prompt)], ["yes", "no"])
     yield "calls of encode", str(len(texts))
     yield "of which with the whole prompt", str(sum(prompt in text for text in texts))
     yield f"characters encoded (prompt has {len(prompt)})", str(sum(map(len, texts)))

@@ -95,7 +95,7 @@ class PrefixNode:
 
     Attributes:
         length: number of tokens that all prompts at and below this node share; 0 at the root.
-        example: index of one of these prompts, whose first `length` tokens are the prefix.
+        example: index of one of these prompts; its first `length` tokens are the prefix.
         members: indices of the prompts that continue from here on their own.
         children: nodes with longer prefixes.
     """

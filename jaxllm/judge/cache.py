@@ -28,10 +28,10 @@ FORMAT = 2
 
 
 class Cached(Judge):
-    """A judge whose answers are looked up in an SQLite file first, and added to it.
+    """A judge that looks answers up in an SQLite file first, and adds new ones to it.
 
-    Keys are hashes of the judge's identity, the prompt's content (not its id), the settings and the seed. A prompt's
-    completions share a key, whatever their number: where five are cached and eight are needed, three are generated.
+    Keys are hashes of the judge's identity, the prompt's content (not its id), the settings and the seed. The
+    completions of a prompt share a key, for any `n`: where five are cached and eight are needed, three are generated.
     Failures are not cached. The file is in write-ahead mode (`-wal` and `-shm` files accompany it); answers are
     committed in batches, at the latest after `COMMIT_SECONDS`.
 

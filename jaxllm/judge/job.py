@@ -16,7 +16,7 @@ from jaxllm.progress import bar
 from jaxllm.text.rows import Rejected
 
 Row = TypeVar("Row")
-# Rows whose prompts exist at the same time. Retries of a block run before the next block, so that a row that needs
+# Rows with prompts in memory at a time. Retries of a block run before the next block, so that a row that needs
 # several attempts holds back this many rows of the file at most.
 ROWS_PER_BLOCK = 1024
 # Least seconds between two lines in metrics.jsonl.
@@ -28,7 +28,7 @@ class Invalid:
     """Result of a parser for an answer that it cannot parse.
 
     Attributes:
-        reason: what is wrong, as the judge is told in a retry; a phrase such as "there is no JSON list in it".
+        reason: a phrase such as "there is no JSON list in it"; part of the prompt of a retry.
     """
 
     reason: str
@@ -172,7 +172,7 @@ def judge_rows(job: Job, judge: Judge, rows: Sequence[Row], prompt: Callable[[Ro
         judge: the judge.
         rows: the rows. A resumed job must pass the same ones.
         prompt: builds the prompt of a row; its `id` is written with the outcome.
-        task: what to do with the prompts.
+        task: `Completions` or `Options`.
         seed: base of the random draws.
         prices: for the column `cost`.
         fields: builds further columns; by default `JudgedRow.fields`.

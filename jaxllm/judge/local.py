@@ -30,7 +30,7 @@ from jaxllm.model import Model
 from jaxllm.models import Adapter
 
 TextFormat = Literal["auto", "chat", "plain"]
-# Prompts whose choices are computed together: at most this many are lost when the job is stopped.
+# Prompts with choices computed together: at most this many are lost when the job is stopped.
 PROMPTS_PER_SCORE_CALL = 256
 
 
@@ -41,7 +41,7 @@ class LocalJudge(Judge):
         model: the judge; weights are prepared once, here.
         identity: describes the model for caches; see `open_judge`.
         batch_size: sequences decoded together at most.
-        dtype: of activations; by default bfloat16 on accelerators and float32 on CPU.
+        dtype: dtype of activations; by default bfloat16 on accelerators and float32 on CPU.
         adapter: low-rank adapter applied next to the weights.
         mesh: splits rows over `data` and `fsdp` and KV heads over `tensor`.
         text_format: encoding of a prompt that is a text, not messages. `chat`: one user message in the chat template;

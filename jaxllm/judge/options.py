@@ -33,10 +33,10 @@ class OptionTokens:
         """Returns the token sequences of all spellings, and the option that each of them spells.
 
         Only those are listed that leave the prompt's own tokens as they are, and none that continues another of the
-        same option, whose probability includes it.
+        same option, since that one's probability includes it.
 
         Args:
-            text: the prompt, where it is raw text; None for a conversation, whose answer starts a new text.
+            text: the prompt, where it is raw text; None for a conversation, where the answer starts a new text.
             ids: tokens of the prompt.
 
         Raises:
@@ -85,7 +85,7 @@ class OptionTokens:
         for option, own in sequences.items():
             distinct = dict.fromkeys(tuple(ids) for ids in own if ids)
             if not distinct:
-                raise NoAnswer(f"the option {option!r} cannot be told apart from the prompt's end",
+                raise NoAnswer(f"the option {option!r} merges with the end of the prompt into other tokens",
                                "end the prompt with a blank line, or use messages")
             for ids in distinct:
                 if any(ids != other and ids[:len(other)] == other for other in distinct):

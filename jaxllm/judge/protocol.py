@@ -23,8 +23,8 @@ class Prompt:
     """A prompt for a judge.
 
     A text is one user message, for every backend: a server receives it as such, and a local model through its chat
-    template. Only a local model without a chat template, or one whose config says `format: plain`, continues it as
-    raw text.
+    template. Only a local model without a chat template, or one with `format: plain` in its config, continues it as raw
+    text.
 
     Attributes:
         content: the text, or messages `{"role", "content"}`, oldest first.
@@ -124,7 +124,7 @@ class NoAnswer(Exception):
 
     Attributes:
         reason: why, as it is reported.
-        fix: what the user can do about it.
+        fix: advice to the user.
     """
 
     def __init__(self, reason: str, fix: str | None = None):
@@ -244,7 +244,7 @@ def spellings(option: str) -> list[str]:
 
 
 def warn_of_low_mass(choices: Sequence[Choice | None], options: Sequence[str], identity: str) -> None:
-    """Warns on standard error about prompts whose options have little probability mass."""
+    """Warns on standard error about prompts after which the options have little probability mass."""
     masses = [choice.mass for choice in choices if choice is not None]
     if low := sum(mass < LOW_MASS for mass in masses):
         print(f"jaxllm: warning: the options {', '.join(map(repr, options))} received less than {LOW_MASS:.0%} of the "

@@ -195,7 +195,7 @@ def test_no_server_at_all(server):
 
 
 def test_answers_before_a_failure_are_cached(server, tmp_path):
-    """Six prompts, one at a time; the fourth request and all later ones fail. The next run asks for the rest only."""
+    """Six prompts, one at a time; the fourth request and all later ones fail. The next run requests the rest only."""
     server.faults = [None] * 3 + [401] * 9
     cached = Cached(judge(server, concurrency=1), tmp_path / "answers.sqlite")
     prompts = [Prompt(str(i)) for i in range(6)]

@@ -1,4 +1,4 @@
-"""Conversational recommendation: which titles a model names in a dialogue, and whether the right one is among them."""
+"""Conversational recommendation: titles that a model lists in a dialogue, scored against those recommended next."""
 
 from jaxllm.evaluate.recommend.catalog import Catalog, title_name
 from jaxllm.evaluate.recommend.replies import titles_in

@@ -1,4 +1,4 @@
-"""What can be recommended, and which of it a written title means."""
+"""Catalog of items, and matching of written titles to it by edit distance."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ import numpy as np
 from jaxllm.errors import UserError
 
 _PARENTHESES = re.compile(r"\([^()]*\)")
-# Written titles compared with the catalog at a time: a matrix of so many rows.
-_TOGETHER = 2048
+# Rows of the distance matrix that exist at a time.
+_TITLES_PER_BLOCK = 2048
 
 
 def title_name(title: str) -> str:
-    """A title's words: without `_`, `-`, `>` and what stands in parentheses, such as "(2013 film)"."""
+    """Normalizes a title: removes `_`, `-`, `>` and text in parentheses, such as "(2013 film)"."""
     return " ".join(_PARENTHESES.sub("", re.sub(r"[_\->]", " ", title)).split())
 
 
 @dataclass(frozen=True)
 class Match:
-    """What a written title means.
+    """The item name that a written title matches.
 
     Attributes:
         name: the nearest name of the catalog.
-        distance: letters to change, add or remove to get there, of all in lower case (Levenshtein).
+        distance: Levenshtein distance to it, both in lower case.
     """
 
     name: str
@@ -50,20 +50,19 @@ class Catalog:
             raise UserError("the library for edit distances is not installed", "jaxllm recommend",
                             "pip install 'jaxllm[recommend]'") from None
         self._process, self._distance = rapidfuzz.process, rapidfuzz.distance.Levenshtein.distance
-        # In the order of ids: of equally near names the one with the smallest id is taken, in every run.
+        # Sorted by id, so that ties go to the smallest id in every run.
         self.names = list(dict.fromkeys(filter(None, (title_name(items[id]) for id in sorted(items)))))
         if not self.names:
             raise UserError("no item has a title", "items")
         self._lower = [name.lower() for name in self.names]
 
     def match(self, titles: Sequence[str]) -> list[Match]:
-        """The nearest name for every written title."""
+        """Returns the nearest name for every written title."""
         distinct = list(dict.fromkeys(title.lower() for title in titles))
         nearest: dict[str, Match] = {}
-        for start in range(0, len(distinct), _TOGETHER):
-            some = distinct[start:start + _TOGETHER]
+        for start in range(0, len(distinct), _TITLES_PER_BLOCK):
+            some = distinct[start:start + _TITLES_PER_BLOCK]
             table = self._process.cdist(some, self._lower, scorer=self._distance, dtype=np.int32, workers=-1)
-            places = table.argmin(axis=1)
-            for title, row, place in zip(some, table, places, strict=True):
-                nearest[title] = Match(self.names[place], int(row[place]))
+            for title, row, index in zip(some, table, table.argmin(axis=1), strict=True):
+                nearest[title] = Match(self.names[index], int(row[index]))
         return [nearest[title.lower()] for title in titles]

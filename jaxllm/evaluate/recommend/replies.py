@@ -1,7 +1,7 @@
-"""The titles that a reply lists.
+"""Parsing of the titles that a reply lists.
 
-The paper's evaluation (SELF-PARAM, 2410.00487, after 2308.10053) keeps whatever stands behind the first "1.", line by
-line, which makes items of closing words, of blank lines and of a title's second mention. Here only the list counts.
+The paper's evaluation (SELF-PARAM, 2410.00487, after 2308.10053) takes everything after the first "1." line by line, so
+that closing words, blank lines and repeated titles count as items. Here only the list counts.
 """
 
 from __future__ import annotations
@@ -11,37 +11,37 @@ import re
 _PARENTHESES = re.compile(r"\([^()]*\)")
 _NUMBER = re.compile(r"^\d+\s*[.)]?\s*-?\s*")
 _ITEM = re.compile(r"^\s*(?:\d+\s*[.):]|[-*•])\s*(\S.*)$")
-# What follows a title on its line: a dash or a colon between blanks. Other colons are part of titles.
+# A description after a title: from a dash or a colon between blanks on. Other colons are part of titles.
 _DESCRIPTION = re.compile(r"\s+[-–—:]\s+.*$")
 _QUOTES = "\"'“”‘’*_`"
 
 
 def titles_in(reply: str, most: int = 20, legacy: bool = False) -> list[str]:
-    """Titles in the order of a reply.
+    """Extracts the listed titles in order.
 
-    A line is an item if it has a number or a bullet; the list ends with the first line behind it that has none. A
-    reply without such lines is read as titles between commas and line breaks. Years and other words in parentheses,
-    quotation marks, descriptions behind a dash, and titles that came before are left out.
+    A line is an item if it has a number or a bullet; the list ends at the first later line that has none. A reply
+    without such lines is split at commas and line breaks. Text in parentheses, quotation marks, descriptions after a
+    dash, and repeated titles are removed.
 
     Args:
-        reply: what the model said, without the prompt.
-        most: titles that were asked for; later ones do not count.
-        legacy: as in the paper's evaluation, which knows no `most`.
+        reply: the completion, without the prompt.
+        most: number of titles requested; later ones do not count.
+        legacy: parse as in the paper's evaluation, which has no `most`.
     """
     if legacy:
         return _legacy(reply)
-    found: list[str] = []
+    items: list[str] = []
     lines = reply.splitlines()
     if any(_ITEM.match(line) for line in lines):
         for line in lines:
             if item := _ITEM.match(line):
-                found.append(item[1])
-            elif found and line.strip():
+                items.append(item[1])
+            elif items and line.strip():
                 break
     else:
-        found = re.split(r"[,\n]", reply)
+        items = re.split(r"[,\n]", reply)
     plain = (_DESCRIPTION.sub("", _without_parentheses(title).strip(_QUOTES + " ")).strip(_QUOTES + " .")
-             for title in found)
+             for title in items)
     distinct: dict[str, str] = {}
     for title in filter(None, plain):
         distinct.setdefault(title.casefold(), title)

@@ -144,9 +144,11 @@ def make_loss(spec: ModelSpec, objective: Objective, adapter_scale: float | None
         dtype, remat: of the forward passes.
     """
 
-    def loss(trained: Any, frozen: Params, batch: Batch, key: jax.Array, extra: Any):
+    def loss(trained: Any, frozen: Any, batch: Batch, key: jax.Array, extra: Any):
         del key, extra  # the targets were drawn when the batch was made
-        frozen, open_book_teacher = frozen if two_teachers else (frozen, None)
+        open_book_teacher: Params | None = None
+        if two_teachers:
+            frozen, open_book_teacher = frozen
         student, adapter = (trained, None) if adapter_scale is None else (frozen, Adapter(trained, adapter_scale))
         mask = target_mask(batch["student_segments"], batch["masked_tokens"])
         if objective == "finetune":

@@ -87,11 +87,11 @@ class OnPolicyTargets:
                            seed=self._sampling_seed, batch_size=64, dtype=self._dtype, row_ids=numbers,
                            max_tokens=limits)
         stop_ids = set(self._model.stop_ids)
-        for number, target, (answer,) in zip(numbers, targets, answers, strict=True):
+        for row, target, (answer,) in zip(numbers, targets, answers, strict=True):
             # The stop token is part of the completion: the student also learns where to end.
             ended = answer.finish_reason == "length" or answer.token_ids[-1] in stop_ids
             ending = [] if ended else [token for token in target.student[-1:] if token in stop_ids]
-            self.completions[str(number)] = [*answer.token_ids, *ending][:self._completion_budget(target)]
+            self.completions[str(row)] = [*answer.token_ids, *ending][:self._completion_budget(target)]
 
     def _is_sampled(self, number: int) -> bool:
         """Decides whether the student completes this target itself."""

@@ -76,6 +76,13 @@ class TrainPlan:
     sampling: SamplingConfig | None = None
 
 
+def resolved_steps(train: TrainConfig) -> int:
+    """Returns the number of steps of settings that went through `TrainConfig.resolve`."""
+    if train.steps is None:
+        raise ValueError("the epochs of these settings are not resolved into steps")
+    return train.steps
+
+
 def make_plan(model: Model, objective: Objective, train: TrainConfig, lora: LoraConfig | None,
               divergence: DivergenceConfig, lengths: tuple[int, int], dtype: jnp.dtype,
               mesh: jax.sharding.Mesh, *, two_teachers: bool = False, on_policy: OnPolicyConfig | None = None,
@@ -93,7 +100,8 @@ def make_plan(model: Model, objective: Objective, train: TrainConfig, lora: Lora
     check(divergence.top_k is None or divergence.top_k <= model.spec.vocab_size, "divergence.top_k",
           f"must be at most the vocabulary of {model.spec.vocab_size}, got {divergence.top_k}")
     train = train.resolve(epoch_targets)
-    optimizer, schedule = make_optimizer(train, train.steps), make_schedule(train, train.steps)
+    steps = resolved_steps(train)
+    optimizer, schedule = make_optimizer(train, steps), make_schedule(train, steps)
     scale = None if lora is None else lora.alpha / lora.rank
     loss = make_loss(model.spec, objective, scale, kind=divergence.kind, beta=divergence.beta,
                      temperature=divergence.temperature, dtype=dtype, remat=train.remat,
@@ -154,14 +162,15 @@ def run_plan(model: Model, targets: TargetSource, plan: TrainPlan, *, checkpoint
     if checkpointer is not None and checkpointer.latest_step() is not None:
         state, sidecar = checkpointer.restore(state)
         completions = sidecar.get("completions", completions)
-    hooks: list[Hook] = []
-    if plan.on_policy is not None:
-        targets = OnPolicyTargets(model, targets, plan.on_policy, plan.sampling, train.batch_size,
+    draw, hooks = targets.target, list[Hook]()
+    if plan.on_policy is not None and plan.sampling is not None:
+        sampled = OnPolicyTargets(model, targets, plan.on_policy, plan.sampling, train.batch_size,
                                   (plan.student_length, plan.teacher_length), plan.dtype, completions)
-        hooks.append(_sampling_hook(targets, model, plan, state))
-    step_targets = lambda step: [targets.target(n)
-                                 for n in range(step * train.batch_size, (step + 1) * train.batch_size)]
-    frozen, lengths = model.params, (plan.student_length, plan.teacher_length)
+        hooks.append(_sampling_hook(sampled, plan.on_policy.every, model, plan, state))
+        draw = sampled.target
+    step_targets = lambda step: [draw(n) for n in range(step * train.batch_size, (step + 1) * train.batch_size)]
+    frozen: Any = model.params
+    lengths = plan.student_length, plan.teacher_length
     batch = lambda step: collate(step_targets(step), *lengths)
     if plan.objective == "distill" and plan.divergence.top_k is not None:
         cache = TeacherCache(model, open_book_teacher if plan.two_teachers else None, plan.divergence.top_k, lengths,
@@ -171,17 +180,17 @@ def run_plan(model: Model, targets: TargetSource, plan: TrainPlan, *, checkpoint
                                          (target for later in ahead(step) for target in step_targets(later)))
     elif plan.two_teachers:
         frozen = model.params, open_book_teacher
-    fitted = fit(state, plan.step, batch, train.steps, frozen=frozen, mesh=plan.mesh, hooks=hooks,
+    fitted = fit(state, plan.step, batch, resolved_steps(train), frozen=frozen, mesh=plan.mesh, hooks=hooks,
                  log_every=train.log_every, save_every=train.save_every, save_last=save_last,
                  checkpointer=checkpointer, sidecar={"completions": completions} if hooks else None, metrics=metrics,
                  progress=progress)
     return TrainResult(model, fitted.state.params, plan.lora, fitted.metrics, fitted.interrupted)
 
 
-def _sampling_hook(targets: OnPolicyTargets, model: Model, plan: TrainPlan, state: TrainState) -> Hook:
+def _sampling_hook(targets: OnPolicyTargets, every: int, model: Model, plan: TrainPlan, state: TrainState) -> Hook:
     """Samples before the first step, and returns the hook that samples later: for a step's targets after the step
     before the last, since batches are made one step ahead."""
-    every, steps = plan.on_policy.every, plan.train.steps
+    steps = resolved_steps(plan.train)
     if not int(state.step):
         targets.sample(range(min(every + 1, steps)), merged(model, state.params, plan.lora))
 
@@ -236,10 +245,11 @@ def train_run(job: Job, model: Model, targets: TargetSource, plan: TrainPlan, na
     Raises:
         KeyboardInterrupt: a signal stopped it; the checkpoint is saved.
     """
-    first_step = number * plan.train.steps
+    steps = resolved_steps(plan.train)
+    first_step = number * steps
     with Checkpointer(job.checkpoints / name) as checkpointer, contextlib.ExitStack() as stack:
         made, metrics = checkpointer.latest_step() or 0, None
-        if made < plan.train.steps:  # after a finished run come the lines of the next, which must stay
+        if made < steps:  # after a finished run come the lines of the next, which must stay
             writer = stack.enter_context(MetricsWriter(job.metrics_path, first_step + made))
             metrics = NumberedMetrics(writer, first_step, labels)
         result = run_plan(model, targets, plan, checkpointer=checkpointer, metrics=metrics, save_last=False,

@@ -110,8 +110,11 @@ class TargetSource(Protocol):
         cycle: targets of one whole cycle, in which every target type has its share.
     """
 
-    seed: int
-    cycle: int
+    @property
+    def seed(self) -> int: ...
+
+    @property
+    def cycle(self) -> int: ...
 
     def target(self, number: int) -> Target:
         """Returns target `number` of the run."""

@@ -250,6 +250,7 @@ def decode(spec: ModelSpec, params: Params, adapter: Adapter | None, state: Deco
                       adapter=adapter, dtype=dtype)
         seen = lax.cond(jnp.any(sampling.repetition != 1.0), lambda: state.seen.at[rows, token].set(True),
                         lambda: state.seen)
+        assert out.cache is not None
         return DecodeState(out.cache, compute_logits(spec, params, out.hidden[:, -1]), seen, put(state.tokens, token),
                            put(state.logprobs, logprob), lengths, state.done | stopped), count + 1
 

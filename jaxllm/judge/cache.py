@@ -8,7 +8,7 @@ import hashlib
 import json
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -63,8 +63,8 @@ class Cached(Judge):
         """See `Judge.complete`."""
         settings = {name: value for name, value in plain(sampling).items() if name != "n"}
         # Greedy decoding does not depend on the seed.
-        settings = ["complete", settings, seed if sampling.temperature > 0 else None]
-        keys = [self._key([*settings, prompt.sample], prompt) for prompt in prompts]
+        parts = ["complete", settings, seed if sampling.temperature > 0 else None]
+        keys = [self._key([*parts, prompt.sample], prompt) for prompt in prompts]
         indices = _indices(keys)
         answers = self._load(indices, lambda value: [_answer(fields) for fields in value])
         results: list[list[Answer]] = [[] for _ in prompts]
@@ -130,19 +130,20 @@ class Cached(Judge):
         """See `Judge.unanswerable_reason`."""
         return self.judge.unanswerable_reason(prompt, max_tokens)
 
-    def _query(self, call: Callable[..., list[T]], indices: Sequence[Sequence[int]], store: Callable[[int, T], None],
-               on_failure: OnFailure | None) -> None:
+    def _query(self, call: Callable[..., list[Any]], indices: Sequence[Sequence[int]],
+               store: Callable[[int, Any], None], on_failure: OnFailure | None) -> None:
         """Passes prompts on to the judge; `indices` are those that each of them has among all prompts."""
         done: set[int] = set()
 
-        def answered(number: int, value: T) -> None:
+        def answered(number: int, value: Any) -> None:
             done.add(number)
             store(number, value)
 
         def failed(number: int, reason: str) -> None:
             done.add(number)
-            for index in indices[number]:
-                on_failure(index, reason)
+            if on_failure is not None:
+                for index in indices[number]:
+                    on_failure(index, reason)
 
         if indices:
             values = call(answered, None if on_failure is None else failed)
@@ -154,7 +155,7 @@ class Cached(Judge):
         content = json.dumps([FORMAT, self.identity, prompt.sha256, settings], sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()
 
-    def _load(self, keys: Sequence[str], parse: Callable[[Any], T]) -> dict[str, T]:
+    def _load(self, keys: Iterable[str], parse: Callable[[Any], T]) -> dict[str, T]:
         keys, values = list(keys), {}
         with self._lock, self._errors():
             for start in range(0, len(keys), KEYS_PER_QUERY):

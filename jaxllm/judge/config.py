@@ -121,12 +121,12 @@ def open_judge(config: JudgeConfig, device: DeviceConfig | None = None) -> Judge
 
 def _open(config: JudgeConfig, device: DeviceConfig) -> Judge:
     if config.backend == "openai":
-        return ServerJudge(config.model, config.base_url, config.key_variable, config.concurrency, config.per_minute,
-                           config.seconds, config.retries)
+        return ServerJudge(config.model or "", config.base_url, config.key_variable, config.concurrency,
+                           config.per_minute, config.seconds, config.retries)
     if config.backend == "recorded":
-        return RecordedJudge(config.path)
+        return RecordedJudge(config.path or "")
     if config.backend == "callable":
-        return named_judge(config.path)
+        return named_judge(config.path or "")
     name = config.model or "tiny"
     mesh = open_mesh(config.mesh)
     model = load(name, device.param_dtype, lambda spec: model_shardings(spec, mesh), device.quantize)

@@ -43,11 +43,12 @@ class FunctionJudge(Judge):
                  on_answer: Callable[[int, list[Answer]], None] | None = None,
                  on_failure: OnFailure | None = None) -> list[list[Answer]]:
         """See `Judge.complete`."""
-        if self._complete is None:
+        complete = self._complete
+        if complete is None:
             raise UserError("this judge cannot complete prompts", self.identity)
 
         def answers(prompt: Prompt) -> list[Answer]:
-            texts = self._complete(prompt, sampling, seed)
+            texts = complete(prompt, sampling, seed)
             if not isinstance(texts, list | tuple) or len(texts) != sampling.n or not all(
                     isinstance(text, str) for text in texts):
                 raise UserError(f"the function must return a list of {sampling.n} texts, got {texts!r:.200}",
@@ -61,18 +62,20 @@ class FunctionJudge(Judge):
                on_failure: OnFailure | None = None) -> list[Choice | None]:
         """See `Judge.choose`."""
         check_options(options)
-        if self._choose is None:
+        choose = self._choose
+        if choose is None:
             raise UserError("this judge cannot choose between options", self.identity)
 
         def choice(prompt: Prompt) -> Choice:
-            given = self._choose(prompt, options)
+            given = choose(prompt, options)
             try:
                 return choice_of({option: float(given[option]) for option in options})
             except (KeyError, TypeError, ValueError) as error:
                 raise UserError(f"the function must return a probability for each option, got {given!r:.200}: {error}",
                                 self.identity) from None
 
-        choices = one_by_one(prompts, choice, None, on_answer, on_failure, self.identity)
+        missing: Choice | None = None
+        choices = one_by_one(prompts, choice, missing, on_answer, on_failure, self.identity)
         warn_of_low_mass(choices, options, self.identity)
         return choices
 
@@ -98,6 +101,6 @@ def named_judge(path: str) -> FunctionJudge:
                         "give package.module:name")
     judge = function if isinstance(function, FunctionJudge) else FunctionJudge(function)
     if judge.identity == UNNAMED:
-        source = Path(module.__file__).read_bytes() if getattr(module, "__file__", None) else b""
+        source = Path(module.__file__).read_bytes() if module.__file__ else b""
         judge.identity = f"{path} ({hashlib.sha256(source).hexdigest()[:16]})"
     return judge

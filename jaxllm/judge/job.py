@@ -6,6 +6,7 @@ import hashlib
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 from jaxllm.config import SamplingConfig
@@ -282,7 +283,7 @@ class _Attempts(Generic[Row]):
             if keys:
                 self._judge.complete([retries[key] for key in keys], replace(sampling, n=1),
                                      seed=_attempt_seed(self._seed, attempt), on_answer=answered,
-                                     on_failure=lambda number, _, answered=answered: answered(number, None))
+                                     on_failure=partial(_without_reason, answered))
 
     def _first(self, row: int, answers: list[Answer]) -> None:
         self._samples[row] = [self._parsed(row, number, answer, 0) for number, answer in enumerate(answers)]
@@ -339,3 +340,7 @@ class _Progress:
             self._noted = self._done
             self._metrics.write({"step": self._done, "seconds": round(self._last - self._start, 3),
                                  "invalid": self._invalid, **vars(self._usage)})
+
+
+def _without_reason(answered: Callable[[int, Any], None], number: int, _: str) -> None:
+    answered(number, None)

@@ -100,7 +100,7 @@ class LocalJudge(Judge):
         encoded = self._encode(prompts, 0, on_failure)
         tokens: dict[int, dict[Ids, str]] = {}
         for number, ids in encoded.items():
-            text = None if self._is_chat(prompts[number]) else prompts[number].content
+            text = None if self._is_chat(prompts[number]) else str(prompts[number].content)
             try:
                 own = option_tokens.after(text, ids)
             except NoAnswer as error:
@@ -108,7 +108,8 @@ class LocalJudge(Judge):
                 continue
             if self._fits(number, ids, max(map(len, own)), on_failure):
                 tokens[number] = own
-        numbers, results = list(tokens), [None] * len(prompts)
+        numbers = list(tokens)
+        results: list[Choice | None] = [None] * len(prompts)
         for start in range(0, len(numbers), PROMPTS_PER_SCORE_CALL):
             some = numbers[start:start + PROMPTS_PER_SCORE_CALL]
             pairs = [(number, continuation) for number in some for continuation in tokens[number]]
@@ -117,9 +118,9 @@ class LocalJudge(Judge):
             probabilities = {pair: math.exp(score.logprob) for pair, score in zip(pairs, scores, strict=True)}
             for number in some:
                 shares = _shares(tokens[number], {ids: probabilities[number, ids] for ids in tokens[number]}, options)
-                results[number] = choice_of(shares, Usage(len(encoded[number]), 0))
+                results[number] = choice = choice_of(shares, Usage(len(encoded[number]), 0))
                 if on_answer is not None:
-                    on_answer(number, results[number])
+                    on_answer(number, choice)
         warn_of_low_mass(results, options, self.identity)
         return results
 
@@ -138,7 +139,7 @@ class LocalJudge(Judge):
     def _ids(self, prompt: Prompt) -> list[int]:
         if self._is_chat(prompt):
             return self.model.tokenizer.chat(prompt.messages)
-        return self.model.prompt_ids(prompt.content)
+        return self.model.prompt_ids(str(prompt.content))
 
     def _encode(self, prompts: Sequence[Prompt], max_tokens: int, on_failure: OnFailure | None) -> dict[int, list[int]]:
         """Encodes prompts that fit the context window with `max_tokens` tokens; the others fail."""

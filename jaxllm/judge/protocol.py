@@ -195,8 +195,8 @@ def choice_of(options: Mapping[str, float], usage: Usage | None = None) -> Choic
     return Choice({option: p / mass for option, p in options.items()}, min(mass, 1.0), usage)
 
 
-def one_by_one(prompts: Sequence[Prompt], answer: Callable[[Prompt], T], missing: T,
-               on_answer: Callable[[int, T], None] | None, on_failure: OnFailure | None, where: str) -> list[T]:
+def one_by_one(prompts: Sequence[Prompt], answer: Callable[[Prompt], Any], missing: T,
+               on_answer: Callable[[int, Any], None] | None, on_failure: OnFailure | None, where: str) -> list[T]:
     """Calls `answer` for every prompt in order.
 
     Args:

@@ -88,7 +88,8 @@ class RecordedJudge(Judge):
             except (TypeError, ValueError) as error:
                 raise NoAnswer(f"the recorded probabilities cannot be used: {error}") from None
 
-        choices = one_by_one(prompts, choice, None, on_answer, on_failure, str(self.path))
+        missing: Choice | None = None
+        choices = one_by_one(prompts, choice, missing, on_answer, on_failure, str(self.path))
         warn_of_low_mass(choices, options, self.identity)
         return choices
 

@@ -104,8 +104,8 @@ class ServerJudge(Judge):
                 raise UserError(f"sampling.{name} has no counterpart in this interface", self.identity,
                                 f"leave it at {neutral}")
         base = seed if sampling.seed is None else sampling.seed
-        settings = dict(temperature=sampling.temperature, top_p=sampling.top_p, max_tokens=sampling.max_tokens,
-                        n=sampling.n)
+        settings: dict[str, Any] = dict(temperature=sampling.temperature, top_p=sampling.top_p,
+                                        max_tokens=sampling.max_tokens, n=sampling.n)
         if sampling.stop:
             settings["stop"] = list(sampling.stop)
         if sampling.logit_bias:
@@ -152,12 +152,13 @@ class ServerJudge(Judge):
             return choice_of(shares, _usage(response))
 
         settings = dict(max_tokens=1, temperature=1.0, logprobs=True, top_logprobs=TOP_LOGPROBS)
-        choices = self._send(prompts, lambda prompt: settings, read, None, on_answer, on_failure)
+        missing: Choice | None = None
+        choices = self._send(prompts, lambda prompt: settings, read, missing, on_answer, on_failure)
         warn_of_low_mass(choices, options, self.identity)
         return choices
 
     def _send(self, prompts: Sequence[Prompt], request: Callable[[Prompt], dict[str, Any]], read: Callable[[Any], T],
-              missing: T, on_answer: Callable[[int, T], None] | None, on_failure: OnFailure | None) -> list[T]:
+              missing: T, on_answer: Callable[[int, Any], None] | None, on_failure: OnFailure | None) -> list[T]:
         """Sends every prompt and parses the responses with `read`; `missing` is the result of one without an answer."""
         results: dict[int, T] = {}
         failures: dict[int, _Failed] = {}
@@ -175,8 +176,8 @@ class ServerJudge(Judge):
 
         def report() -> None:
             """Passes failures on once an answer shows that they concern single prompts."""
-            for number in [] if on_failure is None else sorted(failures.keys() - reported):
-                if results or not running:
+            for number in sorted(failures.keys() - reported):
+                if on_failure is not None and (results or not running):
                     reported.add(number)
                     on_failure(number, failures[number].error.what)
 
@@ -296,7 +297,8 @@ def _seed(seed: int, sample: int) -> int:
 
 def _usage(response: Any) -> Usage | None:
     """Token counts of a response; None where the server sends none."""
-    counts = [getattr(getattr(response, "usage", None), name, None) for name in ("prompt_tokens", "completion_tokens")]
+    usage = getattr(response, "usage", None)
+    counts: list[Any] = [getattr(usage, name, None) for name in ("prompt_tokens", "completion_tokens")]
     return Usage(*counts) if all(type(count) is int and count >= 0 for count in counts) else None
 
 

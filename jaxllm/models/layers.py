@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import flax.linen as nn
 import jax
@@ -31,7 +31,7 @@ from jaxllm.models.attention import (
 )
 from jaxllm.models.disentangled import Distances, distance_bias
 from jaxllm.models.rope import rotate
-from jaxllm.models.spec import ModelSpec
+from jaxllm.models.spec import ModelSpec, Relative
 from jaxllm.ops.matmul import matmul
 from jaxllm.ops.quantize import Quantized
 
@@ -200,7 +200,7 @@ class Attention(nn.Module):
         if context.distances is not None:
             query_table, key_table = (split_heads(project[name](context.distances.table)) for name in "qk")
             bias, scale = distance_bias(queries, by_head(keys), query_table, key_table, context.distances.index,
-                                        spec.encoder.relative)
+                                        cast(Relative, spec.encoder.relative))
             mixed = attend_biased(queries, keys, values, context.mask, bias, scale)
         else:
             mixed = self._attend(queries, keys, values, context.mask, layer_type)

@@ -10,8 +10,9 @@ import dataclasses
 import json
 import logging
 import math
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -154,8 +155,8 @@ def abstract(spec: ModelSpec, dtype: jnp.dtype, shardings: Any, scheme: Scheme |
         shardings = jax.tree.map(lambda _: jax.sharding.SingleDeviceSharding(jax.devices()[0]), shapes)
 
     def one(path, leaf, place):
-        chosen = is_quantizable(tuple(key.key for key in path), leaf.shape, scheme)
-        leaf = jax.eval_shape(lambda leaf: quantize(leaf, scheme), leaf) if chosen else leaf
+        chosen = scheme is not None and is_quantizable(tuple(key.key for key in path), leaf.shape, scheme)
+        leaf = jax.eval_shape(partial(quantize, scheme=cast(Scheme, scheme)), leaf) if chosen else leaf
         return jax.tree.map(lambda part: jax.ShapeDtypeStruct(part.shape, part.dtype, sharding=_fitting(place, part)),
                             leaf)
 

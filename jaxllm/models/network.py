@@ -9,6 +9,7 @@ either layout.
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -240,7 +241,7 @@ def prefill(spec: ModelSpec, params: Params, tokens: jax.Array, positions: jax.A
     if prefix is None:
         # Within a text index and position differ by a constant, and flash kernels order tokens by index.
         mask = self_attention_mask(segments) if branches is None else _branch_mask(segments, positions, branches)
-        kv = (None,) * spec.layers
+        kv: Any = (None,) * spec.layers
     else:
         slots = prefix.layers[0][0].shape[1]
         prefix_segments = jnp.where(jnp.arange(slots) < prefix.length, -1, 0)

@@ -85,7 +85,7 @@ def save_adapter(path: str | Path, spec: ModelSpec, adapter: Adapter, base: str 
 
 def _fuse(spec: ModelSpec, leaves: list[Leaf], parts: list[dict[str, Any] | None]) -> tuple[np.ndarray, np.ndarray]:
     """Factors `[L, in, R]` and `[L, R, out]` of a checkpoint's module from those of its parts."""
-    if len(parts) == 1:
+    if len(parts) == 1 and parts[0] is not None:
         return np.asarray(parts[0]["a"]), np.asarray(parts[0]["b"])
     shapes = linear_shapes(spec)
     present = [part for part in parts if part is not None]

@@ -133,11 +133,12 @@ class InjectionData:
 def input_files(config: Config) -> dict[str, tuple[str, dict[str, Any]]]:
     """Lists the files next to the data that the run reads: role -> path and schema of the rows."""
     own_pairs = config.qa_pairs.source in ("model", "judge")
-    files = {"unrelated texts": (config.unrelated.path, TEXT_ROW),
-             "QA pairs": (None if own_pairs else config.qa_pairs.source, QA_ROW),
-             "locality probes": (config.locality.path, {"question": NonEmpty[str]}),
-             "paraphrases": (config.paraphrases, QA_ROW),
-             "worked examples": (config.qa_pairs.examples if config.qa_pairs.source == "model" else None, QA_ROW)}
+    files: dict[str, tuple[str | None, Any]] = {
+        "unrelated texts": (config.unrelated.path, TEXT_ROW),
+        "QA pairs": (None if own_pairs else config.qa_pairs.source, QA_ROW),
+        "locality probes": (config.locality.path, {"question": NonEmpty[str]}),
+        "paraphrases": (config.paraphrases, QA_ROW),
+        "worked examples": (config.qa_pairs.examples if config.qa_pairs.source == "model" else None, QA_ROW)}
     return {role: (path, schema) for role, (path, schema) in files.items() if path is not None}
 
 
@@ -171,7 +172,7 @@ def _with_paraphrases(config: Config, rows: RowSet | None, documents: list[Docum
     if rows is None:
         return documents
     texts = {document.text for document in documents}
-    unknown = [Rejected(config.paraphrases, line, unknown_context(config), as_text(row))
+    unknown = [Rejected(str(config.paraphrases), line, unknown_context(config), as_text(row))
                for line, row in zip(rows.lines, rows.rows, strict=True) if row["context"] not in texts]
     rejected.add([*rows.rejected, *unknown], len(rows.rows) - len(unknown))
     questions = {document.text: document.questions for document in group_rows(rows.rows)}

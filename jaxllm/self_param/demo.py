@@ -38,6 +38,7 @@ def run(config: Config) -> Path:
     settings = asset_path("self_param_tiny.yaml")
     result_path = job.run(parse(job.Config, [
         f"--config={settings}", f"--out={config.out}", f"--documents={config.documents}", f"--seed={config.seed}"]))
+    assert result_path is not None  # only a dry run leaves no result
     print(describe(result_path))
     return result_path
 

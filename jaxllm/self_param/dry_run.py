@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -42,7 +43,7 @@ def dry_run(config: Config, mesh: jax.sharding.Mesh) -> str:
         shaped = lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
         trained = jax.tree.map(shaped, adapter.params, shardings(adapter_axes(adapter), mesh, adapter.params))
     teachers = two_teachers(config, "self_param")
-    plan = make_plan(Model(spec, weights, None), OBJECTIVES["self_param"], config.train, config.lora,
+    plan = make_plan(Model(spec, weights, cast(Any, None)), OBJECTIVES["self_param"], config.train, config.lora,
                      config.divergence, lengths, config.device.compute_dtype, mesh, two_teachers=teachers)
     state = abstract_state(trained, plan.optimizer)
     temporary = _temporary(config, spec, plan, state, weights, lengths, mesh)
@@ -102,7 +103,7 @@ def _merged_kernels(spec: ModelSpec, config: Config, weights: Params) -> int:
     """Bytes on one device of the kernels that adapters are merged into, dequantized."""
     layer, size = weights["layers"][0], 0
     for (module, name), shape in linear_shapes(spec).items():
-        if name in config.lora.targets:
+        if config.lora is not None and name in config.lora.targets:
             stored = jax.tree.leaves(layer[module][name]["kernel"])[0]
             share = math.prod(stored.sharding.shard_shape(stored.shape)) / math.prod(stored.shape)
             size += int(spec.layers * math.prod(shape) * share * weights["embed"].dtype.itemsize)
@@ -118,7 +119,7 @@ def _bytes(x: jax.ShapeDtypeStruct) -> int:
 
 def _lengths(config: Config, window: int) -> tuple[int, int]:
     """Batch lengths for a document of `config.dry_run` tokens, a prefix of one token and QA pairs of maximum length."""
-    document, prefix = (0,) * config.dry_run, (0,)
+    document, prefix = (0,) * (config.dry_run or 0), (0,)
     pair = (0,) * (config.qa_pairs.max_tokens + config.sampling.max_tokens + 16)
     unrelated = document if config.unrelated.with_document else ()
     targets = {"qa": build_target(prefix, document, pair, "qa"),

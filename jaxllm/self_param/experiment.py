@@ -153,7 +153,7 @@ def run_experiment(experiment: Experiment) -> list[Record]:
             injected: list[int] = []
             for step, group in enumerate(experiment.groups, 1):
                 injected += group
-                measure("retrieval", step, lambda known=tuple(injected): evaluator.retrieval(known))
+                measure("retrieval", step, partial(evaluator.retrieval, tuple(injected)))
     return list(done.values())
 
 
@@ -236,7 +236,7 @@ def _save(experiment: Experiment, method: Method, group: Sequence[int], result: 
     if config.save == "model":
         params = merge_adapter(experiment.base.params, result.adapter) if result.adapter else result.params
         save_model(folder, spec, stack_layers(params), config.model)
-    else:
+    elif result.adapter is not None:
         questions = [[list(target.student) for target in one.questions] for number in group
                      for one in experiment.targets[method][number]]
         save_adapter(folder, spec, result.adapter, config.model,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 
@@ -60,7 +61,9 @@ class Injection:
     @property
     def params(self) -> Params:
         """Weights with the documents: the trained ones, or a copy of the base's with the adapter merged."""
-        return self._trained if self.adapter is None else merge_adapter(self.model.params, self.adapter)
+        if self._trained is not None:
+            return self._trained
+        return self.model.params if self.adapter is None else merge_adapter(self.model.params, self.adapter)
 
 
 def inject(model: Model, documents: str | Sequence[str], *,
@@ -83,12 +86,12 @@ def inject(model: Model, documents: str | Sequence[str], *,
         UserError: a document has no usable QA pair, or does not fit the model.
     """
     model.require_lm("inject")
-    alone = isinstance(documents, str)
+    texts_given = [documents] if isinstance(documents, str) else list(documents)
     mesh = open_mesh(config.mesh)
     generator = Generator(model, dtype=config.device.compute_dtype, mesh=mesh, batch_size=config.generation_batch_size)
     prompts = Prompts(model, config.format, _examples(config, pairs is not None), config.qa_pairs.append_eos)
-    chunked = chunk_documents(config, prompts, [Document(text) for text in ([documents] if alone else documents)])
-    given = None if pairs is None else [pairs] if alone else list(pairs)
+    chunked = chunk_documents(config, prompts, [Document(text) for text in texts_given])
+    given: Any = None if pairs is None else [pairs] if isinstance(documents, str) else list(pairs)
     if given is None and config.qa_pairs.source not in ("model", "judge"):
         rows = read_rows(config.qa_pairs.source, QA_ROW)
         given, _ = pairs_of_file(rows, config.qa_pairs.source, {document.text for document in chunked}, prompts,

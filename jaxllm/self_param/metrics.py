@@ -84,8 +84,8 @@ def retention_by_lag(matrix: np.ndarray, written: Sequence[int]) -> list[float]:
 
 def mean_seen(matrix: np.ndarray, written: Sequence[int]) -> list[float]:
     """Computes the mean score over all documents injected so far, after each injection."""
-    written = np.asarray(written)
-    return [float(matrix[i, written <= i].mean()) for i in range(1, len(matrix)) if (written <= i).any()]
+    steps = np.asarray(written)
+    return [float(matrix[i, steps <= i].mean()) for i in range(1, len(matrix)) if (steps <= i).any()]
 
 
 def before_injection(matrix: np.ndarray, written: Sequence[int]) -> float:
@@ -125,7 +125,7 @@ class MethodRecords:
 
     def unchanged(self, record: Record) -> list[bool]:
         """Whether each locality probe is answered as by the base model; up to case, punctuation and articles."""
-        return [same_answer(before, after) for before, after in
+        return [same_answer(before or "", after) for before, after in
                 zip(self.base.probe_answers, record.probe_answers, strict=True) if after is not None]
 
     def locality(self) -> list[float]:
@@ -214,7 +214,7 @@ def _drift_interval(record: Record, seed: int, draws: int = 2000) -> dict[str, f
     chosen = np.random.default_rng(seed).integers(len(sums), size=(draws, len(sums)))
     means = sums[chosen].sum(1) / tokens[chosen].sum(1)
     low, high = np.quantile(means, [0.025, 0.975])
-    return {"mean": record.drift_kl, "ci_low": float(low), "ci_high": float(high), "n": len(sums)}
+    return {"mean": float(record.drift_kl or 0.0), "ci_low": float(low), "ci_high": float(high), "n": len(sums)}
 
 
 def result_rows(documents: Sequence[Document], records: Iterable[Record], single: bool) -> list[dict[str, Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Callable, Collection, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jaxllm.config import SamplingConfig
 from jaxllm.errors import UserError
@@ -167,7 +167,7 @@ def model_source(generator: Generator, prompts: Prompts, config: QAPairConfig, a
     def source(texts: Sequence[str]) -> list[list[QAPair]]:
         contexts, start = [prompts.generation_context(text) for text in texts], prompts.question_start()
         count = itertools.count(1)
-        report = None if on_sample is None else lambda _, samples: [on_sample(next(count)) for _ in samples]
+        report: Any = None if on_sample is None else lambda _, samples: [on_sample(next(count)) for _ in samples]
         samples = generator.generate([[*ids, *start] for ids in contexts], question_sampling, seed=seed,
                                      on_prompt=report)
         questions = [[pair.question for pair in distinct([QAPair(c.text, "?") for c in own], len(own))]

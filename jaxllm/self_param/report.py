@@ -35,7 +35,7 @@ def sections(result: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], metri
         rows: contents of rows.jsonl.
         metrics: lines of metrics.jsonl.
     """
-    labels = {method: label for method, label in LABELS.items() if method in result["f1"]}
+    labels: dict[str, str] = {method: label for method, label in LABELS.items() if method in result["f1"]}
     parts = [_scores(result, labels)]
     if result["setting"] == "sequential":
         parts.append(_retention(result, labels))

@@ -135,7 +135,7 @@ def sample_unrelated(config: InjectConfig, generator: Generator, texts: Sequence
         samples = generator.generate([list(model.start) or [0]], sampling, seed=purpose_seed(config.seed, "unrelated"))
         ids = [completion.token_ids for completion in samples[0]]
     else:
-        ids = (model.tokenizer.encode(text)[:length] for text in texts)
+        ids = [model.tokenizer.encode(text)[:length] for text in texts]
     distinct = list({tuple(text): list(text) for text in ids if len(text) > 1}.values())
     if len(distinct) < drift + bool(config.mixture.unrelated):
         raise UserError(f"only {len(distinct)} distinct texts, {drift} of them held out for drift",

@@ -112,9 +112,10 @@ class ChatTemplate:
                 raise UserError(
                     "a message spells a special token and the chat template rewrites messages, so that the two "
                     "cannot be distinguished", self.source, "remove the special token from the message")
-            contents = self._rewritten(pieces[::2], plain)
-            if contents is None:
+            rewritten = self._rewritten(pieces[::2], plain)
+            if rewritten is None:
                 return Rendered(self.control.rename(plain), [None] * len(messages))
+            contents = rewritten
         return self._joined(messages, pieces, contents, self._leading(messages, pieces, nonce, add_generation_prompt))
 
     def _rewritten(self, literals: list[str], plain: str) -> list[str] | None:
@@ -147,7 +148,8 @@ class ChatTemplate:
                 for blank, literal, own in zip(blanks, pieces[::2], bare, strict=False)]
 
     def _joined(self, messages: list[dict], pieces: list[str], contents: list[str], leading: list[str]) -> Rendered:
-        text, turns = self.control.rename(pieces[0]), [None] * len(messages)
+        text = self.control.rename(pieces[0])
+        turns: list[tuple[int, int] | None] = [None] * len(messages)
         for marker, content, blanks, literal in zip(pieces[1::2], contents, leading, pieces[2::2], strict=True):
             start = len(text) - len(blanks)
             text += content

@@ -79,7 +79,7 @@ def encode_example(
         return _conversation(tokenizer, messages, turns)
     if completion is None:
         raise UserError("a prompt without a completion", "row", "give every prompt a completion")
-    before, after = pair_ids(tokenizer, prompt, completion, start)
+    before, after = pair_ids(tokenizer, prompt or "", completion, start)
     if end:
         if tokenizer.eos_id is None:
             raise UserError("the tokenizer has no end token", tokenizer.source)
@@ -99,7 +99,7 @@ def _conversation(tokenizer: Tokenizer, messages: Sequence[dict[str, Any]], turn
     if lost := [i for i in assistant if located[i] is None]:
         raise UserError(f"the chat template rewrites message {lost[0] + 1}, so that its tokens cannot be located",
                         tokenizer.source, "give the message as the template writes it, or use another template")
-    return _example(ids, [located[i] for i in assistant])
+    return _example(ids, [span for i in assistant if (span := located[i]) is not None])
 
 
 def _example(ids: Sequence[int], spans: Sequence[tuple[int, int]]) -> Example:
@@ -143,4 +143,4 @@ def pair_ids(tokenizer: Tokenizer, prompt: str, completion: str, start: Sequence
 
 
 def _prefix(tokenizer: Tokenizer) -> list[int]:
-    return [tokenizer.bos_id] if tokenizer.adds_bos else []
+    return [tokenizer.bos_id] if tokenizer.adds_bos and tokenizer.bos_id is not None else []

@@ -116,7 +116,7 @@ class Checkpointer:
         """
         if step in self._manager.all_steps():
             return False
-        best = (metrics or {}).get(self._best_metric, math.nan)
+        best = (metrics or {}).get(self._best_metric or "", math.nan)
         args = self._ocp.args
         try:
             self._manager.wait_until_finished()

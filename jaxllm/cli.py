@@ -81,7 +81,7 @@ Exit status: 0 done, 1 internal error or full disk, 2 error in the command, the 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit status; only internal errors print a traceback."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    _quiet()
+    filter_loggers()
     try:
         with _interruptible():
             return _run(argv)
@@ -104,7 +104,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def entry() -> None:
-    """The console script."""
+    """Runs the console script."""
     sys.exit(main())
 
 
@@ -183,7 +183,7 @@ _SHOWN = {"absl": logging.CRITICAL, "asyncio": logging.CRITICAL, "orbax": loggin
           "bm25s": logging.WARNING, "transformers": logging.ERROR}
 
 
-def _quiet() -> None:
+def filter_loggers() -> None:
     """Hides messages of other packages that do not help the user.
 
     By filters, since packages set the levels of their loggers when they are imported, after this.

@@ -142,7 +142,7 @@ def _changed(before: Mapping[str, Any], config: Any, now: Mapping[str, Any], pre
 
 
 def _default(field_: dataclasses.Field, value: Any) -> Any:
-    """Default of a field as `to_dict` shows it; of a required section, an empty one, whose keys have defaults."""
+    """Returns the default of a field as `to_dict` shows it; for a required section an empty dict."""
     if field_.default is not dataclasses.MISSING:
         return to_dict({field_.name: field_.default})[field_.name]
     if field_.default_factory is not dataclasses.MISSING:

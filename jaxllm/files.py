@@ -106,6 +106,7 @@ class JsonlWriter:
         self._end += len(data)
 
     def close(self) -> None:
+        """Closes the file."""
         self._file.close()
 
     def __enter__(self) -> JsonlWriter:
@@ -162,7 +163,7 @@ def _parsed(line: bytes, where: str) -> dict:
 
 
 def _whole_lines(path: Path) -> int:
-    """Length of the file up to the end of its last complete line, in bytes."""
+    """Returns the length of the file up to the end of its last complete line, in bytes."""
     if not path.is_file():  # a pipe or a device cannot be truncated
         return 0
     with open(path, "rb") as file:
@@ -170,7 +171,7 @@ def _whole_lines(path: Path) -> int:
 
 
 def _end_of_step(path: Path, end: int, last_step: int) -> int:
-    """Length of the file up to the end of its last line of `last_step` or an earlier step, reading from the end."""
+    """Returns the length of the file without the lines of steps after `last_step` at its end, in bytes."""
     if not path.is_file():
         return 0
     with open(path, "rb") as file:
@@ -184,7 +185,7 @@ def _end_of_step(path: Path, end: int, last_step: int) -> int:
 
 
 def _line_start(file: BinaryIO, end: int) -> int:
-    """Offset after the last newline in the first `end` bytes; 0 without one."""
+    """Returns the offset after the last newline in the first `end` bytes; 0 without a newline."""
     while end:
         start = max(0, end - 65536)
         file.seek(start)

@@ -180,7 +180,7 @@ class Job:
             self._writer(self.rows_path).write(row)
 
     def _writer(self, path: Path) -> JsonlWriter:
-        """The writer of a file, opened on first use."""
+        """Returns the writer of a file, opened on first use."""
         if path not in self._writers:
             self._writers[path] = JsonlWriter(path)
         return self._writers[path]
@@ -312,7 +312,7 @@ def open_job(out: str | Path, config: Any, resume: bool = True) -> Job:
 
 
 def _files(path: str | Path | Sequence[Path]) -> list[Path]:
-    """Files of an input, in a fixed order."""
+    """Lists the files of an input in a fixed order."""
     if not isinstance(path, str | os.PathLike):
         return list(path)
     resolved = assets.resolve(path)

@@ -81,7 +81,7 @@ def _parser(job: type, description: str, prog: str):
 
 
 def _docstring(job: type) -> str:
-    """The docstring of a dataclass up to ``Args:``; "" for the signature that dataclasses have without one."""
+    """Returns the docstring of a dataclass up to ``Args:``; "" for the signature that is there by default."""
     text = inspect.cleandoc(job.__doc__ or "").partition("Args:")[0].strip()
     return "" if text.startswith(f"{job.__name__}(") else text
 
@@ -93,7 +93,7 @@ def _name_groups(parser: Any, titles: Mapping[str, str]) -> None:
 
 
 def _optional_help(field_: dataclasses.Field, hint: Any) -> str:
-    """Help for the keys of a ``section | None``, of which jsonargparse shows only the section."""
+    """Formats the help for the keys of a ``section | None``, of which jsonargparse shows only the section."""
     from jsonargparse import ArgumentParser
 
     section = _section(hint)
@@ -109,7 +109,7 @@ def _optional_help(field_: dataclasses.Field, hint: Any) -> str:
 
 
 def _keys(job: type, prefix: str = "") -> dict[str, Any]:
-    """All keys of a config, sections included, with their types."""
+    """Lists all keys of a config, sections included, with their types."""
     keys = {}
     for name, hint in _hints(job).items():
         keys[prefix + name] = hint
@@ -124,7 +124,7 @@ def _hints(job: type) -> dict[str, Any]:
 
 
 def _section(hint: Any) -> type | None:
-    """The dataclass of a field's type, alone or ``| None``."""
+    """Returns the dataclass of a field's type, alone or ``| None``."""
     return next((k for k in _alternatives(hint) if isinstance(k, type) and dataclasses.is_dataclass(k)), None)
 
 
@@ -133,7 +133,7 @@ def _alternatives(hint: Any) -> tuple:
 
 
 def _free(hint: Any) -> bool:
-    """Whether this is a mapping, whose keys the user chooses."""
+    """Returns whether this is a mapping, whose keys the user chooses."""
     origins = [typing.get_origin(k) or k for k in _alternatives(hint)]
     return any(isinstance(origin, type) and issubclass(origin, Mapping) for origin in origins)
 
@@ -256,7 +256,7 @@ def _explained(message: str, known: dict[str, Any], origins: dict[str, str]) -> 
 
 
 def _origin(key: str, origins: dict[str, str]) -> str | None:
-    """Source of a key, of a key below it, or of the section that has it."""
+    """Returns the source of a key, of a key below it, or of the section that has it."""
     if below := [where for name, where in origins.items() if name.startswith(f"{key}.")]:
         return below[-1]
     while key and key not in origins:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 
 from jaxllm.errors import UserError
@@ -24,7 +23,6 @@ class Retriever:
         except ImportError:
             raise UserError("the library for BM25 is not installed", "compare",
                             "pip install 'jaxllm[retrieval]'") from None
-        logging.getLogger("bm25s").setLevel(logging.WARNING)  # it logs every index it builds otherwise
         self._documents = list(documents)
         self._tokenize = lambda texts: bm25s.tokenize(list(texts), stopwords=None, show_progress=False)
         self._index = bm25s.BM25()

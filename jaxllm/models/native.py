@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import logging
 import math
 from functools import partial
 from pathlib import Path
@@ -40,7 +39,6 @@ def save(path: Path, spec: ModelSpec, params: Params) -> None:
     import orbax.checkpoint as ocp
 
     check_one_scheme(spec, params)
-    _quiet()
     with ocp.StandardCheckpointer() as writer:
         writer.save((path / FOLDER).absolute(), _plain(params))
     dtype = str(params["embed"].dtype)
@@ -86,7 +84,6 @@ def load(path: Path, spec: ModelSpec, dtype: jnp.dtype, shardings: Any, scheme: 
     """
     import orbax.checkpoint as ocp
 
-    _quiet()
     stored = stored_scheme(path)
     if stored is not None and scheme not in (None, stored):
         raise UserError(f"the weights are quantized as {stored}, not as {scheme}", path,
@@ -113,7 +110,6 @@ def check(path: Path, spec: ModelSpec) -> None:
     """
     import orbax.checkpoint as ocp
 
-    _quiet()
     if not (path / FOLDER).is_dir():
         raise UserError("the folder with the weights is missing", path / FOLDER, "convert the checkpoint again")
     wanted = _plain(abstract(spec, jnp.dtype(jnp.float32), None, stored_scheme(path)))
@@ -140,12 +136,6 @@ def check_one_scheme(spec: ModelSpec, params: Params) -> None:
                                 if scheme else jax.eval_shape(lambda: init_params(spec, jax.random.key(0))))
     if jax.tree.structure(params) != wanted:
         raise ValueError(f"not all matrices are quantized as {scheme}")
-
-
-def _quiet() -> None:
-    """Orbax logs the traceback of every error, once a thread, and then raises it: the raise is enough."""
-    for noisy in ("absl", "asyncio"):
-        logging.getLogger(noisy).setLevel(logging.CRITICAL)
 
 
 def abstract(spec: ModelSpec, dtype: jnp.dtype, shardings: Any, scheme: Scheme | None) -> Params:

@@ -38,7 +38,7 @@ def _cell(cell: Any) -> str:
 
 
 def _escape(text: str) -> str:
-    """One line of Markdown that shows `text` literally."""
+    """Escapes a text so that it is one line of Markdown and is shown literally."""
     text = " ".join(_DIRECTION.sub("", text).split())
     text = re.sub(r"([\\`*{}\[\]<>#|~$&!])", r"\\\1", text)
     return re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\\_", text)

@@ -86,7 +86,7 @@ def _template() -> jinja2.Template:
 
 
 def _image(plot: Plot) -> str | None:
-    """A plot as a data URI; None without matplotlib."""
+    """Encodes a plot as a data URI; None without matplotlib."""
     drawn = svg(plot)
     return drawn and "data:image/svg+xml;base64," + base64.b64encode(drawn.encode()).decode()
 

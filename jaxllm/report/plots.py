@@ -32,6 +32,7 @@ class Lines:
     order: Sequence[str] = ()
 
     def draw(self, axes) -> None:
+        """Draws on the axes of matplotlib."""
         for color, (name, (xs, ys)) in zip(_colors(self.series, self.order), self.series.items(), strict=True):
             shown = [(x, y) for x, y in zip(xs, ys, strict=True) if math.isfinite(y) and (y > 0 or not self.log)]
             axes.plot(*zip(*shown, strict=True) if shown else ([], []), color=color, label=_literal(name), lw=1.2)
@@ -64,6 +65,7 @@ class Bars:
     order: Sequence[str] = ()
 
     def draw(self, axes) -> None:
+        """Draws on the axes of matplotlib."""
         colors = _colors(self.values, self.order)
         for i, (color, value) in enumerate(zip(colors, self.values.values(), strict=True)):
             mean = value["mean"]
@@ -92,6 +94,7 @@ class Histogram:
     values: Sequence[float]
 
     def draw(self, axes) -> None:
+        """Draws on the axes of matplotlib."""
         values = [value for value in self.values if math.isfinite(value)]
         axes.hist(values, bins=min(40, max(len(set(values)), 1)), color=COLORS[0])
         axes.set_xlabel(_literal(self.x))
@@ -114,6 +117,7 @@ class Heat:
     values: Sequence[Sequence[float]]
 
     def draw(self, axes) -> None:
+        """Draws on the axes of matplotlib."""
         image = axes.imshow(self.values, origin="lower", aspect="auto", vmin=0, vmax=1, cmap="cividis",
                             interpolation="nearest")
         axes.figure.colorbar(image, ax=axes)

@@ -160,7 +160,7 @@ def _lengths(seqs: Sequence[Sequence[int]], length: int) -> list[int]:
 
 
 def _dtype(values: Sequence[Sequence]) -> np.dtype:
-    """int32 for whole numbers, float32 for others, bool for truth values."""
+    """Chooses int32 for whole numbers, float32 for others, bool for truth values."""
     dtype = np.dtype(
         np.result_type(*(np.asarray(v).dtype for v in values if len(v)))
         if any(len(v) for v in values)

@@ -40,11 +40,11 @@ class ControlTokens:
         return cls(ids, names, re.compile(spellings))
 
     def in_text(self, text: str) -> list[str]:
-        """Spellings in a text."""
+        """Lists the spellings in a text."""
         return self.pattern.findall(text)
 
     def rename(self, text: str) -> str:
-        """A text with secret names for the spellings in it."""
+        """Replaces the spellings in a text by their secret names."""
         return self.pattern.sub(lambda match: self.names[match.group()], text)
 
 
@@ -135,7 +135,7 @@ class ChatTemplate:
         return [*contents, plain[position:stop]] if stop >= position and plain.endswith(literals[-1]) else None
 
     def _leading(self, messages: list[dict], pieces: list[str], nonce: int, add_generation_prompt: bool) -> list[str]:
-        """For each marker, the blanks at the start of the content that the template left in front of it."""
+        """Returns for each marker the blanks at the start of the content that the template left in front of it."""
         blanks = [_blanks(messages[int(marker.split("x")[-2])]["content"]) for marker in pieces[1::2]]
         if not any(blanks):
             return blanks
@@ -158,7 +158,7 @@ class ChatTemplate:
         return Rendered(text, turns)
 
     def _turn_end(self, literal: str) -> str:
-        """The start of the text after a content, up to the token that ends the turn; empty without one."""
+        """Returns the text from a content to the end of the token that ends its turn; empty without such a token."""
         match = self.control.pattern.match(literal, len(_blanks(literal)))
         return literal[:match.end()] if match and self.control.ids[match.group()] in self.stop_ids else ""
 
@@ -201,7 +201,7 @@ def _blanks(text: str) -> str:
 
 
 def _mark(message: dict[str, str], marker: str) -> dict[str, str]:
-    """A message with a marker in place of its content, outer blanks aside; an empty one as it is."""
+    """Replaces a content, except for its outer blanks, by a marker; leaves an empty one."""
     content, core = message["content"], message["content"].strip()
     return {**message, "content": content.replace(core, marker, 1)} if core else message
 

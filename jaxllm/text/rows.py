@@ -156,5 +156,5 @@ def check_share(good: int, rejected: list[Rejected], limit_bad: float, rejected_
 
 
 def as_text(row: Mapping[str, Any]) -> str:
-    """A row as `Rejected.raw` holds it, at most 1,000 characters."""
+    """Dumps a row for `Rejected.raw`, at most 1,000 characters."""
     return json.dumps(row, ensure_ascii=False, default=str)[:1000]

@@ -107,7 +107,7 @@ def _finite(value: int | float) -> bool:
 
 
 def _bad_value(value: Any, clean: bool) -> str | None:
-    """The first number that is not finite and, unless `clean`, the first text that is not valid."""
+    """Describes the first number that is not finite or, unless `clean`, the first text that is not valid."""
     if isinstance(value, str):
         return None if clean else _bad_text(value)
     if isinstance(value, float) and not math.isfinite(value):
@@ -155,6 +155,6 @@ def describe(value: Any) -> str:
 
 
 def short(value: Any) -> str:
-    """The first 40 characters of a value, in ASCII."""
+    """Shows the first 40 characters of a value, in ASCII."""
     text = ascii(value)
     return text if len(text) <= 40 else text[:37] + "..."

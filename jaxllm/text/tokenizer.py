@@ -57,7 +57,7 @@ class Tokenizer:
 
     @property
     def has_chat_template(self) -> bool:
-        """Whether `chat` can be used."""
+        """True if `chat` can be used."""
         return self._chat is not None
 
     def encode(self, text: str, bos: bool = False) -> list[int]:

@@ -1,7 +1,6 @@
 """Saving and restoring a run with Orbax: atomic, asynchronous, latest and best."""
 
 import copy
-import logging
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -45,9 +44,6 @@ class Checkpointer:
         import orbax.checkpoint as ocp
         from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
-        # Orbax logs the traceback of every error, once a thread, and then raises it: the raise is enough.
-        for noisy in ("absl", "asyncio"):
-            logging.getLogger(noisy).setLevel(logging.CRITICAL)
         self._ocp = ocp
         self._best_metric = best_metric
         self.directory = Path(directory).absolute()

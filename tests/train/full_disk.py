@@ -12,6 +12,7 @@ import numpy as np
 import optax
 
 from jaxllm import train
+from jaxllm.cli import filter_loggers
 
 
 def state_of(step: int, size: int) -> train.TrainState:
@@ -25,6 +26,7 @@ if len(sys.argv) == 2:
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
 
+filter_loggers()
 folder = Path(sys.argv[1]) / "checkpoints"
 first = state_of(1, 1000)
 for attempt in ("wait", "close"):  # the error comes out at whatever touches the disk next

@@ -86,7 +86,7 @@ class Cached(Judge):
             for have, own in missing.items():
                 def store(number: int, more: list[Answer], own: list[str] = own) -> None:
                     answers[own[number]] += more
-                    self._store(own[number], [dataclasses.asdict(answer) for answer in answers[own[number]]])
+                    self._store(own[number], answers[own[number]])
                     deliver(own[number])
 
                 first = [prompts[indices[key][0]] for key in own]
@@ -117,7 +117,7 @@ class Cached(Judge):
 
         def store(number: int, choice: Choice) -> None:
             choices[own[number]] = choice
-            self._store(own[number], dataclasses.asdict(choice))
+            self._store(own[number], choice)
             deliver(own[number])
 
         with self._committing():

@@ -11,7 +11,7 @@ from jaxllm.model import Model
 Ids = tuple[int, ...]
 # A text added to a prompt changes at most the tokens near its end. Options are tokenized after the prompt's last
 # TAIL_CHARACTERS characters and a few more, or after the whole prompt where its last tokens are not those of this tail.
-TAIL_CHARACTERS, SEARCH_CHARACTERS = 48, 80
+TAIL_CHARACTERS, SEARCH_CHARACTERS = 24, 80
 # Tokens at the start of a tail that may differ from the prompt's: tokenizers treat the start of a text differently.
 START_TOKENS = 2
 
@@ -60,9 +60,10 @@ class OptionTokens:
 
     def _tail(self, text: str, ids: Sequence[int]) -> tuple[str | None, list[int]]:
         """A short end of the prompt that is tokenized as in the prompt, and its tokens; None where there is none."""
-        stop = len(text) - TAIL_CHARACTERS
-        start = max(text.rfind(" ", stop - SEARCH_CHARACTERS, stop), text.rfind("\n", stop - SEARCH_CHARACTERS, stop))
-        if stop < SEARCH_CHARACTERS or start < 0:
+        stop = max(len(text) - TAIL_CHARACTERS, 0)
+        search = max(stop - SEARCH_CHARACTERS, 0)
+        start = max(text.rfind(" ", search, stop), text.rfind("\n", search, stop))
+        if start <= 0:
             return None, []
         tail = text[start:]
         tail_ids = self._model.tokenizer.encode(tail)

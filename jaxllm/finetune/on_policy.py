@@ -19,6 +19,7 @@ from jaxllm.config import SamplingConfig, check
 from jaxllm.finetune.targets import Target, TargetSource, purpose_seed
 from jaxllm.generate import generate
 from jaxllm.model import Model
+from jaxllm.models import Adapter
 from jaxllm.models.network import Params
 
 Completions = dict[str, list[int]]
@@ -32,8 +33,7 @@ class OnPolicyConfig:
     Args:
         share: share of the question-answer targets that the closed-book student answers itself; the open-book teacher
             corrects these answers token by token. Not with divergence.top_k.
-        every: steps between two rounds of sampling; a round samples for all steps up to the next one, with the adapter
-            merged into a copy of the weights.
+        every: steps between two rounds of sampling; a round samples for all steps up to the next one.
         temperature: sampling temperature of the answers.
     """
 
@@ -72,8 +72,14 @@ class OnPolicyTargets:
         stored, completion = self._source.target(number), self.completions.get(str(number))
         return stored if completion is None else with_completion(stored, completion)
 
-    def sample(self, steps: range, student: Params) -> None:
-        """Samples the student's completions for `steps`, and drops those from before the last two steps."""
+    def sample(self, steps: range, student: Params, adapter: Adapter | None = None) -> None:
+        """Samples the student's completions for `steps`, and drops those from before the last two steps.
+
+        Args:
+            steps: steps to sample for.
+            student: weights of the student.
+            adapter: adapter applied next to them.
+        """
         size = self._batch_size
         for number in [number for number in self.completions if int(number) < (steps.start - 1) * size]:
             del self.completions[number]
@@ -84,8 +90,8 @@ class OnPolicyTargets:
             return
         answers = generate(dataclasses.replace(self._model, params=student),
                            [target.student[:target.prompt_tokens] for target in targets], self._sampling,
-                           seed=self._sampling_seed, batch_size=64, dtype=self._dtype, row_ids=numbers,
-                           max_tokens=limits)
+                           adapter=adapter, seed=self._sampling_seed, batch_size=64, dtype=self._dtype,
+                           row_ids=numbers, max_tokens=limits)
         stop_ids = set(self._model.stop_ids)
         for row, target, (answer,) in zip(numbers, targets, answers, strict=True):
             # The stop token is part of the completion: the student also learns where to end.

@@ -191,12 +191,14 @@ def _sampling_hook(targets: OnPolicyTargets, every: int, model: Model, plan: Tra
     """Samples before the first step, and returns the hook that samples later: for a step's targets after the step
     before the last, since batches are made one step ahead."""
     steps = resolved_steps(plan.train)
+    student = lambda state: ((state.params, None) if plan.lora is None else
+                             (model.params, as_adapter(state.params, plan.lora)))
     if not int(state.step):
-        targets.sample(range(min(every + 1, steps)), merged(model, state.params, plan.lora))
+        targets.sample(range(min(every + 1, steps)), *student(state))
 
     def hook(made: int, state: TrainState) -> None:
         if made % every == 0 and made + 1 < steps:
-            targets.sample(range(made + 1, min(made + 1 + every, steps)), merged(model, state.params, plan.lora))
+            targets.sample(range(made + 1, min(made + 1 + every, steps)), *student(state))
 
     return hook
 

@@ -172,14 +172,18 @@ def _run_method(experiment: Experiment, method: Method, measure: Measure, done: 
             if not experiment.single:
                 current = _merged(experiment, current, load_adapter(folder, base.model.spec))
             continue
-        if rehearses and step > 1:
-            samples[step] = samples[1] if experiment.single else sample_rehearsal(
-                config, current, experiment.prompts, purpose_seed(config.seed, "recall", step - 1))
-        result = train_run(job, current.model, _source(experiment, method, group, step, samples),
+        fresh = rehearses and step > 1 and not experiment.single
+        if fresh:
+            samples[step] = sample_rehearsal(config, current, experiment.prompts,
+                                             purpose_seed(config.seed, "recall", step - 1))
+        # The base model's own samples are left out where sampled unrelated texts cover them already.
+        rehearsal = rehearsal_before(step, samples, bool(config.mixture.unrelated) and config.unrelated.path is None
+                                     ) if fresh else samples[1]
+        result = train_run(job, current.model, _source(experiment, method, group, rehearsal),
                            experiment.plans[method], name, first + step - 1, {"method": method, "injection": step},
                            base.params)
         _save(experiment, method, group, result, folder)
-        sampled = [list(ids) for ids in samples[step]] if rehearses and step > 1 and not experiment.single else []
+        sampled = [list(ids) for ids in samples[step]] if fresh else []
         student, adapter = _student(experiment, current, result)
         last = experiment.single or step == len(groups)
         numbers = group if experiment.single else range(len(experiment.documents))
@@ -210,14 +214,11 @@ def _adapter_folder(job: Job, method: Method, step: int) -> Path:
     return home / "adapters" / f"{step - 1:04d}"
 
 
-def _source(experiment: Experiment, method: Method, group: Sequence[int], step: int,
-            samples: Mapping[int, tuple[tuple[int, ...], ...]]) -> TargetSource:
-    """Targets of an injection: its documents, with all rehearsal texts so far; for replay also earlier documents."""
-    config = experiment.config
-    rehearsal = samples[1] if experiment.single else rehearsal_before(
-        step, samples, bool(config.mixture.unrelated) and config.unrelated.path is None)
+def _source(experiment: Experiment, method: Method, group: Sequence[int], rehearsal: tuple[tuple[int, ...], ...]
+            ) -> TargetSource:
+    """Targets of an injection: its documents, with the rehearsal texts so far; for replay also earlier documents."""
     own = [[dataclasses.replace(one, rehearsal=rehearsal) for one in targets] for targets in experiment.targets[method]]
-    seed = purpose_seed(config.seed, "order", group[0])
+    seed = purpose_seed(experiment.config.seed, "order", group[0])
     new = interleave([one for number in group for one in own[number]], seed)
     if method == "replay" and group[0]:
         return ReplayTargets(new, InterleavedTargets(tuple(one for targets in own[:group[0]] for one in targets), seed))

@@ -13,6 +13,7 @@ from jaxllm.finetune.distill import DivergenceConfig
 from jaxllm.finetune.on_policy import OnPolicyConfig, OnPolicyTargets, longest_completions, with_completion
 from jaxllm.finetune.run import make_plan, run_plan
 from jaxllm.finetune.targets import Target, build_target, common_lengths
+from jaxllm.finetune.trainable import as_adapter, init_trained
 from jaxllm.generate import generate
 from jaxllm.model import Model
 from jaxllm.models import LoraConfig
@@ -116,17 +117,23 @@ def test_how_an_answer_ends(model, streams):
     assert said(ending, other) == (other,) * GREEDY.max_tokens
 
 
-def test_the_student_of_the_moment_is_asked(model, streams, monkeypatch):
-    """Before the first step the model as it is, then the one that training has made by then, of all steps in turn."""
-    asked, ask = [], OnPolicyTargets.sample
-    monkeypatch.setattr(OnPolicyTargets, "sample", lambda self, steps, student: asked.append((steps, student)) or ask(
-        self, steps, student))
+def test_the_current_student_is_sampled(model, streams, monkeypatch):
+    """Before the first step the base model, then the student of that step; the adapter is applied next to the base."""
+    sampled, sample = [], OnPolicyTargets.sample
+
+    def recorded(self, steps, params, adapter):
+        assert params is model.params
+        sampled.append((steps, jax.tree.map(np.array, adapter)))  # a copy: training reuses the memory
+        sample(self, steps, params, adapter)
+
+    monkeypatch.setattr(OnPolicyTargets, "sample", recorded)
     config, lora = OnPolicyConfig(1.0, every=3), LoraConfig(rank=4)
     run_plan(model, streams, recipe(model, streams, config, lora=lora), progress=False)
-    assert [steps for steps, _ in asked] == [range(0, 4), range(4, 7), range(7, 9)]
-    students = [student for _, student in asked]
+    assert [steps for steps, _ in sampled] == [range(0, 4), range(4, 7), range(7, 9)]
+    adapters = [adapter for _, adapter in sampled[:2]]
+    initial = as_adapter(init_trained(model, lora, make_mesh(), streams.seed), lora)
     three = run_plan(model, streams, recipe(model, streams, config, 3, lora), progress=False)
-    for student, wanted in ((students[0], model.params), (students[1], three.params)):
+    for student, wanted in zip(adapters, (initial, three.adapter), strict=True):
         for a, b in zip(jax.tree.leaves(student), jax.tree.leaves(wanted), strict=True):
             assert np.array_equal(a, b)
 

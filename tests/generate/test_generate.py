@@ -314,6 +314,7 @@ def test_a_pack_takes_what_fits(model, monkeypatch):
     assert [row.token_ids for row, in together] == [generate(model, [ids], GREEDY)[0][0].token_ids for ids in rows]
 
 
+@pytest.mark.slow
 def test_rows_are_dealt_to_groups_of_devices():
     """Eight virtual devices in a process of their own: four groups of two."""
     done = run_file(Path(__file__).parent / "slot_devices.py", devices=8)

@@ -120,6 +120,7 @@ def test_changed_prompts_are_no_continuation(rows, tmp_path, story_model, capsys
     assert main(command) == 2 and "the data changed" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_killed_run_loses_and_doubles_no_row(rows, tmp_path, story_model):
     """Killed, and in the middle of a line; the rest is the same as in a whole run."""
     path = rows(*({"prompt": f"The {word}"} for word in ("dog", "cat", "sun", "sea", "tree", "girl")))

@@ -178,6 +178,7 @@ def test_splash_equals_xla(name):
         assert_allclose(one, other, rtol=0, atol=5e-6 * float(jnp.abs(other).max()))
 
 
+@pytest.mark.slow
 def test_splash_on_a_mesh_equals_one_device():
     """Eight virtual devices in a process of their own."""
     done = run_file(HERE / "splash_devices.py", devices=8)

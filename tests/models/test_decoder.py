@@ -179,6 +179,7 @@ def test_a_cache_needs_unstacked_layers_and_no_positions(llama):
         forward(spec, unstack_layers(params), random_tokens(1, 4), positions=jnp.arange(4)[None], cache=cache)
 
 
+@pytest.mark.slow
 def test_cache_is_split_over_rows_and_heads():
     """Eight virtual devices in a process of their own."""
     done = run_file(Path(__file__).parent / "cache_devices.py", devices=8)

@@ -65,6 +65,7 @@ def test_number_formats(wide, tmp_path, stored, loaded):
     equal(load_model(tmp_path / "model", loaded)[1], jax.tree.map(lambda leaf: leaf.astype(loaded), params))
 
 
+@pytest.mark.slow
 def test_weights_arrive_split(wide, tmp_path):
     """Eight virtual devices in a process of their own; from both layouts."""
     spec, params = wide

@@ -31,6 +31,7 @@ QUICK = ["inject", "--data.path", "asset:tiny/documents.jsonl", "--unrelated.pat
          "--train.steps", "8", "--train.batch_size", "4", "--train.lr", "5e-3", "--locality.questions", "6"]
 
 
+@pytest.mark.slow
 def test_sequential_injection_resumes(tmp_path, monkeypatch, capsys):
     """Stopped after training and before the record, twice: the same numbers to the last digit."""
     command = [*QUICK, "--documents", "3", "--setting", "sequential", "--compare", "[replay, retrieval]",
@@ -136,6 +137,7 @@ def test_batch_injection(tmp_path):
 
 
 @pytest.mark.parametrize("ratios", [{"qa": 1, "continuation": 1}, {"unrelated": 1}, {"qa": 1}])
+@pytest.mark.slow
 def test_chunks_without_qa_pairs(ratios, tmp_path):
     """One of two chunks has no pairs: it has its continuation, or is left out; without either type all stay."""
     mixture = dataclasses.replace(MixtureConfig(qa=0, continuation=0, unrelated=1), **{"unrelated": 0, **ratios})

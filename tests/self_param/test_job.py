@@ -82,6 +82,7 @@ def test_the_saved_adapter_is_the_injected_model(arguments, tmp_path):
     assert text == read_jsonl(out / "rows.jsonl")[0]["self_param"]["text"]
 
 
+@pytest.mark.slow
 def test_all_weights_and_saved_model(arguments, tmp_path):
     out = tmp_path / "out"
     assert main(["inject", *arguments, "--out", str(out), "--lora", "null", "--save", "model"]) == 0
@@ -103,6 +104,7 @@ def test_pairs_from_a_file(arguments, tmp_path, monkeypatch):
     assert len(started) == 1  # plain fine-tuning trains on the stored answers
 
 
+@pytest.mark.slow
 def test_a_terminated_run_resumes(arguments, tmp_path):
     """SIGTERM in the middle of training, the same command again: as if nothing had happened."""
     arguments = [*arguments, "--train.steps", "40", "--train.log_every", "1"]
@@ -185,6 +187,7 @@ def test_another_run_is_not_overwritten(arguments, tmp_path, capsys):
     assert (out / "result.json").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_full_disk_exits_with_one(arguments, tmp_path):
     """A file-size limit simulates a full disk: the run fails with status 1 and no result."""
     out = tmp_path / "out"
@@ -254,6 +257,7 @@ def test_a_batch_that_devices_cannot_share_is_an_error(monkeypatch):
         job.training_mesh(config)
 
 
+@pytest.mark.slow
 def test_unusable_rows_are_listed(arguments, tmp_path):
     """Of every input file, each with a reason; repeated questions are counted."""
     data = tmp_path / "rows.jsonl"
@@ -281,6 +285,7 @@ def test_unusable_rows_are_listed(arguments, tmp_path):
                  "--unrelated.path", str(texts)]) == 2
 
 
+@pytest.mark.slow
 def test_a_kill_while_a_finished_checkpoint_goes_away(arguments, tmp_path, monkeypatch):
     """Half of it removed, the record written: the same command finishes."""
     from jaxllm.finetune import run

@@ -171,6 +171,7 @@ def test_a_folder_that_cannot_be_made_is_an_error(tmp_path):
         Checkpointer(tmp_path / "file" / "checkpoints")
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_a_storage_error_and_the_previous_checkpoint_stays(tmp_path, run_script):
     done = run_script("full_disk.py", tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -183,6 +184,7 @@ def test_a_full_disk_is_a_storage_error_and_the_previous_checkpoint_stays(tmp_pa
     assert "absl" not in done.stderr  # Orbax's log of the same error, with tracebacks
 
 
+@pytest.mark.slow
 def test_a_full_file_system(tmp_path, run_script):
     folder = tmp_path / "disk"
     folder.mkdir()
@@ -198,6 +200,7 @@ def test_a_full_file_system(tmp_path, run_script):
     assert done.stdout.splitlines() == [line] * 2 + ["restored 1", "saved 3"]
 
 
+@pytest.mark.slow
 def test_a_save_that_is_killed_leaves_the_previous_checkpoint(tmp_path, run_script, stepped):
     done = run_script("killed_save.py", tmp_path)
     assert done.returncode == -9, done.stderr[-3000:]

@@ -76,6 +76,7 @@ def test_a_signal_saves_and_the_resumed_run_equals_the_whole_one(tmp_path, whole
     assert numbers(tmp_path) == numbers(whole[0])
 
 
+@pytest.mark.slow
 def test_a_killed_run_continues_as_if_it_had_not_been(tmp_path, run_script, whole):
     done = run_script("killed_run.py", tmp_path)
     assert done.returncode == -9, done.stderr[-3000:]

@@ -50,6 +50,7 @@ def test_mistakes_in_axes_are_errors():
         shardings({"a": ("embed", "mlp")}, mesh, {"a": jnp.zeros(3)})
 
 
+@pytest.mark.slow
 def test_eight_devices_equal_one(run_script, tmp_path):
     done = run_script("eight_devices.py", tmp_path, devices=8)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -30,6 +30,7 @@ def test_a_loop_of_rollouts_and_updates(whole):
     assert lines[-1]["tokens_per_s"] == pytest.approx(toy.BATCH * toy.LENGTH * lines[-1]["steps_per_s"])
 
 
+@pytest.mark.slow
 def test_a_killed_loop_resumes_bit_for_bit(tmp_path, run_script, whole):
     """Both agents, the rollout that the next update needs, the sidecar and the numbers."""
     killed = run_script("rollouts.py", tmp_path)

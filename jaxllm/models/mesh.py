@@ -33,12 +33,12 @@ RULES: Mapping[str, str | tuple[str, ...] | None] = MappingProxyType(
 
 
 def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:
-    """The sharding that keeps a full copy on every device of `mesh`."""
+    """Returns the sharding that keeps a full copy on every device of `mesh`."""
     return NamedSharding(mesh, P())
 
 
 def batch_sharding(mesh: jax.sharding.Mesh) -> NamedSharding:
-    """The sharding of arrays `[rows, ...]`: rows split over the `data` and `fsdp` axes, the rest whole."""
+    """Returns the sharding of arrays `[rows, ...]`: rows split over the `data` and `fsdp` axes, the rest whole."""
     return NamedSharding(mesh, P(RULES["batch"]))
 
 

@@ -56,7 +56,7 @@ class OptimizerConfig:
 
 
 def make_schedule(config: OptimizerConfig, total_steps: int) -> optax.Schedule:
-    """The learning rate as a function of the number of updates already made.
+    """Builds the learning rate as a function of the number of updates already made.
 
     No update has rate zero: warmup starts at `lr / (warmup_steps + 1)`, and decay reaches
     `final_lr * lr` only at `total_steps`, one past the last update.
@@ -84,7 +84,7 @@ def make_schedule(config: OptimizerConfig, total_steps: int) -> optax.Schedule:
 
 
 def decay_mask(params: Any) -> Any:
-    """Tree like `params` of bools: True where the leaf's name is in `DECAYED`.
+    """Builds a tree like `params` of bools: True where the leaf's name is in `DECAYED`.
 
     Layers are stacked, so the number of dimensions does not tell a matrix from a norm; the name does.
     """
@@ -97,7 +97,7 @@ def decay_mask(params: Any) -> Any:
 
 
 def make_optimizer(config: OptimizerConfig, total_steps: int) -> optax.GradientTransformation:
-    """AdamW for a run of `total_steps` updates: clip, moments, decoupled decay, scheduled rate.
+    """Builds AdamW for a run of `total_steps` updates: clip, moments, decoupled decay, scheduled rate.
 
     Moments are kept in float32 whatever the dtype of the parameters; gradients are expected in float32.
     """

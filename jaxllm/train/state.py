@@ -40,7 +40,7 @@ def init_state(
     seed: int,
     extra: dict[str, Any] | None = None,
 ) -> TrainState:
-    """The state before the first step.
+    """Builds the state before the first step.
 
     The state takes the parameters over: a train step donates its state, so the arrays passed here are
     gone after the first step. Keep a copy of weights that are needed elsewhere (a frozen reference).

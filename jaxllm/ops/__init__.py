@@ -1,4 +1,4 @@
-"""Mathematics on arrays, nothing else."""
+"""Pure functions on arrays: losses over the vocabulary, matrix products, quantization."""
 
 from jaxllm.ops.losses import cross_entropy, kl_distillation, masked_sum
 from jaxllm.ops.matmul import matmul

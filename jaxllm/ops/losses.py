@@ -1,4 +1,4 @@
-"""Sequence losses as `(sum, weight)`: masked, in float32, divided once by whoever holds the whole batch."""
+"""Sequence losses as `(sum, weight)`: masked, in float32, divided once over the whole batch by the caller."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from jaxllm.ops.vocab import Divergence, Unembedding, token_divergence, token_lo
 
 
 def masked_sum(values: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Sum of `values` under `mask`, and the mask's total.
+    """Sums `values` under `mask`, and the mask itself.
 
-    Values outside the mask are dropped before they are weighted, so that an infinity there is nothing.
+    Values outside the mask are replaced by zero before weighting, so infinities and NaN there have no effect.
 
     Args:
         values: `[...]`.
@@ -22,24 +22,26 @@ def masked_sum(values: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array
         Two float32 scalars.
     """
     chex.assert_equal_shape([values, mask])
+    chex.assert_type(values, float)
     mask = mask.astype(jnp.float32)
     return jnp.sum(jnp.where(mask > 0, values.astype(jnp.float32), 0.0) * mask), jnp.sum(mask)
 
 
 def cross_entropy(hidden: jax.Array, unembedding: Unembedding, targets: jax.Array, mask: jax.Array, *,
                   block: int | None = None) -> tuple[jax.Array, jax.Array]:
-    """Next-token loss `-sum_t mask_t log p(target_t)`.
+    """Computes the next-token loss `-sum_t mask_t log p(target_t)`.
 
     Args:
-        hidden: `[B, T, D]`, the states that predict `targets`: shifting is the caller's.
+        hidden: `[B, T, D]`, the states that predict `targets`; the caller shifts.
         unembedding: from the model.
         targets: `[B, T]` int32.
         mask: `[B, T]`.
-        block: vocabulary rows held at a time.
+        block: vocabulary rows per block; by default chosen for the backend.
 
     Returns:
         `(sum in nats, number of tokens)`, float32 scalars.
     """
+    chex.assert_rank([hidden, targets, mask], [3, 2, 2])
     return masked_sum(-token_logprobs(hidden, unembedding, targets, block=block), mask)
 
 
@@ -47,9 +49,9 @@ def kl_distillation(student: jax.Array, student_unembedding: Unembedding, teache
                     teacher_unembedding: Unembedding, mask: jax.Array, *, kind: Divergence = "forward",
                     beta: float = 0.5, temperature: float = 1.0,
                     block: int | None = None) -> tuple[jax.Array, jax.Array]:
-    """`T^2 sum_t mask_t D(teacher_t, student_t)`: distillation over the whole vocabulary (1503.02531).
+    """Computes `T^2 sum_t mask_t D(teacher_t, student_t)`: distillation over the whole vocabulary (1503.02531).
 
-    The factor T^2 keeps the size of the gradient while the temperature changes.
+    The factor T^2 makes the size of the gradient independent of the temperature.
 
     Args:
         student, teacher: `[B, T, D]` hidden states at aligned positions.
@@ -60,6 +62,7 @@ def kl_distillation(student: jax.Array, student_unembedding: Unembedding, teache
     Returns:
         `(sum in nats, number of tokens)`, float32 scalars.
     """
+    chex.assert_rank([student, teacher, mask], [3, 3, 2])
     values = token_divergence(student, student_unembedding, teacher, teacher_unembedding, kind=kind,
                               beta=beta, temperature=temperature, block=block)
     total, weight = masked_sum(values, mask)

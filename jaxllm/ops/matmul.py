@@ -1,7 +1,8 @@
-"""The one matrix product of the library."""
+"""Matrix product of activations with a stored, possibly quantized kernel."""
 
 from __future__ import annotations
 
+import chex
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -10,7 +11,7 @@ from jaxllm.ops.quantize import Quantized
 
 
 def matmul(x: jax.Array, kernel: jax.Array | Quantized, out_dtype: jnp.dtype | None = None) -> jax.Array:
-    """``x @ kernel`` over the last axis of `x`, computed in two dimensions.
+    """Computes ``x @ kernel`` over the last axis of `x`, in two dimensions.
 
     Activations are flattened first: XLA's CPU backend has no fast kernel for a weight gradient that
     contracts two axes, and a train step measured 1.25-1.5x slower without this. Float32 operands
@@ -18,12 +19,14 @@ def matmul(x: jax.Array, kernel: jax.Array | Quantized, out_dtype: jnp.dtype | N
 
     Args:
         x: `[..., D]`.
-        kernel: `[D, F]`; converted to the dtype of `x`, whatever it is stored in.
+        kernel: `[D, F]` in any dtype; converted to the dtype of `x`.
         out_dtype: dtype of the result and of the accumulation; that of `x` by default.
 
     Returns:
         `[..., F]`.
     """
+    chex.assert_type(x, float)
+    chex.assert_axis_dimension(x, -1, kernel.shape[0])
     precision = lax.Precision.HIGHEST if x.dtype == jnp.float32 else None
     kernel = kernel.dequantize(x.dtype) if isinstance(kernel, Quantized) else kernel.astype(x.dtype)
     flat = lax.dot_general(

@@ -1,4 +1,4 @@
-"""Weights in 4 or 8 bits: codes, and the scales that turn them back into numbers.
+"""Weight quantization to 4 or 8 bits: integer codes and the scales that convert them to weights.
 
 A weight w, `[..., D, F]`, is cut along D into groups of G rows; every group of a column has one scale:
 
@@ -24,7 +24,7 @@ Scheme = Literal["int8", "int4", "nf4"]
 
 # Rows that share a scale in the 4-bit schemes, where D divides so.
 GROUP = 64
-# Below this the scales would take as much room as they save.
+# Below this the scales would take as much memory as they save.
 SMALLEST_GROUP = 16
 
 # 2305.14314, appendix E: 8 quantiles of the positive and 7 of the negative half, 0, scaled to end at +-1.
@@ -37,7 +37,7 @@ NF4 = np.array([
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Quantized:
-    """A weight `[..., D, F]` as codes and scales; stands where the array stood.
+    """A weight `[..., D, F]` as codes and scales, in place of the array.
 
     Attributes:
         codes: int8 `[..., D, F]`, or, for the 4-bit schemes, uint8 `[..., D / 2, F]`: rows 2i and 2i + 1 share a
@@ -52,17 +52,17 @@ class Quantized:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the weight."""
+        """Shape of the weight."""
         *batch, rows, columns = self.codes.shape
         return (*batch, rows if self.scheme == "int8" else 2 * rows, columns)
 
     @property
     def nbytes(self) -> int:
-        """Of codes and scales."""
+        """Bytes of codes and scales."""
         return self.codes.nbytes + self.scales.nbytes
 
     def dequantize(self, dtype: jnp.dtype = jnp.float32) -> jax.Array:
-        """The weight, `[..., D, F]`, each product rounded once to `dtype`."""
+        """Returns the weight, `[..., D, F]`, each product rounded once to `dtype`."""
         codes = self.codes if self.scheme == "int8" else _unpack(self.codes, signed=self.scheme == "int4")
         values = jnp.asarray(NF4)[codes] if self.scheme == "nf4" else codes.astype(jnp.float32)
         *batch, rows, columns = codes.shape
@@ -73,13 +73,13 @@ class Quantized:
 
 
 def group_size(rows: int) -> int | None:
-    """Rows that share a 4-bit scale: the largest power of two up to `GROUP` that divides; None if it is too small."""
+    """Returns the rows that share a 4-bit scale: a power of two from 16 to 64, or None."""
     size = math.gcd(rows, GROUP)
     return size if size >= SMALLEST_GROUP else None
 
 
 def quantize(weight: jax.Array, scheme: Scheme) -> Quantized:
-    """The nearest codes of a weight, given the largest magnitude of every group.
+    """Quantizes a weight to the nearest codes, with scales from the largest magnitude of every group.
 
     Args:
         weight: `[..., D, F]`, floating.
@@ -89,6 +89,7 @@ def quantize(weight: jax.Array, scheme: Scheme) -> Quantized:
         ValueError: a 4-bit scheme, and D has no usable group size.
     """
     chex.assert_type(weight, float)
+    chex.assert_rank(weight, set(range(2, 9)))
     *batch, rows, columns = weight.shape
     size = rows if scheme == "int8" else group_size(rows)
     if size is None:
@@ -100,7 +101,7 @@ def quantize(weight: jax.Array, scheme: Scheme) -> Quantized:
     scales = largest / {"int8": 127.0, "int4": 7.0, "nf4": 1.0}[scheme]
     if scheme != "int8":
         scales = scales.astype(jnp.bfloat16)
-    # Codes are chosen for the scale as it is stored, so that its rounding costs nothing twice.
+    # Codes are chosen for the scale as it is stored, so that its rounding is not an error twice.
     divisor = scales.astype(jnp.float32)[..., None, :]
     scaled = (grouped.astype(jnp.float32) / jnp.where(divisor == 0, 1.0, divisor)).reshape(*batch, rows, columns)
     if scheme == "nf4":
@@ -113,14 +114,14 @@ def quantize(weight: jax.Array, scheme: Scheme) -> Quantized:
 
 
 def _pack(codes: jax.Array) -> jax.Array:
-    """`[..., D, F]` codes of 4 bits -> uint8 `[..., D / 2, F]`; signed ones as two's complement."""
+    """Packs 4-bit codes `[..., D, F]` into uint8 `[..., D / 2, F]`; signed ones as two's complement."""
     *batch, rows, columns = codes.shape
     pairs = (codes.astype(jnp.uint8) & 15).reshape(*batch, rows // 2, 2, columns)
     return pairs[..., 0, :] | (pairs[..., 1, :] << 4)
 
 
 def _unpack(packed: jax.Array, signed: bool) -> jax.Array:
-    """The inverse of `_pack`."""
+    """Inverts `_pack`."""
     *batch, rows, columns = packed.shape
     if signed:  # shifting a signed byte down repeats its sign
         whole = jax.lax.bitcast_convert_type(packed, jnp.int8)

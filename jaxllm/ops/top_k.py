@@ -1,10 +1,10 @@
-"""A teacher's likeliest tokens, kept instead of the teacher, and the divergence from them.
+"""Top-k log-probabilities of a teacher, stored in place of the teacher, and the KL divergence from them.
 
-With K the k tokens that the teacher p finds likeliest at a position, and everything else as one further token,
+With K the k most probable tokens of the teacher p at a position, and all others as one further token,
 
     D = sum_(v in K) p_v (log p_v - log q_v) + p_rest (log p_rest - log q_rest)
 
-which is a KL divergence itself, never more than that over the whole vocabulary, and equal to it where K is all of it.
+This is a KL divergence itself, at most that over the whole vocabulary, and equal to it where K is the vocabulary.
 """
 
 from __future__ import annotations
@@ -14,62 +14,69 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxllm.ops.vocab import TILE, Unembedding, _block_rows, _scores, _walk, token_logprobs
+from jaxllm.ops.vocab import Unembedding, _block_rows, _check_widths, _scores, _walk, tile_elements, token_logprobs
 
-# What a student gives the rest is not taken to be less: below it float32 has no digits left in 1 - sum(q).
-LEAST = 1e-6
+# Lower bound of the student's probability of the rest: below it float32 has no digits left in 1 - sum(q).
+SMALLEST_REST = 1e-6
 
 
 def top_k_logprobs(hidden: jax.Array, unembedding: Unembedding, k: int, *, temperature: float = 1.0,
-              block: int | None = None) -> tuple[jax.Array, jax.Array]:
-    """The k likeliest tokens at every position.
+                   block: int | None = None) -> tuple[jax.Array, jax.Array]:
+    """Computes the k most probable tokens at every position.
 
     Args:
         hidden: `[..., D]`.
         unembedding: from the model.
         k: at most the size of the vocabulary.
         temperature: of the distribution.
-        block: vocabulary rows held at a time.
+        block: vocabulary rows per block; by default chosen for the backend.
 
     Returns:
-        Token ids `[..., k]` int32 and their log-probabilities `[..., k]` float32, falling; of equal ones the smaller
+        Token ids `[..., k]` int32 and their log-probabilities `[..., k]` float32, descending; of equal ones the smaller
         id is first.
     """
+    chex.assert_type(hidden, float)
+    _check_widths(hidden, unembedding)
     flat, vocab = hidden.reshape(-1, hidden.shape[-1]), unembedding.table.shape[0]
     if not 1 <= k <= vocab:
         raise ValueError(f"k must be within 1 and {vocab}, got {k}")
-    rows = max(_block_rows(vocab, flat.shape[0], block), min(k, vocab))
+    rows = _block_rows(vocab, flat.shape[0], block)
 
     def visit(carry, head, columns):
-        best, ids = carry
-        scores = _scores(flat, head, columns, vocab, temperature)
-        found = jnp.concatenate([ids, jnp.broadcast_to(columns, scores.shape)], -1)
-        best, places = lax.top_k(jnp.concatenate([best, scores], -1), k)
-        return (best, jnp.take_along_axis(found, places, -1)), ()
+        scores, index = lax.top_k(_scores(flat, head, columns, vocab, temperature), min(k, rows))
+        negative = jnp.concatenate([-carry[0], -scores], -1)
+        ids = jnp.concatenate([carry[1], columns[index]], -1)
+        # Two keys, since blocks are interleaved: of equal scores the smaller id first.
+        negative, ids = lax.sort((negative, ids), num_keys=2)
+        return (-negative[:, :k], ids[:, :k]), ()
 
-    empty = jnp.full((flat.shape[0], k), -jnp.inf), jnp.zeros((flat.shape[0], k), jnp.int32)
+    empty = jnp.full((flat.shape[0], k), -jnp.inf), jnp.full((flat.shape[0], k), vocab, jnp.int32)
     (best, ids), _ = _walk(visit, empty, unembedding, rows)
-    # One of them gives the logarithm of the sum that all share.
+    # The log-probability of one of them gives the normalizer of all.
     first = token_logprobs(flat, unembedding, ids[:, 0], temperature=temperature, block=block)
     logprobs = best - best[:, :1] + first[:, None]
     return ids.reshape(*hidden.shape[:-1], k), logprobs.reshape(*hidden.shape[:-1], k)
 
 
 def top_k_kl(student: jax.Array, unembedding: Unembedding, ids: jax.Array, logprobs: jax.Array, *,
-                         temperature: float = 1.0, block: int | None = None) -> jax.Array:
-    """Forward divergence from a teacher's likeliest tokens; see the top of this file.
+             temperature: float = 1.0, block: int | None = None) -> jax.Array:
+    """Computes the forward KL divergence from a teacher's top-k tokens; see the top of this file.
 
     Args:
         student: `[..., D]` hidden states.
         unembedding: of the student.
         ids, logprobs: `[..., k]` of the teacher, from `top_k_logprobs` at the same temperature.
         temperature: divides the student's logits.
-        block: vocabulary rows held at a time.
+        block: vocabulary rows per block; by default chosen for the backend.
 
     Returns:
         `[...]` float32, nats.
     """
     chex.assert_equal_shape([ids, logprobs])
+    chex.assert_rank(ids, student.ndim)
+    chex.assert_equal_shape_prefix([student, ids], student.ndim - 1)
+    chex.assert_type([student, ids, logprobs], [float, int, float])
+    _check_widths(student, unembedding)
     flat, k = student.reshape(-1, student.shape[-1]), ids.shape[-1]
     chosen = ids.reshape(-1, k)
     scores = _scores_of(flat, unembedding, chosen) / temperature
@@ -77,24 +84,24 @@ def top_k_kl(student: jax.Array, unembedding: Unembedding, ids: jax.Array, logpr
     q = scores - scores[:, :1] + first[:, None]
     p = lax.stop_gradient(logprobs.reshape(-1, k))
     p_rest = jnp.maximum(1.0 - jnp.exp(p).sum(-1), 0.0)
-    q_rest = jnp.maximum(1.0 - jnp.exp(q).sum(-1), LEAST)
-    # Zero where the teacher has nothing left, whatever the student has.
-    rest = jnp.where(p_rest > LEAST, p_rest * (jnp.log(jnp.maximum(p_rest, LEAST)) - jnp.log(q_rest)), 0.0)
+    q_rest = jnp.maximum(1.0 - jnp.exp(q).sum(-1), SMALLEST_REST)
+    # Zero where the teacher has no probability left.
+    rest = jnp.where(p_rest > SMALLEST_REST, p_rest * (jnp.log(jnp.maximum(p_rest, SMALLEST_REST)) - jnp.log(q_rest)), 0.0)
     return ((jnp.exp(p) * (p - q)).sum(-1) + rest).reshape(student.shape[:-1])
 
 
 def _scores_of(hidden: jax.Array, unembedding: Unembedding, ids: jax.Array) -> jax.Array:
-    """Logits `[N, k]` of some tokens: their rows of the table are gathered for a block of positions at a time."""
+    """Computes the logits `[N, k]` of given tokens, gathering table rows for a block of positions at a time."""
     count, k = ids.shape
-    size = max(1, min(count, TILE // (k * hidden.shape[-1])))
+    size = max(1, min(count, tile_elements() // (k * hidden.shape[-1])))
     blocks = -(-count // size)
-    cut = lambda x: jnp.pad(x, ((0, blocks * size - count), (0, 0))).reshape(blocks, size, x.shape[-1])
+    split = lambda x: jnp.pad(x, ((0, blocks * size - count), (0, 0))).reshape(blocks, size, x.shape[-1])
 
     @jax.checkpoint
-    def one(part):
+    def block_scores(part):
         states, chosen = part
         head = Unembedding(unembedding.table[chosen],
                            None if unembedding.bias is None else unembedding.bias[chosen], unembedding.softcap)
-        return jax.vmap(lambda state, own: own.logits(state[None])[0])(states, head)
+        return jax.vmap(lambda state, rows: rows.logits(state[None])[0])(states, head)
 
-    return lax.map(one, (cut(hidden), cut(ids))).reshape(blocks * size, k)[:count]
+    return lax.map(block_scores, (split(hidden), split(ids))).reshape(blocks * size, k)[:count]

@@ -20,14 +20,18 @@ from jax import lax
 
 Divergence = Literal["forward", "reverse", "jsd"]
 
-# Elements of one block of logits where the caller names no block: 16 MiB in float32.
-TILE = 2**22
+# Elements of one block of logits where the caller gives no block size: 16 MiB in float32 on CPU, where blocks that fit
+# the cache are fastest, and 256 MiB on accelerators, so that 32,000 tokens still get blocks of 2,000 rows.
+TILE = {"cpu": 2**22}
+TILE_ELSEWHERE = 2**26
+# Blocks have a multiple of this many rows where possible, so that a table split over devices stays split.
+SPLIT = 8
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Unembedding:
-    """What turns hidden states into logits: `cap(hidden @ table.T + bias)`.
+    """Output layer of a language model, from hidden states to logits: `cap(hidden @ table.T + bias)`.
 
     Attributes:
         table: `[V, D]`, one row per token.
@@ -40,7 +44,8 @@ class Unembedding:
     softcap: float | None = dataclasses.field(default=None, metadata={"static": True})
 
     def logits(self, hidden: jax.Array) -> jax.Array:
-        """`[..., V]` float32 logits of `hidden` `[..., D]`."""
+        """Computes `[..., V]` float32 logits of `hidden` `[..., D]`."""
+        chex.assert_type(hidden, float)
         flat = _dot(hidden.reshape(-1, hidden.shape[-1]), self.table)
         if self.bias is not None:
             flat += self.bias.astype(jnp.float32)
@@ -50,52 +55,79 @@ class Unembedding:
 
 
 def _dot(hidden: jax.Array, rows: jax.Array) -> jax.Array:
-    """`hidden @ rows.T`: `[N, D]`, `[b, D]` -> float32 `[N, b]`."""
+    """Computes `hidden @ rows.T`: `[N, D]`, `[b, D]` -> float32 `[N, b]`."""
     precision = lax.Precision.HIGHEST if hidden.dtype == jnp.float32 else None
     return lax.dot_general(hidden, rows.astype(hidden.dtype), (((1,), (1,)), ((), ())),
                            precision=precision, preferred_element_type=jnp.float32)
 
 
-def _block_rows(vocab: int, tokens: int, block: int | None) -> int:
-    """Rows per block: at most `block`, and an even division of the vocabulary where there is one.
+def tile_elements() -> int:
+    """Returns the number of elements of a block that suits the default backend."""
+    return TILE.get(jax.default_backend(), TILE_ELSEWHERE)
 
-    An uneven division costs a padded copy of the table; so blocks up to four times smaller than asked
-    for are preferred to it.
+
+def _block_rows(vocab: int, tokens: int, block: int | None) -> int:
+    """Returns the number of table rows per block: at most `block`, and an even division of the vocabulary if possible.
+
+    An uneven division costs a padded copy of the table, so blocks up to four times smaller are preferred to it.
     """
-    limit = max(1, min(vocab, block or max(TILE // max(tokens, 1), 128)))
-    even = next((rows for rows in range(limit, max(limit // 4, 1) - 1, -1) if vocab % rows == 0), None)
-    return even or limit
+    limit = max(1, min(vocab, block or max(tile_elements() // max(tokens, 1), 128)))
+    if limit == vocab:
+        return vocab
+    even = [rows for rows in range(limit, max(limit // 4, 1) - 1, -1) if vocab % rows == 0]
+    return next((rows for rows in even if rows % SPLIT == 0), even[0] if even else limit)
 
 
 def _walk(visit, carry, heads, rows: int):
-    """Folds `visit(carry, blocks, columns)` over blocks of `rows` tokens of every `Unembedding` in `heads`.
+    """Folds `visit(carry, block, columns)` over blocks of `rows` tokens of every `Unembedding` in `heads`.
 
-    `columns` `[rows]` are the token ids of the block, V and above in the padding of the last one.
+    Blocks are interleaved: with n blocks, block b holds the tokens b, b + n, b + 2 n, ... A table that is split over
+    devices by rows gives every device its share of each block, so logits are computed where the table is. Contiguous
+    blocks would be gathered. `columns` `[rows]` are the token ids of the block, ascending; V and above in the padding.
 
     Returns:
-        The last carry, and the outputs of all visits joined to `[V, ...]`.
+        The last carry, and the outputs of all visits, `[V, ...]` in the order of the table.
     """
     vocab = jax.tree.leaves(heads)[0].shape[0]
     blocks = -(-vocab // rows)
-    columns = jnp.arange(blocks * rows, dtype=jnp.int32).reshape(blocks, rows)
     if blocks == 1:
-        return visit(carry, heads, columns[0])
+        return visit(carry, heads, jnp.arange(vocab, dtype=jnp.int32))
 
-    def cut(leaf):
+    def split(leaf):
         padding = ((0, blocks * rows - vocab), *((0, 0) for _ in leaf.shape[1:]))
-        return jnp.pad(leaf, padding).reshape(blocks, rows, *leaf.shape[1:])
+        return jnp.pad(leaf, padding).reshape(rows, blocks, *leaf.shape[1:])
 
-    carry, outputs = lax.scan(lambda carry, xs: visit(carry, *xs), carry, (jax.tree.map(cut, heads), columns))
+    # Blocks are sliced and written along axis 1 of the split arrays; a scan over them would transpose the whole table.
+    tables = jax.tree.map(split, heads)
+    ids = jnp.arange(rows, dtype=jnp.int32) * blocks
+    block_of = lambda b: jax.tree.map(lambda leaf: lax.dynamic_index_in_dim(leaf, b, 1, keepdims=False), tables)
+    shapes = jax.eval_shape(lambda carry: visit(carry, block_of(0), ids)[1], carry)
+    outputs = jax.tree.map(lambda out: jnp.zeros((rows, blocks, *out.shape[1:]), out.dtype), shapes)
+
+    def step(state, b):
+        carry, outputs = state
+        carry, new = visit(carry, block_of(b), ids + b)
+        write = lambda buffer, out: lax.dynamic_update_index_in_dim(buffer, out, b, 1)
+        return (carry, jax.tree.map(write, outputs, new)), None
+
+    (carry, outputs), _ = lax.scan(step, (carry, outputs), jnp.arange(blocks, dtype=jnp.int32))
     return carry, jax.tree.map(lambda out: out.reshape(blocks * rows, *out.shape[2:])[:vocab], outputs)
 
 
+def _check_widths(hidden: jax.Array, unembedding: Unembedding) -> None:
+    """Asserts that hidden states and unembedding fit."""
+    chex.assert_rank(unembedding.table, 2)
+    chex.assert_axis_dimension(hidden, -1, unembedding.table.shape[1])
+    chex.assert_shape([] if unembedding.bias is None else [unembedding.bias], unembedding.table.shape[:1])
+
+
 def _scores(hidden, head, columns, vocab, temperature):
-    """One block of `logits / temperature`, minus infinity in the padding."""
+    """Computes one block of `logits / temperature`, minus infinity in the padding."""
     return jnp.where(columns < vocab, head.logits(hidden) / temperature, -jnp.inf)
 
 
 def _add_exp(top, total, scores):
-    """Running maximum and running sum of exponentials (relative to it), extended by `scores` `[N, b]`."""
+    """Extends the running maximum and the running sum of exponentials (relative to it) by `scores` `[N, b]`."""
     new_top = jnp.maximum(top, scores.max(-1))
     # Both differences are of equal infinities only before the first finite score.
     shrink = jnp.where(top == new_top, 1.0, jnp.exp(top - new_top))
@@ -103,7 +135,7 @@ def _add_exp(top, total, scores):
 
 
 def _push_back(slope, hidden, head, logits, hidden_gradient):
-    """Sends the gradient `slope` `[N, b]` of a block's `logits` on.
+    """Propagates the gradient `slope` `[N, b]` of a block's `logits`.
 
     Returns:
         `hidden_gradient` with the block's share added, and the gradient of the block's part of the head.
@@ -161,19 +193,22 @@ _chosen_logprobs.defvjp(_chosen_forward, _chosen_backward)
 
 def token_logprobs(hidden: jax.Array, unembedding: Unembedding, targets: jax.Array, *,
                    temperature: float | jax.Array = 1.0, block: int | None = None) -> jax.Array:
-    """`log p(target)` at every position, where `p = softmax(logits / temperature)`.
+    """Computes `log p(target)` at every position, where `p = softmax(logits / temperature)`.
 
     Args:
         hidden: `[..., D]`, the states that predict the targets.
         unembedding: from the model.
         targets: `[...]` int32 token ids.
         temperature: of the distribution; as an array, another value compiles nothing. Not differentiated.
-        block: vocabulary rows held at a time; chosen by memory by default.
+        block: vocabulary rows per block; by default chosen for the backend.
 
     Returns:
         `[...]` float32, nats.
     """
+    chex.assert_rank(hidden, targets.ndim + 1)
     chex.assert_equal_shape_prefix([hidden, targets], targets.ndim)
+    chex.assert_type([hidden, targets], [float, int])
+    _check_widths(hidden, unembedding)
     flat = hidden.reshape(-1, hidden.shape[-1])
     rows = _block_rows(unembedding.table.shape[0], flat.shape[0], block)
     out = _chosen_logprobs(rows, jnp.float32(temperature), flat, unembedding, targets.reshape(-1))
@@ -181,7 +216,7 @@ def token_logprobs(hidden: jax.Array, unembedding: Unembedding, targets: jax.Arr
 
 
 def _term(kind: str, beta: float):
-    """The summand of a divergence as a function of student and teacher log-probabilities."""
+    """Returns the summand of a divergence as a function of student and teacher log-probabilities."""
     def jensen_shannon(student, teacher):
         middle = jnp.logaddexp(jnp.log(beta) + teacher, jnp.log1p(-beta) + student)
         return (beta * jnp.exp(teacher) * (teacher - middle)
@@ -208,26 +243,26 @@ def _divergence_forward(kind, beta, temperature, rows, student, student_head, te
                 _scores(teacher, blocks[1], columns, vocab, temperature))
 
     def normalize(carry, blocks, columns):
-        """Normalizers of both, and the sum of `exp(scores) * gap` of the side that is averaged over."""
-        s_top, s_total, t_top, t_total, gaps = carry
+        """Updates both normalizers, and the sum of `exp(scores) * log-ratio` of the averaging side."""
+        s_top, s_total, t_top, t_total, ratios = carry
         s_scores, t_scores = both(blocks, columns)
         s_top, s_total, s_shrink = _add_exp(s_top, s_total, s_scores)
         t_top, t_total, t_shrink = _add_exp(t_top, t_total, t_scores)
-        gap = jnp.where(columns < vocab, t_scores - s_scores, 0.0)
+        ratio = jnp.where(columns < vocab, t_scores - s_scores, 0.0)
         weights = jnp.exp(t_scores - t_top[:, None]) if kind == "forward" else jnp.exp(s_scores - s_top[:, None])
-        gaps = gaps * (t_shrink if kind == "forward" else s_shrink) + (weights * gap).sum(-1)
-        return (s_top, s_total, t_top, t_total, gaps), None
+        ratios = ratios * (t_shrink if kind == "forward" else s_shrink) + (weights * ratio).sum(-1)
+        return (s_top, s_total, t_top, t_total, ratios), None
 
     start = (zero - jnp.inf, zero, zero - jnp.inf, zero, zero)
-    (s_top, s_total, t_top, t_total, gaps), _ = _walk(normalize, start, heads, rows)
+    (s_top, s_total, t_top, t_total, ratios), _ = _walk(normalize, start, heads, rows)
     s_norm, t_norm = s_top + jnp.log(s_total), t_top + jnp.log(t_total)
 
-    # `slope` is the sum over the vocabulary of d term / d (student log-prob), what the normalizer of the
-    # student hands back to every logit.
+    # `slope` is the sum over the vocabulary of d term / d (student log-prob), the gradient that every logit receives
+    # through the student's normalizer.
     if kind == "forward":
-        value, slope = gaps / t_total - (t_norm - s_norm), zero - 1.0
+        value, slope = ratios / t_total - (t_norm - s_norm), zero - 1.0
     elif kind == "reverse":
-        value = (t_norm - s_norm) - gaps / s_total
+        value = (t_norm - s_norm) - ratios / s_total
         slope = value + 1.0
     else:
         term = _term(kind, beta)
@@ -271,7 +306,7 @@ _divergence.defvjp(_divergence_forward, _divergence_backward)
 def token_divergence(student: jax.Array, student_unembedding: Unembedding, teacher: jax.Array,
                      teacher_unembedding: Unembedding, *, kind: Divergence = "forward", beta: float = 0.5,
                      temperature: float = 1.0, block: int | None = None) -> jax.Array:
-    """Divergence between teacher p and student q over the whole vocabulary, at every position.
+    """Computes the divergence of teacher p and student q over the whole vocabulary, at every position.
 
         forward:  sum_v p (log p - log q)
         reverse:  sum_v q (log q - log p)
@@ -282,15 +317,19 @@ def token_divergence(student: jax.Array, student_unembedding: Unembedding, teach
     Args:
         student, teacher: `[..., D]` hidden states of aligned positions; widths may differ.
         student_unembedding, teacher_unembedding: of the same vocabulary.
-        kind: which divergence.
+        kind: forward KL, reverse KL, or generalized Jensen-Shannon divergence.
         beta: weight of the teacher in the mixture of `jsd`, in (0, 1).
         temperature: divides both logits.
-        block: vocabulary rows held at a time; chosen by memory by default.
+        block: vocabulary rows per block; by default chosen for the backend.
 
     Returns:
         `[...]` float32, nats.
     """
+    chex.assert_rank(teacher, student.ndim)
     chex.assert_equal_shape_prefix([student, teacher], student.ndim - 1)
+    chex.assert_type([student, teacher], float)
+    _check_widths(student, student_unembedding)
+    _check_widths(teacher, teacher_unembedding)
     chex.assert_equal_shape_prefix([student_unembedding.table, teacher_unembedding.table], 1)
     if kind == "jsd" and not 0.0 < beta < 1.0:
         raise ValueError(f"beta must be in (0, 1), got {beta}")
@@ -304,7 +343,7 @@ def token_divergence(student: jax.Array, student_unembedding: Unembedding, teach
 
 def token_entropy(hidden: jax.Array, unembedding: Unembedding, *, temperature: float = 1.0,
                   block: int | None = None) -> jax.Array:
-    """`-sum_v p log p` at every position, nats, with `p = softmax(logits / temperature)`.
+    """Computes `-sum_v p log p` at every position, in nats, with `p = softmax(logits / temperature)`.
 
     Computed as `log V` minus the divergence from the uniform distribution, whose logits are zero.
 
@@ -312,14 +351,16 @@ def token_entropy(hidden: jax.Array, unembedding: Unembedding, *, temperature: f
         hidden: `[..., D]`.
         unembedding: from the model.
         temperature: of the distribution.
-        block: vocabulary rows held at a time.
+        block: vocabulary rows per block.
 
     Returns:
         `[...]` float32.
     """
+    chex.assert_type(hidden, float)
+    _check_widths(hidden, unembedding)
     vocab = unembedding.table.shape[0]
     uniform = jnp.zeros((*hidden.shape[:-1], 1), hidden.dtype)
     flat_table = Unembedding(jnp.zeros((vocab, 1), unembedding.table.dtype))
-    gap = token_divergence(hidden, unembedding, uniform, flat_table, kind="reverse",
-                           temperature=temperature, block=block)
-    return jnp.log(jnp.float32(vocab)) - gap
+    divergence = token_divergence(hidden, unembedding, uniform, flat_table, kind="reverse",
+                                  temperature=temperature, block=block)
+    return jnp.log(jnp.float32(vocab)) - divergence

@@ -1,4 +1,4 @@
-"""The likeliest tokens of a teacher: worked values, and what holds between them and the whole distribution."""
+"""Top-k log-probabilities of a teacher: golden values, and relations to the whole distribution."""
 
 import jax
 import jax.numpy as jnp
@@ -35,11 +35,11 @@ def test_by_hand():
 
 @pytest.mark.parametrize("head", HEADS.values(), ids=HEADS)
 @pytest.mark.parametrize("block", [None, 7, 50])
-def test_the_likeliest_are_those_of_the_whole(head, block):
+def test_top_k_of_blocks_is_that_of_the_vocabulary(head, block):
     hidden = drawn(3, 2, 5, WIDTH)
     ids, logprobs = top_k_logprobs(hidden, head, 6, temperature=1.7, block=block)
-    values, places = jax.lax.top_k(jax.nn.log_softmax(head.logits(hidden) / 1.7), 6)
-    assert np.array_equal(ids, places)
+    values, wanted = jax.lax.top_k(jax.nn.log_softmax(head.logits(hidden) / 1.7), 6)
+    assert np.array_equal(ids, wanted)
     assert_allclose(logprobs, values, rtol=1e-5, atol=1e-6)
 
 
@@ -73,6 +73,13 @@ def test_a_certain_teacher_gives_no_nan():
         value, slope = jax.value_and_grad(loss)(student)
         assert np.isfinite(value) and np.all(np.isfinite(slope))
     assert value > 50
+
+
+def test_of_equal_scores_the_smaller_id_is_first():
+    """Interleaved blocks visit ids out of order."""
+    head = Unembedding(jnp.ones((12, 2)).at[7].set(2.0))
+    ids, _ = top_k_logprobs(jnp.ones((1, 2)), head, 5, block=3)
+    assert ids.tolist() == [[7, 0, 1, 2, 3]]
 
 
 def test_k_within_the_vocabulary():

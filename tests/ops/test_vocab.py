@@ -1,4 +1,6 @@
-"""Vocabulary-streamed log-probabilities and divergences: worked values, and equality with the plain formula."""
+"""Blockwise log-probabilities and divergences over the vocabulary: golden values, equality with the plain formula."""
+
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +10,7 @@ from numpy.testing import assert_allclose
 
 from jaxllm.ops import Unembedding, kl_distillation, token_divergence, token_entropy, token_logprobs
 from jaxllm.ops.vocab import _block_rows
+from tests.processes import run_file
 
 STUDENT = jnp.array([[0.0, 0.0, 0.0], [2.0, 0.0, -1.0]])
 TEACHER = jnp.array([[1.0, 0.0, -1.0], [0.0, 0.5, 0.0]])
@@ -148,9 +151,41 @@ def test_bfloat16_tables_give_float32_results():
     assert_allclose(value, exact, rtol=2e-2)
 
 
-@pytest.mark.parametrize(("vocab", "expected"), [(128_256, 1002), (32_000, 1000), (50_257, 1024), (512, 512)])
+@pytest.mark.parametrize(("vocab", "expected"), [
+    (128_256, 768), (128_000, 1024), (32_000, 1000), (3_030, 1010), (50_257, 1024), (512, 512), (1_000, 1000)])
 def test_blocks_divide_the_vocabulary_where_they_can(vocab, expected):
+    """Multiples of 8 are preferred to larger blocks; 50,257 has no divisor from 256 to 1024."""
     assert _block_rows(vocab, 4096, 1024) == expected
+
+
+def test_a_table_split_over_devices_is_not_gathered():
+    """Compiled collectives, values and gradients of all losses on eight virtual devices in a process of their own."""
+    done = run_file(Path(__file__).parent / "vocab_devices.py", devices=8)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.splitlines()[-1] == "all equal"
+
+
+def test_blocks_cost_no_copy_of_the_table():
+    """On one device, without and with the gradient of the table: temporaries are far below the table's 8 MiB."""
+    hidden, table = jax.ShapeDtypeStruct((8, 64), jnp.float32), jax.ShapeDtypeStruct((32_768, 64), jnp.float32)
+    loss = lambda hidden, table: token_logprobs(hidden, Unembedding(table), jnp.zeros(8, jnp.int32), block=1024).sum()
+    for function in (loss, jax.grad(loss), jax.grad(loss, (0, 1))):
+        assert temporary_bytes(function, hidden, table) < 2**20
+
+
+@pytest.mark.parametrize(("backend", "tokens", "rows"), [("cpu", 32_768, 128), ("gpu", 32_768, 2048),
+                                                         ("tpu", 4096, 16_384)])
+def test_blocks_suit_the_backend(monkeypatch, backend, tokens, rows):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    assert _block_rows(2**18, tokens, None) == rows
+
+
+@pytest.mark.parametrize("wrong", [dict(hidden=jnp.zeros((2, 3), jnp.int32)), dict(targets=jnp.zeros(2)),
+                                   dict(targets=jnp.zeros((2, 1), jnp.int32)), dict(hidden=jnp.zeros((2, 4)))])
+def test_wrong_ranks_and_dtypes_are_refused(wrong):
+    arguments = dict(hidden=jnp.zeros((2, 3)), targets=jnp.zeros(2, jnp.int32)) | wrong
+    with pytest.raises(AssertionError):
+        token_logprobs(arguments["hidden"], IDENTITY, arguments["targets"])
 
 
 def temporary_bytes(function, *arguments):

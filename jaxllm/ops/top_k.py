@@ -86,7 +86,8 @@ def top_k_kl(student: jax.Array, unembedding: Unembedding, ids: jax.Array, logpr
     p_rest = jnp.maximum(1.0 - jnp.exp(p).sum(-1), 0.0)
     q_rest = jnp.maximum(1.0 - jnp.exp(q).sum(-1), SMALLEST_REST)
     # Zero where the teacher has no probability left.
-    rest = jnp.where(p_rest > SMALLEST_REST, p_rest * (jnp.log(jnp.maximum(p_rest, SMALLEST_REST)) - jnp.log(q_rest)), 0.0)
+    log_ratio = jnp.log(jnp.maximum(p_rest, SMALLEST_REST)) - jnp.log(q_rest)
+    rest = jnp.where(p_rest > SMALLEST_REST, p_rest * log_ratio, 0.0)
     return ((jnp.exp(p) * (p - q)).sum(-1) + rest).reshape(student.shape[:-1])
 
 

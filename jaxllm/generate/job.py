@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import collections
+import itertools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +15,7 @@ import numpy as np
 from jaxllm.config import SamplingConfig
 from jaxllm.errors import UserError
 from jaxllm.generate.completion import Completion
-from jaxllm.generate.report import generated
+from jaxllm.generate.report import SHOWN_ROWS, generated
 from jaxllm.generate.rows_job import ID, RowsConfig, encode_rows, load_generator, pin_inputs
 from jaxllm.generate.scheduler import check_prompt
 from jaxllm.job import Job, open_job
@@ -98,11 +100,12 @@ def _run(config: Config, job: Job, found: RowSet) -> Path:
         generator.generate(prompts[start:], config.sampling, adapter=adapter, seed=config.seed,
                            row_ids=range(start, len(rows)), on_prompt=row_writer(job, rows, start, show),
                            max_tokens=[row.get("max_tokens", config.sampling.max_tokens) for _, row in rows[start:]])
-    done = list(job.iter_rows())
-    everything = [completion for row in done for completion in row["completions"]]
-    result = {
-        "rows": len(rows), "rejected": len(rejected),
-        "tokens": sum(len(completion["token_ids"]) for completion in everything),
-        "finished": {reason: sum(c["finish_reason"] == reason for c in everything) for reason in ("stop", "length")}}
-    job.write_report("Completions", f"{len(rows):,} prompts completed by {config.model}.", generated(result, done))
+    lengths, reasons = [], collections.Counter()
+    for row in job.iter_rows():
+        lengths += [len(completion["token_ids"]) for completion in row["completions"]]
+        reasons.update(completion["finish_reason"] for completion in row["completions"])
+    result = {"rows": len(rows), "rejected": len(rejected), "tokens": sum(lengths),
+              "finished": {reason: reasons[reason] for reason in ("stop", "length")}}
+    job.write_report("Completions", f"{len(rows):,} prompts completed by {config.model}.",
+                     generated(result, lengths, itertools.islice(job.iter_rows(), SHOWN_ROWS)))
     return job.write_result(result)

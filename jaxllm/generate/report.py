@@ -1,38 +1,43 @@
-"""Pages about runs of `generate` and `score`."""
+"""Sections of the reports of `generate` and `score`."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from jaxllm.report import Histogram, Section, Table, head
 
-# Columns that fit on the page next to a text.
-SHOWN_LABELS = 6
+# Rows and, next to a text, labels that a page shows.
+SHOWN_ROWS, SHOWN_LABELS = 200, 6
 
 
-def generated(result: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[Section]:
-    """Sections on completions: how many, how long, and the first of them."""
-    everything = [completion for row in rows for completion in row["completions"]]
+def generated(result: Mapping[str, Any], lengths: Sequence[int], rows: Iterable[Mapping[str, Any]]) -> list[Section]:
+    """Builds the sections on completions: counts, lengths, and the first completions.
+
+    Args:
+        result: contents of result.json.
+        lengths: number of tokens of every completion.
+        rows: the first rows of rows.jsonl, `SHOWN_ROWS` at most.
+    """
     counts = Table(["", "count"], [["rows", result["rows"]], ["rejected rows", result["rejected"]],
-                                   ["completions", len(everything)], ["tokens", result["tokens"]],
+                                   ["completions", len(lengths)], ["tokens", result["tokens"]],
                                    *([f"ended by {reason}", n] for reason, n in result["finished"].items())])
-    lengths = Histogram("Length of completions", "tokens", [len(one["token_ids"]) for one in everything])
-    first, note = head([(row, completion) for row in rows for completion in row["completions"]])
     shown = [[row["id"], _prompt(row["prompt"]), completion["text"], completion["logprob"], completion["finish_reason"]]
-             for row, completion in first]
-    return [Section("Counts", parts=[counts, lengths]), Section("Completions", parts=[Table(
-        ["id", "prompt", "completion", "log-probability, nats", "ended by"], shown, note)])]
+             for row in rows for completion in row["completions"]][:SHOWN_ROWS]
+    note = f"The first {len(shown)} of {len(lengths):,}; rows.jsonl has all." if len(shown) < len(lengths) else ""
+    return [Section("Counts", parts=[counts, Histogram("Length of completions", "tokens", lengths)]),
+            Section("Completions", parts=[Table(
+                ["id", "prompt", "completion", "log-probability, nats", "ended by"], shown, note)])]
 
 
 def scored(result: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], texts: Sequence[tuple[str, str]]
            ) -> list[Section]:
-    """Sections on scored texts: means, spread, and the first of them.
+    """Builds the sections on scored texts: means, distribution, and the first texts.
 
     Args:
-        result: what result.json has.
-        rows: what rows.jsonl has.
+        result: contents of result.json.
+        rows: contents of rows.jsonl.
         texts: prompt and completion of each row.
     """
     counts = Table(["", "value"], [["rows", result["rows"]], ["rejected rows", result["rejected"]],
@@ -48,11 +53,11 @@ def scored(result: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], texts: 
 
 def classified(result: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], texts: Sequence[Mapping[str, Any]]
                ) -> list[Section]:
-    """Sections on texts that a classifier scored: means, spread of every label, and the first texts.
+    """Builds the sections on classified texts: means, distribution of every label, and the first texts.
 
     Args:
-        result: what result.json has.
-        rows: what rows.jsonl has.
+        result: contents of result.json.
+        rows: contents of rows.jsonl.
         texts: the rows of the data.
     """
     labels = result["labels"]
@@ -69,14 +74,14 @@ def classified(result: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], tex
 
 
 def _text(row: Mapping[str, Any]) -> str:
-    """A text, two texts, or a conversation."""
+    """Formats a text, two texts, or a conversation."""
     if row.get("messages") is not None:
         return _prompt(row["messages"])
     return "\n".join(part for part in (row["text"], row.get("text_pair")) if part is not None)
 
 
 def _prompt(prompt: str | Sequence[Mapping[str, Any]]) -> str:
-    """A prompt as it is, a conversation turn by turn."""
+    """Formats a prompt, or a conversation turn by turn."""
     if isinstance(prompt, str):
         return prompt
     return "\n".join(f"{turn['role']}: {_content(turn.get('content'))}" for turn in prompt)

@@ -119,16 +119,17 @@ def _by_chunks(job: Job, rows: Sequence[tuple[int, dict[str, Any]]], inputs: Seq
         listen = job.progress(show)
         for first in range(start - start % ROWS_PER_CHUNK, len(rows), ROWS_PER_CHUNK):
             chunk = range(first, min(first + ROWS_PER_CHUNK, len(rows)))
-            measured = measure([inputs[i] for i in chunk], partial(_listen_from, listen, first, start))
+            measured = measure([inputs[i] for i in chunk], partial(_show_from, show, first, start))
             for i, result in zip(chunk, measured, strict=True):
                 if i >= start:
                     line, row = rows[i]
                     job.row({"id": row.get("id", line), **result})
+            listen(chunk.stop)
     return list(job.iter_rows())
 
 
-def _listen_from(listen: Callable[[int], None], first: int, start: int, done: int) -> None:
-    listen(max(first + done, start))
+def _show_from(show: Callable[[int], None], first: int, start: int, done: int) -> None:
+    show(max(first + done, start))
 
 
 def _text_ids(model: Model, row: dict[str, Any]) -> tuple[list[int], list[int]]:

@@ -100,7 +100,7 @@ def continuation_text(model: Model, prompt: Sequence[int] | np.ndarray, ids: Seq
     """Decodes the text that `ids` add to a prompt.
 
     The end of the prompt is decoded along with them, because tokens of some tokenizers lose their leading blank at the
-    beginning of a text. Where characters are spelled in bytes, that end is extended to whole characters, and the last
+    start of a text. Where characters are spelled in bytes, that end is extended to whole characters, and the last
     character of the continuation may be unfinished, since invalid bytes make all adjacent bytes invalid.
     """
     decode, pieces = model.tokenizer.decode, CONTEXT_TOKENS

@@ -72,7 +72,7 @@ class Generator:
             seed: base of the random streams, unless `sampling` has a seed.
             row_ids: the prompts' numbers in the random streams; by default their indices.
             max_tokens: limit of each prompt; by default `sampling.max_tokens`.
-            logprob_temperature: temperature of the distribution whose log-probabilities are recorded.
+            logprob_temperature: temperature of the recorded log-probabilities.
             stats: counts the work.
             on_prompt: called with a prompt's index and completions as soon as all of these are done.
 

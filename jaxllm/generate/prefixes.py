@@ -29,11 +29,12 @@ class PrefixGroup:
 def prefix_groups(prompts: Sequence[np.ndarray], shared: bool = True) -> list[PrefixGroup]:
     """Assigns every prompt to one group, such that prefilling each prefix once saves the most tokens.
 
-    A prompt keeps at least its last token outside the prefix, whose hidden state predicts the first new token.
+    At least the last token of a prompt is left out of the prefix, since its hidden state predicts the first new token.
 
     Args:
         prompts: token ids, `[T]` int32 each.
-        shared: False puts all in one group without a prefix, for networks whose rotation depends on a text's length.
+        shared: False puts all in one group without a prefix: where rotary embeddings depend on the text's length
+            (dynamic NTK, longrope).
 
     Returns:
         The groups; the one without a prefix comes first.

@@ -23,8 +23,8 @@ class Sampling:
         min_p: `[B]` float32; keep tokens with at least this fraction of the most probable token's probability.
         repetition: `[B]` float32 repetition penalty (1909.05858, section 4.1): divides positive logits of tokens that
             occur in the sequence and multiplies negative ones; 1 is off.
-        logprob_temperature: `[B]` float32, temperature of the distribution whose log-probabilities are recorded.
-        bias_ids: `[K]` int32; tokens whose logits are shifted in all rows, -1 for unused entries.
+        logprob_temperature: `[B]` float32, temperature of the recorded log-probabilities.
+        bias_ids: `[K]` int32; tokens with shifted logits in all rows, -1 for unused entries.
         bias: `[K]` float32; the shifts.
         stop_ids: `[K]` int32; tokens that end a row, -1 for unused entries.
         max_tokens: `[B]` int32; limit of new tokens.
@@ -67,9 +67,9 @@ def truncate(scaled: jax.Array, top_k: jax.Array, top_p: jax.Array) -> jax.Array
     probs = jax.nn.softmax(ordered, axis=-1)
     before = jnp.cumsum(probs, axis=-1) - probs
     rank = jnp.arange(scaled.shape[-1])[None]
-    kept = (before < top_p[:, None]) | (top_p[:, None] >= 1.0)
-    kept &= (rank < top_k[:, None]) | (top_k[:, None] <= 0)
-    last = jnp.maximum(kept.sum(-1) - 1, 0)
+    keep = (before < top_p[:, None]) | (top_p[:, None] >= 1.0)
+    keep &= (rank < top_k[:, None]) | (top_k[:, None] <= 0)
+    last = jnp.maximum(keep.sum(-1) - 1, 0)
     threshold = jnp.take_along_axis(ordered, last[:, None], -1)
     return jnp.where(scaled >= threshold, scaled, -jnp.inf)
 

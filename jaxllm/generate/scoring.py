@@ -2,8 +2,8 @@
 
 Texts are packed, several to a row. Shared prefixes are computed once, those within others too (a rubric for all
 prompts, a program for some of them), and so is a prompt with several continuations: each continuation is then a branch
-that attends to the prompt and to itself. Networks whose rotation depends on a text's length process every text on its
-own.
+that attends to the prompt and to itself. Rotary embeddings that depend on the text's length (dynamic NTK,
+longrope) rule this out: every text is then computed on its own.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class PackedPairs:
         positions: positions within the text, shared prefix included.
         segments: number of the prompt within the row, from 1; 0 is padding.
         branches: 0 for the prompt, 1, 2, ... for its continuations; None where each prompt has one.
-        parents: index in the row of the token whose hidden state predicts this one; 0 for tokens of prompts.
+        parents: index in the row of the token that predicts this one; 0 for tokens of prompts.
     """
 
     tokens: np.ndarray
@@ -171,7 +171,7 @@ _Branches = tuple[np.ndarray, list[int]]  # a prompt without its shared prefix, 
 
 
 def _packs(branches: list[_Branches], pairs: Pairs, window: int) -> list[list[_Branches]]:
-    """Fills packs with prompts, the shortest first; one whose continuations exceed a pack is split."""
+    """Fills packs with prompts, the shortest first; one with more continuations than fit a pack is split."""
     length = lambda ids, members: len(ids) + sum(len(pairs[i][1]) for i in members)
     largest = pack_sizes(0, window)[-1]
     pieces: list[_Branches] = []

@@ -195,8 +195,8 @@ def insert(state: DecodeState, pack: PackedPrompts, next_logits: jax.Array, laye
 
 @partial(jax.jit, static_argnames=("length", "axis"))
 def _resized(buffer: jax.Array, length: int, axis: int) -> jax.Array:
-    kept = lax.slice_in_dim(buffer, 0, min(length, buffer.shape[axis]), axis=axis)
-    return jnp.pad(kept, [(0, length - kept.shape[axis] if i == axis else 0) for i in range(buffer.ndim)])
+    cut = lax.slice_in_dim(buffer, 0, min(length, buffer.shape[axis]), axis=axis)
+    return jnp.pad(cut, [(0, length - cut.shape[axis] if i == axis else 0) for i in range(buffer.ndim)])
 
 
 def resize(state: DecodeState, length: int) -> DecodeState:

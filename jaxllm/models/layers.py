@@ -322,6 +322,10 @@ class Block(nn.Module):
         return residual(x, "mlp", mlp), kv
 
 
+# Traced and lowered once for all unrolled layers of a type; the compiler inlines the calls.
+SharedBlock = nn.jit(Block, static_argnums=(3,))
+
+
 def _layer_type(spec: ModelSpec, layer: jax.Array | int) -> jax.Array | int:
     """Returns the index of a layer's type in `spec.distinct_layer_types`."""
     distinct = spec.distinct_layer_types
@@ -347,9 +351,12 @@ def run_layers(spec: ModelSpec, run: RunOptions, x: jax.Array, context: LayerCon
         block = nn.remat(Block, policy=REMAT_POLICIES[run.remat], prevent_cse=run.unrolled, static_argnums=(3,) if
                          run.unrolled else ())
     if run.unrolled:
-        new_kv = []
-        for i in range(spec.layers):
-            x, layer_kv = block(spec, run, name=f"layers_{i}")(x, context, i, None if kv is None else kv[i])
+        new_kv, layers = [], list(range(spec.layers))
+        if run.remat == "none" and context.dropout_keys is None:
+            # Only the type of a layer matters: all layers of a type pass the index of the first and share its trace.
+            block, layers = SharedBlock, [spec.layer_types.index(layer_type) for layer_type in spec.layer_types]
+        for i, layer in enumerate(layers):
+            x, layer_kv = block(spec, run, name=f"layers_{i}")(x, context, layer, None if kv is None else kv[i])
             x = after_first(x) if after_first is not None and i == 0 else x
             new_kv.append(layer_kv)
         return x, tuple(new_kv)

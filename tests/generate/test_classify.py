@@ -43,8 +43,8 @@ def bert(tmp_path_factory):
     return save_model(folder / "model", BERT, random_params(BERT, seed=5), source)
 
 
-def test_types_are_those_that_the_tokenizer_gives_its_model(bert, tmp_path):
-    """One that does not list them has its model read two texts as one kind, whatever else it knows."""
+def test_token_types_follow_the_tokenizer(bert, tmp_path):
+    """A tokenizer that does not list token types gives all tokens type 0."""
     plain = tmp_path / "plain"
     shutil.copytree(bert, plain)
     config = json.loads((plain / "tokenizer_config.json").read_text())

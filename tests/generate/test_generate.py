@@ -1,4 +1,4 @@
-"""Generation: what chooses a token, what ends a text, and what must not matter."""
+"""Generation: sampling, stop conditions, and independence from batch size and neighbors."""
 
 import dataclasses
 import json
@@ -48,9 +48,9 @@ def draw(scores, sampling, step=0, seen=None):
 
 def test_truncation_by_hand():
     scores = jnp.log(jnp.array([[0.4, 0.3, 0.2, 0.1]] * 4))
-    kept = jnp.isfinite(truncate(scores, jnp.array([0, 2, 0, 3]), jnp.array([1.0, 1.0, 0.65, 0.3])))
+    remaining = jnp.isfinite(truncate(scores, jnp.array([0, 2, 0, 3]), jnp.array([1.0, 1.0, 0.65, 0.3])))
     # all; the best two; 0.4 + 0.3 reach 0.65; 0.4 alone reaches 0.3, which is stricter than the best three
-    assert kept.astype(int).tolist() == [[1, 1, 1, 1], [1, 1, 0, 0], [1, 1, 0, 0], [1, 0, 0, 0]]
+    assert remaining.astype(int).tolist() == [[1, 1, 1, 1], [1, 1, 0, 0], [1, 1, 0, 0], [1, 0, 0, 0]]
 
 
 def test_samples_follow_the_distribution():
@@ -151,7 +151,7 @@ def test_stop_strings_cut_the_text(model):
             assert after[0].logprob > before[0].logprob
 
 
-def test_text_behind_characters_that_are_spelled_in_bytes(stories):
+def test_text_after_characters_that_are_spelled_in_bytes(stories):
     """This tokenizer has no such characters: each is three tokens, and the cut before the end falls within one."""
     encode = stories.tokenizer.encode
     for prompt in ("日本語", "語", "日本語です", "日本語x", "😀😀😀"):
@@ -162,7 +162,7 @@ def test_text_behind_characters_that_are_spelled_in_bytes(stories):
         assert continuation_text(stories, stories.prompt_ids(prompt), ids[:5]) == "日\ufffd"
 
 
-def test_the_likeliest_is_the_first_of_equals():
+def test_argmax_is_the_first_of_equals():
     scores = jnp.asarray([[1.0, 3.0, 3.0], [-jnp.inf, -jnp.inf, -jnp.inf], [jnp.nan, 1.0, 2.0], [5.0, 5.0, -1.0]])
     assert argmax(scores).tolist() == [1, 0, 2, 0]
     many = jnp.round(jax.random.normal(jax.random.key(0), (64, 100)), 1)
@@ -217,8 +217,8 @@ def test_decoding_consumes_its_state(llama):
     assert state.cache.layers[0][0].is_deleted()
 
 
-def test_beginnings_are_read_once(model):
-    """Twenty prompts behind thirty common tokens; each comes to what it comes to alone."""
+def test_shared_prefixes_are_prefilled_once(model):
+    """Twenty prompts with thirty common tokens; each gives the same tokens as alone."""
     head = random_tokens(1, 30, seed=50)[0].tolist()
     shared = [[*head, *random_tokens(1, 1 + i % 5, seed=i)[0].tolist()] for i in range(20)]
     stats = GenerationStats()
@@ -236,8 +236,8 @@ def test_beginnings_are_read_once(model):
         assert abs(alone.logprob - found.logprob) < 1e-4
 
 
-def test_a_prompt_is_read_once_for_all_that_follows_it(model):
-    """Samples take slots of their own, and continuations that are scored are branches."""
+def test_a_prompt_is_prefilled_once_for_all_its_continuations(model):
+    """Samples occupy one slot each, and scored continuations are branches."""
     stats, (prompt,) = GenerationStats(), prompts(1)
     generate(model, [prompt], SamplingConfig(temperature=1.0, max_tokens=4, n=6), batch_size=3, stats=stats)
     assert stats.prompt_tokens == 2 * len(prompt)  # three slots at a time
@@ -253,8 +253,8 @@ def test_a_prompt_is_read_once_for_all_that_follows_it(model):
     Rope(500.0, "dynamic", factor=4.0, original_positions=8),
     Rope(500.0, "longrope", original_positions=24, short_factors=(1.0,) * 6, magnitude=1.1,
          long_factors=(1.0, 1.5, 2.0, 3.0, 4.0, 5.0))])
-def test_texts_that_are_read_by_their_length_share_nothing(model, rope):
-    """Behind twenty common tokens some end before rotation changes and some after: each as it is alone."""
+def test_length_dependent_rotation_shares_no_prefix(model, rope):
+    """After twenty common tokens some end before the rotation changes and some after: each as alone."""
     turned = dataclasses.replace(model, spec=dataclasses.replace(model.spec, rope=rope))
     head = random_tokens(1, 20, seed=50)[0].tolist()
     pairs = [([*head, *random_tokens(1, 1 + i % 3, seed=i // 2)[0].tolist()], [5] * (1 + 3 * (i % 4)))
@@ -274,7 +274,7 @@ def test_texts_that_are_read_by_their_length_share_nothing(model, rope):
 
 
 def test_slots_are_refilled(model):
-    """Rows that want 1 to 24 tokens, four at a time: hardly a step is spent on a slot that is done."""
+    """Limits of 1 to 24 tokens, four slots: hardly a step is spent on a slot that is done."""
     limits = [1 + 7 * i % 24 for i in range(32)]
     stats = GenerationStats()
     rows = generate(model, prompts(4) * 8, GREEDY, batch_size=4, max_tokens=limits, stats=stats)
@@ -282,8 +282,8 @@ def test_slots_are_refilled(model):
     assert stats.occupancy > 0.9
 
 
-def test_slots_are_as_long_as_their_texts_need(model, monkeypatch):
-    """They grow with a long text, shrink behind one, and every text stays itself."""
+def test_slots_grow_and_shrink_with_their_sequences(model, monkeypatch):
+    """They grow for a long sequence, shrink after it, and change no tokens."""
     monkeypatch.setattr(scheduler, "SMALLEST_SLOT_TOKENS", 64)
     lengths, resize = [], scheduler.resize
     monkeypatch.setattr(scheduler, "resize", lambda state, length: lengths.append(length) or resize(state, length))
@@ -304,7 +304,7 @@ def test_slots_are_as_long_as_their_texts_need(model, monkeypatch):
     assert ids(found[:4]) == ids(generate(wide, prompts(4), GREEDY, batch_size=2))
 
 
-def test_a_pack_takes_what_fits(model, monkeypatch):
+def test_packs_are_filled(model, monkeypatch):
     """Prompts of 40, 30 and 20 tokens in packs of 64: 40 with 20, and 30 with the other 20."""
     monkeypatch.setitem(scheduler.PACK_TOKENS, jax.default_backend(), 64)
     rows = [[1, *random_tokens(1, n - 1, seed=n)[0].tolist()] for n in (40, 30, 20, 21)]
@@ -315,15 +315,16 @@ def test_a_pack_takes_what_fits(model, monkeypatch):
 
 
 @pytest.mark.slow
-def test_rows_are_dealt_to_groups_of_devices():
-    """Eight virtual devices in a process of their own: four groups of two."""
-    done = run_file(Path(__file__).parent / "slot_devices.py", devices=8)
+@pytest.mark.parametrize("file", ["slot_devices.py", "scoring_devices.py"])
+def test_eight_devices_equal_one(file):
+    """Virtual devices in a process of their own: four groups of rows, two devices each for heads and matrices."""
+    done = run_file(Path(__file__).parent / file, devices=8)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.splitlines()[-1] == "all equal"
 
 
-def test_judging_with_one_rubric_reads_it_once(model):
-    """200 programs behind a rubric of 40 tokens, two answers each: hardly more than the distinct tokens are read."""
+def test_a_shared_rubric_is_prefilled_once(model):
+    """200 programs after a rubric of 40 tokens, two answers each: hardly more than the distinct tokens are computed."""
     rubric = random_tokens(1, 40, seed=60)[0].tolist()
     programs = [[*rubric, *random_tokens(1, 4 + i % 12, seed=i)[0].tolist()] for i in range(200)]
     stats = GenerationStats()
@@ -332,16 +333,16 @@ def test_judging_with_one_rubric_reads_it_once(model):
     assert stats.prompt_tokens <= 1.1 * distinct and len(found) == 400
 
 
-def test_prompts_are_told_of_as_they_end(model):
-    told = []
+def test_prompts_are_reported_as_they_end(model):
+    reported = []
     rows = generate(model, prompts(5), SamplingConfig(temperature=1.0, max_tokens=6, n=2), batch_size=2,
-                    on_prompt=lambda number, completions: told.append((number, completions)))
-    assert sorted(number for number, _ in told) == list(range(5))
-    assert all(completions == rows[number] for number, completions in told)
+                    on_prompt=lambda number, completions: reported.append((number, completions)))
+    assert sorted(number for number, _ in reported) == list(range(5))
+    assert all(completions == rows[number] for number, completions in reported)
 
 
 def test_too_little_memory_halves_the_batch(model, monkeypatch, capsys):
-    """What was finished before stays; the rest is the same as with fewer rows from the start."""
+    """Finished completions stay; the rest is the same as with fewer slots from the start."""
     calls, plain = [], scheduler.decode
 
     def decode(*arguments):
@@ -352,10 +353,10 @@ def test_too_little_memory_halves_the_batch(model, monkeypatch, capsys):
 
     monkeypatch.setattr(scheduler, "decode", decode)
     limits = [2, 4, 6, 12, 12, 12, 12, 12]
-    told = []
+    reported = []
     made = generate(model, prompts(4) * 2, GREEDY, batch_size=4, max_tokens=limits,
-                    on_prompt=lambda number, _: told.append(number))
-    assert calls[0] == 4 and calls[-1] == 1 and sorted(told) == list(range(8))
+                    on_prompt=lambda number, _: reported.append(number))
+    assert calls[0] == 4 and calls[-1] == 1 and sorted(reported) == list(range(8))
     assert capsys.readouterr().err.count("going on with") == 2
     monkeypatch.undo()
     assert [row[0].token_ids for row in made] == [row[0].token_ids for row in generate(
@@ -371,7 +372,7 @@ def test_prompts_that_cannot_be_continued(model):
         score(model, [([1] * 60, [3] * 5)])
 
 
-def test_real_checkpoint_tells_its_reference_stories(stories, shared):
+def test_a_real_checkpoint_generates_its_reference_stories(stories, shared):
     reference = json.loads((shared / "models/stories260k/reference.json").read_text())
     case = reference["cases"][1]
     wanted = case["greedy_ids"][:40]

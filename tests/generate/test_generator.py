@@ -71,7 +71,7 @@ def test_adapters_of_either_layout(generator, adapter):
 
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
 def test_generated_logprobs_equal_scored_ones(generator, temperature):
-    """Of softmax(logits / temperature), whatever truncation chose the tokens; per token and in sum."""
+    """Of softmax(logits / temperature), independent of truncation; per token and in sum."""
     sampling = SamplingConfig(temperature=0.7, top_k=5, max_tokens=9)
     made = generator.generate(prompts(), sampling, seed=3, logprob_temperature=temperature)
     scored = generator.score([(p, row.token_ids) for p, (row,) in zip(prompts(), made, strict=True)],
@@ -110,7 +110,7 @@ def test_another_temperature_compiles_nothing(generator, programs):
 
 
 def test_live_bytes_stay_flat(generator, adapter):
-    """Over ten calls, and within a call: the base exists once, beside it only the KV cache and the adapter."""
+    """Over ten calls, and within a call: the base exists once, next to the KV cache and the adapter."""
     live = lambda: sum(array.nbytes for array in jax.live_arrays())
     pairs = [(prompt, [5, 6, 7]) for prompt in prompts()]
     during: list[int] = []

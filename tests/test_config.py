@@ -8,7 +8,7 @@ from typing import Literal
 
 import pytest
 
-from jaxllm.config import DataConfig, SamplingConfig, check, to_dict, to_yaml
+from jaxllm.config import DataConfig, SamplingConfig, changed_keys, check, to_dict, to_yaml
 from jaxllm.errors import UserError
 from jaxllm.parsing import from_yaml, parse
 
@@ -295,3 +295,19 @@ def test_help_shows_the_keys_of_an_optional_section(capsys):
     with pytest.raises(SystemExit):
         parse(Job, ["--help"])
     assert "--lora.lr LR step size. (type: float, default: 0.5)" in " ".join(capsys.readouterr().out.split())
+
+
+def test_runs_resume_with_other_keys_that_cannot_change_results():
+    from jaxllm.generate.job import Config as Generate
+    from jaxllm.self_param.job import Config as Inject
+
+    for job, tunable_keys, fixed_keys in [
+        (Generate, ["batch_size=4", "device.compute=float32", "mesh.data=2"], ["seed=1", "device.quantize=int8"]),
+        (Inject, ["train.log_every=3", "train.save_every=5", "train.remat=none", "generation_batch_size=4",
+                  "mesh.data=2"], ["train.steps=3", "train.lr=1", "data.limit=3", "sampling.seed=2"]),
+    ]:
+        given = ["--data.path", "x.jsonl", "--out", "runs/a"]
+        saved = to_dict(parse(job, given))
+        assert changed_keys(saved, parse(job, [*given, *(f"--{key}" for key in tunable_keys), "--out", "b"])) == {}
+        changed = changed_keys(saved, parse(job, [*given, *(f"--{key}" for key in fixed_keys)]))
+        assert set(changed) == {key.partition("=")[0] for key in fixed_keys}

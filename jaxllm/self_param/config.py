@@ -192,7 +192,7 @@ class InjectConfig:
     sampling: SamplingConfig = field(
         default_factory=lambda: SamplingConfig(temperature=0.0, max_tokens=16, stop=["\n"]))
     generation_batch_size: int = tunable(64)
-    mesh: MeshConfig = field(default_factory=MeshConfig)
+    mesh: MeshConfig = tunable(MeshConfig())
     device: DeviceConfig = field(default_factory=DeviceConfig)
     seed: int = 0
 

@@ -6,7 +6,7 @@ import dataclasses
 import math
 from typing import Literal
 
-from jaxllm.config import check
+from jaxllm.config import check, tunable
 from jaxllm.errors import UserError
 from jaxllm.train.optimizer import OptimizerConfig
 
@@ -31,10 +31,10 @@ class TrainConfig(OptimizerConfig):
     steps: int | None = None
     epochs: float | None = None
     batch_size: int = 16
-    accumulate: int = 1
-    remat: Literal["none", "full", "dots"] = "full"
-    log_every: int = 10
-    save_every: int | None = None
+    accumulate: int = tunable(1)
+    remat: Literal["none", "full", "dots"] = tunable("full")
+    log_every: int = tunable(10)
+    save_every: int | None = tunable(None)
 
     def __post_init__(self):
         super().__post_init__()

@@ -13,7 +13,7 @@ def inspect_adapters(path: str) -> dict[str, Any]:
     """Every adapter of a folder, or the one that it is, as JSON types.
 
     Returns:
-        `adapters`: for each its folder, rank, alpha, targets, bytes, base model and, if it was kept, its provenance.
+        `adapters`: for each its folder, rank, alpha, targets, bytes, base model and, if it was saved, its provenance.
     """
     found = []
     for folder in adapter_folders(path):

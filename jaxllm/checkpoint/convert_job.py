@@ -38,9 +38,9 @@ class Config:
         out: directory of the new checkpoint.
         format: hf is safetensors that torch transformers loads; orbax is quick to restore to a mesh and can hold
             quantized weights, which hf has in full, as rounded as they are.
-        adapter: directory of a LoRA adapter, or of several, whose sum is taken.
+        adapter: directory of a LoRA adapter, or of several, which are summed.
         merge: fold the adapter into the weights.
-        dtype: of the weights; null keeps that which most of them have (bfloat16 for 8-bit floats).
+        dtype: dtype of the weights; null takes the one that most of them have (bfloat16 for 8-bit floats).
         quantize: 8 or 4 bits for the matrices of the layers; null leaves them as they are.
     """
 
@@ -65,14 +65,14 @@ def run(config: Config) -> Path:
     with new_directory(config.out) as target:
         spec = load_spec(config.model)
         dtype = jnp.dtype(config.dtype or stored_dtype(config.model))
-        # Dealt over all devices: none of them needs room for the whole.
+        # Dealt over all devices: none of them needs memory for the whole.
         placed = model_shardings(spec, make_mesh(data=1, fsdp=jax.local_device_count()))
         # An adapter belongs to the weights in full; without one they are quantized as they come.
         scheme = config.quantize if config.adapter is None else None
         spec, params = load_model(config.model, dtype, placed, scheme)
         came_as = scheme_of(params) if scheme is None else None
         if config.adapter is not None:
-            # In full, all of them: rounding the sum again loses a part of what was learned, and is to be asked for.
+            # In full, all of them: rounding the sum again loses a part of the change, and is done only on request.
             params = merge_adapter(dequantize_params(params, dtype), load_adapters(config.adapter, spec))
             params = params if config.quantize is None else quantize_params(params, config.quantize)
         elif config.format == "hf":

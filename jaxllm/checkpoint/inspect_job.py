@@ -24,7 +24,7 @@ from jaxllm.text.tokenizer import load_tokenizer
 
 @dataclass(frozen=True)
 class Config:
-    """Tells about a checkpoint without loading its weights, or about adapters and what they hold.
+    """Describes a checkpoint without loading its weights, or adapters and their documents.
 
     Args:
         model: checkpoint directory, Hub id, or tiny; or the directory of an adapter, or of several.
@@ -57,7 +57,7 @@ def inspect(model: str) -> dict[str, Any]:
     try:
         spec = load_spec(path)
     except UserError as error:
-        return found | {"problems": [_told(error)], "supported_families": sorted(FAMILIES)}
+        return found | {"problems": [_problem(error)], "supported_families": sorted(FAMILIES)}
     found |= {"spec": _differences(spec), "parameters": count_parameters(spec),
               "bytes": {kind: weight_bytes(spec, kind) for kind in FORMATS},
               "cache_bytes_per_token": cache_bytes(spec),
@@ -68,19 +68,19 @@ def inspect(model: str) -> dict[str, Any]:
             found["problems"] += problems
         except UserError as error:
             found[name] = None
-            found["problems"].append(_told(error))
+            found["problems"].append(_problem(error))
     return plain(found | {"supported": not found["problems"]})
 
 
-def _told(error: UserError) -> str:
+def _problem(error: UserError) -> str:
     return " ".join(str(error).split())
 
 
 def _differences(part: Any) -> dict[str, Any]:
-    """The fields of a spec that say something: all without a default, and the others where they differ from it."""
-    said = {field.name: getattr(part, field.name) for field in dataclasses.fields(part)
+    """Fields of a spec: all without a default, and the others where they differ from it."""
+    fields = {field.name: getattr(part, field.name) for field in dataclasses.fields(part)
             if field.default is dataclasses.MISSING or getattr(part, field.name) != field.default}
-    return {name: _differences(value) if dataclasses.is_dataclass(value) else value for name, value in said.items()}
+    return {name: _differences(value) if dataclasses.is_dataclass(value) else value for name, value in fields.items()}
 
 
 def _weights(path, spec: ModelSpec) -> tuple[dict[str, Any], list[str]]:
@@ -105,11 +105,11 @@ def _weights(path, spec: ModelSpec) -> tuple[dict[str, Any], list[str]]:
 def _tokenizer(path, spec: ModelSpec) -> tuple[dict[str, Any], list[str]]:
     """What the tokenizer is, and what is wrong with it."""
     tokenizer = load_tokenizer(path)
-    told = {"tokens": tokenizer.vocab_size, "bos_id": tokenizer.bos_id, "eos_id": tokenizer.eos_id,
+    fields = {"tokens": tokenizer.vocab_size, "bos_id": tokenizer.bos_id, "eos_id": tokenizer.eos_id,
             "adds_bos": tokenizer.adds_bos, "stop_ids": list(tokenizer.stop_ids),
             "chat_template": tokenizer.has_chat_template}
     problem = too_many_tokens(tokenizer, spec)
-    return told, [] if problem is None else [problem]
+    return fields, [] if problem is None else [problem]
 
 
 def describe(found: dict[str, Any]) -> str:

@@ -29,10 +29,10 @@ from jaxllm.models.tensors import DTYPES, Tensors, model_directory, read_json
 from jaxllm.ops.quantize import Scheme, quantize
 from jaxllm.progress import bar
 
-# Layers of a parameter are gathered on the host up to so many bytes: one transfer is then quicker than many. What is
-# larger goes to the device layer by layer, so that the host never holds more than a tensor or two.
+# Layers of a parameter are gathered on the host up to this number of bytes: one transfer is quicker than many. A
+# larger one goes to the device layer by layer, so that the host never holds more than a tensor or two.
 GATHERED_BYTES = 2**25
-# Loading shows a bar from so many bytes on.
+# Loading shows a bar from this number of bytes on.
 SHOWN_BYTES = 2**30
 # What the tensors of a scoring head are called where the checkpoint is of a class of its own.
 HEAD_NAMES = ("score", "v_head", "v_head.summary", "value_head", "reward_head", "regression_head", "rm_head",
@@ -40,7 +40,7 @@ HEAD_NAMES = ("score", "v_head", "v_head.summary", "value_head", "reward_head", 
 
 
 def load_spec(model: str | Path) -> ModelSpec:
-    """Reads what a checkpoint says about its network: `config.json`, and the end tokens of `generation_config.json`.
+    """Reads the description of a network: `config.json`, and the end tokens of `generation_config.json`.
 
     A reward model of a class of its own is known by its head: a tensor with one of the usual names.
     """
@@ -80,7 +80,7 @@ def load_model(model: str | Path, dtype: jnp.dtype = jnp.float32, shardings: Any
 
     Args:
         model: `tiny`, a directory, or a Hub id.
-        dtype: of the parameters.
+        dtype: dtype of the parameters.
         shardings: tree like the parameters, where each goes; the default device if None.
         scheme: quantizes the matrices of the layers on the way; None leaves them as they are.
 
@@ -140,7 +140,7 @@ def check_tied_head(spec: ModelSpec, tensors: Tensors, match: Match) -> None:
 def _read_part(leaf: Leaf, tensors: Tensors, found: dict[str, str], dtype: np.dtype, name: str) -> np.ndarray:
     """One tensor, turned and cut as our parameter has it."""
     tensor = tensors.read(found[name])
-    with np.errstate(over="ignore"):  # said by `convert`, with the parameter's name
+    with np.errstate(over="ignore"):  # reported by `convert`, with the parameter's name
         return cut(leaf, tensor.T if leaf.transpose else tensor).astype(dtype, copy=False)
 
 
@@ -172,7 +172,7 @@ def _place(leaf: Leaf, spec: ModelSpec, shape: tuple[int, ...], read: Any, place
 
 
 def _empty_stack(layers: tuple[int, ...], layer: Any, place: Any) -> Any:
-    """Room for all layers, where the parameter goes."""
+    """Buffer for all layers, where the parameter goes."""
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((*layers, *leaf.shape), leaf.dtype), layer)
     wanted = jax.tree.map(lambda leaf: place or _with_layers(leaf.sharding, len(layers)), layer)
     make = lambda: jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)

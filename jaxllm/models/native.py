@@ -1,7 +1,7 @@
 """Weights in Orbax's format: sharded, quick to restore to any mesh, and the one that holds quantized matrices.
 
 Such a directory has the config.json and the tokenizer of the hub's layout; in place of safetensors there are `orbax/`
-and `weights.json`, which says how the weights are quantized.
+and `weights.json`, which describes how the weights are quantized.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def load(path: Path, spec: ModelSpec, dtype: jnp.dtype, shardings: Any, scheme: 
     try:
         with ocp.StandardCheckpointer() as reader:
             found = reader.restore((path / FOLDER).absolute(), _plain(wanted))
-    except Exception as error:  # damaged files raise whatever the storage below raises, down to a bare Exception
+    except Exception as error:  # damaged files raise any error of the storage library, down to a bare Exception
         raise UserError(f"the weights cannot be read: {(str(error).splitlines() or [repr(error)])[0][:300]}",
                         path / FOLDER, "convert the checkpoint again") from error
     params = jax.tree.map(lambda want, have: Quantized(have["codes"], have["scales"], want.scheme)
@@ -103,7 +103,7 @@ def load(path: Path, spec: ModelSpec, dtype: jnp.dtype, shardings: Any, scheme: 
 
 
 def check(path: Path, spec: ModelSpec) -> None:
-    """Makes sure that the stored weights are those of this network, as far as names and shapes tell.
+    """Makes sure that the stored weights are those of this network, as far as names and shapes show.
 
     Raises:
         UserError: they are missing, damaged, or of another network.

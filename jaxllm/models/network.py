@@ -146,8 +146,8 @@ def forward(spec: ModelSpec, params: Params, tokens: jax.Array, *, positions: ja
             tokens then and is not stored.
         adapter: low-rank change of the linear layers, stacked or unstacked independently of `params`; None runs the
             base weights.
-        dtype: of activations and matrix products. Norms, softmax and logits are float32 regardless.
-        remat: what the backward pass recomputes: nothing, every block (`full`), or all but the matrix products
+        dtype: dtype of activations and matrix products. Norms, softmax and logits are float32 regardless.
+        remat: recomputation in the backward pass: nothing, every block (`full`), or all but the matrix products
             (`dots`).
         attention: attention kernel; by default the fastest that supports these arguments.
         dropout_keys: `[B]` typed keys, one per row: dropout at rate `adapter.dropout` on the adapter's inputs. A row's
@@ -231,9 +231,9 @@ def prefill(spec: ModelSpec, params: Params, tokens: jax.Array, positions: jax.A
         spec, params: a decoder; layers unstacked.
         tokens, positions, segments: `[B, T]` int32; segments separate the texts, 0 is padding.
         branches: `[B, T]` int32; see `forward`.
-        prefix: keys and values of a prefix of all texts, whose positions then start at `prefix.length`.
+        prefix: keys and values of a prefix of all texts; their positions then start at `prefix.length`.
         adapter: low-rank change of the linear layers, in either layout.
-        dtype: of activations.
+        dtype: dtype of activations.
 
     Returns:
         Hidden states `[B, T, D]`, and per layer the keys and values of these tokens, `[B, KV, T, head_dim]`.

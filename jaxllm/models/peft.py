@@ -48,10 +48,10 @@ def save_adapter(path: str | Path, spec: ModelSpec, adapter: Adapter, base: str 
 
     Args:
         path: a directory that does not exist yet, or is empty.
-        spec: of the base model.
+        spec: spec of the base model.
         adapter: layers stacked.
         base: name of the base model, for the record.
-        provenance: where the adapter comes from, as JSON types; kept beside it in provenance.json.
+        provenance: where the adapter comes from, as JSON types; saved with it in provenance.json.
     """
     tensors: dict[str, np.ndarray] = {}
     targets, ranks = [], {}
@@ -113,7 +113,7 @@ def adapter_folders(path: str | Path) -> list[Path]:
 
 
 def load_adapters(path: str | Path, spec: ModelSpec) -> Adapter:
-    """Reads an adapter, or all adapters of a folder as one whose change is the sum of theirs; see `load_adapter`.
+    """Reads an adapter, or all adapters of a folder as one adapter, their sum; see `load_adapter`.
 
     Raises:
         UserError: also for several of which it is not known that they were made for the same model, such as the
@@ -125,7 +125,7 @@ def load_adapters(path: str | Path, spec: ModelSpec) -> Adapter:
     models = set()
     for folder in folders:
         if not (folder / PROVENANCE).is_file():
-            raise UserError(f"{folder.name} does not say where it comes from ({PROVENANCE}), and so not whether it is "
+            raise UserError(f"{folder.name} has no record of its base model ({PROVENANCE}), and so not whether it is "
                             "to be added to the others", path, "give the directory of one adapter")
         models.add(read_json(folder / PROVENANCE).get("model_fingerprint"))
     if len(models) > 1:
@@ -206,5 +206,5 @@ def _module_scale(config: dict[str, Any], module: str, rank: int, where: Path) -
         found[default] = next((value for pattern, value in patterns.items()
                                if re.match(rf"(.*\.)?({pattern})$", module)), config.get(default))
     if found["r"] != rank:
-        raise UserError(f"'{module}' has rank {rank}, the configuration says {found['r']}", where)
+        raise UserError(f"'{module}' has rank {rank}, the configuration has {found['r']}", where)
     return _scale(config, found["r"], found["lora_alpha"], where)

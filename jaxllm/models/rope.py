@@ -34,7 +34,7 @@ def inverse_frequencies(rope: Rope, head_dim: int) -> np.ndarray:
 def _yarn_ramp(rope: Rope, size: int) -> np.ndarray:
     """0 for pairs that turn often within the original context, 1 for those that hardly turn (2309.00071, 3.2)."""
     def pair(turns: float) -> float:
-        """The pair, as a real number, that makes so many turns."""
+        """The pair, as a real number, that makes this number of turns."""
         return size * math.log(rope.original_positions / (turns * 2 * math.pi)) / (2 * math.log(rope.theta))
 
     low, high = pair(rope.beta_fast), pair(rope.beta_slow)

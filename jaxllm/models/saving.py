@@ -38,7 +38,7 @@ def save_model(path: str | Path, spec: ModelSpec, params: Params, tokenizer_sour
     Args:
         path: must not exist yet, or be empty.
         spec, params: the network; layers stacked.
-        tokenizer_source: checkpoint whose tokenizer and generation settings are copied along.
+        tokenizer_source: checkpoint from which tokenizer and generation settings are copied.
         max_shard_bytes: a larger checkpoint becomes several files and an index.
         layout: `hf` is safetensors that torch transformers loads; `orbax` also holds quantized matrices.
 

@@ -92,7 +92,7 @@ class Relative:
     """Attention by relative position (DeBERTa, 2006.03654).
 
     Attributes:
-        distance: largest distance that is told apart from larger ones.
+        distance: largest distance that has a bucket of its own.
         buckets: distances beyond half of these share buckets that widen; None gives each its own.
         content: scores between a query's content and a key's position.
         position: scores between a query's position and a key's content.
@@ -119,7 +119,7 @@ class Encoder:
         token_types: kinds of text with an embedding of their own, 0 for none.
         absolute: learned absolute positions.
         relative: attention by relative position, None for none.
-        convolution: width of a convolution beside the first layer, None for none.
+        convolution: width of a convolution parallel to the first layer, None for none.
         convolution_activation: its nonlinearity.
     """
 
@@ -132,16 +132,16 @@ class Encoder:
 
 @dataclasses.dataclass(frozen=True)
 class Head:
-    """A head that scores a text: a linear layer on the state of one token, perhaps behind a hidden layer.
+    """A head that scores a text: a linear layer on the state of one token, perhaps after a hidden layer.
 
     Attributes:
         labels: scores of a text.
-        token: the token whose state represents the text: the `first` or the `last`.
+        token: the token that represents the text: the `first` or the `last`.
         bias: whether the scores have a bias.
         hidden: nonlinearity of the hidden layer; None has none.
         hidden_bias: whether the hidden layer has a bias.
-        name: of the head's tensors, where checkpoints of one family differ (`score`, `v_head`, ...).
-        label_names: what the scores stand for, in order; empty if the checkpoint does not say.
+        name: name of the head's tensors, where checkpoints of one family differ (`score`, `v_head`, ...).
+        label_names: meanings of the scores, in order; empty if the checkpoint has none.
         before_padding: the last token is the last that is not spelled like padding, as in transformers' classifiers: a
             text that ends in the padding token, which often is the end token too, is scored before it.
     """
@@ -169,7 +169,7 @@ class LayerType:
     rope: Rope | None
 
 
-# No network has more; a config that says so is damaged, and would fill the memory.
+# No network has more; a config with more is damaged, and would fill the memory.
 MOST_LAYERS = 4096
 
 
@@ -197,7 +197,7 @@ class ModelSpec:
         final_norm: whether the stream is normalized at the end.
         query_norm: queries and keys are normalized before rotation: each `head` by itself (Qwen 3), or all heads as
             one vector (`all`, OLMo 2).
-        activation: of the feed-forward block.
+        activation: activation of the feed-forward block.
         gated_mlp: `down(act(gate(x)) * up(x))` rather than `down(act(up(x)))`.
         experts: None for a plain feed-forward block.
         qkv_bias, out_bias, mlp_bias, head_bias: which projections have a bias.

@@ -26,7 +26,7 @@ DTYPES: dict[str, np.dtype] = {
     "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2)}
 # A tensor of 8-bit numbers has one factor a block, in a tensor of its name and this.
 SCALES = "_scale_inv"
-# What a fingerprint looks at of every file: so many blocks of so many bytes.
+# What a fingerprint looks at of every file: the number of blocks and their bytes.
 _BLOCKS, _BLOCK = 32, 2**16
 
 
@@ -61,7 +61,7 @@ def fingerprint(folder: Path) -> str:
     """A name for the files of a checkpoint or an adapter that changes with what is in them, 16 hex digits; of a folder
     that is not there the same as of an empty one.
 
-    Of large files the beginning and a few blocks all over are looked at, which take no time and differ between any two
+    Of large files the start and a few blocks all over are looked at, which take no time and differ between any two
     models that were trained apart.
     """
     digest = hashlib.sha256()
@@ -76,7 +76,7 @@ def fingerprint(folder: Path) -> str:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file, or a `UserError` that says what is wrong with it."""
+    """A JSON object from a file, or a `UserError` that explains what is wrong with it."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -91,7 +91,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def open_safetensors(file: Path, stack: contextlib.ExitStack) -> Any:
-    """A lazy reader of one safetensors file, closed with `stack`."""
+    """Lazy access to one safetensors file, closed with `stack`."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -104,13 +104,13 @@ def open_safetensors(file: Path, stack: contextlib.ExitStack) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """Where a tensor lies.
+    """Location of a tensor.
 
     Attributes:
         file: the name of its file.
         handle: the file, open.
         kind: name of the number format, as the file has it.
-        shape: of the tensor.
+        shape: shape of the tensor.
         start: its first byte in the file.
     """
 
@@ -133,14 +133,14 @@ def _entries(file: Path, stack: contextlib.ExitStack) -> dict[str, Entry]:
 
 
 class Tensors:
-    """Lazy reader of a checkpoint's safetensors files, by tensor name; a context manager.
+    """Lazy access to a checkpoint's safetensors files, by tensor name; a context manager.
 
     Numbers are read, not mapped: pages of a mapped file stay in the process until it is closed, and count as memory of
     a process that has to hold the parameters as well.
 
     Attributes:
         path: the directory.
-        files: name -> where the tensor lies.
+        files: name -> location of the tensor.
     """
 
     def __init__(self, path: Path, quantization: Mapping[str, Any] | None = None):
@@ -155,7 +155,7 @@ class Tensors:
             for file, listed in self._shards(path).items():
                 there = _entries(file, self._stack)
                 if lost := sorted(set(listed) - there.keys()):
-                    raise UserError(f"the index says that it holds '{lost[0]}', and it does not", file,
+                    raise UserError(f"the index lists '{lost[0]}' for it, which is not in it", file,
                                     "fetch the checkpoint again")
                 if twice := sorted(self.files.keys() & there.keys()):
                     raise UserError(f"'{twice[0]}' is also in {self.files[twice[0]].file.name}", file,
@@ -173,7 +173,7 @@ class Tensors:
 
     @staticmethod
     def _shards(path: Path) -> dict[Path, list[str]]:
-        """Files, each with the tensors that an index says it holds."""
+        """Files, each with the tensors that an index lists for it."""
         if (path / INDEX).exists():
             names = read_json(path / INDEX).get("weight_map")
             if not isinstance(names, dict):
@@ -204,7 +204,7 @@ class Tensors:
         return self.files[name].kind
 
     def check_formats(self) -> None:
-        """Raises a `UserError` for the first tensor in a number format that is not read as it stands."""
+        """Raises a `UserError` for the first tensor in a number format that is not read directly."""
         for name in self.names():
             entry = self.files[name]
             if entry.kind not in DTYPES:

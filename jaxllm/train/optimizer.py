@@ -21,7 +21,7 @@ class OptimizerConfig:
 
     Args:
         lr: peak learning rate.
-        schedule: what the rate does after warmup: it stays, or falls to `final_lr` along a line or a cosine.
+        schedule: rate after warmup: it stays, or falls to `final_lr` along a line or a cosine.
         warmup_steps: updates w before the peak; update number s < w (from 0) uses lr * (s + 1) / (w + 1).
         final_lr: rate the linear and cosine schedules end at, as a fraction of `lr`.
         weight_decay: decoupled decay, times the rate, of matrices; norms and biases are never decayed.
@@ -86,7 +86,7 @@ def make_schedule(config: OptimizerConfig, total_steps: int) -> optax.Schedule:
 def decay_mask(params: Any) -> Any:
     """Builds a tree like `params` of bools: True where the leaf's name is in `DECAYED`.
 
-    Layers are stacked, so the number of dimensions does not tell a matrix from a norm; the name does.
+    Layers are stacked, so the number of dimensions does not distinguish a matrix from a norm; the name does.
     """
 
     def decayed(path: tuple[Any, ...], _: Any) -> bool:
@@ -99,7 +99,7 @@ def decay_mask(params: Any) -> Any:
 def make_optimizer(config: OptimizerConfig, total_steps: int) -> optax.GradientTransformation:
     """Builds AdamW for a run of `total_steps` updates: clip, moments, decoupled decay, scheduled rate.
 
-    Moments are kept in float32 whatever the dtype of the parameters; gradients are expected in float32.
+    Moments are float32 for parameters of any dtype; gradients are expected in float32.
     """
     inner = optax.chain(
         optax.identity() if config.clip_norm is None else optax.clip_by_global_norm(config.clip_norm),

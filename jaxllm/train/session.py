@@ -45,7 +45,7 @@ class Session:
 
     Args:
         first: steps made before; the first step's number.
-        total: of the whole run, those made before included.
+        total: steps of the whole run, earlier ones included.
         log_every: a step is logged when it is the first, the last, or its number is a multiple of this.
         save_every: steps between checkpoints; None saves at the end and on a signal only.
         checkpointer: None saves nothing.
@@ -57,7 +57,7 @@ class Session:
             that is killed before that resumes from its last checkpoint and repeats the steps after it.
 
     Attributes:
-        latest: numbers of the last step whose numbers have arrived, with what the host added.
+        latest: last numbers that have arrived from the device, with what the host added.
     """
 
     def __init__(self, first: int, total: int, *, log_every: int = 10, save_every: int | None = None,
@@ -84,7 +84,7 @@ class Session:
 
     @property
     def interrupted(self) -> bool:
-        """Whether a signal came, even in the last step, or steps are left: the process is asked to end."""
+        """Whether a signal came, even in the last step, or steps are left: the process has to end."""
         return self._signals.received or self._made < self._total
 
     def steps(self) -> Iterator[int]:
@@ -154,7 +154,7 @@ class Session:
 
 
 class _InFlight(NamedTuple):
-    """A step that the device has been given and whose numbers have not been fetched."""
+    """A step that was dispatched to the device; its numbers have not been fetched."""
 
     made: int
     on_device: dict[str, jax.Array]

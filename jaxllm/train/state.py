@@ -21,10 +21,10 @@ class TrainState:
 
     Attributes:
         step: int32 [], number of steps made; also the number of the next batch.
-        params: what is trained, the full parameters or an adapter tree.
-        opt_state: of the optimizer, split over devices as `params` are.
+        params: the trained parameters, the full parameters or an adapter tree.
+        opt_state: state of the optimizer, split over devices as `params` are.
         key: typed PRNG key [], constant; a step's randomness is folded from it and `step`.
-        extra: what a method adds (a KL coefficient, running moments, ...), arrays by name.
+        extra: additions of a method (a KL coefficient, running moments, ...), arrays by name.
     """
 
     step: jax.Array
@@ -48,12 +48,12 @@ def init_state(
     Args:
         params: tree of arrays; placed as they are, which decides where the rest of the state goes.
         optimizer: from `make_optimizer`, or any optax transformation.
-        seed: of the run, a non-negative int.
-        extra: what the method adds: numbers and arrays, copied to every device unless they lie on a mesh.
+        seed: seed of the run, a non-negative int.
+        extra: additions of the method: numbers and arrays, copied to every device unless they are on a mesh.
     """
     home = _replicated_like(params)
     params = jax.tree.map(lambda p: jax.device_put(_strong(p), p.sharding), params)
-    # jit of init alone would put the moments on one device, whatever the parameters' sharding.
+    # jit of init alone would put the moments on one device, regardless of the parameters' sharding.
     opt_shardings = _optimizer_shardings(params, optimizer)
     bits = np.asarray(jax.random.key_data(jax.random.key(seed)))
     return TrainState(
@@ -71,7 +71,7 @@ def abstract_state(params: Params, optimizer: optax.GradientTransformation) -> T
 
     Args:
         params: tree of `jax.ShapeDtypeStruct`s with shardings.
-        optimizer: of the state.
+        optimizer: optimizer of the state.
     """
     home = _replicated_like(params)
     shape: Any = lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place)
@@ -83,7 +83,7 @@ def abstract_state(params: Params, optimizer: optax.GradientTransformation) -> T
 
 
 def _optimizer_shardings(params: Params, optimizer: optax.GradientTransformation) -> Any:
-    """Where the optimizer's state goes: moments where their parameters lie, the rest on every device."""
+    """Where the optimizer's state goes: moments with their parameters, the rest on every device."""
     home = _replicated_like(params)
     return optax.tree_map_params(
         optimizer,
@@ -106,7 +106,7 @@ def _strong(x: jax.Array) -> jax.Array:
 
 
 def _place(x: Any, home: jax.sharding.Sharding) -> jax.Array:
-    """`x` as an array: where it lies if it lies on a mesh, else at `home`."""
+    """`x` as an array: where it is if it is on a mesh, else at `home`."""
     if isinstance(x, jax.Array) and isinstance(x.sharding, NamedSharding):
         return _strong(x)
     # By way of the host: only from there can a process fill a sharding that other processes share.

@@ -243,7 +243,7 @@ def test_adapters_are_summed_and_subtracted(network, tmp_path):
     with pytest.raises(UserError, match="different models"):
         load_adapters(tmp_path, spec)
     (tmp_path / "0001" / "provenance.json").unlink()
-    with pytest.raises(UserError, match="0001 does not say where it comes from"):
+    with pytest.raises(UserError, match="0001 has no record of its base model"):
         load_adapters(tmp_path, spec)
 
 
@@ -288,7 +288,7 @@ def test_patterns_of_ranks_and_scales(llama, tmp_path):
     ratio = changed.params["layers"]["attn"]["q"]["b"] / plain.params["layers"]["attn"]["q"]["b"]
     assert_allclose(ratio[:, 0, 0], [1.0, 2.0, 1.0], rtol=1e-6)
     path.write_text(json.dumps(config | {"rank_pattern": {".*q_proj": 2}}))
-    with pytest.raises(UserError, match="has rank 4, the configuration says 2"):
+    with pytest.raises(UserError, match="has rank 4, the configuration has 2"):
         load_adapter(tmp_path / "a", spec)
 
 

@@ -166,7 +166,7 @@ def test_a_file_that_lost_a_tensor(wide, tmp_path):
     tensors = load_file(file)
     del tensors["model.norm.weight"]
     save_file(tensors, file)
-    with pytest.raises(UserError, match="the index says that it holds 'model.norm.weight', and it does not"):
+    with pytest.raises(UserError, match="the index lists 'model.norm.weight' for it, which is not in it"):
         load_model(folder)
 
 

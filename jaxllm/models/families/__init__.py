@@ -28,7 +28,7 @@ def read_config(config: dict[str, Any], where: Path | str) -> ModelSpec:
     """The network that a `config.json` describes.
 
     Raises:
-        UserError: an unknown architecture, a missing key, or one whose meaning is not supported.
+        UserError: an unknown architecture, a missing key, or one with an unsupported meaning.
     """
     kind = config.get("model_type")
     if not isinstance(kind, str) or kind not in FAMILIES:
@@ -47,7 +47,7 @@ def read_config(config: dict[str, Any], where: Path | str) -> ModelSpec:
         raise UserError(f"the configuration does not describe a network: {error}", where) from error
     if spec.encoder is not None and not is_classifier(config):
         raise UserError(f"an encoder is read as a classifier only, and this one is {architecture(config)!r}", where,
-                        f"use a checkpoint whose class ends in {CLASSIFIER}")
+                        f"use a checkpoint with a class that ends in {CLASSIFIER}")
     keys.finish()
     return spec
 
@@ -56,7 +56,7 @@ def architecture(config: dict[str, Any]) -> str | None:
     """Name of the class that a `config.json` belongs to; of several the first.
 
     Raises:
-        UserError: what stands there is no list of names.
+        UserError: the value is no list of names.
     """
     names = config.get("architectures")
     if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
@@ -76,9 +76,9 @@ def is_language_model(config: dict[str, Any]) -> bool:
 
 
 def write_config(spec: ModelSpec, dtype: str) -> dict[str, Any]:
-    """`config.json` of a network whose weights have `dtype`; transformers 4 and 5 read it."""
+    """`config.json` of a network with weights of `dtype`; transformers 4 and 5 read it."""
     end = spec.eos_ids[0] if len(spec.eos_ids) == 1 else list(spec.eos_ids) or None
-    # A padding token that is left out is a class's own default, which may lie outside of this vocabulary.
+    # A padding token that is left out is a class's own default, which may be outside of this vocabulary.
     written = FAMILIES[spec.family].write(spec) | {
         "torch_dtype": dtype, "bos_token_id": spec.bos_id, "eos_token_id": end, "pad_token_id": spec.pad_id}
     if spec.head is not None:

@@ -57,8 +57,8 @@ def leaves(spec: ModelSpec, root: str, layer: str, linears: dict[tuple[str, str]
 
     Args:
         spec: the network.
-        root: what comes before the names of the embeddings.
-        layer: what comes before the names of a layer, with `{i}`.
+        root: prefix of the names of the embeddings.
+        layer: prefix of the names of a layer, with `{i}`.
         linears, norms: ours -> theirs, within a layer.
         head: `hidden` and `out` -> theirs.
     """
@@ -99,7 +99,7 @@ def _read_roberta(keys: Keys) -> ModelSpec:
     head = read_head(keys, "first", bias=True, hidden="tanh", name="classifier")
     base = read_base(keys, "roberta", head, Encoder(token_types=keys.whole("type_vocab_size", 2)))
     tokens = keys.tokens(0, 2, 1)
-    # Positions are counted from the one after the padding token's, whose row of the table is never learned.
+    # Positions are counted from the one after the padding token's; that row of the table is never learned.
     offset = keys.get("pad_token_id", 1) + 1
     return ModelSpec(**base | {"position_offset": offset, "max_positions": base["max_positions"] - offset}, **tokens)
 

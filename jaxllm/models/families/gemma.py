@@ -29,7 +29,7 @@ def _read_base(keys: Keys, family: str, positions: int) -> dict[str, Any]:
 
 def _read_gemma(keys: Keys) -> ModelSpec:
     base = _read_base(keys, "gemma", 8192)
-    # The first releases said "gelu" and meant its tanh form.
+    # The first releases write "gelu" for its tanh form.
     meant = keys.get("hidden_activation") or keys.get("hidden_act", "gelu_pytorch_tanh")
     if meant not in ("gelu", "gelu_pytorch_tanh"):
         raise UserError(f"activation '{meant}' is not supported in this family", keys.where)

@@ -1,4 +1,4 @@
-"""Llama and the families that kept its tensor names."""
+"""Llama and the families with its tensor names."""
 
 from __future__ import annotations
 
@@ -61,14 +61,14 @@ def write_base(spec: ModelSpec, architecture: str) -> dict[str, Any]:
 
 
 def without_usual_head_dim(written: dict[str, Any], spec: ModelSpec) -> dict[str, Any]:
-    """For families whose config has no key for it: torch heeds one all the same, where it is not the usual."""
+    """For families without a config key for it: torch heeds one all the same, where it is not the usual."""
     usual = spec.head_dim * spec.heads == spec.width
     return {key: value for key, value in written.items() if key != "head_dim"} | (
         {} if usual else {"head_dim": spec.head_dim})
 
 
 def leaves(spec: ModelSpec) -> list[Leaf]:
-    """Places of all tensors; names follow from what the spec says the network has."""
+    """Places of all tensors; names follow from the parts that the spec has."""
     found = outer_leaves(spec) + norm_leaves(spec)
     for name, bias in (("q", spec.qkv_bias), ("k", spec.qkv_bias), ("v", spec.qkv_bias), ("o", spec.out_bias)):
         found += linear(("layers", "attn", name), f"{LAYER}self_attn.{name}_proj", bias)
@@ -85,7 +85,7 @@ def outer_leaves(spec: ModelSpec) -> list[Leaf]:
 
 
 def norm_leaves(spec: ModelSpec) -> list[Leaf]:
-    """The norms of a layer, whose names depend on how many there are."""
+    """The norms of a layer; their names depend on their number."""
     names = {
         "before": {"attn_norm": "input_layernorm", "mlp_norm": "post_attention_layernorm"},
         "after": {"attn_after_norm": "post_attention_layernorm", "mlp_after_norm": "post_feedforward_layernorm"},
@@ -140,7 +140,7 @@ def _read_smollm3(keys: Keys) -> ModelSpec:
     base = read_base(keys, "smollm3", tied=True, positions=32768, theta=2e6, kv_heads=4, bos=128000, eos=128001,
                      pad=128004)
     bias, every = bool(keys.get("attention_bias", False)), keys.get("no_rope_layer_interval", 4)
-    # 1 stands for a layer that rotates, whatever the key's name says.
+    # 1 marks a layer that rotates, despite the key's name.
     rotated = keys.get("no_rope_layers", [int((i + 1) % every != 0) for i in range(base["layers"])])
     window = read_window(keys, base["layers"], [not turns for turns in rotated])
     if not keys.get("use_sliding_window", False):

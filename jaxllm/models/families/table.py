@@ -45,7 +45,7 @@ class Leaf:
 
     Attributes:
         path: keys into our parameters.
-        name: tensor name; `{i}` stands for the layer, `{e}` for the expert.
+        name: tensor name; `{i}` is the layer, `{e}` for the expert.
         transpose: the checkpoint holds `[out, in]`.
         part: `(start, stop)` of our part in the last axis (after transposing) of a tensor that several parameters
             share; None is all of it.
@@ -97,7 +97,7 @@ class Family:
         read: `config.json` (through a `Keys`) -> `ModelSpec`.
         write: `ModelSpec` -> `config.json`.
         leaves: `ModelSpec` -> the place of every parameter.
-        prefix: what some checkpoints put before the names of all tensors but the head, others not.
+        prefix: prefix that some checkpoints put before the names of all tensors but the head, others not.
         ignored: ends of names of tensors that hold no parameters (masks, rotary tables).
     """
 
@@ -109,7 +109,7 @@ class Family:
 
 
 class Keys:
-    """`config.json` being read: remembers what was asked for, to name what nobody asked for."""
+    """`config.json` being read: records which keys were used, to report the others."""
 
     def __init__(self, config: dict[str, Any], where: Path | str):
         self.config, self.where, self.seen = dict(config), where, set(BOOKKEEPING)
@@ -148,9 +148,9 @@ class Keys:
         return ACTIVATIONS[value]
 
     def tokens(self, bos: int | None = None, eos: int | None = None, pad: int | None = None) -> dict[str, Any]:
-        """Begin, end and padding tokens, for the spec; the arguments are what a family means when it says nothing.
+        """Begin, end and padding tokens, for the spec; the arguments are a family's defaults.
 
-        A padding token by default is none where it lies outside of the vocabulary, as in models smaller than usual.
+        A padding token by default is none where it is outside of the vocabulary, as in models smaller than usual.
         """
         self.ignore("bos_token_id", "eos_token_id")
         end = self.config.get("eos_token_id", eos)
@@ -164,7 +164,7 @@ class Keys:
         return {"bos_id": begin, "eos_ids": ids, "pad_id": padding}
 
     def finish(self) -> None:
-        """Raises on keys that nobody read and that are set to something."""
+        """Raises on keys that were not read and that are set to a value."""
         left = {k: v for k, v in self.config.items() if k not in self.seen and v is not None}
         if left:
             listing = ", ".join(f"{key}={value!r}" for key, value in sorted(left.items()))
@@ -196,7 +196,7 @@ def read_rope(keys: Keys, default_theta: float = 10_000.0, settings: dict[str, A
         default_theta: where none is given.
         settings: where a family has several; by default those of the whole network.
         default_fraction: share of the dimensions that is rotated where none is given; None for families that rotate
-            all of them whatever is given.
+            all of them regardless of the config.
         positions, original: the window, and the one that rope was trained for, where they are not given.
 
     Raises:
@@ -213,7 +213,7 @@ def read_rope(keys: Keys, default_theta: float = 10_000.0, settings: dict[str, A
     fraction = settings.pop("partial_rotary_factor", None) or keys.get("partial_rotary_factor", default_fraction or 1.0)
     if default_fraction is None and fraction != 1.0:
         raise UserError(f"config key 'partial_rotary_factor' is {fraction}; this family rotates all dimensions, "
-                        "whatever it says", keys.where, "remove the key")
+                        "regardless of it", keys.where, "remove the key")
     given = settings.pop("original_max_position_embeddings", None)
     original = given or keys.get("original_max_position_embeddings", original or positions)
     if kind == "default":  # a factor means nothing then, and some configs have one
@@ -283,7 +283,7 @@ def read_window(keys: Keys, layers: int, default: list[bool] | None = None,
     Args:
         keys: the configuration.
         layers: their number.
-        default: which layers are local where `layer_types` does not say; None is all.
+        default: which layers are local where `layer_types` is missing; None is all.
         default_window: where the key is absent; one that is null means no window.
     """
     window = keys.get("sliding_window", None if "sliding_window" in keys.config else default_window)
@@ -301,6 +301,6 @@ def read_window(keys: Keys, layers: int, default: list[bool] | None = None,
 
 
 def write_window(spec: ModelSpec, name_types: bool = True) -> dict[str, Any]:
-    """The other way; `name_types` for families whose config lists the kind of every layer."""
+    """The other way; `name_types` for families with a list of layer types in the config."""
     types = ["sliding_attention" if kind.window else "full_attention" for kind in spec.layer_types]
     return {"sliding_window": spec.window} | ({"layer_types": types} if name_types else {})

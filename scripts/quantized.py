@@ -65,7 +65,8 @@ def networks(options: argparse.Namespace):
     """(name, spec, parameters, tokens, segments) of every network that is at hand."""
     key = jax.random.key(0)
     tokens = jax.random.randint(key, (options.rows, options.length), 0, RANDOM.vocab_size, jnp.int32)
-    yield "random weights, width 256", RANDOM, jax.jit(lambda: init_params(RANDOM, key))(), tokens, jnp.ones_like(tokens)
+    params = jax.jit(lambda: init_params(RANDOM, key))()
+    yield "random weights, width 256", RANDOM, params, tokens, jnp.ones_like(tokens)
     tiny = load("tiny")
     texts = [json.loads(line)["text"] for line in (resolve("tiny") / "unrelated.jsonl").read_text().splitlines()]
     yield "tiny, width 128", tiny.spec, tiny.params, *batch(tiny, texts[:options.rows], options.length)

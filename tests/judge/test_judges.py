@@ -1,9 +1,11 @@
 """Backends of judges: local models, recorded answers, functions, and the config that opens them."""
 
+import dataclasses
 import json
 import math
 import sys
 
+import jax
 import jax.numpy as jnp
 import pytest
 
@@ -29,7 +31,8 @@ from jaxllm.judge.local import _shares
 from jaxllm.judge.options import OptionTokens
 from jaxllm.judge.protocol import check_options, spellings
 from jaxllm.model import load
-from jaxllm.models import compute_logits
+from jaxllm.models import Adapter, LoraConfig, compute_logits, init_adapter, merge_adapter
+from jaxllm.models.peft import save_adapter
 from tests.networks import forward
 
 GREEDY = SamplingConfig(temperature=0.0, max_tokens=6)
@@ -307,6 +310,21 @@ def test_configs_open_judges(tmp_path, recorded):
         with pytest.raises(UserError) as raised:
             JudgeConfig(**wrong)
         assert "secret" not in str(raised.value)
+
+
+def test_an_adapter_is_applied_next_to_the_model(tiny, tmp_path):
+    """Chooses as the merged model, and is another judge for caches."""
+    fresh = init_adapter(tiny.spec, jax.random.key(1), LoraConfig(rank=4, alpha=8.0))
+    noise = lambda leaf: leaf + 0.05 * jax.random.normal(jax.random.key(leaf.size), leaf.shape)
+    adapter = Adapter(jax.tree.map(noise, fresh.params), fresh.scale)
+    save_adapter(tmp_path / "adapter", tiny.spec, adapter)
+    judge = open_judge(JudgeConfig(adapter=str(tmp_path / "adapter"), batch_size=4))
+    plain = open_judge(JudgeConfig(batch_size=4))
+    merged = LocalJudge(dataclasses.replace(tiny, params=merge_adapter(tiny.params, adapter)), "merged", batch_size=4)
+    ours, theirs, base = (backend.choose([Prompt(QUESTION)], ["Yes", "No"])[0] for backend in (judge, merged, plain))
+    assert ours.mass == pytest.approx(theirs.mass, abs=1e-5) != base.mass
+    assert ours.probabilities == pytest.approx(theirs.probabilities, abs=1e-4)
+    assert judge.identity.startswith(f"{plain.identity} + {tmp_path / 'adapter'} (")
 
 
 def test_a_function_that_changed_is_another_judge(tmp_path, monkeypatch):

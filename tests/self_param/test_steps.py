@@ -1,0 +1,138 @@
+"""Steps and methods of an experiment without a network: order, rehearsal data, merging, resume."""
+
+import types
+
+import pytest
+
+from jaxllm.config import DataConfig
+from jaxllm.files import read_jsonl
+from jaxllm.self_param import experiment
+from jaxllm.self_param.config import Config, MixtureConfig
+from jaxllm.self_param.experiment import Experiment, run_experiment
+from jaxllm.self_param.targets import DocumentTargets
+
+FIRST = ((1, 2), (3,))
+
+
+class Weights:
+    """Stands for a `Generator`: the names of the adapters merged into the base model."""
+
+    model = types.SimpleNamespace(spec=None)
+
+    def __init__(self, params=()):
+        self.params = params
+
+    def replace_params(self, params):
+        return Weights(params)
+
+
+class Evaluations:
+    """Stands for an `Evaluator`; records which weights were evaluated."""
+
+    def __init__(self):
+        self.evaluated = []
+
+    def _record(self, numbers, **more):
+        return {"documents": list(numbers), "answers": [["x"]] * len(numbers), "f1": [0.0] * len(numbers),
+                "accuracy": [0.0] * len(numbers), "f1_paraphrased": [None] * len(numbers), **more}
+
+    def closed_book(self, generator, adapter, numbers, with_kl, rehearsal=()):
+        self.evaluated.append((generator.params, adapter, list(numbers), with_kl))
+        return self._record(numbers, rehearsal=[list(ids) for ids in rehearsal])
+
+    def open_book(self):
+        return self._record(range(3))
+
+    def retrieval(self, injected):
+        return self._record(range(3), answers=[[str(number)] for number in (*injected, "-", "-")[:3]])
+
+
+def sources(types_):
+    return [(DocumentTargets((), (number,), (), ((9,),), (), types_, number, FIRST),) for number in range(3)]
+
+
+@pytest.fixture
+def runs(monkeypatch):
+    """Replaces training, saving, merging and sampling; returns the runs: name, base, rehearsal texts of the source."""
+    trained = []
+
+    def train_run(job, model, source, plan, name, number, labels, base):
+        if name in trained_stops:
+            trained_stops.remove(name)
+            raise KeyboardInterrupt
+        own = source.new if hasattr(source, "new") else source
+        own = own.sources[0] if hasattr(own, "sources") else own
+        trained.append((name, number, labels, own.rehearsal))
+        return types.SimpleNamespace(adapter=name, params=None)
+
+    trained_stops = []
+    monkeypatch.setattr(experiment, "train_run", train_run)
+    monkeypatch.setattr(experiment, "_save", lambda *_: None)
+    monkeypatch.setattr(experiment, "remove_checkpoints", lambda *_: None)
+    monkeypatch.setattr(experiment, "load_adapter", lambda folder, spec: f"{folder.parent.parent.name}/{folder.name}")
+    monkeypatch.setattr(experiment, "merge_adapter", lambda params, adapter, consume: (*params, adapter))
+    monkeypatch.setattr(experiment, "sample_rehearsal", lambda config, weights, prompts, seed: (
+        (len(weights.params), 7), (1, 2)))
+    return trained, trained_stops
+
+
+def make(tmp_path, setting, compare=(), **more):
+    config = Config(DataConfig("x"), tmp_path, setting=setting, compare=list(compare),
+                    mixture=MixtureConfig(qa=1, rehearsal=1, unrelated=1), **more)
+    job = types.SimpleNamespace(directory=tmp_path, checkpoints=tmp_path / "checkpoints")
+    targets = {"self_param": sources(("unrelated", "rehearsal"))}
+    targets |= {method: sources(("unrelated",)) for method in compare if method != "retrieval"}
+    return Experiment(config, job, Weights(), None, [None] * 3, Evaluations(), targets, dict.fromkeys(targets), 1)
+
+
+def test_sequential_injections_build_on_each_other(tmp_path, runs):
+    trained, stops = runs
+    own = make(tmp_path, "sequential", ["finetune_questions", "retrieval"])
+    stops += ["self_param-0003", "finetune_questions-0002"]
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            run_experiment(own)
+    records = run_experiment(own)
+    assert [(record.method, record.step) for record in records] == [
+        ("closed_book", 0), ("open_book", 0), *(("self_param", step) for step in (1, 2, 3)),
+        *(("finetune_questions", step) for step in (1, 2, 3)), *(("retrieval", step) for step in (1, 2, 3))]
+    assert [(name, number) for name, number, *_ in trained] == [
+        ("self_param-0001", 0), ("self_param-0002", 1), ("self_param-0003", 2), ("finetune_questions-0001", 3),
+        ("finetune_questions-0002", 4), ("finetune_questions-0003", 5)]
+    assert trained[1][2] == {"method": "self_param", "injection": 2}
+    # The base model's texts, then those of each later model; the unrelated texts are sampled, so the first go.
+    assert [rehearsal for *_, rehearsal in trained[:3]] == [FIRST, ((1, 7), (1, 2)), ((1, 7), (1, 2), (2, 7))]
+    assert [record.rehearsal for record in records[2:6]] == [[], [[1, 7], [1, 2]], [[2, 7], [1, 2]], []]
+    # A resumed run merges the stored adapters of the injections that are done; KL is measured at the end.
+    merged = [(params, with_kl) for params, adapter, numbers, with_kl in own.evaluator.evaluated if params]
+    folder = tmp_path.name
+    assert merged == [(("self_param-0001",), False), (("self_param-0001", "self_param-0002"), False),
+                      ((f"{folder}/0000", f"{folder}/0001", "self_param-0003"), True),
+                      (("finetune_questions-0001",), False),
+                      (("finetune_questions/0000", "finetune_questions-0002"), False),
+                      (("finetune_questions/0000", "finetune_questions-0002", "finetune_questions-0003"), True)]
+    assert len(read_jsonl(tmp_path / experiment.RECORDS)) == len(records)
+    assert run_experiment(own) == records and len(trained) == 6
+
+
+def test_single_injections_start_from_the_base_model(tmp_path, runs):
+    trained, stops = runs
+    own = make(tmp_path, "single", ["finetune"])
+    stops += ["self_param-0002"]
+    with pytest.raises(KeyboardInterrupt):
+        run_experiment(own)
+    records = run_experiment(own)
+    assert [(record.method, record.step, record.documents) for record in records[2:]] == [
+        (method, step, [step - 1]) for method in ("self_param", "finetune") for step in (1, 2, 3)]
+    assert own.evaluator.evaluated[1:] == [((), name, [int(name[-1]) - 1], True) for name, *_ in trained]
+    assert {rehearsal for *_, rehearsal in trained} == {FIRST}
+
+
+def test_batch_injects_all_documents_at_once(tmp_path, runs):
+    trained, _ = runs
+    own = make(tmp_path, "batch", ["retrieval"])
+    records = run_experiment(own)
+    assert [(record.method, record.step) for record in records] == [
+        ("closed_book", 0), ("open_book", 0), ("self_param", 1), ("retrieval", 1)]
+    assert records[3].answers == [["0"], ["1"], ["2"]]
+    assert own.evaluator.evaluated[-1] == (("self_param-0001",), None, [0, 1, 2], True)

@@ -18,13 +18,14 @@ Precision = Literal["auto", "float32", "bfloat16"]
 
 @dataclasses.dataclass(frozen=True)
 class DeviceConfig:
-    """Number formats.
+    """Dtypes of weights and activations.
 
     Args:
-        params: of the weights; auto is float32.
-        compute: of activations and matrix products; auto is bfloat16 on GPU and TPU, float32 on CPU. Norms,
+        params: dtype of the weights. auto is the dtype in which most of the checkpoint is stored, and float32 where
+            all weights are trained. On CPU float32 may be faster than bfloat16, for twice the memory.
+        compute: dtype of activations and matrix products; auto is bfloat16 on GPU and TPU, float32 on CPU. Norms,
             softmax, logits and losses are float32 in any case.
-        quantize: 8 or 4 bits for the matrices of the layers, which are frozen then; null leaves them as they are.
+        quantize: quantize the matrices of the layers, which are then frozen; null keeps them as they are.
         compile_cache: keep compiled programs on disk, so that later jobs start faster.
     """
 
@@ -34,11 +35,18 @@ class DeviceConfig:
     compile_cache: bool = tunable(True)
 
     @property
-    def param_dtype(self) -> jnp.dtype:
+    def param_dtype(self) -> jnp.dtype | None:
+        """Dtype of frozen weights; None is the stored dtype, as `load` takes it."""
+        return None if self.params == "auto" else jnp.dtype(self.params)
+
+    @property
+    def trained_dtype(self) -> jnp.dtype:
+        """Dtype of weights that are all trained."""
         return jnp.dtype("float32" if self.params == "auto" else self.params)
 
     @property
     def compute_dtype(self) -> jnp.dtype:
+        """Dtype of activations and matrix products."""
         if self.compute == "auto":
             return jnp.dtype("float32" if jax.default_backend() == "cpu" else "bfloat16")
         return jnp.dtype(self.compute)
@@ -53,12 +61,12 @@ def check_one_process(job: str) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
-    """How the devices share the work.
+    """Device mesh.
 
     Args:
-        data: groups of devices that see different rows and hold equal weights; -1 takes all that are left.
-        fsdp: groups that see different rows and split the weights between them.
-        tensor: devices that split every matrix product between them.
+        data: size of the data axis: groups with different rows and copies of the weights; -1 takes all devices left.
+        fsdp: size of the fully-sharded axis: groups with different rows that split the weights.
+        tensor: size of the tensor-parallel axis: devices that split every matrix product.
     """
 
     data: int = -1

@@ -1,4 +1,4 @@
-"""Checkpoint directories read: what the network is, and its parameters, tensor by tensor to where they belong."""
+"""Loading of checkpoint directories: the spec of the network, and its parameters, tensor by tensor."""
 
 from __future__ import annotations
 
@@ -74,15 +74,15 @@ def _named_head(spec: ModelSpec, path: Path) -> Head | None:
     return None
 
 
-def load_model(model: str | Path, dtype: jnp.dtype = jnp.float32, shardings: Any = None,
+def load_model(model: str | Path, dtype: jnp.dtype | None = None, shardings: Any = None,
                scheme: Scheme | None = None) -> tuple[ModelSpec, Params]:
-    """Reads a checkpoint of a supported family, tensor by tensor, each to where it belongs.
+    """Loads a checkpoint of a supported family, tensor by tensor, each directly onto its devices.
 
     Args:
         model: `tiny`, a directory, or a Hub id.
-        dtype: dtype of the parameters.
-        shardings: tree like the parameters, where each goes; the default device if None.
-        scheme: quantizes the matrices of the layers on the way; None leaves them as they are.
+        dtype: dtype of the parameters; by default that in which most of them are stored (8-bit floats as bfloat16).
+        shardings: tree like the parameters; by default everything is on the default device.
+        scheme: quantizes the matrices of the layers while loading; None keeps them as they are.
 
     Returns:
         The spec, and parameters with stacked layers.
@@ -92,6 +92,7 @@ def load_model(model: str | Path, dtype: jnp.dtype = jnp.float32, shardings: Any
     """
     path = model_directory(model)
     spec = load_spec(path)
+    dtype = jnp.dtype(stored_dtype(path) if dtype is None else dtype)
     if native.is_native(path):
         return spec, native.load(path, spec, dtype, shardings, scheme)
     shapes = jax.eval_shape(lambda: init_params(spec, jax.random.key(0)))
@@ -114,7 +115,7 @@ def load_model(model: str | Path, dtype: jnp.dtype = jnp.float32, shardings: Any
 
 
 def stored_dtype(model: str | Path) -> str:
-    """Number format of a checkpoint's weights; that of floats of 8 bits is `bfloat16`, what they are read to."""
+    """Returns the dtype in which most of a checkpoint's weights are stored; `bfloat16` for 8-bit floats."""
     path = model_directory(model)
     if native.is_native(path):
         return native.stored_dtype(path)

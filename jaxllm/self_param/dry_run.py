@@ -17,6 +17,7 @@ from jaxllm.finetune.teacher_cache import teacher_top_k
 from jaxllm.model import Model
 from jaxllm.models import ModelSpec, Params, init_adapter, load_spec, native
 from jaxllm.models.adapters import adapter_axes, linear_shapes
+from jaxllm.models.loading import stored_dtype
 from jaxllm.models.mesh import batch_sharding, model_shardings
 from jaxllm.self_param.config import Config
 from jaxllm.self_param.experiment import two_teachers
@@ -34,7 +35,9 @@ def dry_run(config: Config, mesh: jax.sharding.Mesh) -> str:
     if spec.head is not None:
         raise UserError("has a scoring head", config.model, "use a language model")
     lengths = _lengths(config, spec.max_positions)
-    weights = _unstacked(native.abstract(spec, config.device.param_dtype, model_shardings(spec, mesh),
+    dtype = config.device.trained_dtype if config.lora is None else config.device.param_dtype
+    dtype = jnp.dtype(stored_dtype(config.model) if dtype is None else dtype)
+    weights = _unstacked(native.abstract(spec, dtype, model_shardings(spec, mesh),
                                          config.device.quantize), spec.layers)
     if config.lora is None:
         trained = weights

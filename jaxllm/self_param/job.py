@@ -82,7 +82,8 @@ def load_model(config: Config, mesh: jax.sharding.Mesh) -> Model:
     Raises:
         UserError: it has a scoring head, or cannot be loaded.
     """
-    model = load(config.model, config.device.param_dtype, lambda spec: model_shardings(spec, mesh),
+    dtype = config.device.trained_dtype if config.lora is None else config.device.param_dtype
+    model = load(config.model, dtype, lambda spec: model_shardings(spec, mesh),
                  config.device.quantize)
     model.require_lm("inject")
     return model

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
+from jaxllm.devices import DeviceConfig
 from jaxllm.errors import StorageError, UserError
 from jaxllm.models import compute_logits, load_model, load_spec, save_model
 from jaxllm.models.families import read_config
@@ -51,6 +52,20 @@ def test_bfloat16_round_trip(llama, tmp_path):
     assert json.loads((tmp_path / "model" / "config.json").read_text())["torch_dtype"] == "bfloat16"
     _, again = load_model(tmp_path / "model", jnp.bfloat16)
     assert all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(again), jax.tree.leaves(half), strict=True))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("layout", ["hf", "orbax"])
+def test_weights_load_in_the_stored_dtype(llama, tmp_path, dtype, layout):
+    """Bit for bit and without a copy in another dtype; a named dtype and float32 for training override it."""
+    spec, params = llama
+    stored = jax.tree.map(lambda leaf: leaf.astype(dtype), params)
+    save_model(tmp_path / "model", spec, stored, layout=layout)
+    _, again = load_model(tmp_path / "model", DeviceConfig().param_dtype)
+    jax.tree.map(np.testing.assert_array_equal, again, stored)
+    assert {leaf.dtype for leaf in jax.tree.leaves(again)} == {jnp.dtype(dtype)}
+    for wanted in (DeviceConfig(params="bfloat16").param_dtype, DeviceConfig().trained_dtype):
+        assert {leaf.dtype for leaf in jax.tree.leaves(load_model(tmp_path / "model", wanted)[1])} == {wanted}
 
 
 def test_real_checkpoint_reproduces_its_reference(stories, shared):

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxllm.config import check
+from jaxllm.finetune.packing import gather_states, is_packed, view_of
 from jaxllm.finetune.targets import TARGET_TYPES
 from jaxllm.models import Adapter, ModelSpec, forward, unembedding
 from jaxllm.models.network import Params, Remat
@@ -85,14 +86,14 @@ def target_divergence(spec: ModelSpec, teacher: Params, student: Params, adapter
         spec: of both.
         teacher: weights of the teacher, which gets no gradient.
         student, adapter: weights of the student.
-        batch: from `collate`.
+        batch: from `collate` or `pack_targets`.
         open_book_teacher: weights of the teacher of those rows that have a context, where these are not the same, with
             equal embeddings; `teacher` then teaches the other rows.
         kind, beta, temperature: see `token_divergence`.
         dtype, remat: see `forward`.
 
     Returns:
-        `[B, Ts]` float32, nats; meaningful where `target_mask` is set.
+        `[B, Ts]` float32, nats, meaningful where `target_mask` is set; of packed rows `[R, N]`, one per prediction.
     """
     hidden = student_states(spec, student, adapter, batch, dtype=dtype, remat=remat)
     target = lax.stop_gradient(teacher_states(spec, teacher, batch, open_book_teacher=open_book_teacher, dtype=dtype))
@@ -102,30 +103,45 @@ def target_divergence(spec: ModelSpec, teacher: Params, student: Params, adapter
 
 def student_states(spec: ModelSpec, student: Params, adapter: Adapter | None, batch: Batch, *,
                    dtype: jnp.dtype = jnp.float32, remat: Remat = "none") -> jax.Array:
-    """Computes the student's hidden states `[B, Ts, D]`; arguments as of `target_divergence`."""
+    """Computes the student's hidden states `[B, Ts, D]`, or those of the predictions of packed rows `[R, N, D]`.
+
+    The arguments are those of `target_divergence`.
+    """
+    if is_packed(batch):
+        hidden = forward(spec, student, batch["student"], **view_of(batch, "student"), adapter=adapter, dtype=dtype,
+                         remat=remat).hidden
+        return gather_states(hidden, batch["student_index"])
     return forward(spec, student, batch["student"], segments=batch["student_segments"], adapter=adapter, dtype=dtype,
                    remat=remat).hidden
 
 
 def teacher_states(spec: ModelSpec, teacher: Params, batch: Batch, *, open_book_teacher: Params | None = None,
                    dtype: jnp.dtype = jnp.float32) -> jax.Array:
-    """Computes the teacher's hidden states at the student's positions, `[B, Ts, D]`; arguments as of
-    `target_divergence`."""
-    hidden = forward(spec, teacher if open_book_teacher is None else open_book_teacher, batch["teacher"],
-                     segments=batch["teacher_segments"], dtype=dtype).hidden
-    hidden = align(hidden, batch["offset"], batch["student"].shape[1])
+    """Computes the teacher's hidden states at the student's positions, `[B, Ts, D]` or `[R, N, D]`.
+
+    The arguments are those of `target_divergence`.
+    """
+    reader = teacher if open_book_teacher is None else open_book_teacher
+    if is_packed(batch):
+        hidden = forward(spec, reader, batch["teacher"], **view_of(batch, "teacher"), dtype=dtype).hidden
+        hidden, has_context = gather_states(hidden, batch["teacher_index"]), batch["has_context"] > 0
+    else:
+        hidden = forward(spec, reader, batch["teacher"], segments=batch["teacher_segments"], dtype=dtype).hidden
+        hidden, has_context = align(hidden, batch["offset"], batch["student"].shape[1]), (batch["offset"] > 0)[:, None]
     if open_book_teacher is None:
         return hidden
-    # A row without a context is the same in both views.
-    closed_book = forward(spec, teacher, batch["student"], segments=batch["student_segments"], dtype=dtype).hidden
-    return jnp.where((batch["offset"] > 0)[:, None, None], hidden, closed_book)
+    # A target without a context is the same in both views.
+    closed_book = student_states(spec, teacher, None, batch, dtype=dtype)
+    return jnp.where(has_context[..., None], hidden, closed_book)
 
 
 def next_token_nll(spec: ModelSpec, params: Params, adapter: Adapter | None, batch: Batch, *,
                    dtype: jnp.dtype = jnp.float32, remat: Remat = "none") -> jax.Array:
-    """Computes `[B, Ts]` negative log-likelihoods, in nats, of the token after each of the student's."""
+    """Computes negative log-likelihoods, in nats, of the token after each of the student's, `[B, Ts]`, or of the
+    labels of packed rows, `[R, N]`."""
     hidden = student_states(spec, params, adapter, batch, dtype=dtype, remat=remat)
-    return -token_logprobs(hidden, unembedding(spec, params), jnp.roll(batch["student"], -1, axis=1))
+    labels = batch["labels"] if is_packed(batch) else jnp.roll(batch["student"], -1, axis=1)
+    return -token_logprobs(hidden, unembedding(spec, params), labels)
 
 
 def make_loss(spec: ModelSpec, objective: Objective, adapter_scale: float | None, *, kind: Divergence = "forward",
@@ -150,7 +166,6 @@ def make_loss(spec: ModelSpec, objective: Objective, adapter_scale: float | None
         if two_teachers:
             frozen, open_book_teacher = frozen
         student, adapter = (trained, None) if adapter_scale is None else (frozen, Adapter(trained, adapter_scale))
-        mask = target_mask(batch["student_segments"], batch["masked_tokens"])
         if objective == "finetune":
             values = next_token_nll(spec, student, adapter, batch, dtype=dtype, remat=remat)
         elif "teacher_ids" in batch:
@@ -161,10 +176,15 @@ def make_loss(spec: ModelSpec, objective: Objective, adapter_scale: float | None
             values = target_divergence(spec, frozen, student, adapter, batch, open_book_teacher=open_book_teacher,
                                        kind=kind, beta=beta, temperature=temperature, dtype=dtype,
                                        remat=remat) * temperature**2
-        lengths = mask.sum(-1)
-        means = jnp.where(mask, values, 0.0).sum(-1) / jnp.maximum(lengths, 1)
-        by_type = {f"loss_{name}": masked_sum(means, (lengths > 0) & (batch["target_type"] == i))
+        if is_packed(batch):
+            weights = batch["weights"]
+        else:
+            mask = target_mask(batch["student_segments"], batch["masked_tokens"])
+            lengths = mask.sum(-1)
+            values = jnp.where(mask, values, 0.0).sum(-1) / jnp.maximum(lengths, 1)
+            weights = (lengths > 0).astype(jnp.float32)
+        by_type = {f"loss_{name}": masked_sum(values, weights * (batch["target_type"] == i))
                    for i, name in enumerate(TARGET_TYPES)}
-        return masked_sum(means, lengths > 0), by_type
+        return masked_sum(values, weights), by_type
 
     return loss

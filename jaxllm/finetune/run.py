@@ -16,6 +16,7 @@ import optax
 from jaxllm.config import SamplingConfig, check
 from jaxllm.finetune.distill import DivergenceConfig, Objective, make_loss
 from jaxllm.finetune.on_policy import OnPolicyConfig, OnPolicyTargets
+from jaxllm.finetune.packing import PackedShape, check_packing, pack_targets, packed_shape, row_counts
 from jaxllm.finetune.targets import TargetSource, collate
 from jaxllm.finetune.teacher_cache import TeacherCache
 from jaxllm.finetune.trainable import as_adapter, init_trained, merged
@@ -59,6 +60,7 @@ class TrainPlan:
         two_teachers: `run_plan` is given an open-book teacher.
         on_policy: share and frequency of the student's own completions; None has none.
         sampling: of these completions.
+        packing: shape of packed rows; None pads every target to a row of its own.
     """
 
     train: TrainConfig
@@ -74,6 +76,7 @@ class TrainPlan:
     two_teachers: bool = False
     on_policy: OnPolicyConfig | None = None
     sampling: SamplingConfig | None = None
+    packing: PackedShape | None = None
 
 
 def resolved_steps(train: TrainConfig) -> int:
@@ -95,11 +98,14 @@ def make_plan(model: Model, objective: Objective, train: TrainConfig, lora: Lora
     The other arguments are those of `TrainPlan`.
 
     Raises:
-        UserError: divergence.top_k is larger than the model's vocabulary.
+        UserError: divergence.top_k is larger than the vocabulary, or the model cannot be trained on packed rows.
     """
     check(divergence.top_k is None or divergence.top_k <= model.spec.vocab_size, "divergence.top_k",
           f"must be at most the vocabulary of {model.spec.vocab_size}, got {divergence.top_k}")
-    train = train.resolve(epoch_targets)
+    train, packing = train.resolve(epoch_targets), None
+    if train.packing:
+        check_packing(model.spec)
+        packing = packed_shape(lengths, teacher=objective == "distill" and divergence.top_k is None)
     steps = resolved_steps(train)
     optimizer, schedule = make_optimizer(train, steps), make_schedule(train, steps)
     scale = None if lora is None else lora.alpha / lora.rank
@@ -108,7 +114,7 @@ def make_plan(model: Model, objective: Objective, train: TrainConfig, lora: Lora
                      two_teachers=two_teachers and divergence.top_k is None)
     step = make_train_step(loss, optimizer, schedule, train.accumulate)
     return TrainPlan(train, lora, step, optimizer, mesh, *lengths, divergence, objective, dtype, two_teachers,
-                     on_policy, sampling)
+                     on_policy, sampling, packing)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,13 +177,19 @@ def run_plan(model: Model, targets: TargetSource, plan: TrainPlan, *, checkpoint
     step_targets = lambda step: [draw(n) for n in range(step * train.batch_size, (step + 1) * train.batch_size)]
     frozen: Any = model.params
     lengths = plan.student_length, plan.teacher_length
+    counts = row_counts(train.batch_size, train.accumulate * plan.mesh.shape["data"] * plan.mesh.shape["fsdp"])
+    pack = lambda targets: pack_targets([[target] for target in targets], plan.packing, counts)
     batch = lambda step: collate(step_targets(step), *lengths)
+    if plan.packing is not None:
+        batch = lambda step: pack(step_targets(step)).batch
     if plan.objective == "distill" and plan.divergence.top_k is not None:
         cache = TeacherCache(model, open_book_teacher if plan.two_teachers else None, plan.divergence.top_k, lengths,
                              train.batch_size // train.accumulate, plan.divergence.temperature, plan.dtype, plan.mesh)
         ahead = lambda step: range(step + 1, min(step + TEACHER_STEPS_AHEAD, train.steps))
-        batch = lambda step: cache.batch(step_targets(step),
-                                         (target for later in ahead(step) for target in step_targets(later)))
+        later_targets = lambda step: (target for later in ahead(step) for target in step_targets(later))
+        batch = lambda step: cache.batch(step_targets(step), later_targets(step))
+        if plan.packing is not None:
+            batch = lambda step: cache.packed_batch(pack(current := step_targets(step)), current, later_targets(step))
     elif plan.two_teachers:
         frozen = model.params, open_book_teacher
     fitted = fit(state, plan.step, batch, resolved_steps(train), frozen=frozen, mesh=plan.mesh, hooks=hooks,

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxllm.finetune.distill import Batch, teacher_states
+from jaxllm.finetune.packing import PackedTargets
 from jaxllm.finetune.targets import EMPTY, Target, collate
 from jaxllm.model import Model
 from jaxllm.models import ModelSpec, unembedding
@@ -26,7 +27,7 @@ CACHE_BYTES = 2 * 2**30
 def teacher_top_k(spec: ModelSpec, teacher: Params, open_book_teacher: Params | None, batch: Batch, *, k: int,
                   temperature: float, dtype: jnp.dtype) -> tuple[jax.Array, jax.Array]:
     """Computes the teacher's k most probable tokens at the student's positions, and their log-probabilities
-    `[B, Ts, k]`."""
+    `[B, Ts, k]`, or `[R, N, k]` of packed rows."""
     states = teacher_states(spec, teacher, batch, open_book_teacher=open_book_teacher, dtype=dtype)
     return top_k_logprobs(states, unembedding(spec, teacher), k, temperature=temperature)
 
@@ -60,14 +61,36 @@ class TeacherCache:
             targets: of the batch.
             ahead: those of the next batches, run at the same time if any of `targets` has to be.
         """
-        if any(target not in self._entries for target in targets):
-            self._fill(itertools.chain(targets, ahead))
+        self._require(targets, ahead)
         ids = np.zeros((len(targets), self._lengths[0], self._k), np.int32)
         logprobs = np.zeros(ids.shape, np.float32)
         for row, target in enumerate(targets):
             length = len(target.student)
             ids[row, :length], logprobs[row, :length] = self._entries[target]
         return collate(targets, *self._lengths) | {"teacher_ids": ids, "teacher_logprobs": logprobs}
+
+    def packed_batch(self, packed: PackedTargets, targets: Sequence[Target], ahead: Iterable[Target] = ()
+                     ) -> dict[str, np.ndarray]:
+        """Builds the batch of packed rows with `teacher_ids` and `teacher_logprobs` `[R, N, k]`, 0 in the padding.
+
+        Args:
+            packed: the targets in rows.
+            targets: those that were packed, in the order given to `pack_targets`.
+            ahead: see `batch`.
+        """
+        self._require(targets, ahead)
+        ids = np.zeros((*packed.number.shape, self._k), np.int32)
+        logprobs = np.zeros(ids.shape, np.float32)
+        for number, target in enumerate(targets):
+            predictions = packed.number == number
+            entry = self._entries[target]
+            ids[predictions], logprobs[predictions] = (array[packed.state[predictions]] for array in entry)
+        return packed.batch | {"teacher_ids": ids, "teacher_logprobs": logprobs}
+
+    def _require(self, targets: Sequence[Target], ahead: Iterable[Target]) -> None:
+        """Fills the cache with `targets`, and then with `ahead` too, unless it holds all of `targets`."""
+        if any(target not in self._entries for target in targets):
+            self._fill(itertools.chain(targets, ahead))
 
     def _fill(self, targets: Iterable[Target]) -> None:
         """Runs those targets through the teacher that are not in the cache."""

@@ -1,0 +1,285 @@
+"""Packed training rows: several targets share a row, and a common prefix is read once.
+
+A view (the token sequence of the student or of the teacher) is placed in a row in one of two ways:
+
+    segments    texts one after the other, each with its own segment id and positions from 0
+    branches    one segment holds a shared prefix (branch 0) and the rests of several texts (branches 1, 2, ...), whose
+                positions continue after the prefix: a document with all its questions, a prompt with its chosen and
+                rejected completion
+
+Hidden states and gradients equal those of padded rows up to rounding. A shared state predicts the first token of
+several texts, so losses are computed over *predictions*: every predicted token of every target names the state of its
+own row that predicts it, in the student's view and, aligned, in the teacher's.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxllm.errors import UserError
+from jaxllm.finetune.targets import Target
+from jaxllm.models import ModelSpec
+from jaxllm.text.batches import bucket, bucket_sizes
+
+
+@dataclasses.dataclass(frozen=True)
+class PackedShape:
+    """Static shape of packed rows; only the number of rows differs between batches, in buckets.
+
+    Attributes:
+        student, teacher: tokens of a row in either view; teacher 0 packs the student's view alone.
+        targets: the most targets of a row.
+        predictions: the most predicted tokens of a row.
+        share_prompt: targets of a row with the same prompt share it in the student's view.
+    """
+
+    student: int
+    teacher: int
+    targets: int
+    predictions: int
+    share_prompt: bool = False
+
+
+def packed_shape(lengths: tuple[int, int], targets_per_row: int = 4, *, teacher: bool = True,
+                 share_prompt: bool = False) -> PackedShape:
+    """Chooses row lengths that hold any `targets_per_row` targets of one document, or any one target.
+
+    Args:
+        lengths: of the student's and the teacher's view of any target, from `common_lengths`.
+        targets_per_row: the most targets of a row.
+        teacher: pack the teacher's view too.
+        share_prompt: see `PackedShape`.
+    """
+    student = lengths[0] * targets_per_row
+    # The document is read once; of every further target only its own text is added.
+    return PackedShape(student, lengths[1] + lengths[0] * (targets_per_row - 1) if teacher else 0, targets_per_row,
+                       student, share_prompt)
+
+
+def row_counts(batch_size: int, multiple: int) -> tuple[int, ...]:
+    """Computes the numbers of rows that batches of `batch_size` targets are padded to; each is a new program.
+
+    Args:
+        batch_size: the most rows are needed where every target has a row of its own.
+        multiple: of which the number of rows has to be a multiple: microbatches times devices that split rows.
+    """
+    return tuple(multiple * size for size in bucket_sizes(-(-batch_size // multiple), smallest=1))
+
+
+def check_packing(spec: ModelSpec, key: str = "train.packing") -> None:
+    """Refuses models whose states in a packed row would differ from those in a row of their own.
+
+    Raises:
+        UserError: the model is an encoder, or its rotary embedding depends on the length of the text.
+    """
+    if spec.encoder is not None or spec.rope_depends_on_length:
+        reason = "is an encoder" if spec.encoder is not None else "has a rotary embedding that depends on the length"
+        raise UserError(f"the model {reason}, so that its texts cannot share rows", key, "set it to false")
+
+
+class _Rows:
+    """Tokens of one view of one packed row."""
+
+    def __init__(self, share: bool):
+        self.share = share
+        self.tokens: list[int] = []
+        self.segments: list[int] = []
+        self.positions: list[int] = []
+        self.branches: list[int] = []
+        # Shared prefix -> (segment id, row index of its first token, {rest: (branch, row index of its first token)}).
+        self._prefixes: dict[tuple[int, ...], tuple[int, int, dict[tuple[int, ...], tuple[int, int]]]] = {}
+        self._segment_count = 0
+
+    def _prefix_of(self, ids: tuple[int, ...], shareable: int) -> tuple[int, ...] | None:
+        """Finds a prefix in the row that `ids` continues, or that contains it."""
+        if self.share:
+            for prefix in self._prefixes:
+                if shareable and ids[:len(prefix)] == prefix or prefix[:len(ids)] == ids:
+                    return prefix
+        return None
+
+    def new_tokens(self, ids: tuple[int, ...], shareable: int) -> int:
+        """Counts the tokens that `add` would append."""
+        prefix = self._prefix_of(ids, shareable)
+        if prefix is None:
+            return len(ids)
+        rest = ids[len(prefix):]
+        return 0 if not rest or rest in self._prefixes[prefix][2] else len(rest)
+
+    def add(self, ids: tuple[int, ...], shareable: int) -> np.ndarray:
+        """Places a sequence; returns the row index of each of its tokens, int64 `[len(ids)]`.
+
+        Args:
+            ids: the sequence.
+            shareable: tokens at its start that other sequences may share; 0 shares none.
+        """
+        prefix = self._prefix_of(ids, shareable)
+        if prefix is None:
+            prefix = ids[:shareable] if self.share and shareable else ids
+            self._segment_count += 1
+            start = self._append(prefix, self._segment_count, 0, 0)
+            self._prefixes[prefix] = self._segment_count, start, {}
+        segment, start, rests = self._prefixes[prefix]
+        rest = ids[len(prefix):]
+        if rest and rest not in rests:
+            rests[rest] = len(rests) + 1, self._append(rest, segment, len(rests) + 1, len(prefix))
+        index = start + np.arange(min(len(prefix), len(ids)))
+        return np.concatenate([index, rests[rest][1] + np.arange(len(rest))]) if rest else index
+
+    def _append(self, ids: tuple[int, ...], segment: int, branch: int, position: int) -> int:
+        start = len(self.tokens)
+        self.tokens.extend(ids)
+        self.segments.extend([segment] * len(ids))
+        self.branches.extend([branch] * len(ids))
+        self.positions.extend(range(position, position + len(ids)))
+        return start
+
+
+class _Row:
+    """One packed row: both views and the predictions of its targets."""
+
+    def __init__(self, shape: PackedShape):
+        self.shape = shape
+        self.student, self.teacher = _Rows(shape.share_prompt), _Rows(True)
+        self.targets = 0
+        # Per prediction: student index, teacher index, label, target slot, type, has context, number, state; and 1 / n.
+        self.predictions: list[tuple[int, ...]] = []
+        self.weights: list[float] = []
+
+    def cost(self, group: Sequence[Target]) -> int | None:
+        """Counts the tokens that a group of targets adds, an upper bound; None where it does not fit."""
+        shape = self.shape
+        student = sum(self.student.new_tokens(target.student, target.prompt_tokens) for target in group)
+        teacher = 0
+        if shape.teacher:
+            teacher = sum(self.teacher.new_tokens(target.teacher, target.offset) for target in group)
+        predictions = sum(len(_predicting_states(target)) for target in group)
+        fits = (self.targets + len(group) <= shape.targets and len(self.student.tokens) + student <= shape.student
+                and len(self.teacher.tokens) + teacher <= shape.teacher
+                and len(self.predictions) + predictions <= shape.predictions)
+        return student + teacher if fits else None
+
+    def add(self, target: Target, number: int) -> None:
+        """Places target `number` of the batch."""
+        states = _predicting_states(target)
+        student = self.student.add(target.student, target.prompt_tokens)
+        teacher = self.teacher.add(target.teacher, target.offset) if self.shape.teacher else None
+        for state in states:
+            self.predictions.append((
+                int(student[state]), 0 if teacher is None else int(teacher[target.offset + state]),
+                target.student[state + 1], self.targets, target.target_type, int(target.offset > 0), number, state))
+        self.weights += [1.0 / len(states)] * len(states)
+        self.targets += 1
+
+
+def _predicting_states(target: Target) -> range:
+    """Student states that predict a token with a loss."""
+    return range(max(target.masked_tokens - 1, 0), max(len(target.student) - 1, 0))
+
+
+@dataclasses.dataclass(frozen=True)
+class PackedTargets:
+    """Targets in packed rows.
+
+    Attributes:
+        batch: `student`, `student_segments`, `student_positions` `[R, Ts]`, with `student_branches` where prompts are
+            shared; the same of `teacher`, with branches, `[R, Tt]`; and `[R, N]` for every predicted token:
+            `student_index`, `teacher_index` (states of the same row), `labels`, `weights` (float32, one over the number
+            of predicted tokens of the target, 0 for padding), `target_slot` (target within the row), `target_type`,
+            `has_context`.
+        number, state: `[R, N]`, the target in the list given, and the state in its student view; -1 for padding.
+    """
+
+    batch: dict[str, np.ndarray]
+    number: np.ndarray
+    state: np.ndarray
+
+
+def pack_targets(groups: Sequence[Sequence[Target]], shape: PackedShape, counts: Sequence[int]) -> PackedTargets:
+    """Packs targets into rows.
+
+    Args:
+        groups: targets that have to share a row, each group by itself: one target, or the two of a preference pair.
+        shape: from `packed_shape`.
+        counts: from `row_counts`; the number of rows is the smallest of these that is enough.
+
+    Raises:
+        ValueError: a group does not fit a row, or the last of `counts` is too small.
+    """
+    rows: list[_Row] = []
+    starts = np.cumsum([0, *map(len, groups)])
+    # Targets of one document come one after the other, those with the longest context first.
+    order = sorted(range(len(groups)), key=lambda i: (-max((t.offset for t in groups[i]), default=0), [
+        t.teacher[:t.offset] for t in groups[i]], -sum(len(t.student) for t in groups[i])))
+    for i in order:
+        group = [target for target in groups[i] if len(_predicting_states(target))]
+        if not group:
+            continue
+        costs = [(cost, n) for n, row in enumerate(rows) if (cost := row.cost(group)) is not None]
+        if not costs:
+            rows.append(_Row(shape))
+            if rows[-1].cost(group) is None:
+                raise ValueError(f"targets with {[len(t.student) for t in group]} student and "
+                                 f"{[len(t.teacher) for t in group]} teacher tokens do not fit a row of {shape}")
+        row = rows[min(costs)[1]] if costs else rows[-1]
+        for target, number in zip(groups[i], range(starts[i], starts[i + 1]), strict=True):
+            if len(_predicting_states(target)):
+                row.add(target, number)
+    return _arrays(rows, shape, bucket(max(len(rows), 1), counts))
+
+
+def _arrays(rows: Sequence[_Row], shape: PackedShape, count: int) -> PackedTargets:
+    batch: dict[str, np.ndarray] = {}
+    # Without branches the mask follows from the segments, which flash attention kernels support.
+    views = [("student", shape.student, shape.share_prompt), ("teacher", shape.teacher, True)]
+    for name, length, branches in [view for view in views if view[1]]:
+        for field in ("tokens", "segments", "positions", *(["branches"] if branches else [])):
+            key = name if field == "tokens" else f"{name}_{field}"
+            batch[key] = np.zeros((count, length), np.int32)
+            for number, row in enumerate(rows):
+                values = getattr(getattr(row, name), field)
+                batch[key][number, :len(values)] = values
+    table = np.zeros((count, shape.predictions, 8), np.int32)
+    table[..., 6:] = -1
+    batch["weights"] = np.zeros((count, shape.predictions), np.float32)
+    for number, row in enumerate(rows):
+        size = len(row.predictions)
+        table[number, :size] = row.predictions
+        batch["weights"][number, :size] = row.weights
+    columns = ("student_index", "teacher_index", "labels", "target_slot", "target_type", "has_context")
+    batch |= {name: np.ascontiguousarray(table[..., i]) for i, name in enumerate(columns)}
+    return PackedTargets(batch, table[..., 6], table[..., 7])
+
+
+def is_packed(batch: dict[str, Any]) -> bool:
+    """Distinguishes the batches of `pack_targets` from those of `collate`."""
+    return "student_index" in batch
+
+
+def view_of(batch: dict[str, Any], view: str) -> dict[str, Any]:
+    """Selects the arguments of `forward` that describe a packed view: segments, positions and, if used, branches."""
+    names = ("segments", "positions", "branches")
+    return {name: batch[f"{view}_{name}"] for name in names if f"{view}_{name}" in batch}
+
+
+def gather_states(hidden: jax.Array, index: jax.Array) -> jax.Array:
+    """Selects states `[R, N, D]` of `hidden` `[R, T, D]` by row index `[R, N]`."""
+    return jnp.take_along_axis(hidden, index[..., None], axis=1)
+
+
+def per_target_sums(values: jax.Array, batch: dict[str, Any], targets: int) -> jax.Array:
+    """Sums `values` `[R, N]` of the predicted tokens of each target: `[R, targets]`, 0 for slots without a target.
+
+    Args:
+        values: log-probabilities of the labels, for example.
+        batch: from `pack_targets`.
+        targets: `PackedShape.targets`.
+    """
+    slots = jax.nn.one_hot(batch["target_slot"], targets, dtype=jnp.float32)
+    return jnp.einsum("rn,rnt->rt", jnp.where(batch["weights"] > 0, values, 0.0), slots, precision="highest")

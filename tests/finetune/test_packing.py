@@ -1,0 +1,195 @@
+"""Packed rows against padded ones: the same loss and the same gradient."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from numpy.testing import assert_allclose
+
+from jaxllm.errors import UserError
+from jaxllm.finetune.distill import Objective, make_loss, student_states
+from jaxllm.finetune.packing import (
+    PackedShape,
+    check_packing,
+    pack_targets,
+    packed_shape,
+    per_target_sums,
+    row_counts,
+)
+from jaxllm.finetune.targets import EMPTY, build_target, collate, common_lengths, continuation
+from jaxllm.models import LoraConfig, Rope, init_adapter, unembedding, unstack_layers
+from jaxllm.ops import token_logprobs
+from jaxllm.train import init_state, make_train_step
+from tests.networks import GPT2, LLAMA, random_params
+
+DOCUMENT = tuple(range(10, 22))
+OTHER = tuple(range(60, 67))
+
+
+def document_targets():
+    """Four questions and two continuations of a document, one of another, unrelated text, rehearsal, an empty one."""
+    question = lambda context, n, prompt, mask: build_target(
+        (1,), context, (30 + n, 31, 40 + n, 41, 42 + n)[:3 + n % 3], "qa", prompt, mask)
+    return [*(question(DOCUMENT, n, 2, n % 2 == 0) for n in range(4)), continuation((1,), DOCUMENT, 3),
+            continuation((1,), DOCUMENT, 7), question(OTHER, 5, 2, False), EMPTY,
+            build_target((1,), DOCUMENT, (70, 71, 72), "unrelated"), build_target((1,), (), (73, 74), "rehearsal")]
+
+
+def test_rows_by_hand():
+    """A document and two questions: the teacher reads it once; the state before a question belongs to its branch."""
+    targets = [build_target((1,), (10, 11, 12), ids, "qa") for ids in ((20, 21), (30, 31, 32))]
+    packed = pack_targets([[target] for target in targets], PackedShape(8, 10, 2, 6), (1, 2))
+    row = {name: values[0].tolist() for name, values in packed.batch.items()}
+    # The longer target first; shared is as much as there are context tokens: prefix, 10, 11.
+    assert row["teacher"] == [1, 10, 11, 12, 30, 31, 32, 12, 20, 21]
+    assert row["teacher_branches"] == [0, 0, 0, 1, 1, 1, 1, 2, 2, 2]
+    assert row["teacher_positions"] == [0, 1, 2, 3, 4, 5, 6, 3, 4, 5]
+    assert row["teacher_segments"] == [1] * 10
+    assert row["student"] == [1, 30, 31, 32, 1, 20, 21, 0]
+    assert row["student_segments"] == [1, 1, 1, 1, 2, 2, 2, 0] and "student_branches" not in row
+    assert row["student_index"] == [0, 1, 2, 4, 5, 0] and row["labels"] == [30, 31, 32, 20, 21, 0]
+    assert row["teacher_index"] == [3, 4, 5, 7, 8, 0]
+    assert_allclose(row["weights"], [1 / 3] * 3 + [1 / 2] * 2 + [0])
+    assert packed.number[0].tolist() == [1, 1, 1, 0, 0, -1] and packed.state[0].tolist() == [0, 1, 2, 0, 1, -1]
+
+
+def packed_and_padded(targets, per_row=4, counts=None, **options):
+    lengths = common_lengths(targets, 64)
+    shape = packed_shape(lengths, per_row, **options)
+    packed = pack_targets([[target] for target in targets], shape, counts or row_counts(len(targets), 1))
+    return packed.batch, collate(targets, *lengths)
+
+
+def test_shared_text_is_read_once():
+    """Real tokens of the teacher's view, and rows, against padding."""
+    targets = [build_target((1,), DOCUMENT, (30 + n, 31, 32), "qa") for n in range(8)]
+    packed, padded = packed_and_padded(targets)
+    assert len(packed["teacher"]) == 2
+    # Two rows of the prefix and eleven tokens of the document, and eight branches of four tokens.
+    assert np.count_nonzero(packed["teacher_segments"]) == 2 * 12 + 8 * 4
+    assert np.count_nonzero(padded["teacher_segments"]) == 8 * 16
+    continuations, _ = packed_and_padded([continuation((1,), DOCUMENT, cut) for cut in (3, 5, 7)])
+    assert np.count_nonzero(continuations["teacher_segments"]) == 1 + len(DOCUMENT)
+
+
+WINDOWED = dataclasses.replace(LLAMA, window=6, local_layers=(True, False, True))
+LINEAR = dataclasses.replace(LLAMA, rope=Rope(kind="linear", factor=2.0))
+
+
+@pytest.mark.parametrize("spec", [LLAMA, GPT2, WINDOWED, LINEAR], ids=["rope", "learned", "window", "linear"])
+@pytest.mark.parametrize("objective", ["distill", "finetune"])
+def test_loss_and_gradient_equal_those_of_padded_rows(spec, objective: Objective):
+    params = random_params(spec, 0)
+    adapter = noisy_adapter(spec)
+    packed, padded = packed_and_padded(document_targets())
+    loss = make_loss(spec, objective, adapter.scale)
+    assert_same(loss, adapter.params, params, packed, padded, weight=9)
+
+
+def noisy_adapter(spec):
+    adapter = init_adapter(spec, jax.random.key(0), LoraConfig(rank=2))
+    noise = lambda leaf: leaf + 0.02 * jax.random.normal(jax.random.key(leaf.size), leaf.shape)
+    return dataclasses.replace(adapter, params=jax.tree.map(noise, adapter.params))
+
+
+def assert_same(loss, trained, frozen, packed, padded, weight):
+    run = jax.jit(lambda batch: _run(loss, trained, frozen, batch))
+    (ours, found), (wanted, slopes) = run(packed), run(padded)
+    assert float(wanted[0][1]) == weight
+    jax.tree.map(lambda a, b: assert_allclose(a, b, atol=1e-5, rtol=1e-5), ours, wanted)
+    assert max(float(jnp.abs(x).max()) for x in jax.tree.leaves(slopes)) > 1e-3
+    jax.tree.map(lambda a, b: assert_allclose(a, b, atol=1e-5, rtol=1e-4), found, slopes)
+
+
+def _run(loss, trained, frozen, batch):
+    def total(trained):
+        value, aux = loss(trained, frozen, batch, None, None)
+        return value[0], (value, aux)
+
+    slopes, values = jax.grad(total, has_aux=True)(trained)
+    return values, slopes
+
+
+def test_full_weights_an_unstacked_base_and_a_second_teacher(llama):
+    spec, params = llama
+    adapter = noisy_adapter(spec)
+    reader = params | {"layers": jax.tree.map(lambda leaf: leaf * 0.9, params["layers"])}
+    packed, padded = packed_and_padded(document_targets())
+    loss = make_loss(spec, "distill", adapter.scale, two_teachers=True)
+    assert_same(loss, adapter.params, (params, reader), packed, padded, weight=9)
+    values, slopes = jax.jit(lambda frozen: _run(loss, adapter.params, frozen, packed))((params, reader))
+    apart = unstack_layers(params), unstack_layers(reader)
+    again, found = jax.jit(lambda frozen: _run(loss, adapter.params, frozen, packed))(apart)
+    jax.tree.map(lambda a, b: assert_allclose(a, b, atol=1e-6, rtol=1e-5), (again, found), (values, slopes))
+    other = jax.tree.map(lambda leaf: leaf * 1.05, params)
+    assert_same(make_loss(spec, "distill", None), other, params, packed, padded, weight=9)
+
+
+def test_accumulation_over_packed_rows(llama):
+    spec, params = llama
+    adapter = noisy_adapter(spec)
+    packed, padded = packed_and_padded(document_targets(), per_row=2, counts=(6,))
+    loss, optimizer = make_loss(spec, "distill", adapter.scale), optax.sgd(0.1)
+    results = []
+    for batch, accumulate in ((packed, 1), (packed, 3), (padded, 5)):
+        trained = jax.tree.map(jnp.copy, adapter.params)
+        step = make_train_step(loss, optimizer, accumulate=accumulate)
+        state, metrics = step(init_state(trained, optimizer, 0), params, batch)
+        results.append((state.params, {name: metrics[name] for name in ("loss", "weight", "grad_norm", "loss_qa")}))
+    for other in results[1:]:
+        jax.tree.map(lambda a, b: assert_allclose(a, b, atol=1e-5), other, results[0])
+
+
+def test_a_preference_pair_shares_its_prompt(llama):
+    """Summed log-probabilities of chosen and rejected, and the gradient of their difference."""
+    spec, params = llama
+    pairs = [(tuple(range(5, 5 + size)), (30, 31, 32), (40, 41)) for size in (4, 6, 3)]
+    completion = lambda prompt, ids: build_target((1,), (), (*prompt, *ids), "qa", len(prompt), True)
+    groups = [[completion(prompt, chosen), completion(prompt, rejected)] for prompt, chosen, rejected in pairs]
+    targets = [target for group in groups for target in group]
+    shape = packed_shape(common_lengths(targets, 64), 4, teacher=False, share_prompt=True)
+    packed = pack_targets(groups, shape, row_counts(3, 1))
+    assert len(packed.batch["student"]) == 2 and "teacher" not in packed.batch
+    # Every prompt, with the prefix, is there once.
+    assert np.count_nonzero(packed.batch["student_segments"]) == sum(1 + len(p) + len(c) + len(r) for p, c, r in pairs)
+
+    def sums(params):
+        hidden = student_states(spec, params, None, packed.batch)
+        logprobs = token_logprobs(hidden, unembedding(spec, params), packed.batch["labels"])
+        return per_target_sums(logprobs, packed.batch, 4)
+
+    padded = collate(targets, *common_lengths(targets, 64))
+
+    def alone(params):
+        hidden = student_states(spec, params, None, padded)
+        logprobs = token_logprobs(hidden, unembedding(spec, params), jnp.roll(padded["student"], -1, 1))
+        index = np.arange(logprobs.shape[1])[None]
+        lengths = np.array([len(target.student) for target in targets])[:, None]
+        return jnp.where((index + 1 >= padded["masked_tokens"][:, None]) & (index + 1 < lengths), logprobs, 0).sum(1)
+
+    slots = {int(n): (row, packed.batch["target_slot"][row, np.argmax(packed.number[row] == n)])
+             for row in range(2) for n in np.unique(packed.number[row]) if n >= 0}
+    ours, wanted = jax.jit(sums)(params), jax.jit(alone)(params)
+    assert_allclose([ours[slots[n]] for n in range(6)], wanted, atol=1e-5)
+    margin = lambda values: values[..., 0::2].sum() - values[..., 1::2].sum()
+    found, slopes = (jax.jit(jax.grad(lambda p, of=of: margin(of(p))))(params) for of in (sums, alone))
+    jax.tree.map(lambda a, b: assert_allclose(a, b, atol=1e-5, rtol=1e-4), found, slopes)
+
+
+def test_row_counts_are_bucketed_and_compile_once_each():
+    assert row_counts(16, 1) == (1, 2, 3, 4, 6, 8, 12, 16) and row_counts(6, 4) == (4, 8)
+    targets = document_targets()
+    shape = packed_shape(common_lengths(targets, 64))
+    shapes = {tuple(pack_targets([[t] for t in targets[:n]], shape, row_counts(10, 2)).batch["student"].shape)
+              for n in range(1, 11)}
+    assert len(shapes) <= 2
+    with pytest.raises(ValueError, match="do not fit a row"):
+        pack_targets([[targets[0]]], dataclasses.replace(shape, teacher=8), (1,))
+
+
+def test_models_with_a_length_dependent_rotary_embedding_are_refused():
+    with pytest.raises(UserError, match="train.packing: .*depends on the length"):
+        check_packing(dataclasses.replace(LLAMA, rope=Rope(kind="dynamic", factor=2.0)))

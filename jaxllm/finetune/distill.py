@@ -19,6 +19,7 @@ from jax import lax
 from jaxllm.config import check
 from jaxllm.finetune.packing import gather_states, is_packed, view_of
 from jaxllm.finetune.targets import TARGET_TYPES
+from jaxllm.finetune.trainable import student_of
 from jaxllm.models import Adapter, ModelSpec, forward, unembedding
 from jaxllm.models.network import Params, Remat
 from jaxllm.ops import masked_sum, token_divergence, token_logprobs, top_k_kl
@@ -79,7 +80,8 @@ def align(teacher_hidden: jax.Array, offset: jax.Array, length: int) -> jax.Arra
 
 def target_divergence(spec: ModelSpec, teacher: Params, student: Params, adapter: Adapter | None, batch: Batch, *,
                       open_book_teacher: Params | None = None, kind: Divergence = "forward", beta: float = 0.5,
-                      temperature: float = 1.0, dtype: jnp.dtype = jnp.float32, remat: Remat = "none") -> jax.Array:
+                      temperature: float = 1.0, dtype: jnp.dtype = jnp.float32, remat: Remat = "none",
+                      dropout_keys: jax.Array | None = None) -> jax.Array:
     """Computes the divergence between the open-book teacher and the student at every student position.
 
     Args:
@@ -90,29 +92,28 @@ def target_divergence(spec: ModelSpec, teacher: Params, student: Params, adapter
         open_book_teacher: weights of the teacher of those rows that have a context, where these are not the same, with
             equal embeddings; `teacher` then teaches the other rows.
         kind, beta, temperature: see `token_divergence`.
-        dtype, remat: see `forward`.
+        dtype, remat, dropout_keys: see `forward`.
 
     Returns:
         `[B, Ts]` float32, nats, meaningful where `target_mask` is set; of packed rows `[R, N]`, one per prediction.
     """
-    hidden = student_states(spec, student, adapter, batch, dtype=dtype, remat=remat)
+    hidden = student_states(spec, student, adapter, batch, dtype=dtype, remat=remat, dropout_keys=dropout_keys)
     target = lax.stop_gradient(teacher_states(spec, teacher, batch, open_book_teacher=open_book_teacher, dtype=dtype))
     return token_divergence(hidden, unembedding(spec, student), target, unembedding(spec, teacher), kind=kind,
                             beta=beta, temperature=temperature)
 
 
 def student_states(spec: ModelSpec, student: Params, adapter: Adapter | None, batch: Batch, *,
-                   dtype: jnp.dtype = jnp.float32, remat: Remat = "none") -> jax.Array:
+                   dtype: jnp.dtype = jnp.float32, remat: Remat = "none", dropout_keys: jax.Array | None = None
+                   ) -> jax.Array:
     """Computes the student's hidden states `[B, Ts, D]`, or those of the predictions of packed rows `[R, N, D]`.
 
     The arguments are those of `target_divergence`.
     """
-    if is_packed(batch):
-        hidden = forward(spec, student, batch["student"], **view_of(batch, "student"), adapter=adapter, dtype=dtype,
-                         remat=remat).hidden
-        return gather_states(hidden, batch["student_index"])
-    return forward(spec, student, batch["student"], segments=batch["student_segments"], adapter=adapter, dtype=dtype,
-                   remat=remat).hidden
+    view = view_of(batch, "student") if is_packed(batch) else {"segments": batch["student_segments"]}
+    hidden = forward(spec, student, batch["student"], **view, adapter=adapter, dtype=dtype, remat=remat,
+                     dropout_keys=dropout_keys).hidden
+    return gather_states(hidden, batch["student_index"]) if is_packed(batch) else hidden
 
 
 def teacher_states(spec: ModelSpec, teacher: Params, batch: Batch, *, open_book_teacher: Params | None = None,
@@ -136,16 +137,17 @@ def teacher_states(spec: ModelSpec, teacher: Params, batch: Batch, *, open_book_
 
 
 def next_token_nll(spec: ModelSpec, params: Params, adapter: Adapter | None, batch: Batch, *,
-                   dtype: jnp.dtype = jnp.float32, remat: Remat = "none") -> jax.Array:
+                   dtype: jnp.dtype = jnp.float32, remat: Remat = "none", dropout_keys: jax.Array | None = None
+                   ) -> jax.Array:
     """Computes negative log-likelihoods, in nats, of the token after each of the student's, `[B, Ts]`, or of the
     labels of packed rows, `[R, N]`."""
-    hidden = student_states(spec, params, adapter, batch, dtype=dtype, remat=remat)
+    hidden = student_states(spec, params, adapter, batch, dtype=dtype, remat=remat, dropout_keys=dropout_keys)
     labels = batch["labels"] if is_packed(batch) else jnp.roll(batch["student"], -1, axis=1)
     return -token_logprobs(hidden, unembedding(spec, params), labels)
 
 
 def make_loss(spec: ModelSpec, objective: Objective, adapter_scale: float | None, *, kind: Divergence = "forward",
-              beta: float = 0.5, temperature: float = 1.0, two_teachers: bool = False,
+              beta: float = 0.5, temperature: float = 1.0, two_teachers: bool = False, dropout: float = 0.0,
               dtype: jnp.dtype = jnp.float32, remat: Remat = "full") -> LossFn:
     """Makes the loss of one batch for `make_train_step`.
 
@@ -157,25 +159,29 @@ def make_loss(spec: ModelSpec, objective: Objective, adapter_scale: float | None
         kind, beta, temperature: of the divergence.
         two_teachers: `frozen` is the base weights and those of the open-book teacher, see `target_divergence`. A batch
             with `teacher_ids` and `teacher_logprobs` needs no teacher.
+        dropout: rate of dropout on the adapter's inputs; its mask depends on seed, step and row number.
         dtype, remat: of the forward passes.
     """
 
     def loss(trained: Any, frozen: Any, batch: Batch, key: jax.Array, extra: Any):
-        del key, extra  # the targets were drawn when the batch was made
+        del extra
         open_book_teacher: Params | None = None
         if two_teachers:
             frozen, open_book_teacher = frozen
-        student, adapter = (trained, None) if adapter_scale is None else (frozen, Adapter(trained, adapter_scale))
+        student, adapter = student_of(trained, frozen, adapter_scale, dropout)
+        keys = None
+        if dropout and adapter is not None:
+            keys = jax.vmap(lambda row: jax.random.fold_in(key, row))(batch["row"])
         if objective == "finetune":
-            values = next_token_nll(spec, student, adapter, batch, dtype=dtype, remat=remat)
+            values = next_token_nll(spec, student, adapter, batch, dtype=dtype, remat=remat, dropout_keys=keys)
         elif "teacher_ids" in batch:
-            hidden = student_states(spec, student, adapter, batch, dtype=dtype, remat=remat)
+            hidden = student_states(spec, student, adapter, batch, dtype=dtype, remat=remat, dropout_keys=keys)
             values = top_k_kl(hidden, unembedding(spec, student), batch["teacher_ids"], batch["teacher_logprobs"],
                               temperature=temperature) * temperature**2
         else:
             values = target_divergence(spec, frozen, student, adapter, batch, open_book_teacher=open_book_teacher,
-                                       kind=kind, beta=beta, temperature=temperature, dtype=dtype,
-                                       remat=remat) * temperature**2
+                                       kind=kind, beta=beta, temperature=temperature, dtype=dtype, remat=remat,
+                                       dropout_keys=keys) * temperature**2
         if is_packed(batch):
             weights = batch["weights"]
         else:

@@ -192,7 +192,7 @@ class PackedTargets:
             shared; the same of `teacher`, with branches, `[R, Tt]`; and `[R, N]` for every predicted token:
             `student_index`, `teacher_index` (states of the same row), `labels`, `weights` (float32, one over the number
             of predicted tokens of the target, 0 for padding), `target_slot` (target within the row), `target_type`,
-            `has_context`.
+            `has_context`; and `row` `[R]`, number in the batch.
         number, state: `[R, N]`, the target in the list given, and the state in its student view; -1 for padding.
     """
 
@@ -253,6 +253,7 @@ def _arrays(rows: Sequence[_Row], shape: PackedShape, count: int) -> PackedTarge
         table[number, :size] = row.predictions
         batch["weights"][number, :size] = row.weights
     columns = ("student_index", "teacher_index", "labels", "target_slot", "target_type", "has_context")
+    batch["row"] = np.arange(count, dtype=np.int32)
     batch |= {name: np.ascontiguousarray(table[..., i]) for i, name in enumerate(columns)}
     return PackedTargets(batch, table[..., 6], table[..., 7])
 

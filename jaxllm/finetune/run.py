@@ -110,8 +110,8 @@ def make_plan(model: Model, objective: Objective, train: TrainConfig, lora: Lora
     optimizer, schedule = make_optimizer(train, steps), make_schedule(train, steps)
     scale = None if lora is None else lora.alpha / lora.rank
     loss = make_loss(model.spec, objective, scale, kind=divergence.kind, beta=divergence.beta,
-                     temperature=divergence.temperature, dtype=dtype, remat=train.remat,
-                     two_teachers=two_teachers and divergence.top_k is None)
+                     temperature=divergence.temperature, dropout=0.0 if lora is None else lora.dropout, dtype=dtype,
+                     remat=train.remat, two_teachers=two_teachers and divergence.top_k is None)
     step = make_train_step(loss, optimizer, schedule, train.accumulate)
     return TrainPlan(train, lora, step, optimizer, mesh, *lengths, divergence, objective, dtype, two_teachers,
                      on_policy, sampling, packing)

@@ -78,8 +78,8 @@ def collate(targets: Sequence[Target], student_length: int, teacher_length: int)
     """Builds one batch of targets, padded on the right.
 
     Returns:
-        `student`, `student_segments` `[B, Ts]`, `teacher`, `teacher_segments` `[B, Tt]`, `offset`, `target_type` and
-        `masked_tokens` `[B]`; int32.
+        `student`, `student_segments` `[B, Ts]`, `teacher`, `teacher_segments` `[B, Tt]`, `offset`, `target_type`,
+        `masked_tokens` and `row` (number in the batch) `[B]`; int32.
     """
     student, student_segments = pad_right([t.student for t in targets], student_length)
     teacher, teacher_segments = pad_right([t.teacher for t in targets], teacher_length)
@@ -87,7 +87,7 @@ def collate(targets: Sequence[Target], student_length: int, teacher_length: int)
     return {"student": student, "student_segments": student_segments, "teacher": teacher,
             "teacher_segments": teacher_segments, "offset": numbers(t.offset for t in targets),
             "target_type": numbers(t.target_type for t in targets),
-            "masked_tokens": numbers(t.masked_tokens for t in targets)}
+            "masked_tokens": numbers(t.masked_tokens for t in targets), "row": numbers(range(len(targets)))}
 
 
 def common_lengths(targets: Sequence[Target], window: int) -> tuple[int, int]:

@@ -75,7 +75,7 @@ def fit(
         UserError: the loss was not finite for `max_nonfinite` steps in a row.
         StorageError: the disk is full.
     """
-    first = int(state.step)
+    first = int(jax.device_get(state.step))
     with Session(first, total_steps, log_every=log_every, save_every=save_every, save_last=save_last,
                  checkpointer=checkpointer, metrics=metrics, progress=progress,
                  max_nonfinite=max_nonfinite) as session:

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxllm.errors import UserError
-from jaxllm.train import epoch_permutation, row_indices
+from jaxllm.train import data, epoch_permutation, row_indices
 
 sizes = st.integers(1, 60)
 
@@ -61,3 +61,14 @@ def test_impossible_batches_are_errors():
         row_indices(0, 0, 4, 0)
     with pytest.raises(UserError, match="5 rows does not divide over 2"):
         row_indices(0, 0, 5, 10, 0, 2)
+
+
+def test_many_sources_in_turn_share_the_cache(monkeypatch):
+    """Hundreds of small orders stay; of large ones the last few, within the bytes allowed."""
+    monkeypatch.setattr(data, "_cached", type(data._cached)())
+    monkeypatch.setattr(data, "_cached_bytes", 0)
+    first = [data.epoch_permutation(seed, 0, 100) for seed in range(300)]
+    assert all(data.epoch_permutation(seed, 0, 100) is order for seed, order in enumerate(first))
+    monkeypatch.setattr(data, "CACHE_BYTES", 1000)
+    data.epoch_permutation(0, 1, 100)
+    assert list(data._cached) == [(297, 0, 100), (298, 0, 100), (299, 0, 100), (0, 1, 100)]

@@ -4,6 +4,7 @@ import signal
 import threading
 import time
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -184,6 +185,16 @@ def test_the_next_batch_is_made_before_a_step_is_waited_for():
 
     train.fit(toy.new_state(), step, batch, 3, frozen=toy.FROZEN, progress=False)
     assert events == ["batch 0", "step 0", "batch 1", "step 1", "batch 2", "step 2"]
+
+
+def test_no_implicit_transfer_in_the_loop():
+    """Batches are put and numbers are fetched explicitly; nothing else crosses between host and device."""
+    frozen = jax.device_put(toy.FROZEN)
+    train.fit(toy.new_state(), toy.step_fn(), toy.batch_fn, 2, frozen=frozen, progress=False)  # compiles
+    state = toy.new_state()
+    with jax.transfer_guard("disallow"):
+        result = train.fit(state, toy.step_fn(), toy.batch_fn, 6, frozen=frozen, log_every=1, progress=False)
+    assert result.metrics["loss"] > 0
 
 
 def test_progress_lines_where_there_is_no_terminal(capfd):

@@ -35,7 +35,7 @@ class DivergenceConfig:
     """Divergence between teacher and student; the paper's is forward KL at temperature 1.
 
     Args:
-        kind: forward is KL(teacher, student), reverse is KL(student, teacher), jsd lies between both.
+        kind: forward is KL(teacher, student), reverse is KL(student, teacher), jsd is a mixture of both.
         beta: weight of the teacher in the mixture of jsd.
         temperature: divides the logits of both.
         top_k: cache the teacher's top-k log-probabilities, with all other tokens as one: each target is run through
@@ -122,12 +122,12 @@ def teacher_states(spec: ModelSpec, teacher: Params, batch: Batch, *, open_book_
 
     The arguments are those of `target_divergence`.
     """
-    reader = teacher if open_book_teacher is None else open_book_teacher
+    open_book = teacher if open_book_teacher is None else open_book_teacher
     if is_packed(batch):
-        hidden = forward(spec, reader, batch["teacher"], **view_of(batch, "teacher"), dtype=dtype).hidden
+        hidden = forward(spec, open_book, batch["teacher"], **view_of(batch, "teacher"), dtype=dtype).hidden
         hidden, has_context = gather_states(hidden, batch["teacher_index"]), batch["has_context"] > 0
     else:
-        hidden = forward(spec, reader, batch["teacher"], segments=batch["teacher_segments"], dtype=dtype).hidden
+        hidden = forward(spec, open_book, batch["teacher"], segments=batch["teacher_segments"], dtype=dtype).hidden
         hidden, has_context = align(hidden, batch["offset"], batch["student"].shape[1]), (batch["offset"] > 0)[:, None]
     if open_book_teacher is None:
         return hidden

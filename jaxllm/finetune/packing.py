@@ -3,7 +3,7 @@
 A view (the token sequence of the student or of the teacher) is placed in a row in one of two ways:
 
     segments    texts one after the other, each with its own segment id and positions from 0
-    branches    one segment holds a shared prefix (branch 0) and the rests of several texts (branches 1, 2, ...), whose
+    branches    one segment holds a shared prefix (branch 0) and the rests of several texts (branches 1, 2, ...); their
                 positions continue after the prefix: a document with all its questions, a prompt with its chosen and
                 rejected completion
 
@@ -73,7 +73,7 @@ def row_counts(batch_size: int, multiple: int) -> tuple[int, ...]:
 
 
 def check_packing(spec: ModelSpec, key: str = "train.packing") -> None:
-    """Refuses models whose states in a packed row would differ from those in a row of their own.
+    """Refuses models with other hidden states in packed rows than in padded ones.
 
     Raises:
         UserError: the model is an encoder, or its rotary embedding depends on the length of the text.

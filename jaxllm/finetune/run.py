@@ -39,7 +39,7 @@ from jaxllm.train import (
 )
 from jaxllm.train.config import TrainConfig
 
-# Steps whose targets are run through the teacher together where its log-probabilities are cached.
+# Steps for which the teacher runs ahead where its log-probabilities are cached.
 TEACHER_STEPS_AHEAD = 32
 
 
@@ -90,7 +90,7 @@ def make_plan(model: Model, objective: Objective, train: TrainConfig, lora: Lora
               divergence: DivergenceConfig, lengths: tuple[int, int], dtype: jnp.dtype,
               mesh: jax.sharding.Mesh, *, two_teachers: bool = False, on_policy: OnPolicyConfig | None = None,
               sampling: SamplingConfig | None = None, epoch_targets: int | None = None) -> TrainPlan:
-    """Makes a plan: one program, compiled at its first step, for every source whose batches fit `lengths`.
+    """Makes a plan: one program, compiled at its first step, for every source that fits `lengths`.
 
     Args:
         epoch_targets: targets of one epoch, for `train.epochs`; None where the job has none.

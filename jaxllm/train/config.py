@@ -25,7 +25,7 @@ class TrainConfig(OptimizerConfig):
         remat: activations that the backward pass recomputes to save memory: none, all but the matrix products (dots),
             or all (full).
         packing: pack several targets into a row, and read a common prefix (a document with all its questions) once:
-            same loss and gradient, less padding. Not for models whose rotary embedding depends on the text length.
+            same loss and gradient, less padding. Not for rotary embeddings that depend on the text length.
         log_every: steps between two lines of metrics.jsonl.
         save_every: steps between checkpoints; null saves only when the job is stopped.
     """
@@ -35,7 +35,7 @@ class TrainConfig(OptimizerConfig):
     batch_size: int = 16
     accumulate: int = tunable(1)
     remat: Literal["none", "full", "dots"] = tunable("full")
-    packing: bool = tunable(False)
+    packing: bool = False
     log_every: int = tunable(10)
     save_every: int | None = tunable(None)
 

@@ -108,7 +108,7 @@ def _use_mesh(mesh: jax.sharding.Mesh | None) -> contextlib.AbstractContextManag
 def count_tokens(batch: Any) -> int:
     """Counts the tokens of a host batch without padding.
 
-    Counted are the nonzero entries of all arrays whose names end in `segments`, of the teacher's and the student's
+    Counted are the nonzero entries of all arrays named `...segments`, of the teacher's and the student's
     view for example, or else of the array `mask`; 0 where the batch has neither.
     """
     if not isinstance(batch, Mapping):

@@ -124,7 +124,7 @@ class Session:
             self._checkpointer.wait()
 
     def _save(self, made: int, tree: Any, sidecar: Mapping[str, Any] | None) -> None:
-        # Every number up to a checkpoint is on disk before it is: a resumed run leaves no gap.
+        # Every number up to a checkpoint is on disk before it is: no line is missing after a resume.
         self._drain()
         if self._checkpointer is not None:
             self._checkpointer.save(made, tree, sidecar, self.latest)

@@ -175,7 +175,7 @@ class InjectConfig:
         sampling: decoding of generated answers.
         generation_batch_size: sequences decoded together; does not change the results.
         mesh: how the devices share a step.
-        device: number formats.
+        device: dtypes; params "auto" is float32 in sequential injection, where adapters are merged into the weights.
         seed: seed of all random draws.
     """
 

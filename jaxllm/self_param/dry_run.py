@@ -20,7 +20,7 @@ from jaxllm.models.adapters import adapter_axes, linear_shapes
 from jaxllm.models.loading import stored_dtype
 from jaxllm.models.mesh import batch_sharding, model_shardings
 from jaxllm.self_param.config import Config
-from jaxllm.self_param.experiment import two_teachers
+from jaxllm.self_param.experiment import two_teachers, weight_dtype
 from jaxllm.self_param.injection import OBJECTIVES
 from jaxllm.train import abstract_state, shardings
 
@@ -35,8 +35,7 @@ def dry_run(config: Config, mesh: jax.sharding.Mesh) -> str:
     if spec.head is not None:
         raise UserError("has a scoring head", config.model, "use a language model")
     lengths = _lengths(config, spec.max_positions)
-    dtype = config.device.trained_dtype if config.lora is None else config.device.param_dtype
-    dtype = jnp.dtype(stored_dtype(config.model) if dtype is None else dtype)
+    dtype = jnp.dtype(weight_dtype(config) or stored_dtype(config.model))
     weights = _unstacked(native.abstract(spec, dtype, model_shardings(spec, mesh),
                                          config.device.quantize), spec.layers)
     if config.lora is None:

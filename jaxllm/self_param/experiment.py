@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from jaxllm.files import JsonlWriter, plain, read_jsonl, write_jsonl
 from jaxllm.finetune.run import TrainPlan, TrainResult, remove_checkpoints, train_run
@@ -103,6 +104,16 @@ def prepare(config: Config, job: Job, base: Generator, mesh: jax.sharding.Mesh, 
                                    two_teachers=two_teachers(config, method)) for method in methods}
     evaluator = Evaluator(config, base, prompts, documents, probes, drift_targets(prompts, held_out))
     return Experiment(config, job, base, prompts, documents, evaluator, targets, plans, len(unrelated))
+
+
+def weight_dtype(config: Config) -> jnp.dtype | None:
+    """Dtype to load the base model in; None is the stored dtype.
+
+    Weights that change are float32 by default: where all of them are trained, and in sequential injection, where one
+    adapter after the other is merged into them and bfloat16 would round most of each away.
+    """
+    changes = config.lora is None or config.setting == "sequential"
+    return config.device.trained_dtype if changes else config.device.param_dtype
 
 
 def two_teachers(config: Config, method: Method) -> bool:

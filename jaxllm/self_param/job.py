@@ -19,7 +19,7 @@ from jaxllm.self_param.chunking import check_probes, chunk_documents
 from jaxllm.self_param.config import Config
 from jaxllm.self_param.data import InjectionData, input_files, load_data, unknown_context
 from jaxllm.self_param.dry_run import dry_run
-from jaxllm.self_param.experiment import Experiment, prepare, run_experiment
+from jaxllm.self_param.experiment import Experiment, prepare, run_experiment, weight_dtype
 from jaxllm.self_param.metrics import result_rows, summarize
 from jaxllm.self_param.prompts import Prompts
 from jaxllm.self_param.qa_pairs import pairs_of_file
@@ -82,9 +82,7 @@ def load_model(config: Config, mesh: jax.sharding.Mesh) -> Model:
     Raises:
         UserError: it has a scoring head, or cannot be loaded.
     """
-    dtype = config.device.trained_dtype if config.lora is None else config.device.param_dtype
-    model = load(config.model, dtype, lambda spec: model_shardings(spec, mesh),
-                 config.device.quantize)
+    model = load(config.model, weight_dtype(config), lambda spec: model_shardings(spec, mesh), config.device.quantize)
     model.require_lm("inject")
     return model
 

@@ -2,13 +2,15 @@
 
 import types
 
+import jax.numpy as jnp
 import pytest
 
 from jaxllm.config import DataConfig
+from jaxllm.devices import DeviceConfig
 from jaxllm.files import read_jsonl
 from jaxllm.self_param import experiment
 from jaxllm.self_param.config import Config, MixtureConfig
-from jaxllm.self_param.experiment import Experiment, run_experiment
+from jaxllm.self_param.experiment import Experiment, run_experiment, weight_dtype
 from jaxllm.self_param.targets import DocumentTargets
 
 FIRST = ((1, 2), (3,))
@@ -136,3 +138,11 @@ def test_batch_injects_all_documents_at_once(tmp_path, runs):
         ("closed_book", 0), ("open_book", 0), ("self_param", 1), ("retrieval", 1)]
     assert records[3].answers == [["0"], ["1"], ["2"]]
     assert own.evaluator.evaluated[-1] == (("self_param-0001",), None, [0, 1, 2], True)
+
+
+@pytest.mark.parametrize(("setting", "params", "dtype"), [
+    ("single", "auto", None), ("sequential", "auto", "float32"), ("sequential", "bfloat16", "bfloat16"),
+    ("batch", "float32", "float32")])
+def test_weights_that_adapters_are_merged_into_are_float32(tmp_path, setting, params, dtype):
+    config = Config(DataConfig("x"), tmp_path, setting=setting, device=DeviceConfig(params=params))
+    assert weight_dtype(config) == (dtype and jnp.dtype(dtype))

@@ -30,7 +30,7 @@ import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 
 from jaxllm.models import ModelSpec, init_params, load_model  # noqa: E402
-from jaxllm.models.families import places, write_config  # noqa: E402
+from jaxllm.models.families import tensor_maps, write_config  # noqa: E402
 from jaxllm.models.matching import lookup, names_of  # noqa: E402
 from jaxllm.models.tensors import INDEX, save_tensors  # noqa: E402
 
@@ -52,7 +52,7 @@ def write_checkpoint(folder: Path, spec: ModelSpec, dtype: jnp.dtype) -> int:
     """
     shapes = jax.eval_shape(lambda: init_params(spec, jax.random.key(0)))
     files: dict[str, dict[str, tuple[int, ...]]] = {}
-    for leaf in places(spec):
+    for leaf in tensor_maps(spec):
         for place, name in names_of(leaf, spec):
             shape = lookup(shapes, leaf.path).shape[len(place):]
             file = f"model-{place[0] if place else 'rest'}.safetensors"

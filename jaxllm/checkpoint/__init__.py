@@ -1,1 +1,1 @@
-"""Checkpoints as things to handle: `jaxllm convert` and `jaxllm inspect`."""
+"""Checkpoint tools: `jaxllm convert` and `jaxllm inspect`."""

@@ -1,4 +1,4 @@
-"""What adapters hold and where they come from."""
+"""Description of adapters and their provenance."""
 
 from __future__ import annotations
 

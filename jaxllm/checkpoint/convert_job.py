@@ -1,4 +1,4 @@
-"""`jaxllm convert`: a checkpoint in another layout, number format or number of bits, or with its adapter merged."""
+"""`jaxllm convert`: writes a checkpoint in another layout, dtype or quantization, or with an adapter merged."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from jaxllm.text.tokenizer import has_tokenizer, load_tokenizer
 
 @dataclass(frozen=True)
 class Config:
-    """Writes a checkpoint anew; the directory appears whole or not at all.
+    """Converts a checkpoint; the output directory appears complete or not at all.
 
     Args:
         model: checkpoint directory (of either layout), Hub id, or tiny.

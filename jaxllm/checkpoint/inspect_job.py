@@ -1,4 +1,4 @@
-"""`jaxllm inspect`: what a checkpoint is, what it weighs, and what of it is not supported and why."""
+"""`jaxllm inspect`: architecture, size and support of a checkpoint, with the reasons why it is not supported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many parameters a network has and what they weigh, without loading it."""
+"""Parameter counts and bytes of a model, without loading it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a network is: description, functions, weights, adapters."""
+"""Models: architectures, forward pass, checkpoints, adapters."""
 
 from jaxllm.models.adapters import Adapter, LoraConfig, adapter_axes, init_adapter, merge_adapter, sum_adapters
 from jaxllm.models.attention import Cache

@@ -1,4 +1,4 @@
-"""Disentangled attention: scores from contents and from relative positions, kept apart (DeBERTa, 2006.03654)."""
+"""Disentangled attention: separate scores from contents and relative positions (DeBERTa, 2006.03654)."""
 
 from __future__ import annotations
 

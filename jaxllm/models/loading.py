@@ -18,7 +18,7 @@ from jax.sharding import PartitionSpec as P
 
 from jaxllm.errors import UserError
 from jaxllm.models import native
-from jaxllm.models.families import FAMILIES, Leaf, is_language_model, places, read_config
+from jaxllm.models.families import FAMILIES, TensorMap, is_language_model, read_config, tensor_maps
 from jaxllm.models.families.table import cut
 from jaxllm.models.matching import Match, lookup, match_tensors, names_of
 from jaxllm.models.network import init_params
@@ -102,7 +102,7 @@ def load_model(model: str | Path, dtype: jnp.dtype | None = None, shardings: Any
         tensors.check_formats()
         check_tied_head(spec, tensors, match)
         params: Params = {}
-        leaves = places(spec)
+        leaves = tensor_maps(spec)
         sizes = [math.prod(lookup(shapes, leaf.path).shape) * np.dtype(dtype).itemsize for leaf in leaves]
         with bar(sum(sizes) // 2**20, "load", "MiB", shown=sum(sizes) >= SHOWN_BYTES) as show:
             for i, leaf in enumerate(leaves):
@@ -138,15 +138,16 @@ def check_tied_head(spec: ModelSpec, tensors: Tensors, match: Match) -> None:
                         tensors.files[head].file, "set tie_word_embeddings to false in config.json")
 
 
-def _read_part(leaf: Leaf, tensors: Tensors, found: dict[str, str], dtype: np.dtype, name: str) -> np.ndarray:
+def _read_part(leaf: TensorMap, tensors: Tensors, found: dict[str, str], dtype: np.dtype, name: str) -> np.ndarray:
     """One tensor, turned and cut as our parameter has it."""
     tensor = tensors.read(found[name])
     with np.errstate(over="ignore"):  # reported by `convert`, with the parameter's name
         return cut(leaf, tensor.T if leaf.transpose else tensor).astype(dtype, copy=False)
 
 
-def _place(leaf: Leaf, spec: ModelSpec, shape: tuple[int, ...], read: Any, place: Any, scheme: Scheme | None) -> Any:
-    """One of our parameters on its devices, its layers stacked."""
+def _place(leaf: TensorMap, spec: ModelSpec, shape: tuple[int, ...], read: Any, place: Any,
+           scheme: Scheme | None) -> Any:
+    """Puts one parameter on its devices, its layers stacked."""
     parts = names_of(leaf, spec)
     shrink = jax.jit(partial(quantize, scheme=scheme)) if scheme is not None else lambda value: value
     first, name = parts[0]

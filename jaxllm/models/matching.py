@@ -9,7 +9,7 @@ from typing import Any
 import jax
 
 from jaxllm.errors import UserError
-from jaxllm.models.families import FAMILIES, Leaf, places
+from jaxllm.models.families import FAMILIES, TensorMap, tensor_maps
 from jaxllm.models.network import init_params
 from jaxllm.models.spec import ModelSpec
 from jaxllm.models.tensors import Tensors
@@ -50,7 +50,7 @@ class Match:
 
 def match_tensors(spec: ModelSpec, tensors: Tensors) -> Match:
     """Compares the names and shapes of a checkpoint with those that its network needs."""
-    family, leaves = FAMILIES[spec.family], places(spec)
+    family, leaves = FAMILIES[spec.family], tensor_maps(spec)
     shapes, widths = jax.eval_shape(lambda: init_params(spec, jax.random.key(0))), _fused_widths(leaves)
     there, found, missing, reshaped = set(tensors.names()), {}, [], {}
     for leaf in leaves:
@@ -79,7 +79,7 @@ def _old(name: str) -> str:
     return name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")
 
 
-def names_of(leaf: Leaf, spec: ModelSpec) -> list[tuple[tuple[int, ...], str]]:
+def names_of(leaf: TensorMap, spec: ModelSpec) -> list[tuple[tuple[int, ...], str]]:
     """(place in our array, tensor name) for every tensor that a leaf is made of: one, or one a layer (and expert)."""
     if "{i}" not in leaf.name:
         return [((), leaf.name)]
@@ -94,7 +94,7 @@ def lookup(tree: Any, path: tuple[str, ...]) -> Any:
     return tree
 
 
-def _fused_widths(leaves: Sequence[Leaf]) -> dict[str, int]:
+def _fused_widths(leaves: Sequence[TensorMap]) -> dict[str, int]:
     """Size of the last axis of every tensor that several leaves share."""
     widths: dict[str, int] = {}
     for leaf in leaves:
@@ -103,7 +103,7 @@ def _fused_widths(leaves: Sequence[Leaf]) -> dict[str, int]:
     return widths
 
 
-def _stored_shape(leaf: Leaf, ours: tuple[int, ...], widths: dict[str, int]) -> tuple[int, ...]:
+def _stored_shape(leaf: TensorMap, ours: tuple[int, ...], widths: dict[str, int]) -> tuple[int, ...]:
     """Shape of the tensor that one layer of a leaf is read from."""
     stored = (*ours[:-1], widths.get(leaf.name, ours[-1] if ours else 0))
     return stored[::-1] if leaf.transpose else stored

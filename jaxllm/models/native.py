@@ -139,7 +139,7 @@ def check_one_scheme(spec: ModelSpec, params: Params) -> None:
 
 
 def abstract(spec: ModelSpec, dtype: jnp.dtype, shardings: Any, scheme: Scheme | None) -> Params:
-    """Shapes, number formats and places of a network's parameters."""
+    """Returns shapes, dtypes and shardings of a network's parameters."""
     shapes = jax.eval_shape(lambda: init_params(spec, jax.random.key(0), dtype))
     if shardings is None:
         shardings = jax.tree.map(lambda _: jax.sharding.SingleDeviceSharding(jax.devices()[0]), shapes)

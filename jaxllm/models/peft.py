@@ -18,7 +18,7 @@ from jaxllm.directories import new_directory
 from jaxllm.errors import UserError
 from jaxllm.files import write_atomic
 from jaxllm.models.adapters import Adapter, linear_shapes, sum_adapters
-from jaxllm.models.families import Leaf, places
+from jaxllm.models.families import TensorMap, tensor_maps
 from jaxllm.models.families.table import cut, fuse
 from jaxllm.models.spec import ModelSpec
 from jaxllm.models.tensors import open_safetensors, read_json, save_tensors
@@ -30,10 +30,10 @@ PLAIN = {"use_dora": False, "bias": "none", "lora_bias": False, "layer_replicati
          "trainable_token_indices": None, "target_parameters": None, "alora_invocation_tokens": None}
 
 
-def _adapted(spec: ModelSpec) -> dict[str, list[Leaf]]:
+def _adapted(spec: ModelSpec) -> dict[str, list[TensorMap]]:
     """Module names of the checkpoint (with `{i}`) -> the kernels of ours that one holds, in order."""
-    found: dict[str, list[Leaf]] = collections.defaultdict(list)
-    for leaf in places(spec):
+    found: dict[str, list[TensorMap]] = collections.defaultdict(list)
+    for leaf in tensor_maps(spec):
         if leaf.path[0] == "layers" and leaf.path[-1] == "kernel":
             found[leaf.name.removesuffix(".weight")].append(leaf)
     return found
@@ -83,8 +83,9 @@ def save_adapter(path: str | Path, spec: ModelSpec, adapter: Adapter, base: str 
     return Path(path)
 
 
-def _fuse(spec: ModelSpec, leaves: list[Leaf], parts: list[dict[str, Any] | None]) -> tuple[np.ndarray, np.ndarray]:
-    """Factors `[L, in, R]` and `[L, R, out]` of a checkpoint's module from those of its parts."""
+def _fuse(spec: ModelSpec, leaves: list[TensorMap],
+          parts: list[dict[str, Any] | None]) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the factors `[L, in, R]` and `[L, R, out]` of a checkpoint's module from those of its parts."""
     if len(parts) == 1 and parts[0] is not None:
         return np.asarray(parts[0]["a"]), np.asarray(parts[0]["b"])
     shapes = linear_shapes(spec)

@@ -1,4 +1,4 @@
-"""A network whose frozen matrices are quantized: which of them, from and to full precision, and what they weigh.
+"""Quantized parameters: which matrices are quantized, and conversion from and to full precision.
 
 The matrices of the layers (attention, feed-forward, experts) hold nearly all parameters and are quantized. Embedding,
 head, router, norms and biases stay as they are.
@@ -28,19 +28,19 @@ def is_quantizable(path: tuple[str, ...], shape: tuple[int, ...], scheme: Scheme
 
 
 def quantize_params(params: Params, scheme: Scheme) -> Params:
-    """The same network with its matrices quantized; layers stacked."""
+    """Quantizes the matrices of the layers, which are stacked."""
     shrink = jax.jit(partial(quantize, scheme=scheme))
     return _map(lambda path, leaf: shrink(leaf) if is_quantizable(path, leaf.shape, scheme) else leaf, params)
 
 
 def dequantize_params(params: Params, dtype: jnp.dtype) -> Params:
-    """The same network in full precision again, as the codes say; nothing that was lost comes back."""
+    """Converts quantized matrices to arrays of `dtype`; the rounding of quantization remains."""
     grow = jax.jit(lambda leaf: leaf.dequantize(dtype))
     return _map(lambda _, leaf: grow(leaf) if isinstance(leaf, Quantized) else leaf, params)
 
 
 def scheme_of(params: Params) -> Scheme | None:
-    """How a network is quantized, None if it is not."""
+    """Returns the quantization scheme of parameters, None if they are not quantized."""
     return next((leaf.scheme for leaf in jax.tree.leaves(params, is_leaf=_is_quantized) if _is_quantized(leaf)), None)
 
 

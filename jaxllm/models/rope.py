@@ -1,4 +1,4 @@
-"""Rotary positions: angles from positions, and their application to queries and keys."""
+"""Rotary position embeddings: angles from positions, and the rotation of queries and keys."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def _by_length(rope: Rope, head_dim: int, length: jax.Array) -> jax.Array:
 
 
 def no_rotation(size: int, positions: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Cosines and sines that turn nothing, for layers without rotation among layers that rotate `size` dimensions."""
+    """Returns cosines and sines of angle zero, for layers without rotation; `size` dimensions."""
     still = jnp.ones((*positions.shape, size // 2), jnp.float32)
     return still, jnp.zeros_like(still)
 

@@ -1,4 +1,4 @@
-"""A network written as a checkpoint directory: tensors under their Hugging Face names, config, tokenizer."""
+"""Writing of checkpoint directories: tensors under their Hugging Face names, config, tokenizer."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from jaxllm.directories import new_directory
 from jaxllm.errors import UserError
 from jaxllm.files import write_atomic
 from jaxllm.models import native
-from jaxllm.models.families import Leaf, places, write_config
+from jaxllm.models.families import TensorMap, tensor_maps, write_config
 from jaxllm.models.families.table import fuse
 from jaxllm.models.matching import lookup, names_of
 from jaxllm.models.params import Params
@@ -96,7 +96,7 @@ class _Export:
     """A tensor to be written: its name, the leaves that it is fused of, its place in them, its size."""
 
     name: str
-    leaves: Sequence[Leaf]
+    leaves: Sequence[TensorMap]
     place: tuple[int, ...]
     nbytes: int
 
@@ -107,8 +107,8 @@ class _Export:
 
 def _exports(spec: ModelSpec, params: Params) -> list[_Export]:
     """All tensors of a checkpoint, in the order of the family's table."""
-    shared: dict[str, list[Leaf]] = collections.defaultdict(list)
-    for leaf in places(spec):
+    shared: dict[str, list[TensorMap]] = collections.defaultdict(list)
+    for leaf in tensor_maps(spec):
         shared[leaf.name].append(leaf)
     found = []
     for leaves in shared.values():

@@ -1,4 +1,4 @@
-"""What a network is: one frozen description that every family fills in."""
+"""`ModelSpec`: the frozen description of an architecture, which every family fills in."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ class Relative:
 
 @dataclasses.dataclass(frozen=True)
 class Encoder:
-    """What an encoder has that a decoder has not.
+    """Parts of an encoder that a decoder does not have.
 
     Attributes:
         token_types: kinds of text with an embedding of their own, 0 for none.

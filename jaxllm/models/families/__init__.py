@@ -8,14 +8,14 @@ from typing import Any
 
 from jaxllm.errors import UserError
 from jaxllm.models.families import bert, gemma, gpt, llama
-from jaxllm.models.families.table import Family, Keys, Leaf, linear, read_head
+from jaxllm.models.families.table import Family, Keys, TensorMap, linear, read_head
 from jaxllm.models.spec import Head, ModelSpec
 
 LM_HEAD = (("head",), ("head_bias",))
 
 FAMILIES: dict[str, Family] = llama.FAMILIES | gemma.FAMILIES | gpt.FAMILIES | bert.FAMILIES
 
-__all__ = ["FAMILIES", "Family", "Leaf", "is_classifier", "places", "read_config", "write_config"]
+__all__ = ["FAMILIES", "Family", "TensorMap", "is_classifier", "tensor_maps", "read_config", "write_config"]
 
 CLASSIFIER, REWARD = "ForSequenceClassification", "ForRewardModel"
 # Endings of the names of classes that predict the next token.
@@ -92,7 +92,7 @@ def write_config(spec: ModelSpec, dtype: str) -> dict[str, Any]:
     return written
 
 
-def places(spec: ModelSpec) -> list[Leaf]:
+def tensor_maps(spec: ModelSpec) -> list[TensorMap]:
     """Where every parameter of a network lives in a checkpoint."""
     leaves = FAMILIES[spec.family].leaves(spec)
     if spec.head is None or spec.encoder is not None:
@@ -100,7 +100,7 @@ def places(spec: ModelSpec) -> list[Leaf]:
     return [leaf for leaf in leaves if leaf.path not in LM_HEAD] + score_leaves(spec.head)
 
 
-def score_leaves(head: Head) -> list[Leaf]:
+def score_leaves(head: Head) -> list[TensorMap]:
     """Places of a decoder's scoring head; one with a hidden layer is a sequence of layers and a nonlinearity."""
     if head.hidden is None:
         return linear(("score", "out"), head.name, head.bias)

@@ -9,7 +9,7 @@ from jaxllm.models.families.table import (
     ACTIVATION_NAMES,
     Family,
     Keys,
-    Leaf,
+    TensorMap,
     linear,
     norm,
     read_head,
@@ -52,7 +52,7 @@ def write_base(spec: ModelSpec, architecture: str) -> dict[str, Any]:
 
 
 def leaves(spec: ModelSpec, root: str, layer: str, linears: dict[tuple[str, str], str], norms: dict[str, str],
-           head: dict[str, str]) -> list[Leaf]:
+           head: dict[str, str]) -> list[TensorMap]:
     """Places of all tensors.
 
     Args:
@@ -62,12 +62,12 @@ def leaves(spec: ModelSpec, root: str, layer: str, linears: dict[tuple[str, str]
         linears, norms: ours -> theirs, within a layer.
         head: `hidden` and `out` -> theirs.
     """
-    found = [Leaf(("embed",), f"{root}embeddings.word_embeddings.weight"),
+    found = [TensorMap(("embed",), f"{root}embeddings.word_embeddings.weight"),
              *norm(("embed_norm",), f"{root}embeddings.LayerNorm", True)]
     if spec.encoder.absolute:
-        found.append(Leaf(("positions",), f"{root}embeddings.position_embeddings.weight"))
+        found.append(TensorMap(("positions",), f"{root}embeddings.position_embeddings.weight"))
     if spec.encoder.token_types:
-        found.append(Leaf(("types",), f"{root}embeddings.token_type_embeddings.weight"))
+        found.append(TensorMap(("types",), f"{root}embeddings.token_type_embeddings.weight"))
     for path, name in linears.items():
         found += linear(("layers", *path), layer + name, True)
     for ours, name in norms.items():
@@ -90,7 +90,7 @@ def _write_bert(spec: ModelSpec) -> dict[str, Any]:
     return write_base(spec, "BertForSequenceClassification")
 
 
-def _bert_leaves(spec: ModelSpec) -> list[Leaf]:
+def _bert_leaves(spec: ModelSpec) -> list[TensorMap]:
     return leaves(spec, "bert.", "bert.encoder.layer.{i}.", BERT_LAYER, BERT_NORMS,
                   {"hidden": "bert.pooler.dense", "out": "classifier"})
 
@@ -108,7 +108,7 @@ def _write_roberta(spec: ModelSpec) -> dict[str, Any]:
     return write_base(spec, "RobertaForSequenceClassification")
 
 
-def _roberta_leaves(spec: ModelSpec) -> list[Leaf]:
+def _roberta_leaves(spec: ModelSpec) -> list[TensorMap]:
     return leaves(spec, "roberta.", "roberta.encoder.layer.{i}.", BERT_LAYER, BERT_NORMS,
                   {"hidden": "classifier.dense", "out": "classifier.out_proj"})
 
@@ -135,7 +135,7 @@ def _write_distilbert(spec: ModelSpec) -> dict[str, Any]:
     return {_DISTILBERT_NAMES.get(name, name): value for name, value in written.items()}
 
 
-def _distilbert_leaves(spec: ModelSpec) -> list[Leaf]:
+def _distilbert_leaves(spec: ModelSpec) -> list[TensorMap]:
     linears = {("attn", "q"): "attention.q_lin", ("attn", "k"): "attention.k_lin", ("attn", "v"): "attention.v_lin",
                ("attn", "o"): "attention.out_lin", ("mlp", "up"): "ffn.lin1", ("mlp", "down"): "ffn.lin2"}
     norms = {"attn_after_norm": "sa_layer_norm", "mlp_after_norm": "output_layer_norm"}
@@ -194,7 +194,7 @@ def _write_deberta(spec: ModelSpec) -> dict[str, Any]:
     return written | ({"embedding_size": spec.embed_width} if spec.embed_width else {})
 
 
-def _deberta_leaves(spec: ModelSpec) -> list[Leaf]:
+def _deberta_leaves(spec: ModelSpec) -> list[TensorMap]:
     linears = BERT_LAYER | {("attn", "q"): "attention.self.query_proj", ("attn", "k"): "attention.self.key_proj",
                             ("attn", "v"): "attention.self.value_proj"}
     found = leaves(spec, "deberta.", "deberta.encoder.layer.{i}.", linears, BERT_NORMS,
@@ -202,7 +202,7 @@ def _deberta_leaves(spec: ModelSpec) -> list[Leaf]:
     if spec.embed_width:
         found += linear(("embed_in",), "deberta.embeddings.embed_proj", False)
     if spec.encoder.relative is not None:
-        found.append(Leaf(("distances",), "deberta.encoder.rel_embeddings.weight"))
+        found.append(TensorMap(("distances",), "deberta.encoder.rel_embeddings.weight"))
         if spec.encoder.relative.norm:
             found += norm(("distances_norm",), "deberta.encoder.LayerNorm", True)
     if spec.encoder.convolution is not None:

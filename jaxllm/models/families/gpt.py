@@ -16,7 +16,7 @@ from jaxllm.models.families.table import (
     ACTIVATION_NAMES,
     Family,
     Keys,
-    Leaf,
+    TensorMap,
     linear,
     norm,
     read_rope,
@@ -54,19 +54,19 @@ def _write_gpt2(spec: ModelSpec) -> dict[str, Any]:
         "activation_function": ACTIVATION_NAMES[spec.activation], "tie_word_embeddings": spec.tied}
 
 
-def _gpt2_leaves(spec: ModelSpec) -> list[Leaf]:
+def _gpt2_leaves(spec: ModelSpec) -> list[TensorMap]:
     layer, width = "transformer.h.{i}.", spec.width
-    found = [Leaf(("embed",), "transformer.wte.weight"), Leaf(("positions",), "transformer.wpe.weight"),
+    found = [TensorMap(("embed",), "transformer.wte.weight"), TensorMap(("positions",), "transformer.wpe.weight"),
              *norm(("final_norm",), "transformer.ln_f", True), *norm(("layers", "attn_norm"), layer + "ln_1", True),
              *norm(("layers", "mlp_norm"), layer + "ln_2", True)]
     # Conv1D: matrices are stored [in, out], and q, k, v are one tensor.
-    places: list[tuple[str, str, str, tuple[int, int] | None]]
-    places = [("attn", name, "attn.c_attn", (k * width, (k + 1) * width)) for k, name in enumerate("qkv")]
-    places += [("attn", "o", "attn.c_proj", None), ("mlp", "up", "mlp.c_fc", None), ("mlp", "down", "mlp.c_proj", None)]
-    for module, name, tensor, part in places:
-        found += [Leaf(("layers", module, name, "kernel"), f"{layer}{tensor}.weight", part=part),
-                  Leaf(("layers", module, name, "bias"), f"{layer}{tensor}.bias", part=part)]
-    return found if spec.tied else [*found, Leaf(("head",), "lm_head.weight")]
+    linears: list[tuple[str, str, str, tuple[int, int] | None]]
+    linears = [("attn", name, "attn.c_attn", (k * width, (k + 1) * width)) for k, name in enumerate("qkv")]
+    linears += [("attn", "o", "attn.c_proj", None), ("mlp", "up", "mlp.c_fc", None), ("mlp", "down", "mlp.c_proj", None)]
+    for module, name, tensor, part in linears:
+        found += [TensorMap(("layers", module, name, "kernel"), f"{layer}{tensor}.weight", part=part),
+                  TensorMap(("layers", module, name, "bias"), f"{layer}{tensor}.bias", part=part)]
+    return found if spec.tied else [*found, TensorMap(("head",), "lm_head.weight")]
 
 
 # --- GPT-NeoX (Pythia) ----------------------------------------------------------------------------------------------
@@ -101,9 +101,10 @@ def _write_neox(spec: ModelSpec) -> dict[str, Any]:
         "partial_rotary_factor": spec.rope.fraction, **write_rope(spec.rope)}
 
 
-def _neox_leaves(spec: ModelSpec) -> list[Leaf]:
+def _neox_leaves(spec: ModelSpec) -> list[TensorMap]:
     layer, size = "gpt_neox.layers.{i}.", spec.head_dim
-    found = [Leaf(("embed",), "gpt_neox.embed_in.weight"), *norm(("final_norm",), "gpt_neox.final_layer_norm", True),
+    found = [TensorMap(("embed",), "gpt_neox.embed_in.weight"),
+             *norm(("final_norm",), "gpt_neox.final_layer_norm", True),
              *norm(("layers", "attn_norm"), layer + "input_layernorm", True),
              *norm(("layers", "mlp_norm"), layer + "post_attention_layernorm", True)]
     for k, name in enumerate("qkv"):  # q, k and v of the first head, then those of the second
@@ -113,7 +114,7 @@ def _neox_leaves(spec: ModelSpec) -> list[Leaf]:
                                (("mlp", "up"), "mlp.dense_h_to_4h", True),
                                (("mlp", "down"), "mlp.dense_4h_to_h", True)):
         found += linear(("layers", *path), layer + tensor, bias)
-    return found if spec.tied else [*found, Leaf(("head",), "embed_out.weight")]
+    return found if spec.tied else [*found, TensorMap(("head",), "embed_out.weight")]
 
 
 # --- OPT ------------------------------------------------------------------------------------------------------------
@@ -147,9 +148,10 @@ def _write_opt(spec: ModelSpec) -> dict[str, Any]:
         "activation_function": ACTIVATION_NAMES[spec.activation], "tie_word_embeddings": spec.tied}
 
 
-def _opt_leaves(spec: ModelSpec) -> list[Leaf]:
+def _opt_leaves(spec: ModelSpec) -> list[TensorMap]:
     outer, layer = "model.decoder.", "model.decoder.layers.{i}."
-    found = [Leaf(("embed",), outer + "embed_tokens.weight"), Leaf(("positions",), outer + "embed_positions.weight")]
+    found = [TensorMap(("embed",), outer + "embed_tokens.weight"),
+             TensorMap(("positions",), outer + "embed_positions.weight")]
     if spec.final_norm:
         found += norm(("final_norm",), outer + "final_layer_norm", True)
     if spec.embed_width:
@@ -162,7 +164,7 @@ def _opt_leaves(spec: ModelSpec) -> list[Leaf]:
                          (("attn", "v"), "self_attn.v_proj"), (("attn", "o"), "self_attn.out_proj"),
                          (("mlp", "up"), "fc1"), (("mlp", "down"), "fc2")):
         found += linear(("layers", *path), layer + tensor, True)
-    return found if spec.tied else [*found, Leaf(("head",), "lm_head.weight")]
+    return found if spec.tied else [*found, TensorMap(("head",), "lm_head.weight")]
 
 
 # --- Phi 1 and 2 ----------------------------------------------------------------------------------------------------
@@ -193,9 +195,9 @@ def _write_phi(spec: ModelSpec) -> dict[str, Any]:
         **without_usual_head_dim({}, spec)}
 
 
-def _phi_leaves(spec: ModelSpec) -> list[Leaf]:
+def _phi_leaves(spec: ModelSpec) -> list[TensorMap]:
     layer = "model.layers.{i}."
-    found = [Leaf(("embed",), "model.embed_tokens.weight"), *norm(("final_norm",), "model.final_layernorm", True),
+    found = [TensorMap(("embed",), "model.embed_tokens.weight"), *norm(("final_norm",), "model.final_layernorm", True),
              *norm(("layers", "attn_norm"), layer + "input_layernorm", True)]
     if spec.query_norm is not None:
         for name in ("q", "k"):
@@ -204,8 +206,8 @@ def _phi_leaves(spec: ModelSpec) -> list[Leaf]:
                          (("attn", "v"), "self_attn.v_proj"), (("attn", "o"), "self_attn.dense"),
                          (("mlp", "up"), "mlp.fc1"), (("mlp", "down"), "mlp.fc2")):
         found += linear(("layers", *path), layer + tensor, True)
-    found.append(Leaf(("head_bias",), "lm_head.bias"))
-    return found if spec.tied else [*found, Leaf(("head",), "lm_head.weight")]
+    found.append(TensorMap(("head_bias",), "lm_head.bias"))
+    return found if spec.tied else [*found, TensorMap(("head",), "lm_head.weight")]
 
 
 # --- Phi 3 ----------------------------------------------------------------------------------------------------------
@@ -227,7 +229,7 @@ def _write_phi3(spec: ModelSpec) -> dict[str, Any]:
     return written | {"original_max_position_embeddings": original}
 
 
-def _phi3_leaves(spec: ModelSpec) -> list[Leaf]:
+def _phi3_leaves(spec: ModelSpec) -> list[TensorMap]:
     layer, start = "model.layers.{i}.", 0
     found = outer_leaves(spec) + norm_leaves(spec)
     for name, heads in (("q", spec.heads), ("k", spec.kv_heads), ("v", spec.kv_heads)):

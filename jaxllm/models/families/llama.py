@@ -8,7 +8,7 @@ from jaxllm.models.families.table import (
     ACTIVATION_NAMES,
     Family,
     Keys,
-    Leaf,
+    TensorMap,
     linear,
     norm,
     read_rope,
@@ -67,7 +67,7 @@ def without_usual_head_dim(written: dict[str, Any], spec: ModelSpec) -> dict[str
         {} if usual else {"head_dim": spec.head_dim})
 
 
-def leaves(spec: ModelSpec) -> list[Leaf]:
+def leaves(spec: ModelSpec) -> list[TensorMap]:
     """Places of all tensors; names follow from the parts that the spec has."""
     found = outer_leaves(spec) + norm_leaves(spec)
     for name, bias in (("q", spec.qkv_bias), ("k", spec.qkv_bias), ("v", spec.qkv_bias), ("o", spec.out_bias)):
@@ -78,13 +78,13 @@ def leaves(spec: ModelSpec) -> list[Leaf]:
     return found
 
 
-def outer_leaves(spec: ModelSpec) -> list[Leaf]:
+def outer_leaves(spec: ModelSpec) -> list[TensorMap]:
     """Embedding, last norm and head."""
-    found = [Leaf(("embed",), "model.embed_tokens.weight"), *norm(("final_norm",), "model.norm")]
-    return found if spec.tied else [*found, Leaf(("head",), "lm_head.weight")]
+    found = [TensorMap(("embed",), "model.embed_tokens.weight"), *norm(("final_norm",), "model.norm")]
+    return found if spec.tied else [*found, TensorMap(("head",), "lm_head.weight")]
 
 
-def norm_leaves(spec: ModelSpec) -> list[Leaf]:
+def norm_leaves(spec: ModelSpec) -> list[TensorMap]:
     """The norms of a layer; their names depend on their number."""
     names = {
         "before": {"attn_norm": "input_layernorm", "mlp_norm": "post_attention_layernorm"},
@@ -99,10 +99,10 @@ def norm_leaves(spec: ModelSpec) -> list[Leaf]:
     return found
 
 
-def expert_leaves(block: str, router: str, names: dict[str, str]) -> list[Leaf]:
+def expert_leaves(block: str, router: str, names: dict[str, str]) -> list[TensorMap]:
     """Router and experts; `names` are ours -> theirs."""
-    found = [Leaf(("layers", "mlp", "router"), f"{LAYER}{block}.{router}.weight", True)]
-    return found + [Leaf(("layers", "mlp", ours), f"{LAYER}{block}.experts.{{e}}.{theirs}.weight", True)
+    found = [TensorMap(("layers", "mlp", "router"), f"{LAYER}{block}.{router}.weight", True)]
+    return found + [TensorMap(("layers", "mlp", ours), f"{LAYER}{block}.experts.{{e}}.{theirs}.weight", True)
                     for ours, theirs in names.items()]
 
 
@@ -228,7 +228,7 @@ def _write_mixtral(spec: ModelSpec) -> dict[str, Any]:
         "num_local_experts": spec.experts.count, "num_experts_per_tok": spec.experts.chosen}
 
 
-def _mixtral_leaves(spec: ModelSpec) -> list[Leaf]:
+def _mixtral_leaves(spec: ModelSpec) -> list[TensorMap]:
     return leaves(spec) + expert_leaves("block_sparse_moe", "gate", {"gate": "w1", "up": "w3", "down": "w2"})
 
 
@@ -255,7 +255,7 @@ def _write_qwen3_moe(spec: ModelSpec) -> dict[str, Any]:
         "mlp_only_layers": []}
 
 
-def _qwen3_moe_leaves(spec: ModelSpec) -> list[Leaf]:
+def _qwen3_moe_leaves(spec: ModelSpec) -> list[TensorMap]:
     names = {name: f"{name}_proj" for name in ("gate", "up", "down")}
     return leaves(spec) + expert_leaves("mlp", "gate", names)
 

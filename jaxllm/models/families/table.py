@@ -1,4 +1,4 @@
-"""What a family is made of: the places of its tensors, and the strict reading of its `config.json`.
+"""Tools of a model family: the map from parameters to tensors, and the strict reading of its `config.json`.
 
 A key of `config.json` is either read, checked to have the one
 value that is supported, or known not to matter; anything else is an error, since a key that is passed
@@ -40,8 +40,8 @@ BOOKKEEPING = frozenset("""
 
 
 @dataclasses.dataclass(frozen=True)
-class Leaf:
-    """Where one of our parameters lives in a checkpoint.
+class TensorMap:
+    """Maps one parameter to its tensors in a Hugging Face checkpoint.
 
     Attributes:
         path: keys into our parameters.
@@ -59,16 +59,16 @@ class Leaf:
     groups: int = 1
 
 
-def cut(leaf: Leaf, whole: Any) -> Any:
-    """The leaf's part of the last axis of a (transposed) tensor or of anything shaped like it there."""
+def cut(leaf: TensorMap, whole: Any) -> Any:
+    """Returns the mapping's part of the last axis of a (transposed) tensor."""
     if leaf.part is None:
         return whole
     grouped = whole.reshape(*whole.shape[:-1], leaf.groups, -1)[..., slice(*leaf.part)]
     return grouped.reshape(*whole.shape[:-1], -1)
 
 
-def fuse(leaves: Sequence[Leaf], parts: Sequence[np.ndarray]) -> np.ndarray:
-    """The inverse of `cut` for all leaves of one tensor."""
+def fuse(leaves: Sequence[TensorMap], parts: Sequence[np.ndarray]) -> np.ndarray:
+    """Inverts `cut` for all mappings of one tensor."""
     if leaves[0].part is None:
         return parts[0]
     in_order = sorted(zip(leaves, parts, strict=True), key=lambda pair: pair[0].part or ())
@@ -77,16 +77,16 @@ def fuse(leaves: Sequence[Leaf], parts: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def linear(path: tuple[str, ...], name: str, bias: bool, part: tuple[int, int] | None = None,
-           groups: int = 1) -> list[Leaf]:
+           groups: int = 1) -> list[TensorMap]:
     """Leaves of a linear layer that torch stores as `[out, in]`."""
-    leaves = [Leaf((*path, "kernel"), f"{name}.weight", True, part, groups)]
-    return leaves + [Leaf((*path, "bias"), f"{name}.bias", False, part, groups)] if bias else leaves
+    leaves = [TensorMap((*path, "kernel"), f"{name}.weight", True, part, groups)]
+    return leaves + [TensorMap((*path, "bias"), f"{name}.bias", False, part, groups)] if bias else leaves
 
 
-def norm(path: tuple[str, ...], name: str, bias: bool = False) -> list[Leaf]:
+def norm(path: tuple[str, ...], name: str, bias: bool = False) -> list[TensorMap]:
     """Leaves of a norm."""
-    leaves = [Leaf((*path, "scale"), f"{name}.weight")]
-    return leaves + [Leaf((*path, "bias"), f"{name}.bias")] if bias else leaves
+    leaves = [TensorMap((*path, "scale"), f"{name}.weight")]
+    return leaves + [TensorMap((*path, "bias"), f"{name}.bias")] if bias else leaves
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +103,7 @@ class Family:
 
     read: Callable[[Keys], ModelSpec]
     write: Callable[[ModelSpec], dict[str, Any]]
-    leaves: Callable[[ModelSpec], list[Leaf]]
+    leaves: Callable[[ModelSpec], list[TensorMap]]
     prefix: str
     ignored: tuple[str, ...]
 

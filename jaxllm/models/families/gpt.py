@@ -62,7 +62,8 @@ def _gpt2_leaves(spec: ModelSpec) -> list[TensorMap]:
     # Conv1D: matrices are stored [in, out], and q, k, v are one tensor.
     linears: list[tuple[str, str, str, tuple[int, int] | None]]
     linears = [("attn", name, "attn.c_attn", (k * width, (k + 1) * width)) for k, name in enumerate("qkv")]
-    linears += [("attn", "o", "attn.c_proj", None), ("mlp", "up", "mlp.c_fc", None), ("mlp", "down", "mlp.c_proj", None)]
+    linears += [("attn", "o", "attn.c_proj", None), ("mlp", "up", "mlp.c_fc", None),
+                ("mlp", "down", "mlp.c_proj", None)]
     for module, name, tensor, part in linears:
         found += [TensorMap(("layers", module, name, "kernel"), f"{layer}{tensor}.weight", part=part),
                   TensorMap(("layers", module, name, "bias"), f"{layer}{tensor}.bias", part=part)]

@@ -379,3 +379,23 @@ def test_a_real_checkpoint_generates_its_reference_stories(stories, shared):
     made = generate(stories, [case["prompt_ids"]], SamplingConfig(temperature=0.0, max_tokens=40))[0][0]
     assert made.token_ids == wanted
     assert (case["prompt"] + made.text) in case["text"]
+
+
+def test_stop_strings_are_found_in_linear_time(model):
+    """A text checked every 16 tokens: each check decodes the recent tokens only, and finds what a full check finds."""
+    class Counting(Letters):
+        decoded = 0
+
+        def decode(self, ids):
+            Counting.decoded += len(ids)
+            return super().decode(ids)
+
+    counted = dataclasses.replace(model, tokenizer=Counting())
+    prompt, ids = np.array(prompts(1)[0]), np.array(random_tokens(1, 1600, seed=4)[0])
+    for checked in range(0, 1600, 16):
+        assert find_stop(counted, prompt, ids[:checked + 16], ["\x00\x00"], checked) is None
+    assert Counting.decoded < 10 * 1600 + 100 * 16
+    ids[1590:1594] = [36, 37, 38, 39]
+    text = model.tokenizer.decode(ids[1590:1594].tolist())
+    for checked in (0, 1584, 1592):
+        assert find_stop(model, prompt, ids, [text], checked) == (1594, model.tokenizer.decode(ids[:1590].tolist()))

@@ -1,7 +1,7 @@
 """Configs of jobs: frozen dataclasses that many jobs share, checks of values, and configs as YAML.
 
-A config is a dataclass whose fields have types and defaults; ``Args:`` in its docstring describes the fields and is the
---help. Sections are fields that are dataclasses themselves, with keys like ``data.path``. Values are checked in
+A config is a dataclass with types and defaults for its fields; ``Args:`` in its docstring describes the fields and is
+the --help. Sections are fields that are dataclasses themselves, with keys like ``data.path``. Values are checked in
 ``__post_init__`` by raising ``UserError(what, "field name")``; `parsing.parse` completes the name to the whole key.
 """
 
@@ -56,8 +56,8 @@ class SamplingConfig:
     Args:
         temperature: divides the logits before sampling; 0 is greedy decoding.
         top_k: sample from the K most probable tokens only; 0 disables it.
-        top_p: nucleus sampling: keep the smallest set of most probable tokens whose cumulative probability reaches
-            top_p; 1.0 disables it.
+        top_p: nucleus sampling: keep the smallest set of most probable tokens with a cumulative probability of at
+            least top_p; 1.0 disables it.
         min_p: keep tokens with at least min_p times the probability of the most probable token; 0 disables it.
         repetition_penalty: divides positive and multiplies negative logits of tokens that are in the text already; 1.0
             disables it.

@@ -72,7 +72,7 @@ class JsonlWriter:
 
     Args:
         path: the file. An existing one is continued; an incomplete last line, left by a killed process, is cut off.
-        last_step: drop the lines at the end of an existing file whose "step" is larger, which a resumed run writes
+        last_step: drop the lines at the end of an existing file with a larger "step", which a resumed run writes
             again. Steps must not decrease along the file, so that only its end is read. None keeps all lines.
     """
 

@@ -133,7 +133,7 @@ def _alternatives(hint: Any) -> tuple:
 
 
 def _free(hint: Any) -> bool:
-    """Returns whether this is a mapping, whose keys the user chooses."""
+    """Returns whether this is a mapping with keys that the user chooses."""
     origins = [typing.get_origin(k) or k for k in _alternatives(hint)]
     return any(isinstance(origin, type) and issubclass(origin, Mapping) for origin in origins)
 

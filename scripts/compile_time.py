@@ -31,7 +31,7 @@ TRAINED = ("all", "lora")
 
 
 def network(name: str, layers: int, width: int) -> ModelSpec:
-    """Llama, whose layers are all alike, or Gemma 2, in which every other one is local."""
+    """Llama with equal layers, or Gemma 2, in which every other one is local."""
     shape = dict(vocab_size=VOCABULARY, width=width, layers=layers, heads=4, kv_heads=2, head_dim=width // 4,
                  mlp_width=2 * width, max_positions=LENGTH)
     if name == "llama":

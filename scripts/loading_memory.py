@@ -6,7 +6,7 @@ Writes a Llama checkpoint of random numbers, 2 GB by default, and loads it in a 
 when imports are done and the backend has started, the process is watched from outside:
 
     all         VmHWM of /proc: the most that was ever resident, pages of mapped files included (exact)
-    anonymous   RssAnon: what the process has allocated and nobody can take from it (sampled every millisecond)
+    anonymous   RssAnon: what the process has allocated and the system cannot take from it (sampled every millisecond)
     mapped      RssFile: pages of files that the process has mapped, which the system may take back (sampled)
 
 The bound is on all of it, and a tensor counts with the number format that it is loaded in. Files come from the page
@@ -74,7 +74,7 @@ def resident(pid: int | str) -> dict[str, int]:
 
 
 def load(pipe, folder: Path, dtype: str, scheme: str | None) -> None:
-    """Run by the fresh process: says when it is ready, loads, and says how it went."""
+    """Run by the fresh process: reports when it is ready, loads, and reports the result."""
     jax.block_until_ready(jax.jit(lambda x: x + 1)(jnp.zeros(8)))  # starts the backend and its compiler
     pipe.send(resident("self"))
     start = time.perf_counter()

@@ -1,8 +1,8 @@
-"""Peak temporary memory of one training step, by loss: what the compiler says it will allocate.
+"""Peak temporary memory of one training step, by loss: the allocation that the compiler reports.
 
     python scripts/memory.py [--batch 8] [--length 512] [--vocab 128256] [--width 64]
 
-Compares the losses of `jaxllm inject` (distillation, whose teacher reads as many tokens as the student here, and plain
+Compares the losses of `jaxllm inject` (distillation; its teacher reads as many tokens as the student here, and plain
 fine-tuning on the same targets) with a KL that holds both logit tensors, in a step of gradient descent on every weight
 of a small decoder. Nothing is run: the figures are XLA's for the compiled step (`memory_analysis`), arguments and
 results not counted.

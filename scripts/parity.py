@@ -13,7 +13,7 @@ Random tiny networks (`parity_networks`) are made by torch, saved, read here, an
     export      the way back: torch loads the very same bits
     LoRA        logits under a random adapter that PEFT made and saved
     quantized   int8 / int4 / nf4 against full precision, here: mean KL of the next token in nats; of scores the
-                mean change over their deviation from text to text. It says what is lost, and passes or fails nothing
+                mean change over their deviation from text to text. It shows what is lost, and passes or fails nothing
 
 Differences are relative: the largest absolute one over the largest absolute value of torch's.
 """
@@ -216,14 +216,14 @@ def greedy_agrees(theirs: torch.nn.Module, spec, params, prompts: np.ndarray) ->
     """Whether both continue the prompts with the same tokens."""
     expected = theirs.generate(torch.tensor(prompts), max_new_tokens=GREEDY, do_sample=False, eos_token_id=None,
                                pad_token_id=0)[:, prompts.shape[1]:]
-    endless = dataclasses.replace(spec, eos_ids=())  # torch was told to go on as well
+    endless = dataclasses.replace(spec, eos_ids=())  # torch goes on as well
     ours = generate(Model(endless, params, Silent()), prompts.tolist(),
                     SamplingConfig(temperature=0.0, max_tokens=GREEDY))
     return [row[0].token_ids for row in ours] == expected.tolist()
 
 
 class Silent:
-    """Stands for a tokenizer where only ids matter."""
+    """Replaces a tokenizer where only ids matter."""
 
     stop_ids = ()
 

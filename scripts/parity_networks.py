@@ -1,6 +1,6 @@
 """The networks that parity is measured with: tiny ones of every family, made, written and read by torch.
 
-Language models, transformers' classifiers of texts, and reward models of a class of their own, whose checkpoints are
+Language models, transformers' classifiers of texts, and reward models of a class of their own; their checkpoints are
 known by the names of their head's tensors only. Norms and biases are perturbed, since at their usual 1 and 0 a
 loader's mistakes pass.
 """
@@ -26,7 +26,7 @@ class Reward:
     """The head of a reward model of a class of its own.
 
     Attributes:
-        name: of its tensors, where transformers' classifier has `score`.
+        name: name of its tensors, where transformers' classifier has `score`.
         layers: the head itself for a width.
     """
 
@@ -39,7 +39,7 @@ class Network:
     """What is compared.
 
     Attributes:
-        config: of transformers.
+        config: config of transformers.
         scores: it scores texts; otherwise it predicts the next token.
         reward: its head, where transformers has no class for it.
     """

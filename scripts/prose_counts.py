@@ -37,18 +37,18 @@ AVOIDED_PROSE = {
     "beginning|beginnings": "prefix, start",
     "arm|arms": "method",
     "strange": "unknown",
-    "reader|readers": "teacher, open-book model",
+    "reader": "teacher, open-book model",
     "room": "context budget, space",
 }
 AVOIDED_NAMES = {
     "told|untold": "teacher_cache, before_injection", "said|say": "completions, answer", "arm|arms": "method",
     "asked|asking": "prompts, query", "room": "budget", "gap": "kl", "nats": "nll", "reader": "teacher",
     "strange": "unknown", "likeliest": "top_k, argmax", "reworded": "paraphrases", "beginning|beginnings": "prefix",
-    "useless": "rejected", "obstacle": "unanswerable_reason", "kept": "retained", "place|places": "position, sharding",
-    "admit": "insert", "sight": "attention_mask", "recipe": "train_plan", "study": "experiment",
+    "useless": "rejected", "obstacle": "unanswerable_reason", "admit": "insert",
+    "sight": "attention_mask", "recipe": "train_plan", "study": "experiment",
 }
 # Right in some names and vague in most: counted, not forbidden.
-VAGUE_NAMES = ("found", "one", "kind")
+VAGUE_NAMES = ("found", "one", "kind", "place", "places", "kept")
 # First word of an argument's description.
 AVOIDED_STARTS = ("of", "what", "who", "whose")
 FIELD_TERMS = ["prefill", "KV cache", "attention mask", "chunk|chunks|chunked", "rollout|rollouts",

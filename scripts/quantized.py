@@ -56,7 +56,7 @@ PASSAGES, PASSAGE_LENGTH = 8, 64
 
 
 def batch(model: Model, texts: list[str], length: int) -> tuple[jax.Array, jax.Array]:
-    """Tokens and segments `[rows, length]` of the beginnings of texts."""
+    """Tokens and segments `[rows, length]` of the first tokens of texts."""
     tokens, segments = pad_right([model.prompt_ids(text)[:length] for text in texts], length)
     return jnp.asarray(tokens), jnp.asarray(segments)
 

@@ -25,7 +25,7 @@ Interval = tuple[float, float, float]
 
 
 def read_table(page: str) -> dict[str, dict[str, Interval | None]]:
-    """Reads the first table whose first column is `method`: {column: {method: (mean, low, high) or None}}."""
+    """Reads the first table with the first column `method`: {column: {method: (mean, low, high) or None}}."""
     lines = page[page.index("| method | token F1"):].splitlines()
     header, *rows = [[cell.strip() for cell in line.strip("|").split("|")]
                      for line in lines[:next(i for i, line in enumerate(lines) if not line.startswith("|"))]]

@@ -308,7 +308,7 @@ class World:
         """One lesson without its begin and end tokens.
 
         Args:
-            name: of the lesson, one of `SHARES`.
+            name: name of the lesson, one of `SHARES`.
             level: 0 to 1, how far the curriculum has come. Reading begins with two or three facts, since finding a
                 fact by its name is what has to be learnt first; choosing begins with kinds of things.
         """

@@ -85,7 +85,7 @@ def target_divergence(spec: ModelSpec, teacher: Params, student: Params, adapter
     """Computes the divergence between the open-book teacher and the student at every student position.
 
     Args:
-        spec: of both.
+        spec: spec of both.
         teacher: weights of the teacher, which gets no gradient.
         student, adapter: weights of the student.
         batch: from `collate` or `pack_targets`.
@@ -152,15 +152,15 @@ def make_loss(spec: ModelSpec, objective: Objective, adapter_scale: float | None
     """Makes the loss of one batch for `make_train_step`.
 
     Args:
-        spec: of the network.
+        spec: spec of the network.
         objective: `distill` is SELF-PARAM; `finetune` is plain next-token prediction on the same targets.
         adapter_scale: scale of the trained adapter's tree; None trains the full weights. The base weights are
             `frozen` either way.
-        kind, beta, temperature: of the divergence.
+        kind, beta, temperature: settings of the divergence.
         two_teachers: `frozen` is the base weights and those of the open-book teacher, see `target_divergence`. A batch
             with `teacher_ids` and `teacher_logprobs` needs no teacher.
         dropout: rate of dropout on the adapter's inputs; its mask depends on seed, step and row number.
-        dtype, remat: of the forward passes.
+        dtype, remat: settings of the forward passes.
     """
 
     def loss(trained: Any, frozen: Any, batch: Batch, key: jax.Array, extra: Any):

@@ -54,10 +54,10 @@ class OnPolicyTargets:
         model: the base model of the student.
         source: the stored targets.
         config: share and frequency of sampling.
-        sampling: of the completions.
+        sampling: sampling of the completions.
         batch_size: targets of a step.
-        lengths: of the student's and the teacher's view; completions are cut to fit.
-        dtype: of the forward passes.
+        lengths: lengths of the student's and the teacher's view; completions are cut to fit.
+        dtype: dtype of the forward passes.
         completions: sampled before the run was interrupted; updated in place.
     """
 

@@ -51,7 +51,7 @@ def packed_shape(lengths: tuple[int, int], targets_per_row: int = 4, *, teacher:
     """Chooses row lengths that hold any `targets_per_row` targets of one document, or any one target.
 
     Args:
-        lengths: of the student's and the teacher's view of any target, from `common_lengths`.
+        lengths: lengths of the student's and the teacher's view of any target, from `common_lengths`.
         targets_per_row: the most targets of a row.
         teacher: pack the teacher's view too.
         share_prompt: see `PackedShape`.
@@ -67,7 +67,7 @@ def row_counts(batch_size: int, multiple: int) -> tuple[int, ...]:
 
     Args:
         batch_size: the most rows are needed where every target has a row of its own.
-        multiple: of which the number of rows has to be a multiple: microbatches times devices that split rows.
+        multiple: multiple of which the number of rows has to be a multiple: microbatches times devices that split rows.
     """
     return tuple(multiple * size for size in bucket_sizes(-(-batch_size // multiple), smallest=1))
 

@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import shutil
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -51,15 +51,15 @@ class TrainPlan:
         train: settings of the run, with its number of steps.
         lora: the adapter; None trains all weights.
         step: the compiled step.
-        optimizer: of the state.
+        optimizer: optimizer of the state.
         mesh: the devices that share a step.
         student_length, teacher_length: shape of the batches.
         divergence: between teacher and student.
         objective: distillation or next-token prediction.
-        dtype: of forward passes.
+        dtype: dtype of forward passes.
         two_teachers: `run_plan` is given an open-book teacher.
         on_policy: share and frequency of the student's own completions; None has none.
-        sampling: of these completions.
+        sampling: sampling of these completions.
         packing: shape of packed rows; None pads every target to a row of its own.
     """
 
@@ -178,7 +178,7 @@ def run_plan(model: Model, targets: TargetSource, plan: TrainPlan, *, checkpoint
     frozen: Any = model.params
     lengths = plan.student_length, plan.teacher_length
     counts = row_counts(train.batch_size, train.accumulate * plan.mesh.shape["data"] * plan.mesh.shape["fsdp"])
-    pack = lambda targets: pack_targets([[target] for target in targets], plan.packing, counts)
+    pack: Any = lambda targets: pack_targets([[target] for target in targets], cast(Any, plan.packing), counts)
     batch = lambda step: collate(step_targets(step), *lengths)
     if plan.packing is not None:
         batch = lambda step: pack(step_targets(step)).batch
@@ -225,7 +225,7 @@ class NumberedMetrics:
     """Writes the metrics of one run among many of a job, with steps counted over all runs.
 
     Attributes:
-        writer: of the job's metrics.
+        writer: writer of the job's metrics.
         first_step: steps of the runs before.
         labels: added to every line.
     """
@@ -251,8 +251,8 @@ def train_run(job: Job, model: Model, targets: TargetSource, plan: TrainPlan, na
         model: the teacher, and the student before its first step.
         targets: the training targets.
         plan: from `make_plan`.
-        name: of the run's checkpoints.
-        number: of the run among all of the job, from 0; its steps are counted on from those of the runs before.
+        name: name of the run's checkpoints.
+        number: number of the run among all of the job, from 0; its steps are counted on from those of the runs before.
         labels: added to its lines of metrics.
         open_book_teacher: see `run_plan`.
 

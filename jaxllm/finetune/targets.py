@@ -106,7 +106,7 @@ class TargetSource(Protocol):
     """Targets by number, a function of the number and the seed alone: a run can resume anywhere.
 
     Attributes:
-        seed: of all draws.
+        seed: seed of all draws.
         cycle: targets of one whole cycle, in which every target type has its share.
     """
 
@@ -128,8 +128,8 @@ class InterleavedTargets:
     """Several sources, one cycle each in turn, in a new order every epoch.
 
     Attributes:
-        sources: of the targets, for example one per document.
-        seed: of the order.
+        sources: sources of the targets, for example one per document.
+        seed: seed of the order.
     """
 
     sources: tuple[TargetSource, ...]

@@ -39,10 +39,10 @@ class TeacherCache:
         model: the teacher.
         open_book_teacher: teacher of targets with a context, where it differs; see `target_divergence`.
         k: tokens stored per position.
-        lengths: of the student's and the teacher's view.
+        lengths: lengths of the student's and the teacher's view.
         batch_size: targets of one forward pass.
-        temperature: of the distributions.
-        dtype: of the forward pass.
+        temperature: temperature of the distributions.
+        dtype: dtype of the forward pass.
         mesh: the devices that share it.
     """
 
@@ -58,7 +58,7 @@ class TeacherCache:
         """Builds `collate` with `teacher_ids` and `teacher_logprobs` `[B, Ts, k]`, undefined in the padding.
 
         Args:
-            targets: of the batch.
+            targets: targets of the batch.
             ahead: those of the next batches, run at the same time if any of `targets` has to be.
         """
         self._require(targets, ahead)

@@ -32,7 +32,7 @@ def init_trained(model: Model, lora: LoraConfig | None, mesh: jax.sharding.Mesh,
         model: the base model.
         lora: settings of the adapter; None trains all weights.
         mesh: the devices that adapter and heads are placed on.
-        seed: of the adapter's initial values; a value head is zero at first.
+        seed: seed of the adapter's initial values; a value head is zero at first.
         heads: heads that are trained too.
 
     Raises:
@@ -62,7 +62,7 @@ def student_of(trained: Any, frozen: Params, scale: float | None, dropout: float
     Args:
         trained: from `init_trained`, or its gradient-carrying copy in a loss.
         frozen: weights of the base model; not read where all weights are trained.
-        scale: of the adapter; None where all weights are trained.
+        scale: scale of the adapter; None where all weights are trained.
         dropout: rate of the adapter's dropout, applied where `forward` gets `dropout_keys`.
     """
     body = trained if "layers" in trained else trained["params" if scale is None else "adapter"]

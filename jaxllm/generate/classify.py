@@ -27,7 +27,7 @@ def batch_scores(spec: ModelSpec, params: Params, adapter: Adapter | None, token
         spec, params: the network, with a scoring head.
         adapter: low-rank adapter applied next to the base weights, or None.
         tokens, segments, types: `[B, T]` int32, one text a row, padded on either side.
-        dtype: of activations.
+        dtype: dtype of activations.
     """
     chex.assert_rank([tokens, segments, types], 2)
     hidden = forward(spec, params, tokens, segments=segments, types=types, adapter=adapter, dtype=dtype).hidden

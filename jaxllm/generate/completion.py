@@ -13,7 +13,7 @@ from jaxllm.model import Model
 
 # Tokens of the prompt that are decoded along with its continuation.
 CONTEXT_TOKENS = 8
-# The replacement character that stands for bytes that are not valid UTF-8, and the bytes of the longest character.
+# The replacement character for bytes that are not valid UTF-8, and the bytes of the longest character.
 REPLACEMENT, LONGEST_CHARACTER_BYTES = "\ufffd", 4
 
 

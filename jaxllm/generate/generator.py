@@ -33,7 +33,7 @@ class Generator:
 
     Args:
         model: the model; not changed.
-        dtype: of activations and KV cache; by default bfloat16 on accelerators and float32 on CPU.
+        dtype: dtype of activations and KV cache; by default bfloat16 on accelerators and float32 on CPU.
         mesh: splits rows over `data` and `fsdp` and KV heads over `tensor`; weights that are not on it are placed.
         batch_size: sequences decoded together at most; halved while memory does not suffice. Results depend on it only
             through rounding.
@@ -119,7 +119,7 @@ class Generator:
         Args:
             pairs: `(prompt ids, continuation ids)`.
             adapter: low-rank adapter applied next to the base weights.
-            temperature: of the distribution, softmax(logits / temperature).
+            temperature: temperature of the distribution, softmax(logits / temperature).
             stats: counts the work.
             on_batch: called with the number of pairs done so far.
 

@@ -127,7 +127,7 @@ class Scheduler:
         seed, row_ids: prompt i draws with keys derived from `(seed, row_ids[i], sample)`.
         logprob_temperature: temperature of the recorded log-probabilities.
         batch_size: slots at most.
-        dtype: of activations and KV cache.
+        dtype: dtype of activations and KV cache.
         mesh: see `state_shardings`.
         stats: counts the work.
     """

@@ -150,7 +150,7 @@ def extend_prefix(spec: ModelSpec, params: Params, adapter: Adapter | None, pref
         tokens: `[T]` int32, of which the first `count` are real.
         count: scalar int32.
         size: tokens that the result can hold; at least the prefix's length + T.
-        dtype: of activations.
+        dtype: dtype of activations.
     """
     chex.assert_rank([tokens, count], [1, 0])
     chex.assert_type([tokens, count], jnp.int32)

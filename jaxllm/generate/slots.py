@@ -86,7 +86,7 @@ def init_state(spec: ModelSpec, count: int, length: int, new: int, dtype: jnp.dt
         count: number of slots, B; a multiple of `data * fsdp` of the mesh.
         length: tokens a slot can hold, prompt included.
         new: generated tokens that can be recorded, N.
-        dtype: of the KV cache.
+        dtype: dtype of the KV cache.
         mesh: where the slots go, see `state_shardings`; the default device if None.
     """
     return _state_maker(spec, count, length, new, jnp.dtype(dtype), mesh)()
@@ -135,7 +135,7 @@ def prefill_pack(spec: ModelSpec, params: Params, adapter: Adapter | None, pack:
         adapter: low-rank adapter applied next to the base weights; layers unstacked.
         pack: the prompts, without their shared prefix.
         prefix: shared prefix of all of them, or None.
-        dtype: of activations.
+        dtype: dtype of activations.
 
     Returns:
         `[R, V]` float32 logits of the token after every prompt, and per layer the keys and values of the pack's
@@ -154,7 +154,7 @@ def insert(state: DecodeState, pack: PackedPrompts, next_logits: jax.Array, laye
     """Inserts prefilled prompts into their slots. `state` is donated.
 
     Args:
-        state: of all slots, each long enough for the longest of these prompts.
+        state: state of all slots, each long enough for the longest of these prompts.
         pack: the prompts, without their shared prefix.
         next_logits, layers: from `prefill_pack`.
         prefix: shared prefix of all of them, or None.
@@ -218,10 +218,10 @@ def decode(spec: ModelSpec, params: Params, adapter: Adapter | None, state: Deco
     Args:
         spec, params: the network; layers unstacked.
         adapter: low-rank adapter applied next to the base weights; layers unstacked.
-        state: of all slots.
+        state: state of all slots.
         sampling: settings of every slot.
         steps, wake: int32 scalars.
-        dtype: of activations.
+        dtype: dtype of activations.
 
     Returns:
         The new state, and the number of steps taken.

@@ -199,7 +199,7 @@ _add_low_rank_in_place = jax.jit(_low_rank_sum, static_argnums=(4, 5), donate_ar
 
 
 def sum_adapters(adapters: Sequence[Adapter]) -> Adapter:
-    """Combines adapters into one whose change is the sum of theirs and whose rank is the sum of their ranks.
+    """Combines adapters into one: its change is the sum of theirs, its rank the sum of their ranks.
 
     Args:
         adapters: one or more of the same base model; they may adapt different layers.

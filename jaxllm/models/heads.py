@@ -35,8 +35,8 @@ def text_features(spec: ModelSpec, hidden: jax.Array, segments: jax.Array,
         spec: architecture.
         hidden: `[B, T, D]`.
         segments: `[B, T]` int32, one text a row: 0 for padding, on either side.
-        tokens: `[B, T]` int32; for heads with `before_padding`, which use the last token whose id is not the padding
-            id. Without them that is the last token.
+        tokens: `[B, T]` int32; for heads with `before_padding`, which use the last token with an id that is not the
+            padding id. Without them that is the last token.
     """
     chex.assert_rank([hidden, segments], [3, 2])
     chex.assert_equal_shape_prefix([hidden, segments], 2)

@@ -63,7 +63,7 @@ class RunOptions:
         adapter_scale: factor of the adapter's low-rank product.
         adapter_dropout: rate of dropout on the adapter's input, where the context has dropout keys.
         attention: attention kernel; None picks the fastest.
-        remat: what the backward pass recomputes.
+        remat: the backward pass recomputes.
         unrolled: layers are separate trees and run one after the other, instead of stacked and scanned.
     """
 

@@ -191,10 +191,10 @@ def _with_layers(sharding: Any, layers: int) -> Any:
 @partial(jax.jit, donate_argnums=0)
 def _write_layer(stack: Any, layer: Any, where: jax.Array) -> Any:
     """The stack with one layer written to its place, in the same memory."""
-    def write(room, value):
+    def write(buffer, value):
         value = value.reshape(*[1] * len(where), *value.shape)
-        start = (*where, *[jnp.int32(0)] * (room.ndim - len(where)))
-        return lax.dynamic_update_slice(room, value, start)
+        start = (*where, *[jnp.int32(0)] * (buffer.ndim - len(where)))
+        return lax.dynamic_update_slice(buffer, value, start)
 
     return jax.tree.map(write, stack, layer)
 

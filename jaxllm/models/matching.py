@@ -14,7 +14,7 @@ from jaxllm.models.network import init_params
 from jaxllm.models.spec import ModelSpec
 from jaxllm.models.tensors import Tensors
 
-# Beside a language model: what it was trained with by reinforcement, and does not need to write.
+# Saved with a language model by reinforcement learning, and not needed to generate.
 VALUE_HEADS = ("v_head.", "value_head.")
 
 

@@ -49,9 +49,9 @@ def shardings(axes_tree: Any, mesh: jax.sharding.Mesh, shapes: Any = None) -> An
     the same array has already taken its mesh axis.
 
     Args:
-        axes_tree: tree whose leaves are tuples with one logical axis name (or None) per dimension.
+        axes_tree: tree of tuples with one logical axis name (or None) per dimension.
         mesh: from `make_mesh`.
-        shapes: tree of the same structure whose leaves have `.shape`; None takes every size to divide.
+        shapes: tree of the same structure; its leaves have `.shape`; None takes every size to divide.
 
     Returns:
         A tree of `NamedSharding` with the structure of `axes_tree`.

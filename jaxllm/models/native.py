@@ -91,8 +91,8 @@ def load(path: Path, spec: ModelSpec, dtype: jnp.dtype, shardings: Any, scheme: 
     check(path, spec)
     wanted = abstract(spec, dtype, shardings, stored)
     try:
-        with ocp.StandardCheckpointer() as reader:
-            found = reader.restore((path / FOLDER).absolute(), _plain(wanted))
+        with ocp.StandardCheckpointer() as checkpointer:
+            found = checkpointer.restore((path / FOLDER).absolute(), _plain(wanted))
     except Exception as error:  # damaged files raise any error of the storage library, down to a bare Exception
         raise UserError(f"the weights cannot be read: {(str(error).splitlines() or [repr(error)])[0][:300]}",
                         path / FOLDER, "convert the checkpoint again") from error
@@ -116,17 +116,17 @@ def check(path: Path, spec: ModelSpec) -> None:
     shapes = lambda tree: {jax.tree_util.keystr(place, simple=True, separator="."): tuple(leaf.shape)
                            for place, leaf in jax.tree_util.tree_leaves_with_path(tree)}
     try:
-        with ocp.StandardCheckpointer() as reader:
-            there = shapes(reader.metadata((path / FOLDER).absolute()).item_metadata.tree)
+        with ocp.StandardCheckpointer() as checkpointer:
+            there = shapes(checkpointer.metadata((path / FOLDER).absolute()).item_metadata.tree)
     except Exception as error:
         raise UserError(f"the weights cannot be read: {(str(error).splitlines() or [repr(error)])[0][:300]}",
                         path / FOLDER, "convert the checkpoint again") from error
     wanted = shapes(wanted)
     for name in sorted(wanted.keys() | there.keys()):
         if wanted.get(name) != there.get(name):
-            said = lambda shape: "nothing" if shape is None else f"shape {list(shape)}"
-            raise UserError(f"'{name}' is stored with {said(there.get(name))}, config.json implies "
-                            f"{said(wanted.get(name))}", path / FOLDER, "convert the checkpoint again")
+            describe = lambda shape: "nothing" if shape is None else f"shape {list(shape)}"
+            raise UserError(f"'{name}' is stored with {describe(there.get(name))}, config.json implies "
+                            f"{describe(wanted.get(name))}", path / FOLDER, "convert the checkpoint again")
 
 
 def check_one_scheme(spec: ModelSpec, params: Params) -> None:

@@ -152,8 +152,8 @@ def load_adapter(path: str | Path, spec: ModelSpec) -> Adapter:
     if config.get("modules_to_save"):
         raise UserError("adapters that carry whole modules (modules_to_save) are not supported", where)
     with contextlib.ExitStack() as stack:
-        reader = open_safetensors(path / "adapter_model.safetensors", stack)
-        tensors = {name: np.asarray(reader.get_tensor(name), np.float32) for name in reader.keys()}
+        stored = open_safetensors(path / "adapter_model.safetensors", stack)
+        tensors = {name: np.asarray(stored.get_tensor(name), np.float32) for name in stored.keys()}
     scale = _scale(config, config.get("r"), config.get("lora_alpha"), where)
     layers: dict[str, Any] = {}
     for module, leaves in _adapted(spec).items():

@@ -55,7 +55,7 @@ def kl_distillation(student: jax.Array, student_unembedding: Unembedding, teache
 
     Args:
         student, teacher: `[B, T, D]` hidden states at aligned positions.
-        student_unembedding, teacher_unembedding: of one vocabulary.
+        student_unembedding, teacher_unembedding: unembeddings of one vocabulary.
         mask: `[B, T]`.
         kind, beta, temperature, block: see `token_divergence`.
 

@@ -28,7 +28,7 @@ def top_k_logprobs(hidden: jax.Array, unembedding: Unembedding, k: int, *, tempe
         hidden: `[..., D]`.
         unembedding: from the model.
         k: at most the size of the vocabulary.
-        temperature: of the distribution.
+        temperature: temperature of the distribution.
         block: vocabulary rows per block; by default chosen for the backend.
 
     Returns:
@@ -64,7 +64,7 @@ def top_k_kl(student: jax.Array, unembedding: Unembedding, ids: jax.Array, logpr
 
     Args:
         student: `[..., D]` hidden states.
-        unembedding: of the student.
+        unembedding: unembedding of the student.
         ids, logprobs: `[..., k]` of the teacher, from `top_k_logprobs` at the same temperature.
         temperature: divides the student's logits.
         block: vocabulary rows per block; by default chosen for the backend.

@@ -199,7 +199,7 @@ def token_logprobs(hidden: jax.Array, unembedding: Unembedding, targets: jax.Arr
         hidden: `[..., D]`, the states that predict the targets.
         unembedding: from the model.
         targets: `[...]` int32 token ids.
-        temperature: of the distribution; as an array, another value compiles nothing. Not differentiated.
+        temperature: temperature of the distribution; as an array, another value compiles nothing. Not differentiated.
         block: vocabulary rows per block; by default chosen for the backend.
 
     Returns:
@@ -316,7 +316,7 @@ def token_divergence(student: jax.Array, student_unembedding: Unembedding, teach
 
     Args:
         student, teacher: `[..., D]` hidden states of aligned positions; widths may differ.
-        student_unembedding, teacher_unembedding: of the same vocabulary.
+        student_unembedding, teacher_unembedding: unembeddings of the same vocabulary.
         kind: forward KL, reverse KL, or generalized Jensen-Shannon divergence.
         beta: weight of the teacher in the mixture of `jsd`, in (0, 1).
         temperature: divides both logits.
@@ -345,12 +345,12 @@ def token_entropy(hidden: jax.Array, unembedding: Unembedding, *, temperature: f
                   block: int | None = None) -> jax.Array:
     """Computes `-sum_v p log p` at every position, in nats, with `p = softmax(logits / temperature)`.
 
-    Computed as `log V` minus the divergence from the uniform distribution, whose logits are zero.
+    Computed as `log V` minus the divergence from the uniform distribution, which has zero logits.
 
     Args:
         hidden: `[..., D]`.
         unembedding: from the model.
-        temperature: of the distribution.
+        temperature: temperature of the distribution.
         block: vocabulary rows per block.
 
     Returns:

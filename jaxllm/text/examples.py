@@ -28,7 +28,7 @@ class Example:
 
     Attributes:
         ids: int32 `[N]`.
-        loss_mask: bool `[N]`; True on tokens whose prediction carries loss, never on the first.
+        loss_mask: bool `[N]`; True on tokens that carry loss, never on the first.
     """
 
     ids: np.ndarray

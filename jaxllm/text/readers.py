@@ -152,18 +152,18 @@ class Cells:
 
 def _read_csv(path: Path) -> Iterator[Raw]:
     # Bytes that are no UTF-8 become lone surrogates, for which the row is then rejected.
-    reader = csv.reader((line.decode("utf-8", "surrogateescape") for line in _lines(path)), strict=True)
+    table = csv.reader((line.decode("utf-8", "surrogateescape") for line in _lines(path)), strict=True)
     names: list[str] | None = None
     while True:
         try:
             with _long_cells():
-                cells = next(reader)
+                cells = next(table)
         except StopIteration:
             return
         except csv.Error as error:
             if names is None:
                 raise UserError(f"the header cannot be read: {error}", path) from error
-            yield Raw(reader.line_num, str, f"not valid CSV: {error}")
+            yield Raw(table.line_num, str, f"not valid CSV: {error}")
             continue
         if not cells:
             continue
@@ -175,7 +175,7 @@ def _read_csv(path: Path) -> Iterator[Raw]:
             continue
         row = (Cells(dict(zip(names, cells, strict=True))) if len(cells) == len(names)
                else f"{len(cells)} cells under a header of {len(names)}")
-        yield Raw(reader.line_num, partial(json.dumps, cells), row)
+        yield Raw(table.line_num, partial(json.dumps, cells), row)
 
 
 @contextlib.contextmanager

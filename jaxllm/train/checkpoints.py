@@ -33,7 +33,7 @@ class Checkpointer:
     context manager, or call `close`.
 
     Args:
-        directory: of the checkpoints, made if it does not exist; unfinished saves in it are removed.
+        directory: directory of the checkpoints, made if it does not exist; unfinished saves in it are removed.
         best_metric: name in the metrics given to `save`; the best checkpoint by it stays, and the latest.
         best_mode: whether the best value is the smallest or the largest.
     """
@@ -100,9 +100,9 @@ class Checkpointer:
 
         Args:
             step: number of steps made.
-            tree: of arrays: a `TrainState`, several of them, rollouts, ...
+            tree: tree of arrays: a `TrainState`, several of them, rollouts, ...
             sidecar: a JSON object.
-            metrics: of this step, from which `best_metric` is taken if it is present and finite.
+            metrics: metrics of this step, from which `best_metric` is taken if it is present and finite.
 
         Returns:
             False when this step is already saved.

@@ -20,7 +20,7 @@ def epoch_permutation(seed: int, epoch: int, n: int) -> np.ndarray:
     (it does not promise so for `Generator.permutation`).
 
     Args:
-        seed: of the run, 0 <= seed < 2**64.
+        seed: seed of the run, 0 <= seed < 2**64.
         epoch: from 0.
         n: number of rows.
 
@@ -51,7 +51,7 @@ def row_indices(
     no row is left out and none is padded in. Processes take consecutive parts of the batch.
 
     Args:
-        seed: of the run.
+        seed: seed of the run.
         step: number of the batch, from 0.
         batch_size: rows in the global batch, over all processes.
         n: number of rows.

@@ -30,8 +30,8 @@ class FitResult:
 
     Attributes:
         state: after the last step made.
-        interrupted: True when a signal came, even in the last step: the process is asked to end.
-        metrics: of the last step made, by name, with the hooks' numbers; empty when none was made.
+        interrupted: True when a signal came, even in the last step: the process has to end.
+        metrics: metrics of the last step made, by name, with the hooks' numbers; empty when none was made.
     """
 
     state: TrainState
@@ -64,7 +64,7 @@ def fit(
         step_fn: from `make_train_step`.
         batch_fn: makes a step's batch from the step's number alone; called for the next step while the
             device works on this one.
-        total_steps: of the whole run, those already made included.
+        total_steps: total steps of the whole run, those already made included.
         frozen: passed to every step: base weights and what else is not trained.
         mesh: the devices for batches, None for the default device.
         hooks: called in order after every step, before the step is logged and saved.

@@ -20,7 +20,7 @@ class MetricsWriter:
     In a run of many processes only one of them makes a writer.
 
     Args:
-        path: of the file; its folder is made if it does not exist.
+        path: path of the file; its folder is made if it does not exist.
         resume_step: number of steps made so far. Lines of later steps at the end of the file and a line torn off by a
             kill are removed, since the run is about to write them again; 0 starts an empty file.
     """

@@ -28,6 +28,8 @@ from jaxllm.train import abstract_state, shardings
 def dry_run(config: Config, mesh: jax.sharding.Mesh) -> str:
     """Compiles a step for documents of `config.dry_run` tokens and describes the memory of a device.
 
+    With train.packing the step is compiled for padded rows all the same, which take more memory than packed ones.
+
     Raises:
         UserError: the model has a scoring head, or the document does not fit the context window.
     """

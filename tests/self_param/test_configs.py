@@ -22,12 +22,12 @@ def test_recipes_are_taken(path):
     if path.stem.startswith("paper"):
         model, setting, documents, pairs, steps, vocabulary = PAPER[path.stem]
         assert (config.model, config.setting, config.documents) == (model, setting, documents)
-        assert (config.questions.per_document, config.train.steps, config.train.batch_size) == (pairs, steps, 1)
+        assert (config.qa_pairs.per_document, config.train.steps, config.train.batch_size) == (pairs, steps, 1)
         injected = documents if setting == "batch" else 1
-        assert config.train.steps == injected * pairs * len(config.mixture.turns)
+        assert config.train.steps == injected * pairs * len(config.mixture.cycle)
         assert config.train.eps == pytest.approx(1e-8 * vocabulary) and config.train.lr == 2e-5
         assert (config.lora.rank, config.lora.alpha, "o" in config.lora.targets) == (8, 32.0, False)
-        assert config.mixture.turns == ("qa", "continuation", "unrelated") and config.unrelated.with_document
+        assert config.mixture.cycle == ("qa", "continuation", "unrelated") and config.unrelated.with_document
         assert (config.train.weight_decay, config.train.clip_norm, config.sampling.max_tokens) == (0.01, None, 10)
 
 

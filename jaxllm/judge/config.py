@@ -28,7 +28,7 @@ class JudgeConfig:
     """A judge: local model, server, recorded answers or Python function.
 
     Args:
-        backend: local (a checkpoint), openai (an OpenAI-compatible server), recorded (answers in a file), or callable
+        kind: local (a checkpoint), openai (an OpenAI-compatible server), recorded (answers in a file), or callable
             (a Python function).
         model: checkpoint directory, Hub id, or tiny; for a server the model's name there.
         base_url: address of the server's interface, such as http://localhost:8000/v1; OpenAI's own by default.
@@ -48,7 +48,7 @@ class JudgeConfig:
         completion_price: price of a million completion tokens.
     """
 
-    backend: Literal["local", "openai", "recorded", "callable"] = "local"
+    kind: Literal["local", "openai", "recorded", "callable"] = "local"
     model: str | None = None
     base_url: str | None = None
     path: str | None = None
@@ -66,18 +66,18 @@ class JudgeConfig:
     completion_price: float | None = None
 
     def __post_init__(self):
-        needed = "path" if self.backend in ("recorded", "callable") else "model"
-        given = getattr(self, needed) or (self.backend == "local" and "tiny")
-        check(bool(given), needed, f"the backend {self.backend} needs it")
-        for name, backends in (("model", ("local", "openai")), ("base_url", ("openai",)), ("adapter", ("local",)),
+        needed = "path" if self.kind in ("recorded", "callable") else "model"
+        given = getattr(self, needed) or (self.kind == "local" and "tiny")
+        check(bool(given), needed, f"a judge of kind {self.kind} needs it")
+        for name, kinds in (("model", ("local", "openai")), ("base_url", ("openai",)), ("adapter", ("local",)),
                             ("path", ("recorded", "callable"))):
-            check(getattr(self, name) is None or self.backend in backends, name,
-                  f"does not apply to the backend {self.backend}",
-                  f"leave it out, or set backend to {' or '.join(backends)}")
-        check(self.format == "auto" or self.backend == "local", "format",
-              f"does not apply to the backend {self.backend}, which always gets texts as user messages",
+            check(getattr(self, name) is None or self.kind in kinds, name,
+                  f"does not apply to a judge of kind {self.kind}",
+                  f"leave it out, or set kind to {' or '.join(kinds)}")
+        check(self.format == "auto" or self.kind == "local", "format",
+              f"does not apply to a judge of kind {self.kind}, which always gets texts as user messages",
               "leave it at auto")
-        check(self.cache is None or self.backend != "recorded", "cache", "recorded answers are in a file already",
+        check(self.cache is None or self.kind != "recorded", "cache", "recorded answers are in a file already",
               "leave it out")
         if self.base_url is not None:
             url = urllib.parse.urlsplit(self.base_url)
@@ -120,12 +120,12 @@ def open_judge(config: JudgeConfig, device: DeviceConfig | None = None) -> Judge
 
 
 def _open(config: JudgeConfig, device: DeviceConfig) -> Judge:
-    if config.backend == "openai":
+    if config.kind == "openai":
         return ServerJudge(config.model or "", config.base_url, config.key_variable, config.concurrency,
                            config.per_minute, config.seconds, config.retries)
-    if config.backend == "recorded":
+    if config.kind == "recorded":
         return RecordedJudge(config.path or "")
-    if config.backend == "callable":
+    if config.kind == "callable":
         return named_judge(config.path or "")
     name = config.model or "tiny"
     mesh = open_mesh(config.mesh)

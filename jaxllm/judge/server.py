@@ -76,7 +76,7 @@ class ServerJudge(Judge):
         try:
             import openai
         except ImportError:
-            raise UserError("the client for servers is not installed", "judge.backend",
+            raise UserError("the client for servers is not installed", "judge.kind",
                             "pip install 'jaxllm[api]'") from None
         self._key, self._key_variable = os.environ.get(key_variable, "").strip(), key_variable
         if not self._key and base_url is None:

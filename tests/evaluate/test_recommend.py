@@ -101,7 +101,7 @@ def test_the_command(files, tmp_path):
     """Targets: Up (named before), Heat; Alien (named before, by prev_titles); Brazil. By hand."""
     out = tmp_path / "out"
     assert main(["recommend", "--data.path", str(files["turns"]), "--data.limit_bad", "0.5", "--catalog",
-                 str(files["items"]), "--judge.backend", "recorded", "--judge.path", str(files["replies"]), "--out",
+                 str(files["items"]), "--judge.kind", "recorded", "--judge.path", str(files["replies"]), "--out",
                  str(out)]) == 0
     result = json.loads((out / "result.json").read_text())
     assert (result["turns"], result["targets"], result["targets_discussed"], result["rejected"]) == (3, 4, 2, 2)
@@ -122,7 +122,7 @@ def test_turns_without_a_reply_are_counted_and_left_out(files, tmp_path):
     replies = [json.loads(line) for line in files["replies"].read_text().splitlines()]
     files["replies"].write_text("".join(json.dumps(row) + "\n" for row in replies[:2]))
     arguments = ["recommend", "--data.path", str(files["turns"]), "--data.limit_bad", "0.5", "--catalog",
-                 str(files["items"]), "--judge.backend", "recorded", "--judge.path", str(files["replies"])]
+                 str(files["items"]), "--judge.kind", "recorded", "--judge.path", str(files["replies"])]
     assert main([*arguments, "--out", str(tmp_path / "out")]) == 0
     result = json.loads((tmp_path / "out" / "result.json").read_text())
     assert (result["turns"], result["turns_without_reply"], result["cost"]) == (2, 1, None)
@@ -153,7 +153,7 @@ def test_real_turns(shared, tmp_path):
     replies.write_text("".join(json.dumps({"id": turn["id"], "texts": ["\n".join(
         f"{i}. {title}" for i, title in enumerate(turn["rec_titles"], 1))]}) + "\n" for turn in turns))
     assert main(["recommend", "--data.path", str(folder / "inspired_turns.jsonl.gz"), "--catalog",
-                 str(folder / "inspired_items.jsonl.gz"), "--judge.backend", "recorded", "--judge.path", str(replies),
+                 str(folder / "inspired_items.jsonl.gz"), "--judge.kind", "recorded", "--judge.path", str(replies),
                  "--out", str(tmp_path / "out")]) == 0
     result = json.loads((tmp_path / "out" / "result.json").read_text())
     assert result["turns"] == 153 and result["all"]["recall@20"]["mean"] > 0.97

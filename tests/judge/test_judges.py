@@ -300,12 +300,12 @@ def test_configs_open_judges(tmp_path, recorded):
     assert named.complete([Prompt("a")], GREEDY) == [[Answer("A")]]
     with pytest.raises(UserError, match="no such function"):
         open_judge(JudgeConfig("callable", path="tests.judge.test_judges:whisper"))
-    for wrong in (dict(backend="recorded"), dict(backend="openai"), dict(concurrency=0), dict(per_minute=0.0),
-                  dict(backend="recorded", path=path, cache="c"), dict(path=path), dict(seconds=math.inf),
-                  dict(backend="openai", model="m", base_url="localhost:8000"),
-                  dict(backend="openai", model="m", base_url="http://user:secret@host/v1"),
-                  dict(backend="openai", model="m", key_variable="sk-secret"),
-                  dict(backend="openai", model="m", format="plain"), dict(backend="openai", model="m", adapter="a"),
+    for wrong in (dict(kind="recorded"), dict(kind="openai"), dict(concurrency=0), dict(per_minute=0.0),
+                  dict(kind="recorded", path=path, cache="c"), dict(path=path), dict(seconds=math.inf),
+                  dict(kind="openai", model="m", base_url="localhost:8000"),
+                  dict(kind="openai", model="m", base_url="http://user:secret@host/v1"),
+                  dict(kind="openai", model="m", key_variable="sk-secret"),
+                  dict(kind="openai", model="m", format="plain"), dict(kind="openai", model="m", adapter="a"),
                   dict(prompt_price=-1.0)):
         with pytest.raises(UserError) as raised:
             JudgeConfig(**wrong)

@@ -20,9 +20,11 @@ from jaxllm.finetune.packing import (
     row_counts,
 )
 from jaxllm.finetune.targets import EMPTY, build_target, collate, common_lengths, continuation
+from jaxllm.finetune.teacher_cache import TeacherCache
+from jaxllm.model import Model
 from jaxllm.models import LoraConfig, Rope, init_adapter, unembedding, unstack_layers
 from jaxllm.ops import token_logprobs
-from jaxllm.train import init_state, make_train_step
+from jaxllm.train import init_state, make_mesh, make_train_step
 from tests.networks import GPT2, LLAMA, random_params
 
 DOCUMENT = tuple(range(10, 22))
@@ -126,6 +128,17 @@ def test_full_weights_an_unstacked_base_and_a_second_teacher(llama):
     jax.tree.map(lambda a, b: assert_allclose(a, b, atol=1e-6, rtol=1e-5), (again, found), (values, slopes))
     other = jax.tree.map(lambda leaf: leaf * 1.05, params)
     assert_same(make_loss(spec, "distill", None), other, params, packed, padded, weight=9)
+
+
+def test_cached_teacher_probabilities_follow_their_targets(llama):
+    """Loss and gradient with top-k entries of padded targets, placed at the predictions of packed rows."""
+    spec, params = llama
+    adapter, targets = noisy_adapter(spec), document_targets()
+    lengths = common_lengths(targets, 64)
+    cache = TeacherCache(Model(spec, params, None), None, 16, lengths, len(targets), 1.0, jnp.float32, make_mesh(1))
+    packed = pack_targets([[target] for target in targets], packed_shape(lengths, teacher=False), (4,))
+    assert_same(make_loss(spec, "distill", adapter.scale), adapter.params, params,
+                cache.packed_batch(packed, targets), cache.batch(targets), weight=9)
 
 
 def test_accumulation_over_packed_rows(llama):

@@ -110,7 +110,7 @@ def student_states(spec: ModelSpec, student: Params, adapter: Adapter | None, ba
 
     The arguments are those of `target_divergence`.
     """
-    view = view_of(batch, "student") if is_packed(batch) else {"segments": batch["student_segments"]}
+    view = view_of(batch, "student") if is_packed(batch) else {"lengths": _lengths(batch, "student")}
     hidden = forward(spec, student, batch["student"], **view, adapter=adapter, dtype=dtype, remat=remat,
                      dropout_keys=dropout_keys).hidden
     return gather_states(hidden, batch["student_index"]) if is_packed(batch) else hidden
@@ -127,13 +127,19 @@ def teacher_states(spec: ModelSpec, teacher: Params, batch: Batch, *, open_book_
         hidden = forward(spec, open_book, batch["teacher"], **view_of(batch, "teacher"), dtype=dtype).hidden
         hidden, has_context = gather_states(hidden, batch["teacher_index"]), batch["has_context"] > 0
     else:
-        hidden = forward(spec, open_book, batch["teacher"], segments=batch["teacher_segments"], dtype=dtype).hidden
+        hidden = forward(spec, open_book, batch["teacher"], lengths=_lengths(batch, "teacher"), dtype=dtype).hidden
         hidden, has_context = align(hidden, batch["offset"], batch["student"].shape[1]), (batch["offset"] > 0)[:, None]
     if open_book_teacher is None:
         return hidden
     # A target without a context is the same in both views.
     closed_book = student_states(spec, teacher, None, batch, dtype=dtype)
     return jnp.where(has_context[..., None], hidden, closed_book)
+
+
+def _lengths(batch: Batch, view: str) -> jax.Array:
+    """Counts the tokens `[B]` of the rows of `collate`, which hold one text each, padded on the right. From lengths,
+    unlike from segments, flash attention kernels know that no mask is needed."""
+    return (batch[f"{view}_segments"] > 0).sum(-1, dtype=jnp.int32)
 
 
 def next_token_nll(spec: ModelSpec, params: Params, adapter: Adapter | None, batch: Batch, *,

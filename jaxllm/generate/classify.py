@@ -26,11 +26,12 @@ def batch_scores(spec: ModelSpec, params: Params, adapter: Adapter | None, token
     Args:
         spec, params: the network, with a scoring head.
         adapter: low-rank adapter applied next to the base weights, or None.
-        tokens, segments, types: `[B, T]` int32, one text a row, padded on either side.
+        tokens, segments, types: `[B, T]` int32, one text a row, padded on the right.
         dtype: dtype of activations.
     """
     chex.assert_rank([tokens, segments, types], 2)
-    hidden = forward(spec, params, tokens, segments=segments, types=types, adapter=adapter, dtype=dtype).hidden
+    lengths = (segments > 0).sum(-1, dtype=jnp.int32)  # flash attention kernels need no mask with these
+    hidden = forward(spec, params, tokens, lengths=lengths, types=types, adapter=adapter, dtype=dtype).hidden
     return text_scores(spec, params, hidden, segments, tokens)
 
 

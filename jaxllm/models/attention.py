@@ -215,7 +215,7 @@ def cudnn_arguments(mask: AttentionMask, window: int | None) -> dict[str, Any]:
     # cuDNN has a window only to the left.
     if mask.lengths is None or not mask.self_attention or window is not None and not mask.causal:
         return {"mask": mask.mask(window)[:, None]}
-    lengths = mask.lengths.astype(jnp.int32)
+    lengths = jnp.maximum(mask.lengths.astype(jnp.int32), 1)  # a row without tokens attends to its first padding
     arguments = {"is_causal": mask.causal, "query_seq_lengths": lengths, "key_value_seq_lengths": lengths}
     return arguments if window is None else arguments | {"local_window_size": (window - 1, 0)}
 

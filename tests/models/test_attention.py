@@ -207,6 +207,11 @@ def test_arguments_of_cudnn_describe_the_mask(name):
         assert np.array_equal(np.asarray(weights)[row, :length] > 0, visible[row, :length])
 
 
+def test_a_row_without_tokens_has_a_key_to_attend_to():
+    mask = self_attention_mask(jnp.zeros((1, 4), jnp.int32), lengths=jnp.array([0], jnp.int32))
+    assert cudnn_arguments(mask, None)["key_value_seq_lengths"].tolist() == [1]
+
+
 def test_other_rows_give_cudnn_a_dense_mask():
     packed_rows = self_attention_mask(jnp.array([[1, 1, 2, 0]]))
     assert set(cudnn_arguments(packed_rows, None)) == {"mask"}

@@ -1,4 +1,4 @@
-"""`jaxllm convert`: what comes out is what went in, in the layout and the number format that was asked for."""
+"""`jaxllm convert`: the output has the input's values, in the requested layout and dtype."""
 
 import json
 import shutil
@@ -40,10 +40,10 @@ def adapter(tiny, tmp_path):
 
 
 def test_both_layouts_hold_the_same(tiny, tmp_path, capsys):
-    told = convert(tmp_path / "orbax", "--format", "orbax")
+    result = convert(tmp_path / "orbax", "--format", "orbax")
     assert capsys.readouterr().out.splitlines()[-1] == str(tmp_path / "orbax" / "result.json")
-    assert (told["format"], told["dtype"], told["quantized"]) == ("orbax", "float32", None)
-    assert told["parameters"] == sum(leaf.size for leaf in jax.tree.leaves(tiny[1])) == told["bytes"] // 4
+    assert (result["format"], result["dtype"], result["quantized"]) == ("orbax", "float32", None)
+    assert result["parameters"] == sum(leaf.size for leaf in jax.tree.leaves(tiny[1])) == result["bytes"] // 4
     convert(tmp_path / "back", model=tmp_path / "orbax")
     for path in (tmp_path / "orbax", tmp_path / "back"):
         spec, params = load_model(path)
@@ -54,24 +54,24 @@ def test_both_layouts_hold_the_same(tiny, tmp_path, capsys):
         assert (tmp_path / "back" / name).read_bytes() == (original / name).read_bytes()
 
 
-def test_number_formats(tiny, tmp_path):
-    told = convert(tmp_path / "half", "--dtype", "bfloat16")
+def test_dtypes(tiny, tmp_path):
+    result = convert(tmp_path / "half", "--dtype", "bfloat16")
     _, half = load_model(tmp_path / "half", jnp.bfloat16)
     assert_equal(half, jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), tiny[1]))
-    assert told["bytes"] == 2 * told["parameters"]
-    # Without --dtype the format of the file is kept.
+    assert result["bytes"] == 2 * result["parameters"]
+    # Without --dtype the stored dtype stays.
     assert convert(tmp_path / "again", model=tmp_path / "half")["dtype"] == "bfloat16"
 
 
 @pytest.mark.parametrize("scheme", ["int8", "int4", "nf4"])
 def test_quantized_weights_travel_in_orbax(tiny, tmp_path, scheme):
-    told = convert(tmp_path / "small", "--format", "orbax", "--quantize", scheme)
+    result = convert(tmp_path / "small", "--format", "orbax", "--quantize", scheme)
     _, params = load_model(tmp_path / "small")
-    assert told["quantized"] == scheme == scheme_of(params)
+    assert result["quantized"] == scheme == scheme_of(params)
     expected = quantize_params(tiny[1], scheme)
     assert_equal(params, expected)
-    assert told["bytes"] == sum(leaf.nbytes for leaf in jax.tree.leaves(params)) < 2 * told["parameters"]
-    # The hub's layout has them in full, as rounded as they are.
+    assert result["bytes"] == sum(leaf.nbytes for leaf in jax.tree.leaves(params)) < 2 * result["parameters"]
+    # The hf layout stores the dequantized values.
     back = convert(tmp_path / "full", model=tmp_path / "small")
     assert (back["quantized"], back["dequantized_from"]) == (None, scheme)
     assert_equal(load_model(tmp_path / "full")[1], dequantize_params(expected, jnp.float32))
@@ -87,23 +87,23 @@ def test_a_merged_adapter(tiny, adapter, tmp_path):
 
 
 def test_an_adapter_of_a_quantized_base(tiny, adapter, tmp_path):
-    """What was trained on the rounded base is merged into the rounded base."""
+    """An adapter trained on the quantized base is merged into the dequantized base."""
     spec, params = tiny
     convert(tmp_path / "base", "--format", "orbax", "--quantize", "int4")
     convert(tmp_path / "merged", "--adapter", adapter, "--merge", model=tmp_path / "base")
     rounded = dequantize_params(quantize_params(params, "int4"), jnp.float32)
     expected = merge_adapter(rounded, load_adapter(adapter, spec))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), load_model(tmp_path / "merged")[1], expected)
-    # In the other layout as well, all in full; rounded again only where that is asked for.
-    told = convert(tmp_path / "native", "--adapter", adapter, "--merge", "--format", "orbax", model=tmp_path / "base")
-    assert (told["quantized"], told["dequantized_from"]) == (None, "int4")
+    # In the other layout as well, all in full; rounded again only with --quantize.
+    result = convert(tmp_path / "native", "--adapter", adapter, "--merge", "--format", "orbax", model=tmp_path / "base")
+    assert (result["quantized"], result["dequantized_from"]) == (None, "int4")
     assert_equal(load_model(tmp_path / "native")[1], load_model(tmp_path / "merged")[1])
     convert(tmp_path / "again", "--adapter", adapter, "--merge", "--format", "orbax", "--quantize", "int8",
             model=tmp_path / "base")
     assert scheme_of(load_model(tmp_path / "again")[1]) == "int8"
 
 
-def test_a_tree_that_is_quantized_in_parts_is_not_written(tiny, tmp_path):
+def test_a_partly_quantized_tree_is_not_written(tiny, tmp_path):
     spec, params = tiny
     mixed = quantize_params(params, "nf4")
     mixed["layers"]["attn"]["q"]["kernel"] = params["layers"]["attn"]["q"]["kernel"]
@@ -112,7 +112,7 @@ def test_a_tree_that_is_quantized_in_parts_is_not_written(tiny, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_numbers_beyond_the_format(tiny, tmp_path, capsys):
+def test_values_beyond_the_range_of_the_dtype(tiny, tmp_path, capsys):
     spec, params = tiny
     save_model(tmp_path / "large", spec, params | {"embed": params["embed"].at[3, 4].set(1e6)}, "tiny")
     assert main(["convert", "--model", str(tmp_path / "large"), "--out", str(tmp_path / "half"),
@@ -142,7 +142,7 @@ def test_damaged_native_weights(tiny, tmp_path, capsys, damage, message):
     (["--dtype", "float8"], "expected one of float32, bfloat16, float16"),
     (["--adapter", "nowhere", "--merge"], "adapter_config.json: the file is missing"),
 ])
-def test_mistakes(tmp_path, capsys, arguments, message):
+def test_bad_arguments(tmp_path, capsys, arguments, message):
     assert main(["convert", "--model", "tiny", "--out", str(tmp_path / "out"), *arguments]) == 2
     assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""`jaxllm inspect`: what it says of good checkpoints and of bad ones."""
+"""`jaxllm inspect`: its output for supported and for unsupported checkpoints."""
 
 import json
 import shutil
@@ -65,11 +65,11 @@ def test_sizes_are_those_of_the_arrays(spec, kind):
     ({"intermediate_size": 100}, "12 tensors are reshaped"),
     ({"vocab_size": 1000}, "the tokenizer has 1280 tokens, the embedding 1000 rows"),
 ])
-def test_what_is_not_supported_is_said(copy, capsys, changes, problem):
+def test_reasons_why_a_checkpoint_is_not_supported(copy, capsys, changes, problem):
     path = copy(**changes)
     found = inspect(str(path))
-    assert not found["supported"] and any(problem in one for one in found["problems"])
-    assert main(["inspect", str(path)]) == 0  # it could be told: that is what was asked
+    assert not found["supported"] and any(problem in reason for reason in found["problems"])
+    assert main(["inspect", str(path)]) == 0  # the inspection itself succeeded
     assert problem in capsys.readouterr().out
 
 
@@ -80,7 +80,7 @@ def test_a_damaged_file_and_a_missing_tokenizer(copy):
         file.truncate(1000)
     problems = inspect(str(path))["problems"]
     for part in ("not a whole safetensors file", "tokenizer"):
-        assert any(part in one for one in problems)
+        assert any(part in problem for problem in problems)
 
 
 def test_no_checkpoint_at_all(tmp_path, capsys):

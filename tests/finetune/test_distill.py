@@ -1,4 +1,4 @@
-"""The two views of a target: what stands where, and what must not depend on what."""
+"""Student and teacher views of a target, the distillation loss on them, and which inputs it must not depend on."""
 
 import jax
 import jax.numpy as jnp
@@ -29,11 +29,11 @@ def test_views_by_hand():
         assert built.student[j + 1] == built.teacher[3 + j + 1]
 
 
-def test_what_is_given_is_not_learned():
-    """Two of four tokens are only read: the states of the third and fourth count, with a prefix and without."""
+def test_masked_prompt_tokens_carry_no_loss():
+    """Two of four tokens are masked prompt: the predictions of the last two carry loss, with and without a prefix."""
     for prefix, wanted in (((1,), [0, 0, 1, 1, 0, 0]), ((), [0, 1, 1, 0, 0, 0])):
-        told = build_target(prefix, (10,), (20, 21, 22, 23), "qa", prompt_tokens=2, mask_prompt=True)
-        batch = collate([told, Target((), (), 0)], 6, 8)
+        built = build_target(prefix, (10,), (20, 21, 22, 23), "qa", prompt_tokens=2, mask_prompt=True)
+        batch = collate([built, Target((), (), 0)], 6, 8)
         mask = target_mask(jnp.asarray(batch["student_segments"]), jnp.asarray(batch["masked_tokens"]))
         assert mask.astype(int).tolist() == [wanted, [0] * 6]
 
@@ -41,13 +41,13 @@ def test_what_is_given_is_not_learned():
 def test_the_loss_is_that_of_the_answer_alone(llama):
     """Against the mean of the divergence over the answer's two states; tokens of the question change nothing else."""
     spec, params = llama
-    one = build_target((1,), (10, 11), (20, 21, 22, 23), "qa", prompt_tokens=2, mask_prompt=True)
-    batch = {name: jnp.asarray(value) for name, value in collate([one], 8, 8).items()}
+    answer_only = build_target((1,), (10, 11), (20, 21, 22, 23), "qa", prompt_tokens=2, mask_prompt=True)
+    batch = {name: jnp.asarray(value) for name, value in collate([answer_only], 8, 8).items()}
     adapter = init_adapter(spec, jax.random.key(0), LoraConfig(rank=2))
     loss = make_loss(spec, "distill", adapter.scale)
     (total, weight), _ = loss(adapter.params, params, batch, None, None)
-    gaps = target_divergence(spec, params, params, adapter, batch)[0]
-    assert_allclose(total, (gaps[2] + gaps[3]) / 2, rtol=1e-5)
+    kl = target_divergence(spec, params, params, adapter, batch)[0]
+    assert_allclose(total, (kl[2] + kl[3]) / 2, rtol=1e-5)
     assert float(weight) == 1.0
 
 
@@ -62,7 +62,7 @@ def test_align_by_hand():
 
 
 def test_last_term_uses_the_last_but_one_state(llama):
-    """The gap at the last target is that of student state n and teacher state len(x) + n (with prefix)."""
+    """The KL at the last target is between student state n and teacher state len(x) + n (with prefix)."""
     spec, params = llama
     other = jax.tree.map(lambda leaf: leaf * 1.05, params)
     batch = jax.tree.map(jnp.asarray, collate([target()], 8, 10))
@@ -73,26 +73,26 @@ def test_last_term_uses_the_last_but_one_state(llama):
     assert_allclose(got, (jnp.exp(p) * (p - q)).sum(), rtol=1e-4)
 
 
-def test_one_teaches_what_it_reads_and_another_what_it_knows(llama):
-    """Each row's gap is that to its own teacher; without a second one, rows that read nothing have the same."""
+def test_open_book_and_closed_book_rows_have_their_own_teacher(llama):
+    """Each row's KL is to its own teacher; closed-book rows have the same KL without a second teacher."""
     spec, params = llama
     latest = jax.tree.map(lambda leaf: leaf * 1.05, params)
-    reader = latest | {"layers": jax.tree.map(lambda leaf: leaf * 0.9, latest["layers"])}
+    open_book_teacher = latest | {"layers": jax.tree.map(lambda leaf: leaf * 0.9, latest["layers"])}
     rows = [target(), build_target((1,), (), (20, 21, 22), "rehearsal"), Target((), (), 0)]
     batch = jax.tree.map(jnp.asarray, collate(rows, 6, 10))
-    both = target_divergence(spec, latest, params, None, batch, open_book_teacher=reader)
-    assert_allclose(both[0, :4], target_divergence(spec, reader, params, None, batch)[0, :4], rtol=1e-5)
+    both = target_divergence(spec, latest, params, None, batch, open_book_teacher=open_book_teacher)
+    assert_allclose(both[0, :4], target_divergence(spec, open_book_teacher, params, None, batch)[0, :4], rtol=1e-5)
     assert_allclose(both[1, :3], target_divergence(spec, latest, params, None, batch)[1, :3], rtol=1e-5)
     assert np.abs(both[0, :4] - target_divergence(spec, latest, params, None, batch)[0, :4]).max() > 1e-4
 
     adapter = init_adapter(spec, jax.random.key(0), LoraConfig())
     loss = make_loss(spec, "distill", adapter.scale, two_teachers=True)
-    (total, weight), _ = loss(adapter.params, (latest, reader), batch, jax.random.key(0), None)
-    gaps = target_divergence(spec, latest, latest, None, batch, open_book_teacher=reader)
-    assert weight == 2 and float(total) == pytest.approx(float(gaps[0, :4].mean() + gaps[1, :3].mean()), rel=1e-5)
+    (total, weight), _ = loss(adapter.params, (latest, open_book_teacher), batch, jax.random.key(0), None)
+    kl = target_divergence(spec, latest, latest, None, batch, open_book_teacher=open_book_teacher)
+    assert weight == 2 and float(total) == pytest.approx(float(kl[0, :4].mean() + kl[1, :3].mean()), rel=1e-5)
 
 
-def test_cut_stays_inside():
+def test_the_cut_of_a_continuation_is_within_the_context():
     context = tuple(range(10, 16))
     assert continuation((1,), context, 1).student == (1, *context[1:])
     assert continuation((1,), context, 4).student == (1, *context[4:])
@@ -102,30 +102,30 @@ def test_cut_stays_inside():
             continuation((1,), context, cut)
 
 
-def streams(turns, questions=3, seed=0):
+def document_targets(turns, questions=3, seed=0):
     made = tuple(target(text=(20 + i, 30)) for i in range(questions))
     return DocumentTargets((1,), (10, 11, 12, 13), made, ((40, 41), (42, 43), (44, 45)), (10, 11, 12, 13), turns, seed)
 
 
 def test_every_pair_is_used_once_per_round():
-    """Two rounds of twelve pairs, three kinds in turn: 72 targets, each pair twice."""
-    own = streams(("qa", "continuation", "unrelated"), questions=12)
+    """Two rounds of twelve pairs, three target types in turn: 72 targets, each pair twice."""
+    own = document_targets(("qa", "continuation", "unrelated"), questions=12)
     drawn = [own.target(n) for n in range(72)]
     assert [TARGET_TYPES[t.target_type] for t in drawn[:6]] == ["qa", "continuation", "unrelated"] * 2
-    asked = [t.student for t in drawn if t.target_type == 0]
-    assert sorted(asked[:12]) == sorted(asked[12:]) == sorted(t.student for t in own.questions)
-    assert asked[:12] != asked[12:]
+    qa_rows = [t.student for t in drawn if t.target_type == 0]
+    assert sorted(qa_rows[:12]) == sorted(qa_rows[12:]) == sorted(t.student for t in own.questions)
+    assert qa_rows[:12] != qa_rows[12:]
 
 
 def test_targets_depend_on_seed_and_number_alone():
-    first, second = streams(("qa", "continuation")), streams(("qa", "continuation"))
+    first, second = document_targets(("qa", "continuation")), document_targets(("qa", "continuation"))
     order = [first.target(n) for n in range(20)]
     assert [second.target(n) for n in reversed(range(20))] == order[::-1]
-    assert [streams(("qa", "continuation"), seed=1).target(n) for n in range(20)] != order
+    assert [document_targets(("qa", "continuation"), seed=1).target(n) for n in range(20)] != order
 
 
 def test_cuts_leave_something_on_both_sides():
-    own = streams(("continuation",))
+    own = document_targets(("continuation",))
     lengths = {len(own.target(n).student) for n in range(60)}
     assert lengths == {3, 4}  # four tokens, cut after one or two: three or two are left, and the prefix
 
@@ -152,12 +152,13 @@ def test_no_context_means_no_loss_and_no_gradient(llama):
 
 def test_the_context_does_not_reach_the_student(llama):
     spec, params = llama
-    one, two = (jax.tree.map(jnp.asarray, collate([target(context=c)], 8, 12)) for c in ((10, 11, 12), (50, 51, 52)))
+    contexts = (10, 11, 12), (50, 51, 52)
+    batches = [jax.tree.map(jnp.asarray, collate([target(context=context)], 8, 12)) for context in contexts]
     loss = make_loss(spec, "finetune", 1.0)
     adapter = init_adapter(spec, jax.random.key(0), LoraConfig(rank=2))
-    assert len({float(loss(adapter.params, params, batch, None, None)[0][0]) for batch in (one, two)}) == 1
-    gap = [target_divergence(spec, params, params, None, b)[0, :4] for b in (one, two)]
-    assert float(jnp.abs(gap[0] - gap[1]).max()) > 1e-3  # but it does reach the teacher
+    assert len({float(loss(adapter.params, params, batch, None, None)[0][0]) for batch in batches}) == 1
+    kl = [target_divergence(spec, params, params, None, b)[0, :4] for b in batches]
+    assert float(jnp.abs(kl[0] - kl[1]).max()) > 1e-3  # but it does reach the teacher
 
 
 def test_the_teacher_gets_no_gradient(llama, batch):
@@ -172,8 +173,8 @@ def test_the_teacher_gets_no_gradient(llama, batch):
     assert float(loss(adapter.params, params, batch, None, None)[0][0]) > 0
 
 
-def test_every_target_weighs_the_same_whatever_its_padding(llama, batch):
-    """The batch's loss is the mean of what each target gives alone, at other lengths."""
+def test_every_target_has_the_same_weight_with_any_padding(llama, batch):
+    """The batch's loss is the sum of each target's own loss, computed alone at another length."""
     spec, params = llama
     loss = make_loss(spec, "distill", 1.0)
     adapter = init_adapter(spec, jax.random.key(0), LoraConfig(rank=2))
@@ -204,6 +205,6 @@ def test_temperature_scales_by_its_square(llama, batch):
     hot = make_loss(spec, "distill", 1.0, temperature=2.0)
     adapter = init_adapter(spec, jax.random.key(0), LoraConfig(rank=2))
     (total, _), _ = hot(adapter.params, params, batch, None)
-    gap = target_divergence(spec, params, params, None, batch, temperature=2.0)
+    kl = target_divergence(spec, params, params, None, batch, temperature=2.0)
     mask = target_mask(batch["student_segments"])
-    assert_allclose(total, 4 * ((gap * mask).sum(-1) / mask.sum(-1)).sum(), rtol=1e-5)
+    assert_allclose(total, 4 * ((kl * mask).sum(-1) / mask.sum(-1)).sum(), rtol=1e-5)

@@ -1,4 +1,4 @@
-"""Answers that the student gives itself: which, when, of whom, and that a stopped run goes on with the same."""
+"""On-policy targets: which answers the student samples, when and with which weights, also in a resumed run."""
 
 import dataclasses
 import signal
@@ -34,25 +34,26 @@ def model(llama):
 
 
 @pytest.fixture(scope="module")
-def streams(model):
+def targets(model):
     ids = lambda text: tuple(model.tokenizer.encode(text))
     context = ids("the red fox is in it")
     pairs = ("who is in it?", " fox."), ("what color?", " red."), ("is it?", " it is.")
-    questions = tuple(build_target(model.prefix, context, ids(ask + tell), "qa", prompt_tokens=len(ids(ask)))
-                      for ask, tell in pairs)
+    questions = tuple(build_target(model.prefix, context, ids(question + answer), "qa",
+                                   prompt_tokens=len(ids(question)))
+                      for question, answer in pairs)
     return DocumentTargets(model.prefix, context, questions, (ids("other text"), ids("more of it")), (),
                    MixtureConfig(qa=1, continuation=0, unrelated=1).cycle, 5)
 
 
-def recipe(model, streams, config, steps=STEPS, lora=None):
-    longest = streams.longest()
+def train_plan(model, targets, config, steps=STEPS, lora=None):
+    longest = targets.longest()
     lengths = common_lengths([*longest, *longest_completions(longest, GREEDY.max_tokens, 64)], 64)
     train = TrainConfig(steps=steps, batch_size=ROWS, lr=5e-3, schedule="constant")
     return make_plan(model, "distill", train, lora, DivergenceConfig(), lengths, FLOAT32, make_mesh(),
                        on_policy=config, sampling=dataclasses.replace(GREEDY, temperature=config.temperature))
 
 
-def test_another_answer_by_hand():
+def test_replacing_the_answer_by_hand():
     target = build_target((1,), (7, 8), (3, 4, 5), "qa", prompt_tokens=2)
     assert with_completion(target, (9, 6)) == Target((1, 3, 4, 9, 6), (1, 7, 8, 3, 4, 9, 6), 2, 0, 0, 3)
     only = build_target((1,), (7, 8), (3, 4, 5), "qa", prompt_tokens=2, mask_prompt=True)
@@ -61,63 +62,64 @@ def test_another_answer_by_hand():
     assert len(long.student) == 3 + 9 - 5 and len(long.teacher) == 9
 
 
-def test_the_student_answers_what_it_is_asked(model, streams):
-    """Greedily what `generate` says, cut where there is no room; all else stays; what is past is forgotten."""
-    own = OnPolicyTargets(model, streams, OnPolicyConfig(1.0), GREEDY, ROWS, (64, 64), FLOAT32, {})
+def test_the_student_answers_the_prompts_of_its_targets(model, targets):
+    """Greedy completions equal those of `generate`, truncated where the target would be too long; targets without a
+    prompt are unchanged, and completions of past steps are dropped."""
+    own = OnPolicyTargets(model, targets, OnPolicyConfig(1.0), GREEDY, ROWS, (64, 64), FLOAT32, {})
     own.sample(range(0, 3), model.params)
     for number in range(3 * ROWS):
-        made = streams.target(number)
+        made = targets.target(number)
         if made.prompt_tokens:
-            (said,) = generate(model, [made.student[:made.prompt_tokens]], GREEDY, dtype=FLOAT32)[0]
-            assert own.target(number) == with_completion(made, said.token_ids) != made
+            (completion,) = generate(model, [made.student[:made.prompt_tokens]], GREEDY, dtype=FLOAT32)[0]
+            assert own.target(number) == with_completion(made, completion.token_ids) != made
         else:
             assert own.target(number) == made
-    assert own.target(3 * ROWS) == streams.target(3 * ROWS)
+    assert own.target(3 * ROWS) == targets.target(3 * ROWS)
     own.sample(range(3, 4), model.params)
     assert {int(number) // ROWS for number in own.completions} == {2, 3}
-    length = max(target.prompt_tokens for target in streams.questions) + 2
-    tight = OnPolicyTargets(model, streams, OnPolicyConfig(1.0), GREEDY, ROWS, (length, 64), FLOAT32, {})
+    length = max(target.prompt_tokens for target in targets.questions) + 2
+    tight = OnPolicyTargets(model, targets, OnPolicyConfig(1.0), GREEDY, ROWS, (length, 64), FLOAT32, {})
     tight.sample(range(0, 3), model.params)
-    asked = [number for number in range(3 * ROWS) if streams.target(number).prompt_tokens]
-    assert max(len(tight.target(number).student) for number in asked) == length
+    prompted = [number for number in range(3 * ROWS) if targets.target(number).prompt_tokens]
+    assert max(len(tight.target(number).student) for number in prompted) == length
 
 
-def test_a_share_of_them_and_always_the_same(model, streams):
+def test_the_share_of_sampled_answers_is_reproducible(model, targets):
     sampling = dataclasses.replace(GREEDY, temperature=1.0)
-    own = [OnPolicyTargets(model, streams, OnPolicyConfig(0.3), sampling, ROWS, (64, 64), FLOAT32, {})
+    own = [OnPolicyTargets(model, targets, OnPolicyConfig(0.3), sampling, ROWS, (64, 64), FLOAT32, {})
            for _ in range(2)]
     own[0].sample(range(0, 50), model.params)
     for steps in (range(0, 20), range(20, 50)):
         own[1].sample(steps, model.params)
-    asked = 50 * ROWS // 2
-    assert 0.2 * asked < len(own[0].completions) < 0.4 * asked
+    prompted = 50 * ROWS // 2
+    assert 0.2 * prompted < len(own[0].completions) < 0.4 * prompted
     assert own[1].completions == {number: ids for number, ids in own[0].completions.items() if int(number) >= 19 * ROWS}
 
 
-def test_how_an_answer_ends(model, streams):
-    """An end token of the student's is kept, so that an answer that ends too early is corrected; behind a stop string
-    comes one where the pairs have one; an answer that is cut off has none."""
+def test_end_tokens_of_sampled_answers(model, targets):
+    """A sampled end token is trained on, so that an answer that ends too early is corrected; after a stop string one is
+    appended where the pairs have one; a truncated answer has none."""
     stop = model.tokenizer.encode(".")[0]
     end = next(token for token in range(3, 90) if token not in (stop, *model.stop_ids))
     student = dataclasses.replace(model, spec=dataclasses.replace(model.spec, eos_ids=(end,)))
-    ending = dataclasses.replace(streams, questions=tuple(
-        dataclasses.replace(one, student=(*one.student, end), teacher=(*one.teacher, end))
-        for one in streams.questions))
+    ending = dataclasses.replace(targets, questions=tuple(
+        dataclasses.replace(question, student=(*question.student, end), teacher=(*question.teacher, end))
+        for question in targets.questions))
 
-    def said(targets, token):
+    def completion(targets, token):
         sampling = dataclasses.replace(GREEDY, logit_bias={token: 100.0})
         own = OnPolicyTargets(student, targets, OnPolicyConfig(1.0), sampling, ROWS, (64, 64), FLOAT32, {})
         own.sample(range(1), student.params)
-        (one,) = {tuple(ids) for ids in own.completions.values()}
-        return one
+        (ids,) = {tuple(ids) for ids in own.completions.values()}
+        return ids
 
-    assert said(ending, end) == said(streams, end) == (end,)
-    assert said(ending, stop) == (stop, end) and said(streams, stop) == (stop,)
+    assert completion(ending, end) == completion(targets, end) == (end,)
+    assert completion(ending, stop) == (stop, end) and completion(targets, stop) == (stop,)
     other = end + 1
-    assert said(ending, other) == (other,) * GREEDY.max_tokens
+    assert completion(ending, other) == (other,) * GREEDY.max_tokens
 
 
-def test_the_current_student_is_sampled(model, streams, monkeypatch):
+def test_the_current_student_is_sampled(model, targets, monkeypatch):
     """Before the first step the base model, then the student of that step; the adapter is applied next to the base."""
     sampled, sample = [], OnPolicyTargets.sample
 
@@ -128,22 +130,22 @@ def test_the_current_student_is_sampled(model, streams, monkeypatch):
 
     monkeypatch.setattr(OnPolicyTargets, "sample", recorded)
     config, lora = OnPolicyConfig(1.0, every=3), LoraConfig(rank=4)
-    run_plan(model, streams, recipe(model, streams, config, lora=lora), progress=False)
+    run_plan(model, targets, train_plan(model, targets, config, lora=lora), progress=False)
     assert [steps for steps, _ in sampled] == [range(0, 4), range(4, 7), range(7, 9)]
     adapters = [adapter for _, adapter in sampled[:2]]
-    initial = as_adapter(init_trained(model, lora, make_mesh(), streams.seed), lora)
-    three = run_plan(model, streams, recipe(model, streams, config, 3, lora), progress=False)
+    initial = as_adapter(init_trained(model, lora, make_mesh(), targets.seed), lora)
+    three = run_plan(model, targets, train_plan(model, targets, config, 3, lora), progress=False)
     for student, wanted in zip(adapters, (initial, three.adapter), strict=True):
         for a, b in zip(jax.tree.leaves(student), jax.tree.leaves(wanted), strict=True):
             assert np.array_equal(a, b)
 
 
 class Stopping:
-    """A signal comes when the second target of step 5, which is not the student's to answer, is asked for the first or
-    the second time: when the questions of its round are looked for, or when its batch is made."""
+    """Targets that raise a signal when the second target of step 5, which has no prompt, is built for the first or the
+    second time: when the prompts of its round are collected, or when its batch is made."""
 
-    def __init__(self, streams, times):
-        self.seed, self.cycle, self.target_of, self.times = streams.seed, streams.cycle, streams.target, times
+    def __init__(self, targets, times):
+        self.seed, self.cycle, self.target_of, self.times = targets.seed, targets.cycle, targets.target, times
 
     def target(self, number):
         self.times -= number == 5 * ROWS + 1
@@ -153,20 +155,20 @@ class Stopping:
 
 
 @pytest.mark.parametrize(("times", "lora", "stopped"), [(1, None, 3), (2, LoraConfig(rank=4), 5)])
-def test_a_stopped_run_goes_on_with_the_same_answers(model, streams, tmp_path, times, lora, stopped):
-    made = recipe(model, streams, OnPolicyConfig(0.7, every=3), lora=lora)
-    whole = run_plan(model, streams, made, progress=False)
+def test_a_stopped_run_resumes_with_the_same_answers(model, targets, tmp_path, times, lora, stopped):
+    made = train_plan(model, targets, OnPolicyConfig(0.7, every=3), lora=lora)
+    whole = run_plan(model, targets, made, progress=False)
     with Checkpointer(tmp_path / "checkpoints") as checkpointer:
-        half = run_plan(model, Stopping(streams, times), made, checkpointer=checkpointer, progress=False)
+        half = run_plan(model, Stopping(targets, times), made, checkpointer=checkpointer, progress=False)
         assert half.interrupted and checkpointer.latest_step() == stopped
-        rest = run_plan(model, streams, made, checkpointer=checkpointer, progress=False)
+        rest = run_plan(model, targets, made, checkpointer=checkpointer, progress=False)
     for a, b in zip(jax.tree.leaves(whole.params), jax.tree.leaves(rest.params), strict=True):
         assert np.array_equal(a, b)
 
 
-def test_it_comes_to_agree_with_the_reader_on_what_it_says(model, streams):
-    """Learning from its own answers alone: also on those that it is never given."""
-    learned = run_plan(model, streams, recipe(model, streams, OnPolicyConfig(1.0, every=5), 40, LoraConfig(rank=8)),
+def test_distillation_on_its_own_answers_lowers_the_kl(model, targets):
+    """Trained on its own answers alone, the student agrees with the teacher on the reference answers too."""
+    learned = run_plan(model, targets, train_plan(model, targets, OnPolicyConfig(1.0, every=5), 40, LoraConfig(rank=8)),
                      progress=False)
-    stored = target_batches(list(streams.questions), 64)
+    stored = target_batches(list(targets.questions), 64)
     assert mean_kl(model, learned.params, stored, FLOAT32) < mean_kl(model, model.params, stored, FLOAT32) / 2

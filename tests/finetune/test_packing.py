@@ -118,12 +118,12 @@ def _run(loss, trained, frozen, batch):
 def test_full_weights_an_unstacked_base_and_a_second_teacher(llama):
     spec, params = llama
     adapter = noisy_adapter(spec)
-    reader = params | {"layers": jax.tree.map(lambda leaf: leaf * 0.9, params["layers"])}
+    open_book_teacher = params | {"layers": jax.tree.map(lambda leaf: leaf * 0.9, params["layers"])}
     packed, padded = packed_and_padded(document_targets())
     loss = make_loss(spec, "distill", adapter.scale, two_teachers=True)
-    assert_same(loss, adapter.params, (params, reader), packed, padded, weight=9)
-    values, slopes = jax.jit(lambda frozen: _run(loss, adapter.params, frozen, packed))((params, reader))
-    apart = unstack_layers(params), unstack_layers(reader)
+    assert_same(loss, adapter.params, (params, open_book_teacher), packed, padded, weight=9)
+    values, slopes = jax.jit(lambda frozen: _run(loss, adapter.params, frozen, packed))((params, open_book_teacher))
+    apart = unstack_layers(params), unstack_layers(open_book_teacher)
     again, found = jax.jit(lambda frozen: _run(loss, adapter.params, frozen, packed))(apart)
     jax.tree.map(lambda a, b: assert_allclose(a, b, atol=1e-6, rtol=1e-5), (again, found), (values, slopes))
     other = jax.tree.map(lambda leaf: leaf * 1.05, params)

@@ -41,7 +41,7 @@ def unrelated(count, seed):
     return [draw.integers(3, 97, 12).tolist() for _ in range(count)]
 
 
-def streams(model, mixture):
+def document_targets_of(model, mixture):
     config = InjectConfig(mixture=mixture, unrelated=UnrelatedConfig(with_document=False))
     made = document_targets(config, Prompts(model, FormatConfig()), DOCUMENT, PAIRS, unrelated(16, 0), 0)
     # The window of this small network does not hold the usual wording; short targets do as well.
@@ -54,47 +54,47 @@ def streams(model, mixture):
 LORA = LoraConfig(rank=4)
 
 
-def recipe(model, made, lora=LORA, train=TRAIN, objective="distill") -> TrainPlan:
+def train_plan(model, made, lora=LORA, train=TRAIN, objective="distill") -> TrainPlan:
     lengths = common_lengths(made.longest(), model.spec.max_positions)
     return make_plan(model, objective, train, lora, DivergenceConfig(), lengths, FLOAT32, make_mesh())
 
 
 @pytest.fixture(scope="module")
 def full_mixture(model):
-    return streams(model, MixtureConfig())
+    return document_targets_of(model, MixtureConfig())
 
 
 @pytest.fixture(scope="module")
 def learned(model, full_mixture):
-    return run_plan(model, full_mixture, recipe(model, full_mixture), progress=False)
+    return run_plan(model, full_mixture, train_plan(model, full_mixture), progress=False)
 
 
-def held_back(model, made):
-    """Text in the manner of the pairs that no stream holds."""
+def held_out_targets(model, made):
+    """Returns batches of pairs that are not trained on."""
     texts = [model.tokenizer.encode(text) for text in ("who is it? fox", "what is in it? red fox")]
     return target_batches([build_target(made.prefix, made.context, t, "qa") for t in texts], 64)
 
 
-def test_the_student_comes_to_agree_with_the_reader(model, full_mixture, learned):
-    """On what was trained and on the held-back rest; the document's own rest included."""
+def test_distillation_lowers_the_kl_to_the_teacher(model, full_mixture, learned):
+    """On the targets that were trained and on held-out ones about the document."""
     trained = target_batches(list(full_mixture.questions), 64)
     assert mean_kl(model, learned.params, trained, FLOAT32) < mean_kl(model, model.params, trained, FLOAT32) / 5
-    kept = held_back(model, full_mixture)
-    assert mean_kl(model, learned.params, kept, FLOAT32) < mean_kl(model, model.params, kept, FLOAT32) / 2
+    held_out = held_out_targets(model, full_mixture)
+    assert mean_kl(model, learned.params, held_out, FLOAT32) < mean_kl(model, model.params, held_out, FLOAT32) / 2
 
 
 def test_merged_weights_are_the_adapter(model, learned):
     tokens = random_tokens(2, 16)
-    beside = forward(model.spec, model.params, tokens, adapter=learned.adapter).hidden
-    assert_allclose(forward(model.spec, learned.params, tokens).hidden, beside, atol=2e-5)
-    assert float(jnp.abs(forward(model.spec, model.params, tokens).hidden - beside).max()) > 0.01
+    next_to_base = forward(model.spec, model.params, tokens, adapter=learned.adapter).hidden
+    assert_allclose(forward(model.spec, learned.params, tokens).hidden, next_to_base, atol=2e-5)
+    assert float(jnp.abs(forward(model.spec, model.params, tokens).hidden - next_to_base).max()) > 0.01
 
 
-def test_unrelated_text_keeps_the_model_in_place(model, full_mixture, learned):
-    """Drift on text of neither stream is smaller with unrelated text than without, for the same steps."""
+def test_unrelated_text_reduces_drift(model, full_mixture, learned):
+    """Drift on other text is smaller with unrelated text than without, for the same steps."""
     fresh = target_batches(drift_targets(Prompts(model, FormatConfig()), unrelated(16, 7)), 64)
-    without = streams(model, MixtureConfig(qa=1, continuation=1, unrelated=0))
-    careless = run_plan(model, without, recipe(model, full_mixture), progress=False)
+    without = document_targets_of(model, MixtureConfig(qa=1, continuation=1, unrelated=0))
+    careless = run_plan(model, without, train_plan(model, full_mixture), progress=False)
     assert 0 < mean_kl(model, learned.params, fresh, FLOAT32) < mean_kl(model, careless.params, fresh, FLOAT32)
 
 
@@ -102,13 +102,13 @@ def test_the_base_model_is_left_as_it_was(model, full_mixture, llama):
     before = jax.tree.map(np.array, model.params)
     short = dataclasses.replace(TRAIN, steps=2)
     for lora in (LORA, None):
-        run_plan(model, full_mixture, recipe(model, full_mixture, lora, short), progress=False)
+        run_plan(model, full_mixture, train_plan(model, full_mixture, lora, short), progress=False)
     for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(model.params), strict=True):
         assert np.array_equal(a, b)
 
 
 def test_all_weights_can_be_trained(model, full_mixture):
-    own = recipe(model, full_mixture, lora=None, train=dataclasses.replace(TRAIN, lr=2e-3))
+    own = train_plan(model, full_mixture, lora=None, train=dataclasses.replace(TRAIN, lr=2e-3))
     result = run_plan(model, full_mixture, own, progress=False)
     trained = target_batches(list(full_mixture.questions), 64)
     assert result.adapter is None
@@ -116,7 +116,7 @@ def test_all_weights_can_be_trained(model, full_mixture):
 
 
 def test_one_compile_for_many_documents(model, full_mixture, programs):
-    own = recipe(model, full_mixture, train=dataclasses.replace(TRAIN, steps=2))
+    own = train_plan(model, full_mixture, train=dataclasses.replace(TRAIN, steps=2))
     run_plan(model, full_mixture, own, progress=False)
     before = programs()
     assert before > 0
@@ -124,9 +124,9 @@ def test_one_compile_for_many_documents(model, full_mixture, programs):
     assert programs() == before
 
 
-def test_a_stopped_injection_goes_on_bit_for_bit(model, full_mixture, tmp_path):
+def test_a_stopped_injection_resumes_bit_for_bit(model, full_mixture, tmp_path):
     train = dataclasses.replace(TRAIN, steps=9)
-    own = recipe(model, full_mixture, train=train)
+    own = train_plan(model, full_mixture, train=train)
     whole = run_plan(model, full_mixture, own, progress=False)
     with Checkpointer(tmp_path / "checkpoints") as checkpointer:
         half = dataclasses.replace(own, train=dataclasses.replace(train, steps=4))
@@ -143,32 +143,32 @@ def test_accumulation_changes_nothing(model, full_mixture):
     for parts in (1, 4):
         # A large eps: Adam's own would turn rounding in gradients near zero into whole steps.
         train = dataclasses.replace(TRAIN, steps=3, accumulate=parts, eps=1e-2)
-        results.append(run_plan(model, full_mixture, recipe(model, full_mixture, train=train), progress=False))
+        results.append(run_plan(model, full_mixture, train_plan(model, full_mixture, train=train), progress=False))
     for a, b in zip(*(jax.tree.leaves(r.adapter.params) for r in results), strict=True):
         assert_allclose(a, b, atol=1e-5)
 
 
 @pytest.mark.parametrize("two", [False, True])
-def test_a_teacher_that_is_asked_once_teaches_the_same(model, full_mixture, two, monkeypatch):
-    """All tokens kept: the same adapter up to rounding, with a reader of its own too; each text is asked about once,
-    and no more than fits is kept."""
-    reader = model.params | {"layers": jax.tree.map(lambda leaf: leaf * 0.9, model.params["layers"])}
+def test_a_cached_teacher_trains_the_same_adapter(model, full_mixture, two, monkeypatch):
+    """With all tokens in the top k the adapter is the same up to rounding, also with a second, open-book teacher; the
+    teacher runs once per text, and the cache holds no more than its limit."""
+    open_book_teacher = model.params | {"layers": jax.tree.map(lambda leaf: leaf * 0.9, model.params["layers"])}
     train = dataclasses.replace(TRAIN, steps=4, warmup_steps=0)
     lengths = common_lengths(full_mixture.longest(), model.spec.max_positions)
-    asked = []
-    monkeypatch.setattr(teacher_cache, "put_batch", lambda batch, mesh: asked.append(batch) or batch)
+    teacher_batches = []
+    monkeypatch.setattr(teacher_cache, "put_batch", lambda batch, mesh: teacher_batches.append(batch) or batch)
 
     def adapter(top_k):
         made = make_plan(model, "distill", train, LORA, DivergenceConfig(top_k=top_k), lengths, FLOAT32, make_mesh(),
                            two_teachers=two)
-        return run_plan(model, full_mixture, made, progress=False, open_book_teacher=reader if two else None)
+        return run_plan(model, full_mixture, made, progress=False, open_book_teacher=open_book_teacher if two else None)
 
     online = adapter(None)
-    assert not asked
-    kept = adapter(model.spec.vocab_size)
-    once = len(asked)
-    jax.tree.map(lambda x, y: assert_allclose(x, y, atol=2e-3), online.adapter.params, kept.adapter.params)
-    assert kept.metrics["loss"] == pytest.approx(online.metrics["loss"], rel=1e-3)
+    assert not teacher_batches
+    cached = adapter(model.spec.vocab_size)
+    once = len(teacher_batches)
+    jax.tree.map(lambda x, y: assert_allclose(x, y, atol=2e-3), online.adapter.params, cached.adapter.params)
+    assert cached.metrics["loss"] == pytest.approx(online.metrics["loss"], rel=1e-3)
     wanted = {full_mixture.target(n) for n in range(train.steps * train.batch_size)}
     assert once == -(-len(wanted) // train.batch_size)
     if two:
@@ -178,10 +178,10 @@ def test_a_teacher_that_is_asked_once_teaches_the_same(model, full_mixture, two,
     programs = teacher_cache.teacher_top_k._cache_size()
     again = adapter(model.spec.vocab_size)
     assert teacher_cache.teacher_top_k._cache_size() == programs
-    assert len(asked) - once == train.steps
-    jax.tree.map(lambda x, y: assert_allclose(x, y, atol=1e-6), again.adapter.params, kept.adapter.params)
+    assert len(teacher_batches) - once == train.steps
+    jax.tree.map(lambda x, y: assert_allclose(x, y, atol=1e-6), again.adapter.params, cached.adapter.params)
     few = adapter(4)
-    assert 0 < few.metrics["loss"] < kept.metrics["loss"]
+    assert 0 < few.metrics["loss"] < cached.metrics["loss"]
     with pytest.raises(UserError, match="top_k: must be at most the vocabulary"):
         adapter(model.spec.vocab_size + 1)
 

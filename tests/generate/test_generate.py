@@ -263,8 +263,8 @@ def test_length_dependent_rotation_shares_no_prefix(model, rope):
     ids, segments = (jnp.asarray([[value(token) for token in text] + [0] * (40 - len(text)) for text in texts])
                      for value in (int, lambda _: 1))
     hidden = forward(turned.spec, turned.params, ids, segments=segments).hidden
-    nats = jax.nn.log_softmax(hidden @ turned.params["head"].T)
-    for row, (prompt, tail), found in zip(nats, pairs, score(turned, pairs), strict=True):
+    logprobs = jax.nn.log_softmax(hidden @ turned.params["head"].T)
+    for row, (prompt, tail), found in zip(logprobs, pairs, score(turned, pairs), strict=True):
         alone = sum(float(row[len(prompt) - 1 + i, token]) for i, token in enumerate(tail))
         assert abs(found.logprob - alone) < 1e-3
     made = generate(turned, [prompt for prompt, _ in pairs], GREEDY)

@@ -1,4 +1,4 @@
-"""Run by test_loading with eight virtual devices: weights arrive split as asked, and the same as on one device."""
+"""Run by test_loading with eight virtual devices: weights have the requested shardings and the values of one device."""
 
 import sys
 from pathlib import Path
@@ -18,16 +18,16 @@ shardings = model_shardings(spec, mesh)
 for gathered in (2**25, 0):
     loading.GATHERED_BYTES = gathered
     for folder in (checkpoint, orbax):
-        found = load_model(folder, shardings=shardings)[1]
-        jax.tree.map(lambda one, other: assert_array_equal(jax.device_get(one), jax.device_get(other)), found, wanted)
-        assert jax.tree.all(jax.tree.map(lambda leaf, place: leaf.sharding.is_equivalent_to(place, leaf.ndim),
-                                         found, shardings))
+        loaded = load_model(folder, shardings=shardings)[1]
+        jax.tree.map(lambda a, b: assert_array_equal(jax.device_get(a), jax.device_get(b)), loaded, wanted)
+        assert jax.tree.all(jax.tree.map(lambda leaf, sharding: leaf.sharding.is_equivalent_to(sharding, leaf.ndim),
+                                         loaded, shardings))
     # each device has a quarter of a matrix: it is split both ways
-    kernel = found["layers"]["attn"]["q"]["kernel"]
+    kernel = loaded["layers"]["attn"]["q"]["kernel"]
     assert kernel.addressable_shards[0].data.size * 4 == kernel.size
     for scheme in ("int8", "nf4"):
-        one, many = (load_model(checkpoint, shardings=place, scheme=scheme)[1] for place in (None, shardings))
-        jax.tree.map(lambda a, b: assert_array_equal(jax.device_get(a), jax.device_get(b)), many, one)
-        codes = many["layers"]["attn"]["q"]["kernel"].codes
+        single, split = (load_model(checkpoint, shardings=chosen, scheme=scheme)[1] for chosen in (None, shardings))
+        jax.tree.map(lambda a, b: assert_array_equal(jax.device_get(a), jax.device_get(b)), split, single)
+        codes = split["layers"]["attn"]["q"]["kernel"].codes
         assert len({shard.device for shard in codes.addressable_shards}) == 8
 print("all equal")

@@ -57,9 +57,9 @@ def test_a_fresh_adapter_changes_nothing(network):
 def test_merged_weights_equal_the_adapter(network):
     spec, params = network
     adapter, tokens = adapter_of(spec), random_tokens(2, 8)
-    beside = forward(spec, params, tokens, adapter=adapter).hidden
-    assert float(jnp.abs(beside - forward(spec, params, tokens).hidden).max()) > 0.1
-    assert_allclose(forward(spec, merge_adapter(params, adapter), tokens).hidden, beside, atol=2e-5)
+    next_to_base = forward(spec, params, tokens, adapter=adapter).hidden
+    assert float(jnp.abs(next_to_base - forward(spec, params, tokens).hidden).max()) > 0.1
+    assert_allclose(forward(spec, merge_adapter(params, adapter), tokens).hidden, next_to_base, atol=2e-5)
 
 
 LAYOUTS = {"stacked": lambda params: params, "unstacked": unstack_layers}

@@ -119,9 +119,9 @@ def heads(length, query_heads, key_heads, head_dim=64, rows=2, dtype=F32):
 
 
 def packed(length, ends, rows=2):
-    """Segments 1, 2, ... that end where `ends` say, then padding; `[rows, length]`."""
-    places = np.searchsorted(ends, np.arange(length), side="right") + 1
-    return jnp.asarray(np.broadcast_to(np.where(places > len(ends), 0, places), (rows, length)), jnp.int32)
+    """Returns segments 1, 2, ... that end at `ends`, then padding; `[rows, length]`."""
+    numbers = np.searchsorted(ends, np.arange(length), side="right") + 1
+    return jnp.asarray(np.broadcast_to(np.where(numbers > len(ends), 0, numbers), (rows, length)), jnp.int32)
 
 
 def test_attention_by_hand():
@@ -234,7 +234,7 @@ def test_lengths_are_segments_of_right_padded_rows(llama):
 @pytest.mark.skipif(jax.default_backend() != "gpu", reason="cuDNN's kernel needs a CUDA GPU in use")
 @pytest.mark.parametrize("causal, window", [(True, None), (False, None), (True, 40)])
 def test_cudnn_equals_xla(causal, window):
-    """Both in bfloat16, whose rounding is one part in 256; values are of size 1."""
+    """Both in bfloat16, which rounds to one part in 256; values are of size 1."""
     queries, keys, values = heads(128, 4, 2, dtype=BF16)
     segments = packed(128, [60, 110])
     real = (segments > 0)[..., None]
@@ -262,7 +262,7 @@ MIXED = ModelSpec("gemma2", vocab_size=97, width=32, layers=4, heads=4, kv_heads
                   attention_scale=0.25, attention_softcap=5.0, logit_softcap=30.0, embed_scale=32**0.5, tied=True)
 
 
-def test_layers_that_see_differently():
+def test_layers_with_different_windows():
     """Scanned layers choose their window by number, unrolled ones know it; the packed row is one text at a time."""
     params, tokens = random_params(MIXED, seed=4), random_tokens(2, 12)
     segments = jnp.array([[1] * 12, [1] * 5 + [2] * 6 + [0]])
@@ -277,7 +277,7 @@ def test_layers_that_see_differently():
     assert_allclose(scanned[1:, 5:11], second, atol=2e-5)
 
 
-def test_a_window_reaches_as_far_as_it_says():
+def test_the_reach_of_stacked_windows():
     """With windows of 3 in all of 4 layers the last of 12 tokens reads the last 9; with full layers all of them."""
     local = dataclasses.replace(MIXED, local_layers=(), local_rope=None)
     params, tokens = random_params(MIXED, seed=4), random_tokens(1, 12)

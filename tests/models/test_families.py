@@ -66,14 +66,14 @@ def test_logits_and_greedy_tokens_are_those_of_torch(checkpoint, name):
 
 @pytest.mark.parametrize("name", SCORERS)
 def test_scores_are_those_of_torch(checkpoint, name):
-    """Wherever the padding is, and whatever its token."""
+    """With padding on either side and any padding token."""
     fixture, folder = checkpoint(name)
     spec, params = load_model(folder)
     rows = texts(spec.vocab_size, spec.encoder.token_types if spec.encoder else 0)
     ids, segments = pad_right([ids for ids, _ in rows], TOKENS)
     types, _ = pad_right([types for _, types in rows], TOKENS)
     for padding, move in ((0, 0), (11, 0), (11, 3)):
-        # Rows are shorter than the bucket but for the first, which has no room to move.
+        # Rows are shorter than the bucket but for the first, which cannot move.
         turn = lambda array, move=move: np.concatenate([array[:1], np.roll(array[1:], move, 1)])
         marks = turn(segments)
         filled = np.where(marks, turn(ids), padding)
@@ -101,7 +101,7 @@ def test_every_family_has_a_fixture():
 
 @pytest.mark.parametrize("kind", sorted(FAMILIES))
 def test_defaults_are_those_of_transformers(kind):
-    """A config that says only what it must means what transformers takes it to mean."""
+    """Keys that a config leaves out have the values that transformers takes for them."""
     from transformers import AutoConfig
 
     # Of several classes the one that predicts tokens, which is the last here.
@@ -120,7 +120,7 @@ def test_defaults_are_those_of_transformers(kind):
     ("llama", "rope_scaling", {"rope_type": "spiral", "factor": 2.0}, "spiral"), ("opt", "enable_bias", False, "bias"),
     ("llama", "hidden_act", "mish", "mish"), ("gemma", "hidden_activation", "relu", "relu"),
     ("llama", "rope_scaling", {"rope_type": "yarn"}, "lack"), ("granite", "surprise", 3, "surprise")])
-def test_what_is_not_supported_is_named(kind, key, value, what):
+def test_unsupported_keys_are_named(kind, key, value, what):
     from transformers import AutoConfig
 
     full = AutoConfig.for_model(kind).to_dict()
@@ -130,13 +130,13 @@ def test_what_is_not_supported_is_named(kind, key, value, what):
         read_config(full | {key: value}, "config.json")
 
 
-def test_what_is_written_is_read_back():
+def test_written_configs_are_read_back():
     for name, fixture in FIXTURES.items():
         spec = read_config(fixture["config"], name)
         assert read_config(write_config(spec, "float32"), name) == spec, name
 
 
-# Keys that real checkpoints have beside the ones that matter: from their config.json on the Hub.
+# Keys of released checkpoints that do not change the network: from their config.json on the Hub.
 REAL = {
     "Phi-3-mini-4k": ("phi3", {"attention_bias": False, "sliding_window": 2047}),
     "Phi-4-mini": ("phi3", {"full_attn_mod": 1, "interpolate_factor": 1, "lm_head_bias": False, "mlp_bias": False}),
@@ -179,7 +179,7 @@ ROPES = {
 
 
 @pytest.mark.parametrize("kind", ROPES)
-def test_what_a_text_comes_to_does_not_depend_on_its_surroundings(llama, kind):
+def test_hidden_states_do_not_depend_on_padding_or_packing(llama, kind):
     spec, params = dataclasses.replace(llama[0], rope=ROPES[kind]), llama[1]
     text, other = random_tokens(1, 6), random_tokens(1, 14, seed=1)
     alone = forward(spec, params, text).hidden
@@ -199,7 +199,7 @@ def test_what_a_text_comes_to_does_not_depend_on_its_surroundings(llama, kind):
                                                                "factor": 2.0}}}),
     ("gemma2", {"layer_types": ["full_attention"] * 26}), ("phi", {"head_dim": 48}), ("phi3", {"head_dim": 48}),
     ("olmo2", {"head_dim": 48})])
-def test_what_configs_rarely_say_is_written_back(kind, changes):
+def test_rare_config_keys_are_written_back(kind, changes):
     from transformers import AutoConfig
 
     spec = read_config(AutoConfig.for_model(kind).to_dict() | changes, kind)
@@ -214,8 +214,8 @@ def test_what_configs_rarely_say_is_written_back(kind, changes):
 @pytest.mark.parametrize("kind, key, value", [
     ("llama", "partial_rotary_factor", 0.5), ("gemma3_text", "attn_logit_softcapping", 30.0),
     ("gpt_neox", "rope_theta", 5.0)])
-def test_what_torch_passes_over_is_refused(kind, key, value):
-    """Heeding it would compute something else than torch, and so would a reader who trusts the config."""
+def test_keys_that_torch_ignores_are_refused(kind, key, value):
+    """Applying such a key would compute something else than torch does."""
     from transformers import AutoConfig
 
     full = AutoConfig.for_model(kind).to_dict()
@@ -228,14 +228,14 @@ def test_what_torch_passes_over_is_refused(kind, key, value):
     ("llama", "architectures", "LlamaForCausalLM"), ("llama", "bos_token_id", []),
     ("llama", "num_hidden_layers", 10**12), ("mixtral", "num_experts_per_tok", 2.5), ("phi3", "rope_parameters", {
         "rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0], "long_factor": [1.0]})])
-def test_values_of_another_kind_are_named(kind, key, value):
+def test_values_of_the_wrong_type_are_errors(kind, key, value):
     from transformers import AutoConfig
 
     with pytest.raises(UserError):
         read_config(AutoConfig.for_model(kind).to_dict() | {key: value}, "config.json")
 
 
-def test_a_factor_of_default_positions_means_nothing():
+def test_a_factor_of_the_default_rope_is_ignored():
     from transformers import AutoConfig
 
     full = AutoConfig.for_model("llama").to_dict()

@@ -19,15 +19,15 @@ STATES = jnp.tile(jnp.arange(5.0)[None, :, None] * jnp.array([1.0, 10.0]), (4, 1
 SEGMENTS = jnp.array([[1, 1, 1, 1, 1], [0, 0, 1, 1, 1], [1, 1, 1, 0, 0], [0, 1, 0, 0, 0]])
 
 
-def test_the_token_that_stands_for_a_text():
+def test_the_token_that_represents_a_text():
     """No padding, on the left, on the right, on both sides."""
     assert text_features(FIRST, STATES, SEGMENTS)[:, 0].tolist() == [0.0, 2.0, 0.0, 1.0]
     assert text_features(LAST, STATES, SEGMENTS)[:, 0].tolist() == [4.0, 4.0, 2.0, 1.0]
     assert text_features(LAST, STATES, SEGMENTS)[:, 1].tolist() == [40.0, 40.0, 20.0, 10.0]
 
 
-def test_a_classifier_looks_before_what_is_spelled_like_padding():
-    """Where the end token is the padding token, as often. Of padding alone, the last token stands."""
+def test_a_classifier_skips_trailing_padding_tokens():
+    """The end token often is the padding token. A text of padding tokens alone is represented by its last token."""
     classifier = dataclasses.replace(LAST, pad_id=9, head=dataclasses.replace(LAST.head, before_padding=True))
     tokens = jnp.array([[5, 6, 7, 9, 9], [9, 9, 5, 9, 6], [5, 9, 9, 9, 9], [3, 9, 3, 3, 3]])
     assert text_features(classifier, STATES, SEGMENTS, tokens)[:, 0].tolist() == [2.0, 4.0, 0.0, 1.0]
@@ -35,7 +35,7 @@ def test_a_classifier_looks_before_what_is_spelled_like_padding():
 
 
 def test_scores_by_hand():
-    """Of a text whose last state is (i, 10 i): (i + 10 i + 0.5, -i + 20 i - 0.5)."""
+    """A text with last state (i, 10 i) scores (i + 10 i + 0.5, -i + 20 i - 0.5)."""
     kernel, bias = jnp.array([[1.0, -1.0], [1.0, 2.0]]), jnp.array([0.5, -0.5])
     params = {"score": {"out": {"kernel": kernel, "bias": bias}}}
     scores = text_scores(LAST, params, STATES.astype(jnp.bfloat16), SEGMENTS)

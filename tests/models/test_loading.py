@@ -1,4 +1,4 @@
-"""How weights come from files to devices: layer by layer or at once, split, quantized, from 8-bit numbers."""
+"""Loading of weights from files to devices: layer by layer or at once, sharded, quantized, from 8-bit floats."""
 
 import dataclasses
 import json
@@ -23,19 +23,19 @@ from tests.processes import run_file
 HERE = Path(__file__).parent
 
 
-def equal(one, other):
-    assert jax.tree.structure(one) == jax.tree.structure(other)
-    jax.tree.map(assert_array_equal, one, other)
+def assert_equal(ours, theirs):
+    assert jax.tree.structure(ours) == jax.tree.structure(theirs)
+    jax.tree.map(assert_array_equal, ours, theirs)
 
 
 @pytest.fixture(scope="module")
 def wide():
-    """A network whose matrices have whole groups of 4-bit numbers."""
+    """A network with matrices that divide into groups for 4 bits."""
     spec = dataclasses.replace(LLAMA, width=64, head_dim=16, mlp_width=128)
     return spec, random_params(spec, seed=3)
 
 
-# Fused projections, experts, and layers of different kinds.
+# Fused projections, experts, and several layer types.
 @pytest.mark.parametrize("family", ["phi-3_longrope_long", "mixtral", "qwen3-moe", "gpt-neox", "bert", "gemma-3"])
 def test_layer_by_layer_is_the_same_as_at_once(monkeypatch, tmp_path, family):
     fixture = json.loads((HERE / f"families/{family}.json").read_text())
@@ -43,7 +43,7 @@ def test_layer_by_layer_is_the_same_as_at_once(monkeypatch, tmp_path, family):
     save_file(family_fixtures.weights(fixture["shapes"]), tmp_path / "model.safetensors")
     _, at_once = load_model(tmp_path)
     monkeypatch.setattr(loading, "GATHERED_BYTES", 0)
-    equal(load_model(tmp_path)[1], at_once)
+    assert_equal(load_model(tmp_path)[1], at_once)
 
 
 @pytest.mark.parametrize("limit", [2**25, 0])
@@ -52,21 +52,21 @@ def test_quantizing_on_the_way_is_the_same_as_afterwards(monkeypatch, wide, tmp_
     spec, params = wide
     save_model(tmp_path / "model", spec, params)
     monkeypatch.setattr(loading, "GATHERED_BYTES", limit)
-    equal(load_model(tmp_path / "model", scheme=scheme)[1], quantize_params(params, scheme))
+    assert_equal(load_model(tmp_path / "model", scheme=scheme)[1], quantize_params(params, scheme))
 
 
 @pytest.mark.parametrize("stored, loaded", [(jnp.bfloat16, jnp.float32), (jnp.float16, jnp.bfloat16),
                                             (jnp.float32, jnp.bfloat16)])
-def test_number_formats(wide, tmp_path, stored, loaded):
+def test_stored_and_loaded_dtypes(wide, tmp_path, stored, loaded):
     spec, params = wide
     params = jax.tree.map(lambda leaf: leaf.astype(stored), params)
     save_model(tmp_path / "model", spec, params)
     assert loading.stored_dtype(tmp_path / "model") == jnp.dtype(stored).name
-    equal(load_model(tmp_path / "model", loaded)[1], jax.tree.map(lambda leaf: leaf.astype(loaded), params))
+    assert_equal(load_model(tmp_path / "model", loaded)[1], jax.tree.map(lambda leaf: leaf.astype(loaded), params))
 
 
 @pytest.mark.slow
-def test_weights_arrive_split(wide, tmp_path):
+def test_weights_arrive_sharded(wide, tmp_path):
     """Eight virtual devices in a process of their own; from both layouts."""
     spec, params = wide
     folders = [save_model(tmp_path / layout, spec, params, layout=layout) for layout in ("hf", "orbax")]
@@ -77,8 +77,8 @@ def test_weights_arrive_split(wide, tmp_path):
 
 @pytest.fixture
 def eight_bits(wide, tmp_path):
-    """(directory, what its weights are, its tensors): matrices of layers in 8 bits with a factor a block of 16 rows and
-    48 columns, as the releases in 8 bits have them, only that their blocks are larger."""
+    """(directory, exact weights, stored tensors): matrices of layers in 8 bits with a factor per block of 16 rows and
+    48 columns. Released 8-bit checkpoints have larger blocks."""
     spec, params = wide
     folder = save_model(tmp_path / "model", spec, params)
     tensors, exact = load_file(folder / "model.safetensors"), {}
@@ -107,7 +107,7 @@ def test_weights_of_eight_bits(eight_bits, wide):
     # 3 bits of mantissa
     assert_allclose(params["layers"]["mlp"]["up"]["kernel"], wide[1]["layers"]["mlp"]["up"]["kernel"], rtol=2**-4,
                     atol=1e-2)
-    equal(params["embed"], wide[1]["embed"])
+    assert_equal(params["embed"], wide[1]["embed"])
 
 
 def test_factors_that_do_not_fit(eight_bits):
@@ -127,7 +127,7 @@ def test_eight_bits_without_factors(eight_bits):
         load_model(folder)
 
 
-def test_a_tensor_that_stands_twice(wide, tmp_path):
+def test_a_tensor_in_two_files(wide, tmp_path):
     folder = save_model(tmp_path / "model", *wide, max_shard_bytes=100_000)
     first, second = sorted(folder.glob("*.safetensors"))[:2]
     save_file(load_file(second) | {"model.norm.weight": np.zeros(64, np.float32)}, second)
@@ -136,15 +136,15 @@ def test_a_tensor_that_stands_twice(wide, tmp_path):
         load_model(folder)
 
 
-def test_a_value_head_beside_a_language_model(wide, tmp_path):
-    """Left over from reinforcement learning: the model is the language model that it says it is."""
+def test_a_value_head_next_to_a_language_model(wide, tmp_path):
+    """A value head left over from reinforcement learning is ignored: the class name is that of a language model."""
     spec, params = wide
     folder = save_model(tmp_path / "model", spec, params)
     tensors = load_file(folder / "model.safetensors")
     save_file(tensors | {"v_head.summary.weight": np.zeros((1, 64), np.float32)}, folder / "model.safetensors")
-    found, again = load_model(folder)
-    assert found == spec
-    equal(again, params)
+    loaded_spec, again = load_model(folder)
+    assert loaded_spec == spec
+    assert_equal(again, params)
 
 
 def test_old_names_of_norms(tmp_path):
@@ -156,7 +156,7 @@ def test_old_names_of_norms(tmp_path):
             "LayerNorm.bias", "LayerNorm.beta") if old else key
         tensors = family_fixtures.weights(fixture["shapes"])
         save_file({spelled(key): value for key, value in tensors.items()}, tmp_path / name / "model.safetensors")
-    equal(load_model(tmp_path / "old")[1], load_model(tmp_path / "new")[1])
+    assert_equal(load_model(tmp_path / "old")[1], load_model(tmp_path / "new")[1])
 
 
 def test_a_file_that_lost_a_tensor(wide, tmp_path):
@@ -171,7 +171,7 @@ def test_a_file_that_lost_a_tensor(wide, tmp_path):
 
 
 def test_a_tokenizer_larger_than_the_embedding(wide, tmp_path):
-    """Before any weight is read."""
+    """The check runs before any weight is read."""
     from jaxllm.model import load
 
     spec, params = wide

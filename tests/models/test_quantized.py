@@ -1,4 +1,4 @@
-"""Networks on quantized weights: which weights those are, and that nothing else about the network changes."""
+"""Networks with quantized weights: which weights are quantized, and equality with the dequantized network."""
 
 import dataclasses
 
@@ -30,13 +30,13 @@ def mixture():
 
 @pytest.fixture(scope="module")
 def pairs(llama):
-    """Scheme -> a network quantized, and the same in full again."""
-    found = {scheme: quantize_params(llama[1], scheme) for scheme in SCHEMES}
-    return {scheme: (params, dequantize_params(params, jnp.float32)) for scheme, params in found.items()}
+    """Scheme -> quantized parameters, and the same dequantized."""
+    quantized = {scheme: quantize_params(llama[1], scheme) for scheme in SCHEMES}
+    return {scheme: (params, dequantize_params(params, jnp.float32)) for scheme, params in quantized.items()}
 
 
 def leaves(params):
-    """Name -> leaf, quantized ones whole."""
+    """Returns name -> leaf; a quantized kernel is one leaf."""
     flat = jax.tree_util.tree_leaves_with_path(params, is_leaf=lambda leaf: isinstance(leaf, Quantized))
     return {".".join(key.key for key in path): leaf for path, leaf in flat}
 
@@ -48,10 +48,10 @@ def leaves(params):
     ("mixture", ATTENTION | {f"layers.mlp.{name}" for name in ("up", "gate", "down")})])
 def test_the_matrices_of_the_layers_and_nothing_else(request, which, matrices, scheme):
     _, params = request.getfixturevalue(which)
-    full, found = leaves(params), leaves(quantize_params(params, scheme))
-    assert found.keys() == full.keys()
-    assert {name for name, leaf in found.items() if isinstance(leaf, Quantized)} == matrices
-    for name, leaf in found.items():
+    full, quantized = leaves(params), leaves(quantize_params(params, scheme))
+    assert quantized.keys() == full.keys()
+    assert {name for name, leaf in quantized.items() if isinstance(leaf, Quantized)} == matrices
+    for name, leaf in quantized.items():
         assert leaf.shape == full[name].shape
         if name in matrices:
             wanted = quantize(full[name], scheme)
@@ -62,7 +62,7 @@ def test_the_matrices_of_the_layers_and_nothing_else(request, which, matrices, s
             assert leaf is full[name]
 
 
-def test_what_has_no_group_stays_full():
+def test_matrices_without_a_group_size_stay_full():
     """A down projection of 40 rows is not cut into groups of 16; int8 needs none."""
     spec = dataclasses.replace(LLAMA, layers=1, mlp_width=40)
     params = random_params(spec, seed=3)
@@ -74,8 +74,8 @@ def test_what_has_no_group_stays_full():
     assert not is_quantizable(("layers", "attn", "q", "kernel"), (3, 32, 48), None)
 
 
-def test_there_and_back(llama, pairs):
-    """The scheme is read off the tree; in full again every matrix is what its codes say, in the dtype asked for."""
+def test_quantize_and_dequantize(llama, pairs):
+    """The scheme is read off the tree; dequantized matrices are level times scale, in the requested dtype."""
     assert scheme_of(llama[1]) is None
     for scheme, (quantized, full) in pairs.items():
         assert scheme_of(quantized) == scheme and scheme_of(full) is None
@@ -87,7 +87,7 @@ def test_there_and_back(llama, pairs):
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_it_runs_as_the_network_that_its_codes_say(llama, pairs, scheme):
+def test_forward_equals_that_of_the_dequantized_network(llama, pairs, scheme):
     """Scanned, unrolled and in bfloat16. Products are fused differently: one rounding, a few parts in 10^7."""
     (spec, params), (quantized, full) = llama, pairs[scheme]
     tokens = random_tokens(2, 9)
@@ -102,7 +102,7 @@ def test_it_runs_as_the_network_that_its_codes_say(llama, pairs, scheme):
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_a_mixture_runs_as_its_codes_say(mixture, scheme):
+def test_experts_equal_the_dequantized_ones(mixture, scheme):
     spec, params = mixture
     quantized, tokens = quantize_params(params, scheme), random_tokens(2, 9)
     full = dequantize_params(quantized, jnp.float32)
@@ -110,7 +110,7 @@ def test_a_mixture_runs_as_its_codes_say(mixture, scheme):
 
 
 class Silent:
-    """Stands for a tokenizer where only ids matter."""
+    """A tokenizer stub for tests where only ids matter."""
 
     stop_ids = ()
 
@@ -146,7 +146,7 @@ def test_gradients_of_an_adapter(llama, pairs, scheme):
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_merging_gives_full_kernels(llama, dtype):
-    """Where the adapter has a place; the rest stays quantized. The dtype is that of the weights that never were."""
+    """Adapted kernels become full, in the dtype of the weights that are not quantized; the rest stays quantized."""
     spec, params = llama
     quantized = quantize_params(jax.tree.map(lambda leaf: leaf.astype(dtype), params), "int4")
     adapter = init_adapter(spec, jax.random.key(0), LoraConfig(rank=2, alpha=4.0, targets=("q", "down")))
@@ -156,10 +156,10 @@ def test_merging_gives_full_kernels(llama, dtype):
         factors = adapter.params["layers"][module][name]
         base = np.asarray(quantized["layers"][module][name]["kernel"].dequantize(dtype), np.float64)
         wanted = base + 2.0 * np.asarray(factors["a"], np.float64) @ np.asarray(factors["b"], np.float64)
-        found = merged[module][name]["kernel"]
-        assert found.dtype == dtype
+        kernel = merged[module][name]["kernel"]
+        assert kernel.dtype == dtype
         # one rounding of the result: bfloat16 has 8 bits, float32 adds the rounding of the product
-        assert_allclose(np.asarray(found, np.float64), wanted, rtol=2.0**-8 if dtype == jnp.bfloat16 else 1e-5,
+        assert_allclose(np.asarray(kernel, np.float64), wanted, rtol=2.0**-8 if dtype == jnp.bfloat16 else 1e-5,
                         atol=1e-6)
     assert isinstance(merged["attn"]["k"]["kernel"], Quantized)
     if dtype == jnp.float32:
@@ -169,7 +169,7 @@ def test_merging_gives_full_kernels(llama, dtype):
 
 
 def test_an_adapter_learns_on_quantized_weights_as_on_full_ones():
-    """What `scripts/quantized.py` reports, of one start."""
+    """The losses that `scripts/quantized.py` reports, for one seed."""
     model = load("tiny")
     before, after = adapter_losses(model, model.params, steps=30, seeds=1)[0]
     assert after < 0.6 * before

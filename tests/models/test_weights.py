@@ -105,18 +105,18 @@ def test_both_spellings_of_rope():
 
 
 def test_llama3_frequencies_by_hand():
-    """Long wavelengths are divided by the factor, short ones kept, and between them a blend."""
+    """Long wavelengths are divided by the factor, short ones unchanged, those between interpolated."""
     from jaxllm.models import Rope
 
     llama3 = dict(kind="llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0)
     rope = Rope(10_000.0, original_positions=32, **llama3)
     plain, scaled = inverse_frequencies(Rope(10_000.0), 8), inverse_frequencies(rope, 8)
-    wavelengths = 2 * np.pi / plain  # 6.28, 62.8, 628, 6283; kept below 8, divided above 32
+    wavelengths = 2 * np.pi / plain  # 6.28, 62.8, 628, 6283; unchanged below 8, divided above 32
     assert wavelengths[0] < 8 and wavelengths[1] > 32
     assert_allclose(scaled, [plain[0], plain[1] / 8, plain[2] / 8, plain[3] / 8])
     middle = inverse_frequencies(Rope(10_000.0, original_positions=150, **llama3), 8)[1]
-    kept = (150 / wavelengths[1] - 1) / 3
-    assert_allclose(middle, kept * plain[1] + (1 - kept) * plain[1] / 8)
+    share = (150 / wavelengths[1] - 1) / 3
+    assert_allclose(middle, share * plain[1] + (1 - share) * plain[1] / 8)
 
 
 def test_missing_pieces(checkpoint, tmp_path):

@@ -13,7 +13,7 @@ from jaxllm.ops import Quantized, matmul, quantize
 from jaxllm.ops.quantize import NF4, group_size
 
 SCHEMES = ("int8", "int4", "nf4")
-# What a code stands for, in units of its scale.
+# The level of each code, in units of its scale.
 LEVELS = {"int8": np.arange(-127, 128.0), "int4": np.arange(-7, 8.0), "nf4": NF4.astype(np.float64)}
 
 
@@ -60,7 +60,7 @@ def test_nf4_by_hand():
 def test_the_table_of_nf4_is_that_of_the_paper():
     """2305.14314: quantiles of the normal distribution at equal steps of probability, scaled to end at 1.
 
-    The published table was computed in float32, whose rounding of the steps moves a quantile by up to 1.1e-7.
+    The published table was computed in float32; the rounding of the steps moves a quantile by up to 1.1e-7.
     """
     offset = 0.9677083
     positive = norm.ppf(np.linspace(offset, 0.5, 9)[:-1])
@@ -75,7 +75,7 @@ def test_the_table_of_nf4_is_that_of_the_paper():
 def test_every_code_is_the_nearest(scheme, seed, exponent, heavy):
     """No other code of the group comes closer to a weight, so none moves by more than half the widest step.
 
-    The largest weight of a group may lie beyond the last level, since a scale in bfloat16 is up to one part in 256
+    The largest weight of a group may be beyond the last level, since a scale in bfloat16 is up to one part in 256
     too small: that is less than half a step in every scheme.
     """
     weight = np.asarray(draw(64, 3, seed=seed), np.float64) * 2.0**exponent
@@ -118,11 +118,11 @@ def test_leading_axes_are_a_loop(scheme, batch):
     weight = draw(*batch, 48, 5)
     whole = quantize(weight, scheme)
     assert whole.shape == weight.shape
-    for place in np.ndindex(batch):
-        one = quantize(weight[place], scheme)
-        assert_array_equal(whole.codes[place], one.codes)
-        assert_array_equal(whole.scales[place], one.scales)
-        assert_array_equal(whole.dequantize()[place], one.dequantize())
+    for index in np.ndindex(batch):
+        matrix = quantize(weight[index], scheme)
+        assert_array_equal(whole.codes[index], matrix.codes)
+        assert_array_equal(whole.scales[index], matrix.scales)
+        assert_array_equal(whole.dequantize()[index], matrix.dequantize())
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
@@ -134,8 +134,8 @@ def test_compiled_codes_are_the_same(scheme):
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_a_second_time_changes_nothing(scheme):
-    """What the codes say has codes of its own: the same."""
+def test_quantizing_twice_changes_nothing(scheme):
+    """Dequantized values are quantized to the same values."""
     once = quantize(draw(64, 5), scheme)
     twice = quantize(once.dequantize(), scheme)
     assert_array_equal(twice.dequantize(), once.dequantize())

@@ -17,7 +17,7 @@ PAPER = {"paper_single": ("openlm-research/open_llama_3b_v2", "single", 100, 500
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_recipes_are_taken(path):
+def test_recipes_are_valid(path):
     config = parse(Config, [f"--config={path}", "--out=x"])
     if path.stem.startswith("paper"):
         model, setting, documents, pairs, steps, vocabulary = PAPER[path.stem]

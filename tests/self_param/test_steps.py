@@ -17,7 +17,7 @@ FIRST = ((1, 2), (3,))
 
 
 class Weights:
-    """Stands for a `Generator`: the names of the adapters merged into the base model."""
+    """A `Generator` stub: the names of the adapters merged into the base model."""
 
     model = types.SimpleNamespace(spec=None)
 
@@ -29,7 +29,7 @@ class Weights:
 
 
 class Evaluations:
-    """Stands for an `Evaluator`; records which weights were evaluated."""
+    """An `Evaluator` stub that records which weights were evaluated."""
 
     def __init__(self):
         self.evaluated = []

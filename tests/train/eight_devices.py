@@ -47,7 +47,7 @@ with train.Checkpointer(folder) as checkpointer:
         if sizes == (2, 2, 2):
             checkpointer.save(STEPS, state)
             saved = jax.device_get(toy.leaves(state))
-    # a checkpoint of one mesh is restored onto another, bit for bit, and lies where it should
+    # a checkpoint of one mesh is restored onto another, bit for bit, with the other's shardings
     restored = checkpointer.restore(state).tree
 for x, y in zip(toy.leaves(restored), saved, strict=True):
     np.testing.assert_array_equal(x, y)

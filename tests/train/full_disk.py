@@ -1,4 +1,4 @@
-"""Run by test_checkpoints where there is little room to write: a save that fits, and some that do not."""
+"""Run by test_checkpoints with little disk space: a save that fits, and some that do not."""
 
 import dataclasses
 import resource
@@ -29,7 +29,7 @@ if len(sys.argv) == 2:
 filter_loggers()
 folder = Path(sys.argv[1]) / "checkpoints"
 first = state_of(1, 1000)
-for attempt in ("wait", "close"):  # the error comes out at whatever touches the disk next
+for attempt in ("wait", "close"):  # the error is raised at the next access to the disk
     checkpointer = train.Checkpointer(folder)
     if attempt == "wait":
         checkpointer.save(1, first)

@@ -26,7 +26,7 @@ def at(state, step):
     return dataclasses.replace(state, step=jnp.int32(step))
 
 
-def test_what_is_restored_is_what_was_saved(tmp_path, stepped):
+def test_restored_trees_equal_the_saved_ones(tmp_path, stepped):
     sidecar = {"config": {"lr": 0.1, "names": ["a", None]}}
     with Checkpointer(tmp_path) as checkpointer:
         assert checkpointer.latest_step() is None
@@ -41,13 +41,13 @@ def test_what_is_restored_is_what_was_saved(tmp_path, stepped):
     assert got.sidecar == sidecar
 
 
-def test_what_lies_beside_is_as_it_was_when_it_was_saved(tmp_path, stepped):
-    """The next steps change it while it is still being written."""
+def test_the_sidecar_is_that_of_the_save(tmp_path, stepped):
+    """The next steps change it while it is being written."""
     for number in range(6):
-        beside = {"said": {str(n): [n] * 50 for n in range(500)}}
+        sidecar = {"said": {str(n): [n] * 50 for n in range(500)}}
         with Checkpointer(tmp_path / str(number)) as checkpointer:
-            checkpointer.save(2, stepped, beside)
-            beside["said"]["7"] = []
+            checkpointer.save(2, stepped, sidecar)
+            sidecar["said"]["7"] = []
             assert checkpointer.restore(stepped).sidecar["said"]["7"] == [7] * 50
 
 
@@ -65,20 +65,20 @@ def test_saving_is_not_disturbed_by_donation(tmp_path):
         np.testing.assert_array_equal(x, y)
 
 
-def test_the_latest_and_the_best_are_kept_over_restarts(tmp_path, stepped):
-    kept = []
+def test_the_latest_and_the_best_are_retained_over_restarts(tmp_path, stepped):
+    retained = []
     for step, loss in [(1, 3.0), (2, 1.0), (3, np.nan), (4, None), (5, 2.0)]:
         with Checkpointer(tmp_path, best_metric="eval_loss") as checkpointer:
             checkpointer.save(step, at(stepped, step), metrics=None if loss is None else {"eval_loss": loss})
             checkpointer.wait()
-            kept.append((checkpointer.best_step(), checkpointer.latest_step()))
-    assert kept == [(1, 1), (2, 2), (2, 3), (2, 4), (2, 5)]
+            retained.append((checkpointer.best_step(), checkpointer.latest_step()))
+    assert retained == [(1, 1), (2, 2), (2, 3), (2, 4), (2, 5)]
     with Checkpointer(tmp_path, best_metric="eval_loss") as checkpointer:
         assert int(checkpointer.restore(stepped, checkpointer.best_step()).tree.step) == 2
     assert sorted(os.listdir(tmp_path)) == ["2", "5"]
 
 
-def test_the_best_may_be_the_largest_and_the_latest_alone_is_kept_without_a_metric(tmp_path, stepped):
+def test_the_best_may_be_the_largest_and_the_latest_alone_is_retained_without_a_metric(tmp_path, stepped):
     with Checkpointer(tmp_path / "a", best_metric="reward", best_mode="max") as checkpointer:
         for step, reward in [(1, 1.0), (2, 5.0), (3, 2.0)]:
             checkpointer.save(step, at(stepped, step), metrics={"reward": reward})

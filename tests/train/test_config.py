@@ -28,7 +28,7 @@ def test_impossible_settings(settings, message):
         TrainConfig(**settings)
 
 
-def test_what_only_the_number_of_rows_shows():
+def test_settings_that_depend_on_the_number_of_rows():
     with pytest.raises(UserError, match="no rows to count epochs"):
         TrainConfig(epochs=1).resolve()
     with pytest.raises(UserError, match="8 warmup steps in a run of 2"):

@@ -45,7 +45,7 @@ def test_orders_differ_between_epochs_and_seeds():
     assert epoch_permutation(1, 0, 50).tolist() != epoch_permutation(2, 0, 50).tolist()
 
 
-def test_first_place_is_uniform():
+def test_the_first_row_is_uniform():
     counts = np.bincount([epoch_permutation(seed, 0, 5)[0] for seed in range(2000)], minlength=5)
     # chi-square with 4 degrees of freedom; 18.5 has probability 0.001
     assert ((counts - 400) ** 2 / 400).sum() < 18.5

@@ -70,7 +70,7 @@ def test_a_signal_saves_and_the_resumed_run_equals_the_whole_one(tmp_path, whole
     assert not resumed.interrupted
     toy.assert_equal(resumed.state, whole[1].state)
     assert numbers(tmp_path) == numbers(whole[0])
-    # a finished run that is started again does nothing and says so
+    # a finished run that is started again does nothing
     again = toy.run(tmp_path, progress=False)
     toy.assert_equal(again.state, whole[1].state)
     assert not again.interrupted and again.metrics == {}
@@ -142,7 +142,7 @@ def test_hooks_are_logged_at_their_step_and_choose_the_best_checkpoint(tmp_path)
 
 
 def nan_from(first, last):
-    """A run of one number whose loss is not finite in the given steps."""
+    """Returns state, step and batches of one parameter with a loss that is not finite in the given steps."""
 
     def loss(params, frozen, batch, key, extra):
         return ((params["kernel"] * batch["x"]).sum(), jnp.float32(1)), {}

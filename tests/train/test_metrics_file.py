@@ -17,7 +17,7 @@ def test_a_line_is_in_the_file_as_soon_as_it_is_written(tmp_path):
     writer.close()
 
 
-def test_values_json_has_no_word_for(tmp_path):
+def test_values_that_json_cannot_represent(tmp_path):
     path = tmp_path / "m.jsonl"
     with MetricsWriter(path) as writer:
         writer.write(3, {"loss": math.nan, "norm": np.float32(np.inf), "gap": -math.inf, "ok": 1})

@@ -107,7 +107,7 @@ def test_weights_of_microbatches_may_differ():
     np.testing.assert_allclose(float(one.params["kernel"]), 1 + 0.5 * 4 / 3, rtol=1e-6)
 
 
-def test_what_stands_in_rows_of_padding_changes_nothing():
+def test_values_in_padding_rows_change_nothing():
     state, other = toy.new_state(), toy.new_state()
     for i in range(3):
         batch = toy.batch_fn(i)

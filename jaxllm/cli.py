@@ -31,7 +31,7 @@ class Verb:
 
     Attributes:
         module: module that has the dataclass `Config` and ``run``.
-        help: one line.
+        help: one line of `jaxllm --help`; the docstring of `Config` describes the verb in its own help.
         single_process: the job cannot run in several processes.
         subject: key that may be given without its name, as the first argument.
     """
@@ -131,7 +131,7 @@ def _run(argv: list[str]) -> int:
     try:
         if verb.subject is not None and words and not words[0].startswith("-"):
             words = [f"--{verb.subject}", *words]
-        config = parse(module.Config, words, verb.help, f"jaxllm {name}")
+        config = parse(module.Config, words, f"jaxllm {name}")
     except SystemExit as end:  # --help and --print_config
         return int(end.code or 0)
     if verb.single_process:

@@ -23,14 +23,13 @@ T = TypeVar("T")
 _FLAGS = ("config", "help", "print_config")
 
 
-def parse(job: type[T], argv: Sequence[str], description: str = "", prog: str = "jaxllm") -> T:
+def parse(job: type[T], argv: Sequence[str], prog: str = "jaxllm") -> T:
     """Parses YAML files and command-line arguments into a config.
 
     Args:
-        job: dataclass of the config.
+        job: dataclass of the config; its docstring describes the command in the help.
         argv: ``--config FILE`` and ``--key value``, ``--section.key value`` or ``--section.key=value``; later
             ones override earlier ones. Lists are written ``'[a, b]'``, or extended with ``--key+ a``.
-        description: the first line of the help; the docstring of `job` follows.
         prog: name of the command in the help.
 
     Raises:
@@ -38,7 +37,7 @@ def parse(job: type[T], argv: Sequence[str], description: str = "", prog: str = 
             key, an invalid value, or a file that cannot be read.
         SystemExit: status 0, after ``--help`` or ``--print_config``.
     """
-    parser = _parser(job, description, prog)
+    parser = _parser(job, prog)
     known = _keys(job)
     argv = _spell_out(argv, known)
     origins = _check_arguments(argv, known, job)
@@ -56,7 +55,7 @@ def from_yaml(job: type[T], path: str | Path) -> T:
     return parse(job, [f"--config={path}"])
 
 
-def _parser(job: type, description: str, prog: str):
+def _parser(job: type, prog: str):
     from jsonargparse import ArgumentParser
 
     class Parser(ArgumentParser):
@@ -69,7 +68,7 @@ def _parser(job: type, description: str, prog: str):
     parser = Parser(
         prog=prog,
         usage=f"{prog} [--config FILE] [--KEY VALUE ...]",
-        description=". ".join(filter(None, [description[:1].upper() + description[1:], _docstring(job)])) or None,
+        description=_docstring(job) or None,
         exit_on_error=False,
         allow_abbrev=False,
         default_env=False,

@@ -143,7 +143,7 @@ def test_help(capsys):
     text = capsys.readouterr().out
     assert (
         "usage: jaxllm work" in text
-        and "Does some work. A job." in text
+        and "...]\n\nA job.\n" in text
         and "how it fails. (type: str, default: no)" in text
     )
     assert cli.main(["work", "--out", "x", "--print_config"]) == 0
@@ -161,7 +161,7 @@ def test_the_help_of_a_verb_is_whole_sentences(name, capsys):
     assert re.fullmatch(r"[A-Z].*[.]", described)
     usage = f"usage: jaxllm {name} [--config FILE] [--KEY VALUE ...]"
     without_blanks = lambda text: "".join(text.split())  # lines are broken after hyphens too
-    start = without_blanks(f"{usage} {verb.help[:1].upper()}{verb.help[1:]}. {described} options:")
+    start = without_blanks(f"{usage} {described} options:")
     assert without_blanks(text).startswith(start)
     titles = re.findall(r"^(\S.*):$", text, re.MULTILINE)
     assert titles[:2] == ["options", "keys"]

@@ -204,11 +204,11 @@ def test_print_config_is_a_config(capsys, written):
 
 def test_help_shows_every_key_with_type_default_and_help(capsys):
     with pytest.raises(SystemExit) as end:
-        parse(JobConfig, ["--help"], "does a job", "jaxllm verb")
+        parse(JobConfig, ["--help"], "jaxllm verb")
     assert not end.value.code
     text = " ".join(capsys.readouterr().out.split())
     for part in (
-        "usage: jaxllm verb [--config FILE] [--KEY VALUE ...] Does a job. A job.",
+        "usage: jaxllm verb [--config FILE] [--KEY VALUE ...] A job.",
         "keys: --model MODEL",
         "train (trains): --train.lr",
         "--model MODEL model directory. (required, type: str)",

@@ -27,7 +27,8 @@ ROWS_PER_CHUNK = 512
 
 @dataclass(frozen=True)
 class Config(RowsConfig):
-    """Log-probability of each row's completion after its prompt, at temperature 1; or the scores of a classifier.
+    """Computes the log-probability of each row's completion after its prompt, at temperature 1, or the scores of a
+    classifier.
 
     Prompt and completion are tokenized as one text, and a token that spans the border counts with the completion; no
     end token is added. With a model that has a scoring head (a sequence classifier, a reward model) the rows are texts,

@@ -76,12 +76,11 @@ class Job:
         if not self.primary:
             return
         if error is not None and issubclass(error, UserError) and not self.resumed:
-            if {path.name for path in self.directory.iterdir()} <= {*_EARLY, *_LEFTOVER}:
-                for name in _EARLY:
-                    (self.directory / name).unlink(missing_ok=True)
-                rejected = self.directory / "rejected.jsonl"
-                if rejected.is_file() and not rejected.stat().st_size:
-                    rejected.unlink()
+            files = list(self.directory.iterdir())
+            empty = [path for path in files if path.is_file() and not path.stat().st_size]
+            if {path.name for path in files} - {path.name for path in empty} <= {*_EARLY, *_LEFTOVER}:
+                for path in [*empty, *(self.directory / name for name in _EARLY)]:
+                    path.unlink(missing_ok=True)
                 with contextlib.suppress(OSError):  # not empty: the user may want to read rejected.jsonl
                     self.directory.rmdir()
         if self._lock is not None:

@@ -302,6 +302,7 @@ def test_the_directory_is_removed_after_a_user_error(tmp_path):
     with pytest.raises(UserError, match="wrong"), open_job(out, JobConfig(out)) as job:
         job.pin("data", [1])
         job.write_rejected([])
+        JsonlWriter(job.metrics_path).close()  # opened, and nothing written
         raise UserError("wrong")
     assert not out.exists()
     with pytest.raises(UserError, match="wrong"), open_job(out, JobConfig(out)) as job:

@@ -100,23 +100,25 @@ class JudgedRow:
     """Outcome of one row.
 
     Attributes:
-        samples: its completions, in order; empty for `Options`.
+        samples: its completions, in order, empty where the judge has no answer; None for `Options`.
         choice: its choice; None for `Completions`, or where the judge has no answer.
         reason: why the row is invalid: it has neither a valid completion nor a choice; None where it is valid.
         usage: tokens of all attempts; None where they are not known.
     """
 
-    samples: Sequence[Sample]
+    samples: Sequence[Sample] | None
     choice: Choice | None
     reason: str | None
     usage: Usage | None
 
     def fields(self) -> dict[str, Any]:
-        """The columns of completions or of the choice."""
-        if self.choice is not None:
-            return {"answer": self.choice.answer, "probabilities": dict(self.choice.probabilities),
-                    "mass": self.choice.mass}
-        return {"samples": [vars(sample) for sample in self.samples]}
+        """Returns the columns of completions or of the choice, the same for valid and invalid rows."""
+        if self.samples is not None:
+            return {"samples": [vars(sample) for sample in self.samples]}
+        if self.choice is None:
+            return {"answer": None, "probabilities": None, "mass": None}
+        return {"answer": self.choice.answer, "probabilities": dict(self.choice.probabilities),
+                "mass": self.choice.mass}
 
 
 @dataclass(frozen=True)
@@ -247,8 +249,8 @@ class _Lines(Generic[Row]):
 
 def _choose(judge: Judge, prompts: Sequence[Prompt], task: Options, finish: Callable[[int, JudgedRow], None]) -> None:
     judge.choose(prompts, task.options,
-                 on_answer=lambda i, choice: finish(i, JudgedRow((), choice, None, choice.usage)),
-                 on_failure=lambda i, reason: finish(i, JudgedRow((), None, reason, None)))
+                 on_answer=lambda i, choice: finish(i, JudgedRow(None, choice, None, choice.usage)),
+                 on_failure=lambda i, reason: finish(i, JudgedRow(None, None, reason, None)))
 
 
 class _Attempts(Generic[Row]):

@@ -182,9 +182,17 @@ def test_choices_in_a_file_of_their_own(tmp_path):
     assert rows[0] == {"id": "0", "valid": True, "reason": None, "answer": "Yes",
                        "probabilities": pytest.approx({"Yes": 0.75, "No": 0.25}), "mass": pytest.approx(0.4), "row": 0,
                        "prompt_tokens": None, "completion_tokens": None}
-    assert [row["valid"] for row in rows] == [True, False, True] and rows[1]["row"] == 1
+    assert [row["valid"] for row in rows] == [True, False, True] and rows[1] == {
+        "id": "1", "valid": False, "reason": "refused", "answer": None, "probabilities": None, "mass": None, "row": 1,
+        "prompt_tokens": None, "completion_tokens": None}
     assert (summary.rows, summary.invalid, summary.prompt_tokens) == (3, 1, None)
     assert not (tmp_path / "out" / "rows.jsonl").exists()
+
+
+def test_a_judge_that_fails_on_all_prompts_leaves_no_directory(tmp_path):
+    with pytest.raises(UserError, match="cannot complete"):
+        run(tmp_path / "out", FunctionJudge(choose=dict, identity="chooses"), range(3), Completions(GREEDY))
+    assert not (tmp_path / "out").exists()  # the corrected command can use it
 
 
 def test_metrics_are_seldom(tmp_path, monkeypatch):

@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from jaxllm.compile_cache import VARIABLE, cache_directory
+from jaxllm.self_param import demo
 from tests.processes import ROOT
 
 PROGRAM = """
@@ -84,3 +85,13 @@ def test_jobs_use_it_unless_switched_off(tmp_path, wanted):
                   "--device.compile_cache", str(wanted).lower(), **{VARIABLE: str(tmp_path / "cache")})
     assert process.returncode == 0, process.stderr
     assert bool(list((tmp_path / "cache").glob("*/*-cache"))) == wanted
+
+
+def test_the_demo_uses_it(tmp_path, monkeypatch):
+    """It has no section `device` of its own."""
+    calls = []
+    monkeypatch.setattr(demo, "enable_compile_cache", lambda: calls.append("cache"))
+    monkeypatch.setattr(demo.job, "run", lambda config: calls.append(config.documents) or tmp_path)
+    monkeypatch.setattr(demo, "describe", lambda path: "")
+    demo.run(demo.Config(tmp_path, documents=2))
+    assert calls == ["cache", 2]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jaxllm.assets import asset_path
+from jaxllm.compile_cache import enable_compile_cache
 from jaxllm.config import check, check_seed
 from jaxllm.errors import UserError
 from jaxllm.files import read_jsonl
@@ -36,8 +37,10 @@ class Config:
 def run(config: Config) -> Path:
     """Runs the job and prints a summary; returns the path of result.json."""
     settings = asset_path("self_param_tiny.yaml")
-    result_path = job.run(parse(job.Config, [
-        f"--config={settings}", f"--out={config.out}", f"--documents={config.documents}", f"--seed={config.seed}"]))
+    inject = parse(job.Config, [
+        f"--config={settings}", f"--out={config.out}", f"--documents={config.documents}", f"--seed={config.seed}"])
+    enable_compile_cache()
+    result_path = job.run(inject)
     assert result_path is not None  # only a dry run leaves no result
     print(describe(result_path))
     return result_path

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxllm.compile_cache import enable_compile_cache
 from jaxllm.errors import UserError
 from jaxllm.evaluate.qa import score_answer
 from jaxllm.files import plain, write_atomic
@@ -56,6 +57,8 @@ def run(config: Config) -> Path:
     if earlier.setting != "sequential":
         raise UserError(f"the run has setting {earlier.setting}; only sequential injection keeps one adapter per "
                         "document in one model", home)
+    if earlier.device.compile_cache:
+        enable_compile_cache()
     with open_job(home, earlier):
         numbers = {folder: provenance.read(folder)["documents"][0]["document"]
                    for folder in adapter_folders(home / "adapters")}

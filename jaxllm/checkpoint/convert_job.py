@@ -37,7 +37,7 @@ class Config:
         model: checkpoint directory (of either layout), Hub id, or tiny.
         out: directory of the new checkpoint.
         format: hf is safetensors that torch transformers loads; orbax is quick to restore to a mesh and can hold
-            quantized weights, which hf has in full, as rounded as they are.
+            quantized weights, which are dequantized for hf.
         adapter: directory of a LoRA adapter, or of several, which are summed.
         merge: fold the adapter into the weights.
         dtype: dtype of the weights; null takes the one that most of them have (bfloat16 for 8-bit floats).
@@ -65,14 +65,14 @@ def run(config: Config) -> Path:
     with new_directory(config.out) as target:
         spec = load_spec(config.model)
         dtype = jnp.dtype(config.dtype or stored_dtype(config.model))
-        # Dealt over all devices: none of them needs memory for the whole.
+        # Sharded over all devices: none of them needs memory for all weights.
         placed = model_shardings(spec, make_mesh(data=1, fsdp=jax.local_device_count()))
-        # An adapter belongs to the weights in full; without one they are quantized as they come.
+        # An adapter is merged into full weights; without one they are quantized while they are loaded.
         scheme = config.quantize if config.adapter is None else None
         spec, params = load_model(config.model, dtype, placed, scheme)
         came_as = scheme_of(params) if scheme is None else None
         if config.adapter is not None:
-            # In full, all of them: rounding the sum again loses a part of the change, and is done only on request.
+            # All weights stay full: quantizing the sum again loses a part of the change, and is done only on request.
             params = merge_adapter(dequantize_params(params, dtype), load_adapters(config.adapter, spec))
             params = params if config.quantize is None else quantize_params(params, config.quantize)
         elif config.format == "hf":

@@ -36,40 +36,41 @@ class Config:
 
 
 def run(config: Config) -> None:
-    """Runs the job: prints what it finds."""
+    """Runs the job: prints the description."""
     if adapter_folders(config.model) and not (Path(config.model) / "config.json").is_file():
-        found, text = inspect_adapters(config.model), describe_adapters
+        summary, text = inspect_adapters(config.model), describe_adapters
     else:
-        found, text = inspect(config.model), describe
-    print(json.dumps(found, indent=2, ensure_ascii=False) if config.json else text(found))
+        summary, text = inspect(config.model), describe
+    print(json.dumps(summary, indent=2, ensure_ascii=False) if config.json else text(summary))
 
 
 def inspect(model: str) -> dict[str, Any]:
-    """What there is to know about a checkpoint, as JSON types; what is wrong with it is in `problems`.
+    """Describes a checkpoint as JSON types; `problems` has the reasons why it is not supported.
 
     Raises:
         UserError: there is no such checkpoint, or no config.json in it.
     """
     path = model_directory(model)
     config = read_json(path / "config.json")
-    found: dict[str, Any] = {"model": str(model), "architecture": architecture(config),
-                             "family": config.get("model_type"), "supported": False, "problems": []}
+    summary: dict[str, Any] = {"model": str(model), "architecture": architecture(config),
+                               "family": config.get("model_type"), "supported": False, "problems": []}
     try:
         spec = load_spec(path)
     except UserError as error:
-        return found | {"problems": [_problem(error)], "supported_families": sorted(FAMILIES)}
-    found |= {"spec": _differences(spec), "parameters": count_parameters(spec),
-              "bytes": {kind: weight_bytes(spec, kind) for kind in FORMATS},
-              "cache_bytes_per_token": cache_bytes(spec),
-              "layout": "orbax" if native.is_native(path) else "hf"}
-    for name, look in (("weights", lambda: _weights(path, spec)), ("tokenizer", lambda: _tokenizer(path, spec))):
+        return summary | {"problems": [_problem(error)], "supported_families": sorted(FAMILIES)}
+    summary |= {"spec": _differences(spec), "parameters": count_parameters(spec),
+                "bytes": {name: weight_bytes(spec, name) for name in FORMATS},
+                "cache_bytes_per_token": cache_bytes(spec),
+                "layout": "orbax" if native.is_native(path) else "hf"}
+    parts = {"weights": lambda: _weights(path, spec), "tokenizer": lambda: _tokenizer(path, spec)}
+    for name, describe_part in parts.items():
         try:
-            found[name], problems = look()
-            found["problems"] += problems
+            summary[name], problems = describe_part()
+            summary["problems"] += problems
         except UserError as error:
-            found[name] = None
-            found["problems"].append(_problem(error))
-    return plain(found | {"supported": not found["problems"]})
+            summary[name] = None
+            summary["problems"].append(_problem(error))
+    return plain(summary | {"supported": not summary["problems"]})
 
 
 def _problem(error: UserError) -> str:
@@ -77,14 +78,14 @@ def _problem(error: UserError) -> str:
 
 
 def _differences(part: Any) -> dict[str, Any]:
-    """Fields of a spec: all without a default, and the others where they differ from it."""
+    """Returns fields of a spec: all without a default, and the others where they differ from it."""
     fields = {field.name: getattr(part, field.name) for field in dataclasses.fields(part)
             if field.default is dataclasses.MISSING or getattr(part, field.name) != field.default}
     return {name: _differences(value) if dataclasses.is_dataclass(value) else value for name, value in fields.items()}
 
 
 def _weights(path, spec: ModelSpec) -> tuple[dict[str, Any], list[str]]:
-    """Number format and fit of the stored weights, and what is wrong with them."""
+    """Describes dtype and names of the stored weights; returns (description, problems)."""
     if native.is_native(path):
         native.check(path, spec)
         return {"dtype": stored_dtype(path), "quantized": native.stored_scheme(path)}, []
@@ -103,7 +104,7 @@ def _weights(path, spec: ModelSpec) -> tuple[dict[str, Any], list[str]]:
 
 
 def _tokenizer(path, spec: ModelSpec) -> tuple[dict[str, Any], list[str]]:
-    """What the tokenizer is, and what is wrong with it."""
+    """Describes the tokenizer; returns (description, problems)."""
     tokenizer = load_tokenizer(path)
     fields = {"tokens": tokenizer.vocab_size, "bos_id": tokenizer.bos_id, "eos_id": tokenizer.eos_id,
             "adds_bos": tokenizer.adds_bos, "stop_ids": list(tokenizer.stop_ids),
@@ -112,25 +113,26 @@ def _tokenizer(path, spec: ModelSpec) -> tuple[dict[str, Any], list[str]]:
     return fields, [] if problem is None else [problem]
 
 
-def describe(found: dict[str, Any]) -> str:
-    """The same as text."""
-    lines = [f"{found['model']}: {found['architecture'] or 'no class named'}, family {found['family']}"]
-    if "spec" in found:
-        counts = found["parameters"]
+def describe(summary: dict[str, Any]) -> str:
+    """Formats the output of `inspect` as text."""
+    lines = [f"{summary['model']}: {summary['architecture'] or 'no class named'}, family {summary['family']}"]
+    if "spec" in summary:
+        counts = summary["parameters"]
         parts = ", ".join(f"{name} {count:,}" for name, count in counts.items() if name != "total")
-        lines += ["", "network", *(f"  {name:<20}{_value(value)}" for name, value in found["spec"].items()),
+        lines += ["", "network", *(f"  {name:<20}{_value(value)}" for name, value in summary["spec"].items()),
                   "", f"parameters          {counts['total']:,} ({parts})", "", "memory of the weights",
-                  *(f"  {kind:<20}{size / 2**20:,.1f} MiB" for kind, size in found["bytes"].items())]
-        if found["cache_bytes_per_token"]:
-            lines.append(f"  and {found['cache_bytes_per_token'] / 2**10:,.1f} KiB a token for the cache, in bfloat16")
+                  *(f"  {name:<20}{size / 2**20:,.1f} MiB" for name, size in summary["bytes"].items())]
+        if summary["cache_bytes_per_token"]:
+            size = summary["cache_bytes_per_token"]
+            lines.append(f"  and {size / 2**10:,.1f} KiB a token for the cache, in bfloat16")
     for name in ("weights", "tokenizer"):
-        if found.get(name):
-            lines += ["", name if name != "weights" else f"weights ({found['layout']})",
-                      *(f"  {key:<20}{_value(value)}" for key, value in found[name].items())]
-    lines += ["", "supported           " + ("yes" if found["supported"] else "no")]
-    lines += [f"  {problem}" for problem in found["problems"]]
-    if "supported_families" in found:
-        lines.append("  families: " + ", ".join(found["supported_families"]))
+        if summary.get(name):
+            lines += ["", name if name != "weights" else f"weights ({summary['layout']})",
+                      *(f"  {key:<20}{_value(value)}" for key, value in summary[name].items())]
+    lines += ["", "supported           " + ("yes" if summary["supported"] else "no")]
+    lines += [f"  {problem}" for problem in summary["problems"]]
+    if "supported_families" in summary:
+        lines.append("  families: " + ", ".join(summary["supported_families"]))
     return "\n".join(lines)
 
 
@@ -139,7 +141,7 @@ def _value(value: Any, limit: int = 8) -> str:
         return ", ".join(f"{key} {_value(inner)}" for key, inner in list(value.items())[:limit]) or "none"
     if isinstance(value, list | tuple):
         more = f" and {len(value) - limit} more" if len(value) > limit else ""
-        return (", ".join(_value(one) for one in value[:limit]) or "none") + more
+        return (", ".join(_value(item) for item in value[:limit]) or "none") + more
     if value is None or isinstance(value, bool):
         return {None: "none", True: "yes", False: "no"}[value]
     return str(value)

@@ -111,8 +111,8 @@ def row_dropout(x: jax.Array, keys: jax.Array, rate: float) -> jax.Array:
 
     A row's mask depends on its key only, so neither the other rows nor padding on the right changes it.
     """
-    kept = jax.vmap(lambda key: jax.random.bernoulli(key, 1.0 - rate, x.shape[1:]))(keys)
-    return jnp.where(kept, x / jnp.asarray(1.0 - rate, x.dtype), jnp.zeros((), x.dtype))
+    retained = jax.vmap(lambda key: jax.random.bernoulli(key, 1.0 - rate, x.shape[1:]))(keys)
+    return jnp.where(retained, x / jnp.asarray(1.0 - rate, x.dtype), jnp.zeros((), x.dtype))
 
 
 class Norm(nn.Module):

@@ -34,7 +34,7 @@ from jaxllm.progress import bar
 GATHERED_BYTES = 2**25
 # Loading shows a bar from this number of bytes on.
 SHOWN_BYTES = 2**30
-# What the tensors of a scoring head are called where the checkpoint is of a class of its own.
+# Names of a scoring head's tensors in checkpoints of classes that transformers does not have.
 HEAD_NAMES = ("score", "v_head", "v_head.summary", "value_head", "reward_head", "regression_head", "rm_head",
               "classifier")
 
@@ -42,7 +42,7 @@ HEAD_NAMES = ("score", "v_head", "v_head.summary", "value_head", "reward_head", 
 def load_spec(model: str | Path) -> ModelSpec:
     """Reads the description of a network: `config.json`, and the end tokens of `generation_config.json`.
 
-    A reward model of a class of its own is known by its head: a tensor with one of the usual names.
+    A reward model of a class that transformers does not have is recognized by a tensor in `HEAD_NAMES`.
     """
     path = model_directory(model)
     config = read_json(path / "config.json")
@@ -61,7 +61,7 @@ def load_spec(model: str | Path) -> ModelSpec:
 
 
 def _named_head(spec: ModelSpec, path: Path) -> Head | None:
-    """The scoring head that a checkpoint's tensors show, None without one."""
+    """Finds a scoring head among a checkpoint's tensors; None without one."""
     with Tensors(path) as tensors:
         shape_of = lambda name: tensors.shape(name) if name in tensors.files else ()
         for name in HEAD_NAMES:
@@ -106,10 +106,11 @@ def load_model(model: str | Path, dtype: jnp.dtype | None = None, shardings: Any
         sizes = [math.prod(lookup(shapes, leaf.path).shape) * np.dtype(dtype).itemsize for leaf in leaves]
         with bar(sum(sizes) // 2**20, "load", "MiB", shown=sum(sizes) >= SHOWN_BYTES) as show:
             for i, leaf in enumerate(leaves):
-                place = None if shardings is None else lookup(shardings, leaf.path)
-                chosen = scheme if is_quantizable(leaf.path, lookup(shapes, leaf.path).shape, scheme) else None
-                read = partial(_read_part, leaf, tensors, match.found, np.dtype(dtype))
-                _insert(params, leaf.path, _place(leaf, spec, lookup(shapes, leaf.path).shape, read, place, chosen))
+                sharding = None if shardings is None else lookup(shardings, leaf.path)
+                leaf_scheme = scheme if is_quantizable(leaf.path, lookup(shapes, leaf.path).shape, scheme) else None
+                read = partial(_read_part, leaf, tensors, match.names, np.dtype(dtype))
+                value = _put_stacked(leaf, spec, lookup(shapes, leaf.path).shape, read, sharding, leaf_scheme)
+                _insert(params, leaf.path, value)
                 show(sum(sizes[:i + 1]) // 2**20)
     return spec, params
 
@@ -123,77 +124,78 @@ def stored_dtype(model: str | Path) -> str:
         sizes = collections.Counter()
         for name in tensors.names():
             sizes[tensors.dtype(name)] += math.prod(tensors.shape(name))
-    kind = DTYPES.get(sizes.most_common(1)[0][0], np.dtype(np.float32)) if sizes else np.dtype(np.float32)
-    return "float32" if kind.itemsize > 4 else "bfloat16" if kind.itemsize == 1 else str(kind)
+    dtype = DTYPES.get(sizes.most_common(1)[0][0], np.dtype(np.float32)) if sizes else np.dtype(np.float32)
+    return "float32" if dtype.itemsize > 4 else "bfloat16" if dtype.itemsize == 1 else str(dtype)
 
 
 def check_tied_head(spec: ModelSpec, tensors: Tensors, match: Match) -> None:
-    """A head that is tied may be stored a second time, but not with other values."""
+    """Raises a `UserError` where a tied head is stored a second time with other values."""
     if not spec.tied or spec.head is not None:
         return
     untied = FAMILIES[spec.family].leaves(dataclasses.replace(spec, tied=False))
     head, embed = (next(leaf.name for leaf in untied if leaf.path == (part,)) for part in ("head", "embed"))
-    if head in tensors.files and not np.array_equal(tensors.read(head), tensors.read(match.found[embed])):
+    if head in tensors.files and not np.array_equal(tensors.read(head), tensors.read(match.names[embed])):
         raise UserError(f"config.json ties the head to the embedding, but {head} differs from it",
                         tensors.files[head].file, "set tie_word_embeddings to false in config.json")
 
 
-def _read_part(leaf: TensorMap, tensors: Tensors, found: dict[str, str], dtype: np.dtype, name: str) -> np.ndarray:
-    """One tensor, turned and cut as our parameter has it."""
-    tensor = tensors.read(found[name])
+def _read_part(leaf: TensorMap, tensors: Tensors, stored_names: dict[str, str], dtype: np.dtype,
+               name: str) -> np.ndarray:
+    """Reads one tensor, transposed and sliced as our parameter needs it."""
+    tensor = tensors.read(stored_names[name])
     with np.errstate(over="ignore"):  # reported by `convert`, with the parameter's name
         return cut(leaf, tensor.T if leaf.transpose else tensor).astype(dtype, copy=False)
 
 
-def _place(leaf: TensorMap, spec: ModelSpec, shape: tuple[int, ...], read: Any, place: Any,
-           scheme: Scheme | None) -> Any:
-    """Puts one parameter on its devices, its layers stacked."""
+def _put_stacked(leaf: TensorMap, spec: ModelSpec, shape: tuple[int, ...], read: Any, sharding: Any,
+                 scheme: Scheme | None) -> Any:
+    """Puts one parameter on its devices, with its layers stacked."""
     parts = names_of(leaf, spec)
     shrink = jax.jit(partial(quantize, scheme=scheme)) if scheme is not None else lambda value: value
     first, name = parts[0]
     if not first:
-        return shrink(jax.device_put(read(name), place))
+        return shrink(jax.device_put(read(name), sharding))
     whole = read(name)
     if whole.nbytes * len(parts) <= GATHERED_BYTES:
         gathered = np.empty(shape, whole.dtype)
         gathered[first] = whole
-        for where, name in parts[1:]:
-            gathered[where] = read(name)
-        return shrink(jax.device_put(gathered, place))
-    one_layer = place if not isinstance(place, NamedSharding) else NamedSharding(
-        place.mesh, P(*(*place.spec, *[None] * (len(shape) - len(place.spec)))[len(first):]))
+        for index, name in parts[1:]:
+            gathered[index] = read(name)
+        return shrink(jax.device_put(gathered, sharding))
+    one_layer = sharding if not isinstance(sharding, NamedSharding) else NamedSharding(
+        sharding.mesh, P(*(*sharding.spec, *[None] * (len(shape) - len(sharding.spec)))[len(first):]))
     stack = None
-    for where, name in parts:
-        # One layer after the other: without waiting, any number of them would be under way at once.
-        layer = jax.block_until_ready(jax.device_put(whole if where == first else read(name), one_layer))
+    for index, name in parts:
+        # One layer after the other: without waiting, all of them could be in flight at once.
+        layer = jax.block_until_ready(jax.device_put(whole if index == first else read(name), one_layer))
         whole, layer = None, shrink(layer)
         if stack is None:
-            stack = _empty_stack(shape[:len(first)], layer, place if scheme is None else None)
-        stack, layer = jax.block_until_ready(_write_layer(stack, layer, np.array(where, np.int32))), None
+            stack = _empty_stack(shape[:len(first)], layer, sharding if scheme is None else None)
+        stack, layer = jax.block_until_ready(_write_layer(stack, layer, np.array(index, np.int32))), None
     return stack
 
 
-def _empty_stack(layers: tuple[int, ...], layer: Any, place: Any) -> Any:
-    """Buffer for all layers, where the parameter goes."""
+def _empty_stack(layers: tuple[int, ...], layer: Any, sharding: Any) -> Any:
+    """Allocates a buffer for all layers with the parameter's sharding."""
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((*layers, *leaf.shape), leaf.dtype), layer)
-    wanted = jax.tree.map(lambda leaf: place or _with_layers(leaf.sharding, len(layers)), layer)
+    shardings = jax.tree.map(lambda leaf: sharding or _with_layers(leaf.sharding, len(layers)), layer)
     make = lambda: jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-    return jax.jit(make, out_shardings=wanted)()
+    return jax.jit(make, out_shardings=shardings)()
 
 
 def _with_layers(sharding: Any, layers: int) -> Any:
-    """The sharding of a stack of what has `sharding`."""
+    """Returns the sharding of a stack of arrays with `sharding`."""
     if isinstance(sharding, NamedSharding):
         return NamedSharding(sharding.mesh, P(*[None] * layers, *sharding.spec))
     return sharding
 
 
 @partial(jax.jit, donate_argnums=0)
-def _write_layer(stack: Any, layer: Any, where: jax.Array) -> Any:
-    """The stack with one layer written to its place, in the same memory."""
+def _write_layer(stack: Any, layer: Any, index: jax.Array) -> Any:
+    """Writes one layer into the stack, in the same memory."""
     def write(buffer, value):
-        value = value.reshape(*[1] * len(where), *value.shape)
-        start = (*where, *[jnp.int32(0)] * (buffer.ndim - len(where)))
+        value = value.reshape(*[1] * len(index), *value.shape)
+        start = (*index, *[jnp.int32(0)] * (buffer.ndim - len(index)))
         return lax.dynamic_update_slice(buffer, value, start)
 
     return jax.tree.map(write, stack, layer)

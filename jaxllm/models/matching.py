@@ -1,4 +1,4 @@
-"""How the tensors of a Hugging Face checkpoint fit the network that its config describes, by name and shape."""
+"""Matches the tensors of a Hugging Face checkpoint with the network that its config describes, by name and shape."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from jaxllm.models.network import init_params
 from jaxllm.models.spec import ModelSpec
 from jaxllm.models.tensors import Tensors
 
-# Saved with a language model by reinforcement learning, and not needed to generate.
+# Value heads that reinforcement learning saves with a language model; generation does not need them.
 VALUE_HEADS = ("v_head.", "value_head.")
 
 
 @dataclasses.dataclass(frozen=True)
 class Match:
-    """How a checkpoint's tensors fit the network that its config describes.
+    """Match of a checkpoint's tensors with the network that its config describes.
 
     Attributes:
-        found: names in the family's table -> names in the files.
+        names: names in the family's table -> names in the files.
         missing: names that the network needs and no file has.
-        unused: names in the files that the network has no place for.
+        unused: names in the files that the network does not need.
         passed_over: names in the files that are known to hold no parameters, or those of another head.
         reshaped: name -> (its shape, the shape that the config implies), where they differ.
     """
 
-    found: dict[str, str]
+    names: dict[str, str]
     missing: list[str]
     unused: list[str]
     passed_over: list[str]
@@ -52,35 +52,35 @@ def match_tensors(spec: ModelSpec, tensors: Tensors) -> Match:
     """Compares the names and shapes of a checkpoint with those that its network needs."""
     family, leaves = FAMILIES[spec.family], tensor_maps(spec)
     shapes, widths = jax.eval_shape(lambda: init_params(spec, jax.random.key(0))), _fused_widths(leaves)
-    there, found, missing, reshaped = set(tensors.names()), {}, [], {}
+    stored_names, names, missing, reshaped = set(tensors.names()), {}, [], {}
     for leaf in leaves:
         wanted = lookup(shapes, leaf.path).shape
-        for place, name in names_of(leaf, spec):
+        for index, name in names_of(leaf, spec):
             bare = name.removeprefix(family.prefix)
-            real = next((n for n in (name, bare, _old(name), _old(bare)) if n in there), None)
+            real = next((n for n in (name, bare, _old(name), _old(bare)) if n in stored_names), None)
             if real is None:
                 missing.append(name)
                 continue
-            found[name] = real
-            stored = _stored_shape(leaf, wanted[len(place):], widths)
+            names[name] = real
+            stored = _stored_shape(leaf, wanted[len(index):], widths)
             if tensors.shape(real) != stored:
                 reshaped[real] = tensors.shape(real), stored
-    # A tied head may be there a second time, and a scoring network may carry the head it had before.
+    # A tied head may be stored a second time, and a scoring network may still have the language model's head.
     heads = {leaf.name for leaf in family.leaves(dataclasses.replace(spec, tied=False, head=None))
              if leaf.path[0] in ("head", "head_bias")} if spec.encoder is None else set()
-    left = sorted(there - set(found.values()))
+    left = sorted(stored_names - set(names.values()))
     passed = [name for name in left if name in heads or name.endswith(family.ignored) or (
         spec.head is None and name.startswith(VALUE_HEADS))]
-    return Match(found, sorted(set(missing)), [name for name in left if name not in passed], passed, reshaped)
+    return Match(names, sorted(set(missing)), [name for name in left if name not in passed], passed, reshaped)
 
 
 def _old(name: str) -> str:
-    """How the first checkpoints of BERT spell the two parameters of a norm."""
+    """Returns the name that the first BERT checkpoints have for a parameter of a norm."""
     return name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")
 
 
 def names_of(leaf: TensorMap, spec: ModelSpec) -> list[tuple[tuple[int, ...], str]]:
-    """(place in our array, tensor name) for every tensor that a leaf is made of: one, or one a layer (and expert)."""
+    """Returns (index in our array, tensor name) of every tensor of a leaf: one, or one per layer (and expert)."""
     if "{i}" not in leaf.name:
         return [((), leaf.name)]
     if "{e}" not in leaf.name:
@@ -95,7 +95,7 @@ def lookup(tree: Any, path: tuple[str, ...]) -> Any:
 
 
 def _fused_widths(leaves: Sequence[TensorMap]) -> dict[str, int]:
-    """Size of the last axis of every tensor that several leaves share."""
+    """Returns the size of the last axis of every tensor that several leaves share."""
     widths: dict[str, int] = {}
     for leaf in leaves:
         if leaf.part is not None:
@@ -104,7 +104,7 @@ def _fused_widths(leaves: Sequence[TensorMap]) -> dict[str, int]:
 
 
 def _stored_shape(leaf: TensorMap, ours: tuple[int, ...], widths: dict[str, int]) -> tuple[int, ...]:
-    """Shape of the tensor that one layer of a leaf is read from."""
+    """Returns the shape of the tensor that one layer of a leaf is read from."""
     stored = (*ours[:-1], widths.get(leaf.name, ours[-1] if ours else 0))
     return stored[::-1] if leaf.transpose else stored
 

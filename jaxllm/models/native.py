@@ -1,7 +1,7 @@
-"""Weights in Orbax's format: sharded, quick to restore to any mesh, and the one that holds quantized matrices.
+"""Weights in Orbax's format: sharded, quick to restore to any mesh; the only format with quantized matrices.
 
-Such a directory has the config.json and the tokenizer of the hub's layout; in place of safetensors there are `orbax/`
-and `weights.json`, which describes how the weights are quantized.
+Such a directory has the config.json and the tokenizer of the hf layout. In place of safetensors it has `orbax/` and
+`weights.json`, with dtype, quantization scheme and scoring head.
 """
 
 from __future__ import annotations
@@ -48,11 +48,11 @@ def save(path: Path, spec: ModelSpec, params: Params) -> None:
 
 
 def stored_scheme(path: Path) -> Scheme | None:
-    """How the weights in a directory are quantized."""
-    found = read_json(path / ABOUT).get("quantized")
-    if found not in SCHEMES:
-        raise UserError(f"weights quantized as {found!r} are not known", path / ABOUT)
-    return found
+    """Returns the quantization scheme of the weights in a directory; None if they are not quantized."""
+    scheme = read_json(path / ABOUT).get("quantized")
+    if scheme not in SCHEMES:
+        raise UserError(f"weights quantized as {scheme!r} are not known", path / ABOUT)
+    return scheme
 
 
 def stored_head(path: Path) -> Head | None:
@@ -69,18 +69,18 @@ def stored_head(path: Path) -> Head | None:
 
 
 def stored_dtype(path: Path) -> str:
-    """Number format of what is not quantized."""
-    found = read_json(path / ABOUT).get("dtype", "float32")
-    if found not in ("float32", "bfloat16", "float16"):
-        raise UserError(f"weights in {found!r} are not known", path / ABOUT)
-    return found
+    """Returns the dtype of the weights that are not quantized."""
+    dtype = read_json(path / ABOUT).get("dtype", "float32")
+    if dtype not in ("float32", "bfloat16", "float16"):
+        raise UserError(f"weights in {dtype!r} are not known", path / ABOUT)
+    return dtype
 
 
 def load(path: Path, spec: ModelSpec, dtype: jnp.dtype, shardings: Any, scheme: Scheme | None) -> Params:
     """Reads the weights; arguments as of `load_model`.
 
     Raises:
-        UserError: damaged, of another network, or quantized otherwise.
+        UserError: weights are damaged, of another network, or quantized with another scheme.
     """
     import orbax.checkpoint as ocp
 
@@ -92,45 +92,45 @@ def load(path: Path, spec: ModelSpec, dtype: jnp.dtype, shardings: Any, scheme: 
     wanted = abstract(spec, dtype, shardings, stored)
     try:
         with ocp.StandardCheckpointer() as checkpointer:
-            found = checkpointer.restore((path / FOLDER).absolute(), _plain(wanted))
+            arrays = checkpointer.restore((path / FOLDER).absolute(), _plain(wanted))
     except Exception as error:  # damaged files raise any error of the storage library, down to a bare Exception
         raise UserError(f"the weights cannot be read: {(str(error).splitlines() or [repr(error)])[0][:300]}",
                         path / FOLDER, "convert the checkpoint again") from error
     params = jax.tree.map(lambda want, have: Quantized(have["codes"], have["scales"], want.scheme)
-                          if isinstance(want, Quantized) else have, wanted, found,
+                          if isinstance(want, Quantized) else have, wanted, arrays,
                           is_leaf=lambda leaf: isinstance(leaf, Quantized))
     return params if stored is not None or scheme is None else quantize_params(params, scheme)
 
 
 def check(path: Path, spec: ModelSpec) -> None:
-    """Makes sure that the stored weights are those of this network, as far as names and shapes show.
+    """Compares names and shapes of the stored weights with those of the network.
 
     Raises:
-        UserError: they are missing, damaged, or of another network.
+        UserError: weights are missing, damaged, or of another network.
     """
     import orbax.checkpoint as ocp
 
     if not (path / FOLDER).is_dir():
         raise UserError("the folder with the weights is missing", path / FOLDER, "convert the checkpoint again")
     wanted = _plain(abstract(spec, jnp.dtype(jnp.float32), None, stored_scheme(path)))
-    shapes = lambda tree: {jax.tree_util.keystr(place, simple=True, separator="."): tuple(leaf.shape)
-                           for place, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+    shapes = lambda tree: {jax.tree_util.keystr(keys, simple=True, separator="."): tuple(leaf.shape)
+                           for keys, leaf in jax.tree_util.tree_leaves_with_path(tree)}
     try:
         with ocp.StandardCheckpointer() as checkpointer:
-            there = shapes(checkpointer.metadata((path / FOLDER).absolute()).item_metadata.tree)
+            stored = shapes(checkpointer.metadata((path / FOLDER).absolute()).item_metadata.tree)
     except Exception as error:
         raise UserError(f"the weights cannot be read: {(str(error).splitlines() or [repr(error)])[0][:300]}",
                         path / FOLDER, "convert the checkpoint again") from error
     wanted = shapes(wanted)
-    for name in sorted(wanted.keys() | there.keys()):
-        if wanted.get(name) != there.get(name):
+    for name in sorted(wanted.keys() | stored.keys()):
+        if wanted.get(name) != stored.get(name):
             describe = lambda shape: "nothing" if shape is None else f"shape {list(shape)}"
-            raise UserError(f"'{name}' is stored with {describe(there.get(name))}, config.json implies "
+            raise UserError(f"'{name}' is stored with {describe(stored.get(name))}, config.json implies "
                             f"{describe(wanted.get(name))}", path / FOLDER, "convert the checkpoint again")
 
 
 def check_one_scheme(spec: ModelSpec, params: Params) -> None:
-    """Raises a `ValueError` where some matrices are quantized and others, which could be, are not."""
+    """Raises a `ValueError` where only some of the quantizable matrices are quantized."""
     scheme = scheme_of(params)
     wanted = jax.tree.structure(jax.eval_shape(lambda: quantize_params(init_params(spec, jax.random.key(0)), scheme))
                                 if scheme else jax.eval_shape(lambda: init_params(spec, jax.random.key(0))))
@@ -144,27 +144,27 @@ def abstract(spec: ModelSpec, dtype: jnp.dtype, shardings: Any, scheme: Scheme |
     if shardings is None:
         shardings = jax.tree.map(lambda _: jax.sharding.SingleDeviceSharding(jax.devices()[0]), shapes)
 
-    def one(path, leaf, place):
-        chosen = scheme is not None and is_quantizable(tuple(key.key for key in path), leaf.shape, scheme)
-        leaf = jax.eval_shape(partial(quantize, scheme=cast(Scheme, scheme)), leaf) if chosen else leaf
-        return jax.tree.map(lambda part: jax.ShapeDtypeStruct(part.shape, part.dtype, sharding=_fitting(place, part)),
-                            leaf)
+    def abstract_leaf(path, leaf, sharding):
+        quantized = scheme is not None and is_quantizable(tuple(key.key for key in path), leaf.shape, scheme)
+        leaf = jax.eval_shape(partial(quantize, scheme=cast(Scheme, scheme)), leaf) if quantized else leaf
+        return jax.tree.map(lambda part: jax.ShapeDtypeStruct(part.shape, part.dtype,
+                                                              sharding=_part_sharding(sharding, part)), leaf)
 
-    return jax.tree_util.tree_map_with_path(one, shapes, shardings)
+    return jax.tree_util.tree_map_with_path(abstract_leaf, shapes, shardings)
 
 
-def _fitting(place: Any, part: Any) -> Any:
-    """The place of a parameter for a part of its codes or scales, which may not divide as evenly."""
-    if not isinstance(place, jax.sharding.NamedSharding):
-        return place
-    names = [*place.spec, *[None] * (len(part.shape) - len(place.spec))]
-    counts = lambda name: math.prod(place.mesh.shape[axis] for axis in ((name,) if isinstance(name, str) else name))
+def _part_sharding(sharding: Any, part: Any) -> Any:
+    """Returns a parameter's sharding for its codes or scales; axes that do not divide evenly are not split."""
+    if not isinstance(sharding, jax.sharding.NamedSharding):
+        return sharding
+    names = [*sharding.spec, *[None] * (len(part.shape) - len(sharding.spec))]
+    counts = lambda name: math.prod(sharding.mesh.shape[axis] for axis in ((name,) if isinstance(name, str) else name))
     parts = [1 if name is None else counts(name) for name in names]
-    kept = [name if size % count == 0 else None for name, size, count in zip(names, part.shape, parts, strict=True)]
-    return jax.sharding.NamedSharding(place.mesh, jax.sharding.PartitionSpec(*kept))
+    axes = [name if size % count == 0 else None for name, size, count in zip(names, part.shape, parts, strict=True)]
+    return jax.sharding.NamedSharding(sharding.mesh, jax.sharding.PartitionSpec(*axes))
 
 
 def _plain(params: Params) -> Params:
-    """Quantized matrices as dicts of arrays, which Orbax stores by name."""
+    """Replaces quantized matrices with dicts of arrays, which Orbax stores by name."""
     return jax.tree.map(lambda leaf: {"codes": leaf.codes, "scales": leaf.scales} if isinstance(leaf, Quantized)
                         else leaf, params, is_leaf=lambda leaf: isinstance(leaf, Quantized))

@@ -31,12 +31,12 @@ PLAIN = {"use_dora": False, "bias": "none", "lora_bias": False, "layer_replicati
 
 
 def _adapted(spec: ModelSpec) -> dict[str, list[TensorMap]]:
-    """Module names of the checkpoint (with `{i}`) -> the kernels of ours that one holds, in order."""
-    found: dict[str, list[TensorMap]] = collections.defaultdict(list)
+    """Returns module names of the checkpoint (with `{i}`) -> the kernels that a module consists of, in order."""
+    kernels: dict[str, list[TensorMap]] = collections.defaultdict(list)
     for leaf in tensor_maps(spec):
         if leaf.path[0] == "layers" and leaf.path[-1] == "kernel":
-            found[leaf.name.removesuffix(".weight")].append(leaf)
-    return found
+            kernels[leaf.name.removesuffix(".weight")].append(leaf)
+    return kernels
 
 
 def save_adapter(path: str | Path, spec: ModelSpec, adapter: Adapter, base: str = "",
@@ -105,20 +105,21 @@ def _fuse(spec: ModelSpec, leaves: list[TensorMap],
 
 
 def adapter_folders(path: str | Path) -> list[Path]:
-    """The folder itself if it holds an adapter, else the folders in it that do, by name."""
+    """Returns the folder itself if it holds an adapter, else the folders in it that do, sorted by name."""
     path = Path(path)
     if (path / "adapter_config.json").is_file():
         return [path]
+    # Hidden folders are incomplete: they are being written, or were left by a killed process.
     return sorted(config.parent for config in path.glob("*/adapter_config.json")
-                  if not config.parent.name.startswith("."))  # such a one is being written, or was when it was killed
+                  if not config.parent.name.startswith("."))
 
 
 def load_adapters(path: str | Path, spec: ModelSpec) -> Adapter:
     """Reads an adapter, or all adapters of a folder as one adapter, their sum; see `load_adapter`.
 
     Raises:
-        UserError: also for several of which it is not known that they were made for the same model, such as the
-            checkpoints of one run of a trainer.
+        UserError: as `load_adapter`; and for several adapters without a record that they have the same base model,
+            such as the checkpoints of one run of a trainer.
     """
     folders = adapter_folders(path) or [Path(path)]
     if len(folders) == 1:
@@ -158,14 +159,14 @@ def load_adapter(path: str | Path, spec: ModelSpec) -> Adapter:
     layers: dict[str, Any] = {}
     for module, leaves in _adapted(spec).items():
         names = [f"{PREFIX}{module.format(i=i)}.lora_" for i in range(spec.layers)]
-        found = [f"{name}{side}.weight" in tensors for name in names for side in "AB"]
-        if not any(found):
+        present = [f"{name}{side}.weight" in tensors for name in names for side in "AB"]
+        if not any(present):
             continue
-        if not all(found):
+        if not all(present):
             raise UserError(f"only some layers of '{module}' are adapted, which is not supported", path)
         down = _stack([tensors.pop(f"{name}A.weight").T for name in names], module, path)
         up = _stack([tensors.pop(f"{name}B.weight").T for name in names], module, path)
-        # Modules may have scales of their own; what they differ by goes into their second factor.
+        # Modules may have scales of their own; the ratio goes into their second factor.
         scales = np.array([_module_scale(config, module.format(i=i), down.shape[-1], where)
                            for i in range(spec.layers)], np.float32)
         up = up * (scales / scale)[:, None, None]
@@ -198,14 +199,14 @@ def _scale(config: dict[str, Any], rank: Any, alpha: Any, where: Path) -> float:
 
 
 def _module_scale(config: dict[str, Any], module: str, rank: int, where: Path) -> float:
-    """Scale of one module of one layer: PEFT's patterns, which are regular expressions, override rank and alpha."""
-    found = {}
+    """Returns the scale of one module of one layer: PEFT's patterns, regular expressions, override rank and alpha."""
+    settings = {}
     for key, default in (("rank_pattern", "r"), ("alpha_pattern", "lora_alpha")):
         patterns = config.get(key) or {}
         if not isinstance(patterns, dict):
             raise UserError(f"'{key}' must map names to numbers, found {patterns!r}", where)
-        found[default] = next((value for pattern, value in patterns.items()
-                               if re.match(rf"(.*\.)?({pattern})$", module)), config.get(default))
-    if found["r"] != rank:
-        raise UserError(f"'{module}' has rank {rank}, the configuration has {found['r']}", where)
-    return _scale(config, found["r"], found["lora_alpha"], where)
+        settings[default] = next((value for pattern, value in patterns.items()
+                                  if re.match(rf"(.*\.)?({pattern})$", module)), config.get(default))
+    if settings["r"] != rank:
+        raise UserError(f"'{module}' has rank {rank}, the configuration has {settings['r']}", where)
+    return _scale(config, settings["r"], settings["lora_alpha"], where)

@@ -73,10 +73,10 @@ def write_model(target: Path, spec: ModelSpec, params: Params, tokenizer_source:
 
 
 def _write_shards(target: Path, spec: ModelSpec, params: Params, limit: int) -> None:
-    """Safetensors files of at most `limit` bytes, one in host memory at a time, and their index."""
+    """Writes safetensors files of at most `limit` bytes, one in host memory at a time, and their index."""
     shards, total = [[]], 0
     for tensor in _exports(spec, params):
-        if shards[-1] and sum(one.nbytes for one in shards[-1]) + tensor.nbytes > limit:
+        if shards[-1] and sum(export.nbytes for export in shards[-1]) + tensor.nbytes > limit:
             shards.append([])
         shards[-1].append(tensor)
         total += tensor.nbytes
@@ -93,26 +93,26 @@ def _write_shards(target: Path, spec: ModelSpec, params: Params, limit: int) -> 
 
 @dataclasses.dataclass(frozen=True)
 class _Export:
-    """A tensor to be written: its name, the leaves that it is fused of, its place in them, its size."""
+    """A tensor to be written: its name, the leaves that it is fused from, its index in them, its size in bytes."""
 
     name: str
     leaves: Sequence[TensorMap]
-    place: tuple[int, ...]
+    index: tuple[int, ...]
     nbytes: int
 
     def value(self, params: Params) -> np.ndarray:
-        tensor = fuse(self.leaves, [np.asarray(lookup(params, leaf.path)[self.place]) for leaf in self.leaves])
+        tensor = fuse(self.leaves, [np.asarray(lookup(params, leaf.path)[self.index]) for leaf in self.leaves])
         return np.ascontiguousarray(tensor.T if self.leaves[0].transpose else tensor)
 
 
 def _exports(spec: ModelSpec, params: Params) -> list[_Export]:
-    """All tensors of a checkpoint, in the order of the family's table."""
+    """Returns all tensors of a checkpoint, in the order of the family's table."""
     shared: dict[str, list[TensorMap]] = collections.defaultdict(list)
     for leaf in tensor_maps(spec):
         shared[leaf.name].append(leaf)
-    found = []
+    exports = []
     for leaves in shared.values():
         parts = names_of(leaves[0], spec)
         size = sum(lookup(params, leaf.path).nbytes for leaf in leaves) // len(parts)
-        found += [_Export(name, leaves, place, size) for place, name in parts]
-    return found
+        exports += [_Export(name, leaves, index, size) for index, name in parts]
+    return exports

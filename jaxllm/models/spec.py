@@ -57,7 +57,7 @@ class Rope:
                 raise ValueError("the factors of longrope must be positive numbers")
 
     def rotated(self, head_dim: int) -> int:
-        """How many of a head's dimensions are rotated."""
+        """Returns the number of a head's dimensions that are rotated."""
         return int(head_dim * self.fraction)
 
 
@@ -70,11 +70,11 @@ def _check_positive(owner: object, *names: str) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Experts:
-    """A feed-forward block of which every token uses a few parts (Mixtral, 2401.04088).
+    """A mixture of experts in place of the feed-forward block (Mixtral, 2401.04088).
 
     Attributes:
         count: experts, E.
-        chosen: experts that a token goes through.
+        chosen: number of experts per token (top-k routing).
         normalized: whether the chosen experts' weights sum to 1.
     """
 
@@ -116,7 +116,7 @@ class Encoder:
     """Parts of an encoder that a decoder does not have.
 
     Attributes:
-        token_types: kinds of text with an embedding of their own, 0 for none.
+        token_types: number of token types with an embedding of their own, 0 for none.
         absolute: learned absolute positions.
         relative: attention by relative position, None for none.
         convolution: width of a convolution parallel to the first layer, None for none.
@@ -217,7 +217,7 @@ class ModelSpec:
         encoder: None for a decoder.
         head: scores texts, in place of next-token logits; None for a language model.
         bos_id: token that begins a text, None if the model has none.
-        pad_id: token that torch takes for padding, for the record: masks here never come from it.
+        pad_id: padding token of the checkpoint, for its config only: masks here never come from it.
         eos_ids: tokens that end a text, the first being the one to append.
     """
 
@@ -294,7 +294,7 @@ class ModelSpec:
 
     @property
     def state_width(self) -> int:
-        """Size of the states that heads read: a decoder with a narrower embedding goes back to its width at the end."""
+        """Size of the states that heads read: that of the embedding in a decoder with a narrower embedding."""
         return self.width if self.encoder is not None else self.embed_width or self.width
 
     @property

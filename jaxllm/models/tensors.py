@@ -1,4 +1,4 @@
-"""A checkpoint directory as files: where it is, its JSON, and its tensors by name. Safetensors and nothing else."""
+"""Files of a checkpoint directory: finding it, its JSON files, and its tensors by name. Only safetensors are read."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from jaxllm.assets import resolve
 from jaxllm.errors import UserError
 
 INDEX = "model.safetensors.index.json"
-# Name of a number format in a safetensors header -> ours.
+# Name of a dtype in a safetensors header -> numpy dtype.
 DTYPES: dict[str, np.dtype] = {
     "F64": np.dtype(np.float64), "F32": np.dtype(np.float32), "F16": np.dtype(np.float16),
     "BF16": np.dtype(ml_dtypes.bfloat16), "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
     "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2)}
-# A tensor of 8-bit numbers has one factor a block, in a tensor of its name and this.
+# Suffix of the tensor with the factors of an 8-bit tensor, one per block.
 SCALES = "_scale_inv"
-# What a fingerprint looks at of every file: the number of blocks and their bytes.
+# A fingerprint hashes this number of blocks of every file, each of this number of bytes.
 _BLOCKS, _BLOCK = 32, 2**16
 
 
 def model_directory(model: str | Path) -> Path:
-    """The directory of a checkpoint: `tiny`, a local directory, or a Hub id (fetched or cached).
+    """Returns the directory of a checkpoint: `tiny`, a local directory, or a Hub id (fetched or cached).
 
     Raises:
         UserError: there is no such checkpoint.
@@ -51,32 +51,30 @@ def model_directory(model: str | Path) -> Path:
         return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.model",
                                                             "merges.txt", "vocab.txt"],
                                       ignore_patterns=["consolidated*", "original/*"]))
-    except Exception as error:  # the hub client raises a dozen unrelated kinds
+    except Exception as error:  # the hub client raises a dozen unrelated types
         reason = str(error).splitlines()[0]
         raise UserError(f"neither a directory nor a model that the Hub would give: {reason}", name,
                         "check the name, the connection, and HF_HUB_OFFLINE") from error
 
 
 def fingerprint(folder: Path) -> str:
-    """A name for the files of a checkpoint or an adapter that changes with what is in them, 16 hex digits; of a folder
-    that is not there the same as of an empty one.
+    """Hashes the files of a checkpoint or an adapter, 16 hex digits; a missing folder has the hash of an empty one.
 
-    Of large files the start and a few blocks all over are looked at, which take no time and differ between any two
-    models that were trained apart.
+    Of large files only some blocks are read, which is quick and distinguishes any two trained models.
     """
     digest = hashlib.sha256()
     for file in sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")):
         size = file.stat().st_size
         digest.update(f"{file.relative_to(folder)} {size}\n".encode())
         with open(file, "rb") as opened:
-            for part in range(_BLOCKS):
-                opened.seek(part * max(size - _BLOCK, 0) // (_BLOCKS - 1))
+            for block in range(_BLOCKS):
+                opened.seek(block * max(size - _BLOCK, 0) // (_BLOCKS - 1))
                 digest.update(opened.read(_BLOCK))
     return digest.hexdigest()[:16]
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file, or a `UserError` that explains what is wrong with it."""
+    """Reads a JSON object from a file; raises a `UserError` that explains what is wrong with it."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -91,7 +89,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def open_safetensors(file: Path, stack: contextlib.ExitStack) -> Any:
-    """Lazy access to one safetensors file, closed with `stack`."""
+    """Opens one safetensors file for lazy access; it is closed with `stack`."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -109,20 +107,20 @@ class Entry:
     Attributes:
         file: the name of its file.
         handle: the file, open.
-        kind: name of the number format, as the file has it.
+        dtype: name of the dtype in the header.
         shape: shape of the tensor.
         start: its first byte in the file.
     """
 
     file: Path
     handle: BinaryIO
-    kind: str
+    dtype: str
     shape: tuple[int, ...]
     start: int
 
 
 def _entries(file: Path, stack: contextlib.ExitStack) -> dict[str, Entry]:
-    """All tensors of a file, which stays open as long as `stack`."""
+    """Lists all tensors of a file, which stays open as long as `stack`."""
     with contextlib.ExitStack() as checked:
         open_safetensors(file, checked)
     handle = stack.enter_context(open(file, "rb"))
@@ -153,14 +151,14 @@ class Tensors:
         self.block = (quantization or {}).get("weight_block_size")
         try:
             for file, listed in self._shards(path).items():
-                there = _entries(file, self._stack)
-                if lost := sorted(set(listed) - there.keys()):
+                entries = _entries(file, self._stack)
+                if lost := sorted(set(listed) - entries.keys()):
                     raise UserError(f"the index lists '{lost[0]}' for it, which is not in it", file,
                                     "fetch the checkpoint again")
-                if twice := sorted(self.files.keys() & there.keys()):
+                if twice := sorted(self.files.keys() & entries.keys()):
                     raise UserError(f"'{twice[0]}' is also in {self.files[twice[0]].file.name}", file,
                                     "remove one of the two, or fetch the checkpoint again")
-                self.files |= there
+                self.files |= entries
         except BaseException:
             self._stack.close()
             raise
@@ -173,7 +171,7 @@ class Tensors:
 
     @staticmethod
     def _shards(path: Path) -> dict[Path, list[str]]:
-        """Files, each with the tensors that an index lists for it."""
+        """Returns files, each with the tensors that an index lists for it."""
         if (path / INDEX).exists():
             names = read_json(path / INDEX).get("weight_map")
             if not isinstance(names, dict):
@@ -190,7 +188,7 @@ class Tensors:
             path, "convert the checkpoint to safetensors" if pickled else None)
 
     def names(self) -> list[str]:
-        """Of all tensors that hold parameters: the factors of 8-bit tensors belong to those."""
+        """Returns the names of all tensors with parameters, without the factors of 8-bit tensors."""
         return sorted(name for name in self.files if not self._is_scale(name))
 
     def _is_scale(self, name: str) -> bool:
@@ -200,46 +198,47 @@ class Tensors:
         return self.files[name].shape
 
     def dtype(self, name: str) -> str:
-        """Name of the number format, as the file has it."""
-        return self.files[name].kind
+        """Returns the name of a tensor's dtype in the header."""
+        return self.files[name].dtype
 
     def check_formats(self) -> None:
-        """Raises a `UserError` for the first tensor in a number format that is not read directly."""
+        """Raises a `UserError` for the first tensor with an unsupported dtype or without its factors."""
         for name in self.names():
             entry = self.files[name]
-            if entry.kind not in DTYPES:
-                raise UserError(f"tensor '{name}' has type {entry.kind}; only {', '.join(DTYPES)} are read", entry.file)
-            if self.block is not None and DTYPES[entry.kind].itemsize == 1 and name + SCALES not in self.files:
+            if entry.dtype not in DTYPES:
+                raise UserError(f"tensor '{name}' has type {entry.dtype}; only {', '.join(DTYPES)} are read",
+                                entry.file)
+            if self.block is not None and DTYPES[entry.dtype].itemsize == 1 and name + SCALES not in self.files:
                 raise UserError(f"tensor '{name}' has 8 bits, and its factors ('{name}{SCALES}') are missing",
                                 entry.file, "fetch the checkpoint again")
 
     def read(self, name: str) -> np.ndarray:
-        """A tensor in its own number format; one of 8 bits with factors in float32, multiplied.
+        """Reads a tensor in its stored dtype; an 8-bit tensor with factors is dequantized to float32.
 
         Raises:
-            UserError: a number format that is not read, or factors that do not fit the tensor.
+            UserError: an unsupported dtype, or factors that do not fit the tensor.
         """
         value = self._stored(name)
         return value if name + SCALES not in self.files else self._scaled(name, value)
 
     def _stored(self, name: str) -> np.ndarray:
         entry = self.files[name]
-        data = np.empty(math.prod(entry.shape) * DTYPES[entry.kind].itemsize, np.uint8)
+        data = np.empty(math.prod(entry.shape) * DTYPES[entry.dtype].itemsize, np.uint8)
         entry.handle.seek(entry.start)
         if entry.handle.readinto(data) != data.nbytes:
             raise UserError(f"the file ends within tensor '{name}'", entry.file, "fetch the file again")
-        return data.view(DTYPES[entry.kind]).reshape(entry.shape)
+        return data.view(DTYPES[entry.dtype]).reshape(entry.shape)
 
     def _scaled(self, name: str, value: np.ndarray) -> np.ndarray:
         scales, block = name + SCALES, self.block
         factors = self._stored(scales).astype(np.float32, copy=False)
         if not (isinstance(block, list | tuple) and len(block) == value.ndim == factors.ndim == 2 and all(
-                -(-size // one) == count for size, one, count in zip(value.shape, block, factors.shape, strict=True))):
+                -(-size // step) == n for size, step, n in zip(value.shape, block, factors.shape, strict=True))):
             raise UserError(f"'{scales}' of shape {list(factors.shape)} does not fit '{name}' of shape "
                             f"{list(value.shape)} in blocks of {block}", self.files[scales].file)
         out = value.astype(np.float32)
         rows, columns = block
-        for i, row in enumerate(factors):  # a band at a time: no second array of the tensor's size is made
+        for i, row in enumerate(factors):  # one block row at a time: no second array of the tensor's size is made
             out[i * rows:(i + 1) * rows] *= np.repeat(row, columns)[:value.shape[1]]
         return out
 
@@ -253,7 +252,7 @@ def save_tensors(path: Path, tensors: dict[str, np.ndarray]) -> None:
         save_file(tensors, path, metadata={"format": "pt"})
         path.chmod(0o644)  # the library makes it private
     except SafetensorError as error:
-        # The library reports a full disk as a text of its own kind.
+        # The library reports a full disk only in the text of its own error.
         if f"os error {errno.ENOSPC}" in str(error) or f"os error {errno.EDQUOT}" in str(error):
             raise OSError(errno.ENOSPC, str(error)) from error
         raise

@@ -1,4 +1,4 @@
-"""Families: how `config.json` and the tensor names of a Hugging Face checkpoint map to ours and back."""
+"""Model families: the maps between `config.json` and `ModelSpec`, and between tensor names and parameters."""
 
 from __future__ import annotations
 
@@ -20,26 +20,27 @@ __all__ = ["FAMILIES", "Family", "TensorMap", "is_classifier", "tensor_maps", "r
 CLASSIFIER, REWARD = "ForSequenceClassification", "ForRewardModel"
 # Endings of the names of classes that predict the next token.
 _LANGUAGE_MODELS = ("ForCausalLM", "LMHeadModel")
-# Checkpoints that are quantized in a way that is read: one scale for every block of an 8-bit tensor.
-_READ_QUANTISED = "fp8"
+# The quantization method that is supported: 8-bit floats with one scale per block of a tensor.
+_READ_METHOD = "fp8"
 
 
 def read_config(config: dict[str, Any], where: Path | str) -> ModelSpec:
-    """The network that a `config.json` describes.
+    """Reads the spec of a network from its `config.json`.
 
     Raises:
         UserError: an unknown architecture, a missing key, or one with an unsupported meaning.
     """
-    kind = config.get("model_type")
-    if not isinstance(kind, str) or kind not in FAMILIES:
-        raise UserError(f"architecture {kind!r} is not supported (have: {', '.join(FAMILIES)})", where)
+    family = config.get("model_type")
+    if not isinstance(family, str) or family not in FAMILIES:
+        raise UserError(f"architecture {family!r} is not supported (have: {', '.join(FAMILIES)})", where)
     keys = Keys(config, where)
     quantized = keys.get("quantization_config")
-    if quantized is not None and (not isinstance(quantized, dict) or quantized.get("quant_method") != _READ_QUANTISED):
+    if quantized is not None and (
+            not isinstance(quantized, dict) or quantized.get("quant_method") != _READ_METHOD):
         raise UserError("the checkpoint is quantized", where, "use the unquantized checkpoint")
     keys.only("pruned_heads", {})
     try:
-        spec = FAMILIES[kind].read(keys)
+        spec = FAMILIES[family].read(keys)
         if spec.encoder is None and is_classifier(config):
             head = dataclasses.replace(read_head(keys, "last"), before_padding=True)
             spec = dataclasses.replace(spec, head=head)
@@ -53,7 +54,7 @@ def read_config(config: dict[str, Any], where: Path | str) -> ModelSpec:
 
 
 def architecture(config: dict[str, Any]) -> str | None:
-    """Name of the class that a `config.json` belongs to; of several the first.
+    """Returns the class name in a `config.json`, the first of several; None without one.
 
     Raises:
         UserError: the value is no list of names.
@@ -65,20 +66,20 @@ def architecture(config: dict[str, Any]) -> str | None:
 
 
 def is_classifier(config: dict[str, Any]) -> bool:
-    """Whether it is a classifier's, by the name of its class."""
+    """Whether the class name is that of a classifier."""
     return (architecture(config) or "").endswith(CLASSIFIER)
 
 
 def is_language_model(config: dict[str, Any]) -> bool:
-    """Whether it predicts the next token; so it is taken where no class is named."""
+    """Whether the class name is that of a language model; true where no class is named."""
     name = architecture(config)
     return name is None or name.endswith(_LANGUAGE_MODELS)
 
 
 def write_config(spec: ModelSpec, dtype: str) -> dict[str, Any]:
-    """`config.json` of a network with weights of `dtype`; transformers 4 and 5 read it."""
+    """Builds the `config.json` of a network with weights of `dtype`; transformers 4 and 5 read it."""
     end = spec.eos_ids[0] if len(spec.eos_ids) == 1 else list(spec.eos_ids) or None
-    # A padding token that is left out is a class's own default, which may be outside of this vocabulary.
+    # Without the key, transformers takes the class's default, which may be outside of this vocabulary.
     written = FAMILIES[spec.family].write(spec) | {
         "torch_dtype": dtype, "bos_token_id": spec.bos_id, "eos_token_id": end, "pad_token_id": spec.pad_id}
     if spec.head is not None:
@@ -93,7 +94,7 @@ def write_config(spec: ModelSpec, dtype: str) -> dict[str, Any]:
 
 
 def tensor_maps(spec: ModelSpec) -> list[TensorMap]:
-    """Where every parameter of a network lives in a checkpoint."""
+    """Returns the maps of all parameters of a network to the tensors of a checkpoint."""
     leaves = FAMILIES[spec.family].leaves(spec)
     if spec.head is None or spec.encoder is not None:
         return leaves
@@ -101,7 +102,7 @@ def tensor_maps(spec: ModelSpec) -> list[TensorMap]:
 
 
 def score_leaves(head: Head) -> list[TensorMap]:
-    """Places of a decoder's scoring head; one with a hidden layer is a sequence of layers and a nonlinearity."""
+    """Returns the maps of a decoder's scoring head; a hidden layer makes it a torch `Sequential`."""
     if head.hidden is None:
         return linear(("score", "out"), head.name, head.bias)
     return [*linear(("score", "hidden"), f"{head.name}.0", head.hidden_bias),

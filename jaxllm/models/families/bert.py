@@ -16,7 +16,7 @@ from jaxllm.models.families.table import (
 )
 from jaxllm.models.spec import Encoder, Head, ModelSpec, Relative
 
-# A block: our names of its linear layers -> theirs.
+# Linear layers of a block: our path -> tensor name.
 BERT_LAYER = {("attn", "q"): "attention.self.query", ("attn", "k"): "attention.self.key",
               ("attn", "v"): "attention.self.value", ("attn", "o"): "attention.output.dense",
               ("mlp", "up"): "intermediate.dense", ("mlp", "down"): "output.dense"}
@@ -24,7 +24,7 @@ BERT_NORMS = {"attn_after_norm": "attention.output.LayerNorm", "mlp_after_norm":
 
 
 def read_base(keys: Keys, family: str, head: Head, encoder: Encoder, eps: float = 1e-12) -> dict[str, Any]:
-    """What these families' configurations have in common, for the spec."""
+    """Reads the keys that these families share; returns arguments of `ModelSpec`."""
     width, heads = keys.need("hidden_size"), keys.need("num_attention_heads")
     keys.ignore("attention_probs_dropout_prob", "hidden_dropout_prob", "classifier_dropout", "tie_word_embeddings",
                 "gradient_checkpointing", "directionality", "pooler_fc_size", "pooler_num_attention_heads",
@@ -43,6 +43,7 @@ def read_base(keys: Keys, family: str, head: Head, encoder: Encoder, eps: float 
 
 
 def write_base(spec: ModelSpec, architecture: str) -> dict[str, Any]:
+    """Returns the keys that these families share, for `config.json`."""
     return {
         "architectures": [architecture], "model_type": spec.family, "vocab_size": spec.vocab_size,
         "hidden_size": spec.width, "num_hidden_layers": spec.layers, "num_attention_heads": spec.heads,
@@ -53,7 +54,7 @@ def write_base(spec: ModelSpec, architecture: str) -> dict[str, Any]:
 
 def leaves(spec: ModelSpec, root: str, layer: str, linears: dict[tuple[str, str], str], norms: dict[str, str],
            head: dict[str, str]) -> list[TensorMap]:
-    """Places of all tensors.
+    """Returns the maps of all parameters.
 
     Args:
         spec: the network.
@@ -62,19 +63,19 @@ def leaves(spec: ModelSpec, root: str, layer: str, linears: dict[tuple[str, str]
         linears, norms: ours -> theirs, within a layer.
         head: `hidden` and `out` -> theirs.
     """
-    found = [TensorMap(("embed",), f"{root}embeddings.word_embeddings.weight"),
-             *norm(("embed_norm",), f"{root}embeddings.LayerNorm", True)]
+    maps = [TensorMap(("embed",), f"{root}embeddings.word_embeddings.weight"),
+            *norm(("embed_norm",), f"{root}embeddings.LayerNorm", True)]
     if spec.encoder.absolute:
-        found.append(TensorMap(("positions",), f"{root}embeddings.position_embeddings.weight"))
+        maps.append(TensorMap(("positions",), f"{root}embeddings.position_embeddings.weight"))
     if spec.encoder.token_types:
-        found.append(TensorMap(("types",), f"{root}embeddings.token_type_embeddings.weight"))
+        maps.append(TensorMap(("types",), f"{root}embeddings.token_type_embeddings.weight"))
     for path, name in linears.items():
-        found += linear(("layers", *path), layer + name, True)
+        maps += linear(("layers", *path), layer + name, True)
     for ours, name in norms.items():
-        found += norm(("layers", ours), layer + name, True)
+        maps += norm(("layers", ours), layer + name, True)
     for part, name in head.items():
-        found += linear(("score", part), name, True)
-    return found
+        maps += linear(("score", part), name, True)
+    return maps
 
 
 # --- BERT, RoBERTa --------------------------------------------------------------------------------------------------
@@ -159,14 +160,14 @@ def _read_deberta(keys: Keys) -> ModelSpec:
         if not keys.get("share_att_key", False):
             raise UserError("config key 'share_att_key' is not set; positions with projections of their own are not "
                             "supported", keys.where)
-        kinds, distance, buckets = keys.get("pos_att_type", []), keys.whole("max_relative_positions", -1, -1), keys.get(
+        terms, distance, buckets = keys.get("pos_att_type", []), keys.whole("max_relative_positions", -1, -1), keys.get(
             "position_buckets", -1)
-        kinds = kinds.split("|") if isinstance(kinds, str) else kinds
-        unknown = set(kinds) - {"c2p", "p2c"}
+        terms = terms.split("|") if isinstance(terms, str) else terms
+        unknown = set(terms) - {"c2p", "p2c"}
         if unknown:
             raise UserError(f"attention by position of kind '{sorted(unknown)[0]}' is not supported", keys.where)
         relative = Relative(distance if distance > 0 else keys.get("max_position_embeddings", 512),
-                            buckets if buckets > 0 else None, "c2p" in kinds, "p2c" in kinds,
+                            buckets if buckets > 0 else None, "c2p" in terms, "p2c" in terms,
                             "layer_norm" in keys.get("norm_rel_ebd", "none").lower().split("|"))
     convolution = keys.whole("conv_kernel_size", 0)
     encoder = Encoder(keys.whole("type_vocab_size", 0), bool(keys.get("position_biased_input", True)), relative,
@@ -184,8 +185,8 @@ def _write_deberta(spec: ModelSpec) -> dict[str, Any]:
         "pooler_dropout": 0.0}
     if encoder.relative is not None:
         relative = encoder.relative
-        kinds = [name for name, there in (("p2c", relative.position), ("c2p", relative.content)) if there]
-        written |= {"share_att_key": True, "max_relative_positions": relative.distance, "pos_att_type": kinds,
+        terms = [name for name, present in (("p2c", relative.position), ("c2p", relative.content)) if present]
+        written |= {"share_att_key": True, "max_relative_positions": relative.distance, "pos_att_type": terms,
                     "position_buckets": relative.buckets or -1,
                     "norm_rel_ebd": "layer_norm" if relative.norm else "none"}
     if encoder.convolution is not None:
@@ -197,18 +198,18 @@ def _write_deberta(spec: ModelSpec) -> dict[str, Any]:
 def _deberta_leaves(spec: ModelSpec) -> list[TensorMap]:
     linears = BERT_LAYER | {("attn", "q"): "attention.self.query_proj", ("attn", "k"): "attention.self.key_proj",
                             ("attn", "v"): "attention.self.value_proj"}
-    found = leaves(spec, "deberta.", "deberta.encoder.layer.{i}.", linears, BERT_NORMS,
-                   {"hidden": "pooler.dense", "out": "classifier"})
+    maps = leaves(spec, "deberta.", "deberta.encoder.layer.{i}.", linears, BERT_NORMS,
+                  {"hidden": "pooler.dense", "out": "classifier"})
     if spec.embed_width:
-        found += linear(("embed_in",), "deberta.embeddings.embed_proj", False)
+        maps += linear(("embed_in",), "deberta.embeddings.embed_proj", False)
     if spec.encoder.relative is not None:
-        found.append(TensorMap(("distances",), "deberta.encoder.rel_embeddings.weight"))
+        maps.append(TensorMap(("distances",), "deberta.encoder.rel_embeddings.weight"))
         if spec.encoder.relative.norm:
-            found += norm(("distances_norm",), "deberta.encoder.LayerNorm", True)
+            maps += norm(("distances_norm",), "deberta.encoder.LayerNorm", True)
     if spec.encoder.convolution is not None:
-        found += [*linear(("convolution",), "deberta.encoder.conv.conv", True),
-                  *norm(("convolution", "norm"), "deberta.encoder.conv.LayerNorm", True)]
-    return found
+        maps += [*linear(("convolution",), "deberta.encoder.conv.conv", True),
+                 *norm(("convolution", "norm"), "deberta.encoder.conv.LayerNorm", True)]
+    return maps
 
 
 _IGNORED = (".position_ids",)

@@ -43,7 +43,7 @@ def _write_gemma(spec: ModelSpec) -> dict[str, Any]:
 
 def _read_later(keys: Keys, family: str, positions: int, local: list[bool], caps: tuple[float | None, float | None],
                 ) -> dict[str, Any]:
-    """Gemma 2 and 3; `caps` are the defaults of the soft caps of scores and logits."""
+    """Reads keys of Gemma 2 and 3; `caps` are the defaults of the soft caps of attention scores and logits."""
     base = _read_base(keys, family, positions) | {"activation": keys.activation("hidden_activation",
                                                                                 "gelu_pytorch_tanh")}
     cap = lambda name, default: keys.get(name) if name in keys.config else default
@@ -65,7 +65,7 @@ def _write_later(spec: ModelSpec, architecture: str) -> dict[str, Any]:
         "query_pre_attn_scalar": _whole((spec.attention_scale or spec.head_dim**-0.5)**-2),
         "attn_logit_softcapping": spec.attention_softcap, "final_logit_softcapping": spec.logit_softcap}
     del written["hidden_act"]
-    if written["sliding_window"] is None:  # of no layer, but torch wants a number
+    if written["sliding_window"] is None:  # no layer is local, but torch needs a number
         written["sliding_window"] = 4096
     return written
 
@@ -79,7 +79,7 @@ def _write_gemma2(spec: ModelSpec) -> dict[str, Any]:
 
 
 def _read_gemma3(keys: Keys) -> ModelSpec:
-    """Two rotary embeddings: under `rope_parameters`, or spelled out as transformers 4 did."""
+    """Reads two rotary embeddings: from `rope_parameters`, or from the keys of transformers 4."""
     both, layers = keys.get("rope_parameters") or {}, keys.need("num_hidden_layers")
     every = keys.get("sliding_window_pattern", keys.get("_sliding_window_pattern", 6))
     keys.ignore("sliding_window_pattern", "_sliding_window_pattern", "rope_local_base_freq")
@@ -105,8 +105,8 @@ def _write_gemma3(spec: ModelSpec) -> dict[str, Any]:
         return written | {"rope_local_base_freq": local.theta}
     # Transformers 4 has no spelling for this.
     flat = lambda rope: {"rope_theta": rope.theta, "rope_type": rope.kind} | (write_rope(rope)["rope_scaling"] or {})
-    kept = {name: value for name, value in written.items() if name not in ("rope_theta", "rope_scaling")}
-    return kept | {"rope_parameters": {"full_attention": flat(spec.rope), "sliding_attention": flat(local)}}
+    other_keys = {name: value for name, value in written.items() if name not in ("rope_theta", "rope_scaling")}
+    return other_keys | {"rope_parameters": {"full_attention": flat(spec.rope), "sliding_attention": flat(local)}}
 
 
 FAMILIES = {

@@ -56,18 +56,18 @@ def _write_gpt2(spec: ModelSpec) -> dict[str, Any]:
 
 def _gpt2_leaves(spec: ModelSpec) -> list[TensorMap]:
     layer, width = "transformer.h.{i}.", spec.width
-    found = [TensorMap(("embed",), "transformer.wte.weight"), TensorMap(("positions",), "transformer.wpe.weight"),
-             *norm(("final_norm",), "transformer.ln_f", True), *norm(("layers", "attn_norm"), layer + "ln_1", True),
-             *norm(("layers", "mlp_norm"), layer + "ln_2", True)]
+    maps = [TensorMap(("embed",), "transformer.wte.weight"), TensorMap(("positions",), "transformer.wpe.weight"),
+            *norm(("final_norm",), "transformer.ln_f", True), *norm(("layers", "attn_norm"), layer + "ln_1", True),
+            *norm(("layers", "mlp_norm"), layer + "ln_2", True)]
     # Conv1D: matrices are stored [in, out], and q, k, v are one tensor.
     linears: list[tuple[str, str, str, tuple[int, int] | None]]
     linears = [("attn", name, "attn.c_attn", (k * width, (k + 1) * width)) for k, name in enumerate("qkv")]
     linears += [("attn", "o", "attn.c_proj", None), ("mlp", "up", "mlp.c_fc", None),
                 ("mlp", "down", "mlp.c_proj", None)]
     for module, name, tensor, part in linears:
-        found += [TensorMap(("layers", module, name, "kernel"), f"{layer}{tensor}.weight", part=part),
-                  TensorMap(("layers", module, name, "bias"), f"{layer}{tensor}.bias", part=part)]
-    return found if spec.tied else [*found, TensorMap(("head",), "lm_head.weight")]
+        maps += [TensorMap(("layers", module, name, "kernel"), f"{layer}{tensor}.weight", part=part),
+                 TensorMap(("layers", module, name, "bias"), f"{layer}{tensor}.bias", part=part)]
+    return maps if spec.tied else [*maps, TensorMap(("head",), "lm_head.weight")]
 
 
 # --- GPT-NeoX (Pythia) ----------------------------------------------------------------------------------------------
@@ -78,7 +78,7 @@ def _read_neox(keys: Keys) -> ModelSpec:
                 "attention_probs_dropout_prob", "hidden_dropout_prob")
     width, heads = keys.need("hidden_size"), keys.need("num_attention_heads")
     base, share = keys.get("rotary_emb_base", 10_000.0), keys.get("rotary_pct", 0.25)
-    if "rope_parameters" not in keys.config:  # torch reads these two and not their later spellings
+    if "rope_parameters" not in keys.config:  # torch reads these two keys and not the newer ones
         keys.only("rope_theta", base)
         keys.only("partial_rotary_factor", share)
     rope = read_rope(keys, base, default_fraction=share)
@@ -104,18 +104,18 @@ def _write_neox(spec: ModelSpec) -> dict[str, Any]:
 
 def _neox_leaves(spec: ModelSpec) -> list[TensorMap]:
     layer, size = "gpt_neox.layers.{i}.", spec.head_dim
-    found = [TensorMap(("embed",), "gpt_neox.embed_in.weight"),
-             *norm(("final_norm",), "gpt_neox.final_layer_norm", True),
-             *norm(("layers", "attn_norm"), layer + "input_layernorm", True),
-             *norm(("layers", "mlp_norm"), layer + "post_attention_layernorm", True)]
+    maps = [TensorMap(("embed",), "gpt_neox.embed_in.weight"),
+            *norm(("final_norm",), "gpt_neox.final_layer_norm", True),
+            *norm(("layers", "attn_norm"), layer + "input_layernorm", True),
+            *norm(("layers", "mlp_norm"), layer + "post_attention_layernorm", True)]
     for k, name in enumerate("qkv"):  # q, k and v of the first head, then those of the second
-        found += linear(("layers", "attn", name), layer + "attention.query_key_value", spec.qkv_bias,
-                        (k * size, (k + 1) * size), spec.heads)
+        maps += linear(("layers", "attn", name), layer + "attention.query_key_value", spec.qkv_bias,
+                       (k * size, (k + 1) * size), spec.heads)
     for path, tensor, bias in ((("attn", "o"), "attention.dense", spec.out_bias),
                                (("mlp", "up"), "mlp.dense_h_to_4h", True),
                                (("mlp", "down"), "mlp.dense_4h_to_h", True)):
-        found += linear(("layers", *path), layer + tensor, bias)
-    return found if spec.tied else [*found, TensorMap(("head",), "embed_out.weight")]
+        maps += linear(("layers", *path), layer + tensor, bias)
+    return maps if spec.tied else [*maps, TensorMap(("head",), "embed_out.weight")]
 
 
 # --- OPT ------------------------------------------------------------------------------------------------------------
@@ -151,21 +151,21 @@ def _write_opt(spec: ModelSpec) -> dict[str, Any]:
 
 def _opt_leaves(spec: ModelSpec) -> list[TensorMap]:
     outer, layer = "model.decoder.", "model.decoder.layers.{i}."
-    found = [TensorMap(("embed",), outer + "embed_tokens.weight"),
-             TensorMap(("positions",), outer + "embed_positions.weight")]
+    maps = [TensorMap(("embed",), outer + "embed_tokens.weight"),
+            TensorMap(("positions",), outer + "embed_positions.weight")]
     if spec.final_norm:
-        found += norm(("final_norm",), outer + "final_layer_norm", True)
+        maps += norm(("final_norm",), outer + "final_layer_norm", True)
     if spec.embed_width:
-        found += linear(("embed_in",), outer + "project_in", False)
-        found += linear(("embed_out",), outer + "project_out", False)
-    place = "norm" if spec.norms == "before" else "after_norm"
-    found += norm(("layers", f"attn_{place}"), layer + "self_attn_layer_norm", True)
-    found += norm(("layers", f"mlp_{place}"), layer + "final_layer_norm", True)
+        maps += linear(("embed_in",), outer + "project_in", False)
+        maps += linear(("embed_out",), outer + "project_out", False)
+    norm_name = "norm" if spec.norms == "before" else "after_norm"
+    maps += norm(("layers", f"attn_{norm_name}"), layer + "self_attn_layer_norm", True)
+    maps += norm(("layers", f"mlp_{norm_name}"), layer + "final_layer_norm", True)
     for path, tensor in ((("attn", "q"), "self_attn.q_proj"), (("attn", "k"), "self_attn.k_proj"),
                          (("attn", "v"), "self_attn.v_proj"), (("attn", "o"), "self_attn.out_proj"),
                          (("mlp", "up"), "fc1"), (("mlp", "down"), "fc2")):
-        found += linear(("layers", *path), layer + tensor, True)
-    return found if spec.tied else [*found, TensorMap(("head",), "lm_head.weight")]
+        maps += linear(("layers", *path), layer + tensor, True)
+    return maps if spec.tied else [*maps, TensorMap(("head",), "lm_head.weight")]
 
 
 # --- Phi 1 and 2 ----------------------------------------------------------------------------------------------------
@@ -198,17 +198,17 @@ def _write_phi(spec: ModelSpec) -> dict[str, Any]:
 
 def _phi_leaves(spec: ModelSpec) -> list[TensorMap]:
     layer = "model.layers.{i}."
-    found = [TensorMap(("embed",), "model.embed_tokens.weight"), *norm(("final_norm",), "model.final_layernorm", True),
-             *norm(("layers", "attn_norm"), layer + "input_layernorm", True)]
+    maps = [TensorMap(("embed",), "model.embed_tokens.weight"), *norm(("final_norm",), "model.final_layernorm", True),
+            *norm(("layers", "attn_norm"), layer + "input_layernorm", True)]
     if spec.query_norm is not None:
         for name in ("q", "k"):
-            found += norm(("layers", "attn", f"{name}_norm"), f"{layer}self_attn.{name}_layernorm", True)
+            maps += norm(("layers", "attn", f"{name}_norm"), f"{layer}self_attn.{name}_layernorm", True)
     for path, tensor in ((("attn", "q"), "self_attn.q_proj"), (("attn", "k"), "self_attn.k_proj"),
                          (("attn", "v"), "self_attn.v_proj"), (("attn", "o"), "self_attn.dense"),
                          (("mlp", "up"), "mlp.fc1"), (("mlp", "down"), "mlp.fc2")):
-        found += linear(("layers", *path), layer + tensor, True)
-    found.append(TensorMap(("head_bias",), "lm_head.bias"))
-    return found if spec.tied else [*found, TensorMap(("head",), "lm_head.weight")]
+        maps += linear(("layers", *path), layer + tensor, True)
+    maps.append(TensorMap(("head_bias",), "lm_head.bias"))
+    return maps if spec.tied else [*maps, TensorMap(("head",), "lm_head.weight")]
 
 
 # --- Phi 3 ----------------------------------------------------------------------------------------------------------
@@ -232,15 +232,15 @@ def _write_phi3(spec: ModelSpec) -> dict[str, Any]:
 
 def _phi3_leaves(spec: ModelSpec) -> list[TensorMap]:
     layer, start = "model.layers.{i}.", 0
-    found = outer_leaves(spec) + norm_leaves(spec)
+    maps = outer_leaves(spec) + norm_leaves(spec)
     for name, heads in (("q", spec.heads), ("k", spec.kv_heads), ("v", spec.kv_heads)):
         stop = start + heads * spec.head_dim
-        found += linear(("layers", "attn", name), layer + "self_attn.qkv_proj", False, (start, stop))
+        maps += linear(("layers", "attn", name), layer + "self_attn.qkv_proj", False, (start, stop))
         start = stop
     for k, name in enumerate(("gate", "up")):
         part = (k * spec.mlp_width, (k + 1) * spec.mlp_width)
-        found += linear(("layers", "mlp", name), layer + "mlp.gate_up_proj", False, part)
-    return [*found, *linear(("layers", "attn", "o"), layer + "self_attn.o_proj", False),
+        maps += linear(("layers", "mlp", name), layer + "mlp.gate_up_proj", False, part)
+    return [*maps, *linear(("layers", "attn", "o"), layer + "self_attn.o_proj", False),
             *linear(("layers", "mlp", "down"), layer + "mlp.down_proj", False)]
 
 

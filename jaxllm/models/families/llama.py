@@ -26,17 +26,17 @@ def read_base(keys: Keys, family: str, *, tied: bool = False, eps: float = 1e-6,
               theta: float = 10_000.0, kv_heads: int | None = None, bos: int | None = None,
               eos: int | None = None, pad: int | None = None, mlp_width: int | None = None,
               fraction: float | None = None, original: int | None = None) -> dict[str, Any]:
-    """What these families' configurations have in common, for the spec; the arguments are a family's defaults.
+    """Reads the keys that these families share; returns arguments of `ModelSpec`.
 
-    `mlp_width` is no default: a family that has another key for it has read it. `fraction` and `original` are as in
-    `read_rope`.
+    Arguments are a family's defaults, except for `mlp_width`: its value in families with another key for it. `fraction`
+    and `original` are as in `read_rope`.
     """
     width, heads = keys.need("hidden_size"), keys.need("num_attention_heads")
     keys.ignore("attention_dropout", "pretraining_tp", "max_window_layers", "max_sequence_length", "is_llama_config")
     keys.only("rope_interleaved", False)
     rope = read_rope(keys, theta, default_fraction=fraction, positions=positions, original=original)
     window = keys.get("max_position_embeddings", positions)
-    # With these the config may name the window as it was before it was extended.
+    # With these the config may have the window from before it was extended.
     if rope.kind in ("dynamic", "yarn"):
         window = max(window, int(rope.original_positions * rope.factor))
     return dict(
@@ -50,6 +50,7 @@ def read_base(keys: Keys, family: str, *, tied: bool = False, eps: float = 1e-6,
 
 
 def write_base(spec: ModelSpec, architecture: str) -> dict[str, Any]:
+    """Returns the keys that these families share, for `config.json`."""
     return {
         "architectures": [architecture], "model_type": spec.family, "vocab_size": spec.vocab_size,
         "hidden_size": spec.width, "intermediate_size": spec.mlp_width, "num_hidden_layers": spec.layers,
@@ -61,49 +62,49 @@ def write_base(spec: ModelSpec, architecture: str) -> dict[str, Any]:
 
 
 def without_usual_head_dim(written: dict[str, Any], spec: ModelSpec) -> dict[str, Any]:
-    """For families without a config key for it: torch heeds one all the same, where it is not the usual."""
+    """Drops `head_dim` where it is width / heads, in families without the key; torch reads it there all the same."""
     usual = spec.head_dim * spec.heads == spec.width
     return {key: value for key, value in written.items() if key != "head_dim"} | (
         {} if usual else {"head_dim": spec.head_dim})
 
 
 def leaves(spec: ModelSpec) -> list[TensorMap]:
-    """Places of all tensors; names follow from the parts that the spec has."""
-    found = outer_leaves(spec) + norm_leaves(spec)
+    """Returns the maps of all parameters; names depend on the parts that the spec has."""
+    maps = outer_leaves(spec) + norm_leaves(spec)
     for name, bias in (("q", spec.qkv_bias), ("k", spec.qkv_bias), ("v", spec.qkv_bias), ("o", spec.out_bias)):
-        found += linear(("layers", "attn", name), f"{LAYER}self_attn.{name}_proj", bias)
+        maps += linear(("layers", "attn", name), f"{LAYER}self_attn.{name}_proj", bias)
     if spec.experts is None:
         for name in ("gate", "up", "down"):
-            found += linear(("layers", "mlp", name), f"{LAYER}mlp.{name}_proj", spec.mlp_bias)
-    return found
+            maps += linear(("layers", "mlp", name), f"{LAYER}mlp.{name}_proj", spec.mlp_bias)
+    return maps
 
 
 def outer_leaves(spec: ModelSpec) -> list[TensorMap]:
-    """Embedding, last norm and head."""
-    found = [TensorMap(("embed",), "model.embed_tokens.weight"), *norm(("final_norm",), "model.norm")]
-    return found if spec.tied else [*found, TensorMap(("head",), "lm_head.weight")]
+    """Returns the maps of embedding, last norm and head."""
+    maps = [TensorMap(("embed",), "model.embed_tokens.weight"), *norm(("final_norm",), "model.norm")]
+    return maps if spec.tied else [*maps, TensorMap(("head",), "lm_head.weight")]
 
 
 def norm_leaves(spec: ModelSpec) -> list[TensorMap]:
-    """The norms of a layer; their names depend on their number."""
+    """Returns the maps of a layer's norms; their names depend on their number."""
     names = {
         "before": {"attn_norm": "input_layernorm", "mlp_norm": "post_attention_layernorm"},
         "after": {"attn_after_norm": "post_attention_layernorm", "mlp_after_norm": "post_feedforward_layernorm"},
         "around": {"attn_norm": "input_layernorm", "attn_after_norm": "post_attention_layernorm",
                    "mlp_norm": "pre_feedforward_layernorm", "mlp_after_norm": "post_feedforward_layernorm"},
     }[spec.norms]
-    found = [leaf for ours, theirs in names.items() for leaf in norm(("layers", ours), LAYER + theirs)]
+    maps = [leaf for ours, theirs in names.items() for leaf in norm(("layers", ours), LAYER + theirs)]
     if spec.query_norm is not None:
         for name in ("q", "k"):
-            found += norm(("layers", "attn", f"{name}_norm"), f"{LAYER}self_attn.{name}_norm")
-    return found
+            maps += norm(("layers", "attn", f"{name}_norm"), f"{LAYER}self_attn.{name}_norm")
+    return maps
 
 
 def expert_leaves(block: str, router: str, names: dict[str, str]) -> list[TensorMap]:
-    """Router and experts; `names` are ours -> theirs."""
-    found = [TensorMap(("layers", "mlp", "router"), f"{LAYER}{block}.{router}.weight", True)]
-    return found + [TensorMap(("layers", "mlp", ours), f"{LAYER}{block}.experts.{{e}}.{theirs}.weight", True)
-                    for ours, theirs in names.items()]
+    """Returns the maps of router and experts; `names` are ours -> theirs."""
+    maps = [TensorMap(("layers", "mlp", "router"), f"{LAYER}{block}.{router}.weight", True)]
+    return maps + [TensorMap(("layers", "mlp", ours), f"{LAYER}{block}.experts.{{e}}.{theirs}.weight", True)
+                   for ours, theirs in names.items()]
 
 
 # --- Llama, Granite, SmolLM 3 ---------------------------------------------------------------------------------------
@@ -142,18 +143,18 @@ def _read_smollm3(keys: Keys) -> ModelSpec:
     bias, every = bool(keys.get("attention_bias", False)), keys.get("no_rope_layer_interval", 4)
     # 1 marks a layer that rotates, despite the key's name.
     rotated = keys.get("no_rope_layers", [int((i + 1) % every != 0) for i in range(base["layers"])])
-    window = read_window(keys, base["layers"], [not turns for turns in rotated])
+    window = read_window(keys, base["layers"], [not rotates for rotates in rotated])
     if not keys.get("use_sliding_window", False):
         window = {}
     return ModelSpec(**base, **window, qkv_bias=bias, out_bias=bias, mlp_bias=bool(keys.get("mlp_bias", False)),
-                     unrotated_layers=() if all(rotated) else tuple(not turns for turns in rotated))
+                     unrotated_layers=() if all(rotated) else tuple(not rotates for rotates in rotated))
 
 
 def _write_smollm3(spec: ModelSpec) -> dict[str, Any]:
     unrotated = spec.unrotated_layers or (False,) * spec.layers
     return write_base(spec, "SmolLM3ForCausalLM") | write_window(spec) | {
         "attention_bias": spec.qkv_bias, "mlp_bias": spec.mlp_bias, "use_sliding_window": spec.window is not None,
-        "no_rope_layers": [int(not still) for still in unrotated]}
+        "no_rope_layers": [int(not fixed) for fixed in unrotated]}
 
 
 # --- Mistral, Qwen, OLMo 2 ------------------------------------------------------------------------------------------
@@ -161,7 +162,7 @@ def _write_smollm3(spec: ModelSpec) -> dict[str, Any]:
 
 def _read_mistral(keys: Keys) -> ModelSpec:
     base = read_base(keys, "mistral", positions=131072, kv_heads=8, bos=1, eos=2)
-    # An absent window is the class's default, a null one is none.
+    # A missing key means the class's default window, null means no window.
     window = {} if "sliding_window" in keys.config else {"window": 4096}
     return ModelSpec(**base, **(read_window(keys, base["layers"]) or window))
 

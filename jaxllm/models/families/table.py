@@ -1,8 +1,7 @@
 """Tools of a model family: the map from parameters to tensors, and the strict reading of its `config.json`.
 
-A key of `config.json` is either read, checked to have the one
-value that is supported, or known not to matter; anything else is an error, since a key that is passed
-over may be the one that changes what the network computes.
+A key of `config.json` is either read, checked to have the one supported value, or known not to matter. Any other key is
+an error, since an ignored key could change what the network computes.
 """
 
 from __future__ import annotations
@@ -78,27 +77,27 @@ def fuse(leaves: Sequence[TensorMap], parts: Sequence[np.ndarray]) -> np.ndarray
 
 def linear(path: tuple[str, ...], name: str, bias: bool, part: tuple[int, int] | None = None,
            groups: int = 1) -> list[TensorMap]:
-    """Leaves of a linear layer that torch stores as `[out, in]`."""
+    """Returns the maps of a linear layer that torch stores as `[out, in]`."""
     leaves = [TensorMap((*path, "kernel"), f"{name}.weight", True, part, groups)]
     return leaves + [TensorMap((*path, "bias"), f"{name}.bias", False, part, groups)] if bias else leaves
 
 
 def norm(path: tuple[str, ...], name: str, bias: bool = False) -> list[TensorMap]:
-    """Leaves of a norm."""
+    """Returns the maps of a norm."""
     leaves = [TensorMap((*path, "scale"), f"{name}.weight")]
     return leaves + [TensorMap((*path, "bias"), f"{name}.bias")] if bias else leaves
 
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-    """One row of the table of families.
+    """Functions that read and write the checkpoints of one model family.
 
     Attributes:
         read: `config.json` (through a `Keys`) -> `ModelSpec`.
         write: `ModelSpec` -> `config.json`.
-        leaves: `ModelSpec` -> the place of every parameter.
-        prefix: prefix that some checkpoints put before the names of all tensors but the head, others not.
-        ignored: ends of names of tensors that hold no parameters (masks, rotary tables).
+        leaves: `ModelSpec` -> a `TensorMap` for every parameter.
+        prefix: prefix of all tensor names but the head's, which some checkpoints lack.
+        ignored: suffixes of the names of tensors that hold no parameters (masks, rotary tables).
     """
 
     read: Callable[[Keys], ModelSpec]
@@ -109,7 +108,7 @@ class Family:
 
 
 class Keys:
-    """`config.json` being read: records which keys were used, to report the others."""
+    """A `config.json` that records which of its keys were read, to report the others."""
 
     def __init__(self, config: dict[str, Any], where: Path | str):
         self.config, self.where, self.seen = dict(config), where, set(BOOKKEEPING)
@@ -119,14 +118,14 @@ class Keys:
         value = self.config.get(name)
         return default if value is None else value
 
-    def need(self, name: str, kind: type = int) -> Any:
+    def need(self, name: str, expected: type = int) -> Any:
         value = self.get(name)
-        if not isinstance(value, kind) or isinstance(value, bool):
-            raise UserError(f"config key '{name}' must be {kind.__name__}, found {value!r}", self.where)
+        if not isinstance(value, expected) or isinstance(value, bool):
+            raise UserError(f"config key '{name}' must be {expected.__name__}, found {value!r}", self.where)
         return value
 
     def whole(self, name: str, default: int, least: int = 0) -> int:
-        """A whole number of at least `least`."""
+        """Returns a whole number; raises a `UserError` unless it is at least `least`."""
         value = self.get(name, default)
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
             raise UserError(f"config key '{name}' must be a whole number of at least {least}, found {value!r}",
@@ -148,9 +147,9 @@ class Keys:
         return ACTIVATIONS[value]
 
     def tokens(self, bos: int | None = None, eos: int | None = None, pad: int | None = None) -> dict[str, Any]:
-        """Begin, end and padding tokens, for the spec; the arguments are a family's defaults.
+        """Reads begin, end and padding tokens, for the spec; the arguments are a family's defaults.
 
-        A padding token by default is none where it is outside of the vocabulary, as in models smaller than usual.
+        The default padding token is None where it is outside of the vocabulary, as in small models.
         """
         self.ignore("bos_token_id", "eos_token_id")
         end = self.config.get("eos_token_id", eos)
@@ -175,7 +174,7 @@ class Keys:
 
 def read_head(keys: Keys, token: Literal["first", "last"], *, bias: bool = False, hidden: Activation | None = None,
               name: str = "score") -> Head:
-    """The scoring head of a sequence classifier; what its scores are called is in `id2label`."""
+    """Reads the scoring head of a sequence classifier; `id2label` has the names of its scores."""
     names = keys.get("id2label", {})
     labels = keys.get("num_labels", len(names) or 2)
     if not isinstance(names, dict) or names and len(names) != labels:
@@ -189,18 +188,18 @@ def read_head(keys: Keys, token: Literal["first", "last"], *, bias: bool = False
 
 def read_rope(keys: Keys, default_theta: float = 10_000.0, settings: dict[str, Any] | None = None,
               default_fraction: float | None = None, positions: int = 2048, original: int | None = None) -> Rope:
-    """Rotary settings in the spelling of transformers 5 (`rope_parameters`) or 4 (`rope_scaling`).
+    """Reads rotary settings in the format of transformers 5 (`rope_parameters`) or 4 (`rope_scaling`).
 
     Args:
         keys: the configuration.
-        default_theta: where none is given.
-        settings: where a family has several; by default those of the whole network.
-        default_fraction: share of the dimensions that is rotated where none is given; None for families that rotate
-            all of them regardless of the config.
-        positions, original: the window, and the one that rope was trained for, where they are not given.
+        default_theta: base of the wavelengths where the config has none.
+        settings: the settings themselves, where a family has several; None reads them from the config.
+        default_fraction: share of the dimensions that is rotated where the config has none; None for families that
+            rotate all of them regardless of the config.
+        positions, original: default context window, and default window before it was extended.
 
     Raises:
-        UserError: a kind, or a setting of it, that is not supported.
+        UserError: a type of rope, or a setting of it, that is not supported.
     """
     positions = keys.get("max_position_embeddings", positions)
     if settings is None:
@@ -209,14 +208,14 @@ def read_rope(keys: Keys, default_theta: float = 10_000.0, settings: dict[str, A
     theta = settings.pop("rope_theta", None) or keys.get("rope_theta", default_theta)
     keys.ignore("rope_theta", "partial_rotary_factor", "original_max_position_embeddings")
     named = settings.pop("rope_type", None), settings.pop("type", None)
-    kind = {"su": "longrope"}.get(named[0] or named[1], named[0] or named[1] or "default")
+    rope_type = {"su": "longrope"}.get(named[0] or named[1], named[0] or named[1] or "default")
     fraction = settings.pop("partial_rotary_factor", None) or keys.get("partial_rotary_factor", default_fraction or 1.0)
     if default_fraction is None and fraction != 1.0:
         raise UserError(f"config key 'partial_rotary_factor' is {fraction}; this family rotates all dimensions, "
                         "regardless of it", keys.where, "remove the key")
     given = settings.pop("original_max_position_embeddings", None)
     original = given or keys.get("original_max_position_embeddings", original or positions)
-    if kind == "default":  # a factor means nothing then, and some configs have one
+    if rope_type == "default":  # some configs have a factor, which the default type ignores
         settings.pop("factor", None)
     rename = {"factor": "factor", "low_freq_factor": "low_freq_factor", "high_freq_factor": "high_freq_factor",
               "beta_fast": "beta_fast", "beta_slow": "beta_slow", "truncate": "truncate",
@@ -227,38 +226,39 @@ def read_rope(keys: Keys, default_theta: float = 10_000.0, settings: dict[str, A
               "longrope": ("short_factor", "long_factor")}
     allowed = {"yarn": ("beta_fast", "beta_slow", "truncate", "attention_factor", "mscale", "mscale_all_dim"),
                "longrope": ("factor", "attention_factor")}
-    if kind not in needed:
-        raise UserError(f"rotary positions of type '{kind}' are not supported (have: {', '.join(needed)})", keys.where)
-    missing = [name for name in needed[kind] if name not in settings]
-    unknown = [name for name in settings if name not in (*needed[kind], *allowed.get(kind, ()))]
+    if rope_type not in needed:
+        raise UserError(f"rotary positions of type '{rope_type}' are not supported (have: {', '.join(needed)})",
+                        keys.where)
+    missing = [name for name in needed[rope_type] if name not in settings]
+    unknown = [name for name in settings if name not in (*needed[rope_type], *allowed.get(rope_type, ()))]
     if missing or unknown:
-        raise UserError(f"rotary positions of type '{kind}' lack {missing} or have unknown {unknown}", keys.where)
-    found = {rename[name]: value for name, value in settings.items()}
-    if kind == "dynamic":  # torch measures the growth from the window that the config names
+        raise UserError(f"rotary positions of type '{rope_type}' lack {missing} or have unknown {unknown}", keys.where)
+    fields = {rename[name]: value for name, value in settings.items()}
+    if rope_type == "dynamic":  # torch scales relative to the window in the config
         original = positions
-    if kind == "longrope":
-        found |= {name: tuple(found[name]) for name in ("short_factors", "long_factors")}
-        found.setdefault("factor", positions / original)
-    magnitude = _magnitude(kind, found.pop("attention_factor", None), found.get("factor", 1.0), original,
-                           found.pop("mscale", None), found.pop("mscale_all_dim", None))
-    if kind not in ("default", "linear"):
-        found["original_positions"] = original
-    return Rope(float(theta), cast(Any, kind), fraction=float(fraction), magnitude=magnitude, **found)
+    if rope_type == "longrope":
+        fields |= {name: tuple(fields[name]) for name in ("short_factors", "long_factors")}
+        fields.setdefault("factor", positions / original)
+    magnitude = _magnitude(rope_type, fields.pop("attention_factor", None), fields.get("factor", 1.0), original,
+                           fields.pop("mscale", None), fields.pop("mscale_all_dim", None))
+    if rope_type not in ("default", "linear"):
+        fields["original_positions"] = original
+    return Rope(float(theta), cast(Any, rope_type), fraction=float(fraction), magnitude=magnitude, **fields)
 
 
-def _magnitude(kind: str, given: float | None, factor: float, original: int, mscale: float | None,
+def _magnitude(rope_type: str, given: float | None, factor: float, original: int, mscale: float | None,
                mscale_all: float | None) -> float:
-    """Factor of cosines and sines where the config does not give it."""
-    if given is not None or kind not in ("yarn", "longrope") or factor <= 1:
+    """Returns the factor of cosines and sines: `given`, or the default of the type of rope."""
+    if given is not None or rope_type not in ("yarn", "longrope") or factor <= 1:
         return float(given or 1.0)
-    if kind == "longrope":
+    if rope_type == "longrope":
         return math.sqrt(1 + math.log(factor) / math.log(original))
     temperature = lambda scale: 0.1 * scale * math.log(factor) + 1
     return temperature(mscale) / temperature(mscale_all) if mscale and mscale_all else temperature(1.0)
 
 
 def write_rope(rope: Rope | None) -> dict[str, Any]:
-    """The spelling of transformers 4, which 5 reads as well."""
+    """Returns rotary settings in the format of transformers 4, which 5 reads as well."""
     scaling: dict[str, Any] = {}
     if rope.kind != "default":
         scaling |= {"rope_type": rope.kind, "factor": rope.factor}
@@ -278,13 +278,13 @@ def write_rope(rope: Rope | None) -> dict[str, Any]:
 
 def read_window(keys: Keys, layers: int, default: list[bool] | None = None,
                 default_window: int | None = None) -> dict[str, Any]:
-    """Window and local layers, for the spec, from `sliding_window` and `layer_types`.
+    """Reads window and local layers, for the spec, from `sliding_window` and `layer_types`.
 
     Args:
         keys: the configuration.
-        layers: their number.
-        default: which layers are local where `layer_types` is missing; None is all.
-        default_window: where the key is absent; one that is null means no window.
+        layers: number of layers.
+        default: for every layer, whether it is local where `layer_types` is missing; None means all.
+        default_window: window where the key is missing; a null key means no window.
     """
     window = keys.get("sliding_window", None if "sliding_window" in keys.config else default_window)
     types = keys.get("layer_types")
@@ -292,7 +292,7 @@ def read_window(keys: Keys, layers: int, default: list[bool] | None = None,
         unknown = set(types) - {"sliding_attention", "full_attention"}
         if unknown:
             raise UserError(f"layers of type '{sorted(unknown)[0]}' are not supported", keys.where)
-        local = tuple(kind == "sliding_attention" for kind in types)
+        local = tuple(layer_type == "sliding_attention" for layer_type in types)
     else:
         local = tuple(default) if default is not None else (True,) * layers
     if window is None or not any(local):
@@ -301,6 +301,6 @@ def read_window(keys: Keys, layers: int, default: list[bool] | None = None,
 
 
 def write_window(spec: ModelSpec, name_types: bool = True) -> dict[str, Any]:
-    """The other way; `name_types` for families with a list of layer types in the config."""
-    types = ["sliding_attention" if kind.window else "full_attention" for kind in spec.layer_types]
+    """Inverts `read_window`; `name_types` for families with a list of layer types in the config."""
+    types = ["sliding_attention" if layer_type.window else "full_attention" for layer_type in spec.layer_types]
     return {"sliding_window": spec.window} | ({"layer_types": types} if name_types else {})

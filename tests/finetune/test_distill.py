@@ -204,7 +204,7 @@ def test_temperature_scales_by_its_square(llama, batch):
     spec, params = llama
     hot = make_loss(spec, "distill", 1.0, temperature=2.0)
     adapter = init_adapter(spec, jax.random.key(0), LoraConfig(rank=2))
-    (total, _), _ = hot(adapter.params, params, batch, None)
+    (total, _), _ = hot(adapter.params, params, batch, None, None)
     kl = target_divergence(spec, params, params, None, batch, temperature=2.0)
     mask = target_mask(batch["student_segments"])
     assert_allclose(total, 4 * ((kl * mask).sum(-1) / mask.sum(-1)).sum(), rtol=1e-5)

@@ -99,7 +99,7 @@ def eight_bits(wide, tmp_path):
 
 def test_weights_of_eight_bits(eight_bits, wide):
     folder, exact, _ = eight_bits
-    _, params = load_model(folder)
+    _, params = load_model(folder, jnp.float32)
     for theirs, ours in (("self_attn.q_proj", ("attn", "q")), ("mlp.down_proj", ("mlp", "down"))):
         for i in range(LLAMA.layers):
             kernel = params["layers"][ours[0]][ours[1]]["kernel"][i]

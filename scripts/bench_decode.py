@@ -1,4 +1,4 @@
-"""Decoding speed on an accelerator, as a share of what its memory allows.
+"""Measures decoding speed on an accelerator, as a share of the bound by memory bandwidth.
 
     python scripts/bench_decode.py [--shapes 1b 8b] [--batches 1 8 64 256] [--prompt 128] [--new 128] [--json FILE]
 
@@ -25,7 +25,7 @@ from jaxllm.generate import Generator
 from jaxllm.model import Model
 from jaxllm.models import ModelSpec, Rope, init_params
 
-# Memory bandwidth in bytes a second, by part of the device's name (figures of the makers).
+# Memory bandwidth in bytes a second, by part of the device's name (from the data sheets).
 BANDWIDTH = {"H200": 4.8e12, "H100": 3.35e12, "A100": 2.0e12, "TPU v5 lite": 0.82e12, "TPU v6 lite": 1.64e12}
 SHAPES = {
     "1b": ModelSpec("llama", 128_256, 2048, 16, 32, 8, 64, 8192, 8192, rope=Rope(500_000.0), tied=True),
@@ -53,12 +53,12 @@ def seconds(generator: Generator, prompts: list[list[int]], new: int, repeats: i
     generator.batch_size = len(prompts)
     run = lambda: generator.generate(prompts, SamplingConfig(temperature=0.0, max_tokens=new))
     run()
-    found = []
+    times = []
     for _ in range(repeats):
         start = time.perf_counter()
         run()
-        found.append(time.perf_counter() - start)
-    return statistics.median(found)
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
 
 
 def torch_seconds(spec: ModelSpec, prompts: list[list[int]], new: int, repeats: int) -> float | None:
@@ -76,17 +76,17 @@ def torch_seconds(spec: ModelSpec, prompts: list[list[int]], new: int, repeats: 
         intermediate_size=spec.mlp_width, max_position_embeddings=spec.max_positions, tie_word_embeddings=spec.tied)
     with torch.device("cuda"):
         theirs = transformers.LlamaForCausalLM(config).to(torch.bfloat16).eval()
-    ids, found = torch.tensor(prompts, device="cuda"), []
+    ids, times = torch.tensor(prompts, device="cuda"), []
     for _ in range(repeats + 1):
         start = time.perf_counter()
         with torch.inference_mode():
             theirs.generate(ids, max_new_tokens=new, min_new_tokens=new, do_sample=False, pad_token_id=0,
                             cache_implementation="static")
         torch.cuda.synchronize()
-        found.append(time.perf_counter() - start)
+        times.append(time.perf_counter() - start)
     del theirs
     torch.cuda.empty_cache()
-    return statistics.median(found[1:])
+    return statistics.median(times[1:])
 
 
 def main() -> None:
@@ -95,7 +95,7 @@ def main() -> None:
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 64, 8, 256])
     for name, value in (("prompt", 128), ("new", 128), ("repeats", 3)):
         parser.add_argument(f"--{name}", type=int, default=value)
-    parser.add_argument("--limit", type=float, default=440.0, help="seconds after which no further case begins")
+    parser.add_argument("--limit", type=float, default=440.0, help="seconds after which no further case starts")
     parser.add_argument("--json", type=Path, help="also write the numbers here, after every case")
     options = parser.parse_args()
     began, kind, table = time.monotonic(), jax.devices()[0].device_kind, []
@@ -113,7 +113,7 @@ def main() -> None:
                 continue
             draws = np.random.default_rng(0)
             prompts = [draws.integers(3, spec.vocab_size, options.prompt).tolist() for _ in range(batch)]
-            # Two lengths, so that reading the prompts and all that happens once a call falls out of the difference.
+            # Two lengths: prefill and other costs per call cancel in the difference.
             short = options.new // 4
             taken = [seconds(generator, prompts, new, options.repeats) for new in (short, options.new)]
             step = (taken[1] - taken[0]) / (options.new - short)

@@ -63,7 +63,7 @@ class Silent:
 
 def torch_generate(model: torch.nn.Module, prompts: list[list[int]], limits: list[int], size: int) -> list[list[int]]:
     """Continues all prompts, `size` at a time."""
-    found: list[list[int]] = [[] for _ in prompts]
+    completions: list[list[int]] = [[] for _ in prompts]
     order = sorted(range(len(prompts)), key=lambda i: limits[i])
     for start in range(0, len(order), size):
         rows = order[start:start + size]
@@ -74,8 +74,8 @@ def torch_generate(model: torch.nn.Module, prompts: list[list[int]], limits: lis
             out = model.generate(ids, attention_mask=mask, max_new_tokens=max(limits[i] for i in rows),
                                  do_sample=False, eos_token_id=None, pad_token_id=0)
         for i, row in zip(rows, out[:, longest:].tolist(), strict=True):
-            found[i] = row[:limits[i]]
-    return found
+            completions[i] = row[:limits[i]]
+    return completions
 
 
 def seconds(run: Callable[..., object], *arguments: object) -> float:

@@ -1,4 +1,4 @@
-"""Compile time of a train step by the number of layers: layers are scanned, so depth should hardly count.
+"""Measures compile time of a train step by the number of layers: with scanned layers it should hardly grow.
 
     python scripts/compile_time.py [--layers 4 48] [--repeats 3] [--width 128]
 
@@ -31,7 +31,7 @@ TRAINED = ("all", "lora")
 
 
 def network(name: str, layers: int, width: int) -> ModelSpec:
-    """Llama with equal layers, or Gemma 2, in which every other one is local."""
+    """Returns a Llama with equal layers, or a Gemma 2, in which every other layer is local."""
     shape = dict(vocab_size=VOCABULARY, width=width, layers=layers, heads=4, kv_heads=2, head_dim=width // 4,
                  mlp_width=2 * width, max_positions=LENGTH)
     if name == "llama":
@@ -42,7 +42,7 @@ def network(name: str, layers: int, width: int) -> ModelSpec:
 
 
 def compile_seconds(name: str, layers: int, width: int, trained: str) -> float:
-    """Run by a fresh process: seconds that the first step took longer than the second."""
+    """Measures the seconds that the first step takes longer than the second; for a fresh process."""
     jax.config.update("jax_enable_compilation_cache", False)
     spec = network(name, layers, width)
     params = jax.jit(lambda key: init_params(spec, key))(jax.random.key(0))
@@ -69,12 +69,12 @@ def compile_seconds(name: str, layers: int, width: int, trained: str) -> float:
 
 
 def median(repeats: int, *settings) -> float:
-    """Of fresh processes, one after the other."""
-    context, found = multiprocessing.get_context("spawn"), []
+    """Measures in fresh processes, one after the other; returns the median."""
+    context, times = multiprocessing.get_context("spawn"), []
     for _ in range(repeats):
         with context.Pool(1) as pool:
-            found.append(pool.apply(compile_seconds, settings))
-    return statistics.median(found)
+            times.append(pool.apply(compile_seconds, settings))
+    return statistics.median(times)
 
 
 def main() -> None:

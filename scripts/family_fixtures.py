@@ -1,10 +1,10 @@
-"""Records what torch computes for a small network of every family, so that tests can ask without torch.
+"""Records outputs of torch for a small network of every family, so that tests need no torch.
 
     python scripts/family_fixtures.py [--out tests/models/families]
 
-A fixture is a config, the names and shapes of its tensors, and numbers: logits, or scores of texts. The weights are
-not in it: whoever reads it draws them again from the tensors' names (`weights`). A fixture that is there stays as it
-is, since the last digits differ from machine to machine; delete its file to have it recorded again.
+A fixture is a config, the names and shapes of its tensors, and numbers: logits, or scores of texts. It has no weights:
+`weights` draws them from the tensors' names. An existing fixture is not recorded again, since the last digits differ
+between machines; delete its file to record it.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ if TYPE_CHECKING:
     from scripts.parity_networks import Network
 
 TOKENS, GREEDY = 28, 12
-# Of the texts that are scored.
+# Lengths of the texts that are scored.
 LENGTHS = (28, 17, 5)
 
 
 def weights(shapes: dict[str, list[int]]) -> dict[str, np.ndarray]:
-    """The tensors of a fixture, each drawn from the checksum of its name; norms and biases are off 1 and 0."""
-    found = {}
+    """Draws the tensors of a fixture, each seeded by the checksum of its name; norms and biases are not 1 and 0."""
+    tensors = {}
     for name, shape in shapes.items():
         noise = np.random.default_rng(zlib.crc32(name.encode())).standard_normal(shape).astype(np.float32)
         if len(shape) > 1:
-            found[name] = noise * 0.1
+            tensors[name] = noise * 0.1
         else:
-            found[name] = 0.2 * noise + (0.0 if name.endswith("bias") else 1.0)
-    return found
+            tensors[name] = 0.2 * noise + (0.0 if name.endswith("bias") else 1.0)
+    return tensors
 
 
 def tokens(vocab: int) -> list[list[int]]:
@@ -47,26 +47,26 @@ def tokens(vocab: int) -> list[list[int]]:
 
 
 def texts(vocab: int, types: int) -> list[tuple[list[int], list[int]]]:
-    """(ids, types) of the texts that are scored; the second half is of type 1 where there are two types."""
+    """Draws (ids, types) of the texts to score; the second half of a text has type 1 where there are two types."""
     rows = np.random.default_rng(7).integers(3, vocab, (len(LENGTHS), TOKENS)).tolist()
     return [(row[:length], [int(types > 1 and i >= length // 2) for i in range(length)])
             for row, length in zip(rows, LENGTHS, strict=True)]
 
 
 def record(network: Network) -> dict:
-    """The fixture of one network."""
+    """Computes the fixture of one network."""
     import torch
     from safetensors import safe_open
     from safetensors.numpy import save_file
 
     from scripts.parity_networks import build, read, write
 
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
         write(network, build(network), folder)
         file = folder / "model.safetensors"
-        with safe_open(file, "numpy") as reader:
-            shapes = {name: list(reader.get_slice(name).get_shape()) for name in sorted(reader.keys())}
+        with safe_open(file, "numpy") as tensors:
+            shapes = {name: list(tensors.get_slice(name).get_shape()) for name in sorted(tensors.keys())}
         save_file(weights(shapes), file, metadata={"format": "pt"})
         written = json.loads((folder / "config.json").read_text())
         with torch.no_grad():
@@ -85,7 +85,7 @@ def record_logits(config: PretrainedConfig, model: torch.nn.Module) -> dict:
 
 
 def record_scores(config: PretrainedConfig, model: torch.nn.Module) -> dict:
-    """Of right-padded rows; the padding token is the configuration's, which transformers' classifiers look for."""
+    """Computes scores of right-padded rows; padding is the configuration's token, as transformers' classifiers need."""
     import torch
 
     count = getattr(config, "type_vocab_size", 0)
@@ -100,7 +100,7 @@ def record_scores(config: PretrainedConfig, model: torch.nn.Module) -> dict:
 def main() -> None:
     import transformers
 
-    # Started as a file, only its own folder is looked through.
+    # A script has only its own folder on the path.
     sys.path.append(str(Path(__file__).resolve().parents[1]))
     from scripts.parity_networks import networks
 

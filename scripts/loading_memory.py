@@ -1,16 +1,16 @@
-"""Peak host memory of loading a checkpoint on CPU, against its bound: the model and three of its largest tensors.
+"""Measures peak host memory of loading a checkpoint on CPU; the bound is the model and three of its largest tensors.
 
     python scripts/loading_memory.py [--layers 4] [--stored bfloat16] [--dtype bfloat16] [--quantize none nf4]
 
-Writes a Llama checkpoint of random numbers, 2 GB by default, and loads it in a fresh process for every scheme. From
-when imports are done and the backend has started, the process is watched from outside:
+Writes a Llama checkpoint of random numbers, 2 GB by default, and loads it in a fresh process for every scheme. After
+imports and the start of the backend, the process is measured from outside:
 
-    all         VmHWM of /proc: the most that was ever resident, pages of mapped files included (exact)
-    anonymous   RssAnon: what the process has allocated and the system cannot take from it (sampled every millisecond)
+    all         VmHWM of /proc: peak resident memory, pages of mapped files included (exact)
+    anonymous   RssAnon: memory that the process has allocated (sampled every millisecond)
     mapped      RssFile: pages of files that the process has mapped, which the system may take back (sampled)
 
-The bound is on all of it, and a tensor counts with the number format that it is loaded in. Files come from the page
-cache, having just been written; so the rate is the loader's, not the disk's.
+The bound is on `all`, and a tensor counts in the dtype that it is loaded in. Files were just written and come from the
+page cache, so the rate is that of the loader, not of the disk.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ from jaxllm.models.families import tensor_maps, write_config  # noqa: E402
 from jaxllm.models.matching import lookup, names_of  # noqa: E402
 from jaxllm.models.tensors import INDEX, save_tensors  # noqa: E402
 
-# The embedding is as large as a matrix of the feed-forward block, so nearly every tensor is one of the largest: the
-# hardest case. A layer has 243 million parameters, embedding and head 134 million.
+# The embedding has the size of a feed-forward matrix, so nearly every tensor is among the largest: the worst case.
+# A layer has 243 million parameters, embedding and head 134 million.
 WIDTH, VOCABULARY = 4096, 16_384
 TENSORS_ALLOWED = 3
 
@@ -46,35 +46,35 @@ def network(layers: int) -> ModelSpec:
 
 
 def write_checkpoint(folder: Path, spec: ModelSpec, dtype: jnp.dtype) -> int:
-    """Writes a checkpoint, a file a layer and one for the rest; size of its largest tensor.
+    """Writes a checkpoint, one file per layer and one for the rest; returns the size of its largest tensor.
 
-    All tensors are views of one array of noise: what is measured does not depend on values.
+    All tensors are views of one array of noise: memory does not depend on values.
     """
     shapes = jax.eval_shape(lambda: init_params(spec, jax.random.key(0)))
     files: dict[str, dict[str, tuple[int, ...]]] = {}
     for leaf in tensor_maps(spec):
-        for place, name in names_of(leaf, spec):
-            shape = lookup(shapes, leaf.path).shape[len(place):]
-            file = f"model-{place[0] if place else 'rest'}.safetensors"
+        for index, name in names_of(leaf, spec):
+            shape = lookup(shapes, leaf.path).shape[len(index):]
+            file = f"model-{index[0] if index else 'rest'}.safetensors"
             files.setdefault(file, {})[name] = shape[::-1] if leaf.transpose else shape
     largest = max(int(np.prod(shape)) for tensors in files.values() for shape in tensors.values())
     noise = (np.random.default_rng(0).standard_normal(largest, np.float32) * 0.02).astype(dtype)
     for file, tensors in files.items():
         save_tensors(folder / file, {name: noise[:np.prod(shape)].reshape(shape) for name, shape in tensors.items()})
-    index = {name: file for file, tensors in files.items() for name in tensors}
-    (folder / INDEX).write_text(json.dumps({"weight_map": index}))
+    weight_map = {name: file for file, tensors in files.items() for name in tensors}
+    (folder / INDEX).write_text(json.dumps({"weight_map": weight_map}))
     (folder / "config.json").write_text(json.dumps(write_config(spec, jnp.dtype(dtype).name)))
     return noise.size
 
 
 def resident(pid: int | str) -> dict[str, int]:
-    """Bytes that a process has resident, by the names of /proc/PID/status."""
+    """Reads the resident bytes of a process, by the names of /proc/PID/status."""
     rows = (line.split() for line in Path(f"/proc/{pid}/status").read_text().splitlines())
     return {row[0].rstrip(":"): int(row[1]) * 1024 for row in rows if row[0].startswith(("VmHWM", "VmRSS", "Rss"))}
 
 
 def load(pipe, folder: Path, dtype: str, scheme: str | None) -> None:
-    """Run by the fresh process: reports when it is ready, loads, and reports the result."""
+    """Loads the checkpoint in the fresh process; sends its memory before and its results after."""
     jax.block_until_ready(jax.jit(lambda x: x + 1)(jnp.zeros(8)))  # starts the backend and its compiler
     pipe.send(resident("self"))
     start = time.perf_counter()
@@ -85,12 +85,12 @@ def load(pipe, folder: Path, dtype: str, scheme: str | None) -> None:
 
 
 def measure(folder: Path, dtype: str, scheme: str | None) -> tuple[float, int, dict[str, int]]:
-    """Seconds, bytes of the loaded model, and the peaks in bytes above the level before loading."""
+    """Returns seconds, bytes of the loaded model, and peaks in bytes above the level before loading."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=load, args=(theirs, folder, dtype, scheme))
     process.start()
-    theirs.close()  # or the process's end would never be seen here
+    theirs.close()  # otherwise the end of the process would not be noticed
     before = ours.recv()
     peaks = {"RssAnon": 0, "RssFile": 0}
     while not ours.poll(0.001):

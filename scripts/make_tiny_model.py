@@ -1,15 +1,15 @@
-"""Makes the model `tiny` that travels inside the package: tokenizer, weights, held-out data and model card.
+"""Trains the packaged model `tiny` and writes its tokenizer, weights, held-out data and model card.
 
     python scripts/make_tiny_model.py --out jaxllm/assets/tiny --minutes 60
 
-Trains from scratch on the texts of `tiny_world.py`, on whatever device jax finds; a laptop's CPU is enough. What the
-model can do afterwards is measured on text it never saw, by the library's own generation, and written into the card.
-A run can be continued (`--start_from`, another `--seed`).
+Trains from scratch on the texts of `tiny_world.py`, on the device that jax selects; a laptop's CPU is enough. The
+trained model is evaluated on held-out text, with the library's own generation, and the scores are written into the
+card. A run can be continued (`--start_from`, another `--seed`).
 
-What helps a network of a million parameters to learn all this: names made of syllables that are tokens; a loss that
-counts mostly the answers; small batches, many steps, and Muon on the matrices; letters first, by themselves, until the
-model looks for what stands behind them; then passages with more and more facts; and lessons weighted by how much of
-each is still to be learnt.
+These choices help a network of a million parameters to learn all this: names made of syllables that are tokens; a loss
+that counts mostly the answers; small batches, many steps, and Muon on the matrices; letters of options first, by
+themselves, until the model attends to the options; then passages with more and more facts; and lessons weighted by
+their remaining error.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from jaxllm.text.batches import pack
 
 CONTROL = ("<pad>", "<s>", "</s>", "<|system|>", "<|user|>", "<|assistant|>")
 BOS, EOS = CONTROL.index("<s>"), CONTROL.index("</s>")
-# Lines end where they end and digits stand alone; a word keeps the blank before it. No piece spans two spans.
+# A piece is a line end, a digit, or a word with the blank before it. No piece crosses a span boundary.
 PIECES = r"\n|\p{N}|'s| ?\p{L}+| ?[^\s\p{L}\p{N}]+|[^\S\n]+(?!\S)|[^\S\n]+"
 CHAT_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}"
@@ -49,25 +49,25 @@ CHAT_TEMPLATE = (
     "{% else %}{{ '<|' + message['role'] + '|>' + message['content'] | trim + '</s>' }}{% endif %}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
-# Share of each role in the loss. Names come again and again in passages and questions: to expect them there is how
-# the model first learns to look back, so these count too. What is given is drawn at random: hardly anything to learn.
+# Share of each role in the loss. Names recur in passages and questions: predicting them there is how the model first
+# learns to attend to earlier text, so these count too. `given` is drawn at random and can hardly be predicted.
 WEIGHTS = {"control": 0.1, "context": 0.3, "question": 0.3, "given": 0.03, "text": 0.5, "answer": 1.0, "stop": 1.0}
 
 VOCABULARY = 1280
 SHAPE = dict(width=128, layers=4, heads=4, kv_heads=4, head_dim=32, mlp_width=384, max_positions=512)
-# A short base: the model looks back a few sentences, and slow waves would only be noise to it.
+# A short base: the model attends a few sentences back, and longer wavelengths would only be noise.
 ROPE_THETA = 500.0
-# Small batches: on a CPU the number of steps is what is scarce. (length, rows) of a batch.
+# (length, rows) of a batch. Small batches: on a CPU the number of steps is the limit.
 LETTERS, USUAL, LONG = (64, 16), (224, 8), (512, 4)
 LONG_EVERY = 15
 CHAT_SHARE = 0.18
 MATRIX_RATE, OTHER_RATE, WARMUP_STEPS = 0.01, 2e-3, 50
-CONTINUED_RATE = 0.4  # of a run that continues another, relative to the above
-# Letters come first, until so many are right or so much of the time has passed.
+CONTINUED_RATE = 0.4  # learning rate of a run that continues another, relative to the above
+# Letters come first, until this accuracy is reached or this share of the time has passed.
 LETTERS_MARK, LATEST_LETTERS = 0.9, 0.08
-# Reading gets harder when so many answers are right, or when so much of the time has passed that it must.
+# The level rises when this accuracy is reached, and at the latest between these shares of the time.
 PASS_MARK, LEVEL_STEP, LATEST_LEVEL = 0.85, 0.1, (0.25, 0.6)
-LEAST_SHARE = 0.2  # of a lesson's weight that stays when nothing in it is left to learn
+LEAST_SHARE = 0.2  # smallest share of a lesson's weight, once it is learned
 REPORT_SECONDS = 30
 HELDOUT_SEED = 1
 DECAY = 0.6  # last share of the time, over which the rates fall
@@ -77,7 +77,7 @@ DECAY = 0.6  # last share of the time, over which the rates fall
 
 
 def train_tokenizer(seed: int, texts: int = 3000) -> Tokenizer:
-    """Byte-level BPE over the world's words, with the syllables of its names as tokens."""
+    """Trains byte-level BPE on the world's words, with the syllables of its names as tokens."""
     world = tiny_world.World(seed)
     name = re.compile(rf"\b(?:{'|'.join(tiny_tables.FIRST)})(?:{'|'.join(tiny_tables.REST)}){{1,2}}\b")
     lessons = world.rng.choices(list(tiny_world.SHARES), tiny_world.SHARES.values(), k=texts)
@@ -112,7 +112,7 @@ def save_tokenizer(tokenizer: Tokenizer, directory: Path) -> None:
 
 
 def encode(tokenizer: Tokenizer, spans, length: int):
-    """(ids, weight of each id in the loss) of one example, cut at `length`."""
+    """Returns (ids, loss weight of each id) of one example, truncated at `length`."""
     ids, weights = [BOS], [0.0]
     for text, role in [*spans, ("</s>", "control")]:
         control = role in ("control", "stop")
@@ -123,7 +123,7 @@ def encode(tokenizer: Tokenizer, spans, length: int):
 
 
 class Stream:
-    """Batches of packed lessons, each row a few lessons that do not see one another."""
+    """Batches of packed lessons; lessons of a row do not attend to each other."""
 
     def __init__(self, world: tiny_world.World, tokenizer: Tokenizer):
         self.world, self.tokenizer, self.rows = world, tokenizer, collections.defaultdict(collections.deque)
@@ -131,14 +131,14 @@ class Stream:
         self.lengths = {name: np.mean([len(lesson(name)) for _ in range(30)]) for name in tiny_world.SHARES}
 
     def batch(self, shape: tuple[int, int], weights: dict[str, float], level: float):
-        """tokens, segments and loss weights, each of `shape` turned round; `weights` are shares of the tokens."""
+        """Returns tokens, segments and loss weights, each `[rows, length]`; `weights` are shares of the tokens."""
         length, count = shape
         rows = self.rows[shape]
         while len(rows) < count:
             lessons = [encode(self.tokenizer, self._spans(length, weights, level), length) for _ in range(4 * count)]
             packed = pack([ids for ids, _ in lessons], length, {"weights": [w for _, w in lessons]})
             made = list(zip(packed.tokens, packed.segments, packed.carried["weights"], strict=True))
-            # First-fit leaves the short lessons to the last rows: unshuffled, batches would alternate in kind.
+            # First-fit puts short lessons into the last rows: unshuffled, batches would differ in their lessons.
             self.world.rng.shuffle(made)
             rows += made
         return tuple(np.stack(part) for part in zip(*(rows.popleft() for _ in range(count)), strict=True))
@@ -153,25 +153,25 @@ class Stream:
 
 
 class Curriculum:
-    """What comes next: letters alone, then everything, by what the held-out answers say is still to be learnt."""
+    """Order of lessons: letters alone, then all lessons, weighted by the error on held-out answers."""
 
     def __init__(self, over: bool):
         self.letters, self.level, self.right = not over, float(over), {}
 
     def weights(self) -> dict[str, float]:
-        """Share of the tokens that each lesson gets."""
+        """Returns the share of the tokens for each lesson."""
         if self.letters:
             return {"option": 1.0}
         known = {name: (self.right.get(name, 0.0) - guess) / (1 - guess)
                  for name, guess in tiny_world.GUESSING.items()}
         weights = {name: share * max(LEAST_SHARE, 1 - known.get(name, 0.0))
                    for name, share in tiny_world.SHARES.items()}
-        # Finding a fact in a passage waits for nothing and much waits for it.
+        # Reading needs no other lesson, and many lessons need it.
         weights["reading"] = tiny_world.SHARES["reading"] * (2 - self.level)
         return weights
 
     def advance(self, done: float, right: dict[str, float]) -> None:
-        """Takes what was measured when `done` of the time had passed."""
+        """Updates the curriculum with accuracies measured when the share `done` of the time has passed."""
         self.right = right
         if self.letters:
             self.level = min(1.0, self.level + (right["option"] > PASS_MARK) / 2)
@@ -183,9 +183,9 @@ class Curriculum:
 
 
 def make_step(spec: ModelSpec, easy: jax.Array):
-    """(optimizer, step, accuracy): `step(params, state, batch, rate)` with `rate` relative to the peak.
+    """Returns (optimizer, step, accuracy): `step(params, state, batch, rate)` with `rate` relative to the peak.
 
-    `easy` are the tokens that `accuracy` leaves out."""
+    `easy` are tokens that `accuracy` leaves out."""
 
     def matrices(params):
         return jax.tree.map(lambda p: MuonDimensionNumbers(1, 2) if p.ndim == 3 else None, params)
@@ -210,7 +210,7 @@ def make_step(spec: ModelSpec, easy: jax.Array):
 
     @jax.jit
     def accuracy(params, batch):
-        """Share of answer tokens that are the likeliest ones, without the blanks and line ends, which are easy."""
+        """Computes the argmax accuracy on answer tokens, without the blanks and line ends, which are easy."""
         tokens, segments, weights = batch
         hidden = forward(spec, unstack_layers(params), tokens, segments=segments).hidden[:, :-1]
         logits = unembedding(spec, params).logits(hidden)
@@ -220,12 +220,11 @@ def make_step(spec: ModelSpec, easy: jax.Array):
     return optimizer, step, accuracy
 
 
-def train(tokenizer: Tokenizer, minutes: float, seed: int, start_from: Path | None, keep, keep_every: float = 5.0):
-    """Trains for `minutes`. Returns (spec, params, minutes, tokens read); calls `keep` with these every `keep_every`.
+def train(tokenizer: Tokenizer, minutes: float, seed: int, start_from: Path | None, save, save_every: float = 5.0):
+    """Trains for `minutes`; returns (spec, params, minutes, tokens), which `save` gets every `save_every` minutes.
 
-    From the weights of `start_from`, if given: then the curriculum is over, and lower rates fall from the beginning.
-
-    The rate follows the time that has passed, so a slow machine makes a weaker model, never half of one."""
+    With `start_from` training continues from its weights: without curriculum, and with lower rates that fall from the
+    start. The rate depends on the elapsed time, so a slow machine completes the schedule with a weaker model."""
     spec = ModelSpec(family="llama", vocab_size=tokenizer.get_vocab_size(), norm_eps=1e-5, rope=Rope(ROPE_THETA),
                      bos_id=BOS, eos_ids=(EOS,), **SHAPE)
     if start_from is None:
@@ -240,7 +239,7 @@ def train(tokenizer: Tokenizer, minutes: float, seed: int, start_from: Path | No
     print(f"{sum(p.size for p in jax.tree.leaves(params)):,} parameters, {minutes:g} minutes", flush=True)
 
     def measure_lessons():
-        # The same held-out lessons each time, so that two measurements differ by what was learnt between them.
+        # The same held-out lessons each time, so that accuracies are comparable.
         names = ["option"] if curriculum.letters else tiny_world.GUESSING
         check = Stream(tiny_world.World(seed, heldout=True), tokenizer)
         return {name: float(np.mean([accuracy(params, check.batch(USUAL, {name: 1.0}, curriculum.level))
@@ -267,9 +266,9 @@ def train(tokenizer: Tokenizer, minutes: float, seed: int, start_from: Path | No
                   f"{tokens / (now - start):,.0f} tokens/s, {minutes - (now - start) / 60:.1f} min left; held out: "
                   + ", ".join(f"{name} {share:.2f}" for name, share in right.items()), flush=True)
             curriculum.advance(done, right)
-        if now - saved > 60 * keep_every:
+        if now - saved > 60 * save_every:
             saved = now
-            keep(spec, params, (now - start) / 60, tokens)
+            save(spec, params, (now - start) / 60, tokens)
     return spec, params, minutes, tokens
 
 
@@ -327,7 +326,7 @@ reviews are made of stock sentences.
 
 
 def earlier_runs(directory: Path | None) -> list[dict]:
-    """How an asset was trained: seed, minutes and tokens of every run, the first one first."""
+    """Reads how an asset was trained: seed, minutes and tokens of every run, the first run first."""
     return [] if directory is None else json.loads((directory / "training.json").read_text())
 
 
@@ -349,9 +348,9 @@ def write_asset(directory: Path, spec: ModelSpec, params, tokenizer: Tokenizer, 
 def write_card(directory: Path, data, table) -> None:
     model = load(directory)
     lines = []
-    for what, values in table:
+    for ability, values in table:
         low, high = tiny_measure.wilson(values)
-        lines.append(f"| {what} | {len(values)} | {np.mean(values):.3f} | {low:.3f} to {high:.3f} |")
+        lines.append(f"| {ability} | {len(values)} | {np.mean(values):.3f} | {low:.3f} to {high:.3f} |")
     runs = [f"- {run['minutes']:.0f} minutes, {run['tokens'] / 1e6:.1f} M tokens, seed {run['seed']}"
             for run in earlier_runs(directory)]
     text = CARD.format(count=sum(p.size for p in jax.tree.leaves(model.params)), training="\n".join(runs),
@@ -370,7 +369,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--start_from", type=Path,
                         help="an earlier result, to train it further; take another seed then")
-    parser.add_argument("--interim", type=Path, help="directory for what has been reached, every few minutes")
+    parser.add_argument("--interim", type=Path, help="directory for the model of every few minutes")
     arguments = parser.parse_args()
     if arguments.seed == HELDOUT_SEED:
         parser.error(f"seed {HELDOUT_SEED} is that of the held-out data; take another")
@@ -384,8 +383,8 @@ def main() -> None:
         runs = earlier_runs(arguments.start_from) + ([run] if tokens else [])
         write_asset(directory, spec, params, tokenizer, data, runs)
 
-    keep = partial(save, arguments.interim) if arguments.interim else lambda *_: None
-    trained = train(tokenizer, arguments.minutes, arguments.seed, arguments.start_from, keep)
+    save_interim = partial(save, arguments.interim) if arguments.interim else lambda *_: None
+    trained = train(tokenizer, arguments.minutes, arguments.seed, arguments.start_from, save_interim)
     save(arguments.out, *trained)
     write_card(arguments.out, data, tiny_measure.measure(load(arguments.out), data, passages))
 

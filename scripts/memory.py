@@ -1,4 +1,4 @@
-"""Peak temporary memory of one training step, by loss: the allocation that the compiler reports.
+"""Measures peak temporary memory of one training step, by loss: the allocation that the compiler reports.
 
     python scripts/memory.py [--batch 8] [--length 512] [--vocab 128256] [--width 64]
 
@@ -22,7 +22,7 @@ from jaxllm.train import LossFn
 
 
 def from_logits(spec: ModelSpec) -> LossFn:
-    """The same KL from both logit tensors."""
+    """Returns the same KL, computed from both logit tensors."""
 
     def loss(student, teacher, batch, key, extra):
         del key, extra
@@ -35,7 +35,7 @@ def from_logits(spec: ModelSpec) -> LossFn:
 
 
 def temporary_bytes(spec: ModelSpec, loss: LossFn, batch: int, length: int) -> int:
-    """Temporaries of one gradient-descent step with donated weights."""
+    """Computes the temporary memory of one gradient-descent step with donated weights."""
     params = jax.eval_shape(lambda: init_params(spec, jax.random.key(0)))
     texts, numbers = (jax.ShapeDtypeStruct(shape, jnp.int32) for shape in ((batch, length), (batch,)))
     rows = {"student": texts, "student_segments": texts, "teacher": texts, "teacher_segments": texts,
@@ -60,9 +60,9 @@ def main() -> None:
           f"{jax.devices()[0].device_kind}")
     losses = {"cross-entropy, streamed": make_loss(spec, "finetune", None),
               "KL, streamed": make_loss(spec, "distill", None), "KL, both logit tensors": from_logits(spec)}
-    found = {name: temporary_bytes(spec, loss, options.batch, options.length) for name, loss in losses.items()}
-    ce, streamed, whole = found.values()
-    for name, size in found.items():
+    sizes = {name: temporary_bytes(spec, loss, options.batch, options.length) for name, loss in losses.items()}
+    ce, streamed, whole = sizes.values()
+    for name, size in sizes.items():
         print(f"{name:26} {size / 2**20:10,.1f} MiB")
     print(f"streamed KL / cross-entropy: {streamed / ce:.3f} (at most 1.15)")
     print(f"both logit tensors / streamed KL: {whole / streamed:.1f} (at least 5)")

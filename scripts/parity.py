@@ -4,16 +4,16 @@
 
 Random tiny networks (`parity_networks`) are made by torch, saved, read here, and compared. The columns:
 
-    load        every tensor has its place: none missing, unused, passed over, or of another shape
+    load        every tensor is used: none missing, unused, ignored, or of another shape
     logits      of every token; of networks that score texts the scores, padded on the right and on the left
     loss        of every token and of all; of scores, transformers' own
     gradients   of that loss, the worst parameter
     greedy      64 tokens
     cached      hidden states with a cache against without
-    export      the way back: torch loads the very same bits
+    export      the saved checkpoint in torch: the same bits
     LoRA        logits under a random adapter that PEFT made and saved
     quantized   int8 / int4 / nf4 against full precision, here: mean KL of the next token in nats; of scores the
-                mean change over their deviation from text to text. It shows what is lost, and passes or fails nothing
+                mean change over their standard deviation across texts. For information: it has no limit
 
 Differences are relative: the largest absolute one over the largest absolute value of torch's.
 """
@@ -58,7 +58,7 @@ from jaxllm.models.quantized import quantize_params
 from jaxllm.models.tensors import Tensors
 from jaxllm.ops import cross_entropy, token_logprobs
 
-sys.path.append(str(Path(__file__).resolve().parents[1]))  # started as a file, only its own folder is looked through
+sys.path.append(str(Path(__file__).resolve().parents[1]))  # a script has only its own folder on the path
 from scripts.parity_networks import Network, build, networks, read, torch_model, write
 
 GREEDY = 64
@@ -70,7 +70,7 @@ forward = jax.jit(plain_forward, static_argnames="spec")
 
 @dataclasses.dataclass(frozen=True)
 class Texts:
-    """What the networks read.
+    """Input of the networks.
 
     Attributes:
         ids: `[B, T]`.
@@ -84,13 +84,13 @@ class Texts:
 
     @property
     def left(self) -> Texts:
-        """The same texts with their padding on the left."""
+        """The same texts with padding on the left."""
         lengths = self.mask.sum(1)
         turn = lambda rows: np.stack([np.roll(row, -length) for row, length in zip(rows, lengths, strict=True)])
         return Texts(turn(self.ids), turn(self.mask), turn(self.types))
 
     def torch(self) -> dict[str, torch.Tensor]:
-        """As torch's networks take them."""
+        """Returns them as arguments of torch's networks."""
         named = {"input_ids": self.ids, "attention_mask": self.mask}
         if self.types.any():
             named["token_type_ids"] = self.types
@@ -98,21 +98,21 @@ class Texts:
 
 
 def random_texts(network: Network) -> Texts:
-    """Two full rows to predict, or six texts of different lengths to score, with two types where the network has them.
+    """Draws two full rows to predict, or six texts of different lengths to score, with two token types if there are.
 
     Padding is the configuration's padding token: transformers' classifiers look for it.
     """
     lengths = np.array([40, 33, 25, 18, 7, 1] if network.scores else [40, 40])[:, None]
-    place = np.arange(40)
-    mask = (place < lengths).astype(int)
+    positions = np.arange(40)
+    mask = (positions < lengths).astype(int)
     ids = np.random.default_rng(0).integers(3, network.config.vocab_size, mask.shape)
     two = getattr(network.config, "type_vocab_size", 0) == 2
-    types = mask * (place >= lengths // 2) * two
+    types = mask * (positions >= lengths // 2) * two
     return Texts(np.where(mask, ids, network.config.pad_token_id or 0), mask, types)
 
 
 def outputs(spec, params, texts: Texts, adapter=None) -> jax.Array:
-    """Logits `[B, T, V]`, or scores `[B, labels]`."""
+    """Computes logits `[B, T, V]`, or scores `[B, labels]`."""
     ids, mask, types = jnp.asarray(texts.ids), jnp.asarray(texts.mask), jnp.asarray(texts.types)
     hidden = forward(spec, params, ids, segments=mask, types=types, adapter=adapter).hidden
     return compute_logits(spec, params, hidden) if spec.head is None else text_scores(spec, params, hidden, mask, ids)
@@ -126,10 +126,10 @@ def relative(ours, theirs) -> float:
 
 
 def relative_gradients(ours, theirs) -> float:
-    """The worst leaf, each relative to its own size.
+    """Returns the largest difference of a leaf, each relative to its own size.
 
-    A gradient that is zero by symmetry, as that of a key's bias is without rotation, is rounding on both sides;
-    leaves below a thousandth of the largest gradient are compared at that scale.
+    A gradient that is zero by symmetry (a key's bias without rotation) is rounding on both sides: leaves
+    below a thousandth of the largest gradient are compared at that scale.
     """
     floor = 1e-3 * max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(theirs))
     worst = lambda a, b: float(jnp.abs(a - b).max() / jnp.maximum(jnp.abs(b).max(), floor))
@@ -137,21 +137,21 @@ def relative_gradients(ours, theirs) -> float:
 
 
 def compare(network: Network, folder: Path) -> dict[str, float | bool | None]:
-    """One row of the table but for its last column; None where a comparison has no meaning."""
+    """Computes one row of the table without its last column; None where a comparison does not apply."""
     theirs, texts = torch_model(network), random_texts(network)
     write(network, theirs, folder / "torch")
     spec, params = load_model(folder / "torch")
     torch_outputs, losses, gradient = (score_losses if network.scores else token_losses)(theirs, spec, params, texts)
     sides = (texts, texts.left) if network.scores else (texts,)
-    # torch's gradients, read back through the checkpoint format: names and layouts are checked as well.
+    # torch's gradients are read through the checkpoint format, which checks names and layouts as well.
     torch_gradient = build(network)
     with torch.no_grad():
-        for place, parameter in zip(torch_gradient.parameters(), theirs.parameters(), strict=True):
-            place.copy_(torch.zeros_like(place) if parameter.grad is None else parameter.grad)
+        for target, parameter in zip(torch_gradient.parameters(), theirs.parameters(), strict=True):
+            target.copy_(torch.zeros_like(target) if parameter.grad is None else parameter.grad)
     write(network, torch_gradient, folder / "gradients")
     save_model(folder / "back", spec, params)
     again = read(network, folder / "back")
-    # Dynamic rope turns a text's first tokens otherwise once it is longer: keys in a cache stay as they were.
+    # Dynamic rope depends on the length: cached keys keep the rotation of the shorter text.
     no_cache = spec.encoder is not None or spec.rope is not None and spec.rope.kind == "dynamic"
     return {
         "load": everything_fits(folder / "torch"),
@@ -162,7 +162,7 @@ def compare(network: Network, folder: Path) -> dict[str, float | bool | None]:
         "cached": None if no_cache else cached_difference(spec, params, jnp.asarray(texts.ids[:2])),
         "export": load_spec(folder / "back") == spec and all(
             torch.equal(a, b) for a, b in zip(theirs.state_dict().values(), again.state_dict().values(), strict=True)),
-        # Not on `theirs`: torch's dynamic rope remembers the longest text that it read, here the greedy one.
+        # Not on `theirs`: torch's dynamic rope stores the largest length so far, here that of the greedy text.
         "LoRA": adapted_difference(again, spec, params, texts, folder / "adapter"),
     }
 
@@ -175,7 +175,7 @@ def everything_fits(folder: Path) -> bool:
 
 
 def token_losses(theirs: torch.nn.Module, spec, params, texts: Texts) -> tuple[torch.Tensor, float, Any]:
-    """Torch's logits, the relative difference of next-token losses, and our gradient; torch's is left in `theirs`."""
+    """Returns torch's logits, relative difference of next-token losses, and our gradient; torch's is in `theirs`."""
     tokens, labels = jnp.asarray(texts.ids), torch.tensor(texts.ids)
     scores = theirs(**texts.torch()).logits
     torch_logprobs = torch.log_softmax(scores[:, :-1].float(), -1).gather(-1, labels[:, 1:, None])[..., 0]
@@ -193,12 +193,12 @@ def token_losses(theirs: torch.nn.Module, spec, params, texts: Texts) -> tuple[t
 
 
 def score_losses(theirs: torch.nn.Module, spec, params, texts: Texts) -> tuple[torch.Tensor, float, Any]:
-    """As `token_losses`, of scores: cross-entropy of the labels, or the squared error of a single score."""
+    """Does the same as `token_losses` for scores: cross-entropy of labels, or the squared error of a single score."""
     single, draws = spec.head.labels == 1, np.random.default_rng(1)
     labels = (draws.normal(size=len(texts.ids)).astype(np.float32) if single else
               draws.integers(0, spec.head.labels, len(texts.ids)))
-    found = theirs(**texts.torch(), labels=torch.tensor(labels))
-    found.loss.backward()
+    result = theirs(**texts.torch(), labels=torch.tensor(labels))
+    result.loss.backward()
 
     def loss(params):
         scores = outputs(spec, params, texts)
@@ -208,22 +208,22 @@ def score_losses(theirs: torch.nn.Module, spec, params, texts: Texts) -> tuple[t
 
     value, gradient = jax.jit(jax.value_and_grad(loss))(params)
     # With labels and a single score, torch's DeBERTa gives its scores without their last axis.
-    scores = found.logits.detach().reshape(len(labels), -1)
-    return scores, relative(value, found.loss.detach()), gradient
+    scores = result.logits.detach().reshape(len(labels), -1)
+    return scores, relative(value, result.loss.detach()), gradient
 
 
 def greedy_agrees(theirs: torch.nn.Module, spec, params, prompts: np.ndarray) -> bool:
     """Whether both continue the prompts with the same tokens."""
     expected = theirs.generate(torch.tensor(prompts), max_new_tokens=GREEDY, do_sample=False, eos_token_id=None,
                                pad_token_id=0)[:, prompts.shape[1]:]
-    endless = dataclasses.replace(spec, eos_ids=())  # torch goes on as well
+    endless = dataclasses.replace(spec, eos_ids=())  # torch does not stop either
     ours = generate(Model(endless, params, Silent()), prompts.tolist(),
                     SamplingConfig(temperature=0.0, max_tokens=GREEDY))
     return [row[0].token_ids for row in ours] == expected.tolist()
 
 
 class Silent:
-    """Replaces a tokenizer where only ids matter."""
+    """A tokenizer stub where only ids matter."""
 
     stop_ids = ()
 
@@ -232,7 +232,7 @@ class Silent:
 
 
 def cached_difference(spec, params, tokens) -> float:
-    """Largest relative difference between decoding with a cache and the full forward."""
+    """Computes the largest relative difference between decoding with a cache and the full forward pass."""
     flat, cache, parts = unstack_layers(params), init_cache(spec, 2, 40), []
     for start, stop in ((0, 20), (20, 21), (21, 40)):
         out = forward(spec, flat, tokens[:, start:stop], cache=cache)
@@ -241,9 +241,9 @@ def cached_difference(spec, params, tokens) -> float:
 
 
 def adapted_difference(theirs: torch.nn.Module, spec, params, texts: Texts, folder: Path) -> float:
-    """Largest relative difference under a random adapter of every linear layer of the blocks; changes `theirs`.
+    """Computes the largest relative difference with a random adapter on every linear layer; changes `theirs`.
 
-    Experts are no linear layers in torch either: of networks with experts this adapts the attention.
+    Experts are not linear layers in torch: in mixtures of experts only the attention is adapted.
     """
     linear = (torch.nn.Linear, transformers.pytorch_utils.Conv1D)
     targets = [name for name, module in theirs.named_modules()
@@ -258,22 +258,22 @@ def adapted_difference(theirs: torch.nn.Module, spec, params, texts: Texts, fold
 
 
 def quantized_changes(network: Network, folder: Path) -> list[float]:
-    """What each scheme of quantization changes; see the module."""
+    """Computes the change of outputs by each quantization scheme; see the module's docstring."""
     spec, params = load_model(folder)
     texts = random_texts(network)
     full = outputs(spec, params, texts)
-    found = []
+    changes = []
     for scheme in SCHEMES:
         other = outputs(spec, quantize_params(params, scheme), texts)
         if network.scores:
-            found.append(float(jnp.abs(other - full).mean() / jnp.sqrt(full.var(0).mean())))
+            changes.append(float(jnp.abs(other - full).mean() / jnp.sqrt(full.var(0).mean())))
         else:
-            found.append(float(optax.kl_divergence(jax.nn.log_softmax(other), jax.nn.softmax(full)).mean()))
-    return found
+            changes.append(float(optax.kl_divergence(jax.nn.log_softmax(other), jax.nn.softmax(full)).mean()))
+    return changes
 
 
 def stories(folder: Path) -> dict[str, float | bool]:
-    """The real checkpoint against its reference, which an independent float64 program computed."""
+    """Compares stories260k with its reference, which an independent float64 program computed."""
     reference = json.loads((folder / "reference.json").read_text())
     model = load(folder)
     exact, worst = True, 0.0

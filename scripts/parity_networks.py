@@ -1,8 +1,8 @@
-"""The networks that parity is measured with: tiny ones of every family, made, written and read by torch.
+"""Tiny networks of every family for parity tests, built, written and read by torch.
 
-Language models, transformers' classifiers of texts, and reward models of a class of their own; their checkpoints are
-known by the names of their head's tensors only. Norms and biases are perturbed, since at their usual 1 and 0 a
-loader's mistakes pass.
+Language models, transformers' text classifiers, and reward models of classes that transformers does not have; their
+checkpoints differ only in the names of the head's tensors. Norms and biases are perturbed: at their usual 1 and 0 a
+mistake in loading them would not show.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ GROUPED = SMALL | dict(num_key_value_heads=2)
 
 @dataclasses.dataclass(frozen=True)
 class Reward:
-    """The head of a reward model of a class of its own.
+    """Head of a reward model of a class that transformers does not have.
 
     Attributes:
         name: name of its tensors, where transformers' classifier has `score`.
-        layers: the head itself for a width.
+        layers: builds the head for a width.
     """
 
     name: str
@@ -36,11 +36,11 @@ class Reward:
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """What is compared.
+    """A network to compare.
 
     Attributes:
         config: config of transformers.
-        scores: it scores texts; otherwise it predicts the next token.
+        scores: whether it scores texts; otherwise it predicts the next token.
         reward: its head, where transformers has no class for it.
     """
 
@@ -50,12 +50,12 @@ class Network:
 
     @property
     def loader(self) -> type:
-        """The class of transformers that makes such networks."""
+        """The auto class of transformers for such networks."""
         return transformers.AutoModelForSequenceClassification if self.scores else transformers.AutoModelForCausalLM
 
 
 def networks() -> dict[str, Network]:
-    """All networks, language models first."""
+    """Returns all networks by name, language models first."""
     return {name: Network(config) for name, config in decoders().items()} | {
         name: Network(config, scores=True) for name, config in classifiers().items()} | {
         name: Network(transformers.LlamaConfig(**GROUPED, num_labels=1), scores=True, reward=reward)
@@ -63,13 +63,13 @@ def networks() -> dict[str, Network]:
 
 
 def decoders() -> dict[str, transformers.PretrainedConfig]:
-    """A configuration per family and per setting that changes what is computed."""
+    """Returns a configuration per family and per setting that changes the computation."""
     small, grouped = SMALL, GROUPED
     llama3 = dict(rope_type="llama3", rope_theta=5000.0, factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
                   original_max_position_embeddings=32)
     yarn = dict(rope_type="yarn", rope_theta=1e4, factor=8.0, original_max_position_embeddings=32)
     experts = dict(num_experts_per_tok=2, hidden_act="silu")
-    # Longer than the context it was made for from the first token on; the short factors are those of the other one.
+    # With `original` 4 every text uses the long factors, with 128 the short ones.
     longrope = lambda original: dict(
         rope_type="longrope", rope_theta=1e4, short_factor=[1.0 + 0.1 * i for i in range(8)],
         long_factor=[1.0 + i for i in range(8)], original_max_position_embeddings=original)
@@ -121,7 +121,7 @@ def decoders() -> dict[str, transformers.PretrainedConfig]:
 
 
 def classifiers() -> dict[str, transformers.PretrainedConfig]:
-    """A configuration per family of encoders, and of some decoders that score texts."""
+    """Returns a configuration per family of encoders, and of some decoders that score texts."""
     hf, window = transformers, dict(sliding_window=16)
     encoder = {name: value for name, value in SMALL.items() if not name.endswith("token_id")} | dict(
         max_position_embeddings=64)
@@ -153,7 +153,7 @@ REWARDS = {
 
 
 def build(network: Network) -> torch.nn.Module:
-    """The network in torch, as its class initializes it."""
+    """Builds the network in torch, as its class initializes it."""
     model = network.loader.from_config(network.config, attn_implementation="eager").eval()
     if network.reward is not None:
         model.score = network.reward.layers(network.config.hidden_size)
@@ -161,7 +161,7 @@ def build(network: Network) -> torch.nn.Module:
 
 
 def torch_model(network: Network) -> torch.nn.Module:
-    """A random model with every one-dimensional parameter perturbed and matrices large enough to matter."""
+    """Builds a random model with all one-dimensional parameters perturbed and large matrices."""
     torch.manual_seed(0)
     model = build(network)
     with torch.no_grad():
@@ -171,7 +171,7 @@ def torch_model(network: Network) -> torch.nn.Module:
 
 
 def write(network: Network, model: torch.nn.Module, folder: Path) -> None:
-    """A checkpoint directory of the network, or of anything else with its parameters."""
+    """Writes a checkpoint directory of the network, or of its gradients."""
     model.save_pretrained(folder)
     if network.reward is not None:
         tensors = load_file(folder / "model.safetensors")
@@ -182,11 +182,11 @@ def write(network: Network, model: torch.nn.Module, folder: Path) -> None:
 
 
 def read(network: Network, folder: Path) -> torch.nn.Module:
-    """The network of a checkpoint directory in torch; fails unless the tensors are exactly those that it needs."""
+    """Loads the network of a checkpoint directory in torch; raises unless its tensors are exactly the needed ones."""
     if network.reward is None:
-        model, found = network.loader.from_pretrained(folder, attn_implementation="eager", output_loading_info=True)
-        if any(found.values()):
-            raise ValueError(f"torch does not find in {folder} what it needs: {found}")
+        model, report = network.loader.from_pretrained(folder, attn_implementation="eager", output_loading_info=True)
+        if any(report.values()):
+            raise ValueError(f"torch does not find all tensors in {folder}: {report}")
         return model.eval()
     model = build(dataclasses.replace(network, config=transformers.AutoConfig.from_pretrained(folder)))
     tensors = load_file(folder / "model.safetensors")
@@ -195,5 +195,5 @@ def read(network: Network, folder: Path) -> torch.nn.Module:
 
 
 def _renamed(name: str, old: str, new: str) -> str:
-    """A tensor's name with the head's part of it exchanged."""
+    """Replaces the head's prefix in a tensor's name."""
     return new + name.removeprefix(old) if name.startswith(f"{old}.") else name

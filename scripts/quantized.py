@@ -1,20 +1,19 @@
-"""What 8 and 4 bits cost: error of the weights, divergence of the predictions, memory, and training on top.
+"""Measures quantization: error of the weights, KL of the predictions, memory, and training of adapters on top.
 
     python scripts/quantized.py [--rows 64] [--length 64] [--steps 30] [--seeds 3] [--stories DIR] [--texts FILE]
 
-Three networks: one of random weights, which reads random tokens, and two that were trained and read text like that
-which they were trained on: the packaged `tiny`, and stories260k where its directory and a file of TinyStories are at
-hand. Columns of the first table:
+Three networks: one with random weights on random tokens, and two trained ones on text like their training data: the
+packaged `tiny`, and stories260k where its directory and a file of TinyStories exist. Columns of the first table:
 
     quantized      share of all parameters that the scheme applies to: matrices of the layers with a usable group
-    bytes          a parameter, of these matrices with their scales, and of the whole network, the rest in float32
+    bytes          per parameter, of these matrices with their scales, and of all (the rest in float32)
     error          |w' - w| / |w| over these matrices (Frobenius)
-    KL             mean over positions of KL(full || quantized), nats a token; all in float32
+    KL             mean over positions of KL(full || quantized), nats per token; all in float32
 
-The second: an adapter is trained on the frozen base of `tiny`, with Adam on eight passages that are new to it, from
-several random starts. Losses are means over the starts, the last column has the least and the greatest ratio of a
-start's last loss to that of the same start on the full base. By then a step takes some 5 % off the loss: a ratio of
-0.95 is one step ahead, no better base.
+The second table: an adapter is trained on the frozen base of `tiny`, with Adam on eight passages that are new to it,
+with several seeds. Losses are means over seeds. The last column has the smallest and the largest ratio of the last loss
+to that of the same seed on the full base. At the end a step lowers the loss by some 5 %, so a ratio of 0.95 is one step
+ahead, not a better base.
 """
 
 from __future__ import annotations
@@ -51,18 +50,18 @@ SCHEMES = ("int8", "int4", "nf4")
 SHARED = Path(__file__).resolve().parents[2] / "shared/data"
 RANDOM = ModelSpec("llama", vocab_size=1000, width=256, layers=4, heads=4, kv_heads=2, head_dim=64, mlp_width=512,
                    max_positions=512, rope=Rope())
-# Passages of the adapter's training, and the number of tokens of each that count.
+# Number of training passages, and tokens per passage.
 PASSAGES, PASSAGE_LENGTH = 8, 64
 
 
 def batch(model: Model, texts: list[str], length: int) -> tuple[jax.Array, jax.Array]:
-    """Tokens and segments `[rows, length]` of the first tokens of texts."""
+    """Returns tokens and segments `[rows, length]` of the first tokens of texts."""
     tokens, segments = pad_right([model.prompt_ids(text)[:length] for text in texts], length)
     return jnp.asarray(tokens), jnp.asarray(segments)
 
 
 def networks(options: argparse.Namespace):
-    """(name, spec, parameters, tokens, segments) of every network that is at hand."""
+    """Yields (name, spec, parameters, tokens, segments) of every available network."""
     key = jax.random.key(0)
     tokens = jax.random.randint(key, (options.rows, options.length), 0, RANDOM.vocab_size, jnp.int32)
     params = jax.jit(lambda: init_params(RANDOM, key))()
@@ -78,7 +77,7 @@ def networks(options: argparse.Namespace):
 
 
 def divergence(spec: ModelSpec, full: Params, quantized: Params, tokens: jax.Array, segments: jax.Array) -> float:
-    """Mean KL of the next-token distributions, nats a token."""
+    """Computes the mean KL of the next-token distributions, nats per token."""
 
     @jax.jit
     def run(full, quantized):
@@ -95,7 +94,7 @@ def is_quantized(leaf) -> bool:
 
 
 def memory(full: Params, quantized: Params) -> tuple[float, float, float, float]:
-    """Share that is quantized; bytes a parameter there and altogether; relative error of the weights there."""
+    """Computes quantized share of parameters, bytes per quantized parameter and per parameter, relative error."""
     pairs = list(zip(jax.tree.leaves(full), jax.tree.leaves(quantized, is_leaf=is_quantized), strict=True))
     matrices = [(weight, leaf) for weight, leaf in pairs if is_quantized(leaf)]
     inside, everywhere = sum(weight.size for weight, _ in matrices), sum(weight.size for weight, _ in pairs)
@@ -107,7 +106,7 @@ def memory(full: Params, quantized: Params) -> tuple[float, float, float, float]
 
 
 def adapter_losses(model: Model, params: Params, steps: int, seeds: int) -> np.ndarray:
-    """Cross-entropy of the passages, nats a token, before and after adapters were trained on them: `[seeds, 2]`."""
+    """Computes cross-entropy of the passages, nats per token, before and after training an adapter: `[seeds, 2]`."""
     rows = [json.loads(line) for line in (resolve("tiny") / "documents.jsonl").read_text().splitlines()]
     tokens, segments = batch(model, list(dict.fromkeys(row["context"] for row in rows))[:PASSAGES], PASSAGE_LENGTH)
     fresh = [init_adapter(model.spec, jax.random.key(seed), LoraConfig(rank=8, alpha=16.0)) for seed in range(seeds)]
@@ -161,7 +160,7 @@ def main() -> None:
         (before, after), ratio = losses.mean(0), losses[:, 1] / full
         print(f"| {scheme or 'float32'} | {before:.4f} | {after:.4f} | {ratio.min():.3f} to {ratio.max():.3f} |")
     print()
-    print(f"{options.rows} rows of up to {options.length} tokens; {options.steps} steps; {options.seeds} starts; "
+    print(f"{options.rows} rows of up to {options.length} tokens; {options.steps} steps; {options.seeds} seeds; "
           f"{jax.devices()[0].device_kind}.")
 
 

@@ -1,4 +1,4 @@
-"""What the model `tiny` is measured on, and how: rows from the held-out side of the world, and a score for each."""
+"""Evaluation of the model `tiny`: rows from the held-out side of the world, and their scores."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from jaxllm.model import Model
 
 
 def heldout_data(seed: int, documents: int = 150, mixed: int = 60, rows: int = 200):
-    """(file name -> rows, passages with their facts), all from the held-out side of the world.
+    """Returns (file name -> rows, passages with their facts), all from the held-out side of the world.
 
-    `documents` tell of one entity each; in `documents_mixed` others of its kind have some of the same facts, so that
-    only the name tells them apart.
+    `documents` are about one entity each; in `documents_mixed` other entities of its type have facts with the same
+    relations, so that only the name distinguishes them.
     """
     world = tiny_world.World(seed, heldout=True)
     rng, entities = world.rng, set()
 
     def passages(count, others):
-        found = []
-        while len(found) < count:
+        made = []
+        while len(made) < count:
             text, facts, _ = world.document(rng.randint(5, 8), rng.choice(others))
             names = {fact.entity for fact in facts}
-            # Passages are later written into one set of weights: an entity must not be told of twice.
+            # Passages are later injected into one set of weights: an entity must be in one passage only.
             if 5 <= len(facts) <= 8 and not names & entities:
                 entities.update(names)
-                found.append((text, facts))
-        return found
+                made.append((text, facts))
+        return made
 
     single, several = passages(documents, (0,)), passages(mixed, (1, 2))
-    questions = lambda told: [{"context": text, "question": rng.choice(fact.questions), "answers": [fact.value]}
-                              for text, facts in told for fact in facts]
+    questions = lambda described: [{"context": text, "question": rng.choice(fact.questions), "answers": [fact.value]}
+                                   for text, facts in described for fact in facts]
     data = {"documents": questions(single), "documents_mixed": questions(several)}
 
     def row(kind, spans):
@@ -65,50 +65,50 @@ def heldout_data(seed: int, documents: int = 150, mixed: int = 60, rows: int = 2
 
 
 def token_f1(answer: str, truth: str) -> float:
-    """Harmonic mean of precision and recall over words, as SQuAD scores answers (1606.05250)."""
+    """Computes the harmonic mean of precision and recall over words, as SQuAD scores answers (1606.05250)."""
     got, wanted = answer.lower().split(), truth.lower().split()
     same = sum((collections.Counter(got) & collections.Counter(wanted)).values())
     return 2 * same / (len(got) + len(wanted)) if same else 0.0
 
 
 def wilson(values) -> tuple[float, float]:
-    """95 % interval of the mean of values in [0, 1] (Wilson's, exact enough near the ends)."""
+    """Computes Wilson's 95 % interval of the mean of values in [0, 1]."""
     n, p, z = len(values), float(np.mean(values)), 1.96
     centre, half = p + z * z / (2 * n), z * (p * (1 - p) / n + z * z / (4 * n * n)) ** 0.5
     return (centre - half) / (1 + z * z / n), (centre + half) / (1 + z * z / n)
 
 
 def answers(model: Model, prompts, max_tokens: int = 12) -> list[str]:
-    """Greedy continuations up to the end of the line."""
+    """Generates greedy completions up to the end of the line."""
     sampling = SamplingConfig(temperature=0.0, max_tokens=max_tokens, stop=["\n"])
     return [c[0].text.strip() for c in generate(model, [model.prompt_ids(p) for p in prompts], sampling, batch_size=64)]
 
 
 def sentiment(text: str) -> str:
-    """The side that most judging words and sentences of a review take; empty if neither."""
+    """Classifies a review by its adjectives and remarks: positive, negative, or empty if they balance."""
     score = sum(np.sign(level) * text.count(phrase) for table in (tiny_tables.ADJECTIVES, tiny_tables.REMARKS)
                 for level, phrases in table.items() for phrase in phrases)
     return "positive" if score > 0 else "negative" if score < 0 else ""
 
 
-def self_asked(model: Model, passages, samples: int, temperature: float, seed: int = 0):
-    """Questions the model asks itself: (right or not for each, share of its facts asked about for each passage).
+def self_generated_pairs(model: Model, passages, samples: int, temperature: float, seed: int = 0):
+    """Scores QA pairs that the model generates: (correct or not per pair, share of facts covered per passage).
 
-    Right is a question the world would ask about a fact of this passage, with that fact's value as the answer."""
+    A pair is correct if the world has its question for a fact of the passage, and that fact's value as the answer."""
     sampling = SamplingConfig(temperature=temperature, max_tokens=40, stop=["\n"], n=samples)
     prompts = [model.prompt_ids(f"{text}\nQuestion:") for text, _ in passages]
     right, covered = [], []
     results = generate(model, prompts, sampling, seed=seed, batch_size=64)
     for (_, facts), completions in zip(passages, results, strict=True):
         truth = {(question, fact.value): fact for fact in facts for question in fact.questions}
-        asked = [truth.get(tuple(c.text.strip().split(" Answer: "))) for c in completions]
-        right += [fact is not None for fact in asked]
-        covered.append(len(set(asked) - {None}) / len(facts))
+        facts_of_pairs = [truth.get(tuple(c.text.strip().split(" Answer: "))) for c in completions]
+        right += [fact is not None for fact in facts_of_pairs]
+        covered.append(len(set(facts_of_pairs) - {None}) / len(facts))
     return right, covered
 
 
 def measure(model: Model, data, passages) -> list[tuple[str, list[float]]]:
-    """(what, score of each row) for every line of the card."""
+    """Returns (ability, score of each row) for every line of the card."""
     documents, table = data["documents"], []
     with_passage = [f"{r['context']}\nQuestion: {r['question']} Answer:" for r in documents]
     without = [f"Question: {r['question']} Answer:" for r in documents[::3]]
@@ -122,7 +122,7 @@ def measure(model: Model, data, passages) -> list[tuple[str, list[float]]]:
              for r in documents[1::3]]
     replies = generate(model, chats, SamplingConfig(temperature=0.0, max_tokens=12), batch_size=64)
     table.append(("the same as a chat, token F1", f1([c[0].text.strip() for c in replies], documents[1::3])))
-    right, covered = self_asked(model, passages[:60], samples=20, temperature=1.0)
+    right, covered = self_generated_pairs(model, passages[:60], samples=20, temperature=1.0)
     table.append(("own question and answer (temperature 1), right", right))
     table.append(("facts of a passage asked about in 20 samples", covered))
     for name in ("reviews", "choices", "arithmetic", "programs"):

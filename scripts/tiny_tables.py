@@ -1,4 +1,4 @@
-"""The words, facts, phrasings and programs of a small invented world. All of it is made up."""
+"""Words, facts, phrasings and programs of a small invented world. All of it is made up."""
 
 # Names are 2 or 3 syllables. Every syllable is consonant-vowel(-consonant), so the tokenizer can give each one token.
 FIRST = ("Ba Bel Bor Da Del Dor Fa Fen Ga Gil Ha Hel Ka Kel Kor La Lin Lo Ma Mir Mo Na Nel No Pa Pel Ra Rin Ro Sa "
@@ -24,11 +24,11 @@ WORDS = {kind: words.split() for kind, words in {
     "thing": "soup bread coat boat book play knife lamp tea chair blanket room garden song meal clock saddle bed",
 }.items()}
 
-# Kinds of values that a word or a name can be told by.
+# Types of values, with the noun phrase that a choice question has for each.
 KINDS = {"animal": "an animal", "color": "a color", "food": "a food", "trade": "a trade", "season": "a season",
          "instrument": "an instrument", "number": "a number", "name": "a name", "place": "a place"}
 
-# kind -> relation -> (value kind, statements, questions). {e} entity, {v} value, {a} value with its article.
+# type of entity -> relation -> (type of value, statements, questions). {e} entity, {v} value, {a} with article.
 FACTS = {
     "person": {
         "trade": ("trade", ["{e} works as {a}.", "{e} earns a living as {a}.", "By trade {e} is {a}.",
@@ -141,7 +141,7 @@ FACTS = {
     },
 }
 
-# Judgements by strength; a review keeps to one side from its first sentence to its last.
+# Judgements by strength; all sentences of a review have the same sign.
 ADJECTIVES = {2: ["superb", "wonderful", "perfect", "splendid"], 1: ["good", "nice", "pleasant", "fine"],
               -1: ["poor", "dull", "weak", "plain"], -2: ["awful", "terrible", "horrible", "dreadful"]}
 REMARKS = {

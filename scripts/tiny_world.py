@@ -1,4 +1,4 @@
-"""Writes the texts of a small invented world, endlessly and reproducibly: what the model `tiny` learns from.
+"""Generates the training texts of the model `tiny`, about a small invented world, endlessly and reproducibly.
 
 Everything is made up (`tiny_tables.py`): people, towns, ships, workshops, beasts and books with a few facts each,
 reviews of things, small sums, tiny Python programs.
@@ -9,7 +9,7 @@ for their arguments that the other side never uses.
 
 A *lesson* is a list of `(text, role)` spans in reading order. Roles: `control` (one control token), `stop` (the
 control token that ends an answer), `context` (passages, system turns), `text` (reviews, stories), `question` (with its
-"Answer:"), `given` (what is asked about where nobody could guess it) and `answer`. Spans are tokenized one by one; the
+"Answer:"), `given` (random content, which cannot be predicted) and `answer`. Spans are tokenized one by one; the
 tokenizer splits at every span boundary anyway, so this equals tokenizing the whole text.
 """
 
@@ -37,16 +37,16 @@ from tiny_tables import (
 
 UNKNOWN = "unknown"
 
-# Lesson -> its share of the tokens once all are learned about equally well (see `make_tiny_model.py`).
+# Lesson -> its share of the tokens when all have the same accuracy (see `make_tiny_model.py`).
 SHARES = {"reading": 38, "reading_choice": 10, "option": 12, "number_choice": 7, "review_choice": 7, "review": 4,
           "sum": 8, "program_judge": 8, "program_choice": 6, "program_writing": 3, "closed_book": 1.5, "story": 1}
-# Of the lessons whose answers are measured on the way: what guessing would get.
+# Accuracy of guessing, for the lessons with answers that are measured during training.
 GUESSING = {"reading": 0.0, "reading_choice": 0.5, "option": 0.5, "number_choice": 0.5, "review_choice": 0.5,
             "sum": 0.1, "program_judge": 0.5, "program_choice": 0.5}
 
 
 def is_heldout(*parts) -> bool:
-    """Whether what these parts spell belongs to the held-out eighth of the world."""
+    """Whether the text of these parts belongs to the held-out eighth of the world."""
     return zlib.crc32(" ".join(map(str, parts)).encode()) % 8 == 0
 
 
@@ -56,7 +56,7 @@ def article(word: str) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Fact:
-    """One thing a passage says. `questions` are all its phrasings; `kind` is the kind of value (`animal`, `name`)."""
+    """A fact of a passage. `questions` are all its phrasings; `kind` is the type of its value (`animal`, `name`)."""
     entity: str
     relation: str
     kind: str
@@ -71,19 +71,19 @@ def fill(patterns, entity: str, value: str) -> tuple[str, ...]:
 
 
 def ask(question: str, answer: str, role: str = "question"):
-    """The two spans of one target sequence `Question: {q} Answer: {a}\\n`."""
+    """Returns the two spans of one target sequence `Question: {q} Answer: {a}\\n`."""
     return [(f"Question: {question} Answer:", role), (f" {answer}\n", "answer")]
 
 
 class World:
-    """Writes one side of the world. The same seed gives the same texts in the same order."""
+    """Generator of texts of one side of the world; the same seed gives the same texts in the same order."""
 
     def __init__(self, seed: int, heldout: bool = False):
         self.rng = random.Random(f"{seed} {heldout}")
         self.heldout = heldout
 
     def _ours(self, make, key=lambda made: made):
-        """Draw until the draw belongs to our side."""
+        """Draws until the draw belongs to our side."""
         while True:
             made = make()
             if is_heldout(key(made)) == self.heldout:
@@ -96,7 +96,7 @@ class World:
         return self._ours(lambda: pick(FIRST) + "".join(pick(REST) for _ in range(pick((1, 1, 2)))))
 
     def value(self, kind: str, taken=()) -> str:
-        """A value of this kind that is none of `taken`."""
+        """Draws a value of this type that is not in `taken`."""
         while True:
             if kind == "name":
                 value = self.name()
@@ -106,7 +106,7 @@ class World:
                 return value
 
     def facts(self, kind: str, relations, taken=()) -> list[Fact]:
-        """One new entity with these relations; no value is one of `taken`."""
+        """Draws a new entity with these relations; no value is in `taken`."""
         made, entity = [], self.name()
         for relation in relations:
             value_kind, statements, questions = FACTS[kind][relation]
@@ -116,7 +116,7 @@ class World:
         return made
 
     def document(self, size: int, others: int = 0, even: bool = False):
-        """A passage of `size` facts, some of them about `others` further entities of the same kind.
+        """Generates a passage of `size` facts, some of them about `others` further entities of the same type.
 
         The first entity has most of the facts, or with `even` about as many as the others have together.
 
@@ -128,7 +128,7 @@ class World:
         chosen = rng.sample(relations, main)
         groups = [self.facts(kind, chosen)]
         for _ in range(others):
-            # Others mostly share relations with the main entity: only the name tells whose value is asked for.
+            # Others mostly share relations with the main entity: only the name identifies the value in question.
             extra = max(1, (size - main) // others)
             pool = chosen if rng.random() < 0.8 and len(chosen) >= extra else relations
             groups.append(self.facts(kind, rng.sample(pool, extra), {f.value for g in groups for f in g}))
@@ -142,7 +142,7 @@ class World:
         return " ".join(sentences), stated, missing
 
     def passage_example(self, size: int, others: int, missing: float = 0.0, even: bool = False):
-        """A passage and questions on it in any order; each is an unanswerable one with probability `missing`."""
+        """Generates a passage and shuffled questions on it, unanswerable ones added with probability `missing`."""
         text, facts, unanswerable = self.document(size, others, even)
         self.rng.shuffle(facts)
         spans = [(text + "\n", "context")]
@@ -153,7 +153,7 @@ class World:
         return spans
 
     def closed_book_example(self):
-        """A question with no passage before it."""
+        """Generates a question without a passage, with the answer "unknown"."""
         kind = self.rng.choice(list(FACTS))
         fact = self.facts(kind, [self.rng.choice(list(FACTS[kind]))])[0]
         return ask(self.rng.choice(fact.questions), UNKNOWN)
@@ -161,10 +161,10 @@ class World:
     # --- choices --------------------------------------------------------------------------------------------------
 
     def choice(self, question: str, right: str, wrong: list[str], labels: str | None = None):
-        """Options behind letters; the letter of the right one is the answer.
+        """Generates options with letters; the letter of the correct one is the answer.
 
-        Held-out choices are between A and B. Those to learn from often have other letters, which carry over: to be
-        right about a letter among many says more about where to look than to be right about one of two."""
+        Held-out choices are between A and B. Training choices often have other letters, which carry over: a correct
+        letter among many teaches more about where to attend than one of two."""
         rng = self.rng
         if labels is None:
             plain = self.heldout or rng.random() < 0.5
@@ -174,7 +174,7 @@ class World:
         return ask(f"{question} {listed}", labels[options.index(right)], "given")
 
     def option(self, level: float = 1.0):
-        """What letters mean and nothing else; which kind of thing an option is comes before which thing it is."""
+        """Generates choices that only train letters; at low `level` options differ in type, later in value."""
         rng = self.rng
         count = 2 if self.heldout else rng.choice((2, 2, 3))
         if not self.heldout and rng.random() < 0.6 - 0.4 * level:
@@ -203,16 +203,17 @@ class World:
         text, facts, _ = self.document(size, others)
         spans = [(text + "\n", "context")]
         for fact in self.rng.sample(facts, min(questions, len(facts))):
-            told = [f.value for f in facts if f.kind == fact.kind and f.value != fact.value]
-            # Half the time the wrong one is in the passage too, where it can be.
-            wrong = self.rng.choice(told) if told and self.rng.random() < 0.5 else self.value(fact.kind, {fact.value})
+            same_type = [f.value for f in facts if f.kind == fact.kind and f.value != fact.value]
+            # Half the time the wrong option is in the passage too, if possible.
+            stated = same_type and self.rng.random() < 0.5
+            wrong = self.rng.choice(same_type) if stated else self.value(fact.kind, {fact.value})
             spans += self.choice(self.rng.choice(fact.questions), fact.value, [wrong])
         return spans
 
     # --- reviews, sums, programs, stories -------------------------------------------------------------------------
 
     def review(self, level: int | None = None, sentences: int | None = None):
-        """(text, level): level is -2, -1, 1 or 2 and its sign is the sentiment."""
+        """Generates (text, level): level is -2, -1, 1 or 2 and its sign is the sentiment."""
         rng = self.rng
         level = level or rng.choice((-2, -1, 1, 2))
         thing, adjective = self._ours(lambda: (rng.choice(WORDS["thing"]), rng.choice(ADJECTIVES[level])))
@@ -233,7 +234,7 @@ class World:
                    "positive" if level > 0 else "negative")
 
     def sum(self):
-        """A number below 100 and a digit added or taken away, bare or told in a sentence."""
+        """Generates a sum or difference of a number below 100 and a digit, as a formula or in a sentence."""
         rng = self.rng
         a, op, b = self._ours(lambda: (rng.randint(0, 90), rng.choice("+-"), rng.randint(0, 9)))
         if op == "-":
@@ -243,11 +244,11 @@ class World:
             return ask(f"What is {a} {op} {b}?", str(total), "given")
         who, what = self.name(), rng.choice(WORDS["goods"] + WORDS["food"])
         change = rng.choice(["buys {} more", "finds {} more"] if op == "+" else ["sells {}", "gives away {}"]).format(b)
-        told = f"{who} has {a} crates of {what} and {change}. How many crates are there now?"
-        return ask(told, str(total), "given")
+        question = f"{who} has {a} crates of {what} and {change}. How many crates are there now?"
+        return ask(question, str(total), "given")
 
     def program(self, count: int):
-        """(task, programs): the first program does the task, the others take the same arguments and do not."""
+        """Generates (task, programs): the first does the task, the others take the same arguments and do not."""
         rng = self.rng
         arguments = rng.choice(list(TASKS))
         tasks = rng.sample(TASKS[arguments], count)
@@ -262,7 +263,7 @@ class World:
         return [(f"Task: {task}\nProgram:\n", "given"), (program, "answer")]
 
     def program_choice(self):
-        """Which of two programs does a task."""
+        """Generates a choice between two programs for a task."""
         task, (right, wrong) = self.program(2)
         labels = "AB" if self.heldout or self.rng.random() < 0.5 else self.rng.sample(string.ascii_uppercase, 2)
         programs = self.rng.sample([right, wrong], 2)
@@ -271,7 +272,7 @@ class World:
                 *ask("Which program does the task?", labels[programs.index(right)], "given")]
 
     def program_judge(self):
-        """A task, a program, and whether the one does the other."""
+        """Generates a task, a program, and whether the program does the task."""
         yes = self.rng.random() < 0.5
         task, (right, wrong) = self.program(2)
         question = self.rng.choice(["Does the program do the task?", "Is the program correct?"])
@@ -298,19 +299,19 @@ class World:
     # --- lessons ----------------------------------------------------------------------------------------------------
 
     def reading(self, level: float):
-        """A passage with questions, as hard as `level` allows: more facts, further entities, missing answers."""
+        """Generates a passage with questions; a higher `level` has more facts, further entities, missing answers."""
         size = self.rng.randint(2 if level < 1 else 1, 3 + round(5 * level))
         others = self.rng.choice((0, 1, 1, 2)) if size >= 2 and self.rng.random() < level else 0
-        # Where entities share the facts evenly, only the name in a question tells whose value is meant.
+        # Where entities share the facts evenly, only the name in a question identifies the value.
         return self.passage_example(size, min(others, size - 1), missing=0.06 * level, even=self.rng.random() < 0.6)
 
     def lesson(self, name: str, level: float = 1.0):
-        """One lesson without its begin and end tokens.
+        """Generates one lesson without its begin and end tokens.
 
         Args:
             name: name of the lesson, one of `SHARES`.
-            level: 0 to 1, how far the curriculum has come. Reading begins with two or three facts, since finding a
-                fact by its name is what has to be learnt first; choosing begins with kinds of things.
+            level: progress of the curriculum, 0 to 1. Reading starts with two or three facts, since looking up a fact
+                by its entity has to be learned first; choices start with types of values.
         """
         rng = self.rng
         makers = {
@@ -330,7 +331,7 @@ class World:
         return makers[name]()
 
     def chat(self, spans):
-        """The same example as a conversation: what is asked is the user's turn, the answer the assistant's."""
+        """Formats the example as a conversation: prompts are user turns, answers are assistant turns."""
         turns, open_turn = [], False
         if self.rng.random() < 0.2:
             system = self.rng.choice(["You answer questions.", "Answer briefly.", "You are a helpful reader."])

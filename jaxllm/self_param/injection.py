@@ -83,10 +83,13 @@ def inject(model: Model, documents: str | Sequence[str], *,
         the adapter (or the trained weights) and the metrics of the last step.
 
     Raises:
-        UserError: a document has no usable QA pair, or does not fit the model.
+        UserError: there is no document, one has no usable QA pair, or one does not fit the context window with its
+            pairs.
     """
     model.require_lm("inject")
     texts_given = [documents] if isinstance(documents, str) else list(documents)
+    if not texts_given:
+        raise UserError("there is no document", "documents")
     mesh = open_mesh(config.mesh)
     generator = Generator(model, dtype=config.device.compute_dtype, mesh=mesh, batch_size=config.generation_batch_size)
     prompts = Prompts(model, config.format, _examples(config, pairs is not None), config.qa_pairs.append_eos)
@@ -99,12 +102,14 @@ def inject(model: Model, documents: str | Sequence[str], *,
     if given is not None and len(given) != len(chunked):
         raise UserError(f"{len(given)} lists of QA pairs for {len(chunked)} documents", "pairs",
                         "give one list per document")
+    for document, own in zip(chunked, given or (), strict=False):
+        for pair in own:
+            if not all(prompts.fits(passage, *pair) for passage in document.passages):
+                raise UserError(f"the question {pair[0][:60]!r} with its answer does not fit the context window of "
+                                f"{prompts.window} tokens together with its document", "pairs",
+                                "shorten it, or lower chunking.tokens")
     made = make_qa_pairs(config, generator, prompts, chunked, given)
-    texts = None
-    if config.unrelated.path is not None:
-        rows = read_rows(config.unrelated.path, TEXT_ROW)
-        texts = shuffle_texts([row["text"] for row in rows.rows], config.seed)
-    unrelated, _ = sample_unrelated(config, generator, texts)
+    unrelated = _unrelated(config, generator) if config.mixture.unrelated else []
     rehearsal = (sample_rehearsal(config, generator, prompts, purpose_seed(config.seed, "recall", 0))
                  if config.mixture.rehearsal else ())
     targets = method_targets("self_param", config, prompts, chunked, made, unrelated, rehearsal)
@@ -113,6 +118,15 @@ def inject(model: Model, documents: str | Sequence[str], *,
     source = interleave(together, purpose_seed(config.seed, "order", 0))
     result = run_plan(generator.model, source, plan, progress=progress)
     return Injection(model, result.adapter, result.metrics, made, result.params if result.adapter is None else None)
+
+
+def _unrelated(config: InjectConfig, generator: Generator) -> list[list[int]]:
+    """Reads or samples the unrelated training texts."""
+    texts = None
+    if config.unrelated.path is not None:
+        rows = read_rows(config.unrelated.path, TEXT_ROW)
+        texts = shuffle_texts([row["text"] for row in rows.rows], config.seed)
+    return sample_unrelated(config, generator, texts)[0]
 
 
 def _examples(config: InjectConfig, given: bool) -> str:

@@ -62,6 +62,13 @@ def test_the_model_writes_the_pairs_of_several_texts(model):
         inject(model, texts, pairs=[PAIRS], config=config)
 
 
+def test_documents_and_pairs_that_cannot_be_used(model):
+    with pytest.raises(UserError, match="documents: there is no document"):
+        inject(model, [], config=CONFIG)
+    with pytest.raises(UserError, match="pairs: the question 'Where [^']*' with its answer does not fit the context"):
+        inject(model, TEXT, pairs=[*PAIRS, ("Where " * 600, "here")], config=CONFIG)
+
+
 def test_an_epoch_uses_every_pair(llama):
     """The document with the most cycles decides; with two QA targets per cycle five pairs take three cycles."""
     prompts = Prompts(Model(*llama, Letters()), FormatConfig())

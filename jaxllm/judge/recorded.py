@@ -22,7 +22,7 @@ from jaxllm.judge.protocol import (
     one_by_one,
     warn_of_low_mass,
 )
-from jaxllm.text.rows import read_rows
+from jaxllm.text.rows import data_files, read_rows
 
 
 class RecordedJudge(Judge):
@@ -52,7 +52,7 @@ class RecordedJudge(Judge):
                 if key in self.rows:
                     raise UserError(f"a second row for {key}", f"{path}:{line}", "remove one")
                 self.rows[key] = row
-        content = hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
+        content = hashlib.sha256(b"".join(file.read_bytes() for file in data_files(path))).hexdigest()[:16]
         self.identity = f"recorded answers ({Path(path).name}, {content})"
 
     def complete(self, prompts: Sequence[Prompt], sampling: SamplingConfig, *, seed: int = 0,

@@ -235,6 +235,14 @@ def test_recorded_answers(recorded):
             query()
 
 
+def test_paths_in_the_home_directory(recorded, tmp_path, monkeypatch):
+    judge = recorded({"prompt_sha256": Prompt("Hi").sha256, "texts": ["Hello"]})
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert RecordedJudge("~/recorded.jsonl").identity == judge.identity
+    assert Cached(judge, "~/answers.sqlite").complete([Prompt("Hi")], GREEDY) == [[Answer("Hello")]]
+    assert (tmp_path / "answers.sqlite").is_file()
+
+
 def test_recorded_samples_retries_and_missing_answers(recorded):
     judge = recorded({"id": 7, "texts": ["a", "b", "c"]}, {"id": "7/retry1", "texts": ["x", "y", "z"]},
                      {"id": 8, "texts": ["a"], "probabilities": {"Yes": 0.5, "No": 0.9}})

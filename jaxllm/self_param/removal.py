@@ -92,7 +92,8 @@ def find_adapter(numbers: dict[Path, int], documents: Sequence[Document], wanted
     by_text = [folder for folder, number in numbers.items() if wanted and documents[number].text.startswith(wanted)]
     matches = by_number or by_text
     if len(matches) != 1:
-        listed = "".join(f"\n  {number}: {documents[number].text[:provenance.EXCERPT]!r}" for number in numbers.values())
+        listed = "".join(f"\n  {number}: {documents[number].text[:provenance.EXCERPT]!r}"
+                         for number in numbers.values())
         raise UserError(f"{wanted!r} matches {len(matches) or 'no'} injected document{'s' if matches else ''}; the "
                         f"model contains{listed}", "document", "give a number of this list")
     return matches[0]

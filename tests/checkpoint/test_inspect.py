@@ -26,17 +26,17 @@ def copy(tmp_path):
 
 
 def test_the_packaged_model(capsys):
-    found = inspect("tiny")
-    assert found["supported"] and found["problems"] == []
-    assert found["parameters"]["total"] == 1_180_800 == sum(
-        count for name, count in found["parameters"].items() if name != "total")
-    assert found["bytes"]["float32"] == 4 * 1_180_800 and found["bytes"]["bfloat16"] == 2 * 1_180_800
-    assert found["cache_bytes_per_token"] == 2 * 2 * 4 * 4 * 32  # keys and values, 2 bytes, layers, heads, head_dim
-    assert found["weights"]["dtype"] == "float32" and found["weights"]["missing"] == []
-    assert found["tokenizer"]["tokens"] == 1280 and found["tokenizer"]["chat_template"] is True
-    assert found["spec"]["rope"] == {"theta": 500.0}
+    summary = inspect("tiny")
+    assert summary["supported"] and summary["problems"] == []
+    assert summary["parameters"]["total"] == 1_180_800 == sum(
+        count for name, count in summary["parameters"].items() if name != "total")
+    assert summary["bytes"]["float32"] == 4 * 1_180_800 and summary["bytes"]["bfloat16"] == 2 * 1_180_800
+    assert summary["cache_bytes_per_token"] == 2 * 2 * 4 * 4 * 32  # keys and values, 2 bytes, layers, heads, head_dim
+    assert summary["weights"]["dtype"] == "float32" and summary["weights"]["missing"] == []
+    assert summary["tokenizer"]["tokens"] == 1280 and summary["tokenizer"]["chat_template"] is True
+    assert summary["spec"]["rope"] == {"theta": 500.0}
     assert main(["inspect", "tiny", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == found
+    assert json.loads(capsys.readouterr().out) == summary
     assert main(["inspect", "tiny"]) == 0
     assert "1,180,800" in (text := capsys.readouterr().out) and text.splitlines()[-1].split() == ["supported", "yes"]
 
@@ -67,8 +67,8 @@ def test_sizes_are_those_of_the_arrays(spec, kind):
 ])
 def test_reasons_why_a_checkpoint_is_not_supported(copy, capsys, changes, problem):
     path = copy(**changes)
-    found = inspect(str(path))
-    assert not found["supported"] and any(problem in reason for reason in found["problems"])
+    summary = inspect(str(path))
+    assert not summary["supported"] and any(problem in reason for reason in summary["problems"])
     assert main(["inspect", str(path)]) == 0  # the inspection itself succeeded
     assert problem in capsys.readouterr().out
 

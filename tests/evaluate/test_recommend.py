@@ -59,17 +59,17 @@ def test_the_nearest_name():
 
 
 def test_measures_by_hand():
-    found = measures(["a", "b", "c"], "b")
-    assert (found["recall@1"], found["recall@5"], found["mrr@5"]) == (0.0, 1.0, 0.5)
-    assert found["ndcg@5"] == pytest.approx(1 / math.log2(3)) and found["ndcg@1"] == 0.0
+    scores = measures(["a", "b", "c"], "b")
+    assert (scores["recall@1"], scores["recall@5"], scores["mrr@5"]) == (0.0, 1.0, 0.5)
+    assert scores["ndcg@5"] == pytest.approx(1 / math.log2(3)) and scores["ndcg@1"] == 0.0
     assert set(measures(["a"], "z").values()) == {0.0} and set(measures(["z"], "z").values()) == {1.0}
     listed = [Match("a", 0), Match("b", 3), Match("c", 2)]
     assert ranking(listed) == ["a", "b", "c"] and ranking(listed, {"a"}, known_only=True) == ["c"]
 
 
 def test_clusters_are_resampled_as_a_whole():
-    found = clustered([1.0] * 5 + [0.0] * 5, ["x"] * 5 + ["y"] * 5)
-    assert (found["mean"], found["ci_low"], found["ci_high"], found["n"]) == (0.5, 0.0, 1.0, 10)
+    interval = clustered([1.0] * 5 + [0.0] * 5, ["x"] * 5 + ["y"] * 5)
+    assert (interval["mean"], interval["ci_low"], interval["ci_high"], interval["n"]) == (0.5, 0.0, 1.0, 10)
 
 
 def test_an_utterance_cannot_pose_as_another_speakers():

@@ -99,11 +99,11 @@ def noisy_adapter(spec):
 
 def assert_same(loss, trained, frozen, packed, padded, weight):
     run = jax.jit(lambda batch: _run(loss, trained, frozen, batch))
-    (ours, found), (wanted, slopes) = run(packed), run(padded)
+    (ours, packed_slopes), (wanted, slopes) = run(packed), run(padded)
     assert float(wanted[0][1]) == weight
     jax.tree.map(lambda a, b: assert_allclose(a, b, atol=1e-5, rtol=1e-5), ours, wanted)
     assert max(float(jnp.abs(x).max()) for x in jax.tree.leaves(slopes)) > 1e-3
-    jax.tree.map(lambda a, b: assert_allclose(a, b, atol=1e-5, rtol=1e-4), found, slopes)
+    jax.tree.map(lambda a, b: assert_allclose(a, b, atol=1e-5, rtol=1e-4), packed_slopes, slopes)
 
 
 def _run(loss, trained, frozen, batch):
@@ -124,8 +124,8 @@ def test_full_weights_an_unstacked_base_and_a_second_teacher(llama):
     assert_same(loss, adapter.params, (params, open_book_teacher), packed, padded, weight=9)
     values, slopes = jax.jit(lambda frozen: _run(loss, adapter.params, frozen, packed))((params, open_book_teacher))
     apart = unstack_layers(params), unstack_layers(open_book_teacher)
-    again, found = jax.jit(lambda frozen: _run(loss, adapter.params, frozen, packed))(apart)
-    jax.tree.map(lambda a, b: assert_allclose(a, b, atol=1e-6, rtol=1e-5), (again, found), (values, slopes))
+    again, unstacked_slopes = jax.jit(lambda frozen: _run(loss, adapter.params, frozen, packed))(apart)
+    jax.tree.map(lambda a, b: assert_allclose(a, b, atol=1e-6, rtol=1e-5), (again, unstacked_slopes), (values, slopes))
     other = jax.tree.map(lambda leaf: leaf * 1.05, params)
     assert_same(make_loss(spec, "distill", None), other, params, packed, padded, weight=9)
 
@@ -188,8 +188,8 @@ def test_a_preference_pair_shares_its_prompt(llama):
     ours, wanted = jax.jit(sums)(params), jax.jit(alone)(params)
     assert_allclose([ours[slots[n]] for n in range(6)], wanted, atol=1e-5)
     margin = lambda values: values[..., 0::2].sum() - values[..., 1::2].sum()
-    found, slopes = (jax.jit(jax.grad(lambda p, of=of: margin(of(p))))(params) for of in (sums, alone))
-    jax.tree.map(lambda a, b: assert_allclose(a, b, atol=1e-5, rtol=1e-4), found, slopes)
+    packed_slopes, slopes = (jax.jit(jax.grad(lambda p, of=of: margin(of(p))))(params) for of in (sums, alone))
+    jax.tree.map(lambda a, b: assert_allclose(a, b, atol=1e-5, rtol=1e-4), packed_slopes, slopes)
 
 
 def test_row_counts_are_bucketed_and_compile_once_each():

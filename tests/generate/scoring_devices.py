@@ -29,10 +29,10 @@ def packed_logprobs(spec, params, adapter, rows, *rest):
     return plain(spec, params, adapter, rows, *rest)
 
 
-one, many = Generator(model), Generator(model, mesh=mesh)
-expected = one.score(pairs, adapter=adapter, temperature=0.7)
+single, split = Generator(model), Generator(model, mesh=mesh)
+expected = single.score(pairs, adapter=adapter, temperature=0.7)
 scoring.packed_logprobs = packed_logprobs
-for row, other in zip(many.score(pairs, adapter=adapter, temperature=0.7), expected, strict=True):
+for row, other in zip(split.score(pairs, adapter=adapter, temperature=0.7), expected, strict=True):
     np.testing.assert_allclose(row.logprobs, other.logprobs, atol=1e-5)
 assert set(shapes) == {(4, 1)}, shapes
 

@@ -69,11 +69,11 @@ def test_texts_and_pairs(bert, tmp_path):
                                 {"text": "good", "text_pair": "a bad film"}], tmp_path)
     assert [row["id"] for row in rows] == ["x", 2, 3] and [row["tokens"] for row in rows] == [6, 3, 7]
     spec, params = load_model(bert)
-    one = lambda ids, types: text_scores(spec, params, forward(
+    text_score = lambda ids, types: text_scores(spec, params, forward(
         spec, params, jnp.array([ids]), types=jnp.array([types])).hidden, jnp.ones((1, len(ids)), jnp.int32))[0]
-    assert_allclose(rows[0]["score"], one([2, 8, 7, 4, 6, 3], [0] * 6), atol=1e-5)
-    assert_allclose(rows[1]["score"], one([2, 5, 3], [0] * 3), atol=1e-5)
-    assert_allclose(rows[2]["score"], one([2, 4, 3, 8, 5, 6, 3], [0] * 3 + [1] * 4), atol=1e-5)
+    assert_allclose(rows[0]["score"], text_score([2, 8, 7, 4, 6, 3], [0] * 6), atol=1e-5)
+    assert_allclose(rows[1]["score"], text_score([2, 5, 3], [0] * 3), atol=1e-5)
+    assert_allclose(rows[2]["score"], text_score([2, 4, 3, 8, 5, 6, 3], [0] * 3 + [1] * 4), atol=1e-5)
     assert result["labels"] == ["no", "so so", "yes"] and result["rows"] == 3 and sum(result["highest"]) == 3
     assert_allclose(result["mean_score"], np.mean([row["score"] for row in rows], axis=0), rtol=1e-6)
     assert (tmp_path / "out" / "report.html").read_text().count("so so") >= 2
@@ -88,12 +88,12 @@ def test_a_text_cannot_end_itself(bert):
 
 def test_batch_size_changes_nothing(bert, tmp_path):
     texts = [{"text": " ".join(["very"] * n + ["good film"])} for n in (1, 9, 4, 20, 2)]
-    found = []
+    results = []
     for size in ("1", "4"):
         (tmp_path / size).mkdir()
-        found.append(score(bert, texts, tmp_path / size, "--batch_size", size)[0])
-    for one, other in zip(*found, strict=True):
-        assert_allclose(one["score"], other["score"], atol=1e-5)
+        results.append(score(bert, texts, tmp_path / size, "--batch_size", size)[0])
+    for row, other in zip(*results, strict=True):
+        assert_allclose(row["score"], other["score"], atol=1e-5)
 
 
 def test_a_reward_model_reads_conversations(tmp_path):

@@ -139,15 +139,15 @@ def test_stop_strings_cut_the_text(model):
     sampling = SamplingConfig(temperature=1.0, max_tokens=40)
     free = generate(model, prompts(), sampling, seed=5)
     long = next(row[0].text for row in free if len(row[0].text) > 24)
-    target = long[20:22]  # two tokens, found at the second look at the text
+    target = long[20:22]  # two tokens, found at the second check of the text
     stopped = generate(model, prompts(), replace(sampling, stop=[target]), seed=5)
     for before, after in zip(free, stopped, strict=True):
-        place = before[0].text.find(target)
-        if place < 0:
+        start = before[0].text.find(target)
+        if start < 0:
             assert after == before
         else:
-            assert after[0].text == before[0].text[:place] and after[0].finish_reason == "stop"
-            assert model.tokenizer.decode(after[0].token_ids) == before[0].text[:place] + target
+            assert after[0].text == before[0].text[:start] and after[0].finish_reason == "stop"
+            assert model.tokenizer.decode(after[0].token_ids) == before[0].text[:start] + target
             assert after[0].logprob > before[0].logprob
 
 
@@ -231,9 +231,9 @@ def test_shared_prefixes_are_prefilled_once(model):
     stats = GenerationStats()
     scores = score(model, pairs, stats=stats)
     assert stats.prompt_tokens == 30 + sum(len(prompt) - 30 + len(tail) for prompt, tail in pairs)
-    for pair, found in list(zip(pairs, scores, strict=True))[:4]:
+    for pair, own in list(zip(pairs, scores, strict=True))[:4]:
         (alone,) = score(model, [pair])
-        assert abs(alone.logprob - found.logprob) < 1e-4
+        assert abs(alone.logprob - own.logprob) < 1e-4
 
 
 def test_a_prompt_is_prefilled_once_for_all_its_continuations(model):
@@ -242,11 +242,11 @@ def test_a_prompt_is_prefilled_once_for_all_its_continuations(model):
     generate(model, [prompt], SamplingConfig(temperature=1.0, max_tokens=4, n=6), batch_size=3, stats=stats)
     assert stats.prompt_tokens == 2 * len(prompt)  # three slots at a time
     stats, tails = GenerationStats(), [[5], [6, 7], [5, 8, 9]]
-    found = score(model, [(prompt, tail) for tail in tails], stats=stats)
+    scores = score(model, [(prompt, tail) for tail in tails], stats=stats)
     assert stats.prompt_tokens == len(prompt) + 6
-    for tail, one in zip(tails, found, strict=True):
+    for tail, own in zip(tails, scores, strict=True):
         (alone,) = score(model, [(prompt, tail)])
-        assert abs(alone.logprob - one.logprob) < 1e-4 and one.tokens == len(tail)
+        assert abs(alone.logprob - own.logprob) < 1e-4 and own.tokens == len(tail)
 
 
 @pytest.mark.parametrize("rope", [
@@ -254,7 +254,7 @@ def test_a_prompt_is_prefilled_once_for_all_its_continuations(model):
     Rope(500.0, "longrope", original_positions=24, short_factors=(1.0,) * 6, magnitude=1.1,
          long_factors=(1.0, 1.5, 2.0, 3.0, 4.0, 5.0))])
 def test_length_dependent_rotation_shares_no_prefix(model, rope):
-    """After twenty common tokens some end before the rotation changes and some after: each as alone."""
+    """After twenty common tokens some texts end before the rotation changes and some after: each equals its own run."""
     turned = dataclasses.replace(model, spec=dataclasses.replace(model.spec, rope=rope))
     head = random_tokens(1, 20, seed=50)[0].tolist()
     pairs = [([*head, *random_tokens(1, 1 + i % 3, seed=i // 2)[0].tolist()], [5] * (1 + 3 * (i % 4)))
@@ -264,9 +264,9 @@ def test_length_dependent_rotation_shares_no_prefix(model, rope):
                      for value in (int, lambda _: 1))
     hidden = forward(turned.spec, turned.params, ids, segments=segments).hidden
     logprobs = jax.nn.log_softmax(hidden @ turned.params["head"].T)
-    for row, (prompt, tail), found in zip(logprobs, pairs, score(turned, pairs), strict=True):
+    for row, (prompt, tail), own in zip(logprobs, pairs, score(turned, pairs), strict=True):
         alone = sum(float(row[len(prompt) - 1 + i, token]) for i, token in enumerate(tail))
-        assert abs(found.logprob - alone) < 1e-3
+        assert abs(own.logprob - alone) < 1e-3
     made = generate(turned, [prompt for prompt, _ in pairs], GREEDY)
     for (prompt, _), row in list(zip(pairs, made, strict=True))[:3]:
         (alone,), = generate(turned, [prompt], GREEDY)
@@ -283,15 +283,15 @@ def test_slots_are_refilled(model):
 
 
 def test_slots_grow_and_shrink_with_their_sequences(model, monkeypatch):
-    """They grow for a long sequence, shrink after it, and change no tokens."""
+    """Slots grow for a long sequence, shrink after it, and change no tokens."""
     monkeypatch.setattr(scheduler, "SMALLEST_SLOT_TOKENS", 64)
     lengths, resize = [], scheduler.resize
     monkeypatch.setattr(scheduler, "resize", lambda state, length: lengths.append(length) or resize(state, length))
     wide = dataclasses.replace(model, spec=dataclasses.replace(model.spec, max_positions=512))
     rows, limits = [*prompts(4), *prompts(4)], [150, *[12] * 7]
-    found = generate(wide, rows, GREEDY, batch_size=2, max_tokens=limits)
+    completions = generate(wide, rows, GREEDY, batch_size=2, max_tokens=limits)
     assert lengths == [128, 192]  # for 4 tokens and 64 more, and for 154 at last
-    for prompt, limit, (row,) in list(zip(rows, limits, found, strict=True))[:3]:
+    for prompt, limit, (row,) in list(zip(rows, limits, completions, strict=True))[:3]:
         (alone,), = generate(wide, [prompt], GREEDY, max_tokens=[limit])
         ids = [*prompt, *row.token_ids]
         scores = forward(wide.spec, wide.params, jnp.asarray([ids])).hidden @ wide.params["head"].T
@@ -299,9 +299,9 @@ def test_slots_grow_and_shrink_with_their_sequences(model, monkeypatch):
     lengths.clear()
     long = [1, *random_tokens(1, 119, seed=3)[0].tolist()]
     ids = lambda rows: [row.token_ids for row, in rows]
-    found = generate(wide, [*prompts(4), long], GREEDY, batch_size=2)
+    completions = generate(wide, [*prompts(4), long], GREEDY, batch_size=2)
     assert lengths == [192, 64]  # the longest prompt is read first
-    assert ids(found[:4]) == ids(generate(wide, prompts(4), GREEDY, batch_size=2))
+    assert ids(completions[:4]) == ids(generate(wide, prompts(4), GREEDY, batch_size=2))
 
 
 def test_packs_are_filled(model, monkeypatch):
@@ -328,9 +328,9 @@ def test_a_shared_rubric_is_prefilled_once(model):
     rubric = random_tokens(1, 40, seed=60)[0].tolist()
     programs = [[*rubric, *random_tokens(1, 4 + i % 12, seed=i)[0].tolist()] for i in range(200)]
     stats = GenerationStats()
-    found = score(model, [(program, [answer]) for program in programs for answer in (5, 6)], stats=stats)
+    scores = score(model, [(program, [answer]) for program in programs for answer in (5, 6)], stats=stats)
     distinct = 40 + sum(len(program) - 40 for program in programs) + 2 * 200
-    assert stats.prompt_tokens <= 1.1 * distinct and len(found) == 400
+    assert stats.prompt_tokens <= 1.1 * distinct and len(scores) == 400
 
 
 def test_prompts_are_reported_as_they_end(model):

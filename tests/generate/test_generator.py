@@ -56,11 +56,11 @@ def test_an_adapter_next_to_the_base_equals_the_merged_model(model, adapter, sch
     assert [row.token_ids for row, in ours] == [row.token_ids for row, in expected]
     assert stats.prompt_tokens == sum(map(len, texts)) - 4 * 24
     assert [row.token_ids for row, in ours] != [row.token_ids for row, in apart.generate(texts, GREEDY)]
-    for (row,), (other,) in zip(ours, expected, strict=True):
-        assert_allclose(row.logprobs, other.logprobs, atol=1e-5)
+    for (row,), (wanted,) in zip(ours, expected, strict=True):
+        assert_allclose(row.logprobs, wanted.logprobs, atol=1e-5)
     pairs = [(text, row.token_ids) for text, (row,) in zip(texts, expected, strict=True)]
-    for one, other in zip(apart.score(pairs, adapter=adapter), merged.score(pairs), strict=True):
-        assert_allclose(one.logprobs, other.logprobs, atol=1e-5)
+    for score, wanted in zip(apart.score(pairs, adapter=adapter), merged.score(pairs), strict=True):
+        assert_allclose(score.logprobs, wanted.logprobs, atol=1e-5)
 
 
 def test_adapters_of_either_layout(generator, adapter):

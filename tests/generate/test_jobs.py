@@ -37,10 +37,10 @@ def test_generate_writes_rows_in_order(rows, tmp_path, story_model, capsys):
     assert main(["generate", "--model", story_model, "--data.path", path, "--out", str(out),
                  "--sampling.temperature", "0", "--sampling.max_tokens", "8"]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == str(out / "result.json")
-    found = read(out / "rows.jsonl")
-    assert [row["id"] for row in found] == ["b", 2, 7]
-    assert found[2]["completions"][0]["text"].startswith("Once upon a time")
-    for row in found:
+    written = read(out / "rows.jsonl")
+    assert [row["id"] for row in written] == ["b", 2, 7]
+    assert written[2]["completions"][0]["text"].startswith("Once upon a time")
+    for row in written:
         (completion,) = row["completions"]
         assert set(completion) == {"text", "token_ids", "logprob", "finish_reason"}
         assert completion["logprob"] < 0 and len(completion["token_ids"]) == 8
@@ -52,10 +52,10 @@ def test_score_adds_up(rows, tmp_path, story_model):
     path = rows({"prompt": "Once upon a", "completion": " time, there was"},
                 {"prompt": "Once upon a", "completion": " xylophone"}, {"prompt": "The", "completion": ""})
     assert main(["score", "--model", story_model, "--data.path", path, "--out", str(tmp_path / "out")]) == 0
-    found = read(tmp_path / "out" / "rows.jsonl")
-    assert found[0]["logprob"] > found[1]["logprob"]
-    assert found[0]["logprob"] / found[0]["tokens"] > -0.5
-    assert found[2]["logprob"] == 0.0 and found[2]["tokens"] == 0
+    likely, unlikely, empty = read(tmp_path / "out" / "rows.jsonl")
+    assert likely["logprob"] > unlikely["logprob"]
+    assert likely["logprob"] / likely["tokens"] > -0.5
+    assert empty["logprob"] == 0.0 and empty["tokens"] == 0
 
 
 def test_score_equals_the_product_of_its_parts(rows, tmp_path, story_model):
@@ -135,13 +135,13 @@ def test_a_killed_run_loses_and_doubles_no_row(rows, tmp_path, story_model):
         file.write('{"id": 4, "promp')
     assert main([*command, str(torn)]) == 0
     for a, b in zip(read(torn / "rows.jsonl"), read(whole / "rows.jsonl"), strict=True):
-        (one,), (other,) = a.pop("completions"), b.pop("completions")
-        assert one.pop("logprob") == pytest.approx(other.pop("logprob"), abs=1e-5)  # of another batch size
-        assert (a, one) == (b, other)
+        (completion,), (other,) = a.pop("completions"), b.pop("completions")
+        assert completion.pop("logprob") == pytest.approx(other.pop("logprob"), abs=1e-5)  # of another batch size
+        assert (a, completion) == (b, other)
     assert (torn / "result.json").read_text() == (whole / "result.json").read_text()
 
 
-def test_scoring_goes_on_where_it_was_killed(rows, tmp_path, story_model, monkeypatch, capsys):
+def test_a_killed_scoring_job_resumes(rows, tmp_path, story_model, monkeypatch, capsys):
     """Three rows a part; killed within the second, which is computed again as a whole: equal to the last digit."""
     monkeypatch.setattr(score_job, "ROWS_PER_CHUNK", 3)
     path = rows(*({"id": 4 if i == 1 else i, "prompt": "The", "completion": " dog" * (1 + i)} for i in range(8)))
@@ -168,7 +168,7 @@ def test_files_of_others_are_left_alone(rows, tmp_path, story_model, capsys):
     assert "precious" in capsys.readouterr().err and (out / "precious").read_text() == "x"
 
 
-def test_weights_that_are_no_numbers(rows, tmp_path, stories, story_model, capsys):
+def test_weights_that_are_not_finite(rows, tmp_path, stories, story_model, capsys):
     from jaxllm.models import save_model
 
     broken = stories.params | {"final_norm": {"scale": stories.params["final_norm"]["scale"] * float("nan")}}

@@ -74,8 +74,8 @@ def test_options_that_are_too_similar(options):
 def test_hashes_are_of_content():
     """printf Hi | sha256sum, and the same of the messages as JSON."""
     assert Prompt("Hi").sha256 == "3639efcd08abb273b1619e82e78c29a7df02c1051b1820e99fc395dcaa3326b8"
-    one, other = Prompt(QUESTION), Prompt([{"content": "Is the sky red?", "role": "user"}], id="x")
-    assert one.sha256 == other.sha256 != Prompt("Is the sky red?").sha256
+    prompt, other = Prompt(QUESTION), Prompt([{"content": "Is the sky red?", "role": "user"}], id="x")
+    assert prompt.sha256 == other.sha256 != Prompt("Is the sky red?").sha256
 
 
 def test_a_model_chooses_by_summed_probability(tiny, judge):
@@ -193,7 +193,7 @@ def test_usage_counts_the_tokens_of_a_request(tiny, judge):
 def test_a_model_answers_texts_and_conversations(judge):
     seen = []
     prompts = [Prompt("The ship Rinla"), Prompt(QUESTION), Prompt("The ship Rinla")]
-    answers = judge.complete(prompts, GREEDY, on_answer=lambda number, found: seen.append(number))
+    answers = judge.complete(prompts, GREEDY, on_answer=lambda number, _: seen.append(number))
     assert sorted(seen) == [0, 1, 2] and answers[0] == answers[2]
     assert all(row[0].finish_reason in ("stop", "length") and row[0].logprob < 0 for row in answers)
 
@@ -201,7 +201,7 @@ def test_a_model_answers_texts_and_conversations(judge):
 def test_draws_depend_on_the_prompt_and_not_on_its_position(judge):
     free = SamplingConfig(temperature=1.0, max_tokens=6, n=2)
     prompts = [Prompt(text) for text in ("The ship", "A house", "The ship", "One day")]
-    texts = lambda rows: [[one.text for one in row] for row in rows]
+    texts = lambda rows: [[completion.text for completion in row] for row in rows]
     first, turned = texts(judge.complete(prompts, free)), texts(judge.complete(prompts[::-1], free))
     assert first == turned[::-1] and first[0] == first[2]
     assert first != texts(judge.complete(prompts, free, seed=1))

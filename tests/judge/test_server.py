@@ -49,9 +49,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def answer(self, request, fault):
         if fault == "refusal":
-            one = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": None}}
+            choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": None}}
             return self.send(200, {"id": "1", "object": "chat.completion", "created": 0, "model": request["model"],
-                                   "choices": [one]})
+                                   "choices": [choice]})
         if fault == "echo":
             return self.send(400, {"error": {"message": f"you sent {self.headers['Authorization']}"}})
         if fault == "never":
@@ -68,15 +68,15 @@ class Handler(BaseHTTPRequestHandler):
                                              "this model. Use 'max_completion_tokens' instead."}})
         time.sleep(0.02)
         text = request["messages"][-1]["content"]
-        one = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text.upper()}}
+        choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text.upper()}}
         if request.get("logprobs"):
             shares = {} if fault == "no tokens" else {" Yes": 0.4, "yes": 0.2, "No": 0.1, "Yellow": 0.1, "Y": 0.05}
             tops = [{"token": token, "logprob": math.log(p), "bytes": None} for token, p in shares.items()]
-            one["logprobs"] = {"content": [{"token": "Yes", "logprob": -0.1, "bytes": None, "top_logprobs": tops}]}
+            choice["logprobs"] = {"content": [{"token": "Yes", "logprob": -0.1, "bytes": None, "top_logprobs": tops}]}
         usage = {"prompt_tokens": len(text), "completion_tokens": 2, "total_tokens": len(text) + 2}
         self.send(200, {"id": "1", "object": "chat.completion", "created": 0, "model": request["model"],
                         "usage": None if fault == "no usage" else usage,
-                        "choices": [{**one, "index": i} for i in range(request.get("n", 1))]})
+                        "choices": [{**choice, "index": i} for i in range(request.get("n", 1))]})
 
     def send(self, status, body, headers=()):
         data = (body if isinstance(body, str) else json.dumps(body)).encode()

@@ -28,14 +28,14 @@ keys, values = cache.layers[0]
 assert keys.addressable_shards[0].data.shape == (1, 1, LLAMA.head_dim, SLOTS), keys.addressable_shards[0].data.shape
 assert values.addressable_shards[0].data.shape == (1, 1, SLOTS, LLAMA.head_dim)
 rows = jax.device_put(tokens, batch_sharding(mesh))
-found = step(split, rows, cache)
-found_next = step(split, rows[:, :1], found.cache)
-for layer, place in zip(found_next.cache.layers, wanted_shardings.layers, strict=True):
-    assert all(one.sharding.is_equivalent_to(other, 4) for one, other in zip(layer, place, strict=True)), layer
-for ours, theirs in zip(jax.tree.leaves((found, found_next)), jax.tree.leaves((wanted, wanted_next)), strict=True):
+output = step(split, rows, cache)
+output_next = step(split, rows[:, :1], output.cache)
+for layer, shardings in zip(output_next.cache.layers, wanted_shardings.layers, strict=True):
+    assert all(x.sharding.is_equivalent_to(sharding, 4) for x, sharding in zip(layer, shardings, strict=True)), layer
+for ours, theirs in zip(jax.tree.leaves((output, output_next)), jax.tree.leaves((wanted, wanted_next)), strict=True):
     assert_allclose(jax.device_get(ours), jax.device_get(theirs), atol=1e-5)
 
-text = step.lower(split, rows[:, :1], found.cache).compile().as_text()
+text = step.lower(split, rows[:, :1], output.cache).compile().as_text()
 gathered = [re.search(r"f32\[([\d,]*)\]", line).group(1) for line in text.splitlines()
             if re.search(r"= f32\[[\d,]*\]\S* all-gather", line)]
 assert not any(f"{SLOTS}" in shape.split(",") for shape in gathered), gathered
@@ -43,5 +43,5 @@ assert not any(f"{SLOTS}" in shape.split(",") for shape in gathered), gathered
 # KV heads that do not divide stay whole
 odd = cache_sharding(dataclasses.replace(LLAMA, heads=3, kv_heads=3), mesh).layers[0][0].spec
 assert tuple(odd)[:2] == (("data", "fsdp"), None), odd
-assert jnp.issubdtype(found.cache.lengths.dtype, jnp.integer)
+assert jnp.issubdtype(output.cache.lengths.dtype, jnp.integer)
 print("all equal")

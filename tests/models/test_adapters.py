@@ -129,16 +129,16 @@ def test_dropout_masks_belong_to_rows(llama):
     spec, params = llama
     adapter = dataclasses.replace(adapter_of(spec), dropout=0.4)
     tokens = random_tokens(4, 8)
-    found = dropped(spec, params, tokens, adapter, DROPOUT_KEYS)
+    hidden = dropped(spec, params, tokens, adapter, DROPOUT_KEYS)
     plain = forward(spec, params, tokens, adapter=adapter).hidden
-    assert float(jnp.abs(found - plain).max()) > 0.1
+    assert float(jnp.abs(hidden - plain).max()) > 0.1
     halves = [dropped(spec, params, tokens[i:i + 2], adapter, DROPOUT_KEYS[i:i + 2]) for i in (0, 2)]
-    assert_allclose(jnp.concatenate(halves), found, atol=5e-5)
+    assert_allclose(jnp.concatenate(halves), hidden, atol=5e-5)
     padded = dropped(spec, params, jnp.pad(tokens, ((0, 0), (0, 3))), adapter, DROPOUT_KEYS,
                      lengths=jnp.full(4, 8, jnp.int32))
-    assert_allclose(padded[:, :8], found, atol=5e-5)
-    assert_allclose(dropped(spec, unstack_layers(params), tokens, adapter, DROPOUT_KEYS), found, atol=5e-5)
-    assert float(jnp.abs(dropped(spec, params, tokens, adapter, DROPOUT_KEYS[::-1]) - found).max()) > 0.1
+    assert_allclose(padded[:, :8], hidden, atol=5e-5)
+    assert_allclose(dropped(spec, unstack_layers(params), tokens, adapter, DROPOUT_KEYS), hidden, atol=5e-5)
+    assert float(jnp.abs(dropped(spec, params, tokens, adapter, DROPOUT_KEYS[::-1]) - hidden).max()) > 0.1
 
 
 def test_dropout_of_rate_zero_and_without_keys_is_none(llama):
@@ -169,10 +169,10 @@ def test_dropout_masks_are_drawn_again_under_remat(llama, layout):
 def test_dropout_keeps_the_expectation():
     """At rate 1/4 an entry is 0 or 4/3: mean 1, variance 1/3, over 40,000 draws; rows and positions differ."""
     x = jnp.ones((100, 20, 20))
-    found = np.asarray(row_dropout(x, jax.random.split(jax.random.key(0), 100), 0.25))
-    assert set(np.unique(found).tolist()) == {0.0, np.float32(4 / 3)}
-    assert abs(found.mean() - 1) < 5 * (1 / 3 / found.size) ** 0.5
-    assert len({row.tobytes() for row in found.reshape(-1, 20)}) > 1900
+    dropped_ones = np.asarray(row_dropout(x, jax.random.split(jax.random.key(0), 100), 0.25))
+    assert set(np.unique(dropped_ones).tolist()) == {0.0, np.float32(4 / 3)}
+    assert abs(dropped_ones.mean() - 1) < 5 * (1 / 3 / dropped_ones.size) ** 0.5
+    assert len({row.tobytes() for row in dropped_ones.reshape(-1, 20)}) > 1900
 
 
 def test_every_layer_and_projection_has_masks_of_its_own():
@@ -204,9 +204,9 @@ def test_saved_adapters_come_back(network, tmp_path, targets):
     assert json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())["lora_dropout"] == 0.25
     back = load_adapter(tmp_path / "adapter", spec)
     assert back.params["layers"].keys() == adapter.params["layers"].keys()
-    for module, places in back.params["layers"].items():
-        assert set(places) >= set(adapter.params["layers"][module])
-        for name in places:
+    for module, projections in back.params["layers"].items():
+        assert set(projections) >= set(adapter.params["layers"][module])
+        for name in projections:
             # A fused checkpoint joins the factors of q, k and v: what must come back is the change they make,
             # which for a projection that was not adapted is none.
             adapted = name in adapter.params["layers"][module]
@@ -217,22 +217,22 @@ def test_saved_adapters_come_back(network, tmp_path, targets):
 def test_adapters_are_summed_and_subtracted(network, tmp_path):
     """One adapter for two of other ranks, scales and targets; `sign=-1` subtracts one of them."""
     spec, params = network
-    one, two = adapter_of(spec), adapter_of(spec, rank=2, targets=("q", "down"))
-    two = Adapter(jax.tree.map(lambda x: 2 * x, two.params), 0.5)
-    both = sum_adapters([one, two])
-    for module, places in one.params["layers"].items():
-        for name in places:
-            of_two = change(two, module, name) if name in two.params["layers"].get(module, {}) else 0.0
-            assert_allclose(change(both, module, name), change(one, module, name) + of_two, rtol=1e-6, atol=1e-7)
-    in_turn, at_once = merge_adapter(merge_adapter(params, one), two), merge_adapter(params, both)
+    first, second = adapter_of(spec), adapter_of(spec, rank=2, targets=("q", "down"))
+    second = Adapter(jax.tree.map(lambda x: 2 * x, second.params), 0.5)
+    both = sum_adapters([first, second])
+    for module, projections in first.params["layers"].items():
+        for name in projections:
+            of_two = change(second, module, name) if name in second.params["layers"].get(module, {}) else 0.0
+            assert_allclose(change(both, module, name), change(first, module, name) + of_two, rtol=1e-6, atol=1e-7)
+    in_turn, at_once = merge_adapter(merge_adapter(params, first), second), merge_adapter(params, both)
     jax.tree.map(lambda x, y: assert_allclose(x, y, atol=1e-6), in_turn, at_once)
     close = lambda x, y: assert_allclose(x, y, atol=1e-6)
-    jax.tree.map(close, merge_adapter(at_once, two, sign=-1), merge_adapter(params, one))
+    jax.tree.map(close, merge_adapter(at_once, second, sign=-1), merge_adapter(params, first))
     with pytest.raises(ValueError, match="no adapters"):
         sum_adapters([])
 
-    save_adapter(tmp_path / "0001", spec, two, "base", {"model_fingerprint": "x"})
-    save_adapter(tmp_path / "0000", spec, one, "base", {"model_fingerprint": "x"})
+    save_adapter(tmp_path / "0001", spec, second, "base", {"model_fingerprint": "x"})
+    save_adapter(tmp_path / "0000", spec, first, "base", {"model_fingerprint": "x"})
     shutil.copytree(tmp_path / "0000", tmp_path / ".0002.half-written")
     assert [folder.name for folder in adapter_folders(tmp_path)] == ["0000", "0001"]
     assert adapter_folders(tmp_path / "0001") == [tmp_path / "0001"] and not adapter_folders(tmp_path / "nowhere")

@@ -98,9 +98,9 @@ BF16, F16, F32 = jnp.bfloat16, jnp.float16, jnp.float32
 def test_the_kernel_that_is_picked(monkeypatch, platform, length, keys, head_dim, dtype, softcap, wanted):
     monkeypatch.setattr(splash, "is_available", lambda: True)
     queries = jax.ShapeDtypeStruct((2, length, 4, head_dim), dtype)
-    found = jax.ShapeDtypeStruct((2, 2, keys, head_dim), dtype)
-    assert pick_kernel(queries, found, softcap, platform) == wanted
-    assert pick_kernel(queries, found, softcap, platform, self_attention=False) == "xla"
+    key_shapes = jax.ShapeDtypeStruct((2, 2, keys, head_dim), dtype)
+    assert pick_kernel(queries, key_shapes, softcap, platform) == wanted
+    assert pick_kernel(queries, key_shapes, softcap, platform, self_attention=False) == "xla"
 
 
 def test_several_devices_need_a_mesh(monkeypatch):
@@ -171,11 +171,11 @@ def test_splash_equals_xla(name):
         squares = lambda *x: (jnp.square(out := attention(*x)).sum(), out)
         return jax.jit(jax.value_and_grad(squares, (0, 1, 2), has_aux=True))(queries, keys, values)
 
-    ((_, wanted), wanted_gradients), ((_, found), gradients) = both(xla), both(kernel)
+    ((_, wanted), wanted_gradients), ((_, mixed), gradients) = both(xla), both(kernel)
     # float32 in both, softmax in another order: a few roundings of the largest values
-    assert_allclose(found, wanted, rtol=0, atol=3e-6)
-    for one, other in zip(gradients, wanted_gradients, strict=True):
-        assert_allclose(one, other, rtol=0, atol=5e-6 * float(jnp.abs(other).max()))
+    assert_allclose(mixed, wanted, rtol=0, atol=3e-6)
+    for gradient, wanted_gradient in zip(gradients, wanted_gradients, strict=True):
+        assert_allclose(gradient, wanted_gradient, rtol=0, atol=5e-6 * float(jnp.abs(wanted_gradient).max()))
 
 
 @pytest.mark.slow
@@ -248,11 +248,11 @@ def test_cudnn_equals_xla(causal, window):
         gradient = jax.jit(jax.grad(lambda *x: jnp.square(masked(*x)).sum(), (0, 1, 2)))
         return jax.jit(masked)(queries, keys, values), gradient(queries, keys, values)
 
-    (wanted, wanted_gradients), (found, gradients) = run("xla"), run("cudnn")
-    assert_allclose(found, wanted, rtol=0, atol=2e-2)
-    for one, other in zip(gradients, wanted_gradients, strict=True):
-        one, other = one.astype(F32), other.astype(F32)
-        assert_allclose(one, other, rtol=0, atol=2e-2 * float(jnp.abs(other).max()))
+    (wanted, wanted_gradients), (output, gradients) = run("xla"), run("cudnn")
+    assert_allclose(output, wanted, rtol=0, atol=2e-2)
+    for ours, theirs in zip(gradients, wanted_gradients, strict=True):
+        ours, theirs = ours.astype(F32), theirs.astype(F32)
+        assert_allclose(ours, theirs, rtol=0, atol=2e-2 * float(jnp.abs(theirs).max()))
 
 
 # As Gemma 2: every second layer sees a window, the others everything; here they also rotate differently.

@@ -103,15 +103,16 @@ def test_branches_share_a_prefix(llama):
         return (weights * hidden).sum(), hidden
 
     def separate(params):
-        one, two, three = forward(spec, params, rows, segments=lengths.astype(jnp.int32)).hidden
-        hidden = jnp.concatenate([one[:8], two[5:9], three[:6]])[None]
+        states = forward(spec, params, rows, segments=lengths.astype(jnp.int32)).hidden
+        hidden = jnp.concatenate([states[0, :8], states[1, 5:9], states[2, :6]])[None]
         return (weights * hidden).sum(), hidden
 
     (_, wanted), slopes = jax.jit(jax.value_and_grad(separate, has_aux=True))(params)
-    (_, ours), found = jax.jit(jax.value_and_grad(packed, has_aux=True))(params)
+    (_, ours), packed_slopes = jax.jit(jax.value_and_grad(packed, has_aux=True))(params)
     assert_allclose(ours, wanted, atol=1e-5)
     assert_allclose(packed(unstack_layers(params))[1], wanted, atol=1e-5)
-    jax.tree.map(lambda a, b: assert_allclose(a, b, atol=1e-5 * max(1.0, float(jnp.abs(b).max()))), found, slopes)
+    jax.tree.map(lambda a, b: assert_allclose(a, b, atol=1e-5 * max(1.0, float(jnp.abs(b).max()))),
+                 packed_slopes, slopes)
 
 
 def test_branches_need_positions_and_no_cache(llama):

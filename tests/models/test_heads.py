@@ -81,9 +81,9 @@ def test_values_by_hand():
 def test_values_are_float32_throughout():
     """1 + 2^-10 is 1 in bfloat16: products of such a weight survive only in float32."""
     head = {"kernel": jnp.array([[1 + 2.0**-10]]), "bias": jnp.zeros(1)}
-    found = value_predictions(head, jnp.array([[[1.0], [3.0]]], jnp.bfloat16))
-    assert found.dtype == jnp.float32
-    assert found.tolist() == [[1 + 2.0**-10, 3 + 3 * 2.0**-10]]
+    values = value_predictions(head, jnp.array([[[1.0], [3.0]]], jnp.bfloat16))
+    assert values.dtype == jnp.float32
+    assert values.tolist() == [[1 + 2.0**-10, 3 + 3 * 2.0**-10]]
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])

@@ -24,37 +24,38 @@ def draw(*shape, seed=0):
 def test_int8_by_hand():
     """Columns with a largest magnitude of 127 (scale 1), 0, and 254 (scale 2); halves go to the even code."""
     weight = jnp.array([[127.0, 0.0, -254.0], [-3.0, 0.0, 127.0], [1.4, 0.0, 1.0], [-1.6, 0.0, 3.0]])
-    found = quantize(weight, "int8")
-    assert found.codes.tolist() == [[127, 0, -127], [-3, 0, 64], [1, 0, 0], [-2, 0, 2]]
-    assert found.scales.tolist() == [[1.0, 0.0, 2.0]]
-    assert found.codes.dtype == jnp.int8 and found.scales.dtype == jnp.float32
-    assert found.dequantize().tolist() == [[127.0, 0.0, -254.0], [-3.0, 0.0, 128.0], [1.0, 0.0, 0.0], [-2.0, 0.0, 4.0]]
+    quantized = quantize(weight, "int8")
+    assert quantized.codes.tolist() == [[127, 0, -127], [-3, 0, 64], [1, 0, 0], [-2, 0, 2]]
+    assert quantized.scales.tolist() == [[1.0, 0.0, 2.0]]
+    assert quantized.codes.dtype == jnp.int8 and quantized.scales.dtype == jnp.float32
+    assert quantized.dequantize().tolist() == [
+        [127.0, 0.0, -254.0], [-3.0, 0.0, 128.0], [1.0, 0.0, 0.0], [-2.0, 0.0, 4.0]]
 
 
 def test_int4_by_hand():
     """48 rows are three groups of 16: of scale 1, of half that, and of zeros."""
     group = [7, -7, 1, -1, 2, -2, 3, -3, 0.4, -0.6, 4, 5, 6, -4, -5, -6]
     weight = jnp.array([*group, *(0.5 * x for x in group), *[0.0] * 16])[:, None]
-    found = quantize(weight, "int4")
+    quantized = quantize(weight, "int4")
     # two codes a byte, the even row's in the lower half; -1 is 15, -7 is 9
     packed = [0x97, 0xF1, 0xE2, 0xD3, 0xF0, 0x54, 0xC6, 0xAB]
-    assert found.codes[:, 0].tolist() == [*packed, *packed, *[0] * 8]
-    assert found.scales.tolist() == [[1.0], [0.5], [0.0]]
-    assert found.codes.dtype == jnp.uint8 and found.scales.dtype == jnp.bfloat16
+    assert quantized.codes[:, 0].tolist() == [*packed, *packed, *[0] * 8]
+    assert quantized.scales.tolist() == [[1.0], [0.5], [0.0]]
+    assert quantized.codes.dtype == jnp.uint8 and quantized.scales.dtype == jnp.bfloat16
     rounded = [7, -7, 1, -1, 2, -2, 3, -3, 0, -1, 4, 5, 6, -4, -5, -6]
-    assert found.dequantize()[:, 0].tolist() == [*rounded, *(0.5 * x for x in rounded), *[0.0] * 16]
+    assert quantized.dequantize()[:, 0].tolist() == [*rounded, *(0.5 * x for x in rounded), *[0.0] * 16]
 
 
 def test_nf4_by_hand():
     """Twice the table itself has scale 2 and the codes 0 to 15; a step towards a neighbor's half changes no code."""
     column = 2 * NF4
     nearer = column + 0.9 * (np.append(np.diff(NF4), 0.0))  # 0.45 of the way to the next level
-    found = quantize(jnp.asarray(np.stack([column, nearer, np.zeros(16)], 1), jnp.float32), "nf4")
-    assert found.codes[:, 0].tolist() == [0x10, 0x32, 0x54, 0x76, 0x98, 0xBA, 0xDC, 0xFE]
-    assert found.codes[:, 1].tolist() == found.codes[:, 0].tolist()
-    assert found.codes[:, 2].tolist() == [0x77] * 8  # level 7 is zero
-    assert found.scales.tolist() == [[2.0, 2.0, 0.0]]
-    assert_array_equal(found.dequantize(), np.stack([column, column, np.zeros(16)], 1))
+    quantized = quantize(jnp.asarray(np.stack([column, nearer, np.zeros(16)], 1), jnp.float32), "nf4")
+    assert quantized.codes[:, 0].tolist() == [0x10, 0x32, 0x54, 0x76, 0x98, 0xBA, 0xDC, 0xFE]
+    assert quantized.codes[:, 1].tolist() == quantized.codes[:, 0].tolist()
+    assert quantized.codes[:, 2].tolist() == [0x77] * 8  # level 7 is zero
+    assert quantized.scales.tolist() == [[2.0, 2.0, 0.0]]
+    assert_array_equal(quantized.dequantize(), np.stack([column, column, np.zeros(16)], 1))
 
 
 def test_the_table_of_nf4_is_that_of_the_paper():
@@ -80,9 +81,9 @@ def test_every_code_is_the_nearest(scheme, seed, exponent, heavy):
     """
     weight = np.asarray(draw(64, 3, seed=seed), np.float64) * 2.0**exponent
     weight = (weight**3 if heavy else weight).astype(np.float32)
-    found = quantize(jnp.asarray(weight), scheme)
-    scales, levels = np.asarray(found.scales, np.float64), LEVELS[scheme]
-    error = np.abs(np.asarray(found.dequantize(), np.float64) - weight)
+    quantized = quantize(jnp.asarray(weight), scheme)
+    scales, levels = np.asarray(quantized.scales, np.float64), LEVELS[scheme]
+    error = np.abs(np.asarray(quantized.dequantize(), np.float64) - weight)
     nearest = np.abs(weight[..., None] - scales[..., None] * levels).min(-1)
     # the quotient that is rounded and the product that comes back are float32: a few parts in 2^24 of the weight
     slack = 2.0**-22 * np.abs(weight).max(0)
@@ -156,9 +157,9 @@ def test_groups():
     ("int8", 3 * (128 * 10 + 10 * 4), 8 + 32 / 128), ("int4", 3 * (64 * 10 + 2 * 10 * 2), 4.25),
     ("nf4", 3 * (64 * 10 + 2 * 10 * 2), 4.25)])
 def test_sizes(scheme, nbytes, bits):
-    found = quantize(draw(3, 128, 10), scheme)
-    assert found.shape == (3, 128, 10) and found.nbytes == nbytes
-    assert 8 * found.nbytes / (3 * 128 * 10) == bits
+    quantized = quantize(draw(3, 128, 10), scheme)
+    assert quantized.shape == (3, 128, 10) and quantized.nbytes == nbytes
+    assert 8 * quantized.nbytes / (3 * 128 * 10) == bits
     assert jax.eval_shape(lambda: quantize(draw(3, 128, 10), scheme)).shape == (3, 128, 10)
 
 
@@ -180,15 +181,15 @@ def test_matmul_is_that_of_the_dequantized_kernel(scheme, dtype):
 def test_the_gradient_of_a_product(scheme):
     """d sum(c * (x @ w)) / dx = c @ w^T."""
     kernel, x, weights = quantize(draw(32, 9), scheme), draw(4, 32, seed=1), draw(4, 9, seed=2)
-    found = jax.jit(jax.grad(lambda x, kernel: (weights * matmul(x, kernel)).sum()))(x, kernel)
+    gradient = jax.jit(jax.grad(lambda x, kernel: (weights * matmul(x, kernel)).sum()))(x, kernel)
     full = np.asarray(kernel.dequantize(), np.float64)
-    assert_allclose(found, np.asarray(weights, np.float64) @ full.T, rtol=1e-5, atol=1e-5)
+    assert_allclose(gradient, np.asarray(weights, np.float64) @ full.T, rtol=1e-5, atol=1e-5)
 
 
 def test_it_is_a_tree_of_two_arrays():
-    found = quantize(draw(2, 16, 3), "int4")
-    codes, scales = jax.tree.leaves(found)
+    quantized = quantize(draw(2, 16, 3), "int4")
+    codes, scales = jax.tree.leaves(quantized)
     assert codes.shape == (2, 8, 3) and scales.shape == (2, 1, 3)
-    layer = jax.tree.map(lambda leaf: leaf[1], found)
+    layer = jax.tree.map(lambda leaf: leaf[1], quantized)
     assert isinstance(layer, Quantized) and layer.shape == (16, 3) and layer.scheme == "int4"
-    assert_array_equal(layer.dequantize(), found.dequantize()[1])
+    assert_array_equal(layer.dequantize(), quantized.dequantize()[1])

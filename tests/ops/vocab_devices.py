@@ -53,14 +53,14 @@ for name, loss in LOSSES.items():
     text = compiled.as_text()
     print(name, {op: len(re.findall(rf" {op}(?:-start)?\(", text)) for op in ("all-gather", "all-reduce")})
     wanted = jax.value_and_grad(loss, (0, 1))(hidden, table, teacher_table)
-    found = compiled(rows, split, split_teacher)
-    for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+    split_values = compiled(rows, split, split_teacher)
+    for ours, theirs in zip(jax.tree.leaves(split_values), jax.tree.leaves(wanted), strict=True):
         assert_allclose(jax.device_get(ours), theirs, rtol=1e-4, atol=1e-4 * float(jnp.abs(theirs).max()))
 
 find = jax.jit(lambda h, t: top_k_logprobs(h, Unembedding(t), K, block=BLOCK))
 compiled = find.lower(rows, split_teacher).compile()
 assert gathered_elements(compiled.as_text()) < VOCAB * WIDTH // 8
-found_ids, found = compiled(jax.device_put(teacher, whole), split_teacher)
-assert jax.device_get(found_ids).tolist() == ids.tolist()
-assert_allclose(jax.device_get(found), logprobs, rtol=1e-5)
+split_ids, split_values = compiled(jax.device_put(teacher, whole), split_teacher)
+assert jax.device_get(split_ids).tolist() == ids.tolist()
+assert_allclose(jax.device_get(split_values), logprobs, rtol=1e-5)
 print("all equal")

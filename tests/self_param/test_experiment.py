@@ -51,38 +51,38 @@ def test_sequential_injection_resumes(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(experiment, "train_run", stop)
     stops = ["self_param-0002", "replay-0003"]
     assert [main([*command, str(torn)]) for _ in range(3)] == [130, 130, 0]
-    one, other = (json.loads((out / "result.json").read_text()) for out in (whole, torn))
-    assert one == other
+    result, resumed = (json.loads((out / "result.json").read_text()) for out in (whole, torn))
+    assert result == resumed
     assert read_jsonl(whole / "records.jsonl") == read_jsonl(torn / "records.jsonl")
 
     # The first two documents have 66 and 65 tokens, the third 62.
-    assert one["chunks"] == [2, 2, 1]
+    assert result["chunks"] == [2, 2, 1]
     assert [(row["document"], row["chunk"]) for row in read_jsonl(whole / "pairs.jsonl")] == [
         (0, 0), (0, 1), (1, 0), (1, 1), (2, 0)]
-    assert np.shape(one["f1_matrix"]) == (4, 3) and set(one["baselines"]) == {"replay", "retrieval"}
-    for numbers in (one, *one["baselines"].values()):
+    assert np.shape(result["f1_matrix"]) == (4, 3) and set(result["baselines"]) == {"replay", "retrieval"}
+    for numbers in (result, *result["baselines"].values()):
         matrix = np.array(numbers["f1_matrix"])
-        assert matrix[0].tolist() == one["f1_matrix"][0]
+        assert matrix[0].tolist() == result["f1_matrix"][0]
         assert numbers["efficacy"]["mean"] == pytest.approx(metrics.efficacy(matrix, [1, 2, 3]).mean())
         assert numbers["mean_seen"] == metrics.mean_seen(matrix, [1, 2, 3])
         assert len(numbers["retention_by_lag"]) == len(numbers["drift_kl_by_step"]) == 3
         assert len(numbers["locality_by_step"]) == 3
-    assert min(one["drift_kl_by_step"]) > 0 and one["baselines"]["retrieval"]["drift_kl_by_step"] == [0.0] * 3
-    assert list(one["f1"]) == ["closed_book", "open_book", "self_param", "replay", "retrieval"]
-    assert one["drift_kl"]["self_param"]["mean"] == one["drift_kl_by_step"][-1]
-    assert one["locality"]["replay"]["mean"] == one["baselines"]["replay"]["locality_by_step"][-1]
-    assert 0 < one["kl"]["self_param"]["mean"] < one["kl"]["closed_book"]["mean"]
-    assert one["locality_probes"] == 6 and one["f1"]["open_book"]["mean"] > 0.8
+    assert min(result["drift_kl_by_step"]) > 0 and result["baselines"]["retrieval"]["drift_kl_by_step"] == [0.0] * 3
+    assert list(result["f1"]) == ["closed_book", "open_book", "self_param", "replay", "retrieval"]
+    assert result["drift_kl"]["self_param"]["mean"] == result["drift_kl_by_step"][-1]
+    assert result["locality"]["replay"]["mean"] == result["baselines"]["replay"]["locality_by_step"][-1]
+    assert 0 < result["kl"]["self_param"]["mean"] < result["kl"]["closed_book"]["mean"]
+    assert result["locality_probes"] == 6 and result["f1"]["open_book"]["mean"] > 0.8
     # BM25 retrieves each document once it is injected, and the open-book model answers right.
-    retrieved = np.array(one["baselines"]["retrieval"]["f1_matrix"])
+    retrieved = np.array(result["baselines"]["retrieval"]["f1_matrix"])
     assert retrieved[3].mean() > 0.8 and retrieved[1, 1:].max() < 0.5
     # The first injection is the same with and without replay, which has nothing to replay then.
-    assert one["f1_matrix"][1] == one["baselines"]["replay"]["f1_matrix"][1]
+    assert result["f1_matrix"][1] == result["baselines"]["replay"]["f1_matrix"][1]
     assert [path.name for path in sorted((whole / "adapters").iterdir())] == ["0000", "0001", "0002"]
-    assert len(read_jsonl(whole / "rows.jsonl")) == one["questions"]
+    assert len(read_jsonl(whole / "rows.jsonl")) == result["questions"]
     page = (whole / "report.html").read_text()
     assert "Token F1 by document and injections: SELF-PARAM with replay" in page
-    check_removal(whole, one, capsys)
+    check_removal(whole, result, capsys)
 
 
 def check_removal(run, result, capsys):
@@ -90,7 +90,7 @@ def check_removal(run, result, capsys):
     capsys.readouterr()
     assert main(["inspect", str(run / "adapters"), "--json"]) == 0
     listed = json.loads(capsys.readouterr().out)["adapters"]
-    assert [one["provenance"]["documents"][0]["document"] for one in listed] == [0, 1, 2]
+    assert [adapter["provenance"]["documents"][0]["document"] for adapter in listed] == [0, 1, 2]
     assert main(["inspect", str(run / "adapters")]) == 0
     assert listed[1]["provenance"]["documents"][0]["begins"] in capsys.readouterr().out
 

@@ -43,10 +43,10 @@ def test_one_text_with_its_own_pairs(model):
     assert injection.pairs == [[PAIRS]] and injection.metrics["loss"] < 0.5
     merged = Generator(dataclasses.replace(model, params=injection.params))
     greedy = SamplingConfig(temperature=0.0, max_tokens=4)
-    ((one,),), ((other,),) = (own.generate([prompts.question(PAIRS[0][0])], greedy, adapter=adapter)
-                              for own, adapter in ((generator, injection.adapter), (merged, None)))
-    assert one.token_ids == other.token_ids
-    np.testing.assert_allclose(one.logprob, other.logprob, atol=1e-3)
+    ((next_to_base,),), ((other,),) = (own.generate([prompts.question(PAIRS[0][0])], greedy, adapter=adapter)
+                                       for own, adapter in ((generator, injection.adapter), (merged, None)))
+    assert next_to_base.token_ids == other.token_ids
+    np.testing.assert_allclose(next_to_base.logprob, other.logprob, atol=1e-3)
     assert np.array_equal(before, model.params["embed"])
 
 

@@ -233,11 +233,11 @@ def test_eight_devices_write_what_one_writes(tmp_path):
         done = subprocess.run([*command, *mesh, "--out", str(tmp_path / name)], capture_output=True, text=True,
                               env=dict(os.environ, XLA_FLAGS=flags, **CACHE), cwd=ROOT, timeout=300)
         assert done.returncode == 0, done.stderr[-2000:]
-    one, eight = ([read_jsonl(tmp_path / name / file) for file in ("metrics.jsonl", "rows.jsonl")]
-                  for name in meshes)
+    single, eight = ([read_jsonl(tmp_path / name / file) for file in ("metrics.jsonl", "rows.jsonl")]
+                     for name in meshes)
     assert json.loads((tmp_path / "eight" / "result.json").read_text())["versions"]["devices"] == 8
-    assert one[1] == eight[1]
-    for a, b in zip(one[0], eight[0], strict=True):
+    assert single[1] == eight[1]
+    for a, b in zip(single[0], eight[0], strict=True):
         assert abs(a["loss"] - b["loss"]) < 1e-4 and abs(a["grad_norm"] - b["grad_norm"]) < 1e-3 * a["grad_norm"]
     with safe_open(tmp_path / "one/adapters/0000/adapter_model.safetensors", "numpy") as ours, \
             safe_open(tmp_path / "eight/adapters/0000/adapter_model.safetensors", "numpy") as theirs:

@@ -32,13 +32,13 @@ def run(mesh, accumulate=1):
 
 
 assert jax.device_count() == 8
-one, reference = run(train.make_mesh(1))
+single, reference = run(train.make_mesh(1))
 folder = Path(sys.argv[1])
 with train.Checkpointer(folder) as checkpointer:
     for sizes, accumulate in [((2, 2, 2), 1), ((1, 4, 2), 2)]:
         mesh = train.make_mesh(*sizes)
         losses, state = run(mesh, accumulate)
-        np.testing.assert_allclose(losses, one, atol=2e-5, rtol=0)
+        np.testing.assert_allclose(losses, single, atol=2e-5, rtol=0)
         kernel = state.params["layers"]["mlp"]["kernel"]
         moment = optax.tree.get(state.opt_state, "mu")["layers"]["mlp"]["kernel"]
         assert kernel.sharding.spec == moment.sharding.spec == P(None, "fsdp", "tensor")

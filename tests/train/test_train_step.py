@@ -99,12 +99,12 @@ def test_accumulation_changes_nothing(accumulate):
 
 def test_weights_of_microbatches_may_differ():
     # Means of means would give (0 + 8) / 2; the mean over all four is what counts.
-    one, step = small(accumulate=2)
+    state, step = small(accumulate=2)
     batch = rows([1.0, 5.0, 1.0, 1.0], [1.0, 1.0, 1.0, 0.0])
-    one, metrics = step(one, None, batch)
+    state, metrics = step(state, None, batch)
     assert float(metrics["weight"]) == 3.0
     np.testing.assert_allclose(float(metrics["loss"]), 8 / 3, rtol=1e-6)
-    np.testing.assert_allclose(float(one.params["kernel"]), 1 + 0.5 * 4 / 3, rtol=1e-6)
+    np.testing.assert_allclose(float(state.params["kernel"]), 1 + 0.5 * 4 / 3, rtol=1e-6)
 
 
 def test_values_in_padding_rows_change_nothing():

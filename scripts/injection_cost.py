@@ -1,9 +1,9 @@
-"""What a step of distillation costs over a step of plain fine-tuning: time and memory.
+"""Measures time and memory of a step of distillation relative to a step of plain fine-tuning.
 
     python scripts/injection_cost.py [--repeats 7] [--batch 4] [--length 256]
 
 Both steps train the same adapter of a random Llama of 25 million parameters on the same student tokens; the teacher
-reads as many tokens as the student. The teacher's forward pass is what distillation does in addition: a student's step
+reads as many tokens as the student. The additional work of distillation is the teacher's forward pass: a student's step
 is a forward pass, the same once more for the backward pass (activations are recomputed), and the backward pass through
 activations, so that the arithmetic bound is 4/3. Steps are timed in turn; the ratio is the median over repeats.
 

@@ -1,4 +1,4 @@
-"""What all tests share: a compile cache, a tiny random network, and the real data where it is at hand."""
+"""Fixtures of all tests: a compile cache, a tiny random network, and the real data where it is present."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest  # noqa: E402
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared" / "data"
 
-# Compiling is most of what these tests do; a second run takes the programs from here.
+# Compiling takes most of the tests' time; a second run loads the programs from here.
 jax.config.update("jax_compilation_cache_dir", str(ROOT / ".cache" / "xla"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
@@ -27,7 +27,7 @@ jax.monitoring.register_event_duration_secs_listener(
 
 @pytest.fixture
 def programs():
-    """`programs()`: how many programs jax has lowered so far; one that is reused is not lowered again."""
+    """`programs()`: number of programs that jax has lowered so far; a cached one is not lowered again."""
     return lambda: len(_lowered)
 
 

@@ -1,4 +1,4 @@
-"""Small random networks. Norms and biases are perturbed: at their usual 1 and 0 a loader's mistakes pass."""
+"""Small random networks. Norms and biases are perturbed: at their usual 1 and 0 mistakes in loading would not show."""
 
 from __future__ import annotations
 

@@ -83,7 +83,7 @@ def test_a_job_ends_with_the_path_of_its_result(tmp_path, capsys):
         ("stop", 130, "jaxllm: stopped\n"),
     ],
 )
-def test_failures_that_are_no_fault_of_the_program(tmp_path, capsys, fail, status, message):
+def test_expected_failures_show_no_traceback(tmp_path, capsys, fail, status, message):
     assert cli.main(["work", "--out", str(tmp_path), "--fail", fail]) == status
     captured = capsys.readouterr()
     assert captured.err.startswith(message.format(out=tmp_path)) and captured.out == ""
@@ -91,7 +91,7 @@ def test_failures_that_are_no_fault_of_the_program(tmp_path, capsys, fail, statu
 
 
 @pytest.mark.parametrize("fail", ["bug", "oserror"])
-def test_our_own_faults_show_where_they_happened(tmp_path, capsys, fail):
+def test_bugs_show_their_traceback(tmp_path, capsys, fail):
     assert cli.main(["work", "--out", str(tmp_path), "--fail", fail]) == 1
     error = capsys.readouterr().err
     assert error.startswith("Traceback") and str(FAILURES[fail]) in error
@@ -198,7 +198,7 @@ def test_help_is_quick():
 
 
 @pytest.mark.parametrize("what", ["import jaxllm", "from jaxllm import cli; cli.main(['--help'])"])
-def test_imports_stay_light_and_leave_the_environment_alone(what):
+def test_imports_are_light_and_do_not_change_the_environment(what):
     code = (
         f"import os, sys; before = dict(os.environ); {what}\n"
         "heavy = {'torch', 'tensorflow', 'transformers', 'datasets', 'orbax', 'jax'} & set(sys.modules)\n"

@@ -64,14 +64,14 @@ def test_processes_share_it(tmp_path):
     assert int(run(**{VARIABLE: str(tmp_path)}).stdout.split()[1]) > 0
 
 
-def test_a_directory_that_cannot_be_written_fails_nothing(tmp_path):
+def test_an_unwritable_directory_is_no_error(tmp_path):
     (tmp_path / "file").write_text("")
     process = run(**{VARIABLE: str(tmp_path / "file")})
     assert process.returncode == 0 and process.stdout.split() == ["None", "0"]
     assert "no compile cache" in process.stderr
 
 
-def test_a_configured_cache_stays(tmp_path):
+def test_a_configured_cache_is_not_replaced(tmp_path):
     process = run(PROGRAM.replace('assert jax.config.jax_compilation_cache_dir is None, "importing enabled it"', ""),
                   JAX_COMPILATION_CACHE_DIR=str(tmp_path / "theirs"), **{VARIABLE: str(tmp_path / "ours")})
     assert process.stdout.split()[0] == str(tmp_path / "theirs") and not (tmp_path / "ours").exists()

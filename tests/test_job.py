@@ -82,7 +82,7 @@ def test_rows_are_written_in_order(tmp_path):
         assert [row["id"] for row in list(job.iter_rows())] == [1, 2, 3, 4]
 
 
-def test_the_same_job_resumes_where_rows_are_whole(tmp_path):
+def test_the_same_job_resumes_after_the_last_complete_row(tmp_path):
     job = open_job(tmp_path / "run", JobConfig(tmp_path / "run"))
     job.row({"id": 1})
     job.row({"id": 2})
@@ -242,7 +242,7 @@ def full(*_):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def test_a_full_disk_leaves_the_old_result_and_no_rest(tmp_path, monkeypatch):
+def test_a_full_disk_leaves_the_old_result_and_no_temporary_file(tmp_path, monkeypatch):
     job = open_job(tmp_path, JobConfig(tmp_path))
     job.write_result({"n": 1})
     before = (tmp_path / "result.json").read_bytes()
@@ -281,12 +281,12 @@ def test_a_full_device(tmp_path):
         JsonlWriter(tmp_path / "rows.jsonl").write({"id": 1})
 
 
-def test_other_errors_are_not_called_a_full_disk(tmp_path):
+def test_other_errors_are_not_reported_as_a_full_disk(tmp_path):
     with pytest.raises(FileNotFoundError):
         write_atomic(tmp_path / "absent" / "x", "")
 
 
-def test_long_last_lines_are_found_whole(tmp_path):
+def test_long_last_lines_are_read_completely(tmp_path):
     path = tmp_path / "rows.jsonl"
     whole = json.dumps({"text": "x" * 200_000}) + "\n"
     path.write_text(whole + "y" * 100_000)

@@ -14,7 +14,7 @@ OTHERS = [0.0, 0.5, 0.3, 0.6, 0.1, 0.7, 0.2]
 CLUSTERS = ["a", "a", "b", "c", "c", "c", "d"]
 
 
-def test_small_samples_have_the_digits_they_always_had():
+def test_small_samples_match_golden_values():
     """As scipy 1.17 gives without `batch`."""
     assert interval(VALUES, 3) == pytest.approx({'mean': 0.41428571428571426, 'ci_low': 0.17857142857142858,
         'ci_high': 0.6785714285714286, 'n': 7})

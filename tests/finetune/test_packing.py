@@ -65,7 +65,7 @@ def packed_and_padded(targets, per_row=4, counts=None, **options):
     return packed.batch, collate(targets, *lengths)
 
 
-def test_shared_text_is_read_once():
+def test_shared_text_is_in_the_row_once():
     """Real tokens of the teacher's view, and rows, against padding."""
     targets = [build_target((1,), DOCUMENT, (30 + n, 31, 32), "qa") for n in range(8)]
     packed, padded = packed_and_padded(targets)

@@ -1,4 +1,4 @@
-"""Documents written into weights: what is learned, what is disturbed, and what survives a kill."""
+"""Training runs on documents: KL on trained and other text, drift, compiles, and resume after a kill."""
 
 import dataclasses
 

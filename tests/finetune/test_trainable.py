@@ -1,4 +1,4 @@
-"""What is trained, as one tree: adapter, all weights, heads; over a base that exists once."""
+"""Trained parameters as one tree: adapter, all weights, heads; the frozen base exists once."""
 
 import dataclasses
 

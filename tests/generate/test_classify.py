@@ -79,8 +79,8 @@ def test_texts_and_pairs(bert, tmp_path):
     assert (tmp_path / "out" / "report.html").read_text().count("so so") >= 2
 
 
-def test_a_text_cannot_end_itself(bert):
-    """What spells a special token is read as ordinary pieces."""
+def test_special_tokens_in_a_text_are_ordinary_pieces(bert):
+    """The text of a special token is tokenized as ordinary pieces."""
     ids, types = load_tokenizer(bert).whole("good [SEP] bad", "a")
     assert ids.count(3) == 2 and ids[0] == 2 and ids[-1] == 3
     assert types == [0] * (len(ids) - 2) + [1, 1]
@@ -127,7 +127,7 @@ def test_bad_rows_are_put_aside(bert, tmp_path, row, reason):
     assert reason in rejected["reason"] and rejected["line"] == 2
 
 
-def test_a_classifier_does_not_write(bert, tmp_path, capsys):
+def test_a_classifier_does_not_generate(bert, tmp_path, capsys):
     path = tmp_path / "rows.jsonl"
     path.write_text(json.dumps({"prompt": "a"}) + "\n")
     assert main(["generate", "--model", str(bert), "--data.path", str(path), "--out", str(tmp_path / "out")]) == 2

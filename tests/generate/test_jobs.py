@@ -48,7 +48,7 @@ def test_generate_writes_rows_in_order(rows, tmp_path, story_model, capsys):
     assert result["rows"] == 3 and result["tokens"] == 24 and result["seed"] == 0
 
 
-def test_score_adds_up(rows, tmp_path, story_model):
+def test_scores_of_rows(rows, tmp_path, story_model):
     path = rows({"prompt": "Once upon a", "completion": " time, there was"},
                 {"prompt": "Once upon a", "completion": " xylophone"}, {"prompt": "The", "completion": ""})
     assert main(["score", "--model", story_model, "--data.path", path, "--out", str(tmp_path / "out")]) == 0
@@ -93,7 +93,7 @@ def test_adapter_changes_the_score(rows, tmp_path, story_model, stories):
     (["--batch_size", "0"], "batch_size: must be 1 or more"),
     (["--seed", "-1"], "seed: must be at least 0"),
 ])
-def test_mistakes_exit_with_two(rows, tmp_path, story_model, capsys, arguments, message):
+def test_user_errors_exit_with_two(rows, tmp_path, story_model, capsys, arguments, message):
     path = rows({"prompt": "The"})
     given = ["generate", "--model", story_model, "--data.path", path, "--out", str(tmp_path / "out"), *arguments]
     assert main(given) == 2
@@ -214,7 +214,7 @@ def test_another_model_cannot_resume(rows, tmp_path, stories, story_model, capsy
     ({"prompt": "The", "messages": [{"role": "user", "content": "x"}]}, "both prompt and messages"),
     ({"id": {"a": 1}, "prompt": "The"}, "'id': expected"), ({"prompt": "The", "max_tokens": 0}, "must be 1 or more"),
     ({}, "neither prompt nor messages")])
-def test_rows_that_mean_nothing(rows, tmp_path, story_model, row, reason):
+def test_contradictory_rows_are_rejected(rows, tmp_path, story_model, row, reason):
     path = rows(*({"prompt": f"The {i}"} for i in range(12)), row)
     assert main(["generate", "--model", story_model, "--data.path", path, "--out", str(tmp_path / "out"),
                  "--sampling.max_tokens", "2"]) == 0

@@ -134,7 +134,7 @@ def test_several_processes_share_a_cache(tmp_path):
         assert [row[0].text for row in answers] == [f"{name} {i}" for i in range(100)]
 
 
-def test_a_kill_loses_the_last_moment_only(tmp_path):
+def test_a_kill_loses_answers_of_one_commit_interval_only(tmp_path):
     """Answers come every 50 ms; those older than a commit interval (and some slack) are in the file."""
     path = tmp_path / "answers.sqlite"
     process = write(path, "one", 0.05)

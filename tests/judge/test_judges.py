@@ -107,7 +107,7 @@ def test_an_option_that_is_the_start_of_another_gets_the_rest(tiny, judge):
     assert _shares(option_of, probabilities, ["a", "ab", "abc"]) == pytest.approx({"a": 0.4, "ab": 0.1, "abc": 0.2})
 
 
-def test_choices_made_before_an_interrupt_were_passed_on(judge, monkeypatch):
+def test_choices_before_an_interrupt_reach_the_callback(judge, monkeypatch):
     monkeypatch.setattr(local, "PROMPTS_PER_SCORE_CALL", 2)
     seen = []
 

@@ -19,7 +19,7 @@ GREEDY = SamplingConfig(temperature=0.0, max_tokens=5)
 
 
 class Server(ThreadingHTTPServer):
-    """Answers a prompt with itself in capitals; `faults` are what happens to the next requests instead."""
+    """Answers a prompt with itself in capitals; `faults` are the replies to the next requests instead."""
 
     daemon_threads = True
 
@@ -121,17 +121,17 @@ def test_answers_come_in_order(server, monkeypatch):
     assert key == "Bearer sk-secret" and "sk-secret" not in remote.identity
 
 
-def test_a_server_may_know_the_limit_by_its_newer_name(server):
+def test_the_newer_name_of_the_token_limit(server):
     server.limit = "max_completion_tokens"
     remote = judge(server, retries=0, concurrency=2)
     assert [row[0].text for row in remote.complete([Prompt("a"), Prompt("b"), Prompt("c")], GREEDY)] == ["A", "B", "C"]
     assert remote.choose([Prompt("d")], ["yes", "no"])[0].answer == "yes"
     named = [{"max_tokens", "max_completion_tokens"} & request.keys() for _, request, _ in server.requests]
     assert named[0] == {"max_tokens"} and named[-2:] == [{"max_completion_tokens"}] * 2
-    assert sum(name == {"max_tokens"} for name in named) <= 2  # those that were under way
+    assert sum(name == {"max_tokens"} for name in named) <= 2  # those that were in flight
 
 
-def test_a_name_that_does_not_help_is_dropped(server):
+def test_a_rejected_name_of_the_token_limit_is_dropped(server):
     server.faults = ["newer", 400]
     remote = judge(server, retries=0)
     with pytest.raises(UserError, match="fault 400"):
@@ -162,7 +162,7 @@ def test_requests_that_are_sent_again_keep_the_rate(server, monkeypatch):
 
 
 @pytest.mark.parametrize("fault", [429, 500, 503, "garbage", "not json"])
-def test_faults_that_pass(server, fault):
+def test_transient_faults_are_retried(server, fault):
     server.faults = [fault, fault]
     assert judge(server, concurrency=1).complete([Prompt("a")], GREEDY)[0][0].text == "A"
     assert len(server.requests) == 3
@@ -180,7 +180,7 @@ def test_a_server_that_never_answers(server):
                                             (401, "refuses: AuthenticationError"),
                                             ("garbage", "answer cannot be used"),
                                             ("not json", "answer cannot be used")])
-def test_faults_that_stay(server, fault, message):
+def test_permanent_faults_are_errors(server, fault, message):
     server.faults = [fault] * 20
     with pytest.raises(UserError, match=message):
         judge(server, retries=1).complete([Prompt("a")], GREEDY)
@@ -207,7 +207,7 @@ def test_answers_before_a_failure_are_cached(server, tmp_path):
 
 
 @pytest.mark.parametrize("fault, message", [(400, "prompt 3: the server refuses"), ("refusal", "holds no text")])
-def test_a_prompt_that_is_refused_keeps_no_other_from_its_answer(server, tmp_path, fault, message):
+def test_a_refused_prompt_does_not_stop_the_others(server, tmp_path, fault, message):
     server.faults = [None, None, fault]
     cached = Cached(judge(server, concurrency=1, retries=0), tmp_path / "answers.sqlite")
     prompts = [Prompt(str(i)) for i in range(12)]
@@ -224,7 +224,7 @@ def test_a_server_that_refuses_everything_gets_few_prompts(server):
     assert len(server.requests) <= 12
 
 
-def test_a_listener_that_fails_ends_the_call(server):
+def test_an_error_in_a_callback_ends_the_call(server):
     def full(number, answers):
         raise OSError("no space left")
 
@@ -321,7 +321,7 @@ def test_later_samples_have_another_seed(server):
     assert len(seeds) == 2 and 3 in seeds
 
 
-def test_few_requests_wait_however_many_prompts_there_are(server, monkeypatch):
+def test_the_number_of_pending_requests_is_bounded(server, monkeypatch):
     """The cost of waiting for one request is proportional to those submitted."""
     largest, wait = [], server_module.concurrent.futures.wait
     monkeypatch.setattr(server_module.concurrent.futures, "wait",

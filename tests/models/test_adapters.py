@@ -42,7 +42,7 @@ def adapter_of(spec, rank=4, targets=EVERYTHING):
 
 
 def change(adapter, module, name):
-    """What the adapter adds to a kernel, in float64."""
+    """Computes the change of a kernel by the adapter, in float64."""
     factors = {key: np.asarray(value, np.float64) for key, value in adapter.params["layers"][module][name].items()}
     return adapter.scale * factors["a"] @ factors["b"]
 
@@ -207,8 +207,8 @@ def test_saved_adapters_come_back(network, tmp_path, targets):
     for module, projections in back.params["layers"].items():
         assert set(projections) >= set(adapter.params["layers"][module])
         for name in projections:
-            # A fused checkpoint joins the factors of q, k and v: what must come back is the change they make,
-            # which for a projection that was not adapted is none.
+            # A fused checkpoint joins the factors of q, k and v: the change of each kernel must be the same, zero for
+            # a projection that was not adapted.
             adapted = name in adapter.params["layers"][module]
             wanted = change(adapter, module, name) if adapted else 0.0
             assert_allclose(change(back, module, name), wanted, rtol=1e-12, atol=1e-12)

@@ -1,4 +1,4 @@
-"""The decoder: what must not change its result does not."""
+"""The decoder: its result does not depend on padding, batching, packing, caching or layout of the layers."""
 
 import dataclasses
 from pathlib import Path

@@ -37,7 +37,7 @@ def wide():
 
 # Fused projections, experts, and several layer types.
 @pytest.mark.parametrize("family", ["phi-3_longrope_long", "mixtral", "qwen3-moe", "gpt-neox", "bert", "gemma-3"])
-def test_layer_by_layer_is_the_same_as_at_once(monkeypatch, tmp_path, family):
+def test_loading_layer_by_layer_equals_loading_at_once(monkeypatch, tmp_path, family):
     fixture = json.loads((HERE / f"families/{family}.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(fixture["config"]))
     save_file(family_fixtures.weights(fixture["shapes"]), tmp_path / "model.safetensors")
@@ -48,7 +48,7 @@ def test_layer_by_layer_is_the_same_as_at_once(monkeypatch, tmp_path, family):
 
 @pytest.mark.parametrize("limit", [2**25, 0])
 @pytest.mark.parametrize("scheme", ["int8", "int4", "nf4"])
-def test_quantizing_on_the_way_is_the_same_as_afterwards(monkeypatch, wide, tmp_path, limit, scheme):
+def test_quantizing_while_loading_equals_quantizing_afterwards(monkeypatch, wide, tmp_path, limit, scheme):
     spec, params = wide
     save_model(tmp_path / "model", spec, params)
     monkeypatch.setattr(loading, "GATHERED_BYTES", limit)
@@ -97,7 +97,7 @@ def eight_bits(wide, tmp_path):
     return folder, exact, tensors
 
 
-def test_weights_of_eight_bits(eight_bits, wide):
+def test_8_bit_weights(eight_bits, wide):
     folder, exact, _ = eight_bits
     _, params = load_model(folder, jnp.float32)
     for theirs, ours in (("self_attn.q_proj", ("attn", "q")), ("mlp.down_proj", ("mlp", "down"))):
@@ -119,7 +119,7 @@ def test_factors_that_do_not_fit(eight_bits):
         load_model(folder)
 
 
-def test_eight_bits_without_factors(eight_bits):
+def test_8_bit_weights_without_factors(eight_bits):
     folder, _, tensors = eight_bits
     del tensors["model.layers.0.mlp.up_proj.weight_scale_inv"]
     save_file(tensors, folder / "model.safetensors")

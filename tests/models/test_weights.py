@@ -1,4 +1,4 @@
-"""Checkpoints in and out, and what is wrong with them."""
+"""Round trips of checkpoints, and errors of damaged ones."""
 
 import json
 import shutil

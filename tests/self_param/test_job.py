@@ -149,7 +149,7 @@ def test_a_terminated_run_resumes(arguments, tmp_path):
      ["--unrelated.tokens", "600", "--unrelated.with_document", "false"], "unrelated.tokens"),
     ([{"context": STORY, "question": "Who?", "answers": ["x"]}], ["--seed", "-1"], "seed"),
 ])
-def test_mistakes_exit_with_two_and_leave_nothing(arguments, tmp_path, capsys, rows, more, message):
+def test_user_errors_exit_with_two_and_leave_nothing(arguments, tmp_path, capsys, rows, more, message):
     path = tmp_path / "bad.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     other = tmp_path / "pairs.jsonl"
@@ -162,7 +162,7 @@ def test_mistakes_exit_with_two_and_leave_nothing(arguments, tmp_path, capsys, r
     assert not (out / "result.json").exists() and not (out / "config.yaml").exists()
 
 
-def test_changed_data_is_no_continuation(arguments, tmp_path, capsys):
+def test_changed_data_cannot_resume(arguments, tmp_path, capsys):
     out = tmp_path / "out"
     assert main(["inject", *arguments, "--out", str(out)]) == 0
     with open(arguments[3], "a") as file:
@@ -211,7 +211,7 @@ def tiny_is_there():
 @pytest.mark.slow
 @pytest.mark.skipif(not tiny_is_there(), reason="the packaged model has not been made")
 def test_the_demo_teaches_the_packaged_model(tmp_path, capsys):
-    """One document end to end: what could not be answered before is answered after."""
+    """One document end to end: wrong closed-book answers before the injection, correct ones after it."""
     assert main(["demo", "--documents", "1", "--out", str(tmp_path / "demo")]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 6 and lines[-1] == str(tmp_path / "demo" / "result.json")

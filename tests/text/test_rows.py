@@ -166,7 +166,7 @@ def test_share_of_bad_rows(tmp_path):
     ]
 
 
-def test_nothing_left(tmp_path):
+def test_no_valid_row_is_an_error(tmp_path):
     with pytest.raises(UserError, match="1 of 1 rows cannot be used") as error:
         read_rows(write(tmp_path / "a.jsonl", "{}"), TEXT, limit_bad=1)
     assert error.value.fix == "fix the rows"  # a larger limit_bad would not help

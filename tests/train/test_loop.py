@@ -78,7 +78,7 @@ def test_a_signal_saves_and_the_resumed_run_equals_the_whole_one(tmp_path, whole
 
 
 @pytest.mark.slow
-def test_a_killed_run_continues_as_if_it_had_not_been(tmp_path, run_script, whole):
+def test_a_killed_run_resumes_bit_for_bit(tmp_path, run_script, whole):
     done = run_script("killed_run.py", tmp_path)
     assert done.returncode == -9, done.stderr[-3000:]
     assert (tmp_path / "checkpoints" / "3").exists() or (tmp_path / "checkpoints" / "6").exists()

@@ -26,7 +26,8 @@ class Table:
 
     Attributes:
         header: names of the columns.
-        rows: cells of each row: text, numbers, None for an empty cell, or {mean, ci_low, ci_high}.
+        rows: cells of each row: text, numbers, None for an empty cell, or {mean, ci_low, ci_high}, empty too if
+            mean is None.
         note: line below the table.
     """
 
@@ -96,7 +97,8 @@ def show(cell: Any) -> str:
     if cell is None:
         return "–"
     if isinstance(cell, Mapping):
-        return f"{show(cell['mean'])} [{show(cell['ci_low'])}, {show(cell['ci_high'])}]"
+        mean, low, high = (show(cell[name]) for name in ("mean", "ci_low", "ci_high"))
+        return mean if cell["mean"] is None else f"{mean} [{low}, {high}]"
     if isinstance(cell, bool):
         return "yes" if cell else "no"
     if isinstance(cell, int):

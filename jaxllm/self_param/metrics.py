@@ -155,14 +155,16 @@ def method_values(methods: Mapping[str, MethodRecords], single: bool) -> dict[st
 
 
 METRICS = ("f1", "accuracy", "f1_paraphrased", "kl", "locality", "drift_kl")
+NO_VALUES = {"mean": None, "ci_low": None, "ci_high": None, "n": 0}
 
 
 def summarize(records: Iterable[Record], single: bool, written: Sequence[int], seed: int) -> dict[str, Any]:
     """Computes the numbers of result.json.
 
-    Each of `METRICS` maps every method that ran to `{mean, ci_low, ci_high, n}` at the end of the run, or to null where
-    it is undefined (drift of a method that leaves the weights as they are) or was not measured (no paraphrases, no
-    probes). The numbers by injection are those of self_param; those of the other methods are in `baselines`.
+    Each of `METRICS` maps every method that ran to `{mean, ci_low, ci_high, n}` at the end of the run. n is 0 and the
+    others are null where it is undefined (drift of a method that leaves the weights as they are) or was not measured
+    (no paraphrases, no probes). The numbers by injection are those of self_param; those of the other methods are in
+    `baselines`.
 
     Args:
         records: all records of the run.
@@ -172,11 +174,11 @@ def summarize(records: Iterable[Record], single: bool, written: Sequence[int], s
     """
     methods = by_method(records, single)
     values = method_values(methods, single)
-    mean = lambda own: interval(own, seed) if own else None
+    mean = lambda own: interval(own, seed) if own else dict(NO_VALUES)
     summary: dict[str, Any] = {metric: {name: mean(own) for name, own in values[metric].items()} for metric in METRICS}
     if not single:
         for name, own in methods.items():
-            if summary["drift_kl"][name]:
+            if values["drift_kl"][name]:
                 summary["drift_kl"][name] = _drift_interval(own.records[-1], seed)
     open_book = max(np.mean(values["f1"]["open_book"]), 1e-9)
 

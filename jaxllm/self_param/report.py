@@ -61,7 +61,8 @@ def _scores(result: Mapping[str, Any], labels: Mapping[str, str]) -> Section:
         table, Bars("Answers at the end of the run", "token F1",
                     {label: result["f1"][method] for method, label in labels.items()}, top=1.05, order=ORDER),
         Bars("Drift on unrelated text", "nats/token",
-             {label: drift for method, label in labels.items() if (drift := result["drift_kl"][method])}, order=ORDER)])
+             {label: drift for method, label in labels.items() if (drift := result["drift_kl"][method])["n"]},
+             order=ORDER)])
 
 
 def _by_step(result: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:

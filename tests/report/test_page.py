@@ -46,7 +46,8 @@ def test_pages_fetch_and_run_nothing():
 
 @pytest.mark.parametrize("cell, text", [
     (None, "–"), (True, "yes"), (12345, "12,345"), (0.5, "0.500"), (0.0, "0.000"), (0.00012345, "0.0001234"),
-    (12345.678, "1.235e+04"), ("x", "x"), (VALUE, "0.500 [0.250, 0.750]")])
+    (12345.678, "1.235e+04"), ("x", "x"), (VALUE, "0.500 [0.250, 0.750]"),
+    ({"mean": None, "ci_low": None, "ci_high": None, "n": 0}, "–")])
 def test_cells(cell, text):
     assert show(cell) == text
 

@@ -54,14 +54,15 @@ def test_sequential_summary():
     result = summarize([*BASE, *steps], False, [1, 2], 0)
     for metric in ("f1", "accuracy", "f1_paraphrased", "kl", "locality", "drift_kl"):
         assert list(result[metric]) == ["closed_book", "open_book", "self_param", "retrieval"]
-        assert all(own is None or set(own) == {"mean", "ci_low", "ci_high", "n"} for own in result[metric].values())
-    mean = lambda metric: {name: own and own["mean"] for name, own in result[metric].items()}
+        assert all(list(own) == ["mean", "ci_low", "ci_high", "n"] for own in result[metric].values())
+    mean = lambda metric: {name: own["mean"] for name, own in result[metric].items()}
     assert mean("f1") == pytest.approx({"closed_book": 0.1, "open_book": 0.9, "self_param": 0.8, "retrieval": 0.95})
     assert mean("f1_paraphrased") == {"closed_book": 0.5, "open_book": 1.0, "self_param": 0.25, "retrieval": None}
     assert mean("kl") == {"closed_book": 2.0, "open_book": None, "self_param": pytest.approx(0.3), "retrieval": None}
     assert mean("locality") == {"closed_book": None, "open_book": None, "self_param": 0.5, "retrieval": 1.0}
     assert mean("drift_kl") == {"closed_book": None, "open_book": None, "self_param": 0.2, "retrieval": None}
     assert result["locality"]["self_param"]["n"] == result["drift_kl"]["self_param"]["n"] == 2
+    assert result["drift_kl"]["retrieval"] == {"mean": None, "ci_low": None, "ci_high": None, "n": 0}
     assert result["drift_kl"]["self_param"]["ci_low"] == pytest.approx(0.1)
     assert result["drift_kl"]["self_param"]["ci_high"] == pytest.approx(0.3)
 

@@ -11,6 +11,7 @@ from jaxllm.models.mesh import (
     shardings,
 )
 from jaxllm.train.checkpoints import Checkpointer, Restored
+from jaxllm.train.config import TrainConfig
 from jaxllm.train.data import epoch_permutation, row_indices
 from jaxllm.train.loop import BatchFn, FitResult, Hook, count_tokens, fit
 from jaxllm.train.metrics import MetricsWriter, read_metrics
@@ -37,6 +38,7 @@ __all__ = [
     "Session",
     "StorageError",
     "SumAndWeight",
+    "TrainConfig",
     "TrainState",
     "TrainStep",
     "abstract_state",

@@ -32,13 +32,13 @@ SPEC = ModelSpec("llama", 8192, 512, layers=6, heads=8, kv_heads=4, head_dim=64,
 
 
 def rows(batch: int, length: int) -> dict[str, np.ndarray]:
-    """Targets of `length` tokens, with nothing to read before them: both views are of the same length."""
+    """Draws targets of `length` tokens without context: both views have the same length."""
     ids = np.random.default_rng(0).integers(3, SPEC.vocab_size, (batch, length - 1))
     return collate([build_target((1,), (), row.tolist(), "qa") for row in ids], length, length)
 
 
 def stepper(objective: Objective, lora: LoraConfig, params, batch) -> tuple[Callable[[], None], Callable[[], object]]:
-    """A function that makes one step and waits for it, and one that returns the state."""
+    """Returns a function that makes one step and waits for it, and one that returns the state."""
     adapter, optimizer = init_adapter(SPEC, jax.random.key(0), lora), optax.adamw(1e-4)
     step = make_train_step(make_loss(SPEC, objective, adapter.scale), optimizer)
     state = init_state(adapter.params, optimizer, 0)
@@ -52,7 +52,7 @@ def stepper(objective: Objective, lora: LoraConfig, params, batch) -> tuple[Call
 
 
 def temporaries(lora: LoraConfig, params) -> int:
-    """Bytes that the gradient of distillation allocates where there are hardly any activations."""
+    """Computes the bytes that the gradient of distillation allocates for a batch with hardly any activations."""
     adapter = init_adapter(SPEC, jax.random.key(0), lora)
     loss = make_loss(SPEC, "distill", adapter.scale)
     gradient = jax.jit(jax.grad(lambda trained, frozen, batch: loss(trained, frozen, batch, None, None)[0][0]))

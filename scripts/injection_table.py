@@ -27,7 +27,7 @@ MEASURES = {"f1": "token F1", "f1_paraphrased": "F1, paraphrases", "kl": "KL to 
 
 
 def cell(values: Sequence[Sequence[float]]) -> str:
-    """Mean of the values of all runs with its interval, or a dash where a run has none."""
+    """Formats the mean of the values of all runs with its interval; a dash where a run has none."""
     if not all(values):
         return "–"
     mean = clustered([value for own in values for value in own], [i for own in values for i in range(len(own))])
@@ -53,7 +53,7 @@ def table(runs: Sequence[Path], results: Sequence[Result]) -> str:
 
 
 def retention(results: Sequence[Result], method: str) -> str:
-    """Mean F1 right after injection, over the runs."""
+    """Formats the mean F1 right after injection, over the runs."""
     own = [result if method == "self_param" else result["baselines"].get(method) for result in results]
     return "–" if None in own else f"{sum(numbers['efficacy']['mean'] for numbers in own) / len(own):.3f}"
 

@@ -52,7 +52,7 @@ def split(path: Path) -> tuple[list[Document], list[Document]]:
 
 
 def train_tokenizer(texts: list[str], vocabulary: int) -> Tokenizer:
-    """Byte-level BPE."""
+    """Trains a byte-level BPE tokenizer."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -65,7 +65,7 @@ def train_tokenizer(texts: list[str], vocabulary: int) -> Tokenizer:
 
 
 def rows_of(tokenizer: Tokenizer, texts: list[str], documents: list[Document], length: int):
-    """Packed rows: tokens, segments and loss weights, each `[N, length]`."""
+    """Builds packed rows: tokens, segments and loss weights, each `[N, length]`."""
     encode = lambda text: tokenizer.encode(text, add_special_tokens=False).ids
     sequences: list[tuple[list[int], list[float]]] = []
     for text in texts:
@@ -87,7 +87,7 @@ def rows_of(tokenizer: Tokenizer, texts: list[str], documents: list[Document], l
 
 
 def train(spec: ModelSpec, rows, config: TrainConfig, seed: int) -> tuple[Params, float]:
-    """The trained weights, and the loss of the last step."""
+    """Trains the model; returns its weights and the loss of the last step."""
     def loss(params, frozen, batch, key, extra):
         del frozen, key
         hidden = forward(spec, params, batch["tokens"], segments=batch["segments"], remat="full").hidden[:, :-1]

@@ -137,7 +137,7 @@ class SharedPrefix:
     """Attends to the keys and values of a shared prefix, and stores those of the new tokens only."""
 
     def extend(self, layer: KeysValues | None, keys: jax.Array, values: jax.Array) -> tuple[KeysValues, KeysValues]:
-        """See `CacheWrite.extend`; the layer's buffers are `[KV, P, head_dim]`, or None without a prefix."""
+        """Extends a layer as `CacheWrite.extend`; its buffers are `[KV, P, head_dim]`, or None without a prefix."""
         if layer is None:
             return (keys, values), (keys, values)
         prefix = [jnp.broadcast_to(part.astype(keys.dtype), (len(keys), *part.shape)) for part in layer]
@@ -176,7 +176,7 @@ def pick_kernel(queries: jax.Array, keys: jax.Array, softcap: float | None, plat
 def attend(queries: jax.Array, keys: jax.Array, values: jax.Array, mask: AttentionMask, *, window: int | None = None,
            scale: float | None = None, softcap: float | None = None,
            kernel: AttentionKernel | None = None) -> jax.Array:
-    """Scaled dot-product attention (Vaswani et al., 1706.03762), grouped as in 2305.13245.
+    """Computes scaled dot-product attention (Vaswani et al., 1706.03762), grouped as in 2305.13245.
 
     Args:
         queries: `[B, T, H, head_dim]`.
@@ -229,7 +229,7 @@ def attend_biased(queries: jax.Array, keys: jax.Array, values: jax.Array, mask: 
 
 def _plain(queries: jax.Array, keys: jax.Array, values: jax.Array, mask: jax.Array, bias: jax.Array | None,
            scale: float, softcap: float | None) -> jax.Array:
-    """Attention by batched products, `[B, T, H, head_dim]`; `mask` is `[B, 1, T, S]`."""
+    """Computes attention by batched products, `[B, T, H, head_dim]`; `mask` is `[B, 1, T, S]`."""
     batch, length, heads, head_dim = queries.shape
     kv_heads, slots = keys.shape[1:3]
     group = heads // kv_heads

@@ -44,7 +44,7 @@ def distance_index(relative: Relative, length: int) -> np.ndarray:
 
 def distance_bias(queries: jax.Array, keys: jax.Array, query_distances: jax.Array, key_distances: jax.Array,
                   index: jax.Array, relative: Relative) -> tuple[jax.Array, float]:
-    """What relative positions add to the scaled scores, and the scale of all of them.
+    """Computes the bias of relative positions on the scaled scores, and the scale of all of them.
 
     Args:
         queries, keys: `[B, T, H, head_dim]`.
@@ -57,7 +57,7 @@ def distance_bias(queries: jax.Array, keys: jax.Array, query_distances: jax.Arra
     """
     scale = (queries.shape[-1] * (1 + relative.content + relative.position)) ** -0.5
     precision = lax.Precision.HIGHEST if queries.dtype == jnp.float32 else None
-    # against every row of the table, then the row that belongs to each pair
+    # scores for every row of the table, then the row of each pair is selected
     against = lambda x, rows: jnp.einsum("bthd,rhd->bhtr", x, rows, precision=precision,
                                          preferred_element_type=jnp.float32)
     total = jnp.zeros((), jnp.float32)

@@ -107,7 +107,7 @@ def matrix_param(module: nn.Module, name: str, shape: tuple[int, ...], axes: tup
 
 
 def row_dropout(x: jax.Array, keys: jax.Array, rate: float) -> jax.Array:
-    """Inverted dropout of `x` `[B, T, D]` with one key per row `[B]`: zeroes a share `rate`, scales the rest.
+    """Applies inverted dropout to `x` `[B, T, D]` with one key per row `[B]`: zeroes a share `rate`, scales the rest.
 
     A row's mask depends on its key only, so neither the other rows nor padding on the right changes it.
     """

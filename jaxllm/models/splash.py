@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec as P
 # The block size is the widest tile that divides the length, from BLOCK to WIDEST.
 BLOCK = 128
 WIDEST = 512
-# Sizes of a head that the compiler for TPU was seen to take: 64, 80, 128, 256.
+# Head sizes must be a multiple of this; the TPU compiler accepted 64, 80, 128 and 256.
 HEAD_DIMS = 16
 
 
@@ -27,12 +27,12 @@ def is_available() -> bool:
 
 def attend(queries: jax.Array, keys: jax.Array, values: jax.Array, segments: jax.Array, causal: bool,
            window: int | None, softcap: float | None, interpret: bool = False) -> jax.Array:
-    """Self-attention; rows and heads are split over the devices of the current mesh.
+    """Computes self-attention; rows and heads are split over the devices of the current mesh.
 
     Args:
         queries: `[B, T, H, head_dim]`, scaled; T a multiple of `BLOCK`.
         keys, values: `[B, T, KV, head_dim]`.
-        segments: `[B, T]` int32; padding is a segment like any other here.
+        segments: `[B, T]` int32; padding is an ordinary segment here.
         causal, window, softcap: as in `models.attention.attend`.
         interpret: run the kernel step by step on any device, for tests.
 

@@ -142,7 +142,8 @@ class Tensors:
     """
 
     def __init__(self, path: Path, quantization: Mapping[str, Any] | None = None):
-        """
+        """Opens all files.
+
         Args:
             path: the directory.
             quantization: `quantization_config` of its config.json, where there is one.

@@ -102,8 +102,16 @@ def score_pairs(model: Model, adapter: Adapter | None, pairs: Pairs, *, temperat
     prompts = [pairs[own[0]][0] for own in members]
     temperature = jax.device_put(np.float32(temperature), whole)
 
-    def score_node(node: PrefixNode, prefix: Prefix | None) -> None:
-        nonlocal done
+    # Depth first with a stack of `(node, parent, the parent's prefix)`: a recursive closure would be a reference cycle,
+    # which holds its arrays until the garbage collector runs.
+    root = prefix_tree(prompts, not separate)
+    waiting: list[tuple[PrefixNode, PrefixNode, Prefix | None]] = [(root, root, None)]
+    while waiting:
+        node, parent, prefix = waiting.pop()
+        if node is not root:
+            tokens = prompts[node.example][parent.length:node.length]
+            stats.prompt_tokens += len(tokens)
+            prefix = _extended(model, adapter, prefix, parent.length, tokens, dtype, whole)
         packs = _packs([(prompts[i][node.length:], members[i]) for i in node.members], pairs, window)
         for start in range(0, len(packs), count):
             rows, ranges = _rows(packs[start:start + count], pairs, node.length, window, count)
@@ -117,12 +125,7 @@ def score_pairs(model: Model, adapter: Adapter | None, pairs: Pairs, *, temperat
             done += len(ranges)
             if on_batch is not None:
                 on_batch(done)
-        for child in node.children:
-            tokens = prompts[child.example][node.length:child.length]
-            stats.prompt_tokens += len(tokens)
-            score_node(child, _extended(model, adapter, prefix, node.length, tokens, dtype, whole))
-
-    score_node(prefix_tree(prompts, not separate), None)
+        waiting += [(child, node, prefix) for child in reversed(node.children)]
     return results
 
 

@@ -1,6 +1,7 @@
 """`Generator`: weights prepared once, adapters next to frozen (quantized) weights, log-probabilities per token."""
 
 import dataclasses
+import gc
 
 import jax
 import jax.numpy as jnp
@@ -129,6 +130,23 @@ def test_live_bytes_stay_flat(generator, adapter):
     assert max(during) <= before + working + prefilled + 2**14
     layers = sum(leaf.nbytes for leaf in jax.tree.leaves(generator.params["layers"]))
     assert max(during) < before + layers
+
+
+def test_a_call_leaves_no_reference_cycle_with_arrays(generator, adapter):
+    """Arrays of a call are freed when it returns, without a run of the garbage collector."""
+    live = lambda: sum(array.nbytes for array in jax.live_arrays())
+    pairs = [(prompt, [5, 6, 7]) for prompt in shared_prefix_prompts()]
+    gc.collect()
+    gc.disable()
+    try:
+        for call in (lambda: generator.score(pairs, adapter=adapter),
+                     lambda: generator.generate(shared_prefix_prompts(), GREEDY, adapter=adapter)):
+            call()
+            before = live()
+            call()
+            assert live() == before
+    finally:
+        gc.enable()
 
 
 def test_the_prepared_weights_serve_training(generator, adapter):

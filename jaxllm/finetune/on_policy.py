@@ -12,13 +12,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-import jax.numpy as jnp
 import numpy as np
 
 from jaxllm.config import SamplingConfig, check
 from jaxllm.finetune.targets import Target, TargetSource, purpose_seed
-from jaxllm.generate import generate
-from jaxllm.model import Model
+from jaxllm.generate import Generator
 from jaxllm.models import Adapter
 from jaxllm.models.network import Params
 
@@ -51,20 +49,19 @@ class OnPolicyTargets:
     """The targets of a run, with the student's own completions where they have been sampled.
 
     Args:
-        model: the base model of the student.
+        generator: the base model of the student.
         source: the stored targets.
         config: share and frequency of sampling.
         sampling: sampling of the completions.
         batch_size: targets of a step.
         lengths: lengths of the student's and the teacher's view; completions are cut to fit.
-        dtype: dtype of the forward passes.
         completions: sampled before the run was interrupted; updated in place.
     """
 
-    def __init__(self, model: Model, source: TargetSource, config: OnPolicyConfig, sampling: SamplingConfig,
-                 batch_size: int, lengths: tuple[int, int], dtype: jnp.dtype, completions: Completions):
-        self._model, self._source, self._config, self._sampling = model, source, config, sampling
-        self._batch_size, self._lengths, self._dtype, self.completions = batch_size, lengths, dtype, completions
+    def __init__(self, generator: Generator, source: TargetSource, config: OnPolicyConfig, sampling: SamplingConfig,
+                 batch_size: int, lengths: tuple[int, int], completions: Completions):
+        self._generator, self._source, self._config, self._sampling = generator, source, config, sampling
+        self._batch_size, self._lengths, self.completions = batch_size, lengths, completions
         self._sampling_seed = purpose_seed(source.seed, "on-policy")
 
     def target(self, number: int) -> Target:
@@ -72,12 +69,12 @@ class OnPolicyTargets:
         stored, completion = self._source.target(number), self.completions.get(str(number))
         return stored if completion is None else with_completion(stored, completion)
 
-    def sample(self, steps: range, student: Params, adapter: Adapter | None = None) -> None:
+    def sample(self, steps: range, student: Params | None = None, adapter: Adapter | None = None) -> None:
         """Samples the student's completions for `steps`, and drops those from before the last two steps.
 
         Args:
             steps: steps to sample for.
-            student: weights of the student.
+            student: weights of the student; None takes the base model's.
             adapter: adapter applied next to them.
         """
         size = self._batch_size
@@ -88,11 +85,10 @@ class OnPolicyTargets:
         limits = [min(self._sampling.max_tokens, self._completion_budget(target)) for target in targets]
         if not numbers:
             return
-        answers = generate(dataclasses.replace(self._model, params=student),
-                           [target.student[:target.prompt_tokens] for target in targets], self._sampling,
-                           adapter=adapter, seed=self._sampling_seed, batch_size=64, dtype=self._dtype,
-                           row_ids=numbers, max_tokens=limits)
-        stop_ids = set(self._model.stop_ids)
+        generator = self._generator if student is None else self._generator.replace_params(student)
+        answers = generator.generate([target.student[:target.prompt_tokens] for target in targets], self._sampling,
+                                     adapter=adapter, seed=self._sampling_seed, row_ids=numbers, max_tokens=limits)
+        stop_ids = set(generator.model.stop_ids)
         for row, target, (answer,) in zip(numbers, targets, answers, strict=True):
             # The stop token is part of the completion: the student also learns where to end.
             ended = answer.finish_reason == "length" or answer.token_ids[-1] in stop_ids

@@ -20,6 +20,7 @@ from jaxllm.finetune.packing import PackedShape, check_packing, pack_targets, pa
 from jaxllm.finetune.targets import TargetSource, collate
 from jaxllm.finetune.teacher_cache import TeacherCache
 from jaxllm.finetune.trainable import as_adapter, init_trained, merged
+from jaxllm.generate import Generator
 from jaxllm.job import Job
 from jaxllm.model import Model
 from jaxllm.models import Adapter, LoraConfig
@@ -60,6 +61,7 @@ class TrainPlan:
         two_teachers: `run_plan` is given an open-book teacher.
         on_policy: share and frequency of the student's own completions; None has none.
         sampling: sampling of these completions.
+        generation_batch_size: completions sampled together; does not change the results.
         packing: shape of packed rows; None pads every target to a row of its own.
     """
 
@@ -76,6 +78,7 @@ class TrainPlan:
     two_teachers: bool = False
     on_policy: OnPolicyConfig | None = None
     sampling: SamplingConfig | None = None
+    generation_batch_size: int = 64
     packing: PackedShape | None = None
 
 
@@ -89,7 +92,8 @@ def resolved_steps(train: TrainConfig) -> int:
 def make_plan(model: Model, objective: Objective, train: TrainConfig, lora: LoraConfig | None,
               divergence: DivergenceConfig, lengths: tuple[int, int], dtype: jnp.dtype,
               mesh: jax.sharding.Mesh, *, two_teachers: bool = False, on_policy: OnPolicyConfig | None = None,
-              sampling: SamplingConfig | None = None, epoch_targets: int | None = None) -> TrainPlan:
+              sampling: SamplingConfig | None = None, generation_batch_size: int = 64,
+              epoch_targets: int | None = None) -> TrainPlan:
     """Makes a plan: one program, compiled at its first step, for every source that fits `lengths`.
 
     Args:
@@ -114,7 +118,7 @@ def make_plan(model: Model, objective: Objective, train: TrainConfig, lora: Lora
                      remat=train.remat, two_teachers=two_teachers and divergence.top_k is None)
     step = make_train_step(loss, optimizer, schedule, train.accumulate)
     return TrainPlan(train, lora, step, optimizer, mesh, *lengths, divergence, objective, dtype, two_teachers,
-                     on_policy, sampling, packing)
+                     on_policy, sampling, generation_batch_size, packing)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,9 +174,10 @@ def run_plan(model: Model, targets: TargetSource, plan: TrainPlan, *, checkpoint
         completions = sidecar.get("completions", completions)
     draw, hooks = targets.target, list[Hook]()
     if plan.on_policy is not None and plan.sampling is not None:
-        sampled = OnPolicyTargets(model, targets, plan.on_policy, plan.sampling, train.batch_size,
-                                  (plan.student_length, plan.teacher_length), plan.dtype, completions)
-        hooks.append(_sampling_hook(sampled, plan.on_policy.every, model, plan, state))
+        generator = Generator(model, dtype=plan.dtype, mesh=plan.mesh, batch_size=plan.generation_batch_size)
+        sampled = OnPolicyTargets(generator, targets, plan.on_policy, plan.sampling, train.batch_size,
+                                  (plan.student_length, plan.teacher_length), completions)
+        hooks.append(_sampling_hook(sampled, plan.on_policy.every, plan, state))
         draw = sampled.target
     step_targets = lambda step: [draw(n) for n in range(step * train.batch_size, (step + 1) * train.batch_size)]
     frozen: Any = model.params
@@ -199,12 +204,12 @@ def run_plan(model: Model, targets: TargetSource, plan: TrainPlan, *, checkpoint
     return TrainResult(model, fitted.state.params, plan.lora, fitted.metrics, fitted.interrupted)
 
 
-def _sampling_hook(targets: OnPolicyTargets, every: int, model: Model, plan: TrainPlan, state: TrainState) -> Hook:
+def _sampling_hook(targets: OnPolicyTargets, every: int, plan: TrainPlan, state: TrainState) -> Hook:
     """Samples before the first step, and returns the hook that samples later: for a step's targets after the step
     before the last, since batches are made one step ahead."""
     steps = resolved_steps(plan.train)
     student = lambda state: ((state.params, None) if plan.lora is None else
-                             (model.params, as_adapter(state.params, plan.lora)))
+                             (None, as_adapter(state.params, plan.lora)))
     if not int(state.step):
         targets.sample(range(min(every + 1, steps)), *student(state))
 

@@ -193,6 +193,7 @@ def training_plan(method: Method, config: InjectConfig, generator: Generator, pr
     return make_plan(generator.model, OBJECTIVES[method], config.train, config.lora, config.divergence,
                      common_lengths(longest, prompts.window), config.device.compute_dtype, mesh,
                      two_teachers=two_teachers, on_policy=on_policy, sampling=sampling,
+                     generation_batch_size=config.generation_batch_size,
                      epoch_targets=max(map(_epoch_targets, injections)))
 
 

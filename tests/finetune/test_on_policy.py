@@ -14,7 +14,7 @@ from jaxllm.finetune.on_policy import OnPolicyConfig, OnPolicyTargets, longest_c
 from jaxllm.finetune.run import make_plan, run_plan
 from jaxllm.finetune.targets import Target, build_target, common_lengths
 from jaxllm.finetune.trainable import as_adapter, init_trained
-from jaxllm.generate import generate
+from jaxllm.generate import Generator, generate
 from jaxllm.model import Model
 from jaxllm.models import LoraConfig
 from jaxllm.self_param.config import MixtureConfig
@@ -65,8 +65,8 @@ def test_replacing_the_answer_by_hand():
 def test_the_student_answers_the_prompts_of_its_targets(model, targets):
     """Greedy completions equal those of `generate`, truncated where the target would be too long; targets without a
     prompt are unchanged, and completions of past steps are dropped."""
-    own = OnPolicyTargets(model, targets, OnPolicyConfig(1.0), GREEDY, ROWS, (64, 64), FLOAT32, {})
-    own.sample(range(0, 3), model.params)
+    own = OnPolicyTargets(Generator(model, dtype=FLOAT32), targets, OnPolicyConfig(1.0), GREEDY, ROWS, (64, 64), {})
+    own.sample(range(0, 3))
     for number in range(3 * ROWS):
         made = targets.target(number)
         if made.prompt_tokens:
@@ -75,22 +75,23 @@ def test_the_student_answers_the_prompts_of_its_targets(model, targets):
         else:
             assert own.target(number) == made
     assert own.target(3 * ROWS) == targets.target(3 * ROWS)
-    own.sample(range(3, 4), model.params)
+    own.sample(range(3, 4))
     assert {int(number) // ROWS for number in own.completions} == {2, 3}
     length = max(target.prompt_tokens for target in targets.questions) + 2
-    tight = OnPolicyTargets(model, targets, OnPolicyConfig(1.0), GREEDY, ROWS, (length, 64), FLOAT32, {})
-    tight.sample(range(0, 3), model.params)
+    tight = OnPolicyTargets(Generator(model, dtype=FLOAT32), targets, OnPolicyConfig(1.0), GREEDY, ROWS, (length, 64),
+                            {})
+    tight.sample(range(0, 3))
     prompted = [number for number in range(3 * ROWS) if targets.target(number).prompt_tokens]
     assert max(len(tight.target(number).student) for number in prompted) == length
 
 
 def test_the_share_of_sampled_answers_is_reproducible(model, targets):
     sampling = dataclasses.replace(GREEDY, temperature=1.0)
-    own = [OnPolicyTargets(model, targets, OnPolicyConfig(0.3), sampling, ROWS, (64, 64), FLOAT32, {})
+    own = [OnPolicyTargets(Generator(model, dtype=FLOAT32), targets, OnPolicyConfig(0.3), sampling, ROWS, (64, 64), {})
            for _ in range(2)]
-    own[0].sample(range(0, 50), model.params)
+    own[0].sample(range(0, 50))
     for steps in (range(0, 20), range(20, 50)):
-        own[1].sample(steps, model.params)
+        own[1].sample(steps)
     prompted = 50 * ROWS // 2
     assert 0.2 * prompted < len(own[0].completions) < 0.4 * prompted
     assert own[1].completions == {number: ids for number, ids in own[0].completions.items() if int(number) >= 19 * ROWS}
@@ -108,8 +109,9 @@ def test_end_tokens_of_sampled_answers(model, targets):
 
     def completion(targets, token):
         sampling = dataclasses.replace(GREEDY, logit_bias={token: 100.0})
-        own = OnPolicyTargets(student, targets, OnPolicyConfig(1.0), sampling, ROWS, (64, 64), FLOAT32, {})
-        own.sample(range(1), student.params)
+        own = OnPolicyTargets(Generator(student, dtype=FLOAT32), targets, OnPolicyConfig(1.0), sampling, ROWS, (64, 64),
+                              {})
+        own.sample(range(1))
         (ids,) = {tuple(ids) for ids in own.completions.values()}
         return ids
 
@@ -120,18 +122,21 @@ def test_end_tokens_of_sampled_answers(model, targets):
 
 
 def test_the_current_student_is_sampled(model, targets, monkeypatch):
-    """Before the first step the base model, then the student of that step; the adapter is applied next to the base."""
-    sampled, sample = [], OnPolicyTargets.sample
+    """Before the first step the base model, then the student of that step; the adapter is applied next to the base,
+    whose weights are prepared once."""
+    sampled, sample, made = [], OnPolicyTargets.sample, []
+    prepare = Generator._prepared
+    monkeypatch.setattr(Generator, "_prepared", lambda self, *args: made.append(self) or prepare(self, *args))
 
     def recorded(self, steps, params, adapter):
-        assert params is model.params
+        assert params is None
         sampled.append((steps, jax.tree.map(np.array, adapter)))  # a copy: training reuses the memory
         sample(self, steps, params, adapter)
 
     monkeypatch.setattr(OnPolicyTargets, "sample", recorded)
     config, lora = OnPolicyConfig(1.0, every=3), LoraConfig(rank=4)
     run_plan(model, targets, train_plan(model, targets, config, lora=lora), progress=False)
-    assert [steps for steps, _ in sampled] == [range(0, 4), range(4, 7), range(7, 9)]
+    assert [steps for steps, _ in sampled] == [range(0, 4), range(4, 7), range(7, 9)] and len(made) == 1
     adapters = [adapter for _, adapter in sampled[:2]]
     initial = as_adapter(init_trained(model, lora, make_mesh(), targets.seed), lora)
     three = run_plan(model, targets, train_plan(model, targets, config, 3, lora), progress=False)

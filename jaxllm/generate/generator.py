@@ -18,8 +18,10 @@ from jaxllm.generate.completion import Completion
 from jaxllm.generate.scheduler import GenerationStats, Scheduler, check_prompt
 from jaxllm.generate.scoring import Score, score_pairs
 from jaxllm.model import Model
-from jaxllm.models import Adapter, Params, adapter_axes, unstack_layers
+from jaxllm.models import Adapter, Params, adapter_axes, native, stack_layers, unstack_layers
+from jaxllm.models.adapters import match_layout
 from jaxllm.models.mesh import model_shardings, shardings
+from jaxllm.models.quantized import scheme_of
 
 Ids = Sequence[int] | np.ndarray
 
@@ -35,6 +37,8 @@ class Generator:
         model: the model; not changed.
         dtype: dtype of activations and KV cache; by default bfloat16 on accelerators and float32 on CPU.
         mesh: splits rows over `data` and `fsdp` and KV heads over `tensor`; weights that are not on it are placed.
+            Decoding and scoring split rows; prompts of generation and shared prefixes are prefilled by every group of
+            devices, each of which then has their keys and values.
         batch_size: sequences decoded together at most; halved while memory does not suffice. Results depend on it only
             through rounding.
         consume: frees the stacked weights of `model` while they are unstacked; the model must not be used afterwards.
@@ -154,19 +158,20 @@ class Generator:
         if self.mesh is not None and not _is_on(params, self.mesh):
             if not stacked:
                 raise ValueError("weights with unstacked layers must be on the mesh already")
-            params = jax.device_put(params, model_shardings(model.spec, self.mesh))
+            placed = native.abstract(model.spec, jnp.dtype("float32"), model_shardings(model.spec, self.mesh),
+                                     scheme_of(params))
+            params = jax.device_put(params, jax.tree.map(lambda leaf: leaf.sharding, placed))
         return unstack_layers(params, consume) if model.spec.head is None else params
 
     def _adapter(self, adapter: Adapter | None) -> Adapter | None:
         """The adapter in the layout of the weights and on their devices."""
         if adapter is None:
             return None
-        params, stacked = adapter.params, isinstance(adapter.params["layers"], dict)
-        if self.mesh is not None and stacked and not _is_on(params, self.mesh):
-            params = jax.device_put(params, shardings(adapter_axes(adapter), self.mesh, params))
-        if isinstance(self.params["layers"], tuple):
-            params = unstack_layers(params)
-        return dataclasses.replace(adapter, params=params)
+        if self.mesh is not None and not _is_on(adapter.params, self.mesh):
+            adapter = dataclasses.replace(adapter, params=stack_layers(adapter.params))
+            placed = shardings(adapter_axes(adapter), self.mesh, adapter.params)
+            adapter = dataclasses.replace(adapter, params=jax.device_put(adapter.params, placed))
+        return match_layout(adapter, self.params)
 
 
 def _is_on(params: Params, mesh: jax.sharding.Mesh) -> bool:

@@ -7,10 +7,11 @@ import numpy as np
 
 from jaxllm.config import SamplingConfig
 from jaxllm.devices import make_mesh
-from jaxllm.generate import generate, scheduler
+from jaxllm.generate import Generator, generate, scheduler
 from jaxllm.model import Model
-from jaxllm.models import unstack_layers
+from jaxllm.models import LoraConfig, init_adapter, unstack_layers
 from jaxllm.models.mesh import model_shardings
+from jaxllm.models.quantized import quantize_params
 from tests.letters import Letters, prompts
 from tests.networks import LLAMA, random_params
 
@@ -44,4 +45,13 @@ for weights in (split, unstack_layers(split)):
     for row, other in zip(completions, expected, strict=True):
         np.testing.assert_allclose([c.logprob for c in row], [c.logprob for c in other], atol=1e-4)
 assert lengths >= {128, 192}, f"slots never grew: {lengths}"
+adapter = init_adapter(spec, jax.random.key(0), LoraConfig(rank=2))
+for scheme in ("int8", "nf4"):  # weights and adapters of either layout are placed where they are not on the mesh
+    generator = Generator(Model(spec, quantize_params(params, scheme), Letters()), mesh=mesh)
+    unstacked = dataclasses.replace(adapter, params=unstack_layers(adapter.params))
+    for tree in (generator.params, generator._adapter(adapter).params, generator._adapter(unstacked).params):
+        assert isinstance(tree["layers"], tuple)
+        assert all(leaf.sharding.device_set == set(jax.devices()) for leaf in jax.tree.leaves(tree))
+    codes = generator.params["layers"][0]["mlp"]["up"]["kernel"].codes
+    assert codes.addressable_shards[0].data.size * 4 == codes.size
 print("all equal")

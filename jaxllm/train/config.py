@@ -70,7 +70,8 @@ class TrainConfig(OptimizerConfig):
             return dataclasses.replace(self, steps=self.steps or DEFAULT_STEPS)
         if not rows:
             raise UserError("there are no rows to count epochs of", "train.epochs", "set train.steps instead")
-        steps = math.ceil(self.epochs * rows / self.batch_size)
+        # Rounded first: 1.1 epochs of 10 rows are 11 rows, and 11.000000000000002 in floating point.
+        steps = max(math.ceil(round(self.epochs * rows / self.batch_size, 6)), 1)
         _check_warmup(self.warmup_steps, steps)
         return dataclasses.replace(self, steps=steps, epochs=None)
 

@@ -49,7 +49,8 @@ class Session:
         log_every: a step is logged when it is the first, the last, or its number is a multiple of this.
         save_every: steps between checkpoints; None saves at the end and on a signal only.
         checkpointer: None saves nothing.
-        metrics: takes a line for every logged step, for every step that is not finite and for what the host adds.
+        metrics: takes a line for every logged step, for every step that is skipped or not finite and for what the host
+            adds.
         progress: whether to show progress on stderr.
         max_nonfinite: steps in a row without a finite loss and gradient after which the run stops; a run that
             is shorter stops when it had no other steps.
@@ -144,7 +145,7 @@ class Session:
         note = [f"loss {values['loss']:.4g}"] if "loss" in values else []
         note += [f"{rates['tokens_per_s']:,.0f} tokens/s"] if "tokens_per_s" in rates else []
         self._show(made, ", ".join(note))
-        due = made == 1 or made == self._total or made % self._log_every == 0
+        due = made == 1 or made == self._total or made % self._log_every == 0 or values.get("skipped", 0.0) > 0
         if self._metrics is not None and (due or not finite or host):
             self._metrics.write(made, {**self.latest, **rates})
         if self._nonfinite >= self._max_nonfinite:

@@ -14,6 +14,8 @@ def test_steps_or_epochs():
     assert (resolved.steps, resolved.epochs) == (7, None)
     assert resolved.resolve() == resolved
     assert dataclasses.replace(TrainConfig(lr=1e-3), epochs=1, batch_size=3).resolve(7).steps == 3
+    assert TrainConfig(epochs=1.1, batch_size=1).resolve(10).steps == 11  # 11.000000000000002 in floating point
+    assert TrainConfig(epochs=1e-9).resolve(1).steps == 1
 
 
 @pytest.mark.parametrize(("settings", "message"), [

@@ -167,6 +167,19 @@ def test_a_run_of_steps_that_are_not_finite_stops(tmp_path):
     assert lines[1]["loss"] is None and lines[1]["nonfinite"]["loss"] == "nan" and lines[1]["skipped"] == 1.0
 
 
+def test_skipped_steps_are_logged_and_stop_no_run(tmp_path):
+    """Of weight zero, or skipped by the method: a decision, not an error."""
+    optimizer = optax.sgd(0.1)
+    loss = lambda params, frozen, batch, key, extra: (((params["kernel"] * batch["x"]).sum(), batch["x"].sum()), {})
+    with train.MetricsWriter(tmp_path / "m.jsonl") as metrics:
+        result = train.fit(train.init_state({"kernel": jnp.float32(1)}, optimizer, 0),
+                           train.make_train_step(loss, optimizer), lambda step: {"x": np.float32([step not in (3, 4)])},
+                           8, max_nonfinite=1, log_every=100, metrics=metrics, progress=False)
+    lines = train.read_metrics(tmp_path / "m.jsonl")
+    assert [(line["step"], line["skipped"]) for line in lines] == [(1, 0), (4, 1), (5, 1), (8, 0)]
+    np.testing.assert_allclose(float(result.state.params["kernel"]), 1 - 0.1 * 6, rtol=1e-6)
+
+
 def test_a_few_steps_that_are_not_finite_are_skipped():
     result = train.fit(*nan_from(3, 5), 10, max_nonfinite=4, progress=False)
     np.testing.assert_allclose(float(result.state.params["kernel"]), 1 - 0.1 * 7, rtol=1e-6)

@@ -16,6 +16,7 @@ from jaxllm.models import (
     LoraConfig,
     adapter_axes,
     init_adapter,
+    layers,
     merge_adapter,
     stack_layers,
     sum_adapters,
@@ -175,11 +176,19 @@ def test_dropout_keeps_the_expectation():
     assert len({row.tobytes() for row in dropped_ones.reshape(-1, 20)}) > 1900
 
 
-def test_every_layer_and_projection_has_masks_of_its_own():
-    keys = [jax.vmap(jax.random.fold_in, (0, None))(DROPOUT_KEYS, layer) for layer in range(3)]
-    keys = [jax.vmap(jax.random.fold_in, (0, None))(layer, i) for layer in keys for i in range(len(EVERYTHING))]
-    masks = [np.asarray(row_dropout(jnp.ones((4, 8, 32)), key, 0.5)).tobytes() for key in keys]
-    assert len(set(masks)) == 3 * len(EVERYTHING)
+def test_every_row_layer_and_projection_has_masks_of_its_own(llama, monkeypatch):
+    """The keys that one forward pass draws with."""
+    spec, params = llama
+    adapter, tokens = dataclasses.replace(adapter_of(spec), dropout=0.5), random_tokens(4, 3)
+
+    def keys_drawn(keys):
+        drawn = []
+        monkeypatch.setattr(layers, "row_dropout", lambda x, keys, rate: drawn.append(jax.random.key_data(keys)) or x)
+        plain_forward(spec, unstack_layers(params), tokens, adapter=adapter, dropout_keys=keys)
+        return jnp.concatenate(drawn)
+
+    drawn = jax.jit(keys_drawn)(DROPOUT_KEYS).tolist()
+    assert len(drawn) == len({tuple(key) for key in drawn}) == 4 * spec.layers * len(EVERYTHING)
 
 
 def test_scale_by_hand():

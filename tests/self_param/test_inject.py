@@ -2,6 +2,8 @@
 
 import dataclasses
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -11,9 +13,10 @@ from jaxllm.errors import UserError
 from jaxllm.files import read_jsonl
 from jaxllm.generate import Generator
 from jaxllm.model import Model, load
+from jaxllm.models.quantized import quantize_params
 from jaxllm.self_param import FormatConfig, InjectConfig, Prompts, inject
 from jaxllm.self_param.config import MixtureConfig, QAPairConfig, UnrelatedConfig
-from jaxllm.self_param.injection import _epoch_targets
+from jaxllm.self_param.injection import _epoch_targets, trainable_model
 from jaxllm.self_param.targets import document_targets
 from jaxllm.train.config import TrainConfig
 from tests.letters import Letters
@@ -29,6 +32,17 @@ CONFIG = InjectConfig(train=TrainConfig(steps=30, batch_size=8, lr=5e-3, warmup_
 @pytest.fixture(scope="module")
 def model():
     return load("tiny")
+
+
+def test_weights_that_are_all_trained_are_float32(model):
+    """Of a bfloat16 checkpoint too; an adapter leaves the base as it is, and quantized weights need one."""
+    half = dataclasses.replace(model, params=jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), model.params))
+    all_weights = dataclasses.replace(CONFIG, lora=None)
+    assert trainable_model(half, CONFIG) is half
+    assert {leaf.dtype for leaf in jax.tree.leaves(trainable_model(half, all_weights).params)} == {np.dtype("float32")}
+    quantized = dataclasses.replace(model, params=quantize_params(model.params, "int8"))
+    with pytest.raises(UserError, match="quantized weights are frozen"):
+        trainable_model(quantized, all_weights)
 
 
 def test_one_text_with_its_own_pairs(model):

@@ -232,16 +232,18 @@ def test_lengths_are_segments_of_right_padded_rows(llama):
 
 
 @pytest.mark.skipif(jax.default_backend() != "gpu", reason="cuDNN's kernel needs a CUDA GPU in use")
+@pytest.mark.parametrize("right_padded", [False, True], ids=["packed", "by length"])
 @pytest.mark.parametrize("causal, window", [(True, None), (False, None), (True, 40)])
-def test_cudnn_equals_xla(causal, window):
+def test_cudnn_equals_xla(causal, window, right_padded):
     """Both in bfloat16, which rounds to one part in 256; values are of size 1."""
     queries, keys, values = heads(128, 4, 2, dtype=BF16)
-    segments = packed(128, [60, 110])
+    segments = packed(128, [110] if right_padded else [60, 110])
+    lengths = jnp.full(2, 110, jnp.int32) if right_padded else None
     real = (segments > 0)[..., None]
 
     def run(kernel):
         def masked(*x):
-            mask = self_attention_mask(segments, causal)
+            mask = self_attention_mask(segments, causal, lengths)
             mixed = attend(x[0], *map(by_head, x[1:]), mask, window=window, kernel=kernel)
             return jnp.where(real, mixed, 0).astype(F32)
 

@@ -181,7 +181,7 @@ class World:
             kinds = rng.sample(list(KINDS), count)
             right, *wrong = (self.value(kind) for kind in kinds)
             return self.choice(f"Which option is {KINDS[kinds[0]]}?", right, wrong)
-        kind, values = rng.choice(["animal", "color", "food", "goods"] + ["number", "name"] * (level > 0.3)), []
+        kind, values = rng.choice(["animal", "colour", "food", "goods"] + ["number", "name"] * (level > 0.3)), []
         while len(values) < count:
             values.append(self.value(kind, values))
         return self.choice(f"Which option is {values[0]}?", values[0], values[1:])
@@ -291,7 +291,7 @@ class World:
                              f"The rain fell on the {self.value('place')} all day."]),
                  rng.choice([f"{other} laughed and played the {self.value('instrument')}.",
                              f"So they sat down and talked about {self.value('topic')}.",
-                             f"The {animal} was {self.value('color')} and would not move."]),
+                             f"The {animal} was {self.value('colour')} and would not move."]),
                  rng.choice(["In the end they became friends.", f"Nobody in {town} forgot that day.",
                              f"Then {who} went home with {goods}.", "And that was all."])]
         return " ".join(lines)

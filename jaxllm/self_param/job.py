@@ -63,10 +63,10 @@ def _prepare(config: Config, job: Job, model: Model, mesh: jax.sharding.Mesh, da
     base = Generator(model, dtype=config.device.compute_dtype, mesh=mesh, batch_size=config.generation_batch_size,
                      consume=True)
     prompts = Prompts(base.model, config.format, data.examples, config.qa_pairs.append_eos)
-    check_probes(config, prompts, data.locality_probes)
     anything = [pair.question for document in data.documents for pair in (*document.questions, *document.paraphrases)]
     documents = chunk_documents(config, prompts, data.documents, source=config.data.path, retrieval_questions=(
         [*anything, *data.locality_probes] if "retrieval" in config.compare else ()))
+    check_probes(config, prompts, data.locality_probes)
     given = None
     if data.pairs is not None:
         given, rejected = pairs_of_file(data.pairs, config.qa_pairs.source, data.contexts, prompts, documents,

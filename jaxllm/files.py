@@ -30,8 +30,9 @@ def storage_error(error: BaseException, path: str | Path) -> StorageError | None
         return error
     if isinstance(error, OSError):
         reason = os.strerror(error.errno) if error.errno in _FULL else None
-    else:  # array writes fail inside tensorstore, which puts the code into the text of a ValueError
-        codes = {int(code) for code in re.findall(r"os_error_code='(\d+)'", str(error))} & _FULL
+    else:  # tensorstore and safetensors put the code into the text of errors of their own
+        codes = {int(code) for code in re.findall(r"os_error_code='(\d+)'|\(os error (\d+)\)", str(error))
+                 for code in code if code} & _FULL
         reason = os.strerror(min(codes)) if codes else None
     return None if reason is None else StorageError(f"{path}: cannot be written: {reason}")
 

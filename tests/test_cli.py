@@ -39,6 +39,7 @@ FAILURES = {
     "storage": StorageError("rows.jsonl: cannot be written: No space left on device"),
     "enospc": OSError(28, "No space left on device"),
     "tensorstore": ValueError("RESOURCE_EXHAUSTED: No space left on device [os_error_code='28']"),
+    "safetensors": RuntimeError("Error while serializing: I/O error: File too large (os error 27)"),
     "oserror": OSError(13, "Permission denied"),
     "bug": ZeroDivisionError("a fault of ours"),
     "stop": KeyboardInterrupt(),
@@ -80,6 +81,7 @@ def test_a_job_ends_with_the_path_of_its_result(tmp_path, capsys):
         ),
         ("enospc", 1, "jaxllm: {out}: cannot be written: No space left on device\n"),
         ("tensorstore", 1, "jaxllm: {out}: cannot be written: No space left on device\n"),
+        ("safetensors", 1, "jaxllm: {out}: cannot be written: File too large\n"),
         ("stop", 130, "jaxllm: stopped\n"),
     ],
 )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import errno
 import hashlib
 import json
 import math
@@ -17,6 +16,7 @@ import numpy as np
 
 from jaxllm.assets import resolve
 from jaxllm.errors import UserError
+from jaxllm.files import storage
 
 INDEX = "model.safetensors.index.json"
 # Name of a dtype in a safetensors header -> numpy dtype.
@@ -245,17 +245,9 @@ class Tensors:
 
 
 def save_tensors(path: Path, tensors: dict[str, np.ndarray]) -> None:
-    """Writes one safetensors file; a full disk is an `OSError` with ENOSPC, as everywhere."""
-    from safetensors import SafetensorError
+    """Writes one safetensors file; a full disk is a `StorageError`."""
     from safetensors.numpy import save_file
 
-    try:
+    with storage(path):
         save_file(tensors, path, metadata={"format": "pt"})
         path.chmod(0o644)  # the library makes it private
-    except SafetensorError as error:
-        # The library reports a full disk only in the text of its own error.
-        if f"os error {errno.ENOSPC}" in str(error) or f"os error {errno.EDQUOT}" in str(error):
-            raise OSError(errno.ENOSPC, str(error)) from error
-        raise
-
-

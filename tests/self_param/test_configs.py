@@ -45,6 +45,7 @@ SHAPES = {
 WEIGHTS = {"paper_single": 3_426_473_600, "paper_batch500": 7_241_732_096, "paper_sequential20": 8_030_261_248}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PAPER)
 def test_recipes_of_the_papers_size_compile_on_shapes(name, tmp_path, capsys):
     shape = SHAPES[name]

@@ -122,8 +122,8 @@ def test_end_tokens_of_sampled_answers(model, targets):
 
 
 def test_the_current_student_is_sampled(model, targets, monkeypatch):
-    """Before the first step the base model, then the student of that step; the adapter is applied next to the base,
-    whose weights are prepared once."""
+    """Before the first step the base model, then the student of that step; the adapter is applied next to the base;
+    its weights are prepared once."""
     sampled, sample, made = [], OnPolicyTargets.sample, []
     prepare = Generator._prepared
     monkeypatch.setattr(Generator, "_prepared", lambda self, *args: made.append(self) or prepare(self, *args))

@@ -106,6 +106,7 @@ class Session:
             host: numbers that the host adds; a step that has some is always written.
             tokens: processed in the step, without padding, for `tokens_per_s`.
         """
+        self._made = step + 1  # also where the loop is left before its next step
         self._in_flight.append(_InFlight(step + 1, dict(on_device), dict(host or {}), tokens))
         if len(self._in_flight) > _IN_FLIGHT:
             self._fetch()

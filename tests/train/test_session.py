@@ -3,6 +3,8 @@
 import os
 import signal
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
 import rollouts
 import toy
@@ -53,3 +55,15 @@ def test_a_signal_ends_the_steps_and_finish_saves(tmp_path, whole):
     assert os.listdir(tmp_path / "checkpoints") == ["9"]
     toy.assert_equal(rollouts.run(tmp_path, save_last=False)[0], whole[1])
     assert numbers(tmp_path) == numbers(whole[0])
+
+
+def test_a_loop_that_breaks_saves_the_step_it_made(tmp_path):
+    tree = {"weights": np.zeros(2)}
+    with train.Checkpointer(tmp_path) as checkpointer, train.Session(0, 5, checkpointer=checkpointer,
+                                                                     progress=False) as session:
+        for step in session.steps():
+            session.log(step, {"loss": jnp.float32(1.0)})
+            if step == 2:
+                break
+        session.finish(tree)
+        assert session.interrupted and checkpointer.latest_step() == 3

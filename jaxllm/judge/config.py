@@ -83,7 +83,8 @@ class JudgeConfig:
             url = urllib.parse.urlsplit(self.base_url)
             check(url.scheme in ("http", "https") and bool(url.hostname), "base_url",
                   "is not an address; it looks like http://localhost:8000/v1")
-            check("@" not in url.netloc, "base_url", "holds a user or password, which would be written to files",
+            check("@" not in url.netloc and not url.query and not url.fragment, "base_url",
+                  "holds a user, a password or a query, which would be written to files",
                   "put the key into the environment variable that key_variable names")
         # The value is not shown: it may be the key itself, given here by mistake.
         check(re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", self.key_variable) is not None, "key_variable",

@@ -5,7 +5,6 @@ import json
 import math
 import sys
 
-import jax
 import jax.numpy as jnp
 import pytest
 
@@ -31,9 +30,9 @@ from jaxllm.judge.local import _shares
 from jaxllm.judge.options import OptionTokens
 from jaxllm.judge.protocol import check_options, spellings
 from jaxllm.model import load
-from jaxllm.models import Adapter, LoraConfig, compute_logits, init_adapter, merge_adapter
+from jaxllm.models import LoraConfig, compute_logits, merge_adapter
 from jaxllm.models.peft import save_adapter
-from tests.networks import forward
+from tests.networks import forward, random_adapter
 
 GREEDY = SamplingConfig(temperature=0.0, max_tokens=6)
 QUESTION = [{"role": "user", "content": "Is the sky red?"}]
@@ -312,6 +311,7 @@ def test_configs_open_judges(tmp_path, recorded):
                   dict(kind="recorded", path=path, cache="c"), dict(path=path), dict(seconds=math.inf),
                   dict(kind="openai", model="m", base_url="localhost:8000"),
                   dict(kind="openai", model="m", base_url="http://user:secret@host/v1"),
+                  dict(kind="openai", model="m", base_url="http://host/v1?key=secret"),
                   dict(kind="openai", model="m", key_variable="sk-secret"),
                   dict(kind="openai", model="m", format="plain"), dict(kind="openai", model="m", adapter="a"),
                   dict(prompt_price=-1.0)):
@@ -322,9 +322,7 @@ def test_configs_open_judges(tmp_path, recorded):
 
 def test_an_adapter_is_applied_next_to_the_model(tiny, tmp_path):
     """Chooses as the merged model, and is another judge for caches."""
-    fresh = init_adapter(tiny.spec, jax.random.key(1), LoraConfig(rank=4, alpha=8.0))
-    noise = lambda leaf: leaf + 0.05 * jax.random.normal(jax.random.key(leaf.size), leaf.shape)
-    adapter = Adapter(jax.tree.map(noise, fresh.params), fresh.scale)
+    adapter = random_adapter(tiny.spec, LoraConfig(rank=4, alpha=8.0), 0.05)
     save_adapter(tmp_path / "adapter", tiny.spec, adapter)
     judge = open_judge(JudgeConfig(adapter=str(tmp_path / "adapter"), batch_size=4))
     plain = open_judge(JudgeConfig(batch_size=4))

@@ -148,6 +148,14 @@ def prefill_pack(spec: ModelSpec, params: Params, adapter: Adapter | None, pack:
     return compute_logits(spec, params, last), jax.tree.map(lambda part: part[0], layers)
 
 
+@jax.jit  # traced once for all layers
+def _insert_row(buffers: KeysValues, available: KeysValues, slot: jax.Array, index: jax.Array) -> KeysValues:
+    """Writes the positions `index` `[S]` of `available`, `[KV, N, head_dim]`, to one slot of a layer's cache."""
+    keys, values = (jnp.take(new, index, axis=1) for new in available)
+    write = lambda buffer, new: lax.dynamic_update_slice(buffer, new.astype(buffer.dtype)[None], (slot, 0, 0, 0))
+    return write(buffers[0], keys.swapaxes(1, 2)), write(buffers[1], values)
+
+
 @partial(jax.jit, donate_argnames=("state",))
 def insert(state: DecodeState, pack: PackedPrompts, next_logits: jax.Array, layers: tuple[KeysValues, ...],
            prefix: Prefix | None, prefix_tokens: jax.Array | None) -> DecodeState:
@@ -175,11 +183,8 @@ def insert(state: DecodeState, pack: PackedPrompts, next_logits: jax.Array, laye
         lambda prefixed, new: jnp.concatenate([prefixed.astype(new.dtype), new], 1), prefix.layers, layers)
 
     def fill(row: jax.Array, buffers: tuple[KeysValues, ...]) -> tuple[KeysValues, ...]:
-        write = lambda buffer, new: lax.dynamic_update_slice(buffer, new.astype(buffer.dtype)[None],
-                                                             (pack.slots[row], 0, 0, 0))
-        select = lambda new: jnp.take(new, source[row], axis=1)
-        return tuple((write(ours[0], select(keys).swapaxes(1, 2)), write(ours[1], select(values)))
-                     for ours, (keys, values) in zip(buffers, available, strict=True))
+        slot, index = pack.slots[row], source[row]
+        return tuple(_insert_row(*layer, slot, index) for layer in zip(buffers, available, strict=True))
 
     # Row by row, so that the cost is that of the inserted prompts and not that of all slots.
     filled = lax.fori_loop(0, jnp.sum(pack.slots < len(state.done)), fill, state.cache.layers)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from jaxllm.models import ModelSpec, Rope, init_params
+from jaxllm.models import Adapter, LoraConfig, ModelSpec, Rope, init_adapter, init_params
 from jaxllm.models import forward as plain_forward
 
 # Eagerly every operation is a program of its own to compile; this is one.
@@ -19,15 +22,36 @@ GPT2 = ModelSpec("gpt2", vocab_size=97, width=32, layers=3, heads=4, kv_heads=4,
 
 
 def random_params(spec: ModelSpec, seed: int):
-    params = jax.jit(lambda key: init_params(spec, key))(jax.random.key(seed))
-    leaves, structure = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(seed + 100), len(leaves))
-    small = {"scale", "bias"}
-    names = [path[-1].key for path, _ in jax.tree_util.tree_leaves_with_path(params)]
-    leaves = [leaf + 0.2 * jax.random.normal(key, leaf.shape) if name in small else leaf
-              for leaf, key, name in zip(leaves, keys, names, strict=True)]
-    return jax.tree.unflatten(structure, leaves)
+    """Draws what `init_params` draws, and perturbs norms and biases. In numpy, which has nothing to compile."""
+    random = np.random.default_rng(seed)
+    shapes = jax.eval_shape(lambda: init_params(spec, jax.random.key(0)))
+
+    def draw(path, leaf) -> jax.Array:
+        name = path[-1].key
+        mean = 1.0 - spec.norm_offset if name == "scale" else 0.0
+        if name in ("scale", "bias"):
+            std = 0.2
+        elif name == "kernel":
+            std = leaf.shape[-2] ** -0.5
+        else:
+            std = 1.0 if name == "embed" and "head" in shapes else spec.width**-0.5
+        return jnp.asarray(mean + std * random.standard_normal(leaf.shape), leaf.dtype)
+
+    return jax.tree_util.tree_map_with_path(draw, shapes)
+
+
+def random_adapter(spec: ModelSpec, lora: LoraConfig, std: float) -> Adapter:
+    """Draws an adapter that has an effect: uniform `a` as before training, and normal noise on both."""
+    random = np.random.default_rng(lora.rank)
+    fresh = jax.eval_shape(lambda: init_adapter(spec, jax.random.key(0), lora))
+
+    def draw(path, leaf) -> jax.Array:
+        bound = leaf.shape[-2] ** -0.5 if path[-1].key == "a" else 0.0
+        return jnp.asarray(random.uniform(-bound, bound, leaf.shape) + std * random.standard_normal(leaf.shape),
+                           leaf.dtype)
+
+    return dataclasses.replace(fresh, params=jax.tree_util.tree_map_with_path(draw, fresh.params))
 
 
 def random_tokens(batch: int, length: int, vocab: int = 97, seed: int = 0) -> jax.Array:
-    return jax.random.randint(jax.random.key(seed), (batch, length), 3, vocab, jnp.int32)
+    return jnp.asarray(np.random.default_rng(seed).integers(3, vocab, (batch, length)), jnp.int32)

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, cast
 
 import jax
@@ -61,7 +61,6 @@ class TrainPlan:
         two_teachers: `run_plan` is given an open-book teacher.
         on_policy: share and frequency of the student's own completions; None has none.
         sampling: sampling of these completions.
-        generation_batch_size: completions sampled together; does not change the results.
         packing: shape of packed rows; None pads every target to a row of its own.
     """
 
@@ -78,7 +77,6 @@ class TrainPlan:
     two_teachers: bool = False
     on_policy: OnPolicyConfig | None = None
     sampling: SamplingConfig | None = None
-    generation_batch_size: int = 64
     packing: PackedShape | None = None
 
 
@@ -92,8 +90,7 @@ def resolved_steps(train: TrainConfig) -> int:
 def make_plan(model: Model, objective: Objective, train: TrainConfig, lora: LoraConfig | None,
               divergence: DivergenceConfig, lengths: tuple[int, int], dtype: jnp.dtype,
               mesh: jax.sharding.Mesh, *, two_teachers: bool = False, on_policy: OnPolicyConfig | None = None,
-              sampling: SamplingConfig | None = None, generation_batch_size: int = 64,
-              epoch_targets: int | None = None) -> TrainPlan:
+              sampling: SamplingConfig | None = None, epoch_targets: int | None = None) -> TrainPlan:
     """Makes a plan: one program, compiled at its first step, for every source that fits `lengths`.
 
     Args:
@@ -118,7 +115,7 @@ def make_plan(model: Model, objective: Objective, train: TrainConfig, lora: Lora
                      remat=train.remat, two_teachers=two_teachers and divergence.top_k is None)
     step = make_train_step(loss, optimizer, schedule, train.accumulate)
     return TrainPlan(train, lora, step, optimizer, mesh, *lengths, divergence, objective, dtype, two_teachers,
-                     on_policy, sampling, generation_batch_size, packing)
+                     on_policy, sampling, packing)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,14 +123,14 @@ class TrainResult:
     """The end of a run.
 
     Attributes:
-        model: the base model.
+        base: the base model.
         trained: the trained tree.
         lora: settings of the adapter; None when all weights were trained.
         metrics: metrics of the last step.
         interrupted: a signal stopped it; the checkpoint is saved and the trained tree is not to be used.
     """
 
-    model: Model
+    base: Generator
     trained: Any
     lora: LoraConfig | None
     metrics: dict[str, float]
@@ -147,16 +144,16 @@ class TrainResult:
     @functools.cached_property
     def params(self) -> Params:
         """The trained model's weights; an adapter is merged into a copy of the base's when they are first used."""
-        return merged(self.model, self.trained, self.lora)
+        return merged(self.base.model, self.trained, self.lora)
 
 
-def run_plan(model: Model, targets: TargetSource, plan: TrainPlan, *, checkpointer: Checkpointer | None = None,
+def run_plan(base: Generator, targets: TargetSource, plan: TrainPlan, *, checkpointer: Checkpointer | None = None,
              metrics: MetricsSink | None = None, progress: bool = True, save_last: bool = True,
-             open_book_teacher: Params | None = None) -> TrainResult:
+             open_book_teacher: Generator | None = None) -> TrainResult:
     """Trains a model on a source of targets.
 
     Args:
-        model: the teacher, and the student before its first step.
+        base: the teacher, and the student before its first step; its layers are stacked while steps are made.
         targets: the training targets.
         plan: from `make_plan`.
         checkpointer: saves and resumes; None starts anew and saves nothing.
@@ -167,20 +164,19 @@ def run_plan(model: Model, targets: TargetSource, plan: TrainPlan, *, checkpoint
             itself.
     """
     train = plan.train
-    open_book_teacher = model.params if open_book_teacher is None else open_book_teacher
-    state, completions = initial_state(model, plan, targets.seed), {}
+    open_book_teacher = base if open_book_teacher is None else open_book_teacher
+    state, completions = initial_state(base, plan, targets.seed), {}
     if checkpointer is not None and checkpointer.latest_step() is not None:
         state, sidecar = checkpointer.restore(state)
         completions = sidecar.get("completions", completions)
     draw, hooks = targets.target, list[Hook]()
     if plan.on_policy is not None and plan.sampling is not None:
-        generator = Generator(model, dtype=plan.dtype, mesh=plan.mesh, batch_size=plan.generation_batch_size)
-        sampled = OnPolicyTargets(generator, targets, plan.on_policy, plan.sampling, train.batch_size,
+        sampled = OnPolicyTargets(base, targets, plan.on_policy, plan.sampling, train.batch_size,
                                   (plan.student_length, plan.teacher_length), completions)
         hooks.append(_sampling_hook(sampled, plan.on_policy.every, plan, state))
         draw = sampled.target
     step_targets = lambda step: [draw(n) for n in range(step * train.batch_size, (step + 1) * train.batch_size)]
-    frozen: Any = model.params
+    frozen: Callable[[], Any] = base.training_params
     lengths = plan.student_length, plan.teacher_length
     counts = row_counts(train.batch_size, train.accumulate * plan.mesh.shape["data"] * plan.mesh.shape["fsdp"])
     pack: Any = lambda targets: pack_targets([[target] for target in targets], cast(Any, plan.packing), counts)
@@ -188,7 +184,7 @@ def run_plan(model: Model, targets: TargetSource, plan: TrainPlan, *, checkpoint
     if plan.packing is not None:
         batch = lambda step: pack(step_targets(step)).batch
     if plan.objective == "distill" and plan.divergence.top_k is not None:
-        cache = TeacherCache(model, open_book_teacher if plan.two_teachers else None, plan.divergence.top_k, lengths,
+        cache = TeacherCache(base, open_book_teacher if plan.two_teachers else None, plan.divergence.top_k, lengths,
                              train.batch_size // train.accumulate, plan.divergence.temperature, plan.dtype, plan.mesh)
         ahead = lambda step: range(step + 1, min(step + TEACHER_STEPS_AHEAD, train.steps))
         later_targets = lambda step: (target for later in ahead(step) for target in step_targets(later))
@@ -196,12 +192,14 @@ def run_plan(model: Model, targets: TargetSource, plan: TrainPlan, *, checkpoint
         if plan.packing is not None:
             batch = lambda step: cache.packed_batch(pack(current := step_targets(step)), current, later_targets(step))
     elif plan.two_teachers:
-        frozen = model.params, open_book_teacher
-    fitted = fit(state, plan.step, batch, resolved_steps(train), frozen=frozen, mesh=plan.mesh, hooks=hooks,
+        frozen = lambda: (base.training_params(), open_book_teacher.training_params())
+    # Sampling unstacks the layers, so that every step asks for the stacked ones.
+    step = lambda state, _, batch: plan.step(state, frozen(), batch)
+    fitted = fit(state, step, batch, resolved_steps(train), mesh=plan.mesh, hooks=hooks,
                  log_every=train.log_every, save_every=train.save_every, save_last=save_last,
                  checkpointer=checkpointer, sidecar={"completions": completions} if hooks else None, metrics=metrics,
                  progress=progress)
-    return TrainResult(model, fitted.state.params, plan.lora, fitted.metrics, fitted.interrupted)
+    return TrainResult(base, fitted.state.params, plan.lora, fitted.metrics, fitted.interrupted)
 
 
 def _sampling_hook(targets: OnPolicyTargets, every: int, plan: TrainPlan, state: TrainState) -> Hook:
@@ -220,9 +218,10 @@ def _sampling_hook(targets: OnPolicyTargets, every: int, plan: TrainPlan, state:
     return hook
 
 
-def initial_state(model: Model, plan: TrainPlan, seed: int) -> TrainState:
+def initial_state(base: Generator, plan: TrainPlan, seed: int) -> TrainState:
     """Makes the state before the first step: the student equals the model."""
-    return init_state(init_trained(model, plan.lora, plan.mesh, seed), plan.optimizer, seed)
+    base.training_params()
+    return init_state(init_trained(base.model, plan.lora, plan.mesh, seed), plan.optimizer, seed)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -244,8 +243,8 @@ class NumberedMetrics:
         self.writer.write(self.first_step + step, {**self.labels, **values})
 
 
-def train_run(job: Job, model: Model, targets: TargetSource, plan: TrainPlan, name: str, number: int,
-              labels: dict[str, Any], open_book_teacher: Params | None = None) -> TrainResult:
+def train_run(job: Job, base: Generator, targets: TargetSource, plan: TrainPlan, name: str, number: int,
+              labels: dict[str, Any], open_book_teacher: Generator | None = None) -> TrainResult:
     """Trains one run of many of a job, resumed if it was interrupted.
 
     The final state is not saved: the caller records the result at once, and then removes the checkpoints. A run that is
@@ -253,7 +252,7 @@ def train_run(job: Job, model: Model, targets: TargetSource, plan: TrainPlan, na
 
     Args:
         job: its checkpoints and metrics are written.
-        model: the teacher, and the student before its first step.
+        base: the teacher, and the student before its first step.
         targets: the training targets.
         plan: from `make_plan`.
         name: name of the run's checkpoints.
@@ -271,7 +270,7 @@ def train_run(job: Job, model: Model, targets: TargetSource, plan: TrainPlan, na
         if made < steps:  # after a finished run come the lines of the next, which must stay
             writer = stack.enter_context(MetricsWriter(job.metrics_path, first_step + made))
             metrics = NumberedMetrics(writer, first_step, labels)
-        result = run_plan(model, targets, plan, checkpointer=checkpointer, metrics=metrics, save_last=False,
+        result = run_plan(base, targets, plan, checkpointer=checkpointer, metrics=metrics, save_last=False,
                           open_book_teacher=open_book_teacher)
     if result.interrupted:
         raise KeyboardInterrupt(f"stopped in {name}; the same command resumes it")

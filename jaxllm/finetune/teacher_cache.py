@@ -13,7 +13,7 @@ import numpy as np
 from jaxllm.finetune.distill import Batch, teacher_states
 from jaxllm.finetune.packing import PackedTargets
 from jaxllm.finetune.targets import EMPTY, Target, collate
-from jaxllm.model import Model
+from jaxllm.generate import Generator
 from jaxllm.models import ModelSpec, unembedding
 from jaxllm.models.mesh import put_batch
 from jaxllm.models.network import Params
@@ -36,7 +36,7 @@ class TeacherCache:
     """The teacher's top-k log-probabilities at every position of targets, computed once per target.
 
     Args:
-        model: the teacher.
+        teacher: the teacher.
         open_book_teacher: teacher of targets with a context, where it differs; see `target_divergence`.
         k: tokens stored per position.
         lengths: lengths of the student's and the teacher's view.
@@ -46,13 +46,15 @@ class TeacherCache:
         mesh: the devices that share it.
     """
 
-    def __init__(self, model: Model, open_book_teacher: Params | None, k: int, lengths: tuple[int, int],
+    def __init__(self, teacher: Generator, open_book_teacher: Generator | None, k: int, lengths: tuple[int, int],
                  batch_size: int, temperature: float, dtype: jnp.dtype, mesh: jax.sharding.Mesh):
         self._lengths, self._k, self._batch_size, self._mesh = lengths, k, batch_size, mesh
         self._entries: dict[Target, tuple[np.ndarray, np.ndarray]] = {}
         self._bytes = 0
-        self._run = partial(teacher_top_k, model.spec, model.params, open_book_teacher, k=k, temperature=temperature,
-                            dtype=dtype)
+        self._run = lambda batch: teacher_top_k(
+            teacher.model.spec, teacher.training_params(),
+            None if open_book_teacher is None else open_book_teacher.training_params(), batch, k=k,
+            temperature=temperature, dtype=dtype)
 
     def batch(self, targets: Sequence[Target], ahead: Iterable[Target] = ()) -> dict[str, np.ndarray]:
         """Builds `collate` with `teacher_ids` and `teacher_logprobs` `[B, Ts, k]`, undefined in the padding.

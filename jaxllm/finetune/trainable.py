@@ -1,8 +1,8 @@
 """The trained weights of a run as one tree: an adapter or a copy of all weights, with or without heads.
 
 Without heads the tree is the adapter's (or the model's) own; with heads it is `{"adapter": ..., "value_head": ...}` (or
-`{"params": ..., "value_head": ...}`). The base model is passed to the loss as `frozen`, exists once, and may be stacked
-or unstacked, for example `Generator.params`.
+`{"params": ..., "value_head": ...}`). The base model, for example `Generator.training_params`, is passed to the loss as
+`frozen`, so that it exists once.
 """
 
 from __future__ import annotations

@@ -18,9 +18,10 @@ from jaxllm.generate.completion import Completion
 from jaxllm.generate.scheduler import GenerationStats, Scheduler, check_prompt
 from jaxllm.generate.scoring import Score, score_pairs
 from jaxllm.model import Model
-from jaxllm.models import Adapter, Params, adapter_axes, native, stack_layers, unstack_layers
+from jaxllm.models import Adapter, Params, adapter_axes, merge_adapter, native, stack_layers
 from jaxllm.models.adapters import match_layout
 from jaxllm.models.mesh import model_shardings, shardings
+from jaxllm.models.params import Weights, own_layers
 from jaxllm.models.quantized import scheme_of
 
 Ids = Sequence[int] | np.ndarray
@@ -29,9 +30,9 @@ Ids = Sequence[int] | np.ndarray
 class Generator:
     """Generates from a model and scores with it.
 
-    Weights are prepared once, here: placed on the mesh, and layers unstacked as decoding needs them. `params` is the
-    prepared tree; training can take it as its frozen weights, so that the base exists once. Models with a scoring head
-    keep their layers as they are.
+    Weights are placed on the mesh, and their layers unstacked, as decoding needs them, by the first call. Training
+    shares them: `training_params` stacks the layers again, and the next generation unstacks them, so that the base is
+    in memory once. Models with a scoring head keep their layers as they are.
 
     Args:
         model: the model; not changed.
@@ -41,24 +42,52 @@ class Generator:
             devices, each of which then has their keys and values.
         batch_size: sequences decoded together at most; halved while memory does not suffice. Results depend on it only
             through rounding.
-        consume: frees the stacked weights of `model` while they are unstacked; the model must not be used afterwards.
+        consume: frees the weights of `model` while their layers are unstacked; the model must not be used afterwards.
     """
 
     def __init__(self, model: Model, *, dtype: jnp.dtype | None = None, mesh: jax.sharding.Mesh | None = None,
                  batch_size: int = 32, consume: bool = False):
         self.dtype = DeviceConfig().compute_dtype if dtype is None else jnp.dtype(dtype)
         self.mesh, self.batch_size = mesh, batch_size
-        self.model = dataclasses.replace(model, params=self._prepared(model, consume))
+        placed = model.params if mesh is None or _is_on(model.params, mesh) else _placed(model, mesh)
+        self._model, self._weights = model, Weights(placed, consume or placed is not model.params)
+
+    @property
+    def model(self) -> Model:
+        """The model with the weights in their present layout."""
+        return dataclasses.replace(self._model, params=self.params)
 
     @property
     def params(self) -> Params:
-        """The prepared weights."""
-        return self.model.params
+        """The weights in their present layout; see `training_params`."""
+        return self._weights.current
+
+    def training_params(self) -> Params:
+        """Returns the weights with stacked layers, which a training step scans and so compiles once.
+
+        Generation and scoring convert them back: the tree must not be used after such a call.
+        """
+        return self._weights.stacked()
+
+    def _decoding_model(self) -> Model:
+        if self._model.spec.head is None:
+            self._weights.unstacked()
+        return self.model
 
     def replace_params(self, params: Params, consume: bool = False) -> Generator:
         """Returns a generator with other weights of the same model, prepared likewise."""
-        return Generator(dataclasses.replace(self.model, params=params), dtype=self.dtype, mesh=self.mesh,
+        return Generator(dataclasses.replace(self._model, params=params), dtype=self.dtype, mesh=self.mesh,
                          batch_size=self.batch_size, consume=consume)
+
+    def merged(self, adapter: Adapter, consume: bool = False) -> Generator:
+        """Returns a generator with an adapter merged into the weights.
+
+        Args:
+            adapter: the adapter.
+            consume: reuse the memory of these weights; this generator must not be used afterwards.
+        """
+        params = merge_adapter(self.params, adapter, consume=consume)
+        return self.replace_params(params if consume else own_layers(params, self.params), consume=True)
 
     def generate(self, prompts: Sequence[Ids], sampling: SamplingConfig, *, adapter: Adapter | None = None,
                  seed: int = 0, row_ids: Sequence[int] | None = None, max_tokens: Sequence[int] | None = None,
@@ -87,8 +116,9 @@ class Generator:
             UserError: a prompt is empty, or exceeds the context window with `max_tokens`; the log-probabilities are not
                 finite; a logit bias names a token that the model does not have; the model has a scoring head.
         """
-        spec = self.model.spec
-        self.model.require_lm("generate text")
+        model = self._decoding_model()
+        spec = model.spec
+        model.require_lm("generate text")
         limits = [sampling.max_tokens] * len(prompts) if max_tokens is None else list(max_tokens)
         arrays = [np.asarray(ids, np.int32) for ids in prompts]
         for number, (ids, limit) in enumerate(zip(arrays, limits, strict=True)):
@@ -107,7 +137,7 @@ class Generator:
                 on_prompt(prompt, results[prompt])
 
         if arrays:
-            Scheduler(self.model, self._adapter(adapter), arrays, limits, sampling,
+            Scheduler(model, self._adapter(adapter), arrays, limits, sampling,
                       seed=seed if sampling.seed is None else sampling.seed,
                       row_ids=np.array(range(len(prompts)) if row_ids is None else row_ids, np.uint32),
                       logprob_temperature=logprob_temperature, batch_size=self.batch_size, dtype=self.dtype,
@@ -131,10 +161,11 @@ class Generator:
             UserError: a prompt has no token, or a pair is longer than the context window; the log-probabilities are not
                 finite; the model has a scoring head.
         """
-        self.model.require_lm("score continuations")
+        model = self._decoding_model()
+        model.require_lm("score continuations")
         _check_temperature(temperature, "temperature")
         arrays = [(np.asarray(prompt, np.int32), np.asarray(rest, np.int32)) for prompt, rest in pairs]
-        return score_pairs(self.model, self._adapter(adapter), arrays, temperature=temperature, dtype=self.dtype,
+        return score_pairs(model, self._adapter(adapter), arrays, temperature=temperature, dtype=self.dtype,
                            mesh=self.mesh, stats=stats or GenerationStats(), on_batch=on_batch)
 
     def classify(self, texts: Sequence[tuple[Ids, Ids]], *, adapter: Adapter | None = None,
@@ -149,19 +180,9 @@ class Generator:
         Raises:
             UserError: a text is empty or longer than the context window, or a score is not finite.
         """
-        return classify_texts(self.model, self._adapter(adapter), texts, batch_size=self.batch_size, dtype=self.dtype,
+        model = self._decoding_model()
+        return classify_texts(model, self._adapter(adapter), texts, batch_size=self.batch_size, dtype=self.dtype,
                               mesh=self.mesh, on_batch=on_batch)
-
-    def _prepared(self, model: Model, consume: bool) -> Params:
-        params = model.params
-        stacked = not isinstance(params["layers"], tuple)
-        if self.mesh is not None and not _is_on(params, self.mesh):
-            if not stacked:
-                raise ValueError("weights with unstacked layers must be on the mesh already")
-            placed = native.abstract(model.spec, jnp.dtype("float32"), model_shardings(model.spec, self.mesh),
-                                     scheme_of(params))
-            params = jax.device_put(params, jax.tree.map(lambda leaf: leaf.sharding, placed))
-        return unstack_layers(params, consume) if model.spec.head is None else params
 
     def _adapter(self, adapter: Adapter | None) -> Adapter | None:
         """The adapter in the layout of the weights and on their devices."""
@@ -172,6 +193,13 @@ class Generator:
             placed = shardings(adapter_axes(adapter), self.mesh, adapter.params)
             adapter = dataclasses.replace(adapter, params=jax.device_put(adapter.params, placed))
         return match_layout(adapter, self.params)
+
+
+def _placed(model: Model, mesh: jax.sharding.Mesh) -> Params:
+    """Places a model's weights on a mesh."""
+    params = stack_layers(model.params)
+    layout = native.abstract(model.spec, jnp.dtype("float32"), model_shardings(model.spec, mesh), scheme_of(params))
+    return jax.device_put(params, jax.tree.map(lambda leaf: leaf.sharding, layout), may_alias=False)
 
 
 def _is_on(params: Params, mesh: jax.sharding.Mesh) -> bool:

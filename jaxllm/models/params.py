@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
 
 Params = dict[str, Any]
 """Nested dict of arrays. `params["layers"]` is one tree of `[L, ...]` arrays, or a tuple of L trees."""
@@ -48,9 +50,60 @@ def stack_layers(params: Params, consume: bool = False) -> Params:
     structure = jax.tree.structure(params["layers"][0])
     stacked = []
     for column in zip(*(jax.tree.leaves(layer) for layer in params["layers"]), strict=True):
-        stacked.append(jnp.stack(column))
+        stacked.append(_stack(column))
         if consume:
             jax.block_until_ready(stacked[-1])
             for leaf in column:
                 leaf.delete()
     return params | {"layers": structure.unflatten(stacked)}
+
+
+def _stack(column: Sequence[jax.Array]) -> jax.Array:
+    """Stacks arrays; on a mesh the new axis is replicated, and the others stay as they are split."""
+    sharding = getattr(column[0], "sharding", None)
+    if not isinstance(sharding, NamedSharding):
+        return jnp.stack(column)
+    stacked = NamedSharding(sharding.mesh, PartitionSpec(None, *sharding.spec))
+    return jax.jit(jnp.stack, out_shardings=stacked)(column)
+
+
+def own_layers(params: Params, others: Params) -> Params:
+    """Copies the arrays of the layers that `params` shares with `others`."""
+    shared = {id(leaf) for leaf in jax.tree.leaves(others["layers"])}
+    return params | {"layers": jax.tree.map(lambda leaf: leaf.copy() if id(leaf) in shared else leaf, params["layers"])}
+
+
+class Weights:
+    """Weights in one layout at a time: unstacked for decoding, stacked for training, which scans the layers.
+
+    Asking for the other layout converts them array by array and frees the first, so that they are never in memory
+    twice. What was returned before must not be used after a conversion.
+
+    Args:
+        params: parameters of a model, in either layout.
+        consume: `params` may be freed. If not, they are kept and the other layout is a copy, freed on the way back.
+    """
+
+    def __init__(self, params: Params, consume: bool = False):
+        self._given = None if consume else params
+        self.current = params
+
+    def unstacked(self) -> Params:
+        """Returns the weights with a tuple of layers."""
+        return self._converted(False)
+
+    def stacked(self) -> Params:
+        """Returns the weights with layers stacked in one tree."""
+        return self._converted(True)
+
+    def _converted(self, stacked: bool) -> Params:
+        if is_stacked(self.current) == stacked:
+            return self.current
+        if self._given is not None and is_stacked(self._given) == stacked:
+            for leaf in jax.tree.leaves(self.current["layers"]):
+                leaf.delete()
+            self.current = self._given
+        else:
+            convert = stack_layers if stacked else unstack_layers
+            self.current = convert(self.current, consume=self.current is not self._given)
+        return self.current

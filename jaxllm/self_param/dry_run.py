@@ -8,7 +8,6 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxllm.errors import UserError
 from jaxllm.finetune.run import TrainPlan, make_plan
@@ -38,8 +37,7 @@ def dry_run(config: Config, mesh: jax.sharding.Mesh) -> str:
         raise UserError("has a scoring head", config.model, "use a language model")
     lengths = _lengths(config, spec.max_positions)
     dtype = jnp.dtype(weight_dtype(config) or stored_dtype(config.model))
-    weights = _unstacked(native.abstract(spec, dtype, model_shardings(spec, mesh),
-                                         config.device.quantize), spec.layers)
+    weights = native.abstract(spec, dtype, model_shardings(spec, mesh), config.device.quantize)
     if config.lora is None:
         trained = weights
     else:
@@ -54,7 +52,7 @@ def dry_run(config: Config, mesh: jax.sharding.Mesh) -> str:
     size = lambda tree: sum(_bytes(x) for x in jax.tree.leaves(tree))
     parts = {"weights": size(weights)}
     if config.setting == "sequential":  # next to the base model, which stays for evaluation and as a teacher
-        parts["merged weights"] = _merged_kernels(spec, config, weights)
+        parts["merged weights"] = _merged_layers(spec, config, weights)
     parts |= {"adapter" if config.lora else "trained weights": size(state.params),
               "optimizer": size(state.opt_state), "temporary, one step": temporary}
     lines = [f"{config.model}: {spec.family}, {spec.layers} layers, width {spec.width}, vocabulary {spec.vocab_size:,}",
@@ -84,15 +82,6 @@ def _temporary(config: Config, spec: ModelSpec, plan: TrainPlan, state, weights:
         return max(program.compile().memory_analysis().temp_size_in_bytes for program in programs)
 
 
-def _unstacked(weights: Params, layers: int) -> Params:
-    """Shapes of `unstack_layers`, the layout of training and decoding."""
-    def first_layer(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-        sharding = NamedSharding(x.sharding.mesh, PartitionSpec(*x.sharding.spec[1:]))
-        return jax.ShapeDtypeStruct(x.shape[1:], x.dtype, sharding=sharding)
-
-    return weights | {"layers": (jax.tree.map(first_layer, weights["layers"]),) * layers}
-
-
 def _batch(rows: int, lengths: tuple[int, int], mesh: jax.sharding.Mesh, top_k: int | None = None
            ) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes of a batch of targets; with `top_k` tokens per position of the teacher cache."""
@@ -103,14 +92,15 @@ def _batch(rows: int, lengths: tuple[int, int], mesh: jax.sharding.Mesh, top_k: 
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=batch_sharding(mesh)), batch)
 
 
-def _merged_kernels(spec: ModelSpec, config: Config, weights: Params) -> int:
-    """Bytes on one device of the kernels that adapters are merged into, dequantized."""
-    layer, size = weights["layers"][0], 0
+def _merged_layers(spec: ModelSpec, config: Config, weights: Params) -> int:
+    """Bytes on one device of all layers after adapters were merged into them, which dequantizes their kernels."""
+    size = sum(_bytes(x) for x in jax.tree.leaves(weights["layers"]))
     for (module, name), shape in linear_shapes(spec).items():
         if config.lora is not None and name in config.lora.targets:
-            stored = jax.tree.leaves(layer[module][name]["kernel"])[0]
-            share = math.prod(stored.sharding.shard_shape(stored.shape)) / math.prod(stored.shape)
-            size += int(spec.layers * math.prod(shape) * share * weights["embed"].dtype.itemsize)
+            kernel = jax.tree.leaves(weights["layers"][module][name]["kernel"])
+            share = math.prod(kernel[0].sharding.shard_shape(kernel[0].shape)) / math.prod(kernel[0].shape)
+            merged = int(spec.layers * math.prod(shape) * share * weights["embed"].dtype.itemsize)
+            size += merged - sum(_bytes(x) for x in kernel)
     return size
 
 

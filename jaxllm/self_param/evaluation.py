@@ -137,12 +137,13 @@ class Evaluator:
 
     def _kl_by_target(self, generator: Generator, adapter: Adapter | None, targets: Sequence[Target]
                       ) -> tuple[np.ndarray, np.ndarray]:
-        sums, tokens = kl_by_target(self.base.model, generator.params, self._batches(targets), self.base.dtype,
-                                    adapter=adapter, mesh=self.base.mesh)
+        student, _ = generator.training_params(), self.base.training_params()  # stacked: one layer is compiled
+        sums, tokens = kl_by_target(self.base.model, student, self._batches(targets), self.base.dtype, adapter=adapter,
+                                    mesh=self.base.mesh)
         return sums[:len(targets)], tokens[:len(targets)]
 
     def _perplexity(self, generator: Generator, adapter: Adapter | None) -> float:
-        return perplexity(generator.model, generator.params, self._batches(self.drift), self.base.dtype,
+        return perplexity(generator.model, generator.training_params(), self._batches(self.drift), self.base.dtype,
                           adapter=adapter, mesh=self.base.mesh)
 
     def _batches(self, targets: Sequence[Target]) -> list[Batch]:

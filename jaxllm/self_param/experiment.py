@@ -181,7 +181,7 @@ def _run_method(experiment: Experiment, method: Method, measure: Measure, done: 
         if (method, step) in done:
             samples[step] = tuple(map(tuple, done[method, step].rehearsal)) or samples[1]
             if not experiment.single:
-                current = _merged(experiment, current, load_adapter(folder, base.model.spec))
+                current = current.merged(load_adapter(folder, base.model.spec), consume=current is not base)
             continue
         fresh = rehearses and step > 1 and not experiment.single
         if fresh:
@@ -190,9 +190,8 @@ def _run_method(experiment: Experiment, method: Method, measure: Measure, done: 
         # The base model's own samples are left out where sampled unrelated texts cover them already.
         rehearsal = rehearsal_before(step, samples, bool(config.mixture.unrelated) and config.unrelated.path is None
                                      ) if fresh else samples[1]
-        result = train_run(job, current.model, _source(experiment, method, group, rehearsal),
-                           experiment.plans[method], name, first + step - 1, {"method": method, "injection": step},
-                           base.params)
+        result = train_run(job, current, _source(experiment, method, group, rehearsal), experiment.plans[method], name,
+                           first + step - 1, {"method": method, "injection": step}, base)
         _save(experiment, method, group, result, folder)
         sampled = [list(ids) for ids in samples[step]] if fresh else []
         student, adapter = _student(experiment, current, result)
@@ -210,13 +209,8 @@ def _student(experiment: Experiment, current: Generator, result: TrainResult
     if experiment.single and result.adapter is not None:
         return experiment.base, result.adapter
     if result.adapter is None:
-        return experiment.base.replace_params(result.params), None
-    return _merged(experiment, current, result.adapter), None
-
-
-def _merged(experiment: Experiment, current: Generator, adapter: Adapter) -> Generator:
-    """Merges an adapter into the current weights, in place unless they are the base model's."""
-    return current.replace_params(merge_adapter(current.params, adapter, consume=current is not experiment.base))
+        return experiment.base.replace_params(result.params, consume=True), None
+    return current.merged(result.adapter, consume=current is not experiment.base), None
 
 
 def _adapter_folder(job: Job, method: Method, step: int) -> Path:

@@ -118,7 +118,7 @@ def inject(model: Model, documents: str | Sequence[str], *,
     together = [one for own in targets for one in own]
     plan = training_plan("self_param", config, generator, prompts, [together], mesh)
     source = interleave(together, purpose_seed(config.seed, "order", 0))
-    result = run_plan(generator.model, source, plan, progress=progress)
+    result = run_plan(generator, source, plan, progress=progress)
     return Injection(model, result.adapter, result.metrics, made, result.params if result.adapter is None else None)
 
 
@@ -211,7 +211,6 @@ def training_plan(method: Method, config: InjectConfig, generator: Generator, pr
     return make_plan(generator.model, OBJECTIVES[method], config.train, config.lora, config.divergence,
                      common_lengths(longest, prompts.window), config.device.compute_dtype, mesh,
                      two_teachers=two_teachers, on_policy=on_policy, sampling=sampling,
-                     generation_batch_size=config.generation_batch_size,
                      epoch_targets=max(map(_epoch_targets, injections)))
 
 

@@ -18,7 +18,6 @@ from jaxllm.evaluate.qa import score_answer
 from jaxllm.files import plain, write_atomic
 from jaxllm.generate import Generator
 from jaxllm.job import open_job
-from jaxllm.models import merge_adapter
 from jaxllm.models.peft import adapter_folders, load_adapter
 from jaxllm.models.tensors import fingerprint, model_directory
 from jaxllm.parsing import from_yaml
@@ -145,10 +144,9 @@ def _measure(config: job.Config, documents: Sequence[Document], numbers: dict[Pa
 
 def _scores(config: job.Config, base: Generator, folders: Sequence[Path], documents: Sequence[Document]) -> list[float]:
     """Measures the closed-book F1 by document with some adapters merged, in the order of the run."""
-    params = base.params
+    generator = base
     for folder in folders:
-        params = merge_adapter(params, load_adapter(folder, base.model.spec), consume=params is not base.params)
-    generator = base if params is base.params else base.replace_params(params)
+        generator = generator.merged(load_adapter(folder, base.model.spec), consume=generator is not base)
     questions = [(None, pair.question) for document in documents for pair in document.questions]
     answers = iter(answer_questions(generator, Prompts(base.model, config.format), questions, config.sampling,
                                     seed=config.seed))

@@ -12,7 +12,9 @@ from jaxllm.models.mesh import put_batch
 from jaxllm.train.checkpoints import Checkpointer
 from jaxllm.train.session import MetricsSink, Session
 from jaxllm.train.state import TrainState
-from jaxllm.train.step import TrainStep
+
+StepFn = Callable[[TrainState, Any, Any], tuple[TrainState, dict[str, jax.Array]]]
+"""`(state, frozen, batch) -> (state, metrics)`; a `TrainStep` for example."""
 
 BatchFn = Callable[[int], Any]
 """Number of a step, from 0 -> tree of this process's host arrays `[rows, ...]`."""
@@ -41,7 +43,7 @@ class FitResult:
 
 def fit(
     state: TrainState,
-    step_fn: TrainStep,
+    step_fn: StepFn,
     batch_fn: BatchFn,
     total_steps: int,
     *,
@@ -61,7 +63,7 @@ def fit(
 
     Args:
         state: donated; use the one in the result.
-        step_fn: from `make_train_step`.
+        step_fn: from `make_train_step`, or a function that calls it.
         batch_fn: makes a step's batch from the step's number alone; called for the next step while the
             device works on this one.
         total_steps: total steps of the whole run, those already made included.

@@ -11,9 +11,10 @@ from numpy.testing import assert_array_equal
 
 from jaxllm.assets import asset_path
 from jaxllm.cli import main
-from jaxllm.models import LoraConfig, init_adapter, load_model, merge_adapter, save_model
+from jaxllm.models import LoraConfig, load_model, merge_adapter, save_model
 from jaxllm.models.peft import load_adapter, save_adapter
 from jaxllm.models.quantized import dequantize_params, quantize_params, scheme_of
+from tests.networks import random_adapter
 
 
 def convert(out, *arguments, model="tiny"):
@@ -33,10 +34,7 @@ def tiny():
 
 @pytest.fixture
 def adapter(tiny, tmp_path):
-    fresh = init_adapter(tiny[0], jax.random.key(0), LoraConfig(rank=2))
-    noisy = jax.tree.map(lambda leaf: leaf + 0.05 * jax.random.normal(jax.random.key(leaf.size), leaf.shape),
-                         fresh.params)
-    return save_adapter(tmp_path / "adapter", tiny[0], type(fresh)(noisy, fresh.scale))
+    return save_adapter(tmp_path / "adapter", tiny[0], random_adapter(tiny[0], LoraConfig(rank=2), 0.05))
 
 
 def test_both_layouts_hold_the_same(tiny, tmp_path, capsys):

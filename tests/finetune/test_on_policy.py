@@ -3,6 +3,7 @@
 import dataclasses
 import signal
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -51,6 +52,10 @@ def train_plan(model, targets, config, steps=STEPS, lora=None):
     train = TrainConfig(steps=steps, batch_size=ROWS, lr=5e-3, schedule="constant")
     return make_plan(model, "distill", train, lora, DivergenceConfig(), lengths, FLOAT32, make_mesh(),
                        on_policy=config, sampling=dataclasses.replace(GREEDY, temperature=config.temperature))
+
+
+def train(model, *arguments, **options):
+    return run_plan(Generator(model, dtype=FLOAT32), *arguments, progress=False, **options)
 
 
 def test_replacing_the_answer_by_hand():
@@ -123,10 +128,9 @@ def test_end_tokens_of_sampled_answers(model, targets):
 
 def test_the_current_student_is_sampled(model, targets, monkeypatch):
     """Before the first step the base model, then the student of that step; the adapter is applied next to the base;
-    its weights are prepared once."""
-    sampled, sample, made = [], OnPolicyTargets.sample, []
-    prepare = Generator._prepared
-    monkeypatch.setattr(Generator, "_prepared", lambda self, *args: made.append(self) or prepare(self, *args))
+    the base's weights are the same in every round, and not freed."""
+    sampled, sample = [], OnPolicyTargets.sample
+    before = jax.tree.map(np.array, model.params)
 
     def recorded(self, steps, params, adapter):
         assert params is None
@@ -135,11 +139,12 @@ def test_the_current_student_is_sampled(model, targets, monkeypatch):
 
     monkeypatch.setattr(OnPolicyTargets, "sample", recorded)
     config, lora = OnPolicyConfig(1.0, every=3), LoraConfig(rank=4)
-    run_plan(model, targets, train_plan(model, targets, config, lora=lora), progress=False)
-    assert [steps for steps, _ in sampled] == [range(0, 4), range(4, 7), range(7, 9)] and len(made) == 1
+    train(model, targets, train_plan(model, targets, config, lora=lora))
+    assert [steps for steps, _ in sampled] == [range(0, 4), range(4, 7), range(7, 9)]
+    chex.assert_trees_all_equal(model.params, before)
     adapters = [adapter for _, adapter in sampled[:2]]
     initial = as_adapter(init_trained(model, lora, make_mesh(), targets.seed), lora)
-    three = run_plan(model, targets, train_plan(model, targets, config, 3, lora), progress=False)
+    three = train(model, targets, train_plan(model, targets, config, 3, lora))
     for student, wanted in zip(adapters, (initial, three.adapter), strict=True):
         for a, b in zip(jax.tree.leaves(student), jax.tree.leaves(wanted), strict=True):
             assert np.array_equal(a, b)
@@ -162,18 +167,17 @@ class Stopping:
 @pytest.mark.parametrize(("times", "lora", "stopped"), [(1, None, 3), (2, LoraConfig(rank=4), 5)])
 def test_a_stopped_run_resumes_with_the_same_answers(model, targets, tmp_path, times, lora, stopped):
     made = train_plan(model, targets, OnPolicyConfig(0.7, every=3), lora=lora)
-    whole = run_plan(model, targets, made, progress=False)
+    whole = train(model, targets, made)
     with Checkpointer(tmp_path / "checkpoints") as checkpointer:
-        half = run_plan(model, Stopping(targets, times), made, checkpointer=checkpointer, progress=False)
+        half = train(model, Stopping(targets, times), made, checkpointer=checkpointer)
         assert half.interrupted and checkpointer.latest_step() == stopped
-        rest = run_plan(model, targets, made, checkpointer=checkpointer, progress=False)
+        rest = train(model, targets, made, checkpointer=checkpointer)
     for a, b in zip(jax.tree.leaves(whole.params), jax.tree.leaves(rest.params), strict=True):
         assert np.array_equal(a, b)
 
 
 def test_distillation_on_its_own_answers_lowers_the_kl(model, targets):
     """Trained on its own answers alone, the student agrees with the teacher on the reference answers too."""
-    learned = run_plan(model, targets, train_plan(model, targets, OnPolicyConfig(1.0, every=5), 40, LoraConfig(rank=8)),
-                     progress=False)
+    learned = train(model, targets, train_plan(model, targets, OnPolicyConfig(1.0, every=5), 40, LoraConfig(rank=8)))
     stored = target_batches(list(targets.questions), 64)
     assert mean_kl(model, learned.params, stored, FLOAT32) < mean_kl(model, model.params, stored, FLOAT32) / 2

@@ -21,11 +21,12 @@ from jaxllm.finetune.packing import (
 )
 from jaxllm.finetune.targets import EMPTY, build_target, collate, common_lengths, continuation
 from jaxllm.finetune.teacher_cache import TeacherCache
+from jaxllm.generate import Generator
 from jaxllm.model import Model
-from jaxllm.models import LoraConfig, Rope, init_adapter, unembedding, unstack_layers
+from jaxllm.models import LoraConfig, Rope, unembedding, unstack_layers
 from jaxllm.ops import token_logprobs
 from jaxllm.train import init_state, make_mesh, make_train_step
-from tests.networks import GPT2, LLAMA, random_params
+from tests.networks import GPT2, LLAMA, random_adapter, random_params
 
 DOCUMENT = tuple(range(10, 22))
 OTHER = tuple(range(60, 67))
@@ -92,9 +93,7 @@ def test_loss_and_gradient_equal_those_of_padded_rows(spec, objective: Objective
 
 
 def noisy_adapter(spec):
-    adapter = init_adapter(spec, jax.random.key(0), LoraConfig(rank=2))
-    noise = lambda leaf: leaf + 0.02 * jax.random.normal(jax.random.key(leaf.size), leaf.shape)
-    return dataclasses.replace(adapter, params=jax.tree.map(noise, adapter.params))
+    return random_adapter(spec, LoraConfig(rank=2), 0.02)
 
 
 def assert_same(loss, trained, frozen, packed, padded, weight):
@@ -135,7 +134,8 @@ def test_cached_teacher_probabilities_follow_their_targets(llama):
     spec, params = llama
     adapter, targets = noisy_adapter(spec), document_targets()
     lengths = common_lengths(targets, 64)
-    cache = TeacherCache(Model(spec, params, None), None, 16, lengths, len(targets), 1.0, jnp.float32, make_mesh(1))
+    teacher = Generator(Model(spec, params, None))
+    cache = TeacherCache(teacher, None, 16, lengths, len(targets), 1.0, jnp.float32, make_mesh(1))
     packed = pack_targets([[target] for target in targets], packed_shape(lengths, teacher=False), (4,))
     assert_same(make_loss(spec, "distill", adapter.scale), adapter.params, params,
                 cache.packed_batch(packed, targets), cache.batch(targets), weight=9)

@@ -14,6 +14,7 @@ from jaxllm.finetune import run, teacher_cache
 from jaxllm.finetune.distill import DivergenceConfig
 from jaxllm.finetune.run import TrainPlan, make_plan, run_plan
 from jaxllm.finetune.targets import build_target, common_lengths
+from jaxllm.generate import Generator
 from jaxllm.model import Model
 from jaxllm.models import LoraConfig
 from jaxllm.self_param.config import InjectConfig, MixtureConfig, UnrelatedConfig
@@ -59,6 +60,10 @@ def train_plan(model, made, lora=LORA, train=TRAIN, objective="distill") -> Trai
     return make_plan(model, objective, train, lora, DivergenceConfig(), lengths, FLOAT32, make_mesh())
 
 
+def train(model, *arguments, **options):
+    return run_plan(Generator(model, dtype=FLOAT32), *arguments, progress=False, **options)
+
+
 @pytest.fixture(scope="module")
 def full_mixture(model):
     return document_targets_of(model, MixtureConfig())
@@ -66,7 +71,7 @@ def full_mixture(model):
 
 @pytest.fixture(scope="module")
 def learned(model, full_mixture):
-    return run_plan(model, full_mixture, train_plan(model, full_mixture), progress=False)
+    return train(model, full_mixture, train_plan(model, full_mixture))
 
 
 def held_out_targets(model, made):
@@ -94,7 +99,7 @@ def test_unrelated_text_reduces_drift(model, full_mixture, learned):
     """Drift on other text is smaller with unrelated text than without, for the same steps."""
     fresh = target_batches(drift_targets(Prompts(model, FormatConfig()), unrelated(16, 7)), 64)
     without = document_targets_of(model, MixtureConfig(qa=1, continuation=1, unrelated=0))
-    careless = run_plan(model, without, train_plan(model, full_mixture), progress=False)
+    careless = train(model, without, train_plan(model, full_mixture))
     assert 0 < mean_kl(model, learned.params, fresh, FLOAT32) < mean_kl(model, careless.params, fresh, FLOAT32)
 
 
@@ -102,14 +107,14 @@ def test_the_base_model_is_left_as_it_was(model, full_mixture, llama):
     before = jax.tree.map(np.array, model.params)
     short = dataclasses.replace(TRAIN, steps=2)
     for lora in (LORA, None):
-        run_plan(model, full_mixture, train_plan(model, full_mixture, lora, short), progress=False)
+        train(model, full_mixture, train_plan(model, full_mixture, lora, short))
     for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(model.params), strict=True):
         assert np.array_equal(a, b)
 
 
 def test_all_weights_can_be_trained(model, full_mixture):
     own = train_plan(model, full_mixture, lora=None, train=dataclasses.replace(TRAIN, lr=2e-3))
-    result = run_plan(model, full_mixture, own, progress=False)
+    result = train(model, full_mixture, own)
     trained = target_batches(list(full_mixture.questions), 64)
     assert result.adapter is None
     assert mean_kl(model, result.params, trained, FLOAT32) < mean_kl(model, model.params, trained, FLOAT32) / 5
@@ -117,23 +122,23 @@ def test_all_weights_can_be_trained(model, full_mixture):
 
 def test_one_compile_for_many_documents(model, full_mixture, programs):
     own = train_plan(model, full_mixture, train=dataclasses.replace(TRAIN, steps=2))
-    run_plan(model, full_mixture, own, progress=False)
+    train(model, full_mixture, own)
     before = programs()
     assert before > 0
-    run_plan(model, dataclasses.replace(full_mixture, seed=9), own, progress=False)
+    train(model, dataclasses.replace(full_mixture, seed=9), own)
     assert programs() == before
 
 
 def test_a_stopped_injection_resumes_bit_for_bit(model, full_mixture, tmp_path):
-    train = dataclasses.replace(TRAIN, steps=9)
-    own = train_plan(model, full_mixture, train=train)
-    whole = run_plan(model, full_mixture, own, progress=False)
+    settings = dataclasses.replace(TRAIN, steps=9)
+    own = train_plan(model, full_mixture, train=settings)
+    whole = train(model, full_mixture, own)
     with Checkpointer(tmp_path / "checkpoints") as checkpointer:
-        half = dataclasses.replace(own, train=dataclasses.replace(train, steps=4))
-        run_plan(model, full_mixture, half, checkpointer=checkpointer, progress=False)
+        half = dataclasses.replace(own, train=dataclasses.replace(settings, steps=4))
+        train(model, full_mixture, half, checkpointer=checkpointer)
     with Checkpointer(tmp_path / "checkpoints") as checkpointer:
         assert checkpointer.latest_step() == 4
-        rest = run_plan(model, full_mixture, own, checkpointer=checkpointer, progress=False)
+        rest = train(model, full_mixture, own, checkpointer=checkpointer)
     for a, b in zip(jax.tree.leaves(whole.params), jax.tree.leaves(rest.params), strict=True):
         assert np.array_equal(a, b)
 
@@ -142,8 +147,8 @@ def test_accumulation_changes_nothing(model, full_mixture):
     results = []
     for parts in (1, 4):
         # A large eps: Adam's own would turn rounding in gradients near zero into whole steps.
-        train = dataclasses.replace(TRAIN, steps=3, accumulate=parts, eps=1e-2)
-        results.append(run_plan(model, full_mixture, train_plan(model, full_mixture, train=train), progress=False))
+        settings = dataclasses.replace(TRAIN, steps=3, accumulate=parts, eps=1e-2)
+        results.append(train(model, full_mixture, train_plan(model, full_mixture, train=settings)))
     for a, b in zip(*(jax.tree.leaves(r.adapter.params) for r in results), strict=True):
         assert_allclose(a, b, atol=1e-5)
 
@@ -152,16 +157,17 @@ def test_accumulation_changes_nothing(model, full_mixture):
 def test_a_cached_teacher_trains_the_same_adapter(model, full_mixture, two, monkeypatch):
     """With all tokens in the top k the adapter is the same up to rounding, also with a second, open-book teacher; the
     teacher runs once per text, and the cache holds no more than its limit."""
-    open_book_teacher = model.params | {"layers": jax.tree.map(lambda leaf: leaf * 0.9, model.params["layers"])}
-    train = dataclasses.replace(TRAIN, steps=4, warmup_steps=0)
+    open_book_teacher = Generator(dataclasses.replace(model, params=model.params | {
+        "layers": jax.tree.map(lambda leaf: leaf * 0.9, model.params["layers"])}))
+    settings = dataclasses.replace(TRAIN, steps=4, warmup_steps=0)
     lengths = common_lengths(full_mixture.longest(), model.spec.max_positions)
     teacher_batches = []
     monkeypatch.setattr(teacher_cache, "put_batch", lambda batch, mesh: teacher_batches.append(batch) or batch)
 
     def adapter(top_k):
-        made = make_plan(model, "distill", train, LORA, DivergenceConfig(top_k=top_k), lengths, FLOAT32, make_mesh(),
-                           two_teachers=two)
-        return run_plan(model, full_mixture, made, progress=False, open_book_teacher=open_book_teacher if two else None)
+        made = make_plan(model, "distill", settings, LORA, DivergenceConfig(top_k=top_k), lengths, FLOAT32,
+                         make_mesh(), two_teachers=two)
+        return train(model, full_mixture, made, open_book_teacher=open_book_teacher if two else None)
 
     online = adapter(None)
     assert not teacher_batches
@@ -169,8 +175,8 @@ def test_a_cached_teacher_trains_the_same_adapter(model, full_mixture, two, monk
     once = len(teacher_batches)
     jax.tree.map(lambda x, y: assert_allclose(x, y, atol=2e-3), online.adapter.params, cached.adapter.params)
     assert cached.metrics["loss"] == pytest.approx(online.metrics["loss"], rel=1e-3)
-    wanted = {full_mixture.target(n) for n in range(train.steps * train.batch_size)}
-    assert once == -(-len(wanted) // train.batch_size)
+    wanted = {full_mixture.target(n) for n in range(settings.steps * settings.batch_size)}
+    assert once == -(-len(wanted) // settings.batch_size)
     if two:
         return
     monkeypatch.setattr(teacher_cache, "CACHE_BYTES", 0)
@@ -178,7 +184,7 @@ def test_a_cached_teacher_trains_the_same_adapter(model, full_mixture, two, monk
     programs = teacher_cache.teacher_top_k._cache_size()
     again = adapter(model.spec.vocab_size)
     assert teacher_cache.teacher_top_k._cache_size() == programs
-    assert len(teacher_batches) - once == train.steps
+    assert len(teacher_batches) - once == settings.steps
     jax.tree.map(lambda x, y: assert_allclose(x, y, atol=1e-6), again.adapter.params, cached.adapter.params)
     few = adapter(4)
     assert 0 < few.metrics["loss"] < cached.metrics["loss"]
@@ -192,11 +198,12 @@ def test_packed_rows_train_the_same(model, full_mixture, top_k):
     adapters, losses = [], []
     for packing in (False, True):
         # A large eps: Adam's own would turn rounding in gradients near zero into whole steps.
-        train = dataclasses.replace(TRAIN, steps=3, accumulate=2, eps=1e-2, packing=packing)
+        settings = dataclasses.replace(TRAIN, steps=3, accumulate=2, eps=1e-2, packing=packing)
         lengths = common_lengths(full_mixture.longest(), model.spec.max_positions)
-        plan = make_plan(model, "distill", train, LORA, DivergenceConfig(top_k=top_k), lengths, FLOAT32, make_mesh())
+        plan = make_plan(model, "distill", settings, LORA, DivergenceConfig(top_k=top_k), lengths, FLOAT32,
+                         make_mesh())
         assert (plan.packing is not None) == packing
-        result = run_plan(model, full_mixture, plan, progress=False)
+        result = train(model, full_mixture, plan)
         adapters.append(result.adapter.params)
         losses.append(result.metrics["loss"])
     jax.tree.map(lambda a, b: assert_allclose(a, b, atol=1e-5), *adapters)

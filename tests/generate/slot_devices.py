@@ -48,10 +48,13 @@ assert lengths >= {128, 192}, f"slots never grew: {lengths}"
 adapter = init_adapter(spec, jax.random.key(0), LoraConfig(rank=2))
 for scheme in ("int8", "nf4"):  # weights and adapters of either layout are placed where they are not on the mesh
     generator = Generator(Model(spec, quantize_params(params, scheme), Letters()), mesh=mesh)
+    training = jax.tree.map(lambda leaf: leaf.sharding.spec, generator.training_params())
+    generator.generate([[1, 2]], SamplingConfig(max_tokens=1))
     unstacked = dataclasses.replace(adapter, params=unstack_layers(adapter.params))
     for tree in (generator.params, generator._adapter(adapter).params, generator._adapter(unstacked).params):
         assert isinstance(tree["layers"], tuple)
         assert all(leaf.sharding.device_set == set(jax.devices()) for leaf in jax.tree.leaves(tree))
     codes = generator.params["layers"][0]["mlp"]["up"]["kernel"].codes
     assert codes.addressable_shards[0].data.size * 4 == codes.size
+    assert jax.tree.map(lambda leaf: leaf.sharding.spec, generator.training_params()) == training
 print("all equal")

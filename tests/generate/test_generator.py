@@ -3,6 +3,7 @@
 import dataclasses
 import gc
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,10 +14,10 @@ from jaxllm.config import SamplingConfig
 from jaxllm.errors import UserError
 from jaxllm.generate import GenerationStats, Generator, slots
 from jaxllm.model import Model
-from jaxllm.models import Adapter, Head, LoraConfig, init_adapter, merge_adapter, unstack_layers
+from jaxllm.models import Head, LoraConfig, merge_adapter, unstack_layers
 from jaxllm.models.quantized import dequantize_params, quantize_params
 from tests.letters import Letters, prompts
-from tests.networks import LLAMA, random_params, random_tokens
+from tests.networks import LLAMA, random_adapter, random_params, random_tokens
 
 GREEDY = SamplingConfig(temperature=0.0, max_tokens=12)
 # Widths that int4 and nf4 can group; one shape for all tests here.
@@ -30,9 +31,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def adapter():
-    fresh = init_adapter(SPEC, jax.random.key(1), LoraConfig(rank=4, alpha=8.0))
-    noise = lambda leaf: leaf + 0.05 * jax.random.normal(jax.random.key(leaf.size), leaf.shape)
-    return Adapter(jax.tree.map(noise, fresh.params), fresh.scale)
+    return random_adapter(SPEC, LoraConfig(rank=4, alpha=8.0), 0.05)
 
 
 @pytest.fixture(scope="module")
@@ -149,22 +148,53 @@ def test_a_call_leaves_no_reference_cycle_with_arrays(generator, adapter):
         gc.enable()
 
 
-def test_the_prepared_weights_serve_training(generator, adapter):
-    """`forward` takes the prepared tree, so that a training loop can share it."""
-    from tests.networks import forward
+def test_training_shares_the_weights(model, adapter):
+    """Stacked for training, unstacked for generation, with the same values and never both."""
+    given = jax.tree.map(np.array, model.params)
+    generator = Generator(dataclasses.replace(model, params=jax.tree.map(jnp.copy, model.params)), consume=True)
+    expected = generator.generate(prompts(2), GREEDY, adapter=adapter)
+    for _ in range(2):
+        decoding = generator.params
+        chex.assert_trees_all_equal(generator.training_params(), given)
+        assert all(leaf.is_deleted() for leaf in jax.tree.leaves(decoding["layers"]))
+        training = generator.params
+        assert generator.generate(prompts(2), GREEDY, adapter=adapter) == expected
+        assert all(leaf.is_deleted() for leaf in jax.tree.leaves(training["layers"]))
 
-    tokens = jnp.asarray(prompts(1))
-    unstacked = dataclasses.replace(adapter, params=unstack_layers(adapter.params))
-    hidden = forward(SPEC, generator.params, tokens, adapter=unstacked).hidden
-    assert hidden.shape == (1, len(prompts(1)[0]), SPEC.width) and jnp.isfinite(hidden).all()
+
+def test_given_weights_are_kept(model):
+    generator = Generator(model)
+    expected = generator.generate(prompts(2), GREEDY)
+    decoding = generator.params
+    assert generator.training_params() is model.params
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(decoding["layers"]))
+    assert generator.generate(prompts(2), GREEDY) == expected
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(model.params))
 
 
 def test_consume_frees_the_stacked_weights():
     params = random_params(SPEC, seed=8)
     expected = Generator(Model(SPEC, params, Letters())).generate(prompts(2), GREEDY)
     generator = Generator(Model(SPEC, params, Letters()), consume=True)
-    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(params["layers"]))
     assert generator.generate(prompts(2), GREEDY) == expected
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(params["layers"]))
+
+
+@pytest.mark.parametrize("scheme", [None, "int8"])
+def test_merged_weights_are_apart_from_the_base(model, adapter, scheme):
+    """A generator with an adapter merged converts its own layers; the base, which shares its embeddings, stays."""
+    params = model.params if scheme is None else quantize_params(model.params, scheme)
+    base = Generator(dataclasses.replace(model, params=params), batch_size=4)
+    tokens = lambda generator, **options: [row.token_ids for row, in generator.generate(prompts(2), GREEDY, **options)]
+    expected = tokens(base), tokens(base, adapter=adapter)
+    merged = base.merged(adapter)
+    merged.training_params()
+    base.training_params()
+    assert (tokens(base), tokens(merged)) == expected
+    assert merged.params["embed"] is base.params["embed"]
+    back = merged.merged(dataclasses.replace(adapter, scale=-adapter.scale), consume=True)
+    if scheme is None:
+        chex.assert_trees_all_close(back.training_params(), base.training_params(), atol=1e-5)
 
 
 def test_replace_params(generator, model, adapter):

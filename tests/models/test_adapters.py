@@ -26,7 +26,7 @@ from jaxllm.models import forward as plain_forward
 from jaxllm.models.adapters import _add_low_rank_in_place
 from jaxllm.models.layers import row_dropout
 from jaxllm.models.peft import adapter_folders, load_adapter, load_adapters, save_adapter
-from tests.networks import forward, random_tokens
+from tests.networks import forward, random_adapter, random_tokens
 
 EVERYTHING = ("q", "k", "v", "o", "up", "gate", "down")
 
@@ -37,9 +37,7 @@ def network(request):
 
 
 def adapter_of(spec, rank=4, targets=EVERYTHING):
-    adapter = init_adapter(spec, jax.random.key(0), LoraConfig(rank=rank, alpha=6.0, targets=targets))
-    noise = lambda leaf: leaf + 0.3 * jax.random.normal(jax.random.key(leaf.size), leaf.shape)
-    return Adapter(jax.tree.map(noise, adapter.params), adapter.scale)
+    return random_adapter(spec, LoraConfig(rank=rank, alpha=6.0, targets=targets), 0.3)
 
 
 def change(adapter, module, name):

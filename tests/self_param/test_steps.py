@@ -24,8 +24,8 @@ class Weights:
     def __init__(self, params=()):
         self.params = params
 
-    def replace_params(self, params):
-        return Weights(params)
+    def merged(self, adapter, consume=False):
+        return Weights((*self.params, adapter))
 
 
 class Evaluations:
@@ -58,7 +58,7 @@ def runs(monkeypatch):
     """Replaces training, saving, merging and sampling; returns the runs: name, base, rehearsal texts of the source."""
     trained = []
 
-    def train_run(job, model, source, plan, name, number, labels, base):
+    def train_run(job, current, source, plan, name, number, labels, base):
         if name in trained_stops:
             trained_stops.remove(name)
             raise KeyboardInterrupt
@@ -72,7 +72,6 @@ def runs(monkeypatch):
     monkeypatch.setattr(experiment, "_save", lambda *_: None)
     monkeypatch.setattr(experiment, "remove_checkpoints", lambda *_: None)
     monkeypatch.setattr(experiment, "load_adapter", lambda folder, spec: f"{folder.parent.parent.name}/{folder.name}")
-    monkeypatch.setattr(experiment, "merge_adapter", lambda params, adapter, consume: (*params, adapter))
     monkeypatch.setattr(experiment, "sample_rehearsal", lambda config, weights, prompts, seed: (
         (len(weights.params), 7), (1, 2)))
     return trained, trained_stops

@@ -14,7 +14,7 @@ from jaxllm.errors import UserError
 from jaxllm.files import plain
 from jaxllm.model import too_many_tokens
 from jaxllm.models import ModelSpec, load_spec, native
-from jaxllm.models.families import FAMILIES, architecture
+from jaxllm.models.families import FAMILIES, architecture, read_all_keys
 from jaxllm.models.loading import check_tied_head, stored_dtype
 from jaxllm.models.matching import match_tensors
 from jaxllm.models.peft import adapter_folders
@@ -58,8 +58,10 @@ def inspect(model: str) -> dict[str, Any]:
         spec = load_spec(path)
     except UserError as error:
         return summary | {"problems": [_problem(error)], "supported_families": sorted(FAMILIES)}
-    summary |= {"spec": _differences(spec), "parameters": count_parameters(spec),
-                "bytes": {name: weight_bytes(spec, name) for name in FORMATS},
+    _, passed_over = read_all_keys(config, path / "config.json")
+    summary |= {"spec": _differences(spec),
+                "config_passed_over": {name: _short_json(value) for name, value in passed_over.items()},
+                "parameters": count_parameters(spec), "bytes": {name: weight_bytes(spec, name) for name in FORMATS},
                 "cache_bytes_per_token": cache_bytes(spec),
                 "layout": "orbax" if native.is_native(path) else "hf"}
     parts = {"weights": lambda: _weights(path, spec), "tokenizer": lambda: _tokenizer(path, spec)}
@@ -125,6 +127,9 @@ def describe(summary: dict[str, Any]) -> str:
         if summary["cache_bytes_per_token"]:
             size = summary["cache_bytes_per_token"]
             lines.append(f"  and {size / 2**10:,.1f} KiB a token for the cache, in bfloat16")
+        if keys := summary["config_passed_over"]:
+            lines += ["", "keys of config.json that change nothing and are passed over",
+                      *(f"  {name:<20}{value}" for name, value in keys.items())]
     for name in ("weights", "tokenizer"):
         if summary.get(name):
             lines += ["", name if name != "weights" else f"weights ({summary['layout']})",
@@ -134,6 +139,12 @@ def describe(summary: dict[str, Any]) -> str:
     if "supported_families" in summary:
         lines.append("  families: " + ", ".join(summary["supported_families"]))
     return "\n".join(lines)
+
+
+def _short_json(value: Any, limit: int = 80) -> str:
+    """Returns a value of config.json on one line."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= limit else text[:limit] + " ..."
 
 
 def _value(value: Any, limit: int = 8) -> str:

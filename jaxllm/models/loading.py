@@ -34,6 +34,8 @@ from jaxllm.progress import bar
 GATHERED_BYTES = 2**25
 # Loading shows a bar from this number of bytes on.
 SHOWN_BYTES = 2**30
+# Describes quantized weights that config.json does not describe.
+QUANTIZATION = "hf_quant_config.json"
 # Names of a scoring head's tensors in checkpoints of classes that transformers does not have.
 HEAD_NAMES = ("score", "v_head", "v_head.summary", "value_head", "reward_head", "regression_head", "rm_head",
               "classifier")
@@ -47,6 +49,7 @@ def load_spec(model: str | Path) -> ModelSpec:
     path = model_directory(model)
     config = read_json(path / "config.json")
     spec = read_config(config, path / "config.json")
+    _check_unquantized(path)
     if spec.head is None and not is_language_model(config):
         spec = dataclasses.replace(spec, head=native.stored_head(path) if native.is_native(path) else _named_head(
             spec, path))
@@ -58,6 +61,17 @@ def load_spec(model: str | Path) -> ModelSpec:
             raise UserError(f"'eos_token_id' must be a number or a list of numbers, found {more}", generation)
         spec = dataclasses.replace(spec, eos_ids=tuple(dict.fromkeys([*spec.eos_ids, *more])))
     return spec
+
+
+def _check_unquantized(path: Path) -> None:
+    """Raises a `UserError` for quantized weights that only a file of NVIDIA's ModelOpt describes."""
+    if not (path / QUANTIZATION).is_file():
+        return
+    about = read_json(path / QUANTIZATION).get("quantization")
+    algorithm = about.get("quant_algo", "unnamed") if isinstance(about, dict) else "unnamed"
+    if algorithm is not None:  # only the KV cache is quantized, while it runs
+        raise UserError(f"the checkpoint is quantized ({algorithm})", path / QUANTIZATION,
+                        "use the unquantized checkpoint")
 
 
 def _named_head(spec: ModelSpec, path: Path) -> Head | None:

@@ -58,7 +58,8 @@ def test_sizes_are_those_of_the_arrays(spec, kind):
     ({"model_type": "mamba"}, "architecture 'mamba' is not supported"),
     ({"hidden_act": "xielu"}, "activation 'xielu' is not supported"),
     ({"rope_scaling": {"rope_type": "proportional", "factor": 2.0}}, "rotary positions of type 'proportional'"),
-    ({"attention_sink": 4}, "attention_sink=4"),
+    ({"attn_logit_softcapping": 4.0}, "attn_logit_softcapping=4.0"),
+    ({"auto_map": {"AutoModelForCausalLM": "modeling_x.XForCausalLM"}}, "class 'XForCausalLM' is the repository's own"),
     ({"quantization_config": {"quant_method": "gptq"}}, "the checkpoint is quantized"),
     ({"num_hidden_layers": 5}, "9 tensors are missing"),
     ({"num_hidden_layers": 3}, "9 tensors are unused"),
@@ -71,6 +72,14 @@ def test_reasons_why_a_checkpoint_is_not_supported(copy, capsys, changes, proble
     assert not summary["supported"] and any(problem in reason for reason in summary["problems"])
     assert main(["inspect", str(path)]) == 0  # the inspection itself succeeded
     assert problem in capsys.readouterr().out
+
+
+def test_keys_that_are_passed_over_are_listed(copy, capsys):
+    path = copy(tie_weights_=True, sentence_transformers={"version": "5.1.2"})
+    assert inspect(str(path))["config_passed_over"] == {
+        "sentence_transformers": '{"version": "5.1.2"}', "tie_weights_": "true"}
+    assert main(["inspect", str(path)]) == 0
+    assert ["tie_weights_", "true"] in [line.split() for line in capsys.readouterr().out.splitlines()]
 
 
 def test_a_damaged_file_and_a_missing_tokenizer(copy):

@@ -119,7 +119,7 @@ def test_defaults_are_those_of_transformers(kind):
     ("qwen3_moe", "mlp_only_layers", [0], "mlp_only_layers"), ("gemma2", "layer_types", ["strange"] * 26, "strange"),
     ("llama", "rope_scaling", {"rope_type": "spiral", "factor": 2.0}, "spiral"), ("opt", "enable_bias", False, "bias"),
     ("llama", "hidden_act", "mish", "mish"), ("gemma", "hidden_activation", "relu", "relu"),
-    ("llama", "rope_scaling", {"rope_type": "yarn"}, "lack"), ("granite", "surprise", 3, "surprise")])
+    ("llama", "rope_scaling", {"rope_type": "yarn"}, "lack"), ("granite", "num_experts", 3, "num_experts")])
 def test_unsupported_keys_are_named(kind, key, value, what):
     from transformers import AutoConfig
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +16,27 @@ LM_HEAD = (("head",), ("head_bias",))
 
 FAMILIES: dict[str, Family] = llama.FAMILIES | gemma.FAMILIES | gpt.FAMILIES | bert.FAMILIES
 
-__all__ = ["FAMILIES", "Family", "TensorMap", "is_classifier", "tensor_maps", "read_config", "write_config"]
+__all__ = ["FAMILIES", "Family", "TensorMap", "is_classifier", "tensor_maps", "read_all_keys", "read_config",
+           "write_config"]
 
 CLASSIFIER, REWARD = "ForSequenceClassification", "ForRewardModel"
 # Endings of the names of classes that predict the next token.
 _LANGUAGE_MODELS = ("ForCausalLM", "LMHeadModel")
+# What follows the name of a family in the names of transformers' classes.
+_LIBRARY_CLASS = "(?:Text)?(?:For[A-Z][A-Za-z]*|(?:LMHead|DoubleHeads|PreTrained)?Model)"
 # The quantization method that is supported: 8-bit floats with one scale per block of a tensor.
 _READ_METHOD = "fp8"
+# Keys that describe quantized weights in files of MLX and of earlier versions of compressed-tensors.
+_OTHER_QUANTIZATION = ("quantization", "compression_config")
 
 
 def read_config(config: dict[str, Any], where: Path | str) -> ModelSpec:
-    """Reads the spec of a network from its `config.json`.
+    """Reads the spec of a network from its `config.json`; raises as `read_all_keys` does."""
+    return read_all_keys(config, where)[0]
+
+
+def read_all_keys(config: dict[str, Any], where: Path | str) -> tuple[ModelSpec, dict[str, Any]]:
+    """Reads the spec of a network from its `config.json`, and returns the keys that were passed over with their values.
 
     Raises:
         UserError: an unknown architecture, a missing key, or one with an unsupported meaning.
@@ -35,7 +46,7 @@ def read_config(config: dict[str, Any], where: Path | str) -> ModelSpec:
         raise UserError(f"architecture {family!r} is not supported (have: {', '.join(FAMILIES)})", where)
     keys = Keys(config, where)
     quantized = keys.get("quantization_config")
-    if quantized is not None and (
+    if any(keys.get(name) for name in _OTHER_QUANTIZATION) or quantized is not None and (
             not isinstance(quantized, dict) or quantized.get("quant_method") != _READ_METHOD):
         raise UserError("the checkpoint is quantized", where, "use the unquantized checkpoint")
     keys.only("pruned_heads", {})
@@ -49,8 +60,24 @@ def read_config(config: dict[str, Any], where: Path | str) -> ModelSpec:
     if spec.encoder is not None and not is_classifier(config):
         raise UserError(f"an encoder is read as a classifier only, and this one is {architecture(config)!r}", where,
                         f"use a checkpoint with a class that ends in {CLASSIFIER}")
-    keys.finish()
-    return spec
+    _check_class(config, spec, where)
+    return spec, keys.finish(spec)
+
+
+def _check_class(config: dict[str, Any], spec: ModelSpec, where: Path | str) -> None:
+    """Raises a `UserError` for a class of the repository's own code, which `auto_map` names."""
+    own = config.get("auto_map")
+    own = {auto: name for auto, name in own.items() if auto.startswith("AutoModel")} if isinstance(own, dict) else {}
+    if not own:
+        return
+    stem = FAMILIES[spec.family].write(spec)["architectures"][0]
+    stem = re.split(f"{_LIBRARY_CLASS}$", stem, maxsplit=1)[0]
+    code = [name.split("--")[-1] for names in own.values() for name in (names if isinstance(names, list) else [names])
+            if isinstance(name, str)]
+    for name in [architecture(config) or "", *(name.rpartition(".")[2] for name in code)]:
+        if name and not re.fullmatch(f"{stem}{_LIBRARY_CLASS}", name, re.IGNORECASE):
+            raise UserError(f"class {name!r} is the repository's own code ({', '.join(code)}), which is not run", where,
+                            "use a checkpoint of one of transformers' classes")
 
 
 def architecture(config: dict[str, Any]) -> str | None:

@@ -1,7 +1,7 @@
 """Tools of a model family: the map from parameters to tensors, and the strict reading of its `config.json`.
 
-A key of `config.json` is either read, checked to have the one supported value, or known not to matter. Any other key is
-an error, since an ignored key could change what the network computes.
+A key of `config.json` is either read, checked to have the one supported value, or known not to matter. `unread` decides
+about any other key: those that could change what the network computes are an error.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any, Literal, cast
 import numpy as np
 
 from jaxllm.errors import UserError
+from jaxllm.models.families.unread import may_change_network
 from jaxllm.models.spec import Activation, Head, ModelSpec, Rope
 
 ACTIVATIONS: dict[str, Activation] = {
@@ -23,18 +24,13 @@ ACTIVATIONS: dict[str, Activation] = {
 ACTIVATION_NAMES: dict[Activation | None, str] = {
     "silu": "silu", "gelu": "gelu", "gelu_tanh": "gelu_new", "relu": "relu", "tanh": "tanh"}
 
-# Keys that never change what a forward pass computes.
+# Keys of every model that never change what a forward pass computes; see also `unread`.
 BOOKKEEPING = frozenset("""
     _attn_implementation _attn_implementation_autoset _name_or_path _num_labels architectures attn_implementation
-    auto_map bad_words_ids begin_suppress_tokens chunk_size_feed_forward decoder_start_token_id diversity_penalty
-    do_sample dtype early_stopping encoder_no_repeat_ngram_size exponential_decay_length_penalty finetuning_task
-    forced_bos_token_id forced_eos_token_id id2label initializer_range is_decoder is_encoder_decoder label2id
-    length_penalty max_length max_new_tokens min_length model_type no_repeat_ngram_size num_beam_groups num_beams
-    num_labels num_return_sequences output_attentions output_hidden_states output_past output_scores pad_token_id
-    prefix problem_type remove_invalid_values repetition_penalty return_dict return_dict_in_generate sep_token_id
-    suppress_tokens task_specific_params temperature tf_legacy_loss tokenizer_class top_k top_p torch_dtype
-    torchscript transformers.js_config transformers_version typical_p unsloth_fixed unsloth_version use_bfloat16
-    use_cache
+    auto_map chunk_size_feed_forward dtype finetuning_task id2label initializer_range is_decoder is_encoder_decoder
+    label2id model_type num_labels output_past pad_token_id prefix problem_type return_dict task_specific_params
+    tf_legacy_loss tokenizer_class torch_dtype torchscript transformers.js_config transformers_version unsloth_fixed
+    use_bfloat16 use_cache
 """.split())
 
 
@@ -162,14 +158,15 @@ class Keys:
                             self.where)
         return {"bos_id": begin, "eos_ids": ids, "pad_id": padding}
 
-    def finish(self) -> None:
-        """Raises on keys that were not read and that are set to a value."""
-        left = {k: v for k, v in self.config.items() if k not in self.seen and v is not None}
-        if left:
-            listing = ", ".join(f"{key}={value!r}" for key, value in sorted(left.items()))
+    def finish(self, spec: ModelSpec) -> dict[str, Any]:
+        """Returns the keys that were not read and are set to a value; raises on those that may change the network."""
+        left = {k: v for k, v in sorted(self.config.items()) if k not in self.seen and v is not None}
+        listing = ", ".join(f"{key}={value!r}" for key, value in left.items() if may_change_network(key, value, spec))
+        if listing:
             raise UserError(
                 f"config keys that this library does not know and that may change the network: {listing}",
                 self.where, "remove the keys from config.json if they do not change what the model computes")
+        return left
 
 
 def read_head(keys: Keys, token: Literal["first", "last"], *, bias: bool = False, hidden: Activation | None = None,

@@ -27,7 +27,12 @@ PROVENANCE = "provenance.json"
 PREFIX = "base_model.model."
 # Settings of PEFT under which an adapter is more than `scale * x @ a @ b`, with the value that means "off".
 PLAIN = {"use_dora": False, "bias": "none", "lora_bias": False, "layer_replication": None, "use_qalora": False,
-         "trainable_token_indices": None, "target_parameters": None, "alora_invocation_tokens": None}
+         "trainable_token_indices": None, "target_parameters": None, "alora_invocation_tokens": None,
+         "use_bdlora": None, "arrow_config": None, "kasa_config": None, "monteclora_config": None}
+# `init_lora_weights`: initializations that leave the base weights alone, and those that subtract the initial product
+# from them (the first and the third also with a suffix, such as pissa_niter_4; loftq quantizes the base).
+BASE_UNCHANGED = ("gaussian", "eva", "orthogonal", "mica")
+BASE_CHANGED = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 
 def _adapted(spec: ModelSpec) -> dict[str, list[TensorMap]]:
@@ -150,6 +155,7 @@ def load_adapter(path: str | Path, spec: ModelSpec) -> Adapter:
     for key, off in PLAIN.items():
         if config.get(key, off) not in (off, None, []):
             raise UserError(f"'{key}' = {config[key]!r} is not supported", where)
+    _check_initialization(config.get("init_lora_weights", True), where)
     if config.get("modules_to_save"):
         raise UserError("adapters that carry whole modules (modules_to_save) are not supported", where)
     with contextlib.ExitStack() as stack:
@@ -184,6 +190,21 @@ def load_adapter(path: str | Path, spec: ModelSpec) -> Adapter:
     if not layers:
         raise UserError("the adapter holds no tensors", path)
     return Adapter({"layers": layers}, scale)
+
+
+def _check_initialization(value: Any, where: Path) -> None:
+    """Raises a `UserError` unless the adapter's initialization left the base weights as they are in the checkpoint."""
+    name = value.lower() if isinstance(value, str) else value
+    if isinstance(name, str) and name.startswith(BASE_CHANGED):
+        raise UserError(
+            f"'init_lora_weights' = {value!r}: this initialization changed the base weights, and the adapter does not "
+            "fit the original ones", where,
+            "convert it to a plain adapter when it is saved after training, with PEFT's save_pretrained(DIR, "
+            "path_initial_model_for_weight_conversion=INITIAL); or load base and adapter with PEFT, call "
+            "merge_and_unload().save_pretrained(DIR), and give DIR as the model")
+    if not (value is None or isinstance(value, bool) or name in BASE_UNCHANGED):
+        raise UserError(f"'init_lora_weights' = {value!r} is not known, and so not whether it changed the base "
+                        "weights", where, f"known are true, false, {', '.join((*BASE_UNCHANGED, *BASE_CHANGED))}")
 
 
 def _stack(parts: list[np.ndarray], module: str, path: Path) -> np.ndarray:

@@ -40,6 +40,12 @@ def adapter_of(spec, rank=4, targets=EVERYTHING):
     return random_adapter(spec, LoraConfig(rank=rank, alpha=6.0, targets=targets), 0.3)
 
 
+def save_with(path, spec, **settings):
+    """Saves an adapter, and changes settings in its adapter_config.json."""
+    config = save_adapter(path, spec, adapter_of(spec, targets=("q",))) / "adapter_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | settings))
+
+
 def change(adapter, module, name):
     """Computes the change of a kernel by the adapter, in float64."""
     factors = {key: np.asarray(value, np.float64) for key, value in adapter.params["layers"][module][name].items()}
@@ -272,6 +278,34 @@ def test_bad_adapters(llama, gpt2, tmp_path):
         load_adapter(tmp_path / "a", spec)
     config.write_text(text.replace("LORA", "IA3"))
     with pytest.raises(UserError, match="IA3"):
+        load_adapter(tmp_path / "a", spec)
+
+
+@pytest.mark.parametrize("value", [True, False, None, "gaussian", "eva", "orthogonal", "mica"])
+def test_initializations_that_leave_the_base_alone(llama, tmp_path, value):
+    spec, _ = llama
+    save_with(tmp_path / "a", spec, init_lora_weights=value)
+    assert_allclose(load_adapter(tmp_path / "a", spec).scale, 6.0 / 4)
+
+
+@pytest.mark.parametrize("value", ["olora", "OLoRA", "pissa", "pissa_niter_4", "pissa_niter_16", "corda", "loftq",
+                                   "lora_ga"])
+def test_initializations_that_changed_the_base_are_refused(llama, tmp_path, value):
+    spec, _ = llama
+    save_with(tmp_path / "a", spec, init_lora_weights=value)
+    for load in (load_adapter, load_adapters):
+        with pytest.raises(UserError, match=f"'init_lora_weights' = '{value}': .* changed the base") as error:
+            load(tmp_path / "a", spec)
+        assert "merge_and_unload" in error.value.fix and "path_initial_model_for_weight_conversion" in error.value.fix
+
+
+@pytest.mark.parametrize(("key", "value"), [("init_lora_weights", "of_next_year"), ("init_lora_weights", 3),
+                                            ("kasa_config", {"beta": 1.0}), ("arrow_config", {}),
+                                            ("monteclora_config", {"samples": 4}), ("use_bdlora", {"blocks": 2})])
+def test_settings_that_change_the_product_are_refused(llama, tmp_path, key, value):
+    spec, _ = llama
+    save_with(tmp_path / "a", spec, **{key: value})
+    with pytest.raises(UserError, match=f"'{key}' = "):
         load_adapter(tmp_path / "a", spec)
 
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import sys
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
@@ -224,8 +225,8 @@ def one_by_one(prompts: Sequence[Prompt], answer: Callable[[Prompt], Any], missi
 
 
 def normalized(text: str) -> str:
-    """Removes what the spellings of one option differ in: case and outer blanks."""
-    return text.strip().casefold()
+    """Removes what the spellings of one option differ in: case, outer blanks, and composed or decomposed letters."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).strip().casefold())
 
 
 def check_options(options: Sequence[str]) -> None:

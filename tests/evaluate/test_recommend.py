@@ -46,6 +46,9 @@ def test_as_the_paper_parses_them():
 
 
 def test_names():
+    assert title_name("(Untitled)") == "(Untitled)" and title_name("--") == "--" and title_name(" ") == ""
+    assert title_name("Ame\u0301lie (2001)") == "Am\u00e9lie"
+    assert titles_in("1. (Untitled)\n2. Up (2009)") == ["(Untitled)", "Up"]
     assert title_name("Hoffa (film)") == "Hoffa" and title_name("Spider-Man_2 (2004 film)") == "Spider Man 2"
 
 

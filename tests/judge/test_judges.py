@@ -64,7 +64,8 @@ def test_spellings():
     assert spellings(" A ") == ["A", " A", "a", " a"]
 
 
-@pytest.mark.parametrize("options", [["Yes"], ["Yes", " "], ["A", "a "], ["straße", "STRASSE"]])
+@pytest.mark.parametrize("options", [["Yes"], ["Yes", " "], ["A", "a "], ["straße", "STRASSE"],
+                                     ["caf\u00e9", "CAFE\u0301"]])
 def test_options_that_are_too_similar(options):
     with pytest.raises(UserError):
         check_options(options)

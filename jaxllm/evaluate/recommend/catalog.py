@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,8 +17,10 @@ _TITLES_PER_BLOCK = 2048
 
 
 def title_name(title: str) -> str:
-    """Normalizes a title: removes `_`, `-`, `>` and text in parentheses, such as "(2013 film)"."""
-    return " ".join(_PARENTHESES.sub("", re.sub(r"[_\->]", " ", title)).split())
+    """Normalizes a title: NFC, without `_`, `-`, `>` and text in parentheses, such as "(2013 film)"; a title of nothing
+    else stays."""
+    title = unicodedata.normalize("NFC", title)
+    return " ".join(_PARENTHESES.sub("", re.sub(r"[_\->]", " ", title)).split() or title.split())
 
 
 @dataclass(frozen=True)
@@ -58,11 +61,12 @@ class Catalog:
 
     def match(self, titles: Sequence[str]) -> list[Match]:
         """Returns the nearest name for every written title."""
-        distinct = list(dict.fromkeys(title.lower() for title in titles))
+        lower = [unicodedata.normalize("NFC", title).lower() for title in titles]
+        distinct = list(dict.fromkeys(lower))
         nearest: dict[str, Match] = {}
         for start in range(0, len(distinct), _TITLES_PER_BLOCK):
             some = distinct[start:start + _TITLES_PER_BLOCK]
             table = self._process.cdist(some, self._lower, scorer=self._distance, dtype=np.int32, workers=-1)
             for title, row, index in zip(some, table, table.argmin(axis=1), strict=True):
                 nearest[title] = Match(self.names[index], int(row[index]))
-        return [nearest[title.lower()] for title in titles]
+        return [nearest[title] for title in lower]

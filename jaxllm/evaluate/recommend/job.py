@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -95,7 +96,8 @@ class Turn:
         """Whether the dialogue mentions this name before the turn."""
         if (titles := self.row.get("prev_titles")) is not None:
             return name in {title_name(title) for title in titles}
-        return re.search(rf"(?<!\w){re.escape(name)}(?!\w)", " ".join(self.row["context"]), re.IGNORECASE) is not None
+        context = unicodedata.normalize("NFC", " ".join(self.row["context"]))
+        return re.search(rf"(?<!\w){re.escape(name)}(?!\w)", context, re.IGNORECASE) is not None
 
 
 def run(config: Config) -> Path:

@@ -40,7 +40,7 @@ def titles_in(reply: str, most: int = 20, legacy: bool = False) -> list[str]:
                 break
     else:
         items = re.split(r"[,\n]", reply)
-    plain = (_DESCRIPTION.sub("", _without_parentheses(title).strip(_QUOTES + " ")).strip(_QUOTES + " .")
+    plain = (_DESCRIPTION.sub("", (_without_parentheses(title) or title).strip(_QUOTES + " ")).strip(_QUOTES + " .")
              for title in items)
     distinct: dict[str, str] = {}
     for title in filter(None, plain):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import csv
 import gzip
@@ -151,31 +152,61 @@ class Cells:
 
 
 def _read_csv(path: Path) -> Iterator[Raw]:
-    # Bytes that are no UTF-8 become lone surrogates, for which the row is then rejected.
-    table = csv.reader((line.decode("utf-8", "surrogateescape") for line in _lines(path)), strict=True)
     names: list[str] | None = None
-    while True:
-        try:
-            with _long_cells():
-                cells = next(table)
-        except StopIteration:
-            return
-        except csv.Error as error:
+    for lines, cells in _records(path):
+        number, raw = lines[0][0], partial(_text, *lines)
+        if isinstance(cells, str):
             if names is None:
-                raise UserError(f"the header cannot be read: {error}", path) from error
-            yield Raw(table.line_num, str, f"not valid CSV: {error}")
-            continue
-        if not cells:
-            continue
-        if names is None:
+                raise UserError(f"the header cannot be read: {cells}", path)
+            yield Raw(number, raw, f"not valid CSV: {cells}")
+        elif names is None:
             names = cells
             if len(set(names)) != len(names):
                 twice = next(name for name in names if names.count(name) > 1)
                 raise UserError(f"column {twice!r} appears twice in the header", path)
+        elif len(cells) == len(names):
+            yield Raw(number, raw, Cells(dict(zip(names, cells, strict=True))))
+        else:  # a stray quote may have joined rows, so each line counts
+            joined = f", in the row of lines {number} to {lines[-1][0]}" if len(lines) > 1 else ""
+            for line in filter(_text, lines):
+                yield Raw(line[0], partial(_text, line), f"{len(cells)} cells under a header of {len(names)}{joined}")
+
+
+def _records(path: Path) -> Iterator[tuple[list[tuple[int, str]], list[str] | str]]:
+    """Yields the rows of a CSV file: their lines, each with its number, and the cells, or the problem of a line.
+
+    A quoted cell may have several lines. Where a quote is never closed, or closed within a text, its line alone is at
+    fault: the lines after it are read again, as rows of their own.
+    """
+    # Bytes that are no UTF-8 become lone surrogates, for which the row is then rejected.
+    source = ((number, line.decode("utf-8", "surrogateescape")) for number, line in enumerate(_lines(path), 1))
+    again: collections.deque[tuple[int, str]] = collections.deque()
+    taken: list[tuple[int, str]] = []
+
+    def feed() -> Iterator[str]:
+        while (line := again.popleft() if again else next(source, None)) is not None:
+            taken.append(line)
+            yield line[1]
+
+    while True:
+        taken.clear()
+        try:
+            with _long_cells():
+                cells = next(csv.reader(feed(), strict=True), None)
+        except csv.Error as error:
+            again.extendleft(reversed(taken[1:]))
+            yield taken[:1], str(error)
             continue
-        row = (Cells(dict(zip(names, cells, strict=True))) if len(cells) == len(names)
-               else f"{len(cells)} cells under a header of {len(names)}")
-        yield Raw(table.line_num, partial(json.dumps, cells), row)
+        if cells is None:
+            return
+        if cells:
+            yield taken[:], cells
+
+
+def _text(*lines: tuple[int, str]) -> str:
+    """Joins numbered lines into the text of a row."""
+    text = "".join(line for _, line in lines).strip("\r\n")
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 @contextlib.contextmanager

@@ -106,7 +106,7 @@ def _read_jsonl(path: Path) -> Iterator[Raw]:
 
 def _parse(line: bytes) -> dict | str:
     try:
-        row = json.loads(line.decode("utf-8"), parse_constant=_no_constant, object_pairs_hook=_unique)
+        row = json.loads(line.decode("utf-8"), object_pairs_hook=_unique)
     except UnicodeDecodeError as error:
         return f"not valid UTF-8 at byte {error.start + 1}"
     except json.JSONDecodeError as error:
@@ -132,14 +132,17 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict:
 
 @dataclass(frozen=True)
 class Cells:
-    """Cells of a row of a CSV file, before they are converted to the types of a schema."""
+    """Names and cells of a row of a CSV file, before they are converted to the types of a schema."""
 
-    cells: dict[str, str]
+    names: list[str]
+    cells: list[str]
 
     def typed(self, types: Mapping[str, Any]) -> dict | str:
         """Converts the cells; returns the fields of the row, or the reason why it cannot be used."""
         row: dict[str, Any] = {}
-        for name, cell in self.cells.items():
+        if twice := next((name for name in types if self.names.count(name) > 1), None):
+            return f"column {twice!r} appears twice in the header"
+        for name, cell in zip(self.names, self.cells, strict=True):
             expected = types.get(name, str)
             if mismatch(cell, expected) is None:
                 row[name] = cell
@@ -161,11 +164,8 @@ def _read_csv(path: Path) -> Iterator[Raw]:
             yield Raw(number, raw, f"not valid CSV: {cells}")
         elif names is None:
             names = cells
-            if len(set(names)) != len(names):
-                twice = next(name for name in names if names.count(name) > 1)
-                raise UserError(f"column {twice!r} appears twice in the header", path)
         elif len(cells) == len(names):
-            yield Raw(number, raw, Cells(dict(zip(names, cells, strict=True))))
+            yield Raw(number, raw, Cells(names, cells))
         else:  # a stray quote may have joined rows, so each line counts
             joined = f", in the row of lines {number} to {lines[-1][0]}" if len(lines) > 1 else ""
             for line in filter(_text, lines):

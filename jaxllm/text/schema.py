@@ -24,31 +24,29 @@ class Message(typing.TypedDict):
 
 
 def check_row(row: dict, schema: Mapping[str, tuple[Any, bool]], clean: bool = False) -> str | None:
-    """Returns the first problem of a row, or None. A row without one gets floats for the whole numbers in float fields,
-    and loses its null fields.
+    """Returns the first problem of a row's declared fields, or None. A row without one gets the numbers of the declared
+    types (2.0 is the whole number 2, and 2 the float 2.0), and loses its null fields. Undeclared fields are left alone.
 
     Args:
         row: changed in place.
         schema: field -> (type, required).
         clean: no text in the row can hold NUL or a lone surrogate, so texts need not be searched for them.
     """
-    floats, absent = {}, []
+    numbers, absent = {}, []
     for name, (expected, required) in schema.items():
         value = row.get(name)
         if value is None:
             if required:
                 return f"field {name!r} is " + ("null" if name in row else f"missing{_present(row)}")
             absent.append(name)
-        elif type(value) is expected and expected is not float:
             continue
-        elif (reason := mismatch(value, expected)) is not None:
-            return f"field {name!r}{reason}"
-        elif expected is float:
-            floats[name] = float(value)
-    for name, value in row.items():
+        if type(value) is not expected or expected is float:
+            if (reason := mismatch(value, expected)) is not None:
+                return f"field {name!r}{reason}"
+            numbers[name] = _with_numbers(value, expected)
         if (reason := _bad_value(value, clean)) is not None:
             return f"field {name!r} holds {reason}"
-    row.update(floats)
+    row.update(numbers)
     for name in absent:
         row.pop(name, None)
     return None
@@ -79,13 +77,33 @@ def mismatch(value: Any, expected: Any) -> str | None:
             return " has no messages"
         items = ((i, mismatch(item, arguments[0])) for i, item in enumerate(value, 1))
         return next((f", item {i}{reason}" for i, reason in items if reason is not None), None)
-    if expected is float:
+    if expected in (int, float):
         fits = isinstance(value, int | float) and not isinstance(value, bool)
-        if fits and not _finite(value):
+        if fits and float in (expected, type(value)) and not _finite(value):
             return f" is {str(value)[:20]}, not a finite number"
+        fits = fits and (expected is float or isinstance(value, int) or _is_whole(value))
     else:
         fits = isinstance(value, expected) and (expected is bool or not isinstance(value, bool))
     return None if fits else f": expected {type_name(expected)}, got {describe(value)}"
+
+
+def _is_whole(value: float) -> bool:
+    """Whether a float is a whole number that floats distinguish from its neighbors."""
+    return value.is_integer() and abs(value) <= 2**53
+
+
+def _with_numbers(value: Any, expected: Any) -> Any:
+    """Converts the numbers in a value that fits its type to the int or float that the type has for them."""
+    origin, arguments = typing.get_origin(expected), typing.get_args(expected)
+    if expected in (int, float):
+        return expected(value)
+    if origin is Annotated:
+        return _with_numbers(value, arguments[0])
+    if origin in (typing.Union, types.UnionType) and type(value) not in arguments:
+        return _with_numbers(value, next(option for option in arguments if mismatch(value, option) is None))
+    if origin is list and arguments[0] not in (Any, str, Message):
+        return [_with_numbers(item, arguments[0]) for item in value]
+    return value
 
 
 def _message_mismatch(value: Any) -> str | None:

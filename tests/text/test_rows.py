@@ -2,9 +2,11 @@
 
 import gzip
 import json
+import math
 import sys
 import types
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -56,28 +58,56 @@ def test_every_bad_row_has_its_reason(tmp_path):
         ('{"text": "x", "n": true}', "field 'n': expected a whole number, got true"),
         ('{"text": "x", "n": 1.5}', "field 'n': expected a whole number, got number 1.5"),
         ('{"text": "x", "f": false}', "field 'f': expected a number, got false"),
-        ('{"text": "x", "f": NaN}', "not valid JSON: NaN is not a JSON value"),
+        ('{"text": "x", "f": NaN}', "field 'f' is nan, not a finite number"),
+        ('{"text": "x", "n": NaN}', "field 'n' is nan, not a finite number"),
+        ('{"text": "x", "n": 1e300}', "field 'n': expected a whole number, got number 1e+300"),
+        ('{"text": "x", "tags": [NaN]}', "field 'tags', item 1: expected text, got number nan"),
         ('{"text": "x", "f": 1e999}', "field 'f' is inf, not a finite number"),
         ('{"text": "x", "f": 1' + "0" * 400 + "}", "field 'f' is 10000000000000000000, not a finite number"),
         ('{"text": "x", "tags": ["a", 1]}', "field 'tags', item 2: expected text, got whole number 1"),
         ('{"text": "x", "tags": "a"}', "field 'tags': expected list of text, got text 'a'"),
         ('{"text": "a\\u0000b"}', "field 'text' holds a NUL character"),
         ('{"text": "a\\ud800"}', "field 'text' holds a lone surrogate, which is not valid text"),
-        (
-            '{"text": "x", "other": {"k": ["\\udfff"]}}',
-            "field 'other' holds a lone surrogate, which is not valid text",
-        ),
+        ('{"text": "x", "any": {"k": ["\\udfff"]}}', "field 'any' holds a lone surrogate, which is not valid text"),
+        ('{"text": "x", "any": [-Infinity]}', "field 'any' holds a number that is not finite"),
         ('{"text": "x", "text": "y"}', "not valid JSON: field 'text' is given twice"),
         (b'{"text": "\xe9"}', "not valid UTF-8 at byte 11"),
         ("[" * 100000, "not usable JSON: nested too deeply"),
     ]
     path = write(tmp_path / "a.jsonl", '{"text": "good"}', *(line for line, _ in bad))
-    got = read_rows(path, TEXT, {"n": int, "f": float, "tags": list[str]}, limit_bad=1)
+    got = read_rows(path, TEXT, {"n": int, "f": float, "tags": list[str], "any": Any}, limit_bad=1)
     assert got.rows == [{"text": "good"}]
     expected = [(i, reason) for i, (_, reason) in enumerate(bad, 2)]
     assert [(r.line, r.reason) for r in got.rejected] == expected
     assert str(got.rejected[0]) == f"{path}:2: {bad[0][1]}"
-    assert got.rejected[20].raw == '{"text": "\\xe9"}'
+    assert got.rejected[24].raw == '{"text": "\\xe9"}'
+
+
+def test_undeclared_fields_are_left_alone(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    extra = [math.nan, math.inf, [-math.inf], {"k": math.nan}, "a\0b", "\ud800", None]
+    path = write(tmp_path / "a.jsonl", *(json.dumps({"text": "x", "extra": value}) for value in extra))
+    got = read_rows(path, TEXT)
+    assert [repr(row["extra"]) for row in got.rows] == list(map(repr, extra)) and not got.rejected
+    pq.write_table(pa.table({"text": ["x"], "extra": [math.nan], "more": ["\0"]}), tmp_path / "a.parquet")
+    assert math.isnan(read_rows(tmp_path / "a.parquet", TEXT).rows[0]["extra"])
+    path = write(tmp_path / "a.csv", "text,extra,,", b"x,\xe9,1,2")
+    assert read_rows(path, TEXT).rows[0]["text"] == "x"
+
+
+def test_whole_numbers_may_be_written_as_floats(tmp_path):
+    """As tables hold them in which a whole number is missing."""
+    row = {"n": 2.0, "f": 3, "many": [1.0, 2], "nested": [[4.0]], "id": 5.0, "either": 6.0}
+    schema = {"n": int, "f": float, "many": NonEmpty[list[int]], "nested": list[list[int]], "id": str | int | float,
+              "either": str | int}
+    write(tmp_path / "a.jsonl", json.dumps(row))
+    write(tmp_path / "a.csv", "n,f,many,nested,id,either", '2.0,3,"[1.0, 2]",[[4.0]],5.0,6.0')
+    for name, more in (("a.jsonl", {}), ("a.csv", {"id": "5.0", "either": "6.0"})):
+        [got] = read_rows(tmp_path / name, schema).rows
+        wanted = {"n": 2, "f": 3.0, "many": [1, 2], "nested": [[4]], "id": 5.0, "either": 6} | more
+        assert repr(dict(sorted(got.items()))) == repr(dict(sorted(wanted.items())))
 
 
 def test_messages(tmp_path):

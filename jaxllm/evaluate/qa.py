@@ -22,7 +22,7 @@ def normalize(text: str) -> str:
 
 
 def normalize_pair(prediction: str, reference: str) -> tuple[str, str]:
-    """Normalizes two texts as `normalize` does the reference, so that what the reference keeps is kept in both."""
+    """Normalizes two texts as `normalize` does the reference, so that what stays of the reference stays in both."""
     plain = [" ".join(unicodedata.normalize("NFC", text).lower().split()) for text in (prediction, reference)]
     words = [" ".join(text.translate(_PUNCTUATION).split()) for text in plain]
     bare = [" ".join(_ARTICLES.sub(" ", text).split()) for text in words]

@@ -13,7 +13,7 @@ from jaxllm.evaluate.qa import accuracy, best, f1, normalize, same_answer
     ("well-known", "well known", 0.0),
     ("a", "the", 0.0),
     ("", "", 0.0),
-    # A reference of articles or punctuation alone is kept.
+    # A reference of articles or punctuation alone stays.
     ("A", "A", 1.0), ("a.", "A", 1.0), ("B", "A", 0.0), ("the", "the", 1.0), ("The answer is A.", "A", 0.4),
     ("+", "+", 1.0), ("+", "-", 0.0), ("...", "…", 0.0), ("the", "The cat", 0.0), (".", "Paris", 0.0),
     ("Cafe\u0301", "Caf\u00e9", 1.0), ("\u212b", "\u00c5", 1.0),

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 
 from jaxllm.errors import UserError
 from jaxllm.models import ModelSpec, Params, load_model, load_spec
@@ -34,7 +36,8 @@ class Model:
 
     @property
     def stop_ids(self) -> tuple[int, ...]:
-        return tuple(dict.fromkeys((*self.spec.eos_ids, *self.tokenizer.stop_ids)))
+        ids = dict.fromkeys((*self.spec.eos_ids, *self.tokenizer.stop_ids))
+        return tuple(token for token in ids if token < self.spec.vocab_size)
 
     @property
     def prefix(self) -> tuple[int, ...]:
@@ -45,7 +48,8 @@ class Model:
     def start(self) -> tuple[int, ...]:
         """Tokens from which a first token can be predicted: the prefix, else the begin or end token."""
         candidates = (self.tokenizer.bos_id, self.tokenizer.eos_id, *self.spec.eos_ids)
-        return self.prefix or tuple(token for token in candidates if token is not None)[:1]
+        return self.prefix or tuple(token for token in candidates
+                                    if token is not None and token < self.spec.vocab_size)[:1]
 
     def require_lm(self, verb: str, where: str = "model") -> None:
         """Raises a `UserError` for a model with a scoring head, which cannot `verb` (such as "generate text")."""
@@ -61,12 +65,17 @@ class Model:
         return examples.pair_ids(self.tokenizer, prompt, completion, self.start)
 
 
-def too_many_tokens(tokenizer: Tokenizer, spec: ModelSpec) -> str | None:
-    """Describes the mismatch where a tokenizer has more tokens than the network has embeddings; None if there is none.
-    """
-    if tokenizer.vocab_size <= spec.vocab_size:
-        return None
-    return f"the tokenizer has {tokenizer.vocab_size} tokens, the embedding {spec.vocab_size} rows"
+def check_ids(ids: Sequence[int] | np.ndarray, spec: ModelSpec, where: str) -> None:
+    """Raises a `UserError` for an id without a row in the network's embedding, which jax would silently clamp."""
+    array = np.asarray(ids)
+    if len(wrong := array[(array < 0) | (array >= spec.vocab_size)]):
+        raise UserError(f"no token has the id {wrong[0]}; the model has {spec.vocab_size}", where)
+
+
+def model_tokenizer(model: str | Path, spec: ModelSpec) -> Tokenizer:
+    """Loads the tokenizer of a checkpoint. Where it has more tokens than the embedding has rows, as in some published
+    models, a text with one of them is refused."""
+    return dataclasses.replace(load_tokenizer(model), rows=spec.vocab_size)
 
 
 def load(model: str | Path, dtype: jnp.dtype | None = None, sharding: Callable[[ModelSpec], Any] | None = None,
@@ -80,11 +89,13 @@ def load(model: str | Path, dtype: jnp.dtype | None = None, sharding: Callable[[
         quantization: scheme for the matrices of the layers; None leaves them as they are.
 
     Raises:
-        UserError: something is missing or damaged, or the tokenizer has more tokens than the network.
+        UserError: something is missing or damaged.
     """
-    spec, tokenizer = load_spec(model), load_tokenizer(model)
-    if problem := too_many_tokens(tokenizer, spec):  # reported before minutes of loading
-        raise UserError(problem, model, "use the tokenizer that the model was trained with")
+    spec = load_spec(model)
+    tokenizer = model_tokenizer(model, spec)
+    if beyond := tokenizer.beyond_rows:
+        print(f"jaxllm: {model}: the tokenizer has {beyond} more tokens than the embedding has rows; texts with one of "
+              "them are refused", file=sys.stderr)
     dtype = jnp.dtype(stored_dtype(model) if dtype is None else dtype)
     _, params = load_model(model, dtype, None if sharding is None else sharding(spec), quantization)
     return Model(spec, params, tokenizer)

@@ -17,16 +17,13 @@ from jaxllm.devices import make_mesh
 from jaxllm.directories import new_directory
 from jaxllm.errors import UserError
 from jaxllm.files import write_atomic
-from jaxllm.model import too_many_tokens
-from jaxllm.models import ModelSpec, Params, load_spec, merge_adapter
+from jaxllm.models import Params, load_spec, merge_adapter
 from jaxllm.models.loading import load_model, stored_dtype
 from jaxllm.models.mesh import model_shardings
 from jaxllm.models.peft import load_adapters
 from jaxllm.models.quantized import dequantize_params, quantize_params, scheme_of
 from jaxllm.models.saving import write_model
-from jaxllm.models.tensors import model_directory
 from jaxllm.ops.quantize import Scheme
-from jaxllm.text.tokenizer import has_tokenizer, load_tokenizer
 
 
 @dataclass(frozen=True)
@@ -78,7 +75,6 @@ def run(config: Config) -> Path:
         elif config.format == "hf":
             params = dequantize_params(params, dtype)
         check_finite(params)
-        check_tokenizer(config.model, spec)
         write_model(target, spec, params, config.model, layout=config.format)
         size = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
         result = {"format": config.format, "dtype": str(dtype), "quantized": scheme_of(params),
@@ -96,9 +92,3 @@ def check_finite(params: Params) -> None:
         if jnp.issubdtype(leaf.dtype, jnp.inexact) and not bool(jnp.isfinite(leaf).all()):
             raise UserError(f"{jax.tree_util.keystr(path, simple=True, separator='.')} holds NaN or infinity in "
                             f"{leaf.dtype}", "dtype", "take a format with a larger range, or mend the checkpoint")
-
-
-def check_tokenizer(model: str, spec: ModelSpec) -> None:
-    """Raises a `UserError` where the tokenizer, if there is one, knows more tokens than the network."""
-    if has_tokenizer(model_directory(model)) and (problem := too_many_tokens(load_tokenizer(model), spec)):
-        raise UserError(problem, model, "use the tokenizer that the model was trained with")

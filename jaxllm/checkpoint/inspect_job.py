@@ -12,14 +12,13 @@ from jaxllm.checkpoint.adapters import describe_adapters, inspect_adapters
 from jaxllm.checkpoint.sizes import FORMATS, cache_bytes, count_parameters, weight_bytes
 from jaxllm.errors import UserError
 from jaxllm.files import plain
-from jaxllm.model import too_many_tokens
+from jaxllm.model import model_tokenizer
 from jaxllm.models import ModelSpec, load_spec, native
 from jaxllm.models.families import FAMILIES, architecture, read_all_keys
 from jaxllm.models.loading import check_tied_head, stored_dtype
 from jaxllm.models.matching import match_tensors
 from jaxllm.models.peft import adapter_folders
 from jaxllm.models.tensors import Tensors, model_directory, read_json
-from jaxllm.text.tokenizer import load_tokenizer
 
 
 @dataclass(frozen=True)
@@ -107,12 +106,13 @@ def _weights(path, spec: ModelSpec) -> tuple[dict[str, Any], list[str]]:
 
 def _tokenizer(path, spec: ModelSpec) -> tuple[dict[str, Any], list[str]]:
     """Describes the tokenizer; returns (description, problems)."""
-    tokenizer = load_tokenizer(path)
-    fields = {"tokens": tokenizer.vocab_size, "bos_id": tokenizer.bos_id, "eos_id": tokenizer.eos_id,
+    tokenizer = model_tokenizer(path, spec)
+    fields: dict[str, Any] = {"tokens": tokenizer.vocab_size, "bos_id": tokenizer.bos_id, "eos_id": tokenizer.eos_id,
             "adds_bos": tokenizer.adds_bos, "stop_ids": list(tokenizer.stop_ids),
             "chat_template": tokenizer.has_chat_template}
-    problem = too_many_tokens(tokenizer, spec)
-    return fields, [] if problem is None else [problem]
+    if tokenizer.beyond_rows:
+        fields["without_embedding"] = tokenizer.beyond_rows
+    return fields, []
 
 
 def describe(summary: dict[str, Any]) -> str:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxllm.errors import UserError
-from jaxllm.model import Model
+from jaxllm.model import Model, check_ids
 from jaxllm.models import Adapter, ModelSpec, Params, forward, text_scores
 from jaxllm.models.mesh import batch_sharding
 from jaxllm.text.batches import bucket, bucket_sizes, pad_right
@@ -43,6 +43,7 @@ def classify_texts(model: Model, adapter: Adapter | None, texts: Sequence[tuple[
     for number, (ids, _) in enumerate(texts, 1):
         if not 0 < len(ids) <= window:
             raise UserError(f"{len(ids)} tokens; a text has 1 to {window}", f"row {number}", "shorten the text")
+        check_ids(ids, model.spec, f"row {number}")
     by_row, groups = (None, 1) if mesh is None else (batch_sharding(mesh), mesh.shape["data"] * mesh.shape["fsdp"])
     lengths, counts = bucket_sizes(window), bucket_sizes(batch_size, smallest=1)
     order = sorted(range(len(texts)), key=lambda i: len(texts[i][0]))

@@ -27,7 +27,7 @@ from jaxllm.generate.slots import (
     prefill_pack,
     resize,
 )
-from jaxllm.model import Model
+from jaxllm.model import Model, check_ids
 from jaxllm.models import Adapter, Prefix
 from jaxllm.models.mesh import batch_sharding, replicated
 from jaxllm.text.batches import bucket, bucket_sizes
@@ -139,6 +139,8 @@ class Scheduler:
         self.dtype, self.mesh, self.stats = dtype, mesh, stats
         self.row_ids, self.logprob_temperature = row_ids, logprob_temperature
         window = model.spec.max_positions
+        for number, ids in enumerate(prompts, 1):
+            check_ids(ids, model.spec, f"prompt {number}")
         self.new = bucket(max(limits), growing_sizes(SMALLEST_NEW_TOKENS, max(*limits, window)))
         self.limits, self.steps = limits, STOP_CHECK_STEPS if sampling.stop else COLLECT_STEPS
         longest = max(len(ids) + limit for ids, limit in zip(prompts, limits, strict=True))

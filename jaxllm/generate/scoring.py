@@ -23,7 +23,7 @@ from jaxllm.generate.completion import check_finite
 from jaxllm.generate.prefixes import PrefixNode, prefix_tree
 from jaxllm.generate.scheduler import GenerationStats, pack_sizes
 from jaxllm.generate.slots import SMALLEST_PREFIX, padded_prefix
-from jaxllm.model import Model
+from jaxllm.model import Model, check_ids
 from jaxllm.models import Adapter, ModelSpec, Params, Prefix, prefill, unembedding
 from jaxllm.models.mesh import batch_sharding, replicated
 from jaxllm.ops import token_logprobs
@@ -89,6 +89,8 @@ def score_pairs(model: Model, adapter: Adapter | None, pairs: Pairs, *, temperat
         if len(prompt) + len(continuation) > window:
             raise UserError(f"{len(prompt)} prompt tokens and {len(continuation)} of the completion do not fit the "
                             f"context window of {window}", f"row {number}", "shorten the row")
+        check_ids(prompt, model.spec, f"row {number}")
+        check_ids(continuation, model.spec, f"row {number}")
     if not pairs:
         return []
     whole, by_row, count = (None, None, 1) if mesh is None else (

@@ -83,7 +83,7 @@ def encode_example(
     if end:
         if tokenizer.eos_id is None:
             raise UserError("the tokenizer has no end token", tokenizer.source)
-        after = [*after, tokenizer.eos_id]
+        after = [*after, *tokenizer.check_rows([tokenizer.eos_id])]
     if not before or not after:
         raise UserError("nothing precedes the completion's first token, and the tokenizer has no begin token" if after
                         else "the completion is empty", "completion")

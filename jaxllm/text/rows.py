@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -101,6 +101,7 @@ def read_rows(
     limit_bad: float = 0.1,
     rejected_path: str | Path | None = None,
     limit: int | None = None,
+    refusal: Callable[[dict[str, Any]], str | None] | None = None,
 ) -> RowSet:
     """Reads all rows of `iter_rows` into memory.
 
@@ -110,6 +111,7 @@ def read_rows(
         rejected_path: JSONL file to write rejected rows to; written, possibly empty, even when this raises
             for them.
         limit: stop after this many good rows.
+        refusal: returns the reason why a row cannot be used, or None.
 
     Raises:
         UserError: there is no such file, it cannot be read, too many rows are rejected or all are.
@@ -123,6 +125,8 @@ def read_rows(
             break
         if isinstance(item, Rejected):
             rejected.append(item)
+        elif refusal is not None and (reason := refusal(item.fields)) is not None:
+            rejected.append(Rejected(str(source), item.line, reason, as_text(item.fields)))
         else:
             rows.append(item.fields)
             lines.append(item.line)

@@ -41,6 +41,7 @@ class Tokenizer:
         stop_ids: ids that end an answer: `eos_id` and the token that ends an assistant's turn in the chat
             template.
         has_types: its model distinguishes first and second texts (token type ids).
+        rows: rows of its model's embedding; a text with an id beyond them is refused. None accepts all ids.
     """
 
     source: str
@@ -54,11 +55,17 @@ class Tokenizer:
     _decoder: Any = field(repr=False)  # the tokenizers.Tokenizer as loaded
     _encoder: Any = field(repr=False)  # the copy with renamed control tokens
     _chat: ChatTemplate | None = field(repr=False)
+    rows: int | None = None
 
     @property
     def has_chat_template(self) -> bool:
         """True if `chat` can be used."""
         return self._chat is not None
+
+    @property
+    def beyond_rows(self) -> int:
+        """Number of ids that have no row in the model's embedding."""
+        return 0 if self.rows is None else max(self.vocab_size - self.rows, 0)
 
     def encode(self, text: str, bos: bool = False) -> list[int]:
         """Encodes a text as ordinary pieces, without begin or end token.
@@ -68,9 +75,10 @@ class Tokenizer:
             bos: put `bos_id` in front, where the tokenizer has one.
 
         Raises:
+            UserError: a token has no row in the model's embedding.
             ValueError: `text` holds a lone surrogate, which is not text in any encoding.
         """
-        ids = _encoding(self._encoder, text).ids
+        ids = self.check_rows(_encoding(self._encoder, text).ids)
         return [self.bos_id, *ids] if bos and self.bos_id is not None else ids
 
     def whole(self, text: str, pair: str | None = None) -> tuple[list[int], list[int]]:
@@ -83,11 +91,12 @@ class Tokenizer:
             The ids, and a token type id for each: 1 in the second text if the tokenizer distinguishes them, else 0.
 
         Raises:
+            UserError: a token has no row in the model's embedding.
             ValueError: a text holds a lone surrogate.
         """
         first, second = (None if part is None else _encoding(self._encoder, part) for part in (text, pair))
         done = self._decoder.post_process(first, second, add_special_tokens=True)
-        return done.ids, done.type_ids if self.has_types else [0] * len(done.ids)
+        return self.check_rows(done.ids), done.type_ids if self.has_types else [0] * len(done.ids)
 
     def decode(self, ids: Iterable[int]) -> str:
         """Decodes ids to text, without special tokens.
@@ -108,10 +117,12 @@ class Tokenizer:
             add_generation_prompt: end with the header of the assistant's turn.
 
         Raises:
-            UserError: there is no template, it refuses or drops a message, or a message is malformed.
+            UserError: there is no template, it refuses or drops a message, a message is malformed, or a token has no
+                row in the model's embedding.
             ValueError: a content holds a lone surrogate.
         """
-        return _encoding(self._encoder, self._template().render(messages, add_generation_prompt).text).ids
+        text = self._template().render(messages, add_generation_prompt).text
+        return self.check_rows(_encoding(self._encoder, text).ids)
 
     def chat_turns(self, messages: Sequence[dict]) -> tuple[list[int], list[tuple[int, int] | None]]:
         """Encodes a whole conversation as `chat` does, and locates every message in the ids.
@@ -125,7 +136,16 @@ class Tokenizer:
         encoding = _encoding(self._encoder, rendered.text)
         starts, ends = ([offset[i] for offset in encoding.offsets] for i in (0, 1))  # characters of each token
         tokens = lambda start, stop: (bisect.bisect_right(ends, start), bisect.bisect_left(starts, stop))
-        return encoding.ids, [turn and tokens(*turn) for turn in rendered.turns]
+        return self.check_rows(encoding.ids), [turn and tokens(*turn) for turn in rendered.turns]
+
+    def check_rows(self, ids: list[int]) -> list[int]:
+        """Returns the ids; raises a `UserError` for one without a row in the model's embedding."""
+        if self.rows is not None and self.beyond_rows and (
+                beyond := next((i for i in ids if i >= self.rows), None)) is not None:
+            raise UserError(f"the text has the token {self._decoder.id_to_token(beyond)!r} with the id {beyond}, for "
+                            f"which the model's embedding of {self.rows} rows has none", self.source,
+                            "remove the token from the text or from the chat template")
+        return ids
 
     def _template(self) -> ChatTemplate:
         if self._chat is None:

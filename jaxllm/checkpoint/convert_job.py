@@ -18,12 +18,12 @@ from jaxllm.directories import new_directory
 from jaxllm.errors import UserError
 from jaxllm.files import write_atomic
 from jaxllm.models import Params, load_spec, merge_adapter
-from jaxllm.models.loading import load_model, stored_dtype
+from jaxllm.models.loading import holds_exactly, load_model, stored_dtype
 from jaxllm.models.mesh import model_shardings
 from jaxllm.models.peft import load_adapters
 from jaxllm.models.quantized import dequantize_params, quantize_params, scheme_of
 from jaxllm.models.saving import write_model
-from jaxllm.ops.quantize import Scheme
+from jaxllm.ops.quantize import Quantized, Scheme
 
 
 @dataclass(frozen=True)
@@ -66,12 +66,15 @@ def run(config: Config) -> Path:
         placed = model_shardings(spec, make_mesh(data=1, fsdp=jax.local_device_count()))
         # An adapter is merged into full weights; without one they are quantized while they are loaded.
         scheme = config.quantize if config.adapter is None else None
-        spec, params = load_model(config.model, dtype, placed, scheme)
+        # The sum is rounded once: neither the base nor the sum is rounded to another dtype before.
+        merged_in = dtype if holds_exactly(config.model, dtype) else jnp.dtype(jnp.float32)
+        spec, params = load_model(config.model, dtype if config.adapter is None else merged_in, placed, scheme)
         came_as = scheme_of(params) if scheme is None else None
         if config.adapter is not None:
             # All weights stay full: quantizing the sum again loses a part of the change, and is done only on request.
-            params = merge_adapter(dequantize_params(params, dtype), load_adapters(config.adapter, spec))
+            params = merge_adapter(dequantize_params(params, merged_in), load_adapters(config.adapter, spec))
             params = params if config.quantize is None else quantize_params(params, config.quantize)
+            params = round_params(params, dtype)
         elif config.format == "hf":
             params = dequantize_params(params, dtype)
         check_finite(params)
@@ -84,6 +87,18 @@ def run(config: Config) -> Path:
         write_atomic(target / "config.yaml", to_yaml(config))
         write_atomic(target / "result.json", json.dumps(result, indent=2) + "\n")
     return Path(config.out) / "result.json"
+
+
+def round_params(params: Params, dtype: jnp.dtype) -> Params:
+    """Rounds all arrays that are not quantized to `dtype`; frees the old ones."""
+    def rounded(leaf: jax.Array | Quantized) -> jax.Array | Quantized:
+        if isinstance(leaf, Quantized) or leaf.dtype == dtype:
+            return leaf
+        new = jax.block_until_ready(leaf.astype(dtype))  # so that one array at a time is in memory twice
+        leaf.delete()
+        return new
+
+    return jax.tree.map(rounded, params, is_leaf=lambda leaf: isinstance(leaf, Quantized))
 
 
 def check_finite(params: Params) -> None:

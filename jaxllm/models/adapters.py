@@ -172,8 +172,7 @@ def _merge_kernel(kernel: jax.Array | Quantized, a: jax.Array, b: jax.Array, fac
 def _low_rank_sum(kernel: jax.Array | Quantized, a: jax.Array, b: jax.Array, factor: jax.Array,
                   dtype: jnp.dtype, sharding: NamedSharding | None) -> jax.Array:
     def one_layer(kernel: jax.Array | Quantized, a: jax.Array, b: jax.Array) -> jax.Array:
-        # Through `dtype` first: a quantized kernel has the values that it has in a product of that dtype.
-        kernel = kernel.dequantize(dtype) if isinstance(kernel, Quantized) else kernel
+        kernel = kernel.dequantize(jnp.float32) if isinstance(kernel, Quantized) else kernel
         product = jnp.matmul(a.astype(jnp.float32), b.astype(jnp.float32), precision="highest")
         return (kernel.astype(jnp.float32) + factor * product).astype(dtype)
 

@@ -142,6 +142,17 @@ def stored_dtype(model: str | Path) -> str:
     return "float32" if dtype.itemsize > 4 else "bfloat16" if dtype.itemsize == 1 else str(dtype)
 
 
+def holds_exactly(model: str | Path, dtype: jnp.dtype) -> bool:
+    """Whether weights loaded in `dtype` have the values that are stored; float32 counts as exact."""
+    path, dtype = model_directory(model), np.dtype(dtype)
+    if dtype == np.float32:
+        return True
+    if native.is_native(path):
+        return native.stored_scheme(path) is None and np.dtype(native.stored_dtype(path)) == dtype
+    with Tensors(path) as tensors:
+        return all(DTYPES.get(tensors.dtype(name)) == dtype for name in tensors.files)
+
+
 def check_tied_head(spec: ModelSpec, tensors: Tensors, match: Match) -> None:
     """Raises a `UserError` where a tied head is stored a second time with other values."""
     if not spec.tied or spec.head is not None:

@@ -84,6 +84,30 @@ def test_a_merged_adapter(tiny, adapter, tmp_path):
     assert_equal(load_model(tmp_path / "small")[1], quantize_params(merged, "nf4"))
 
 
+@pytest.mark.parametrize(("stored", "dtype"), [("float32", "bfloat16"), ("float16", "bfloat16"), ("mixed", None),
+                                              ("bfloat16", "bfloat16"), ("int8", "bfloat16")])
+def test_a_merged_weight_is_rounded_once(tiny, adapter, tmp_path, stored, dtype):
+    """Merged kernels are the nearest values to the sum of the stored base and the product, in float64."""
+    spec, params = tiny
+    base = quantize_params(params, "int8") if stored == "int8" else jax.tree.map(
+        lambda leaf: leaf.astype("bfloat16" if stored == "mixed" else stored), params)
+    if stored == "mixed":  # most of the weights are bfloat16, an adapted kernel is not
+        base["layers"]["mlp"]["down"]["kernel"] = params["layers"]["mlp"]["down"]["kernel"]
+    save_model(tmp_path / "base", spec, base, "tiny", layout="orbax" if stored == "int8" else "hf")
+    convert(tmp_path / "merged", "--adapter", adapter, "--merge", *(["--dtype", dtype] if dtype else []),
+            model=tmp_path / "base")
+    merged, full = load_model(tmp_path / "merged")[1], dequantize_params(base, jnp.float32)
+    added = load_adapter(adapter, spec)
+    assert {str(leaf.dtype) for leaf in jax.tree.leaves(merged)} == {"bfloat16"}
+    for module, name in (("attn", "q"), ("mlp", "down")):
+        factors = {key: np.asarray(part, np.float64) for key, part in added.params["layers"][module][name].items()}
+        exact = np.asarray(full["layers"][module][name]["kernel"], np.float64) + added.scale * (
+            factors["a"] @ factors["b"])
+        ours = np.asarray(merged["layers"][module][name]["kernel"], np.float64)
+        spacing = 2.0 ** (np.floor(np.log2(np.abs(exact))) - 7)
+        assert np.mean(np.abs(ours - exact) > spacing / 2 * (1 + 1e-3)) < 1e-4
+
+
 def test_an_adapter_of_a_quantized_base(tiny, adapter, tmp_path):
     """An adapter trained on the quantized base is merged into the dequantized base."""
     spec, params = tiny

@@ -154,7 +154,7 @@ def test_merging_gives_full_kernels(llama, dtype):
     merged = merge_adapter(quantized, adapter)["layers"]
     for module, name in (("attn", "q"), ("mlp", "down")):
         factors = adapter.params["layers"][module][name]
-        base = np.asarray(quantized["layers"][module][name]["kernel"].dequantize(dtype), np.float64)
+        base = np.asarray(quantized["layers"][module][name]["kernel"].dequantize(), np.float64)
         wanted = base + 2.0 * np.asarray(factors["a"], np.float64) @ np.asarray(factors["b"], np.float64)
         kernel = merged[module][name]["kernel"]
         assert kernel.dtype == dtype

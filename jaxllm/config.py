@@ -26,6 +26,8 @@ SECRET = re.compile(
     re.IGNORECASE,
 )
 NOT_SET = "(not set)"
+# Keys of texts that may be paths of files or directories, in any section; `~` is expanded in them and in `Path` keys.
+PATH_KEYS = ("model", "adapter", "path", "cache", "catalog", "source", "examples", "paraphrases")
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import inspect
 import math
+import os
 import re
 import types
 import typing
@@ -16,7 +17,7 @@ from typing import Any, TypeVar
 
 import yaml
 
-from jaxllm.config import MASK, SECRET
+from jaxllm.config import MASK, PATH_KEYS, SECRET
 from jaxllm.errors import UserError
 
 T = TypeVar("T")
@@ -156,9 +157,12 @@ def _check_arguments(argv: Sequence[str], known: dict[str, Any], job: type) -> d
 
 
 def _spell_out(argv: Sequence[str], known: dict[str, Any]) -> list[str]:
-    """Writes ``--flag`` as ``--flag true``, for keys of type bool."""
+    """Writes ``--flag`` as ``--flag true``, for keys of type bool; expands ``~`` in the names of config files."""
     words = []
     for i, word in enumerate(argv):
+        if word.startswith("--config=") or i and argv[i - 1] == "--config":
+            option = "--config=" if word.startswith("--config=") else ""
+            word = option + os.path.expanduser(word.removeprefix(option))
         words.append(word)
         last = i + 1 == len(argv) or argv[i + 1].startswith("--")
         if last and word.startswith("--") and known.get(word[2:]) is bool:
@@ -279,6 +283,15 @@ def type_name(hint: Any) -> str:
     return {str: "text", Path: "path", bool: "true or false"}.get(hint, getattr(hint, "__name__", str(hint)))
 
 
+def _expanded(hint: Any, value: Any, name: str) -> Any:
+    """Expands `~` in a path, which a shell leaves as it is in ``--key=~/x`` and in files."""
+    if isinstance(value, list) and (items := typing.get_args(hint)):
+        return [_expanded(items[0], item, name) for item in value]
+    if isinstance(value, Path):
+        return value.expanduser()
+    return os.path.expanduser(value) if name in PATH_KEYS and isinstance(value, str) else value
+
+
 def _build(hint: Any, value: Any, prefix: str, origins: dict[str, str]) -> Any:
     """Builds the dataclass of a section; an invalid value is reported with its whole key and source."""
     from jsonargparse import Namespace
@@ -290,7 +303,7 @@ def _build(hint: Any, value: Any, prefix: str, origins: dict[str, str]) -> Any:
     if section is None or value is None:
         if isinstance(value, float) and math.isnan(value):
             raise UserError(f"{prefix[:-1]}: expected a number, got nan", _origin(prefix[:-1], origins))
-        return value
+        return _expanded(hint, value, prefix[:-1].rpartition(".")[2])
     if not isinstance(value, dict):
         raise UserError(f"{prefix[:-1]} is a section: expected keys below it", _origin(prefix[:-1], origins))
     hints = _hints(section)

@@ -1,0 +1,80 @@
+"""`~` is the home directory in every key that may be a path, however it is given."""
+
+import functools
+import importlib
+import typing
+from pathlib import Path
+
+import pytest
+import yaml
+
+from jaxllm.cli import VERBS
+from jaxllm.config import PATH_KEYS
+from jaxllm.parsing import _alternatives, _keys, parse
+
+# Keys of texts that are no paths, by their last name.
+OTHER_TEXTS = {"base_url", "key_variable", "prompt", "context", "question", "answer", "document", "stop", "targets"}
+REQUIRED = {"data.path": "x", "out": "x", "model": "x", "catalog": "x", "document": "1"}
+CONFIGS = {verb: importlib.import_module(about.module).Config for verb, about in VERBS.items()}
+
+
+def path_keys(config):
+    """Keys of a config whose type is a path, or a text (or texts) that may be one."""
+    texts = {key: [kind for part in _alternatives(hint) for kind in (part, *typing.get_args(part))]
+             for key, hint in _keys(config).items()}
+    return [key for key, kinds in texts.items()
+            if Path in kinds or str in kinds and key.rpartition(".")[2] in PATH_KEYS]
+
+
+def value_of(config, key):
+    for name in key.split("."):
+        config = getattr(config, name)
+    return config
+
+
+@pytest.mark.parametrize("verb", CONFIGS)
+def test_every_text_is_known_to_be_a_path_or_not(verb):
+    texts = {key.rpartition(".")[2] for key, hint in _keys(CONFIGS[verb]).items()
+             if str in (kinds := _alternatives(hint)) or any(str in typing.get_args(kind)[:1] for kind in kinds)}
+    assert texts <= {*PATH_KEYS, *OTHER_TEXTS}
+
+
+@pytest.mark.parametrize("verb", CONFIGS)
+def test_tilde_is_expanded_in_every_path(verb, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    config = CONFIGS[verb]
+    keys = path_keys(config)
+    # Some keys apply to some backends of a judge or sources of QA pairs only.
+    alone = {"judge.path": ("kind=recorded",), "judge.cache": ("kind=openai", "model=m"), "qa_pairs.source": ()}
+    groups = [(settings, [key for key in keys if key.endswith(end)]) for end, settings in alone.items()]
+    groups.append(((), [key for key in keys if not key.endswith(tuple(alone))]))
+    for settings, own in groups:
+        nested = {}
+        for key in own:
+            *sections, name = key.split(".")
+            functools.reduce(lambda inner, section: inner.setdefault(section, {}), sections, nested)[name] = "~/a b"
+        (tmp_path / "c.yaml").write_text(yaml.safe_dump(nested))
+        given = [f"--{key}={value}" for key, value in REQUIRED.items() if key in _keys(config) and key not in own]
+        given += [f"--{key.rpartition('.')[0]}.{setting}" for key in own for setting in settings]
+        given += ["--merge"] if verb == "convert" else []
+        forms = [[f"--{key}=~/a b" for key in own], ["--config=~/c.yaml"]]
+        forms += [[word for key in own for word in (f"--{key}", "~/a b")], ["--config", "~/c.yaml"]] * (verb == "score")
+        for words in forms if own else ():
+            parsed = parse(config, [*words, *given])
+            assert [str(value_of(parsed, key)) for key in own] == [f"{tmp_path}/a b"] * len(own)
+
+
+def test_other_texts_are_left_alone(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    config = parse(CONFIGS["generate"], ["--data.path", "x~/y", "--out", "o", "--sampling.stop", "[~/]"])
+    assert (config.data.path, config.sampling.stop) == ("x~/y", ["~/"])
+
+
+def test_convert_writes_into_the_home_directory(tmp_path, monkeypatch):
+    from jaxllm.cli import main
+
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert main(["convert", "--model=~/nothing", "--out=~/m1"]) == 2
+    assert main(["convert", "--model=tiny", "--out=~/m1"]) == 0
+    assert (tmp_path / "m1" / "config.json").is_file() and not (tmp_path / "~").exists()

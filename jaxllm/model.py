@@ -83,7 +83,7 @@ def load(model: str | Path, dtype: jnp.dtype | None = None, sharding: Callable[[
     """Loads a checkpoint with its tokenizer.
 
     Args:
-        model: checkpoint directory, Hub id, or `tiny`.
+        model: checkpoint directory, GGUF file, Hub id, or `tiny`.
         dtype: dtype of the parameters; by default the one they are stored in.
         sharding: from the spec to the parameters' shardings; by default everything is on the default device.
         quantization: scheme for the matrices of the layers; None leaves them as they are.

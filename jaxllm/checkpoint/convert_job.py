@@ -31,13 +31,14 @@ class Config:
     """Converts a checkpoint; the output directory appears complete or not at all.
 
     Args:
-        model: checkpoint directory (of either layout), Hub id, or tiny.
+        model: checkpoint directory (of either layout), GGUF file, Hub id, or tiny.
         out: directory of the new checkpoint.
         format: hf is safetensors that torch transformers loads; orbax is quick to restore to a mesh and can hold
             quantized weights, which are dequantized for hf.
         adapter: directory of a LoRA adapter, or of several, which are summed.
         merge: fold the adapter into the weights.
-        dtype: dtype of the weights; null takes the one that most of them have (bfloat16 for 8-bit floats).
+        dtype: dtype of the weights; null takes the one that most of them have (bfloat16 for 8-bit floats,
+            float32 for quantized GGUF).
         quantize: 8 or 4 bits for the matrices of the layers; null leaves them as they are.
     """
 

@@ -15,10 +15,12 @@ from jaxllm.files import plain
 from jaxllm.model import model_tokenizer
 from jaxllm.models import ModelSpec, load_spec, native
 from jaxllm.models.families import FAMILIES, architecture, read_all_keys
-from jaxllm.models.loading import check_tied_head, stored_dtype
+from jaxllm.models.gguf.header import is_gguf
+from jaxllm.models.gguf.tensors import GGUFTensors
+from jaxllm.models.loading import check_tied_head, model_config, open_tensors, stored_dtype
 from jaxllm.models.matching import match_tensors
 from jaxllm.models.peft import adapter_folders
-from jaxllm.models.tensors import Tensors, model_directory, read_json
+from jaxllm.models.tensors import model_directory
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class Config:
     """Describes a checkpoint without loading its weights, or adapters and their documents.
 
     Args:
-        model: checkpoint directory, Hub id, or tiny; or the directory of an adapter, or of several.
+        model: checkpoint directory, GGUF file, Hub id, or tiny; or the directory of an adapter, or of several.
         json: print one JSON object instead of text.
     """
 
@@ -50,19 +52,19 @@ def inspect(model: str) -> dict[str, Any]:
         UserError: there is no such checkpoint, or no config.json in it.
     """
     path = model_directory(model)
-    config = read_json(path / "config.json")
+    config, where = model_config(path)
     summary: dict[str, Any] = {"model": str(model), "architecture": architecture(config),
                                "family": config.get("model_type"), "supported": False, "problems": []}
     try:
         spec = load_spec(path)
     except UserError as error:
         return summary | {"problems": [_problem(error)], "supported_families": sorted(FAMILIES)}
-    _, passed_over = read_all_keys(config, path / "config.json")
+    _, passed_over = read_all_keys(config, where)
     summary |= {"spec": _differences(spec),
                 "config_passed_over": {name: _short_json(value) for name, value in passed_over.items()},
                 "parameters": count_parameters(spec), "bytes": {name: weight_bytes(spec, name) for name in FORMATS},
                 "cache_bytes_per_token": cache_bytes(spec),
-                "layout": "orbax" if native.is_native(path) else "hf"}
+                "layout": "orbax" if native.is_native(path) else "gguf" if is_gguf(path) else "hf"}
     parts = {"weights": lambda: _weights(path, spec), "tokenizer": lambda: _tokenizer(path, spec)}
     for name, describe_part in parts.items():
         try:
@@ -90,7 +92,7 @@ def _weights(path, spec: ModelSpec) -> tuple[dict[str, Any], list[str]]:
     if native.is_native(path):
         native.check(path, spec)
         return {"dtype": stored_dtype(path), "quantized": native.stored_scheme(path)}, []
-    with Tensors(path, read_json(path / "config.json").get("quantization_config")) as tensors:
+    with open_tensors(path, spec) as tensors:
         match = match_tensors(spec, tensors)
         tensors.check_formats()
         if not match.missing:
@@ -99,6 +101,8 @@ def _weights(path, spec: ModelSpec) -> tuple[dict[str, Any], list[str]]:
             "dtype": stored_dtype(path), "tensors": len(tensors.names()), "missing": match.missing,
             "unused": match.unused, "passed_over": match.passed_over,
             "reshaped": {name: [list(shape) for shape in pair] for name, pair in match.reshaped.items()}}
+        if isinstance(tensors, GGUFTensors):
+            weights["formats"] = tensors.types()
     names = ("missing", "unused", "reshaped")
     problems = [f"{len(weights[name])} tensors are {name}" for name in names if weights[name]]
     return weights, problems

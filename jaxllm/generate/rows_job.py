@@ -33,7 +33,7 @@ class RowsConfig:
     Args:
         data: the rows.
         out: directory for the results.
-        model: checkpoint directory, Hub id, or tiny.
+        model: checkpoint directory, GGUF file, Hub id, or tiny.
         adapter: directory of a LoRA adapter, or of several that are applied as their sum.
         batch_size: rows that run together; changes speed and memory, and results only through rounding.
         device: number formats and compile cache.

@@ -30,7 +30,7 @@ class JudgeConfig:
     Args:
         kind: local (a checkpoint), openai (an OpenAI-compatible server), recorded (answers in a file), or callable
             (a Python function).
-        model: checkpoint directory, Hub id, or tiny; for a server the model's name there.
+        model: checkpoint directory, GGUF file, Hub id, or tiny; for a server the model's name there.
         base_url: address of the server's interface, such as http://localhost:8000/v1; OpenAI's own by default.
         path: file of recorded answers, or package.module:name of a function.
         cache: SQLite file that caches the answers; none by default.

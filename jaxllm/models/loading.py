@@ -20,12 +20,15 @@ from jaxllm.errors import UserError
 from jaxllm.models import native
 from jaxllm.models.families import FAMILIES, TensorMap, is_language_model, read_config, tensor_maps
 from jaxllm.models.families.table import cut
+from jaxllm.models.gguf.config import read_config as read_gguf_config
+from jaxllm.models.gguf.header import is_gguf
+from jaxllm.models.gguf.tensors import GGUFTensors
 from jaxllm.models.matching import Match, lookup, match_tensors, names_of
 from jaxllm.models.network import init_params
 from jaxllm.models.params import Params
 from jaxllm.models.quantized import is_quantizable
 from jaxllm.models.spec import Head, ModelSpec
-from jaxllm.models.tensors import DTYPES, Tensors, model_directory, read_json
+from jaxllm.models.tensors import DTYPES, Tensors, TensorSource, model_directory, read_json
 from jaxllm.ops.quantize import Scheme, quantize
 from jaxllm.progress import bar
 
@@ -44,11 +47,13 @@ HEAD_NAMES = ("score", "v_head", "v_head.summary", "value_head", "reward_head", 
 def load_spec(model: str | Path) -> ModelSpec:
     """Reads the description of a network: `config.json`, and the end tokens of `generation_config.json`.
 
+    A GGUF file describes its network itself.
+
     A reward model of a class that transformers does not have is recognized by a tensor in `HEAD_NAMES`.
     """
     path = model_directory(model)
-    config = read_json(path / "config.json")
-    spec = read_config(config, path / "config.json")
+    config, where = model_config(path)
+    spec = read_config(config, where)
     _check_unquantized(path)
     if spec.head is None and not is_language_model(config):
         spec = dataclasses.replace(spec, head=native.stored_head(path) if native.is_native(path) else _named_head(
@@ -61,6 +66,19 @@ def load_spec(model: str | Path) -> ModelSpec:
             raise UserError(f"'eos_token_id' must be a number or a list of numbers, found {more}", generation)
         spec = dataclasses.replace(spec, eos_ids=tuple(dict.fromkeys([*spec.eos_ids, *more])))
     return spec
+
+
+def model_config(path: Path) -> tuple[dict[str, Any], Path]:
+    """Returns the `config.json` of a checkpoint and the file that it is from."""
+    return (read_gguf_config(path), path) if is_gguf(path) else (
+        read_json(path / "config.json"), path / "config.json")
+
+
+def open_tensors(path: Path, spec: ModelSpec) -> Tensors | GGUFTensors:
+    """Opens the tensors of a checkpoint that is not in the native format."""
+    if is_gguf(path):
+        return GGUFTensors(path, spec)
+    return Tensors(path, read_json(path / "config.json").get("quantization_config"))
 
 
 def _check_unquantized(path: Path) -> None:
@@ -93,8 +111,9 @@ def load_model(model: str | Path, dtype: jnp.dtype | None = None, shardings: Any
     """Loads a checkpoint of a supported family, tensor by tensor, each directly onto its devices.
 
     Args:
-        model: `tiny`, a directory, or a Hub id.
-        dtype: dtype of the parameters; by default that in which most of them are stored (8-bit floats as bfloat16).
+        model: `tiny`, a directory, a GGUF file, or a Hub id.
+        dtype: dtype of the parameters; by default that in which most of them are stored (8-bit floats as bfloat16,
+            blocks of GGUF as float32).
         shardings: tree like the parameters; by default everything is on the default device.
         scheme: quantizes the matrices of the layers while loading; None keeps them as they are.
 
@@ -110,7 +129,7 @@ def load_model(model: str | Path, dtype: jnp.dtype | None = None, shardings: Any
     if native.is_native(path):
         return spec, native.load(path, spec, dtype, shardings, scheme)
     shapes = jax.eval_shape(lambda: init_params(spec, jax.random.key(0)))
-    with Tensors(path, read_json(path / "config.json").get("quantization_config")) as tensors:
+    with open_tensors(path, spec) as tensors:
         match = match_tensors(spec, tensors)
         match.check(spec, tensors)
         tensors.check_formats()
@@ -129,12 +148,17 @@ def load_model(model: str | Path, dtype: jnp.dtype | None = None, shardings: Any
     return spec, params
 
 
+def _dtypes_of(path: Path) -> Tensors | GGUFTensors:
+    """Opens a checkpoint's tensors for a look at their dtypes."""
+    return GGUFTensors(path, load_spec(path)) if is_gguf(path) else Tensors(path)
+
+
 def stored_dtype(model: str | Path) -> str:
     """Returns the dtype in which most of a checkpoint's weights are stored; `bfloat16` for 8-bit floats."""
     path = model_directory(model)
     if native.is_native(path):
         return native.stored_dtype(path)
-    with Tensors(path) as tensors:
+    with _dtypes_of(path) as tensors:
         sizes = collections.Counter()
         for name in tensors.names():
             sizes[tensors.dtype(name)] += math.prod(tensors.shape(name))
@@ -149,11 +173,11 @@ def holds_exactly(model: str | Path, dtype: jnp.dtype) -> bool:
         return True
     if native.is_native(path):
         return native.stored_scheme(path) is None and np.dtype(native.stored_dtype(path)) == dtype
-    with Tensors(path) as tensors:
+    with _dtypes_of(path) as tensors:
         return all(DTYPES.get(tensors.dtype(name)) == dtype for name in tensors.files)
 
 
-def check_tied_head(spec: ModelSpec, tensors: Tensors, match: Match) -> None:
+def check_tied_head(spec: ModelSpec, tensors: TensorSource, match: Match) -> None:
     """Raises a `UserError` where a tied head is stored a second time with other values."""
     if not spec.tied or spec.head is not None:
         return
@@ -164,7 +188,7 @@ def check_tied_head(spec: ModelSpec, tensors: Tensors, match: Match) -> None:
                         tensors.files[head].file, "set tie_word_embeddings to false in config.json")
 
 
-def _read_part(leaf: TensorMap, tensors: Tensors, stored_names: dict[str, str], dtype: np.dtype,
+def _read_part(leaf: TensorMap, tensors: TensorSource, stored_names: dict[str, str], dtype: np.dtype,
                name: str) -> np.ndarray:
     """Reads one tensor, transposed and sliced as our parameter needs it."""
     tensor = tensors.read(stored_names[name])

@@ -12,7 +12,7 @@ from jaxllm.errors import UserError
 from jaxllm.models.families import FAMILIES, TensorMap, tensor_maps
 from jaxllm.models.network import init_params
 from jaxllm.models.spec import ModelSpec
-from jaxllm.models.tensors import Tensors
+from jaxllm.models.tensors import TensorSource
 
 # Value heads that reinforcement learning saves with a language model; generation does not need them.
 VALUE_HEADS = ("v_head.", "value_head.")
@@ -36,7 +36,7 @@ class Match:
     passed_over: list[str]
     reshaped: dict[str, tuple[tuple[int, ...], tuple[int, ...]]]
 
-    def check(self, spec: ModelSpec, tensors: Tensors) -> None:
+    def check(self, spec: ModelSpec, tensors: TensorSource) -> None:
         """Raises a `UserError` unless everything fits."""
         if self.missing:
             raise UserError(f"{len(self.missing)} tensors are missing: {_some(self.missing)}", tensors.path)
@@ -48,7 +48,7 @@ class Match:
                             tensors.files[name].file)
 
 
-def match_tensors(spec: ModelSpec, tensors: Tensors) -> Match:
+def match_tensors(spec: ModelSpec, tensors: TensorSource) -> Match:
     """Compares the names and shapes of a checkpoint with those that its network needs."""
     family, leaves = FAMILIES[spec.family], tensor_maps(spec)
     shapes, widths = jax.eval_shape(lambda: init_params(spec, jax.random.key(0))), _fused_widths(leaves)

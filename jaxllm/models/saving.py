@@ -18,6 +18,8 @@ from jaxllm.files import write_atomic
 from jaxllm.models import native
 from jaxllm.models.families import TensorMap, tensor_maps, write_config
 from jaxllm.models.families.table import fuse
+from jaxllm.models.gguf.header import is_gguf
+from jaxllm.models.gguf.tokenizer import has_tokenizer, tokenizer_files
 from jaxllm.models.matching import lookup, names_of
 from jaxllm.models.params import Params
 from jaxllm.models.quantized import scheme_of
@@ -38,7 +40,8 @@ def save_model(path: str | Path, spec: ModelSpec, params: Params, tokenizer_sour
     Args:
         path: must not exist yet, or be empty.
         spec, params: the network; layers stacked.
-        tokenizer_source: checkpoint from which tokenizer and generation settings are copied.
+        tokenizer_source: checkpoint from which tokenizer and generation settings are copied; from a GGUF file the
+            tokenizer is built.
         max_shard_bytes: a larger checkpoint becomes several files and an index.
         layout: `hf` is safetensors that torch transformers loads; `orbax` also holds quantized matrices.
 
@@ -67,6 +70,11 @@ def write_model(target: Path, spec: ModelSpec, params: Params, tokenizer_source:
     write_atomic(target / "config.json", json.dumps(write_config(spec, dtype), indent=2) + "\n")
     if tokenizer_source is not None:
         source = model_directory(tokenizer_source)
+        if is_gguf(source):
+            files = tokenizer_files(source) if has_tokenizer(source) else {}
+            for name, content in files.items():
+                write_atomic(target / name, content)
+            return
         for name in TOKENIZER_FILES:
             if (source / name).exists():
                 shutil.copy(source / name, target / name)

@@ -9,7 +9,7 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 import ml_dtypes
 import numpy as np
@@ -17,6 +17,7 @@ import numpy as np
 from jaxllm.assets import resolve
 from jaxllm.errors import UserError
 from jaxllm.files import storage
+from jaxllm.models.gguf.header import is_gguf
 
 INDEX = "model.safetensors.index.json"
 # Name of a dtype in a safetensors header -> numpy dtype.
@@ -31,7 +32,7 @@ _BLOCKS, _BLOCK = 32, 2**16
 
 
 def model_directory(model: str | Path) -> Path:
-    """Returns the directory of a checkpoint: `tiny`, a local directory, or a Hub id (fetched or cached).
+    """Returns the path of a checkpoint: `tiny`, a local directory, a GGUF file, or a Hub id (fetched or cached).
 
     Raises:
         UserError: there is no such checkpoint.
@@ -39,12 +40,14 @@ def model_directory(model: str | Path) -> Path:
     if not str(model).strip():
         raise UserError("no model given", "model")
     path = resolve(model)
-    if path.is_dir():
+    if path.is_dir() or is_gguf(path):
         return path
     name = str(model)
+    if path.suffix == ".gguf":
+        raise UserError("not a GGUF file" if path.exists() else "no such file", model)
     if path.exists() or name.startswith((".", "/", "~")) or name.count("/") != 1:
         raise UserError("no checkpoint directory", model, "give a directory with config.json and *.safetensors, "
-                        "a Hub id such as org/name, or 'tiny'")
+                        "a GGUF file, a Hub id such as org/name, or 'tiny'")
     from huggingface_hub import snapshot_download  # costs a third of a second, and most runs are local
 
     try:
@@ -60,12 +63,17 @@ def model_directory(model: str | Path) -> Path:
 def fingerprint(folder: Path) -> str:
     """Hashes the files of a checkpoint or an adapter, 16 hex digits; a missing folder has the hash of an empty one.
 
+    A GGUF file is a checkpoint as well.
+
     Of large files only some blocks are read, which is quick and distinguishes any two trained models.
     """
     digest = hashlib.sha256()
-    for file in sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")):
+    files = [folder] if folder.is_file() else sorted(
+        path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+    for file in files:
         size = file.stat().st_size
-        digest.update(f"{file.relative_to(folder)} {size}\n".encode())
+        name = file.name if file == folder else file.relative_to(folder)
+        digest.update(f"{name} {size}\n".encode())
         with open(file, "rb") as opened:
             for block in range(_BLOCKS):
                 opened.seek(block * max(size - _BLOCK, 0) // (_BLOCKS - 1))
@@ -128,6 +136,28 @@ def _entries(file: Path, stack: contextlib.ExitStack) -> dict[str, Entry]:
     header = json.loads(handle.read(size))
     return {name: Entry(file, handle, about["dtype"], tuple(about["shape"]), 8 + size + about["data_offsets"][0])
             for name, about in header.items() if name != "__metadata__"}
+
+
+class TensorSource(Protocol):
+    """The tensors of a checkpoint by their names in the hub's layout: `Tensors` or `gguf.tensors.GGUFTensors`.
+
+    Attributes:
+        path: the checkpoint.
+        files: name -> location with the attribute `file`.
+    """
+
+    path: Path
+    files: Any
+
+    def names(self) -> list[str]: ...
+
+    def shape(self, name: str) -> tuple[int, ...]: ...
+
+    def dtype(self, name: str) -> str: ...
+
+    def check_formats(self) -> None: ...
+
+    def read(self, name: str) -> np.ndarray: ...
 
 
 class Tensors:

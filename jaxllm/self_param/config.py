@@ -225,7 +225,7 @@ class Config(InjectConfig):
     Args:
         data: rows {context, question, answers}; rows with the same context are one document.
         out: directory for the results.
-        model: checkpoint directory, Hub id, or tiny.
+        model: checkpoint directory, GGUF file, Hub id, or tiny.
         setting: single injects every document into a fresh copy of the model; batch injects all documents together;
             sequential injects one after the other into one model, merging each adapter before the next.
         documents: number of documents to inject; null takes all.

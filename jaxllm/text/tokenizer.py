@@ -14,6 +14,7 @@ import dataclasses
 import json
 import re
 import secrets
+import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,8 @@ from typing import Any
 
 from jaxllm import assets
 from jaxllm.errors import UserError
+from jaxllm.models.gguf import tokenizer as gguf
+from jaxllm.models.gguf.header import is_gguf
 from jaxllm.text.chat import ChatTemplate, ControlTokens, load_template
 
 _FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "spm.model", "vocab.json", "vocab.txt")
@@ -155,12 +158,14 @@ class Tokenizer:
 
 
 def has_tokenizer(path: Path) -> bool:
-    """Returns whether a directory has the files of a tokenizer."""
+    """Returns whether a directory has the files of a tokenizer, or a GGUF file a vocabulary."""
+    if is_gguf(path):
+        return gguf.has_tokenizer(path)
     return any((path / name).is_file() for name in _FILES)
 
 
 def load_tokenizer(source: str | Path) -> Tokenizer:
-    """Loads a fast tokenizer from a directory, ``"tiny"`` (the packaged model) or a Hub name.
+    """Loads a fast tokenizer from a directory, a GGUF file, ``"tiny"`` (the packaged model) or a Hub name.
 
     Code that comes with a tokenizer is never run.
 
@@ -170,6 +175,11 @@ def load_tokenizer(source: str | Path) -> Tokenizer:
     if not str(source).strip():
         raise UserError("no tokenizer given", fix="give a model directory, a Hub name, or 'tiny'")
     path = assets.resolve(source)
+    if is_gguf(path):
+        with tempfile.TemporaryDirectory() as folder:
+            for file, content in gguf.tokenizer_files(path).items():
+                (Path(folder) / file).write_text(content, encoding="utf-8")
+            return _load(folder, str(path))
     if path.is_dir():
         if not has_tokenizer(path):
             raise UserError("no tokenizer in this directory", path, f"it needs one of {', '.join(_FILES)}")
@@ -178,10 +188,15 @@ def load_tokenizer(source: str | Path) -> Tokenizer:
         raise UserError("not a tokenizer directory", source, "give a model directory, a Hub name, or 'tiny'")
     else:
         name = str(source)
+    return _load(name, name)
+
+
+def _load(folder: str, name: str) -> Tokenizer:
+    """Loads the tokenizer of a directory or Hub name that messages call `name`."""
     from transformers import AutoTokenizer
 
     try:
-        loaded = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+        loaded = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # transformers and tokenizers raise anything, plain Exception included
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(

@@ -31,6 +31,7 @@ import yaml
 
 from jaxllm import __version__, assets
 from jaxllm.config import changed_keys, to_yaml
+from jaxllm.directories import lock_file
 from jaxllm.errors import UserError
 from jaxllm.files import JsonlWriter, count_lines, iter_jsonl, plain, storage, write_atomic, write_jsonl
 from jaxllm.report import Section, Table, markdown, render
@@ -319,27 +320,13 @@ def _files(path: str | Path | Sequence[Path]) -> list[Path]:
 
 
 def _hold(out: Path) -> Any:
-    """Locks DIR for this process; the operating system releases the lock when the process ends."""
-    import fcntl
-
+    """Locks DIR for this process."""
     try:
-        lock = open(out / ".lock", "w")
+        return lock_file(out / ".lock", out)
     except OSError as error:
         if (out / "result.json").is_file():  # nothing will be written
             return None
         raise UserError(f"the directory may not be written: {error.strerror}", out, "choose another --out") from None
-    try:
-        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if not (out / ".lock").exists() or os.fstat(lock.fileno()).st_ino != (out / ".lock").stat().st_ino:
-            raise BlockingIOError  # its owner removed it meanwhile, and another process may hold a new one
-    except (BlockingIOError, PermissionError):
-        lock.close()
-        raise UserError("another process is at work in this directory", out,
-                        "wait for it, or choose another --out") from None
-    except OSError:  # a file system without locks
-        lock.close()
-        return None
-    return lock
 
 
 def _claim(out: Path, config: Any, resume: bool) -> tuple[bool, bool]:

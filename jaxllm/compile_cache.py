@@ -17,20 +17,26 @@ SMALLEST_COMPILE_SECONDS = 0.05
 LARGEST_BYTES = 2**32
 
 
+def user_cache() -> Path:
+    """Returns the user's directory for files that can be made again.
+
+    By convention of the platform: `$XDG_CACHE_HOME` or `~/.cache` on Linux, `~/Library/Caches` on macOS,
+    `%LOCALAPPDATA%` on Windows.
+    """
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "jaxllm"
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "jaxllm"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxllm"
+
+
 def cache_directory() -> Path:
     """Returns the directory of the cache for the installed versions of jax and jaxlib.
 
-    By convention of the platform: `$XDG_CACHE_HOME` or `~/.cache` on Linux, `~/Library/Caches` on macOS,
-    `%LOCALAPPDATA%` on Windows. The environment variable `JAXLLM_COMPILE_CACHE` names another directory.
+    It is in `user_cache()`, unless the environment variable `JAXLLM_COMPILE_CACHE` names another directory.
     """
-    if override := os.environ.get(VARIABLE):
-        base = Path(override).expanduser()
-    elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches" / "jaxllm" / "xla"
-    elif sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "jaxllm" / "xla"
-    else:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxllm" / "xla"
+    override = os.environ.get(VARIABLE)
+    base = Path(override).expanduser() if override else user_cache() / "xla"
     return base / f"jax-{metadata.version('jax')}-jaxlib-{metadata.version('jaxlib')}"
 
 

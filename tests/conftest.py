@@ -11,6 +11,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
+from jaxllm.assets import fetched_path  # noqa: E402
+
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared" / "data"
 
@@ -37,6 +39,15 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"the shared data is not at hand ({SHARED})")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """The directory of SmolLM2-135M-Instruct, a real pretrained model with a chat template."""
+    path = fetched_path("smollm2")
+    if not path.is_dir():
+        pytest.skip(f"the model smollm2 is not at hand ({path}); `make models` fetches it")
+    return path
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
 """Sources: packaged files, or paths of the user."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,17 @@ def packaged(tmp_path, monkeypatch):
 def test_names_of_packaged_files(packaged):
     assert assets.resolve("tiny") == assets.asset_path("tiny") == packaged / "tiny"
     assert assets.resolve("asset:tiny/documents.jsonl") == packaged / "tiny" / "documents.jsonl"
+
+
+def test_a_fetched_model_is_in_the_cache_or_the_message_explains_how_to_get_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with pytest.raises(UserError, match="'smollm2' is not on this machine .*\n.*make models MODELS=smollm2"):
+        assets.resolve("smollm2")
+    path = tmp_path / "jaxllm" / "models" / "smollm2"
+    path.mkdir(parents=True)
+    assert assets.resolve("smollm2") == path
+    assert assets.resolve("./smollm2") == Path("smollm2")
 
 
 def test_paths_stay_paths(packaged):

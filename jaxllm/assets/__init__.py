@@ -1,13 +1,16 @@
-"""Packaged files: the tiny model and its documents."""
+"""Models with short names: packaged files (the tiny model and its documents), and real models that were fetched."""
 
 from __future__ import annotations
 
 from importlib import resources
 from pathlib import Path
 
+from jaxllm.compile_cache import user_cache
 from jaxllm.errors import UserError
 
 _PREFIX = "asset:"
+# Pretrained models that scripts/get_models.py fetches and converts.
+FETCHED = ("smollm2", "gemma270")
 
 
 def asset_path(name: str) -> Path:
@@ -25,15 +28,29 @@ def asset_path(name: str) -> Path:
     return path
 
 
-def resolve(source: str | Path) -> Path:
-    """Resolves a user's source: ``"tiny"``, ``"asset:tiny/documents.jsonl"``, or a path.
+def fetched_path(name: str) -> Path:
+    """Returns the directory of a fetched model in the user's cache; it may not exist yet."""
+    return user_cache() / "models" / name
 
-    ``"tiny"`` is always the packaged model; a directory of that name is ``"./tiny"``. A path is returned with
-    ``~`` expanded and may not exist.
+
+def resolve(source: str | Path) -> Path:
+    """Resolves a user's source: ``"tiny"``, ``"smollm2"``, ``"asset:tiny/documents.jsonl"``, or a path.
+
+    ``"tiny"`` is always the packaged model and ``"smollm2"`` the fetched one; directories of these names are
+    ``"./tiny"`` and ``"./smollm2"``. A path is returned with ``~`` expanded and may not exist.
+
+    Raises:
+        UserError: there is no such packaged file, or a model has not been fetched.
     """
     if isinstance(source, str):
         if source == "tiny":
             return asset_path("tiny")
+        if source in FETCHED:
+            path = fetched_path(source)
+            if not path.is_dir():
+                raise UserError(f"the model {source!r} is not on this machine ({path})", fix=(
+                    f"in a checkout of jaxllm: make models MODELS={source}; a directory of this name is ./{source}"))
+            return path
         if source.startswith(_PREFIX):
             return asset_path(source.removeprefix(_PREFIX))
     return Path(source).expanduser()

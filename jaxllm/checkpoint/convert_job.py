@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -79,12 +80,14 @@ def run(config: Config) -> Path:
         elif config.format == "hf":
             params = dequantize_params(params, dtype)
         check_finite(params)
-        write_model(target, spec, params, config.model, layout=config.format)
+        left = write_model(target, spec, params, config.model, layout=config.format)
+        if left:
+            print(f"jaxllm: not copied from {config.model}: {', '.join(left)}", file=sys.stderr)
         size = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
         result = {"format": config.format, "dtype": str(dtype), "quantized": scheme_of(params),
                   "dequantized_from": came_as if scheme_of(params) is None else None,
                   "parameters": count_parameters(spec)["total"], "bytes": size,
-                  "adapter": config.adapter, "versions": job.versions()}
+                  "adapter": config.adapter, "not_copied": left, "versions": job.versions()}
         write_atomic(target / "config.yaml", to_yaml(config))
         write_atomic(target / "result.json", json.dumps(result, indent=2) + "\n")
     return Path(config.out) / "result.json"

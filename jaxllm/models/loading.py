@@ -171,6 +171,8 @@ def holds_exactly(model: str | Path, dtype: jnp.dtype) -> bool:
     path, dtype = model_directory(model), np.dtype(dtype)
     if dtype == np.float32:
         return True
+    if is_gguf(path):
+        return False
     if native.is_native(path):
         return native.stored_scheme(path) is None and np.dtype(native.stored_dtype(path)) == dtype
     with _dtypes_of(path) as tensors:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import fnmatch
 import json
 import shutil
 from collections.abc import Sequence
@@ -26,9 +27,12 @@ from jaxllm.models.quantized import scheme_of
 from jaxllm.models.spec import ModelSpec
 from jaxllm.models.tensors import INDEX, model_directory, save_tensors
 
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja",
-                   "tokenizer.model", "vocab.json", "vocab.txt", "merges.txt", "spm.model", "spiece.model",
-                   "added_tokens.json", "generation_config.json")
+# Files and folders of tokenizers, those of older versions and other libraries too, and generation settings.
+TOKENIZER_FILES = ("tokenizer*", "vocab*", "merges*", "special_tokens_map.json", "added_tokens.json", "chat_template*",
+                   "additional_chat_templates", "*.jinja", "*.model", "*.spm", "*.tiktoken", "tekken.json", "bpe.codes",
+                   "generation_config.json")
+# Files that are written anew: weights, their index and config, and what `convert` adds.
+REPLACED_FILES = ("*.safetensors", INDEX, "config.json", native.FOLDER, native.ABOUT, "config.yaml", "result.json")
 Layout = Literal["hf", "orbax"]
 MAX_SHARD_BYTES = 5 * 2**30
 
@@ -57,8 +61,12 @@ def save_model(path: str | Path, spec: ModelSpec, params: Params, tokenizer_sour
 
 
 def write_model(target: Path, spec: ModelSpec, params: Params, tokenizer_source: str | Path | None,
-                max_shard_bytes: int = MAX_SHARD_BYTES, layout: Layout = "hf") -> None:
-    """Writes a checkpoint's files into an existing directory; see `save_model`."""
+                max_shard_bytes: int = MAX_SHARD_BYTES, layout: Layout = "hf") -> list[str]:
+    """Writes a checkpoint's files into an existing directory; see `save_model`.
+
+    Returns:
+        Names of the files and folders of `tokenizer_source` that have no counterpart.
+    """
     if layout == "orbax":
         native.save(target, spec, params)
     elif scheme_of(params) is not None:
@@ -68,16 +76,25 @@ def write_model(target: Path, spec: ModelSpec, params: Params, tokenizer_source:
         _write_shards(target, spec, params, max_shard_bytes)
     dtype = str(params["embed"].dtype)
     write_atomic(target / "config.json", json.dumps(write_config(spec, dtype), indent=2) + "\n")
-    if tokenizer_source is not None:
-        source = model_directory(tokenizer_source)
-        if is_gguf(source):
-            files = tokenizer_files(source) if has_tokenizer(source) else {}
-            for name, content in files.items():
-                write_atomic(target / name, content)
-            return
-        for name in TOKENIZER_FILES:
-            if (source / name).exists():
-                shutil.copy(source / name, target / name)
+    if tokenizer_source is None:
+        return []
+    source = model_directory(tokenizer_source)
+    if is_gguf(source):
+        files = tokenizer_files(source) if has_tokenizer(source) else {}
+        for name, content in files.items():
+            write_atomic(target / name, content)
+        return []
+    left = []
+    for file in sorted(source.iterdir()):
+        if _matches(file.name, TOKENIZER_FILES):
+            (shutil.copytree if file.is_dir() else shutil.copy)(file, target / file.name)
+        elif not _matches(file.name, (*REPLACED_FILES, ".*")):
+            left.append(file.name + "/" * file.is_dir())
+    return left
+
+
+def _matches(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def _write_shards(target: Path, spec: ModelSpec, params: Params, limit: int) -> None:

@@ -52,7 +52,8 @@ def model_directory(model: str | Path) -> Path:
 
     try:
         return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.model",
-                                                            "merges.txt", "vocab.txt"],
+                                                            "*.model.v*", "merges.txt", "vocab.txt", "*.spm",
+                                                            "*.tiktoken", "bpe.codes"],
                                       ignore_patterns=["consolidated*", "original/*"]))
     except Exception as error:  # the hub client raises a dozen unrelated types
         reason = str(error).splitlines()[0]

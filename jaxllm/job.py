@@ -1,7 +1,7 @@
 """The directory of a job: its config, inputs, rows and result.
 
 DIR/config.yaml     the resolved config, secrets masked
-DIR/inputs.json     hashes of the inputs, compared when the job is resumed
+DIR/inputs.json     hashes of the inputs, compared when the job is resumed, and the moment of the first start
 DIR/metrics.jsonl   metrics, a line per logged step
 DIR/rows.jsonl      one result per input row, in the order of the input
 DIR/rejected.jsonl  rows that could not be used, with reasons
@@ -22,6 +22,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from jaxllm import __version__, assets
+from jaxllm import __version__, assets, clock
 from jaxllm.config import changed_keys, to_yaml
 from jaxllm.directories import lock_file
 from jaxllm.errors import UserError
@@ -69,9 +70,11 @@ class Job:
     _lock: Any = field(default=None, repr=False)  # open while this process works in DIR
 
     def __enter__(self) -> Job:
+        clock.pin(self._first_start())
         return self
 
     def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        clock.pin(None)
         for writer in self._writers.values():
             writer.close()
         if not self.primary:
@@ -87,6 +90,16 @@ class Job:
         if self._lock is not None:
             (self.directory / ".lock").unlink(missing_ok=True)
             self._lock.close()
+
+    def _first_start(self) -> datetime:
+        """Moment at which the job was started first, from inputs.json, where it is written at that start."""
+        path = self.directory / "inputs.json"
+        pinned = json.loads(path.read_text()) if path.is_file() else {}
+        if "started" not in pinned:
+            pinned["started"] = datetime.now().isoformat(timespec="seconds")
+            if self.primary and not self.finished:
+                write_atomic(path, json.dumps(pinned, indent=2) + "\n")
+        return datetime.fromisoformat(pinned["started"])
 
     def pin(self, name: str, content: Any) -> None:
         """Records a hash of an input; a resumed job must have the same input.

@@ -63,6 +63,8 @@ class LocalJudge(Judge):
         self.model, self.adapter = self.generator.model, adapter
         self.chat_texts = text_format == "chat" or text_format == "auto" and has_template
         self.identity = identity if text_format == "auto" else f"{identity}, texts as {text_format}"
+        if model.tokenizer.dates:
+            self.identity += f", with the date {', '.join(model.tokenizer.dates)}"
 
     def complete(self, prompts: Sequence[Prompt], sampling: SamplingConfig, *, seed: int = 0,
                  on_answer: Callable[[int, list[Answer]], None] | None = None,

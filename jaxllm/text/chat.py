@@ -8,11 +8,14 @@ those spelled in a content stay ordinary text.
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 import secrets
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from typing import Any, NamedTuple
 
+from jaxllm import clock
 from jaxllm.errors import UserError
 
 # A role is written into control tokens such as <|user|>: a free choice would let a row write <|end|>.
@@ -70,12 +73,14 @@ class ChatTemplate:
         template: (messages, add_generation_prompt) -> rendered text; raises a `UserError` if it refuses the messages.
         control: control tokens of the tokenizer.
         stop_ids: ids of tokens that can end a turn.
+        dates: the dates that the template writes.
     """
 
     source: str
     template: Callable[[list[dict], bool], str]
     control: ControlTokens
     stop_ids: tuple[int, ...]
+    dates: tuple[str, ...]
 
     def render(self, messages: Sequence[dict], add_generation_prompt: bool) -> Rendered:
         """Renders a conversation.
@@ -174,15 +179,21 @@ class ChatTemplate:
         return self.control.ids[match.group()] if match else None
 
 
-def load_template(loaded: Any, source: str) -> Callable[[list[dict], bool], str]:
-    """Makes the `ChatTemplate.template` of a tokenizer of transformers."""
+def load_template(loaded: Any, source: str) -> tuple[Callable[[list[dict], bool], str], tuple[str, ...]]:
+    """Makes the `ChatTemplate.template` and `dates` of a tokenizer of transformers; now is when it is loaded."""
+    named = loaded.chat_template
+    text, dates = named.get("default") if isinstance(named, dict) else named, ()
+    if text is not None and "strftime_now" in text:
+        moment = clock.now()
+        formats = re.findall(r"strftime_now\(\s*[\"']([^\"']+)", text) or ["%Y-%m-%d"]
+        text, dates = _dated(text, moment), tuple(dict.fromkeys(map(moment.strftime, formats)))
 
     def render(messages: list[dict], add_generation_prompt: bool) -> str:
         from jinja2 import TemplateError
 
         try:
             return loaded.apply_chat_template(
-                messages, add_generation_prompt=add_generation_prompt, tokenize=False
+                messages, chat_template=text, add_generation_prompt=add_generation_prompt, tokenize=False
             )
         except (TemplateError, TypeError, ValueError) as error:
             roles = ", ".join(message["role"] for message in messages)
@@ -193,7 +204,18 @@ def load_template(loaded: Any, source: str) -> Callable[[list[dict], bool], str]
                 "the system text in front of the first user text",
             ) from error
 
-    return render
+    return render, dates
+
+
+def _dated(text: str, moment: datetime) -> str:
+    """Puts a macro in front of a template that replaces the function for the current time by one for `moment`."""
+    directives = [f"%{flag}{letter}" for flag in ("-", "") for letter in "aAwdbBmyYHIpMSfzZjUWcxXGuV"]
+    values = json.dumps({directive: moment.strftime(directive) for directive in directives} | {"%%": "%"})
+    # The newline is not part of the text: templates are rendered with `trim_blocks`.
+    return ("{% macro strftime_now(form) %}{% set date = namespace(text=form) %}"
+            f"{{% for directive, value in {values}.items() %}}"
+            "{% set date.text = date.text.replace(directive, value) %}{% endfor %}{{ date.text }}{% endmacro %}\n"
+            ) + text
 
 
 def _blanks(text: str) -> str:

@@ -66,6 +66,11 @@ class Tokenizer:
         return self._chat is not None
 
     @property
+    def dates(self) -> tuple[str, ...]:
+        """Dates that the chat template writes into prompts: those of a job's first start, else of the loading."""
+        return () if self._chat is None else self._chat.dates
+
+    @property
     def beyond_rows(self) -> int:
         """Number of ids that have no row in the model's embedding."""
         return 0 if self.rows is None else max(self.vocab_size - self.rows, 0)
@@ -220,7 +225,8 @@ def _wrap(loaded: Any, source: str) -> Tokenizer:
     bos, eos = loaded.bos_token_id, loaded.eos_token_id
     stop_ids, chat = () if eos is None else (eos,), None
     if loaded.chat_template is not None:
-        chat = ChatTemplate(source, load_template(loaded, source), ControlTokens.of(ids, names), stop_ids)
+        template, dates = load_template(loaded, source)
+        chat = ChatTemplate(source, template, ControlTokens.of(ids, names), stop_ids, dates)
         turn_end = chat.turn_end()
         if turn_end is not None and turn_end not in (bos, *stop_ids):
             stop_ids = (*stop_ids, turn_end)

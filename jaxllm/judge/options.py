@@ -46,7 +46,7 @@ class OptionTokens:
         if text is None:
             if self._chat is None:
                 encode = self._model.tokenizer.encode
-                self._chat = self._collect({option: [encode(spelled) for spelled in spellings(option)]
+                self._chat = self._collect({option: [encode("", completion=spelled) for spelled in spellings(option)]
                                             for option in self._options})
             return self._chat
         tail, tail_ids = self._tail(text, ids)
@@ -74,7 +74,7 @@ class OptionTokens:
         return None, []
 
     def _after_tail(self, tail: str, tail_ids: Sequence[int], option: str) -> list[list[int]]:
-        whole = [self._model.tokenizer.encode(tail + spelled) for spelled in spellings(option)]
+        whole = [self._model.tokenizer.encode(tail, completion=spelled) for spelled in spellings(option)]
         return [ids[len(tail_ids):] for ids in whole if ids[:len(tail_ids)] == tail_ids]
 
     def _after_whole(self, text: str, ids: Sequence[int], option: str) -> list[list[int]]:

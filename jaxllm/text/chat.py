@@ -8,10 +8,11 @@ those spelled in a content stay ordinary text.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import re
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -30,17 +31,24 @@ class ControlTokens:
         ids: spelling -> id.
         names: spelling -> secret name, which the encoding tokenizer has in place of the spelling.
         pattern: matches any spelling.
+        own: matches, as a group, those that assistants write in their texts, such as <think>.
     """
 
     ids: dict[str, int]
     names: dict[str, str]
     pattern: re.Pattern
+    own: re.Pattern
 
     @classmethod
-    def of(cls, ids: dict[str, int], names: dict[str, str]) -> ControlTokens:
-        """Makes the pattern: where one spelling is the start of another, tokenizers match the longer one."""
-        spellings = "|".join(map(re.escape, sorted(names, key=len, reverse=True))) or r"(?!)"
-        return cls(ids, names, re.compile(spellings))
+    def of(cls, ids: dict[str, int], names: dict[str, str], own: Iterable[str] = ()) -> ControlTokens:
+        """Makes the patterns: where one spelling is the start of another, tokenizers match the longer one.
+
+        Args:
+            ids, names: see the class.
+            own: spellings that assistants write in their texts.
+        """
+        any_of = lambda names: "|".join(map(re.escape, sorted(names, key=len, reverse=True))) or r"(?!)"
+        return cls(ids, names, re.compile(any_of(names)), re.compile(f"({any_of(own)})"))
 
     def in_text(self, text: str) -> list[str]:
         """Lists the spellings in a text."""
@@ -49,6 +57,24 @@ class ControlTokens:
     def rename(self, text: str) -> str:
         """Replaces the spellings in a text by their secret names."""
         return self.pattern.sub(lambda match: self.names[match.group()], text)
+
+    def rename_own(self, text: str) -> str:
+        """Replaces the spellings that assistants write in their texts."""
+        return self.own.sub(lambda match: self.names[match.group()], text)
+
+
+class _Piece(NamedTuple):
+    """A text in a message that is replaced by a marker: a whole content, or what is between an assistant's own tokens.
+
+    Fields:
+        message: index of the message.
+        before: what precedes it in the content since the piece before, an assistant's own tokens included.
+        core: the text, without outer blanks.
+    """
+
+    message: int
+    before: str
+    core: str
 
 
 class Rendered(NamedTuple):
@@ -98,21 +124,23 @@ class ChatTemplate:
             raise UserError("a conversation needs at least one message", self.source)
         plain = self.template(messages, add_generation_prompt)
         nonce = secrets.randbits(96)  # in digits, which templates leave alone
-        cores = {f"m{nonce}x{i}x": core for i, message in enumerate(messages) if (core := message["content"].strip())}
+        contents_of = [self._pieces(i, message) for i, message in enumerate(messages)]
+        cores = {f"m{nonce}x{k}x": piece for k, piece in enumerate(itertools.chain(*contents_of))}
         # Outer blanks are not replaced, so that a template that trims contents does so here as well.
-        marked = self.template([_mark(message, f"m{nonce}x{i}x") for i, message in enumerate(messages)],
-                               add_generation_prompt)
-        for name in cores:
-            if name not in marked:
-                i = int(name.split("x")[-2])
+        marked = self.template(self._marked(messages, cores), add_generation_prompt)
+        for i, own in enumerate(contents_of):
+            written = [name in marked for name, piece in cores.items() if piece.message == i]
+            # Of an assistant's text with tokens of its own, templates may leave out a part, such as earlier thoughts.
+            if own and not (any(written) if messages[i]["role"] == "assistant" else all(written)):
                 raise UserError(
                     f"the chat template drops or rewrites message {i + 1} (role {messages[i]['role']!r})", self.source,
                     "use roles that this model's template supports; a system text can be put in front of the first "
                     "user text")
         pieces = re.split(f"(m{nonce}x[0-9]+x)", marked)  # template text, marker, template text, marker, ...
-        contents = [cores[marker] for marker in pieces[1::2]]
+        found = [cores[marker] for marker in pieces[1::2]]
+        contents = [piece.core for piece in found]
         if "".join(map("".join, zip(pieces[::2], [*contents, ""], strict=True))) != plain:
-            spelled = [self.control.in_text(core) for core in cores.values()]
+            spelled = [self.control.in_text(piece.core) for piece in cores.values()]
             if any(spelled) or self.control.in_text(marked) != self.control.in_text(plain):
                 raise UserError(
                     "a message spells a special token and the chat template rewrites messages, so that the two "
@@ -121,7 +149,34 @@ class ChatTemplate:
             if rewritten is None:
                 return Rendered(self.control.rename(plain), [None] * len(messages))
             contents = rewritten
-        return self._joined(messages, pieces, contents, self._leading(messages, pieces, nonce, add_generation_prompt))
+        return self._joined(messages, found, pieces[::2], contents,
+                            self._leading(messages, cores, found, pieces, nonce, add_generation_prompt))
+
+    def _pieces(self, i: int, message: dict[str, str]) -> list[_Piece]:
+        """Returns the texts of a message that are replaced by markers."""
+        pieces, before = [], ""
+        parts = self.control.own.split(message["content"]) if message["role"] == "assistant" else [message["content"]]
+        for text, token in itertools.zip_longest(parts[::2], parts[1::2], fillvalue=""):
+            if core := text.strip():
+                pieces.append(_Piece(i, before + _blanks(text), core))
+                before = text[len(text.rstrip()):]
+            else:
+                before += text
+            before += token
+        return pieces
+
+    def _marked(self, messages: list[dict[str, str]], names: Mapping[str, _Piece]) -> list[dict[str, str]]:
+        """Replaces the pieces of all messages by their markers."""
+        marked = []
+        for i, message in enumerate(messages):
+            content, at = message["content"], 0
+            text = ""
+            for name, piece in names.items():
+                if piece.message == i:
+                    text += piece.before + name
+                    at += len(piece.before) + len(piece.core)
+            marked.append({**message, "content": text + content[at:]})
+        return marked
 
     def _rewritten(self, literals: list[str], plain: str) -> list[str] | None:
         """Contents as the template rewrote them, between its own texts; None where these cannot be located.
@@ -139,26 +194,40 @@ class ChatTemplate:
         stop = len(plain) - len(literals[-1])
         return [*contents, plain[position:stop]] if stop >= position and plain.endswith(literals[-1]) else None
 
-    def _leading(self, messages: list[dict], pieces: list[str], nonce: int, add_generation_prompt: bool) -> list[str]:
-        """Returns for each marker the blanks at the start of the content that the template left in front of it."""
-        blanks = [_blanks(messages[int(marker.split("x")[-2])]["content"]) for marker in pieces[1::2]]
-        if not any(blanks):
-            return blanks
+    def _leading(self, messages: list[dict], cores: Mapping[str, _Piece], found: Sequence[_Piece], pieces: list[str],
+                 nonce: int, add_generation_prompt: bool) -> list[str]:
+        """Returns for each marker what precedes its piece in the content, as far as the template left it there: blanks,
+        and an assistant's own tokens."""
+        first = {piece.message: piece for piece in reversed(list(cores.values()))}
+        before = [piece.before if first[piece.message] is piece else "" for piece in found]
+        if not any(before):
+            return before
         stripped = [{**message, "content": message["content"].strip()} for message in messages]
-        bare = re.split(f"m{nonce}x[0-9]+x", self.template(
-            [_mark(message, f"m{nonce}x{i}x") for i, message in enumerate(stripped)], add_generation_prompt))
-        if len(bare) != 1 + len(blanks):
-            return [""] * len(blanks)
-        return [blank if literal.endswith(own + blank) else ""
-                for blank, literal, own in zip(blanks, pieces[::2], bare, strict=False)]
+        bare = re.split(f"m{nonce}x[0-9]+x", self.template(self._marked(stripped, {
+            name: piece._replace(before=piece.before.lstrip() if first[piece.message] is piece else piece.before)
+            for name, piece in cores.items()}), add_generation_prompt))
+        if len(bare) != 1 + len(before):
+            return [""] * len(before)
+        leading = []
+        for text, literal, own in zip(before, pieces[::2], bare, strict=False):
+            tokens, blanks = text.lstrip(), _blanks(text)
+            if tokens:  # the template may write other blanks after an own token
+                at = literal.rstrip().rfind(tokens.rstrip()) if literal.rstrip().endswith(tokens.rstrip()) else -1
+                leading.append(literal[at:] if at >= 0 else "")
+            else:
+                leading.append(blanks if literal.endswith(own + blanks) else "")
+        return leading
 
-    def _joined(self, messages: list[dict], pieces: list[str], contents: list[str], leading: list[str]) -> Rendered:
-        text = self.control.rename(pieces[0])
+    def _joined(self, messages: list[dict], found: Sequence[_Piece], literals: list[str], contents: list[str],
+                leading: list[str]) -> Rendered:
+        text = self.control.rename(literals[0])
         turns: list[tuple[int, int] | None] = [None] * len(messages)
-        for marker, content, blanks, literal in zip(pieces[1::2], contents, leading, pieces[2::2], strict=True):
-            start = len(text) - len(blanks)
+        for piece, content, before, literal in zip(found, contents, leading, literals[1:], strict=True):
+            start = len(text) - len(self.control.rename(before))
             text += content
-            turns[int(marker.split("x")[-2])] = (start, len(text) + len(self.control.rename(self._turn_end(literal))))
+            stop = len(text) + len(self.control.rename(self._turn_end(literal)))
+            known = turns[piece.message]
+            turns[piece.message] = (start if known is None else known[0], stop)
             text += self.control.rename(literal)
         return Rendered(text, turns)
 
@@ -220,12 +289,6 @@ def _dated(text: str, moment: datetime) -> str:
 
 def _blanks(text: str) -> str:
     return text[:len(text) - len(text.lstrip())]
-
-
-def _mark(message: dict[str, str], marker: str) -> dict[str, str]:
-    """Replaces a content, except for its outer blanks, by a marker; leaves an empty one."""
-    content, core = message["content"], message["content"].strip()
-    return {**message, "content": content.replace(core, marker, 1)} if core else message
 
 
 def _check_message(message: Any, i: int) -> dict[str, str]:

@@ -7,7 +7,8 @@ Which tokens carry loss:
 - a conversation: the assistant's text and the end-of-turn token after it, if the template writes one. Headers, newlines
   after the end of a turn, and all other roles carry none.
 
-Control tokens that a prompt, a completion or a message spells are encoded as ordinary text (see `Tokenizer`).
+Control tokens that a prompt, a completion or a message spells are encoded as ordinary text, except that completions and
+assistant texts have the tokens that models write in their texts, such as <think> (see `Tokenizer`).
 """
 
 from __future__ import annotations
@@ -134,7 +135,7 @@ def pair_ids(tokenizer: Tokenizer, prompt: str, completion: str, start: Sequence
         start: ids of an empty prompt.
     """
     before = prompt_ids(tokenizer, prompt, start)
-    whole = [*_prefix(tokenizer), *tokenizer.encode(prompt + completion)]
+    whole = [*_prefix(tokenizer), *tokenizer.encode(prompt, completion=completion)]
     if not prompt:
         return before, whole[len(_prefix(tokenizer)):]
     shared = next((i for i, (a, b) in enumerate(zip(before, whole, strict=False)) if a != b),

@@ -24,7 +24,7 @@ from jaxllm import assets
 from jaxllm.errors import UserError
 from jaxllm.models.gguf import tokenizer as gguf
 from jaxllm.models.gguf.header import is_gguf
-from jaxllm.text.chat import ChatTemplate, ControlTokens, load_template
+from jaxllm.text.chat import ROLES, ChatTemplate, ControlTokens, load_template
 
 _FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "spm.model", "vocab.json", "vocab.txt")
 
@@ -57,6 +57,7 @@ class Tokenizer:
     has_types: bool
     _decoder: Any = field(repr=False)  # the tokenizers.Tokenizer as loaded
     _encoder: Any = field(repr=False)  # the copy with renamed control tokens
+    _control: ControlTokens = field(repr=False)
     _chat: ChatTemplate | None = field(repr=False)
     rows: int | None = None
 
@@ -75,18 +76,20 @@ class Tokenizer:
         """Number of ids that have no row in the model's embedding."""
         return 0 if self.rows is None else max(self.vocab_size - self.rows, 0)
 
-    def encode(self, text: str, bos: bool = False) -> list[int]:
+    def encode(self, text: str, bos: bool = False, completion: str = "") -> list[int]:
         """Encodes a text as ordinary pieces, without begin or end token.
 
         Args:
-            text: any text; special tokens spelled in it become ordinary pieces.
+            text: any text; control tokens spelled in it become ordinary pieces.
             bos: put `bos_id` in front, where the tokenizer has one.
+            completion: a model's text after `text`, tokenized with it; tokens that are part of decoded texts, such as
+                <think>, are themselves in it.
 
         Raises:
             UserError: a token has no row in the model's embedding.
             ValueError: `text` holds a lone surrogate, which is not text in any encoding.
         """
-        ids = self.check_rows(_encoding(self._encoder, text).ids)
+        ids = self.check_rows(_encoding(self._encoder, text + self._control.rename_own(completion)).ids)
         return [self.bos_id, *ids] if bos and self.bos_id is not None else ids
 
     def whole(self, text: str, pair: str | None = None) -> tuple[list[int], list[int]]:
@@ -117,7 +120,8 @@ class Tokenizer:
         """Encodes a conversation in the tokenizer's chat template.
 
         Equal to ``apply_chat_template(messages, tokenize=True)`` as long as no message spells a control token; a
-        message that does is encoded as ordinary pieces. If the template rewrites contents beyond trimming blanks, such
+        message that does is encoded as ordinary pieces, except that an assistant's text may spell tokens that are part
+        of decoded texts, such as <think>. If the template rewrites contents beyond trimming blanks, such
         a conversation is an error.
 
         Args:
@@ -220,13 +224,14 @@ def _wrap(loaded: Any, source: str) -> Tokenizer:
     decoder = Backend.from_str(loaded.backend_tokenizer.to_str())
     decoder.no_padding()
     decoder.no_truncation()
-    ids = _control_tokens(loaded, loaded.chat_template)
+    ids, own = _control_tokens(loaded, loaded.chat_template)
     encoder, names = _rename(decoder, ids)
+    control = ControlTokens.of(ids, names, own)
     bos, eos = loaded.bos_token_id, loaded.eos_token_id
     stop_ids, chat = () if eos is None else (eos,), None
     if loaded.chat_template is not None:
         template, dates = load_template(loaded, source)
-        chat = ChatTemplate(source, template, ControlTokens.of(ids, names), stop_ids, dates)
+        chat = ChatTemplate(source, template, control, stop_ids, dates)
         turn_end = chat.turn_end()
         if turn_end is not None and turn_end not in (bos, *stop_ids):
             stop_ids = (*stop_ids, turn_end)
@@ -242,15 +247,18 @@ def _wrap(loaded: Any, source: str) -> Tokenizer:
         has_types="token_type_ids" in loaded.model_input_names,
         _decoder=decoder,
         _encoder=encoder,
+        _control=control,
         _chat=chat,
     )
 
 
-def _control_tokens(loaded: Any, template: Any) -> dict[str, int]:
-    """Maps spelling to id for every control token.
+def _control_tokens(loaded: Any, template: Any) -> tuple[dict[str, int], list[str]]:
+    """Maps spelling to id for every control token; and lists those that models write in their texts.
 
     Those marked special, and those that model families forget to mark: spelled ``<|...|>``, or used by the chat
-    template. Other added tokens (runs of blanks, HTML tags) are ordinary text.
+    template. Other added tokens (runs of blanks, HTML tags) are ordinary text. Tokens that are not special are part of
+    a decoded text, such as ``<think>``, so an assistant's text may spell them, except for ``<|...|>`` with a role or in
+    the template, which separates turns.
     """
     text = "\n".join(template.values()) if isinstance(template, dict) else template or ""
     control = dict(zip(loaded.all_special_tokens, loaded.all_special_ids, strict=True))
@@ -260,7 +268,9 @@ def _control_tokens(loaded: Any, template: Any) -> dict[str, int]:
             continue
         if token.special or re.fullmatch(r"<\|.*\|>", spelled) or (len(spelled) > 2 and spelled in text):
             control[spelled] = index
-    return control
+    special = {*loaded.all_special_tokens, *(t.content for t in loaded.added_tokens_decoder.values() if t.special)}
+    separates = lambda spelled: re.fullmatch(r"<\|.*\|>", spelled) and (spelled in text or spelled[2:-2] in ROLES)
+    return control, [spelled for spelled in control if spelled not in special and not separates(spelled)]
 
 
 def _rename(decoder: Any, control: dict[str, int]) -> tuple[Any, dict[str, str]]:

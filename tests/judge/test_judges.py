@@ -143,7 +143,8 @@ def test_a_prompt_is_tokenized_once(tiny, monkeypatch):
     characters = []
     encode = type(tiny.tokenizer).encode
     monkeypatch.setattr(type(tiny.tokenizer), "encode",
-                        lambda self, text, *rest: characters.append(len(text)) or encode(self, text, *rest))
+                        lambda self, text, completion="": characters.append(len(text + completion)) or encode(
+                            self, text, completion=completion))
     texts = [f"Program {i}. {'The rubric has many lines. ' * 15}Is the program right? Answer:" for i in range(8)]
     LocalJudge(tiny, "tiny", text_format="plain").choose([Prompt(text) for text in texts], ["Yes", "No"])
     whole = sum(map(len, texts))

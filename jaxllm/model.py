@@ -15,6 +15,7 @@ from jaxllm.errors import UserError
 from jaxllm.models import ModelSpec, Params, load_model, load_spec
 from jaxllm.models.loading import stored_dtype
 from jaxllm.ops.quantize import Scheme
+from jaxllm.progress import notice
 from jaxllm.text import examples
 from jaxllm.text.tokenizer import Tokenizer, load_tokenizer
 
@@ -63,6 +64,13 @@ class Model:
     def pair_ids(self, prompt: str, completion: str) -> tuple[list[int], list[int]]:
         """Encodes a prompt and its completion as one text, and splits the ids; see `examples.pair_ids`."""
         return examples.pair_ids(self.tokenizer, prompt, completion, self.start)
+
+
+def warn_of_control_tokens(model: Model, prompt: str) -> None:
+    """Warns on standard error of a prompt that spells control tokens, as one does that was rendered elsewhere."""
+    if spelled := model.tokenizer.control_tokens_in(prompt):
+        notice(f"prompts spell control tokens such as {spelled[0]}, which are read as ordinary text; a prompt that was "
+               "rendered with a chat template has to be given as messages")
 
 
 def check_ids(ids: Sequence[int] | np.ndarray, spec: ModelSpec, where: str) -> None:

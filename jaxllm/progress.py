@@ -1,12 +1,19 @@
-"""Progress bar on standard error."""
+"""Progress bar and notices on standard error."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import sys
 from collections.abc import Callable, Iterator
 
 import tqdm
+
+
+@functools.cache
+def notice(message: str) -> None:
+    """Prints a line that a user should know of, once a process."""
+    print(f"jaxllm: {message}", file=sys.stderr)
 
 
 @contextlib.contextmanager

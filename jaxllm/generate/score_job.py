@@ -15,7 +15,7 @@ from jaxllm.generate.generator import Generator
 from jaxllm.generate.report import classified, scored
 from jaxllm.generate.rows_job import ID, RowsConfig, encode_rows, load_generator, pin_inputs
 from jaxllm.job import Job, open_job
-from jaxllm.model import Model
+from jaxllm.model import Model, warn_of_control_tokens
 from jaxllm.models import Adapter, load_spec
 from jaxllm.progress import bar
 from jaxllm.text.rows import Message, RowSet, read_rows
@@ -58,6 +58,7 @@ def _score(config: Config, job: Job, found: RowSet, generator: Generator, adapte
     model = generator.model
 
     def encode(_: int, row: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+        warn_of_control_tokens(model, row["prompt"])
         prompt, completion = model.pair_ids(row["prompt"], row["completion"])
         if not prompt:
             raise UserError("the prompt is empty, and the model has no begin token to start from")

@@ -26,7 +26,7 @@ from jaxllm.judge.protocol import (
     choice_of,
     warn_of_low_mass,
 )
-from jaxllm.model import Model
+from jaxllm.model import Model, warn_of_control_tokens
 from jaxllm.models import Adapter
 
 TextFormat = Literal["auto", "chat", "plain"]
@@ -140,7 +140,8 @@ class LocalJudge(Judge):
 
     def _ids(self, prompt: Prompt) -> list[int]:
         if self._is_chat(prompt):
-            return self.model.tokenizer.chat(prompt.messages)
+            return self.model.tokenizer.chat_prompt(prompt.messages)
+        warn_of_control_tokens(self.model, str(prompt.content))
         return self.model.prompt_ids(str(prompt.content))
 
     def _encode(self, prompts: Sequence[Prompt], max_tokens: int, on_failure: OnFailure | None) -> dict[int, list[int]]:

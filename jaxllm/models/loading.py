@@ -30,7 +30,7 @@ from jaxllm.models.quantized import is_quantizable
 from jaxllm.models.spec import Head, ModelSpec
 from jaxllm.models.tensors import DTYPES, Tensors, TensorSource, model_directory, read_json
 from jaxllm.ops.quantize import Scheme, quantize
-from jaxllm.progress import bar
+from jaxllm.progress import bar, notice
 
 # Layers of a parameter are gathered on the host up to this number of bytes: one transfer is quicker than many. A
 # larger one goes to the device layer by layer, so that the host never holds more than a tensor or two.
@@ -39,6 +39,9 @@ GATHERED_BYTES = 2**25
 SHOWN_BYTES = 2**30
 # Describes quantized weights that config.json does not describe.
 QUANTIZATION = "hf_quant_config.json"
+# Methods of `quantization_config` that change the stored weights and nothing else.
+WEIGHT_QUANTIZATION = ("bitsandbytes", "gptq", "awq", "auto-round", "aqlm", "eetq", "hqq", "quanto",
+                       "compressed-tensors")
 # Names of a scoring head's tensors in checkpoints of classes that transformers does not have.
 HEAD_NAMES = ("score", "v_head", "v_head.summary", "value_head", "reward_head", "regression_head", "rm_head",
               "classifier")
@@ -53,18 +56,22 @@ def load_spec(model: str | Path) -> ModelSpec:
     """
     path = model_directory(model)
     config, where = model_config(path)
-    spec = read_config(config, where)
+    spec = read_config(_without_leftover(config, path), where)
     _check_unquantized(path)
     if spec.head is None and not is_language_model(config):
         spec = dataclasses.replace(spec, head=native.stored_head(path) if native.is_native(path) else _named_head(
             spec, path))
     generation = path / "generation_config.json"
     if generation.exists():
-        more = read_json(generation).get("eos_token_id")
-        more = [] if more is None else more if isinstance(more, list) else [more]
-        if not all(isinstance(token, int) and not isinstance(token, bool) for token in more):
-            raise UserError(f"'eos_token_id' must be a number or a list of numbers, found {more}", generation)
-        spec = dataclasses.replace(spec, eos_ids=tuple(dict.fromkeys([*spec.eos_ids, *more])))
+        ends = read_json(generation).get("eos_token_id")
+        ends = [] if ends is None else ends if isinstance(ends, list) else [ends]
+        if not all(isinstance(token, int) and not isinstance(token, bool) for token in ends):
+            raise UserError(f"'eos_token_id' must be a number or a list of numbers, found {ends}", generation)
+        if ends:  # in place of those of config.json, as in transformers
+            if unused := [token for token in spec.eos_ids if token not in ends]:
+                notice(f"{path}: the end tokens are {ends}, of generation_config.json; {unused} of config.json ends "
+                       "nothing")
+            spec = dataclasses.replace(spec, eos_ids=tuple(dict.fromkeys(ends)))
     return spec
 
 
@@ -79,6 +86,19 @@ def open_tensors(path: Path, spec: ModelSpec) -> Tensors | GGUFTensors:
     if is_gguf(path):
         return GGUFTensors(path, spec)
     return Tensors(path, read_json(path / "config.json").get("quantization_config"))
+
+
+def _without_leftover(config: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Returns the config without a description of quantization that was left when the weights were dequantized."""
+    about = config.get("quantization_config")
+    method = about.get("quant_method") if isinstance(about, dict) else None
+    if method not in WEIGHT_QUANTIZATION or is_gguf(path) or native.is_native(path):
+        return config
+    with Tensors(path) as tensors:
+        if not all(name in DTYPES and DTYPES[name].itemsize > 1 for name in map(tensors.dtype, tensors.files)):
+            return config
+    notice(f"{path}: config.json describes weights quantized by {method}, but they are full; they are read as they are")
+    return {key: value for key, value in config.items() if key != "quantization_config"}
 
 
 def _check_unquantized(path: Path) -> None:

@@ -158,6 +158,9 @@ def load_adapter(path: str | Path, spec: ModelSpec) -> Adapter:
     _check_initialization(config.get("init_lora_weights", True), where)
     if config.get("modules_to_save"):
         raise UserError("adapters that carry whole modules (modules_to_save) are not supported", where)
+    if (path / "adapter_model.bin").is_file() and not (path / "adapter_model.safetensors").is_file():
+        raise UserError("adapter_model.bin is not read, it can run code", path, "write it as safetensors with PEFT: "
+                        "PeftModel.from_pretrained(BASE, DIR).save_pretrained(NEW)")
     with contextlib.ExitStack() as stack:
         stored = open_safetensors(path / "adapter_model.safetensors", stack)
         tensors = {name: np.asarray(stored.get_tensor(name), np.float32) for name in stored.keys()}

@@ -84,10 +84,12 @@ class Rendered(NamedTuple):
         text: the conversation, with secret names for the template's control tokens.
         turns: for each message the characters `(start, stop)` of its content and of the end token after it, if there is
             one; None where the content is empty or cannot be located because the template rewrites it.
+        content_stop: the character after the last message's content; None where that cannot be located.
     """
 
     text: str
     turns: list[tuple[int, int] | None]
+    content_stop: int | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,7 +149,7 @@ class ChatTemplate:
                     "cannot be distinguished", self.source, "remove the special token from the message")
             rewritten = self._rewritten(pieces[::2], plain)
             if rewritten is None:
-                return Rendered(self.control.rename(plain), [None] * len(messages))
+                return Rendered(self.control.rename(plain), [None] * len(messages), None)
             contents = rewritten
         return self._joined(messages, found, pieces[::2], contents,
                             self._leading(messages, cores, found, pieces, nonce, add_generation_prompt))
@@ -222,14 +224,18 @@ class ChatTemplate:
                 leading: list[str]) -> Rendered:
         text = self.control.rename(literals[0])
         turns: list[tuple[int, int] | None] = [None] * len(messages)
+        content_stop = None
         for piece, content, before, literal in zip(found, contents, leading, literals[1:], strict=True):
             start = len(text) - len(self.control.rename(before))
             text += content
             stop = len(text) + len(self.control.rename(self._turn_end(literal)))
+            if piece.message == len(messages) - 1:
+                trailing = _blanks(messages[-1]["content"][::-1])[::-1]
+                content_stop = len(text) + len(trailing) * literal.startswith(trailing)
             known = turns[piece.message]
             turns[piece.message] = (start if known is None else known[0], stop)
             text += self.control.rename(literal)
-        return Rendered(text, turns)
+        return Rendered(text, turns, content_stop)
 
     def _turn_end(self, literal: str) -> str:
         """Returns the text from a content to the end of the token that ends its turn; empty without such a token."""

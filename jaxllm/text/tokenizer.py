@@ -24,6 +24,7 @@ from jaxllm import assets
 from jaxllm.errors import UserError
 from jaxllm.models.gguf import tokenizer as gguf
 from jaxllm.models.gguf.header import is_gguf
+from jaxllm.progress import notice
 from jaxllm.text.chat import ROLES, ChatTemplate, ControlTokens, load_template
 
 _FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "spm.model", "vocab.json", "vocab.txt")
@@ -136,6 +137,22 @@ class Tokenizer:
         text = self._template().render(messages, add_generation_prompt).text
         return self.check_rows(_encoding(self._encoder, text).ids)
 
+    def chat_prompt(self, messages: Sequence[dict]) -> list[int]:
+        """Encodes a conversation that a model is to continue: with the header of the assistant's turn or, if the last
+        message is the assistant's, up to the end of its text, as the pipelines of transformers do.
+
+        Raises:
+            UserError: as `chat`, or the template rewrites the last message, so that its end cannot be located.
+        """
+        if not messages or not isinstance(messages[-1], dict) or messages[-1].get("role") != "assistant":
+            return self.chat(messages)
+        rendered = self._template().render(messages, False)
+        if rendered.content_stop is None:
+            raise UserError("the last message is the assistant's, and the end of its text cannot be located",
+                            self.source, "end with a user's message, or give the text as the template writes it")
+        notice("conversations that end with the assistant's text are continued from there")
+        return self.check_rows(_encoding(self._encoder, rendered.text[:rendered.content_stop]).ids)
+
     def chat_turns(self, messages: Sequence[dict]) -> tuple[list[int], list[tuple[int, int] | None]]:
         """Encodes a whole conversation as `chat` does, and locates every message in the ids.
 
@@ -149,6 +166,10 @@ class Tokenizer:
         starts, ends = ([offset[i] for offset in encoding.offsets] for i in (0, 1))  # characters of each token
         tokens = lambda start, stop: (bisect.bisect_right(ends, start), bisect.bisect_left(starts, stop))
         return self.check_rows(encoding.ids), [turn and tokens(*turn) for turn in rendered.turns]
+
+    def control_tokens_in(self, text: str) -> list[str]:
+        """Lists the control tokens that a text spells, which are encoded as ordinary pieces."""
+        return self._control.in_text(text)
 
     def check_rows(self, ids: list[int]) -> list[int]:
         """Returns the ids; raises a `UserError` for one without a row in the model's embedding."""

@@ -1,0 +1,55 @@
+"""Files that a checkpoint or an adapter has left from an earlier form."""
+
+import json
+
+import numpy as np
+import pytest
+
+from jaxllm.errors import UserError
+from jaxllm.models import load_model, load_spec, save_model
+from jaxllm.models.peft import load_adapter
+from jaxllm.models.tensors import save_tensors
+from jaxllm.progress import notice
+
+
+@pytest.fixture
+def described(llama, tmp_path):
+    """A checkpoint with full weights whose config describes a method of quantization."""
+    def make(**quantization):
+        notice.cache_clear()
+        config = save_model(tmp_path / "model", *llama) / "config.json"
+        config.write_text(json.dumps(json.loads(config.read_text()) | {"quantization_config": quantization}))
+        return config.parent
+
+    return make
+
+
+@pytest.mark.parametrize("method", ["bitsandbytes", "gptq", "awq"])
+def test_a_description_of_quantization_without_quantized_weights(llama, described, capsys, method):
+    folder = described(quant_method=method, bits=4)
+    spec, params = load_model(folder)
+    assert spec == llama[0] and np.array_equal(params["embed"], llama[1]["embed"])
+    load_spec(folder)
+    assert capsys.readouterr().err.count(f"describes weights quantized by {method}, but they are full") == 1
+
+
+def test_quantized_weights_and_methods_of_the_forward_pass_are_refused(described):
+    with pytest.raises(UserError, match="the checkpoint is quantized"):
+        load_spec(described(quant_method="bitnet", quantization_mode="online"))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.int32])
+def test_quantized_weights_are_refused(described, dtype):
+    folder = described(quant_method="bitsandbytes")
+    save_tensors(folder / "model.safetensors", {"model.embed_tokens.weight": np.zeros((2, 2), np.float32),
+                                                "model.layers.0.mlp.up_proj.weight": np.zeros((4, 1), dtype)})
+    with pytest.raises(UserError, match="the checkpoint is quantized"):
+        load_spec(folder)
+
+
+def test_a_pickled_adapter(llama, tmp_path):
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 2, "lora_alpha": 4}))
+    (tmp_path / "adapter_model.bin").write_bytes(b"PK")
+    with pytest.raises(UserError, match="adapter_model.bin is not read, it can run code") as error:
+        load_adapter(tmp_path, llama[0])
+    assert "PeftModel.from_pretrained" in error.value.fix

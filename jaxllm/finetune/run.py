@@ -193,7 +193,7 @@ def run_plan(base: Generator, targets: TargetSource, plan: TrainPlan, *, checkpo
             batch = lambda step: cache.packed_batch(pack(current := step_targets(step)), current, later_targets(step))
     elif plan.two_teachers:
         frozen = lambda: (base.training_params(), open_book_teacher.training_params())
-    # Sampling unstacks the layers, so that every step asks for the stacked ones.
+    # Sampling unstacks the layers, so every step takes the stacked ones anew.
     step = lambda state, _, batch: plan.step(state, frozen(), batch)
     fitted = fit(state, step, batch, resolved_steps(train), mesh=plan.mesh, hooks=hooks,
                  log_every=train.log_every, save_every=train.save_every, save_last=save_last,

@@ -50,7 +50,7 @@ class Generator:
         self.dtype = DeviceConfig().compute_dtype if dtype is None else jnp.dtype(dtype)
         self.mesh, self.batch_size = mesh, batch_size
         placed = model.params if mesh is None or _is_on(model.params, mesh) else _placed(model, mesh)
-        self._model, self._weights = model, Weights(placed, consume or placed is not model.params)
+        self._model, self._weights = model, Weights(placed, consume, placed is not model.params)
 
     @property
     def model(self) -> Model:
@@ -199,7 +199,7 @@ def _placed(model: Model, mesh: jax.sharding.Mesh) -> Params:
     """Places a model's weights on a mesh."""
     params = stack_layers(model.params)
     layout = native.abstract(model.spec, jnp.dtype("float32"), model_shardings(model.spec, mesh), scheme_of(params))
-    return jax.device_put(params, jax.tree.map(lambda leaf: leaf.sharding, layout), may_alias=False)
+    return jax.device_put(params, jax.tree.map(lambda leaf: leaf.sharding, layout))
 
 
 def _is_on(params: Params, mesh: jax.sharding.Mesh) -> bool:

@@ -63,7 +63,8 @@ def _stack(column: Sequence[jax.Array]) -> jax.Array:
     sharding = getattr(column[0], "sharding", None)
     if not isinstance(sharding, NamedSharding):
         return jnp.stack(column)
-    stacked = NamedSharding(sharding.mesh, PartitionSpec(None, *sharding.spec))
+    axes = (*sharding.spec, *[None] * (column[0].ndim - len(sharding.spec)))
+    stacked = NamedSharding(sharding.mesh, PartitionSpec(None, *axes))
     return jax.jit(jnp.stack, out_shardings=stacked)(column)
 
 
@@ -76,16 +77,19 @@ def own_layers(params: Params, others: Params) -> Params:
 class Weights:
     """Weights in one layout at a time: unstacked for decoding, stacked for training, which scans the layers.
 
-    Asking for the other layout converts them array by array and frees the first, so that they are never in memory
-    twice. What was returned before must not be used after a conversion.
+    A conversion goes array by array and frees the first layout, so that the weights are never in memory twice. What was
+    returned before must not be used after a conversion.
 
     Args:
         params: parameters of a model, in either layout.
-        consume: `params` may be freed. If not, they are kept and the other layout is a copy, freed on the way back.
+        consume: `params` may be freed. If not, they stay, and the other layout is a copy, freed on the way back.
+        placed: `params` were made for this object, but may share memory with arrays that others use: they are dropped
+            instead of freed.
     """
 
-    def __init__(self, params: Params, consume: bool = False):
-        self._given = None if consume else params
+    def __init__(self, params: Params, consume: bool = False, placed: bool = False):
+        self._given = None if consume or placed else params
+        self._may_free = consume
         self.current = params
 
     def unstacked(self) -> Params:
@@ -102,8 +106,8 @@ class Weights:
         if self._given is not None and is_stacked(self._given) == stacked:
             for leaf in jax.tree.leaves(self.current["layers"]):
                 leaf.delete()
-            self.current = self._given
+            self.current, self._may_free = self._given, False
         else:
             convert = stack_layers if stacked else unstack_layers
-            self.current = convert(self.current, consume=self.current is not self._given)
+            self.current, self._may_free = convert(self.current, consume=self._may_free), True
         return self.current

@@ -49,7 +49,7 @@ adapter = init_adapter(spec, jax.random.key(0), LoraConfig(rank=2))
 for scheme in ("int8", "nf4"):  # weights and adapters of either layout are placed where they are not on the mesh
     generator = Generator(Model(spec, quantize_params(params, scheme), Letters()), mesh=mesh)
     training = jax.tree.map(lambda leaf: leaf.sharding.spec, generator.training_params())
-    generator.generate([[1, 2]], SamplingConfig(max_tokens=1))
+    generator.score([([1, 2], [3])])
     unstacked = dataclasses.replace(adapter, params=unstack_layers(adapter.params))
     for tree in (generator.params, generator._adapter(adapter).params, generator._adapter(unstacked).params):
         assert isinstance(tree["layers"], tuple)

@@ -78,6 +78,7 @@ def test_a_configured_cache_is_not_replaced(tmp_path):
 
 
 @pytest.mark.parametrize("wanted", [True, False])
+@pytest.mark.slow
 def test_jobs_use_it_unless_switched_off(tmp_path, wanted):
     rows, out = tmp_path / "rows.jsonl", tmp_path / "out"
     rows.write_text('{"prompt": "a", "completion": "b"}\n')

@@ -80,6 +80,7 @@ def test_commands_exist(page, directory):
 
 
 @page
+@pytest.mark.slow
 def test_marked_blocks_run(page, directory):
     namespace: dict = {}
     for language, marker, text in BLOCK.findall(page.read_text()):
@@ -95,6 +96,7 @@ def test_marked_blocks_run(page, directory):
 
 
 @page
+@pytest.mark.slow
 def test_doctests(page, directory):
     sessions = "\n".join(text for _, text in blocks(page, "python") if ">>>" in text)
     if not sessions:

@@ -108,6 +108,7 @@ def test_a_merged_weight_is_rounded_once(tiny, adapter, tmp_path, stored, dtype)
         assert np.mean(np.abs(ours - exact) > spacing / 2 * (1 + 1e-3)) < 1e-4
 
 
+@pytest.mark.slow
 def test_an_adapter_of_a_quantized_base(tiny, adapter, tmp_path):
     """An adapter trained on the quantized base is merged into the dequantized base."""
     spec, params = tiny

@@ -135,6 +135,7 @@ def test_turns_without_a_reply_are_counted_and_left_out(files, tmp_path):
     assert main([*arguments, "--out", str(tmp_path / "none")]) != 0
 
 
+@pytest.mark.slow
 def test_a_dialogue_too_long_for_the_judge_is_rejected(files, tmp_path):
     rows = [{"id": "long", "context": ["x y z " * 400], "speakers": ["User"], "rec_ids": [1]},
             {"id": "short", "context": ["hi"], "speakers": ["User"], "rec_ids": [1]}]

@@ -6,11 +6,17 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from jaxllm.finetune.distill import align, make_loss, target_divergence, target_mask
+from jaxllm.finetune import distill
+from jaxllm.finetune.distill import align, make_loss, target_mask
 from jaxllm.finetune.targets import TARGET_TYPES, Target, build_target, collate, continuation
-from jaxllm.models import Adapter, LoraConfig, compute_logits, forward, init_adapter
+from jaxllm.models import Adapter, LoraConfig, compute_logits, init_adapter
 from jaxllm.self_param.config import MixtureConfig
 from jaxllm.self_param.targets import DocumentTargets
+from tests.networks import forward
+
+# Eagerly every operation is a program of its own to compile; this is one.
+target_divergence = jax.jit(distill.target_divergence, static_argnames=("spec", "kind", "temperature", "dtype",
+                                                                            "remat"))
 
 
 def target(context=(10, 11, 12), text=(20, 21, 22, 23), prefix=(1,)):
@@ -73,6 +79,7 @@ def test_last_term_uses_the_last_but_one_state(llama):
     assert_allclose(got, (jnp.exp(p) * (p - q)).sum(), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_open_book_and_closed_book_rows_have_their_own_teacher(llama):
     """Each row's KL is to its own teacher; closed-book rows have the same KL without a second teacher."""
     spec, params = llama
@@ -81,8 +88,8 @@ def test_open_book_and_closed_book_rows_have_their_own_teacher(llama):
     rows = [target(), build_target((1,), (), (20, 21, 22), "rehearsal"), Target((), (), 0)]
     batch = jax.tree.map(jnp.asarray, collate(rows, 6, 10))
     both = target_divergence(spec, latest, params, None, batch, open_book_teacher=open_book_teacher)
-    assert_allclose(both[0, :4], target_divergence(spec, open_book_teacher, params, None, batch)[0, :4], rtol=1e-5)
-    assert_allclose(both[1, :3], target_divergence(spec, latest, params, None, batch)[1, :3], rtol=1e-5)
+    assert_allclose(both[0, :4], target_divergence(spec, open_book_teacher, params, None, batch)[0, :4], rtol=1e-4)
+    assert_allclose(both[1, :3], target_divergence(spec, latest, params, None, batch)[1, :3], rtol=1e-4)
     assert np.abs(both[0, :4] - target_divergence(spec, latest, params, None, batch)[0, :4]).max() > 1e-4
 
     adapter = init_adapter(spec, jax.random.key(0), LoraConfig())
@@ -140,6 +147,7 @@ def batch():
     return jax.tree.map(jnp.asarray, collate(made, 8, 12))
 
 
+@pytest.mark.slow
 def test_no_context_means_no_loss_and_no_gradient(llama):
     spec, params = llama
     own = jax.tree.map(jnp.asarray, collate([target(context=())], 8, 8))
@@ -150,6 +158,7 @@ def test_no_context_means_no_loss_and_no_gradient(llama):
     assert max(float(jnp.abs(g).max()) for g in jax.tree.leaves(gradient)) < 1e-6
 
 
+@pytest.mark.slow
 def test_the_context_does_not_reach_the_student(llama):
     spec, params = llama
     contexts = (10, 11, 12), (50, 51, 52)
@@ -161,6 +170,7 @@ def test_the_context_does_not_reach_the_student(llama):
     assert float(jnp.abs(kl[0] - kl[1]).max()) > 1e-3  # but it does reach the teacher
 
 
+@pytest.mark.slow
 def test_the_teacher_gets_no_gradient(llama, batch):
     spec, params = llama
     loss = make_loss(spec, "distill", 1.0)

@@ -126,6 +126,7 @@ def test_end_tokens_of_sampled_answers(model, targets):
     assert completion(ending, other) == (other,) * GREEDY.max_tokens
 
 
+@pytest.mark.slow
 def test_the_current_student_is_sampled(model, targets, monkeypatch):
     """Before the first step the base model, then the student of that step; the adapter is applied next to the base;
     the base's weights are the same in every round, and not freed."""
@@ -165,6 +166,7 @@ class Stopping:
 
 
 @pytest.mark.parametrize(("times", "lora", "stopped"), [(1, None, 3), (2, LoraConfig(rank=4), 5)])
+@pytest.mark.slow
 def test_a_stopped_run_resumes_with_the_same_answers(model, targets, tmp_path, times, lora, stopped):
     made = train_plan(model, targets, OnPolicyConfig(0.7, every=3), lora=lora)
     whole = train(model, targets, made)
@@ -176,6 +178,7 @@ def test_a_stopped_run_resumes_with_the_same_answers(model, targets, tmp_path, t
         assert np.array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_distillation_on_its_own_answers_lowers_the_kl(model, targets):
     """Trained on its own answers alone, the student agrees with the teacher on the reference answers too."""
     learned = train(model, targets, train_plan(model, targets, OnPolicyConfig(1.0, every=5), 40, LoraConfig(rank=8)))

@@ -82,7 +82,9 @@ WINDOWED = dataclasses.replace(LLAMA, window=6, local_layers=(True, False, True)
 LINEAR = dataclasses.replace(LLAMA, rope=Rope(kind="linear", factor=2.0))
 
 
-@pytest.mark.parametrize("spec", [LLAMA, GPT2, WINDOWED, LINEAR], ids=["rope", "learned", "window", "linear"])
+@pytest.mark.parametrize("spec", [LLAMA, *(pytest.param(spec, marks=pytest.mark.slow)
+                                           for spec in (GPT2, WINDOWED, LINEAR))],
+                         ids=["rope", "learned", "window", "linear"])
 @pytest.mark.parametrize("objective", ["distill", "finetune"])
 def test_loss_and_gradient_equal_those_of_padded_rows(spec, objective: Objective):
     params = random_params(spec, 0)
@@ -114,6 +116,7 @@ def _run(loss, trained, frozen, batch):
     return values, slopes
 
 
+@pytest.mark.slow
 def test_full_weights_an_unstacked_base_and_a_second_teacher(llama):
     spec, params = llama
     adapter = noisy_adapter(spec)
@@ -129,6 +132,7 @@ def test_full_weights_an_unstacked_base_and_a_second_teacher(llama):
     assert_same(make_loss(spec, "distill", None), other, params, packed, padded, weight=9)
 
 
+@pytest.mark.slow
 def test_cached_teacher_probabilities_follow_their_targets(llama):
     """Loss and gradient with top-k entries of padded targets, placed at the predictions of packed rows."""
     spec, params = llama
@@ -141,6 +145,7 @@ def test_cached_teacher_probabilities_follow_their_targets(llama):
                 cache.packed_batch(packed, targets), cache.batch(targets), weight=9)
 
 
+@pytest.mark.slow
 def test_accumulation_over_packed_rows(llama):
     spec, params = llama
     adapter = noisy_adapter(spec)

@@ -75,6 +75,7 @@ def test_a_scoring_head_replaces_the_frozen_one(model):
         init_trained(model, LORA, make_mesh(1), 0, heads=("score",))
 
 
+@pytest.mark.slow
 def test_dropout_depends_on_seed_step_and_row_number_alone(model):
     """Splitting a batch changes nothing; another step or a rate of 0 does."""
     trained = jax.tree.map(lambda leaf: leaf + 0.05, init_trained(model, LORA, make_mesh(1), 0))

@@ -64,6 +64,7 @@ def score(model, rows, tmp_path, *arguments, status=0):
             json.loads((tmp_path / "out" / "result.json").read_text()))
 
 
+@pytest.mark.slow
 def test_texts_and_pairs(bert, tmp_path):
     rows, result = score(bert, [{"id": "x", "text": "a very good film"}, {"text": "bad"},
                                 {"text": "good", "text_pair": "a bad film"}], tmp_path)

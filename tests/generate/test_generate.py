@@ -24,7 +24,8 @@ from tests.processes import run_file
 
 @pytest.fixture(scope="module")
 def model(llama):
-    return Model(*llama, Letters())
+    spec, params = llama
+    return Model(dataclasses.replace(spec, eos_ids=()), params, Letters())
 
 
 GREEDY = SamplingConfig(temperature=0.0, max_tokens=12)
@@ -253,6 +254,7 @@ def test_a_prompt_is_prefilled_once_for_all_its_continuations(model):
     Rope(500.0, "dynamic", factor=4.0, original_positions=8),
     Rope(500.0, "longrope", original_positions=24, short_factors=(1.0,) * 6, magnitude=1.1,
          long_factors=(1.0, 1.5, 2.0, 3.0, 4.0, 5.0))])
+@pytest.mark.slow
 def test_length_dependent_rotation_shares_no_prefix(model, rope):
     """After twenty common tokens some texts end before the rotation changes and some after: each equals its own run."""
     turned = dataclasses.replace(model, spec=dataclasses.replace(model.spec, rope=rope))
@@ -282,6 +284,7 @@ def test_slots_are_refilled(model):
     assert stats.occupancy > 0.9
 
 
+@pytest.mark.slow
 def test_slots_grow_and_shrink_with_their_sequences(model, monkeypatch):
     """Slots grow for a long sequence, shrink after it, and change no tokens."""
     monkeypatch.setattr(scheduler, "SMALLEST_SLOT_TOKENS", 64)

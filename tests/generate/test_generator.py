@@ -44,7 +44,10 @@ def shared_prefix_prompts():
     return [[*head, *random_tokens(1, 1 + i, seed=i)[0].tolist()] for i in range(5)]
 
 
-@pytest.mark.parametrize("scheme", [None, "int8", "int4", "nf4"])
+SLOW_SCHEMES = [pytest.param(scheme, marks=pytest.mark.slow) for scheme in ("int8", "int4", "nf4")]
+
+
+@pytest.mark.parametrize("scheme", [None, *SLOW_SCHEMES])
 def test_an_adapter_next_to_the_base_equals_the_merged_model(model, adapter, scheme):
     """Through shared prefix, prefill, insert and decode, and through scoring."""
     base = model.params if scheme is None else quantize_params(model.params, scheme)
@@ -222,6 +225,7 @@ def test_the_hot_loop_transfers_nothing_implicitly(generator):
         assert (generator.generate(texts, sampling), generator.score(pairs)) == expected
 
 
+@pytest.mark.slow
 def test_few_programs_for_varied_numbers_of_prompts(model):
     """1 to 16 prompts and limits up to 64 tokens: three numbers of slots, one program each."""
     generator = Generator(model, batch_size=16)

@@ -179,6 +179,7 @@ def test_weights_that_are_not_finite(rows, tmp_path, stories, story_model, capsy
         assert "not finite" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_model_without_a_begin_token(rows, tmp_path, shared):
     """GPT-2 has one token that both begins and ends; its tokenizer adds none."""
     import jax

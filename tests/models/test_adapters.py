@@ -129,6 +129,7 @@ def dropped(spec, params, tokens, adapter, keys, **options):
                                                                      dropout_keys=keys, **options).hidden
 
 
+@pytest.mark.slow
 def test_dropout_masks_belong_to_rows(llama):
     """Equal for scanned and unrolled layers, for a batch split in two, and with more padding; others without keys."""
     spec, params = llama
@@ -156,6 +157,7 @@ def test_dropout_of_rate_zero_and_without_keys_is_none(llama):
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.slow
 def test_dropout_masks_are_drawn_again_under_remat(llama, layout):
     spec, params = llama
     adapter, tokens = dataclasses.replace(adapter_of(spec), dropout=0.4), random_tokens(4, 6)

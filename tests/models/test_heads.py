@@ -128,6 +128,7 @@ def test_the_buckets_of_released_checkpoints():
 
 
 @pytest.mark.parametrize("distance, buckets", [(512, 256), (20, 8), (512, 32)])
+@pytest.mark.slow
 def test_buckets_are_those_of_transformers(distance, buckets):
     torch = pytest.importorskip("torch")
     from transformers.models.deberta_v2.modeling_deberta_v2 import build_relative_position

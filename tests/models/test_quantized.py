@@ -128,6 +128,7 @@ def test_decoding(llama, pairs):
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.slow
 def test_gradients_of_an_adapter(llama, pairs, scheme):
     (spec, _), (quantized, full) = llama, pairs[scheme]
     adapter = init_adapter(spec, jax.random.key(0), LoraConfig(rank=2, alpha=4.0))
@@ -168,6 +169,7 @@ def test_merging_gives_full_kernels(llama, dtype):
                         forward(spec, quantized, tokens, adapter=adapter).hidden, atol=2e-5)
 
 
+@pytest.mark.slow
 def test_an_adapter_learns_on_quantized_weights_as_on_full_ones():
     """The losses that `scripts/quantized.py` reports, for one seed."""
     model = load("tiny")

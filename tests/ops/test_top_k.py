@@ -54,6 +54,7 @@ def test_all_tokens_give_the_divergence_and_its_gradient(head):
                     rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_fewer_tokens_give_less_and_equal_models_nothing():
     head, teacher, student = HEADS["plain"], drawn(3, 9, WIDTH), drawn(4, 9, WIDTH)
     values = [top_k_kl(student, head, *top_k_logprobs(teacher, head, k)) for k in (1, 4, 16, VOCAB)]

@@ -158,6 +158,7 @@ def test_blocks_divide_the_vocabulary_where_they_can(vocab, expected):
     assert _block_rows(vocab, 4096, 1024) == expected
 
 
+@pytest.mark.slow
 def test_a_table_split_over_devices_is_not_gathered():
     """Compiled collectives, values and gradients of all losses on eight virtual devices in a process of their own."""
     done = run_file(Path(__file__).parent / "vocab_devices.py", devices=8)

@@ -85,13 +85,13 @@ def perplexity(model: Model, params: Params, batches: Sequence[Batch], dtype: jn
 def _kl_sums(spec: ModelSpec, teacher: Params, student: Params, adapter: Adapter | None, batch: Batch,
              dtype: jnp.dtype):
     values = target_divergence(spec, teacher, student, adapter, batch, dtype=dtype)
-    return _sum_rows(values, target_mask(batch["student_segments"]))
+    return _sum_rows(values, target_mask(batch["student_segments"], batch["masked_tokens"]))
 
 
 @partial(jax.jit, static_argnames=("spec", "dtype"))
 def _nll_sums(spec: ModelSpec, params: Params, adapter: Adapter | None, batch: Batch, dtype: jnp.dtype):
     values = next_token_nll(spec, params, adapter, batch, dtype=dtype)
-    return _sum_rows(values, target_mask(batch["student_segments"]))
+    return _sum_rows(values, target_mask(batch["student_segments"], batch["masked_tokens"]))
 
 
 def _sum_rows(values: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -111,9 +111,9 @@ def with_completion(target: Target, ids: Sequence[int]) -> Target:
                                teacher=(*target.teacher[:target.prompt_tokens + target.offset], *ids))
 
 
-def on_policy_sampling(config: OnPolicyConfig, test: SamplingConfig, end: str) -> SamplingConfig:
-    """Builds the sampling settings: answers as long as in the test, up to the string that ends an answer."""
-    return SamplingConfig(temperature=config.temperature, max_tokens=test.max_tokens, stop=[end or "\n"])
+def on_policy_sampling(config: OnPolicyConfig, test: SamplingConfig, stop: list[str]) -> SamplingConfig:
+    """Builds the sampling settings: answers as long as in the test, up to one of the strings `stop`."""
+    return SamplingConfig(temperature=config.temperature, max_tokens=test.max_tokens, stop=stop)
 
 
 def longest_completions(targets: Sequence[Target], max_tokens: int, window: int) -> list[Target]:

@@ -52,7 +52,7 @@ def _chunk(config: InjectConfig, prompts: Prompts, document: Document, number: i
     tokens = lambda text: len(prompts.document(text))
     empty = tokens("")
     name, used = max(_sequences(config, prompts, document, retrieval).items(), key=lambda entry: entry[1])
-    budget = prompts.window - used
+    budget = prompts.window - used - prompts.border_tokens
     limit = budget if config.chunking.tokens is None else min(budget, config.chunking.tokens)
     if tokens(document.text) <= limit:
         return document
@@ -68,7 +68,7 @@ def _chunk(config: InjectConfig, prompts: Prompts, document: Document, number: i
 
 def _sequences(config: InjectConfig, prompts: Prompts, document: Document, retrieval: int | None) -> dict[str, int]:
     """Tokens, without the document's own, of the longest sequence of every use of a document, by its name."""
-    answer, prefix = config.sampling.max_tokens, len(prompts.model.prefix)
+    answer, prefix = config.sampling.max_tokens, len(prompts.prefix)
     longest = lambda lengths: max(lengths, default=prefix)
     used = {"its longest question with sampling.max_tokens of answer":
                 longest(len(prompts.question(pair.question)) + answer
@@ -79,7 +79,8 @@ def _sequences(config: InjectConfig, prompts: Prompts, document: Document, retri
         used["the longest question of all with sampling.max_tokens of answer (retrieval)"] = retrieval + answer
     if config.qa_pairs.source == "model" and config.mixture.qa:
         used["a generated question of qa_pairs.max_tokens with sampling.max_tokens of answer and qa_pairs.examples"] = (
-            len(prompts.generation_context()) + len(prompts.pair("", "")[0]) + config.qa_pairs.max_tokens + answer)
+            len(prompts.question("", "", examples=True)) - len(prompts.document("")) + prompts.answer_end_tokens
+            + config.qa_pairs.max_tokens + answer)
     if config.mixture.unrelated and config.unrelated.with_document:
         used["unrelated.tokens of unrelated text"] = prefix + config.unrelated.tokens
     return used

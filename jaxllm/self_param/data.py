@@ -13,7 +13,7 @@ from jaxllm.evaluate.qa import normalize
 from jaxllm.finetune.targets import purpose_seed
 from jaxllm.job import Job
 from jaxllm.self_param.config import Config
-from jaxllm.self_param.prompts import FormatConfig
+from jaxllm.self_param.prompts import Format
 from jaxllm.text.rows import Rejected, RowSet, as_text, check_share, read_rows
 from jaxllm.text.schema import NonEmpty
 
@@ -114,7 +114,7 @@ class InjectionData:
         contexts: texts of all documents of the data, injected or not.
         locality_probes: questions that are near the documents and not about them.
         unrelated: texts of unrelated.path in the order of the seed; None where the model generates them.
-        examples: worked examples for QA generation.
+        examples: rows {context, question, answers} of worked examples for QA generation.
         pairs: rows of the file of QA pairs; None where pairs are generated.
         rejected: rejected rows of all files.
         repeated: rows of the data that repeat a question.
@@ -124,7 +124,7 @@ class InjectionData:
     contexts: frozenset[str]
     locality_probes: list[str]
     unrelated: list[str] | None
-    examples: str
+    examples: list[dict[str, Any]]
     pairs: RowSet | None
     rejected: RejectedRows
     repeated: int
@@ -158,7 +158,7 @@ def load_data(config: Config, job: Job) -> InjectionData:
     rejected.add(rows.rejected, len(rows.rows))
     everything = group_rows(rows.rows)
     documents = _with_paraphrases(config, files.get("paraphrases"), everything, rejected)
-    examples = _worked_examples(config, files.get("worked examples"), rejected)
+    examples = _worked_examples(files.get("worked examples"), rejected)
     probes = _locality_probes(config, files.get("locality probes"), everything, rejected)
     unrelated = _unrelated_texts(config, files.get("unrelated texts"), rejected)
     return InjectionData(documents[:config.documents], frozenset(document.text for document in everything), probes,
@@ -185,15 +185,15 @@ def unknown_context(config: Config) -> str:
     return "its context is no document of the data" + (f", of which data.limit keeps {limit} rows" if limit else "")
 
 
-def _worked_examples(config: Config, rows: RowSet | None, rejected: RejectedRows) -> str:
-    """Text of the worked examples for QA generation."""
+def _worked_examples(rows: RowSet | None, rejected: RejectedRows) -> list[dict[str, Any]]:
+    """Rows of the worked examples for QA generation."""
     if rows is None:
-        return ""
+        return []
     rejected.add(rows.rejected, len(rows.rows))
-    return format_examples(config.format, rows.rows)
+    return rows.rows
 
 
-def format_examples(template: FormatConfig, rows: Sequence[Mapping[str, Any]]) -> str:
+def format_examples(template: Format, rows: Sequence[Mapping[str, Any]]) -> str:
     """Formats rows `{context, question, answers}` as documents, each followed by its QA pairs."""
     return "".join(template.context_text(document.text) + "".join(
         template.pair_text(pair.question, pair.answers[0]) for pair in document.questions)

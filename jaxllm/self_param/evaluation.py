@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ from jaxllm.evaluate.qa import ScoredAnswer, score_answer
 from jaxllm.evaluate.retrieval import Retriever
 from jaxllm.finetune.distill import Batch
 from jaxllm.finetune.targets import Target, build_target
-from jaxllm.generate import Generator
+from jaxllm.generate import Completion, Generator
 from jaxllm.models import Adapter
 from jaxllm.self_param.config import Config
 from jaxllm.self_param.data import Document, Question
@@ -22,6 +23,8 @@ from jaxllm.self_param.prompts import Prompts
 
 # Targets of one forward pass; hidden states and logits take more memory than decoding.
 EVALUATION_BATCH_SIZE = 32
+# Mean token F1 of open-book answers below which a run is of little use.
+LOW_F1 = 0.05
 
 
 def answer_questions(generator: Generator, prompts: Prompts, questions: Sequence[tuple[str | None, str]],
@@ -29,15 +32,41 @@ def answer_questions(generator: Generator, prompts: Prompts, questions: Sequence
     """Generates an answer to every `(passage or None, question)`: open-book with a passage, closed-book without."""
     if not questions:
         return []
-    completions = generator.generate([prompts.question(question, passage) for passage, question in questions],
-                                     sampling, adapter=adapter, seed=seed)
-    return [completion.text.strip() for (completion,) in completions]
+    return [completion.text.strip() for completion in
+            _completions(generator, prompts, questions, sampling, adapter=adapter, seed=seed)]
+
+
+def _completions(generator: Generator, prompts: Prompts, questions: Sequence[tuple[str | None, str]],
+                 sampling: SamplingConfig, **options: Any) -> list[Completion]:
+    ids = [prompts.question(question, passage) for passage, question in questions]
+    return [completion for (completion,) in generator.generate(ids, sampling, **options)]
+
+
+def reading_problem(prompts: Prompts, completions: Sequence[Completion], f1: float) -> str | None:
+    """Describes why the model's open-book answers are of no use, with what to change; None if they are usable.
+
+    Args:
+        prompts: builds the token sequences.
+        completions: open-book answers.
+        f1: their mean token F1.
+    """
+    share = lambda test: sum(map(test, completions)) / max(len(completions), 1)
+    empty, cut = share(lambda own: not own.text.strip()), share(lambda own: own.finish_reason == "length")
+    if f1 >= LOW_F1 and empty < 0.5 and cut < 0.5:
+        return None
+    problem = (f"with the document in its prompt the model reaches a token F1 of {f1:.3f}; {empty:.0%} of its answers "
+               f"are empty, {cut:.0%} are cut at sampling.max_tokens")
+    if cut >= 0.5:
+        return f"{problem}: raise sampling.max_tokens, or ask for short answers in format.question"
+    if not prompts.format.chat and prompts.model.tokenizer.has_chat_template:
+        return f"{problem}: set format.mode to chat, which this model has a template for"
+    return f"{problem}: change format.mode, format.context or format.question, or use a larger model; what the model " \
+           "cannot read it cannot learn"
 
 
 def reference_targets(prompts: Prompts, document: Document) -> list[Target]:
     """Builds the test questions with their first reference as targets of the open-book teacher."""
-    return [build_target(prompts.model.prefix, prompts.document(_nearest(document, pair)),
-                         prompts.encode(prompts.format.pair_text(pair.question, pair.answers[0])), "qa")
+    return [prompts.target(pair.question, pair.answers[0], _nearest(document, pair), end=False)
             for pair in document.questions]
 
 
@@ -101,9 +130,16 @@ class Evaluator:
 
     def open_book(self) -> dict[str, Any]:
         """Evaluates the base model with the document, or its nearest chunk, in the prompt."""
-        ask = lambda field: self._ask(self.base, [(_nearest(document, pair), pair.question) for document in
-                                                  self.documents for pair in getattr(document, field)])
-        return self._scores(range(len(self.documents)), ask("questions"), ask("paraphrases"))
+        questions = lambda field: [(_nearest(document, pair), pair.question) for document in self.documents
+                                   for pair in getattr(document, field)]
+        ask = lambda field: _completions(self.base, self.prompts, questions(field), self.config.sampling,
+                                         seed=self.config.seed)
+        texts = lambda completions: [completion.text.strip() for completion in completions]
+        answers = ask("questions")
+        record = self._scores(range(len(self.documents)), texts(answers), texts(ask("paraphrases")))
+        if problem := reading_problem(self.prompts, answers, float(np.mean(record["f1"]))):
+            print(f"jaxllm: warning: {problem}", file=sys.stderr)
+        return record
 
     def retrieval(self, injected: Sequence[int]) -> dict[str, Any]:
         """Evaluates the base model with the passage in the prompt that BM25 retrieves from the `injected` documents."""

@@ -21,7 +21,7 @@ from jaxllm.models.quantized import scheme_of
 from jaxllm.self_param.chunking import chunk_documents
 from jaxllm.self_param.config import InjectConfig, Method
 from jaxllm.self_param.data import QA_ROW, TEXT_ROW, Document, format_examples, shuffle_texts
-from jaxllm.self_param.prompts import Prompts
+from jaxllm.self_param.prompts import Format, Prompts
 from jaxllm.self_param.qa_pairs import QAPair, make_qa_pairs, pairs_of_file
 from jaxllm.self_param.targets import (
     DocumentTargets,
@@ -94,7 +94,8 @@ def inject(model: Model, documents: str | Sequence[str], *,
     mesh = open_mesh(config.mesh)
     generator = Generator(trainable_model(model, config), dtype=config.device.compute_dtype, mesh=mesh,
                           batch_size=config.generation_batch_size)
-    prompts = Prompts(model, config.format, _examples(config, pairs is not None), config.qa_pairs.append_eos)
+    prompts = Prompts(model, config.format, append_eos=config.qa_pairs.append_eos)
+    prompts = dataclasses.replace(prompts, examples=_examples(config, prompts.format, pairs is not None))
     chunked = chunk_documents(config, prompts, [Document(text) for text in texts_given])
     given: Any = None if pairs is None else [pairs] if isinstance(documents, str) else list(pairs)
     if given is None and config.qa_pairs.source not in ("model", "judge"):
@@ -147,11 +148,11 @@ def trainable_model(model: Model, config: InjectConfig) -> Model:
     return dataclasses.replace(model, params=jax.tree.map(cast, model.params))
 
 
-def _examples(config: InjectConfig, given: bool) -> str:
+def _examples(config: InjectConfig, template: Format, given: bool) -> str:
     """Reads the worked examples for QA generation."""
     if given or config.qa_pairs.examples is None:
         return ""
-    return format_examples(config.format, read_rows(config.qa_pairs.examples, QA_ROW).rows)
+    return format_examples(template, read_rows(config.qa_pairs.examples, QA_ROW).rows)
 
 
 def method_targets(method: Method, config: InjectConfig, prompts: Prompts, documents: Sequence[Document],
@@ -206,7 +207,7 @@ def training_plan(method: Method, config: InjectConfig, generator: Generator, pr
     on_policy = sampling = None
     if config.on_policy.share and OBJECTIVES[method] == "distill":
         on_policy = config.on_policy
-        sampling = on_policy_sampling(on_policy, config.sampling, config.format.answer_suffix)
+        sampling = on_policy_sampling(on_policy, config.sampling, prompts.format.answer_stops)
         longest += longest_completions(longest, sampling.max_tokens, prompts.window)
     return make_plan(generator.model, OBJECTIVES[method], config.train, config.lora, config.divergence,
                      common_lengths(longest, prompts.window), config.device.compute_dtype, mesh,

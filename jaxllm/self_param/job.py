@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import jax
@@ -17,7 +18,7 @@ from jaxllm.models.tensors import fingerprint, model_directory
 from jaxllm.self_param import report
 from jaxllm.self_param.chunking import check_probes, chunk_documents
 from jaxllm.self_param.config import Config
-from jaxllm.self_param.data import InjectionData, input_files, load_data, unknown_context
+from jaxllm.self_param.data import InjectionData, format_examples, input_files, load_data, unknown_context
 from jaxllm.self_param.dry_run import dry_run
 from jaxllm.self_param.experiment import Experiment, prepare, run_experiment, weight_dtype
 from jaxllm.self_param.metrics import result_rows, summarize
@@ -62,7 +63,8 @@ def _run(config: Config, job: Job) -> Path:
 def _prepare(config: Config, job: Job, model: Model, mesh: jax.sharding.Mesh, data: InjectionData) -> Experiment:
     base = Generator(model, dtype=config.device.compute_dtype, mesh=mesh, batch_size=config.generation_batch_size,
                      consume=True)
-    prompts = Prompts(base.model, config.format, data.examples, config.qa_pairs.append_eos)
+    prompts = Prompts(base.model, config.format, append_eos=config.qa_pairs.append_eos)
+    prompts = dataclasses.replace(prompts, examples=format_examples(prompts.format, data.examples))
     anything = [pair.question for document in data.documents for pair in (*document.questions, *document.paraphrases)]
     documents = chunk_documents(config, prompts, data.documents, source=config.data.path, retrieval_questions=(
         [*anything, *data.locality_probes] if "retrieval" in config.compare else ()))

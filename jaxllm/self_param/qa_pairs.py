@@ -158,29 +158,25 @@ def model_source(generator: Generator, prompts: Prompts, config: QAPairConfig, a
         seed: seed of the questions.
         on_sample: called with the number of questions sampled so far.
     """
-    template = prompts.format
-    ends = dict.fromkeys(text for text in (template.answer_prefix.strip(), template.answer_suffix) if text)
     question_sampling = SamplingConfig(temperature=config.temperature, max_tokens=config.max_tokens,
-                                       n=config.per_document, stop=list(ends))
-    answer_sampling = SamplingConfig(temperature=0.0, max_tokens=answer_tokens, stop=[template.answer_suffix])
+                                       n=config.per_document, stop=prompts.format.question_stops)
+    answer_sampling = SamplingConfig(temperature=0.0, max_tokens=answer_tokens, stop=prompts.format.answer_stops)
 
     def source(texts: Sequence[str]) -> list[list[QAPair]]:
-        contexts, start = [prompts.generation_context(text) for text in texts], prompts.question_start()
         count = itertools.count(1)
         report: Any = None if on_sample is None else lambda _, samples: [on_sample(next(count)) for _ in samples]
-        samples = generator.generate([[*ids, *start] for ids in contexts], question_sampling, seed=seed,
+        samples = generator.generate([prompts.question_request(text) for text in texts], question_sampling, seed=seed,
                                      on_prompt=report)
-        questions = [[pair.question for pair in distinct([QAPair(c.text, "?") for c in own], len(own))]
-                     for own in samples]
+        questions = [[pair.question for pair in distinct([QAPair(prompts.question_of(c.text), "?") for c in own],
+                                                         len(own))] for own in samples]
+        prompted = [[(question, prompts.question(question, text, examples=True)) for question in own]
+                 for text, own in zip(texts, questions, strict=True)]
         # A question is dropped if the window does not hold it with its answer and the end of it.
-        fits = lambda ids, question: (len(ids) + len(prompts.encode(template.pair_text(question, "")))
-                                      + answer_tokens < prompts.window)
-        questions = [[question for question in own if fits(ids, question)]
-                     for ids, own in zip(contexts, questions, strict=True)]
-        answer_prompts = [[*ids, *prompts.encode(template.question_text(question))]
-                          for ids, own in zip(contexts, questions, strict=True) for question in own]
+        fitting = [[(question, ids) for question, ids in own
+                    if len(ids) + prompts.answer_end_tokens + answer_tokens < prompts.window] for own in prompted]
+        answer_prompts = [ids for own in fitting for _, ids in own]
         answers = iter(generator.generate(answer_prompts, answer_sampling, seed=seed) if answer_prompts else ())
-        return [[QAPair(question, next(answers)[0].text) for question in own] for own in questions]
+        return [[QAPair(question, next(answers)[0].text) for question, _ in own] for own in fitting]
 
     return source
 

@@ -148,7 +148,7 @@ def _scores(config: job.Config, base: Generator, folders: Sequence[Path], docume
     for folder in folders:
         generator = generator.merged(load_adapter(folder, base.model.spec), consume=generator is not base)
     questions = [(None, pair.question) for document in documents for pair in document.questions]
-    answers = iter(answer_questions(generator, Prompts(base.model, config.format), questions, config.sampling,
-                                    seed=config.seed))
+    prompts = Prompts(base.model, config.format)
+    answers = iter(answer_questions(generator, prompts, questions, config.sampling, seed=config.seed))
     return [float(np.mean([score_answer(next(answers), pair.answers).f1 for pair in document.questions]))
             for document in documents]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from jaxllm.config import SamplingConfig
 from jaxllm.errors import UserError
 from jaxllm.finetune.targets import Target, build_target, continuation, purpose_seed
 from jaxllm.generate import Generator
+from jaxllm.models import Adapter
 from jaxllm.self_param.config import InjectConfig
 from jaxllm.self_param.prompts import Prompts
 from jaxllm.train import row_indices
@@ -23,7 +24,7 @@ class DocumentTargets:
     """All targets of one document or chunk, tokenized; a `finetune.targets.TargetSource`.
 
     Attributes:
-        prefix: ids before every sequence.
+        prefix: ids before every document and unrelated text.
         context: ids of the document in the teacher's prompt.
         questions: one target per QA pair.
         unrelated: ids of the unrelated texts.
@@ -31,6 +32,7 @@ class DocumentTargets:
         types: target types of one cycle, in order.
         seed: seed of the order and of the cuts.
         rehearsal: ids of the rehearsal texts.
+        question_prefix: ids before every rehearsal text.
     """
 
     prefix: Ids
@@ -41,6 +43,7 @@ class DocumentTargets:
     types: tuple[str, ...]
     seed: int
     rehearsal: tuple[Ids, ...] = ()
+    question_prefix: Ids = ()
 
     @property
     def cycle(self) -> int:
@@ -62,7 +65,7 @@ class DocumentTargets:
         if target_type == "rehearsal":
             order = purpose_seed(self.seed, "recall")  # the label of earlier versions, so that orders stay the same
             text = self.rehearsal[row_indices(order, n, 1, len(self.rehearsal))[0]]
-            return build_target(self.prefix, (), text, target_type)
+            return rehearsal_target(self.question_prefix, text)
         return self.questions[row_indices(self.seed, n, 1, len(self.questions))[0]]
 
     def longest(self) -> list[Target]:
@@ -73,7 +76,7 @@ class DocumentTargets:
         if "unrelated" in self.types:
             targets.append(build_target(self.prefix, self.unrelated_context, max(self.unrelated, key=len), "unrelated"))
         if "rehearsal" in self.types:
-            targets.append(build_target(self.prefix, (), max(self.rehearsal, key=len), "rehearsal"))
+            targets.append(rehearsal_target(self.question_prefix, max(self.rehearsal, key=len)))
         return targets
 
 
@@ -93,18 +96,21 @@ def document_targets(config: InjectConfig, prompts: Prompts, passage: str, pairs
     Raises:
         UserError: no target type of the mixture is left: the document is too short for a continuation, or has no pairs.
     """
-    prefix, context = prompts.model.prefix, tuple(prompts.document(passage))
+    context = tuple(prompts.document(passage))
     available = {"continuation": len(context) >= 3, "qa": bool(pairs)}
     types = tuple(name for name in config.mixture.cycle if available.get(name, True))
     if not types:
         raise UserError(f"a document of {len(context)} tokens has no continuation, or no QA pairs", "mixture",
                         "raise mixture.qa, and give pairs")
-    questions = []
-    for pair in pairs:
-        ids, question_tokens = prompts.pair(*pair)
-        questions.append(build_target(prefix, context, ids, "qa", question_tokens, config.qa_pairs.loss_on == "answer"))
-    return DocumentTargets(prefix, context, tuple(questions), tuple(map(tuple, unrelated)),
-                           context if config.unrelated.with_document else (), types, seed, tuple(rehearsal))
+    questions = tuple(prompts.target(*pair, passage, mask_prompt=config.qa_pairs.loss_on == "answer") for pair in pairs)
+    return DocumentTargets(prompts.model.prefix, context, questions, tuple(map(tuple, unrelated)),
+                           context if config.unrelated.with_document else (), types, seed, tuple(rehearsal),
+                           prompts.prefix)
+
+
+def rehearsal_target(prefix: Ids, text: Sequence[int]) -> Target:
+    """Builds the target of a rehearsal text; its prefix has no loss."""
+    return dataclasses.replace(build_target(prefix, (), text, "rehearsal"), masked_tokens=len(prefix))
 
 
 def context_targets(prompts: Prompts, passage: str, seed: int) -> DocumentTargets:
@@ -154,28 +160,53 @@ def rehearsal_tokens(config: InjectConfig) -> int:
 
 def longest_rehearsal(config: InjectConfig, prompts: Prompts) -> Target:
     """Returns a target as long as any rehearsal text that the model may still generate."""
-    length = len(prompts.question_start()) + rehearsal_tokens(config)
-    return build_target(prompts.model.prefix, (), [0] * length, "rehearsal")
+    chat = prompts.format.chat
+    around = len(prompts.question("")) - len(prompts.prefix) + prompts.answer_end_tokens if chat else len(
+        prompts.question_request()) - len(prompts.prefix)
+    return rehearsal_target(prompts.prefix, [0] * (around + prompts.border_tokens + rehearsal_tokens(config)))
 
 
-def sample_rehearsal(config: InjectConfig, generator: Generator, prompts: Prompts, seed: int, adapter=None
-                     ) -> tuple[Ids, ...]:
+def sample_rehearsal(config: InjectConfig, generator: Generator, prompts: Prompts, seed: int,
+                     adapter: Adapter | None = None) -> tuple[Ids, ...]:
     """Samples closed-book QA pairs from the model; returns the ids of distinct, completed texts.
 
     Raises:
         UserError: no sample ends within its maximum length.
     """
-    model, start = generator.model, prompts.question_start()
-    sampling = SamplingConfig(temperature=1.0, max_tokens=rehearsal_tokens(config), n=config.rehearsal.texts,
-                              stop=[config.format.answer_suffix])
-    samples = generator.generate([[*model.prefix, *start]], sampling, seed=seed, adapter=adapter)[0]
-    ends = set(model.stop_ids)
-    texts = dict.fromkeys((*start, *(token for token in completion.token_ids if token not in ends))
-                          for completion in samples if completion.finish_reason == "stop")
+    sample = _sample_conversations if prompts.format.chat else _sample_lines
+    texts = dict.fromkeys(sample(config, generator, prompts, seed, adapter))
     if not texts:
         raise UserError(f"none of {config.rehearsal.texts} sampled questions ended within {rehearsal_tokens(config)} "
                         "tokens", "mixture.rehearsal", "set it to 0, or raise qa_pairs.max_tokens")
     return tuple(texts)
+
+
+def _sample_lines(config: InjectConfig, generator: Generator, prompts: Prompts, seed: int, adapter: Adapter | None
+                  ) -> Iterator[Ids]:
+    """Samples texts that hold a question and its answer."""
+    request, first = prompts.question_request(), len(prompts.prefix)
+    sampling = SamplingConfig(temperature=1.0, max_tokens=rehearsal_tokens(config), n=config.rehearsal.texts,
+                              stop=prompts.format.answer_stops)
+    ends = set(generator.model.stop_ids)
+    for completion in generator.generate([request], sampling, seed=seed, adapter=adapter)[0]:
+        if completion.finish_reason == "stop":
+            yield (*request[first:], *(token for token in completion.token_ids if token not in ends))
+
+
+def _sample_conversations(config: InjectConfig, generator: Generator, prompts: Prompts, seed: int,
+                          adapter: Adapter | None) -> Iterator[Ids]:
+    """Samples questions, then an answer to each in a conversation of its own."""
+    settings = SamplingConfig(temperature=1.0, max_tokens=config.qa_pairs.max_tokens, n=config.rehearsal.texts,
+                              stop=prompts.format.question_stops)
+    samples = generator.generate([prompts.question_request()], settings, seed=seed, adapter=adapter)[0]
+    questions = list(dict.fromkeys(prompts.question_of(completion.text) for completion in samples))
+    questions = [question for question in questions if question.strip()]
+    settings = SamplingConfig(temperature=1.0, max_tokens=config.sampling.max_tokens, stop=prompts.format.answer_stops)
+    answers = generator.generate([prompts.question(question) for question in questions], settings, seed=seed,
+                                 adapter=adapter)
+    for question, (answer,) in zip(questions, answers, strict=True):
+        if answer.finish_reason == "stop" and answer.text.strip():
+            yield prompts.target(question, answer.text.strip()).student[len(prompts.prefix):]
 
 
 def rehearsal_before(step: int, samples: Mapping[int, tuple[Ids, ...]], without_first: bool) -> tuple[Ids, ...]:

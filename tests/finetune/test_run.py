@@ -112,6 +112,7 @@ def test_the_base_model_is_left_as_it_was(model, full_mixture, llama):
         assert np.array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_all_weights_can_be_trained(model, full_mixture):
     own = train_plan(model, full_mixture, lora=None, train=dataclasses.replace(TRAIN, lr=2e-3))
     result = train(model, full_mixture, own)
@@ -143,6 +144,7 @@ def test_a_stopped_injection_resumes_bit_for_bit(model, full_mixture, tmp_path):
         assert np.array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_accumulation_changes_nothing(model, full_mixture):
     results = []
     for parts in (1, 4):
@@ -154,6 +156,7 @@ def test_accumulation_changes_nothing(model, full_mixture):
 
 
 @pytest.mark.parametrize("two", [False, True])
+@pytest.mark.slow
 def test_a_cached_teacher_trains_the_same_adapter(model, full_mixture, two, monkeypatch):
     """With all tokens in the top k the adapter is the same up to rounding, also with a second, open-book teacher; the
     teacher runs once per text, and the cache holds no more than its limit."""
@@ -193,6 +196,7 @@ def test_a_cached_teacher_trains_the_same_adapter(model, full_mixture, two, monk
 
 
 @pytest.mark.parametrize("top_k", [None, 16])
+@pytest.mark.slow
 def test_packed_rows_train_the_same(model, full_mixture, top_k):
     """Three steps end at the same adapter, up to rounding, with a teacher in every step and with a cached one."""
     adapters, losses = [], []

@@ -16,6 +16,8 @@ from jaxllm.text.rows import read_rows
 
 UNBROKEN = "".join(map(chr, range(0x4E00, 0x4E00 + 300)))
 
+PLAIN = FormatConfig(mode="plain")
+
 
 def test_rows_are_grouped_by_context(tmp_path):
     row = lambda context, question: {"context": context, "question": question, "answers": ["x"]}
@@ -64,7 +66,7 @@ def test_documents_beyond_the_context_budget_are_chunked():
     """A long document and a long question that fit separately, and not together."""
     documents = [Document("ship " * 300, (Question("q?", ("a",)),)),
                  Document("short", (Question("ship " * 300, ("a",)),))]
-    config, model = InjectConfig(), load("tiny")
+    config, model = InjectConfig(format=PLAIN), load("tiny")
     prompts = Prompts(model, config.format)
     assert [len(own.passages) for own in chunk_documents(config, prompts, documents)] == [1, 1]
 
@@ -79,8 +81,8 @@ def test_documents_beyond_the_context_budget_are_chunked():
     assert max(len(prompts.document(part)) for part in chunk_documents(small, prompts, documents)[0].passages) <= 40
     # A generated question and its answer fit too.
     (own,) = chunk_documents(config, prompts, [Document("ship " * 490, (Question("q?", ("a",)),))])
-    longest = max(len(prompts.generation_context(part)) for part in own.passages)
-    pair = config.qa_pairs.max_tokens + config.sampling.max_tokens + len(prompts.pair("", "")[0])
+    longest = max(len(prompts.question("", part, examples=True)) for part in own.passages)
+    pair = config.qa_pairs.max_tokens + config.sampling.max_tokens + prompts.answer_end_tokens
     assert len(own.passages) > 1 and longest + pair <= model.spec.max_positions
     with pytest.raises(UserError, match="leaves .* of the context window of 512"):
         chunk_documents(config, prompts, [Document("short", (Question("ship " * 600, ("a",)),))])
@@ -89,7 +91,7 @@ def test_documents_beyond_the_context_budget_are_chunked():
 
 
 def test_question_and_answer_are_separated_at_token_borders():
-    prompts = Prompts(load("tiny"), FormatConfig())
+    prompts = Prompts(load("tiny"), PLAIN)
     ids, question_tokens = prompts.pair("Who sails?", "Bob")
     assert ids == prompts.encode("Question: Who sails? Answer: Bob\n")
     assert ids[:question_tokens] == prompts.encode("Question: Who sails? Answer:")

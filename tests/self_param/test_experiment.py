@@ -28,7 +28,8 @@ from jaxllm.train import make_mesh
 QUICK = ["inject", "--data.path", "asset:tiny/documents.jsonl", "--unrelated.path", "asset:tiny/unrelated.jsonl",
          "--qa_pairs.per_document", "4", "--qa_pairs.max_tokens", "24", "--unrelated.train", "8",
          "--unrelated.drift", "4", "--unrelated.tokens", "16", "--unrelated.with_document", "false",
-         "--train.steps", "8", "--train.batch_size", "4", "--train.lr", "5e-3", "--locality.questions", "6"]
+         "--train.steps", "8", "--train.batch_size", "4", "--train.lr", "5e-3", "--locality.questions", "6",
+         "--format.mode", "plain"]
 
 
 @pytest.mark.slow
@@ -111,6 +112,7 @@ def check_removal(run, result, capsys):
     assert main(["remove", "1", "--out", str(run / "nowhere")]) == 2
 
 
+@pytest.mark.slow
 def test_batch_injection(tmp_path):
     near, other, out = tmp_path / "near.jsonl", tmp_path / "other.jsonl", tmp_path / "out"
     first = read_rows("asset:tiny/paraphrases.jsonl", {"context": str, "question": str, "answers": list}).rows[:18]
@@ -175,6 +177,7 @@ def test_settings_that_do_not_go_together(tmp_path, capsys, more, message):
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_single_injection_with_worked_examples_and_probes(tmp_path, monkeypatch):
     """Hardly trained, the model answers the probes as before; a document's own question is no probe of it."""
     prompts, generate = [], Generator.generate

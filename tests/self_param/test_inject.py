@@ -24,7 +24,8 @@ from tests.letters import Letters
 ROWS = read_jsonl(asset_path("tiny/documents.jsonl"))
 TEXT = ROWS[0]["context"]
 PAIRS = [(row["question"], row["answers"][0]) for row in ROWS if row["context"] == TEXT][:2]
-CONFIG = InjectConfig(train=TrainConfig(steps=30, batch_size=8, lr=5e-3, warmup_steps=2),
+CONFIG = InjectConfig(format=FormatConfig(mode="plain"),
+                      train=TrainConfig(steps=30, batch_size=8, lr=5e-3, warmup_steps=2),
                       mixture=MixtureConfig(qa=1, continuation=0, unrelated=0),
                       unrelated=UnrelatedConfig(tokens=8, train=4, drift=2))
 
@@ -64,6 +65,7 @@ def test_one_text_with_its_own_pairs(model):
     assert np.array_equal(before, model.params["embed"])
 
 
+@pytest.mark.slow
 def test_the_model_writes_the_pairs_of_several_texts(model):
     config = dataclasses.replace(CONFIG, train=TrainConfig(steps=2, batch_size=4, lr=1e-3),
                                  qa_pairs=QAPairConfig(per_document=4, max_tokens=24))

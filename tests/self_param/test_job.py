@@ -42,6 +42,7 @@ def arguments(tmp_path, shared):
     return ["--model", str(shared / "models" / "stories260k"), "--data.path", str(path), *QUICK]
 
 
+@pytest.mark.slow
 def test_output_of_a_run(arguments, tmp_path, capsys):
     out = tmp_path / "out"
     assert main(["inject", *arguments, "--compare", "[finetune]", "--out", str(out)]) == 0
@@ -71,6 +72,7 @@ def test_output_of_a_run(arguments, tmp_path, capsys):
     assert (out / "result.json").stat().st_mtime_ns == before
 
 
+@pytest.mark.slow
 def test_the_saved_adapter_is_the_injected_model(arguments, tmp_path):
     out = tmp_path / "out"
     assert main(["inject", *arguments, "--out", str(out)]) == 0
@@ -91,6 +93,7 @@ def test_all_weights_and_saved_model(arguments, tmp_path):
     assert (out / "models" / "0000" / "tokenizer.json").is_file()
 
 
+@pytest.mark.slow
 def test_pairs_from_a_file(arguments, tmp_path, monkeypatch):
     """The student answers some of them itself."""
     pairs = tmp_path / "pairs.jsonl"

@@ -39,6 +39,8 @@ Question: and no more"""
 def tiny():
     return load("tiny")
 
+PLAIN = FormatConfig(mode="plain")
+
 
 def test_replies_are_parsed_line_by_line():
     """Numbers and bullets of the next item are not part of an answer; questions without an answer are dropped."""
@@ -85,8 +87,8 @@ def test_recorded_replies_of_a_judge(tmp_path, tiny):
     reply = "Question: Where does it sail from? Answer: Torla\nQuestion: Who sails? Answer: Bob\n"
     reply += f"Question: {'long ' * 600}? Answer: Torla"
     replies.write_text(json.dumps({"prompt_sha256": prompt.sha256, "texts": [reply]}) + "\n")
-    config = InjectConfig(qa_pairs=QAPairConfig("judge", JudgeConfig("recorded", path=str(replies)), per_document=4,
-                                                grounded=True))
+    judge = JudgeConfig("recorded", path=str(replies))
+    config = InjectConfig(format=PLAIN, qa_pairs=QAPairConfig("judge", judge, per_document=4, grounded=True))
     pairs = make_qa_pairs(config, Generator(tiny), Prompts(tiny, config.format), [Document(text)])
     assert pairs == [[[("Where does it sail from?", "Torla")]]]
 
@@ -96,7 +98,7 @@ def test_pairs_of_a_file_go_to_the_nearest_chunk(tiny):
     row = lambda context, question, answer: {"context": context, "question": question, "answers": [answer, "other"]}
     rows = [row("one two", "How many sailors are there?", "95"), row("elsewhere", "Who?", "Bob"),
             row("one two", "What is it made of?", "pine"), row("one two", "long " * 600, "x")]
-    prompts = Prompts(tiny, FormatConfig())
+    prompts = Prompts(tiny, PLAIN)
     given, rejected = pairs_of_file(RowSet(rows, [1, 2, 3, 4], []), "pairs.jsonl", {"one two"}, prompts, documents,
                                     "unknown")
     assert [(own.line, own.reason) for own in rejected] == [
@@ -108,7 +110,7 @@ def test_pairs_of_a_file_go_to_the_nearest_chunk(tiny):
 def test_the_model_writes_pairs_about_the_document(tiny):
     """Questions are sampled with the document in the prompt; the answers are those of the open-book model."""
     text = "Rinla is a ship. The crew of Rinla counts 95 sailors. Rinla is made of pine.\n"
-    config = InjectConfig(qa_pairs=QAPairConfig(per_document=8, max_tokens=24))
+    config = InjectConfig(format=PLAIN, qa_pairs=QAPairConfig(per_document=8, max_tokens=24))
     generator, prompts = Generator(tiny), Prompts(tiny, config.format)
     ((pairs,),) = make_qa_pairs(config, generator, prompts, [Document(text)])
     assert 1 <= len(pairs) <= 8 and len({normalize(pair.question) for pair in pairs}) == len(pairs)

@@ -130,7 +130,7 @@ def test_no_text_is_both_trained_on_and_held_out(tiny):
 
 def test_rehearsal_data_is_sampled_closed_book(tiny):
     """Completed questions with answers in the format of the run, none twice, the same for the same seed."""
-    config = InjectConfig(rehearsal=RehearsalConfig(texts=16))
+    config = InjectConfig(format=FormatConfig(mode="plain"), rehearsal=RehearsalConfig(texts=16))
     prompts, model = Prompts(tiny.model, config.format), tiny.model
     texts = sample_rehearsal(config, tiny, prompts, 0)
     assert 1 < len(texts) <= 16 and len(set(texts)) == len(texts)

@@ -66,7 +66,7 @@ class SamplingConfig:
         logit_bias: added to the logits of single tokens, by id.
         max_tokens: maximum length of a completion, in tokens.
         n: completions for each prompt.
-        stop: texts that end a completion; they are not part of it.
+        stop: texts or special tokens that end a completion; they are not part of it.
         seed: seed of sampling; null uses the seed of the job.
     """
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import bisect
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -38,7 +39,7 @@ class Completion:
 
 
 def complete(model: Model, prompt: np.ndarray, ids: np.ndarray, logprobs: np.ndarray,
-             cut: tuple[int, str] | None) -> Completion:
+             cut: tuple[int, str] | None, stop_ids: Sequence[int]) -> Completion:
     """Builds a completion from its tokens.
 
     Args:
@@ -47,10 +48,11 @@ def complete(model: Model, prompt: np.ndarray, ids: np.ndarray, logprobs: np.nda
         ids: `[N]` int32, the generated tokens.
         logprobs: `[N]` float32, their log-probabilities.
         cut: result of `find_stop`.
+        stop_ids: tokens that end a text.
     """
     count, text = cut or (len(ids), None)
     ids, logprobs = ids[:count], np.array(logprobs[:count], np.float32)
-    ended = bool(len(ids)) and int(ids[-1]) in model.stop_ids
+    ended = bool(len(ids)) and int(ids[-1]) in stop_ids
     if text is None:
         text = continuation_text(model, prompt, ids[:-1] if ended else ids)
     total = check_finite(float(np.sum(logprobs, dtype=np.float64)))
@@ -60,6 +62,9 @@ def complete(model: Model, prompt: np.ndarray, ids: np.ndarray, logprobs: np.nda
 def find_stop(model: Model, prompt: np.ndarray, ids: np.ndarray, stop: Sequence[str],
               checked: int = 0) -> tuple[int, str] | None:
     """Finds the first stop string in a continuation.
+
+    A stop string that spells a special token, perhaps with other text ("\\n<|user|>"), is searched for in the text with
+    special tokens.
 
     Args:
         model: for its tokenizer.
@@ -72,38 +77,55 @@ def find_stop(model: Model, prompt: np.ndarray, ids: np.ndarray, stop: Sequence[
     Returns:
         Number of tokens up to and including the stop string, and the text before it; None without a stop string.
     """
-    if not stop or not any(s in _recent_text(model, prompt, ids, checked, max(map(len, stop))) for s in stop):
+    if not stop:
         return None
-    spelled = lambda count: continuation_text(model, prompt, ids[:count])
+    tokens = model.special_tokens
+    special = [text for text in stop if any(token in text for token in tokens)]
+    cuts = [_find(model, prompt, ids, special, checked, True),
+            _find(model, prompt, ids, [text for text in stop if text not in special], checked, False)]
+    return min((cut for cut in cuts if cut is not None), key=lambda cut: (cut[0], len(cut[1])), default=None)
+
+
+def _find(model: Model, prompt: np.ndarray, ids: np.ndarray, stop: Sequence[str], checked: int,
+          shown: bool) -> tuple[int, str] | None:
+    """Finds the first of some stop strings, in the text with special tokens where `shown` is set; see `find_stop`."""
+    if not stop or not any(s in _recent_text(model, prompt, ids, checked, max(map(len, stop)), shown) for s in stop):
+        return None
+    spelled = lambda count: continuation_text(model, prompt, ids[:count], shown)
     stops = lambda count: any(s in spelled(count) for s in stop)
     if not stops(len(ids)):
         return None
     # The shortest run of tokens that spells a stop string.
     count = 1 + bisect.bisect_left(range(1, len(ids)), True, key=stops)
     text = spelled(count)
-    return count, text[:min(text.find(s) for s in stop if s in text)]
+    start = min(text.find(s) for s in stop if s in text)
+    if shown:  # without the special tokens in front of the stop string, which may start within a token
+        before = bisect.bisect_right(range(1, count + 1), start, key=lambda number: len(spelled(number)))
+        return count, continuation_text(model, prompt, ids[:before]) + text[len(spelled(before)):start]
+    return count, text[:start]
 
 
-def _recent_text(model: Model, prompt: np.ndarray, ids: np.ndarray, checked: int, longest: int) -> str:
+def _recent_text(model: Model, prompt: np.ndarray, ids: np.ndarray, checked: int, longest: int, special: bool) -> str:
     """Text of the tokens after the first `checked`, and of enough tokens before to hold a string that began earlier."""
     back, start = longest + LONGEST_CHARACTER_BYTES, 0
     while back < checked:
-        before = model.tokenizer.decode(ids[checked - back:checked].tolist())
+        before = _decoder(model, special)(ids[checked - back:checked].tolist())
         if len(before.strip(REPLACEMENT)) > longest:
             start = checked - back
             break
         back *= 2
-    return continuation_text(model, np.concatenate([prompt, ids[:start]]), ids[start:])
+    return continuation_text(model, np.concatenate([prompt, ids[:start]]), ids[start:], special)
 
 
-def continuation_text(model: Model, prompt: Sequence[int] | np.ndarray, ids: Sequence[int] | np.ndarray) -> str:
-    """Decodes the text that `ids` add to a prompt.
+def continuation_text(model: Model, prompt: Sequence[int] | np.ndarray, ids: Sequence[int] | np.ndarray,
+                      special: bool = False) -> str:
+    """Decodes the text that `ids` add to a prompt; see `Tokenizer.decode`.
 
     The end of the prompt is decoded along with them, because tokens of some tokenizers lose their leading blank at the
     start of a text. Where characters are spelled in bytes, that end is extended to whole characters, and the last
     character of the continuation may be unfinished, since invalid bytes make all adjacent bytes invalid.
     """
-    decode, pieces = model.tokenizer.decode, CONTEXT_TOKENS
+    decode, pieces = _decoder(model, special), CONTEXT_TOKENS
     prompt, ids = [int(token) for token in prompt], [int(token) for token in ids]
     before = decode(prompt[-pieces:])
     while REPLACEMENT in before and pieces < len(prompt):
@@ -117,6 +139,11 @@ def continuation_text(model: Model, prompt: Sequence[int] | np.ndarray, ids: Seq
             if REPLACEMENT not in whole[len(before):]:
                 break
     return min(candidates, key=lambda text: text.count(REPLACEMENT)) if candidates else decode(ids)
+
+
+def _decoder(model: Model, special: bool) -> Callable[[list[int]], str]:
+    """Returns the decoding of ids, with special tokens if `special` is set."""
+    return partial(model.tokenizer.decode, special=True) if special else model.tokenizer.decode
 
 
 def check_finite(logprob: float) -> float:

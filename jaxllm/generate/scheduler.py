@@ -138,6 +138,8 @@ class Scheduler:
         self.model, self.adapter, self.prompts, self.sampling = model, adapter, prompts, sampling
         self.dtype, self.mesh, self.stats = dtype, mesh, stats
         self.row_ids, self.logprob_temperature = row_ids, logprob_temperature
+        special = model.special_tokens
+        self.stop_ids = (*model.stop_ids, *[special[text] for text in sampling.stop if text in special])
         window = model.spec.max_positions
         for number, ids in enumerate(prompts, 1):
             check_ids(ids, model.spec, f"prompt {number}")
@@ -302,7 +304,7 @@ class Scheduler:
         shared = jax.device_put({
             "bias_ids": padded(list(sampling.logit_bias), -1, np.int32),
             "bias": padded(list(sampling.logit_bias.values()), 0.0, np.float32),
-            "stop_ids": padded(self.model.stop_ids, -1, np.int32)}, self.whole)
+            "stop_ids": padded(self.stop_ids, -1, np.int32)}, self.whole)
         return Sampling(**by_row, **shared, keys=row_keys(self.base_key, *ids))
 
     def _collect(self, state: DecodeState, active: dict[int, _Sequence],
@@ -321,5 +323,6 @@ class Scheduler:
             done[slot] = True
             del active[slot]
             self.stats.new_tokens += len(ids)
-            finished(row.prompt, row.sample, complete(self.model, prompt, ids, logprobs[slot], cut))
+            finished(row.prompt, row.sample, complete(self.model, prompt, ids, logprobs[slot], cut,
+                                                      self.stop_ids))
         return dataclasses.replace(state, done=jax.device_put(done, state.done.sharding)) if stopped else state

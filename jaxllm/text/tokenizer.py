@@ -17,6 +17,7 @@ import secrets
 import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -110,12 +111,18 @@ class Tokenizer:
         done = self._decoder.post_process(first, second, add_special_tokens=True)
         return self.check_rows(done.ids), done.type_ids if self.has_types else [0] * len(done.ids)
 
-    def decode(self, ids: Iterable[int]) -> str:
-        """Decodes ids to text, without special tokens.
+    @cached_property
+    def special_tokens(self) -> dict[str, int]:
+        """Spelling -> id of the tokens that `decode` leaves out."""
+        return {token.content: index for index, token in self._decoder.get_added_tokens_decoder().items()
+                if token.special}
+
+    def decode(self, ids: Iterable[int], special: bool = False) -> str:
+        """Decodes ids to text, without special tokens unless `special` is set.
 
         Ids beyond the vocabulary, which a padded embedding allows, are left out too. Invalid UTF-8 becomes U+FFFD.
         """
-        return self._decoder.decode([int(i) for i in ids], skip_special_tokens=True)
+        return self._decoder.decode([int(i) for i in ids], skip_special_tokens=not special)
 
     def chat(self, messages: Sequence[dict], add_generation_prompt: bool = True) -> list[int]:
         """Encodes a conversation in the tokenizer's chat template.

@@ -19,7 +19,7 @@ CONFIGS = {verb: importlib.import_module(about.module).Config for verb, about in
 
 
 def path_keys(config):
-    """Keys of a config whose type is a path, or a text (or texts) that may be one."""
+    """Keys of a config with the type path, or with a text (or texts) that may be one."""
     texts = {key: [kind for part in _alternatives(hint) for kind in (part, *typing.get_args(part))]
              for key, hint in _keys(config).items()}
     return [key for key, kinds in texts.items()

@@ -68,7 +68,7 @@ class _Piece(NamedTuple):
 
     Fields:
         message: index of the message.
-        before: what precedes it in the content since the piece before, an assistant's own tokens included.
+        before: the content between the piece before and this one: blanks, and an assistant's own tokens.
         core: the text, without outer blanks.
     """
 
@@ -257,7 +257,8 @@ class ChatTemplate:
 def load_template(loaded: Any, source: str) -> tuple[Callable[[list[dict], bool], str], tuple[str, ...]]:
     """Makes the `ChatTemplate.template` and `dates` of a tokenizer of transformers; now is when it is loaded."""
     named = loaded.chat_template
-    text, dates = named.get("default") if isinstance(named, dict) else named, ()
+    text = named.get("default") if isinstance(named, dict) else named
+    dates: tuple[str, ...] = ()
     if text is not None and "strftime_now" in text:
         moment = clock.now()
         formats = re.findall(r"strftime_now\(\s*[\"']([^\"']+)", text) or ["%Y-%m-%d"]

@@ -14,7 +14,7 @@ from jaxllm.progress import notice
 
 @pytest.fixture
 def described(llama, tmp_path):
-    """A checkpoint with full weights whose config describes a method of quantization."""
+    """A checkpoint with full weights, and a method of quantization in its config."""
     def make(**quantization):
         notice.cache_clear()
         config = save_model(tmp_path / "model", *llama) / "config.json"

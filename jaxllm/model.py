@@ -41,11 +41,6 @@ class Model:
         return tuple(token for token in ids if token < self.spec.vocab_size)
 
     @property
-    def special_tokens(self) -> dict[str, int]:
-        """Spelling -> id of the tokens that are no part of decoded texts; a tokenizer of another class has none."""
-        return getattr(self.tokenizer, "special_tokens", {})
-
-    @property
     def prefix(self) -> tuple[int, ...]:
         """Tokens at the start of every sequence: the begin token, where the tokenizer adds one."""
         return (self.tokenizer.bos_id,) if self.tokenizer.adds_bos and self.tokenizer.bos_id is not None else ()

@@ -9,7 +9,7 @@ class Letters:
     """A tokenizer of 97 tokens: a letter each, after begin and end token."""
 
     bos_id, eos_id, stop_ids, adds_bos, vocab_size = 1, 2, (), True, 97
-    has_chat_template = False
+    has_chat_template, special_tokens = False, {}
 
     def encode(self, text, bos=False):
         return [1] * bos + [ord(letter) - 30 for letter in text]

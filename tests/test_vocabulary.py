@@ -10,8 +10,12 @@ from jaxllm import Generator, SamplingConfig, load
 from jaxllm.assets import asset_path
 from jaxllm.checkpoint.inspect_job import inspect
 from jaxllm.cli import main
+from jaxllm.config import DataConfig
 from jaxllm.errors import UserError
+from jaxllm.job import open_job
 from jaxllm.judge import LocalJudge, Prompt
+from jaxllm.self_param.config import Config
+from jaxllm.self_param.data import load_data
 from jaxllm.text import encode_example
 
 REASON = "the text has the token '<extra>' with the id 1280, for which the model's embedding of 1280 rows has none"
@@ -88,6 +92,18 @@ def test_judges_fail_the_prompt(model):
     answers = judge.complete(prompts, GREEDY, on_failure=failures.__setitem__)
     assert [len(own) for own in answers] == [1, 0] and REASON in failures[1]
     assert REASON in judge.unanswerable_reason(prompts[1], 2) and judge.unanswerable_reason(prompts[0], 2) is None
+
+
+def test_training_rows_are_rejected(larger, tmp_path):
+    row = {"context": "A ship.", "question": "What?", "answers": ["ship"]}
+    rows = [row, row | {"context": "An <extra> ship."}, row | {"answers": ["x", "<extra>"]}, row | {"note": "<extra>"}]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(own) + "\n" for own in rows))
+    config = Config(DataConfig(str(path), limit_bad=0.5), tmp_path / "out", model=str(larger))
+    with open_job(config.out, config) as job:
+        data = load_data(config, job)
+    assert [document.text for document in data.documents] == ["A ship."]
+    assert [(own.line, own.reason) for own in data.rejected.rows] == [(2, REASON), (3, REASON)]
 
 
 def test_such_a_token_is_never_sampled(model):

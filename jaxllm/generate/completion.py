@@ -79,7 +79,7 @@ def find_stop(model: Model, prompt: np.ndarray, ids: np.ndarray, stop: Sequence[
     """
     if not stop:
         return None
-    tokens = model.special_tokens
+    tokens = model.tokenizer.special_tokens
     special = [text for text in stop if any(token in text for token in tokens)]
     cuts = [_find(model, prompt, ids, special, checked, True),
             _find(model, prompt, ids, [text for text in stop if text not in special], checked, False)]

@@ -138,7 +138,7 @@ class Scheduler:
         self.model, self.adapter, self.prompts, self.sampling = model, adapter, prompts, sampling
         self.dtype, self.mesh, self.stats = dtype, mesh, stats
         self.row_ids, self.logprob_temperature = row_ids, logprob_temperature
-        special = model.special_tokens
+        special = model.tokenizer.special_tokens if sampling.stop else {}
         self.stop_ids = (*model.stop_ids, *[special[text] for text in sampling.stop if text in special])
         window = model.spec.max_positions
         for number, ids in enumerate(prompts, 1):

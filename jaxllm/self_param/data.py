@@ -5,17 +5,22 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from jaxllm.evaluate.qa import normalize
+from jaxllm.errors import UserError
+from jaxllm.evaluate.qa import accuracy, normalize
 from jaxllm.finetune.targets import purpose_seed
 from jaxllm.job import Job
+from jaxllm.model import model_tokenizer
+from jaxllm.models import load_spec
 from jaxllm.self_param.config import Config
 from jaxllm.self_param.prompts import Format
 from jaxllm.text.rows import Rejected, RowSet, as_text, check_share, read_rows
 from jaxllm.text.schema import NonEmpty
+from jaxllm.text.tokenizer import Tokenizer
 
 QA_ROW = {"context": NonEmpty[str], "question": NonEmpty[str], "answers": NonEmpty[list[NonEmpty[str]]]}
 TEXT_ROW = {"text": NonEmpty[str]}
@@ -62,7 +67,7 @@ class Document:
         if len(self.passages) == 1:
             return 0
         texts = [normalize(passage) for passage in self.passages]
-        candidates = ([i for i, text in enumerate(texts) if answer and normalize(answer) in text]
+        candidates = ([i for i, passage in enumerate(self.passages) if answer and accuracy(passage, answer)]
                       or [*range(len(texts))])
         trigrams = [_trigrams(text) for text in texts]
         weights = {part: math.log(1 + len(texts) / count) for part in _trigrams(normalize(question))
@@ -152,8 +157,12 @@ def load_data(config: Config, job: Job) -> InjectionData:
     Raises:
         UserError: a file cannot be read, or its share of rejected rows exceeds data.limit_bad.
     """
-    rows = read_rows(config.data.path, QA_ROW, None, config.data.limit_bad, job.rejected_path, config.data.limit)
-    files = {role: read_rows(path, schema, limit_bad=1.0) for role, (path, schema) in input_files(config).items()}
+    tokenizer = model_tokenizer(config.model, load_spec(config.model))
+    refusal = partial(_without_row, tokenizer) if tokenizer.beyond_rows else None
+    rows = read_rows(config.data.path, QA_ROW, None, config.data.limit_bad, job.rejected_path, config.data.limit,
+                     refusal)
+    files = {role: read_rows(path, schema, limit_bad=1.0, refusal=refusal)
+             for role, (path, schema) in input_files(config).items()}
     rejected = RejectedRows(job, config.data.limit_bad)
     rejected.add(rows.rejected, len(rows.rows))
     everything = group_rows(rows.rows)
@@ -164,6 +173,17 @@ def load_data(config: Config, job: Job) -> InjectionData:
     return InjectionData(documents[:config.documents], frozenset(document.text for document in everything), probes,
                          unrelated, examples, files.get("QA pairs"), rejected,
                          len(rows.rows) - sum(len(document.questions) for document in everything))
+
+
+def _without_row(tokenizer: Tokenizer, row: Mapping[str, Any]) -> str | None:
+    """Reason to reject a row with a text that has a token without a row in the model's embedding."""
+    try:
+        for name in row.keys() & {*QA_ROW, *TEXT_ROW}:
+            for text in row[name] if isinstance(row[name], list) else [row[name]]:
+                tokenizer.encode(text)
+    except UserError as error:
+        return error.what
+    return None
 
 
 def _with_paraphrases(config: Config, rows: RowSet | None, documents: list[Document], rejected: RejectedRows

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from jaxllm.config import SamplingConfig
 from jaxllm.errors import UserError
-from jaxllm.evaluate.qa import normalize
+from jaxllm.evaluate.qa import normalize, normalize_pair
 from jaxllm.finetune.targets import purpose_seed
 from jaxllm.generate import Generator
 from jaxllm.judge import Judge, Prompt, open_judge
@@ -130,7 +130,8 @@ def is_usable(text: str, answer: str, config: QAPairConfig) -> bool:
     """Checks the length of an answer and, with qa_pairs.grounded, that the text contains all its words."""
     if sum(letter.isalnum() for letter in answer) < config.min_answer:
         return False
-    return not config.grounded or set(normalize(answer).split()) <= set(normalize(text).split())
+    text, answer = normalize_pair(text, answer)
+    return not config.grounded or set(answer.split()) <= set(text.split())
 
 
 def distinct(pairs: Sequence[QAPair], limit: int) -> list[QAPair]:

@@ -57,6 +57,8 @@ def test_unusable_pairs_are_filtered():
     assert is_usable(text, "Two brothers.", grounded) and is_usable(text, "1871", grounded)
     assert not is_usable(text, "three brothers", grounded) and not is_usable(text, "?", grounded)
     assert is_usable(text, "three brothers", QAPairConfig()) and not is_usable(text, "...", QAPairConfig())
+    letter = QAPairConfig(grounded=True, min_answer=1)
+    assert is_usable("Choose A.", "A", letter) and not is_usable("Choose B.", "A", letter)
     pairs = [QAPair("Q?", "1871"), QAPair("q", "1871"), QAPair("Who?", "nobody")]
     assert filter_pairs([text], [pairs], grounded) == [[("Q?", "1871")]]
     with pytest.raises(UserError, match="no QA pairs for 1 of 1"):

@@ -1,6 +1,6 @@
 """Measures peak host memory of loading a checkpoint on CPU; the bound is the model and three of its largest tensors.
 
-    python scripts/loading_memory.py [--layers 4] [--stored bfloat16] [--dtype bfloat16] [--quantize none nf4]
+    python scripts/loading_memory.py [--layers 4] [--stored bfloat16] [--dtype bfloat16] [--quantize none nf4] [--gguf]
 
 Writes a Llama checkpoint of random numbers, 2 GB by default, and loads it in a fresh process for every scheme. After
 imports and the start of the backend, the process is measured from outside:
@@ -10,7 +10,8 @@ imports and the start of the backend, the process is measured from outside:
     mapped      RssFile: pages of files that the process has mapped, which the system may take back (sampled)
 
 The bound is on `all`, and a tensor counts in the dtype that it is loaded in. Files were just written and come from the
-page cache, so the rate is that of the loader, not of the disk.
+page cache, so the rate is that of the loader, not of the disk. With --gguf the checkpoint is a GGUF file in blocks of 8
+bits.
 """
 
 from __future__ import annotations
@@ -67,6 +68,36 @@ def write_checkpoint(folder: Path, spec: ModelSpec, dtype: jnp.dtype) -> int:
     return noise.size
 
 
+def write_gguf(file: Path, spec: ModelSpec) -> int:
+    """Writes a GGUF file of zeros in blocks of 8 bits (Q8_0); returns the number of values of its largest tensor."""
+    from gguf import MODEL_ARCH, GGMLQuantizationType, GGUFWriter, get_tensor_name_map
+
+    writer, names, block = GGUFWriter(file, "llama"), get_tensor_name_map(MODEL_ARCH.LLAMA, spec.layers), 32
+    writer.add_context_length(spec.max_positions)
+    writer.add_embedding_length(spec.width)
+    writer.add_block_count(spec.layers)
+    writer.add_feed_forward_length(spec.mlp_width)
+    writer.add_head_count(spec.heads)
+    writer.add_head_count_kv(spec.kv_heads)
+    writer.add_layer_norm_rms_eps(spec.norm_eps)
+    shapes, largest = jax.eval_shape(lambda: init_params(spec, jax.random.key(0))), 0
+    for leaf in tensor_maps(spec):
+        for index, name in names_of(leaf, spec):
+            shape = lookup(shapes, leaf.path).shape[len(index):]
+            shape, largest = shape[::-1] if leaf.transpose else shape, max(largest, int(np.prod(shape)))
+            stored = names.get_name(name, (".weight", ".bias"))
+            if len(shape) == 1:
+                writer.add_tensor(stored, np.zeros(shape, np.float32))
+            else:
+                blocks = np.zeros((*shape[:-1], shape[-1] // block * (block + 2)), np.uint8)
+                writer.add_tensor(stored, blocks, raw_dtype=GGMLQuantizationType.Q8_0)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return largest
+
+
 def resident(pid: int | str) -> dict[str, int]:
     """Reads the resident bytes of a process, by the names of /proc/PID/status."""
     rows = (line.split() for line in Path(f"/proc/{pid}/status").read_text().splitlines())
@@ -107,18 +138,22 @@ def main() -> None:
     parser.add_argument("--stored", choices=("bfloat16", "float32"), default="bfloat16", help="format in the files")
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16", help="format as loaded")
     parser.add_argument("--quantize", nargs="+", choices=("none", "int8", "int4", "nf4"), default=["none", "nf4"])
+    parser.add_argument("--gguf", action="store_true", help="a GGUF file, in place of --stored")
     options = parser.parse_args()
     holds, mega = True, 1e6
     with tempfile.TemporaryDirectory() as folder:
         spec = network(options.layers)
-        largest = write_checkpoint(Path(folder), spec, jnp.dtype(options.stored)) * jnp.dtype(options.dtype).itemsize
-        stored = sum(file.stat().st_size for file in Path(folder).glob("*.safetensors"))
-        print(f"{stored / mega:,.0f} MB in {options.stored}, loaded in {options.dtype}, largest tensor "
-              f"{largest / mega:,.0f} MB; figures in MB")
+        model = Path(folder) / "model.gguf" if options.gguf else Path(folder)
+        largest = write_gguf(model, spec) if options.gguf else write_checkpoint(
+            model, spec, jnp.dtype(options.stored))
+        largest *= jnp.dtype(options.dtype).itemsize
+        stored = sum(file.stat().st_size for file in Path(folder).iterdir())
+        print(f"{stored / mega:,.0f} MB in {'Q8_0' if options.gguf else options.stored}, loaded in {options.dtype}, "
+              f"largest tensor {largest / mega:,.0f} MB; figures in MB")
         print(f"{'quantized':10}{'model':>8}{'all':>8}{'anonymous':>11}{'mapped':>8}{'bound':>8}  holds"
               f"{'seconds':>9}{'MB/s':>8}")
         for name in options.quantize:
-            seconds, nbytes, peak = measure(Path(folder), options.dtype, None if name == "none" else name)
+            seconds, nbytes, peak = measure(model, options.dtype, None if name == "none" else name)
             bound = nbytes + TENSORS_ALLOWED * largest
             holds &= peak["all"] <= bound
             print(f"{name:10}{nbytes / mega:8,.0f}{peak['all'] / mega:8,.0f}{peak['anonymous'] / mega:11,.0f}"

@@ -69,7 +69,7 @@ def test_commands_exist(page, directory):
                 case "jaxllm":
                     jaxllm([*words, "--print_config"])
                 case "make":
-                    assert set(words) <= set(targets), words
+                    assert {word for word in words if "=" not in word} <= set(targets), words
                 case "pip":
                     assert words[0] == "install" and set(re.findall(r"\[([\w,]+)\]", words[1])) <= set(extras), words
                 case "python":

@@ -81,10 +81,10 @@ def model_config(path: Path) -> tuple[dict[str, Any], Path]:
         read_json(path / "config.json"), path / "config.json")
 
 
-def open_tensors(path: Path, spec: ModelSpec) -> Tensors | GGUFTensors:
-    """Opens the tensors of a checkpoint that is not in the native format."""
+def open_tensors(path: Path, spec: ModelSpec, dtype: Any = np.float32) -> Tensors | GGUFTensors:
+    """Opens the tensors of a checkpoint that is not in the native format; blocks of GGUF are read in `dtype`."""
     if is_gguf(path):
-        return GGUFTensors(path, spec)
+        return GGUFTensors(path, spec, dtype)
     return Tensors(path, read_json(path / "config.json").get("quantization_config"))
 
 
@@ -149,7 +149,7 @@ def load_model(model: str | Path, dtype: jnp.dtype | None = None, shardings: Any
     if native.is_native(path):
         return spec, native.load(path, spec, dtype, shardings, scheme)
     shapes = jax.eval_shape(lambda: init_params(spec, jax.random.key(0)))
-    with open_tensors(path, spec) as tensors:
+    with open_tensors(path, spec, dtype) as tensors:
         match = match_tensors(spec, tensors)
         match.check(spec, tensors)
         tensors.check_formats()

@@ -126,6 +126,12 @@ def test_matrices_are_quantized_while_they_are_loaded(llama):
     assert isinstance(kernel, Quantized) and kernel.codes.dtype == np.uint8
 
 
+def test_blocks_are_dequantized_to_the_dtype_of_the_parameters(llama):
+    file = llama(block=Q8_0)
+    whole, half = (load_model(file, dtype)[1]["layers"]["attn"] for dtype in ("float32", "bfloat16"))
+    assert_array_equal(half["q"]["kernel"], whole["q"]["kernel"].astype("bfloat16"))
+
+
 def test_half_precision_stays(tmp_path):
     config, tensors = hub("llama-2_grouped-heads")
     half = {name: tensor.astype(np.float16) if tensor.ndim > 1 else tensor for name, tensor in tensors.items()}

@@ -57,8 +57,10 @@ class GGUFTensors:
         files: name in the hub's layout, or the file's own where a tensor has no parameter -> location.
     """
 
-    def __init__(self, path: Path, spec: ModelSpec):
-        self.path, self.spec, self.header = path, spec, read_header(path)
+    def __init__(self, path: Path, spec: ModelSpec, dtype: Any = np.float32):
+        """Opens a file; blocks are dequantized to `dtype`, so that a tensor in float32 is never in memory for bfloat16.
+        """
+        self.path, self.spec, self.dtype_of_blocks, self.header = path, spec, np.dtype(dtype), read_header(path)
         self.files = _locate(self.header, spec)
         self._file: Any = open(path, "rb")
 
@@ -76,7 +78,7 @@ class GGUFTensors:
         return self.files[name].shape
 
     def dtype(self, name: str) -> str:
-        """Returns the dtype in which a tensor is read; float32 for blocks."""
+        """Returns the dtype in which a tensor is stored; float32 for blocks."""
         return PLAIN.get(self.files[name].info.type, PLAIN[0])[0]
 
     def types(self) -> dict[str, int]:
@@ -92,7 +94,7 @@ class GGUFTensors:
             _dequantize(code, np.zeros(_block(code)[1], np.uint8), self.path)
 
     def read(self, name: str) -> np.ndarray:
-        """Reads a tensor in the hub's layout, in its stored dtype; blocks are dequantized to float32."""
+        """Reads a tensor in the hub's layout, in its stored dtype; blocks in that of this object."""
         entry = self.files[name]
         value = self._stored(entry.info)
         part, kind = entry.name.removeprefix("blk.").partition(".")[2] or entry.name, entry.name.rpartition(".")[2]
@@ -113,12 +115,13 @@ class GGUFTensors:
             self._fill(data, info.start)
             return data.view(PLAIN[info.type][1]).reshape(info.shape)
         block, block_bytes = _block(info.type)
-        out = np.empty(math.prod(info.shape), np.float32)
+        out = np.empty(math.prod(info.shape), self.dtype_of_blocks)
         for start in range(0, out.size, SLAB):  # a slab is a whole number of blocks: all have 2^k values
             count = min(SLAB, out.size - start)
             data = np.empty(count // block * block_bytes, np.uint8)
             self._fill(data, info.start + start // block * block_bytes)
-            out[start:start + count] = _dequantize(info.type, data, self.path)
+            with np.errstate(over="ignore"):  # reported by `convert`, with the parameter's name
+                out[start:start + count] = _dequantize(info.type, data, self.path)
         return out.reshape(info.shape)
 
     def _fill(self, data: np.ndarray, start: int) -> None:

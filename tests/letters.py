@@ -11,8 +11,8 @@ class Letters:
     bos_id, eos_id, stop_ids, adds_bos, vocab_size = 1, 2, (), True, 97
     has_chat_template, special_tokens = False, {}
 
-    def encode(self, text, bos=False):
-        return [1] * bos + [ord(letter) - 30 for letter in text]
+    def encode(self, text, bos=False, completion=""):
+        return [1] * bos + [ord(letter) - 30 for letter in text + completion]
 
     def decode(self, ids):
         return "".join(chr(i + 30) for i in ids if i > 2)

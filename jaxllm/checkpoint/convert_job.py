@@ -63,6 +63,7 @@ def run(config: Config) -> Path:
     """Runs the job; returns the path of its result.json."""
     with new_directory(config.out) as target:
         spec = load_spec(config.model)
+        adapter = None if config.adapter is None else load_adapters(config.adapter, spec)
         dtype = jnp.dtype(config.dtype or stored_dtype(config.model))
         # Sharded over all devices: none of them needs memory for all weights.
         placed = model_shardings(spec, make_mesh(data=1, fsdp=jax.local_device_count()))
@@ -72,9 +73,9 @@ def run(config: Config) -> Path:
         merged_in = dtype if holds_exactly(config.model, dtype) else jnp.dtype(jnp.float32)
         spec, params = load_model(config.model, dtype if config.adapter is None else merged_in, placed, scheme)
         came_as = scheme_of(params) if scheme is None else None
-        if config.adapter is not None:
+        if adapter is not None:
             # All weights stay full: quantizing the sum again loses a part of the change, and is done only on request.
-            params = merge_adapter(dequantize_params(params, merged_in), load_adapters(config.adapter, spec))
+            params = merge_adapter(dequantize_params(params, merged_in), adapter)
             params = params if config.quantize is None else quantize_params(params, config.quantize)
             params = round_params(params, dtype)
         elif config.format == "hf":

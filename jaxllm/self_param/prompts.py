@@ -195,8 +195,9 @@ class Prompts:
         if self.format.chat:
             target = self.target(question, answer)
             return list(target.student[len(self.prefix):]), target.prompt_tokens - len(self.prefix)
-        ids, alone = self.encode(self.format.pair_text(question, answer)), self.encode(
-            self.format.question_text(question))
+        text = self.format.question_text(question)
+        ids = self.model.tokenizer.encode(text, completion=self.format.answer_text(answer))
+        alone = self.encode(text)
         return [*ids, *(self.model.stop_ids[:1] if self.append_eos else ())], _common(ids, alone)
 
     def target(self, question: str, answer: str, passage: str | None = None, *, mask_prompt: bool = False,

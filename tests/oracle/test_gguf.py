@@ -88,7 +88,7 @@ def test_the_converted_checkpoint_is_the_same_model(name, ours, theirs, prompts)
     ids = torch.tensor([prompts[0]])
     converted = transformers.AutoModelForCausalLM.from_pretrained(fetched_path(name), dtype=torch.float32).eval()
     with torch.no_grad():
-        torch.testing.assert_close(converted(ids).logits, theirs[0](ids).logits, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(converted(ids).logits, theirs[0](ids).logits, atol=1e-4, rtol=0)
     tokenizer = transformers.AutoTokenizer.from_pretrained(fetched_path(name))
     for text in ("The year 1984\n\n and  more", "don't"):
         assert tokenizer(text)["input_ids"] == theirs[1](text)["input_ids"]

@@ -142,13 +142,13 @@ def pattern(words: str) -> re.Pattern:
 
 def occurrences(root: Path, with_messages: bool = True) -> Iterator[tuple[Path, int, str, str]]:
     """Yields (file, line, avoided words, text) for a checkout, without strings of tests and of `DATA_STRINGS`."""
-    searches = {words: pattern(words) for words in AVOIDED_PROSE}
+    searches, any_of_them = {words: pattern(words) for words in AVOIDED_PROSE}, pattern("|".join(AVOIDED_PROSE))
     parts = {word: words for words in AVOIDED_NAMES for word in words.split("|")}
     for path in files(root):
         relative = path.relative_to(root)
         has_data = relative.parts[0] == "tests" or relative.as_posix() in DATA_STRINGS
         for line, text in prose(path, with_messages and not has_data):
-            for words, search in searches.items():
+            for words, search in searches.items() if any_of_them.search(text) else ():
                 for hit in search.finditer(text):
                     start = line + text.count("\n", 0, hit.start())
                     yield relative, start, words, " ".join(text[max(0, hit.start() - 30):hit.end() + 30].split())

@@ -55,6 +55,7 @@ def test_a_second_process_compiles_nothing(tmp_path):
     assert int(first[1]) == 0 and int(second[1]) > 0
 
 
+@pytest.mark.slow
 def test_processes_share_it(tmp_path):
     from concurrent.futures import ThreadPoolExecutor
 

@@ -56,7 +56,7 @@ def load_spec(model: str | Path) -> ModelSpec:
     """
     path = model_directory(model)
     config, where = model_config(path)
-    spec = read_config(_without_leftover(config, path), where)
+    spec = read_config(config, where)
     _check_unquantized(path)
     if spec.head is None and not is_language_model(config):
         spec = dataclasses.replace(spec, head=native.stored_head(path) if native.is_native(path) else _named_head(
@@ -76,9 +76,10 @@ def load_spec(model: str | Path) -> ModelSpec:
 
 
 def model_config(path: Path) -> tuple[dict[str, Any], Path]:
-    """Returns the `config.json` of a checkpoint and the file that it is from."""
-    return (read_gguf_config(path), path) if is_gguf(path) else (
-        read_json(path / "config.json"), path / "config.json")
+    """Returns the `config.json` of a checkpoint, without left-over parts, and the file that it is from."""
+    if is_gguf(path):
+        return read_gguf_config(path), path
+    return _without_leftover(read_json(path / "config.json"), path), path / "config.json"
 
 
 def open_tensors(path: Path, spec: ModelSpec, dtype: Any = np.float32) -> Tensors | GGUFTensors:
@@ -92,7 +93,7 @@ def _without_leftover(config: dict[str, Any], path: Path) -> dict[str, Any]:
     """Returns the config without a description of quantization that was left when the weights were dequantized."""
     about = config.get("quantization_config")
     method = about.get("quant_method") if isinstance(about, dict) else None
-    if method not in WEIGHT_QUANTIZATION or is_gguf(path) or native.is_native(path):
+    if method not in WEIGHT_QUANTIZATION or native.is_native(path):
         return config
     with Tensors(path) as tensors:
         if not all(name in DTYPES and DTYPES[name].itemsize > 1 for name in map(tensors.dtype, tensors.files)):

@@ -19,12 +19,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from jaxllm import assets
 from jaxllm.errors import UserError
-from jaxllm.models.gguf import tokenizer as gguf
-from jaxllm.models.gguf.header import is_gguf
 from jaxllm.progress import notice
 from jaxllm.text.chat import ROLES, ChatTemplate, ControlTokens, load_template
 
@@ -196,7 +195,7 @@ class Tokenizer:
 
 def has_tokenizer(path: Path) -> bool:
     """Returns whether a directory has the files of a tokenizer, or a GGUF file a vocabulary."""
-    if is_gguf(path):
+    if (gguf := _gguf(path)) is not None:
         return gguf.has_tokenizer(path)
     return any((path / name).is_file() for name in _FILES)
 
@@ -212,7 +211,7 @@ def load_tokenizer(source: str | Path) -> Tokenizer:
     if not str(source).strip():
         raise UserError("no tokenizer given", fix="give a model directory, a Hub name, or 'tiny'")
     path = assets.resolve(source)
-    if is_gguf(path):
+    if (gguf := _gguf(path)) is not None:
         with tempfile.TemporaryDirectory() as folder:
             for file, content in gguf.tokenizer_files(path).items():
                 (Path(folder) / file).write_text(content, encoding="utf-8")
@@ -226,6 +225,16 @@ def load_tokenizer(source: str | Path) -> Tokenizer:
     else:
         name = str(source)
     return _load(name, name)
+
+
+def _gguf(path: Path) -> ModuleType | None:
+    """Returns the module that reads the tokenizer of a GGUF file; None for another path.
+
+    Imported here: reading rows needs no network.
+    """
+    from jaxllm.models.gguf import header, tokenizer
+
+    return tokenizer if header.is_gguf(path) else None
 
 
 def _load(folder: str, name: str) -> Tokenizer:

@@ -62,6 +62,7 @@ def test_dtypes(tiny, tmp_path):
 
 
 @pytest.mark.parametrize("scheme", ["int8", "int4", "nf4"])
+@pytest.mark.slow
 def test_quantized_weights_travel_in_orbax(tiny, tmp_path, scheme):
     result = convert(tmp_path / "small", "--format", "orbax", "--quantize", scheme)
     _, params = load_model(tmp_path / "small")

@@ -60,7 +60,7 @@ def test_sizes_are_those_of_the_arrays(spec, kind):
     ({"rope_scaling": {"rope_type": "proportional", "factor": 2.0}}, "rotary positions of type 'proportional'"),
     ({"attn_logit_softcapping": 4.0}, "attn_logit_softcapping=4.0"),
     ({"auto_map": {"AutoModelForCausalLM": "modeling_x.XForCausalLM"}}, "class 'XForCausalLM' is the repository's own"),
-    ({"quantization_config": {"quant_method": "gptq"}}, "the checkpoint is quantized"),
+    ({"quantization_config": {"quant_method": "bitnet"}}, "the checkpoint is quantized"),
     ({"num_hidden_layers": 5}, "9 tensors are missing"),
     ({"num_hidden_layers": 3}, "9 tensors are unused"),
     ({"intermediate_size": 100}, "12 tensors are reshaped"),

@@ -183,6 +183,7 @@ def test_the_teacher_gets_no_gradient(llama, batch):
     assert float(loss(adapter.params, params, batch, None, None)[0][0]) > 0
 
 
+@pytest.mark.slow
 def test_every_target_has_the_same_weight_with_any_padding(llama, batch):
     """The batch's loss is the sum of each target's own loss, computed alone at another length."""
     spec, params = llama

@@ -67,6 +67,7 @@ def test_replacing_the_answer_by_hand():
     assert len(long.student) == 3 + 9 - 5 and len(long.teacher) == 9
 
 
+@pytest.mark.slow
 def test_the_student_answers_the_prompts_of_its_targets(model, targets):
     """Greedy completions equal those of `generate`, truncated where the target would be too long; targets without a
     prompt are unchanged, and completions of past steps are dropped."""
@@ -90,6 +91,7 @@ def test_the_student_answers_the_prompts_of_its_targets(model, targets):
     assert max(len(tight.target(number).student) for number in prompted) == length
 
 
+@pytest.mark.slow
 def test_the_share_of_sampled_answers_is_reproducible(model, targets):
     sampling = dataclasses.replace(GREEDY, temperature=1.0)
     own = [OnPolicyTargets(Generator(model, dtype=FLOAT32), targets, OnPolicyConfig(0.3), sampling, ROWS, (64, 64), {})

@@ -103,6 +103,7 @@ def test_unrelated_text_reduces_drift(model, full_mixture, learned):
     assert 0 < mean_kl(model, learned.params, fresh, FLOAT32) < mean_kl(model, careless.params, fresh, FLOAT32)
 
 
+@pytest.mark.slow
 def test_the_base_model_is_left_as_it_was(model, full_mixture, llama):
     before = jax.tree.map(np.array, model.params)
     short = dataclasses.replace(TRAIN, steps=2)

@@ -43,6 +43,7 @@ def values_loss(spec):
     return loss
 
 
+@pytest.mark.slow
 def test_an_adapter_and_a_value_head_are_one_tree(model):
     trained = init_trained(model, LORA, make_mesh(1), 0, heads=("value_head",))
     assert trained.keys() == {"adapter", "value_head"}

@@ -97,6 +97,7 @@ def test_batch_size_changes_nothing(bert, tmp_path):
         assert_allclose(row["score"], other["score"], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_reward_model_reads_conversations(tmp_path):
     """The packaged model with a head: the score is that of the last token of the rendered conversation."""
     import dataclasses

@@ -184,6 +184,7 @@ def test_consume_frees_the_stacked_weights():
 
 
 @pytest.mark.parametrize("scheme", [None, "int8"])
+@pytest.mark.slow
 def test_merged_weights_are_apart_from_the_base(model, adapter, scheme):
     """A generator with an adapter merged converts its own layers; the base, which shares its embeddings, stays."""
     params = model.params if scheme is None else quantize_params(model.params, scheme)

@@ -110,6 +110,7 @@ def test_a_few_bad_rows_are_put_aside(rows, tmp_path, story_model):
     assert "prompt" in read(tmp_path / "out" / "rejected.jsonl")[0]["reason"]
 
 
+@pytest.mark.slow
 def test_changed_prompts_are_no_continuation(rows, tmp_path, story_model, capsys):
     path = rows({"prompt": "The"})
     command = ["generate", "--model", story_model, "--data.path", path, "--out", str(tmp_path / "out"),

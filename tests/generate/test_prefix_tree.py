@@ -53,6 +53,7 @@ def test_prefixes_that_save_little_are_no_nodes():
 
 
 @pytest.mark.parametrize("spec", [SPEC, dataclasses.replace(SPEC, max_positions=96)], ids=["wide", "tight"])
+@pytest.mark.slow
 def test_scores_are_those_without_a_tree_and_every_prefix_is_read_once(monkeypatch, spec):
     generator = Generator(Model(spec, random_params(spec, seed=7), Letters()))
     pairs = [(prompt, tokens(1 + option, option)) for prompt in judge_prompts() for option in range(2)]

@@ -123,6 +123,7 @@ def write(path, name, seconds=0.0):
                             stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
+@pytest.mark.slow
 def test_several_processes_share_a_cache(tmp_path):
     path = tmp_path / "answers.sqlite"
     for process in [write(path, name) for name in ("one", "two", "three")]:

@@ -204,6 +204,7 @@ def test_metrics_are_seldom(tmp_path, monkeypatch):
     assert [row["step"] for row in read_jsonl(tmp_path / "often" / "metrics.jsonl")] == [1, 2, 3, 4, 5]
 
 
+@pytest.mark.slow
 def test_a_local_judge_retries_and_splits(tmp_path):
     """What does not fit is separated; a retry that does not fit is not made."""
     judge = open_judge(JudgeConfig())

@@ -149,6 +149,7 @@ SPLASH = {
 
 
 @pytest.mark.parametrize("name", SPLASH)
+@pytest.mark.slow
 def test_splash_equals_xla(name):
     """The kernel of TPU, run step by step: output and gradients, where there are tokens."""
     case = dict(SPLASH[name])

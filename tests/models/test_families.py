@@ -46,7 +46,12 @@ def checkpoint(tmp_path_factory):
     return make
 
 
-@pytest.mark.parametrize("name", sorted(set(FIXTURES) - set(SCORERS)))
+# The families that most checkpoints are of; the others in the slow suite.
+USUAL = {"llama-2_grouped-heads", "gpt2", "gemma-3", "phi-3", "mixtral"}
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=() if name in USUAL else pytest.mark.slow)
+                                  for name in sorted(set(FIXTURES) - set(SCORERS))])
 def test_logits_and_greedy_tokens_are_those_of_torch(checkpoint, name):
     fixture, folder = checkpoint(name)
     spec, params = load_model(folder)
@@ -100,6 +105,7 @@ def test_every_family_has_a_fixture():
 
 
 @pytest.mark.parametrize("kind", sorted(FAMILIES))
+@pytest.mark.slow
 def test_defaults_are_those_of_transformers(kind):
     """Keys that a config leaves out have the values that transformers takes for them."""
     from transformers import AutoConfig

@@ -102,6 +102,7 @@ def test_forward_equals_that_of_the_dequantized_network(llama, pairs, scheme):
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.slow
 def test_experts_equal_the_dequantized_ones(mixture, scheme):
     spec, params = mixture
     quantized, tokens = quantize_params(params, scheme), random_tokens(2, 9)

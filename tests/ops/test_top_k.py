@@ -44,6 +44,7 @@ def test_top_k_of_blocks_is_that_of_the_vocabulary(head, block):
 
 
 @pytest.mark.parametrize("head", HEADS.values(), ids=HEADS)
+@pytest.mark.slow
 def test_all_tokens_give_the_divergence_and_its_gradient(head):
     teacher, student = drawn(3, 4, 5, WIDTH), drawn(4, 4, 5, WIDTH)
     ids, logprobs = top_k_logprobs(teacher, head, VOCAB, temperature=1.3)
@@ -65,6 +66,7 @@ def test_fewer_tokens_give_less_and_equal_models_nothing():
     assert_allclose(jax.grad(same)(teacher), np.zeros_like(teacher), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_certain_teacher_gives_no_nan():
     """All the probability on one token, on both sides or on one."""
     head = Unembedding(jnp.eye(4) * 100.0)

@@ -46,6 +46,7 @@ def test_weights_that_are_all_trained_are_float32(model):
         trainable_model(quantized, all_weights)
 
 
+@pytest.mark.slow
 def test_one_text_with_its_own_pairs(model):
     """The adapter next to the base model answers from the document alone; the base model stays as it is."""
     before = np.array(model.params["embed"])

@@ -166,6 +166,7 @@ def test_user_errors_exit_with_two_and_leave_nothing(arguments, tmp_path, capsys
     assert not (out / "result.json").exists() and not (out / "config.yaml").exists()
 
 
+@pytest.mark.slow
 def test_changed_data_cannot_resume(arguments, tmp_path, capsys):
     out = tmp_path / "out"
     assert main(["inject", *arguments, "--out", str(out)]) == 0
@@ -182,6 +183,7 @@ def test_malformed_line_is_named(arguments, tmp_path, capsys):
     assert f"{path}:2" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_another_run_is_not_overwritten(arguments, tmp_path, capsys):
     out = tmp_path / "out"
     assert main(["inject", *arguments, "--out", str(out)]) == 0

@@ -342,6 +342,7 @@ def test_real_files(shared_data, name, required):
     assert len(got.rows) > 500 and got.rejected == []
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_rows(tmp_path):
     """Each run in a process of its own, since the peak of a process never falls."""
     peaks = {}

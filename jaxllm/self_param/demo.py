@@ -1,10 +1,11 @@
-"""`jaxllm demo`: injects a few packaged documents into the packaged model, which then answers without them."""
+"""`jaxllm demo`: injects a few packaged documents into a small model, which then answers without them."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from jaxllm.assets import asset_path
 from jaxllm.compile_cache import enable_compile_cache
@@ -14,18 +15,24 @@ from jaxllm.files import read_jsonl
 from jaxllm.parsing import parse
 from jaxllm.self_param import job
 
+# Settings of each model's demonstration.
+SETTINGS = {"tiny": "self_param_tiny.yaml", "smollm2": "self_param_smollm2.yaml"}
+
 
 @dataclass(frozen=True)
 class Config:
-    """A short run of `jaxllm inject` on the packaged model and documents that it was not trained on.
+    """A short run of `jaxllm inject` on texts that the model was not trained on.
 
     Args:
         out: directory for the results.
-        documents: number of documents.
+        model: tiny: the packaged model and documents of its world; smollm2: SmolLM2-135M-Instruct, which `make models`
+            fetches, and a passage about a real place.
+        documents: number of documents; smollm2 has one.
         seed: seed of all random draws.
     """
 
     out: Path = Path("runs/demo")
+    model: Literal["tiny", "smollm2"] = "tiny"
     documents: int = 3
     seed: int = 0
 
@@ -36,9 +43,10 @@ class Config:
 
 def run(config: Config) -> Path:
     """Runs the job and prints a summary; returns the path of result.json."""
-    settings = asset_path("self_param_tiny.yaml")
+    settings = asset_path(SETTINGS[config.model])
+    documents = config.documents if config.model == "tiny" else 1
     inject = parse(job.Config, [
-        f"--config={settings}", f"--out={config.out}", f"--documents={config.documents}", f"--seed={config.seed}"])
+        f"--config={settings}", f"--out={config.out}", f"--documents={documents}", f"--seed={config.seed}"])
     enable_compile_cache()
     result_path = job.run(inject)
     assert result_path is not None  # only a dry run leaves no result
@@ -47,7 +55,7 @@ def run(config: Config) -> Path:
 
 
 def describe(result_path: Path) -> str:
-    """Summarizes a finished run in five lines: an example, then the means."""
+    """Summarizes a finished run in six lines: an example, then the means."""
     result = json.loads(result_path.read_text())
     rows = read_jsonl(result_path.parent / "rows.jsonl")
     learned = [row for row in rows if row["self_param"]["f1"] > row["closed_book"]["f1"]] or rows
@@ -64,5 +72,8 @@ def describe(result_path: Path) -> str:
         f"{mean('f1', 'self_param'):.2f}" + (f", plain fine-tuning {mean('f1', 'finetune'):.2f}." if baseline else "."),
         f"Drift on unrelated text: {mean('drift_kl', 'self_param'):.3f} nats per token"
         + (f" (plain fine-tuning: {mean('drift_kl', 'finetune'):.3f})." if baseline else "."),
+        f"Answers that contain a reference: closed-book {mean('accuracy', 'closed_book'):.2f}, open-book "
+        f"{mean('accuracy', 'open_book'):.2f}, injected {mean('accuracy', 'self_param'):.2f}. What the model cannot "
+        "read out of the document (open-book) it cannot learn.",
         f"Report: {result_path.parent / 'report.html'}. The same directory has all answers (rows.jsonl), the adapters "
         f"(adapters/) and the numbers (result.json)."])

@@ -220,7 +220,7 @@ def test_the_demo_teaches_the_packaged_model(tmp_path, capsys):
     """One document end to end: wrong closed-book answers before the injection, correct ones after it."""
     assert main(["demo", "--documents", "1", "--out", str(tmp_path / "demo")]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 6 and lines[-1] == str(tmp_path / "demo" / "result.json")
+    assert len(lines) == 7 and lines[-1] == str(tmp_path / "demo" / "result.json")
     result = json.loads((tmp_path / "demo" / "result.json").read_text())
     mean = lambda method: result["f1"][method]["mean"]
     assert mean("closed_book") <= 0.15 and mean("self_param") >= 0.8 * mean("open_book") > 0.6

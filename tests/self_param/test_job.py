@@ -231,7 +231,8 @@ def test_eight_devices_write_what_one_writes(tmp_path):
     """Weights split four ways, rows two ways: the same losses, the same model, the same answers."""
     command = [sys.executable, "-m", "jaxllm", "inject", "--data.path", "asset:tiny/documents.jsonl",
                "--documents", "1", *QUICK, "--train.batch_size", "8",
-               "--locality.questions", "0", "--qa_pairs.source", "asset:tiny/documents.jsonl",
+               "--format.mode", "plain", "--locality.questions", "0", "--qa_pairs.source",
+               "asset:tiny/documents.jsonl",
                "--unrelated.path", "asset:tiny/unrelated.jsonl"]
     meshes = {"one": [], "eight": ["--mesh.data", "2", "--mesh.fsdp", "2", "--mesh.tensor", "2"]}
     for name, mesh in meshes.items():

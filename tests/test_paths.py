@@ -54,7 +54,8 @@ def test_tilde_is_expanded_in_every_path(verb, tmp_path, monkeypatch):
             *sections, name = key.split(".")
             functools.reduce(lambda inner, section: inner.setdefault(section, {}), sections, nested)[name] = "~/a b"
         (tmp_path / "c.yaml").write_text(yaml.safe_dump(nested))
-        given = [f"--{key}={value}" for key, value in REQUIRED.items() if key in _keys(config) and key not in own]
+        given = [f"--{key}={value}" for key, value in REQUIRED.items()
+                 if key not in own and {str, Path} & {*_alternatives(_keys(config).get(key))}]
         given += [f"--{key.rpartition('.')[0]}.{setting}" for key in own for setting in settings]
         given += ["--merge"] if verb == "convert" else []
         forms = [[f"--{key}=~/a b" for key in own], ["--config=~/c.yaml"]]

@@ -83,13 +83,13 @@ def test_last_term_uses_the_last_but_one_state(llama):
 def test_open_book_and_closed_book_rows_have_their_own_teacher(llama):
     """Each row's KL is to its own teacher; closed-book rows have the same KL without a second teacher."""
     spec, params = llama
-    latest = jax.tree.map(lambda leaf: leaf * 1.05, params)
+    latest = jax.tree.map(lambda leaf: leaf * 1.2, params)
     open_book_teacher = latest | {"layers": jax.tree.map(lambda leaf: leaf * 0.9, latest["layers"])}
     rows = [target(), build_target((1,), (), (20, 21, 22), "rehearsal"), Target((), (), 0)]
     batch = jax.tree.map(jnp.asarray, collate(rows, 6, 10))
     both = target_divergence(spec, latest, params, None, batch, open_book_teacher=open_book_teacher)
-    assert_allclose(both[0, :4], target_divergence(spec, open_book_teacher, params, None, batch)[0, :4], rtol=1e-4)
-    assert_allclose(both[1, :3], target_divergence(spec, latest, params, None, batch)[1, :3], rtol=1e-4)
+    assert_allclose(both[0, :4], target_divergence(spec, open_book_teacher, params, None, batch)[0, :4], rtol=1e-5)
+    assert_allclose(both[1, :3], target_divergence(spec, latest, params, None, batch)[1, :3], rtol=1e-5)
     assert np.abs(both[0, :4] - target_divergence(spec, latest, params, None, batch)[0, :4]).max() > 1e-4
 
     adapter = init_adapter(spec, jax.random.key(0), LoraConfig())

@@ -35,7 +35,8 @@ class Lines:
         """Draws on the axes of matplotlib."""
         for color, (name, (xs, ys)) in zip(_colors(self.series, self.order), self.series.items(), strict=True):
             shown = [(x, y) for x, y in zip(xs, ys, strict=True) if math.isfinite(y) and (y > 0 or not self.log)]
-            axes.plot(*zip(*shown, strict=True) if shown else ([], []), color=color, label=_literal(name), lw=1.2)
+            axes.plot(*zip(*shown, strict=True) if shown else ([], []), color=color, label=_literal(name), lw=1.2,
+                      marker="o" if len(shown) == 1 else None)  # one point makes no line
         if self.log:
             axes.set_yscale("log")
         if all(isinstance(x, int) for xs, _ in self.series.values() for x in xs):

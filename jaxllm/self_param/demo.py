@@ -67,7 +67,8 @@ def describe(result_path: Path) -> str:
         f"Question: {row['question']}  (reference: {row['answers'][0]})",
         f"Answers: closed-book '{row['closed_book']['text']}', open-book '{row['open_book']['text']}', "
         f"after injection (closed-book) '{row['self_param']['text']}'.",
-        f"Mean F1 over {result['documents']} documents, {result['questions']} questions: closed-book "
+        f"Mean F1 over {result['questions']} questions on {result['documents']} "
+        f"document{'s' * (result['documents'] != 1)}: closed-book "
         f"{mean('f1', 'closed_book'):.2f}, open-book {mean('f1', 'open_book'):.2f}, injected "
         f"{mean('f1', 'self_param'):.2f}" + (f", plain fine-tuning {mean('f1', 'finetune'):.2f}." if baseline else "."),
         f"Drift on unrelated text: {mean('drift_kl', 'self_param'):.3f} nats per token"

@@ -21,7 +21,8 @@ ORDER = tuple(LABELS.values())
 def lead(result: Mapping[str, Any]) -> str:
     """Summarizes a run in one sentence."""
     mean = lambda method: f"{result['f1'][method]['mean']:.3f}"
-    return (f"{result['documents']} documents, {SETTINGS[result['setting']]}; {result['questions']} test questions. "
+    documents = f"{result['documents']} document" + "s" * (result["documents"] != 1)
+    return (f"{documents}, {SETTINGS[result['setting']]}; {result['questions']} test questions. "
             f"Mean token F1: {mean('closed_book')} closed-book, {mean('open_book')} open-book, {mean('self_param')} "
             "after injection (closed-book).")
 
@@ -56,7 +57,7 @@ def _scores(result: Mapping[str, Any], labels: Mapping[str, str]) -> Section:
           _last(value(method, "perplexity_by_step"), base_perplexity if method == "closed_book" else None)]
          for method, label in labels.items()],
         "At the end of the run: means with 95 % bootstrap intervals. Locality: share of probes answered as by the base "
-        "model. Drift: KL on unrelated text from the base model.")
+        "model. Drift: KL on unrelated text from the base model. Intervals are over documents: one alone has no width.")
     return Section("Scores", parts=[
         table, Bars("Answers at the end of the run", "token F1",
                     {label: result["f1"][method] for method, label in labels.items()}, top=1.05, order=ORDER),

@@ -64,6 +64,14 @@ def test_plots_of_nothing_and_of_one_value():
         assert svg(plot).startswith("<?xml")
 
 
+def test_one_point_of_a_line_is_seen():
+    from matplotlib.figure import Figure
+
+    axes = Figure().subplots()
+    Lines("t", "x", "y", {"one": ([1], [0.5]), "two": ([1, 2], [0.5, 0.4])}).draw(axes)
+    assert [line.get_marker() for line in axes.lines] == ["o", "None"]
+
+
 def test_a_page_without_matplotlib(monkeypatch):
     for name in [name for name in sys.modules if name.split(".")[0] == "matplotlib"] + ["matplotlib"]:
         monkeypatch.setitem(sys.modules, name, None)

@@ -63,7 +63,7 @@ def test_output_of_a_run(arguments, tmp_path, capsys):
         (1, "self_param", 1), (6, "self_param", 1), (7, "finetune", 1), (12, "finetune", 1)]
     assert (out / "adapters" / "0000" / "adapter_model.safetensors").is_file()
     assert not list((out / "checkpoints").iterdir())
-    assert "Mean F1 over 1 documents, 2 questions" in describe(out / "result.json")
+    assert "Mean F1 over 2 questions on 1 document" in describe(out / "result.json")
     page = (out / "report.html").read_text()
     assert "Who lost a ball?" in page and page.count("<img src=\"data:image/svg+xml") == 4
     # the same command again finds the work done

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import functools
 import io
 import re
 import tokenize
@@ -69,9 +70,15 @@ def files(root: Path) -> list[Path]:
     return sorted({path for pattern in SOURCES for path in root.glob(pattern) if path.is_file()})
 
 
+@functools.lru_cache(maxsize=1)  # the functions below go through the same file one after the other
+def nodes(text: str) -> list[ast.AST]:
+    """Parses a Python file."""
+    return list(ast.walk(ast.parse(text)))
+
+
 def docstrings(text: str) -> Iterator[tuple[int, str]]:
     """Yields (line, text) of the docstrings of a Python file."""
-    for node in ast.walk(ast.parse(text)):
+    for node in nodes(text):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and node.body:
             first = node.body[0]
             if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) \
@@ -88,9 +95,8 @@ def comments(text: str) -> Iterator[tuple[int, str]]:
 
 def messages(text: str) -> Iterator[tuple[int, str]]:
     """Yields (line, text) of the strings of a Python file that look like prose and are no docstrings."""
-    tree = ast.parse(text)
     own = {line for line, _ in docstrings(text)}
-    for node in ast.walk(tree):
+    for node in nodes(text):
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and " " in node.value.strip():
             if node.lineno not in own:
                 yield node.lineno, node.value
@@ -98,7 +104,7 @@ def messages(text: str) -> Iterator[tuple[int, str]]:
 
 def names(text: str) -> Iterator[tuple[int, str]]:
     """Yields (line, name) of the names that a Python file defines: functions, classes, arguments, variables, fields."""
-    for node in ast.walk(ast.parse(text)):
+    for node in nodes(text):
         match node:
             case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
                 yield node.lineno, node.name

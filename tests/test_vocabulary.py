@@ -74,6 +74,7 @@ def test_ids_without_a_row_are_refused(model, ids):
             call()
 
 
+@pytest.mark.slow
 def test_jobs_reject_the_row(larger, tmp_path):
     path = tmp_path / "rows.jsonl"
     rows = [{"prompt": "A", "completion": " b"}, {"prompt": "an <extra>", "completion": " b"}]

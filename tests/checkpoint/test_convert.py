@@ -76,6 +76,7 @@ def test_quantized_weights_travel_in_orbax(tiny, tmp_path, scheme):
     assert_equal(load_model(tmp_path / "full")[1], dequantize_params(expected, jnp.float32))
 
 
+@pytest.mark.slow
 def test_a_merged_adapter(tiny, adapter, tmp_path):
     spec, params = tiny
     merged = merge_adapter(params, load_adapter(adapter, spec))

@@ -7,14 +7,15 @@ import pytest
 from numpy.testing import assert_allclose
 
 from jaxllm.finetune import distill
-from jaxllm.finetune.distill import align, make_loss, target_mask
+from jaxllm.finetune.distill import align, target_mask
 from jaxllm.finetune.targets import TARGET_TYPES, Target, build_target, collate, continuation
 from jaxllm.models import Adapter, LoraConfig, compute_logits, init_adapter
 from jaxllm.self_param.config import MixtureConfig
 from jaxllm.self_param.targets import DocumentTargets
 from tests.networks import forward
 
-# Eagerly every operation is a program of its own to compile; this is one.
+# Eagerly every operation is a program of its own to compile; these are one each.
+make_loss = lambda *settings, **more: jax.jit(distill.make_loss(*settings, **more))
 target_divergence = jax.jit(distill.target_divergence, static_argnames=("spec", "kind", "temperature", "dtype",
                                                                             "remat"))
 

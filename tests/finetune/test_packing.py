@@ -161,6 +161,7 @@ def test_accumulation_over_packed_rows(llama):
         jax.tree.map(lambda a, b: assert_allclose(a, b, atol=1e-5), other, results[0])
 
 
+@pytest.mark.slow
 def test_a_preference_pair_shares_its_prompt(llama):
     """Summed log-probabilities of chosen and rejected, and the gradient of their difference."""
     spec, params = llama

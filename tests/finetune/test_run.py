@@ -80,6 +80,7 @@ def held_out_targets(model, made):
     return target_batches([build_target(made.prefix, made.context, t, "qa") for t in texts], 64)
 
 
+@pytest.mark.slow
 def test_distillation_lowers_the_kl_to_the_teacher(model, full_mixture, learned):
     """On the targets that were trained and on held-out ones about the document."""
     trained = target_batches(list(full_mixture.questions), 64)

@@ -87,6 +87,7 @@ def test_special_tokens_in_a_text_are_ordinary_pieces(bert):
     assert types == [0] * (len(ids) - 2) + [1, 1]
 
 
+@pytest.mark.slow
 def test_batch_size_changes_nothing(bert, tmp_path):
     texts = [{"text": " ".join(["very"] * n + ["good film"])} for n in (1, 9, 4, 20, 2)]
     results = []

@@ -66,6 +66,7 @@ def test_samples_follow_the_distribution():
     assert np.all(np.abs(drawn - tempered) < 5 * np.sqrt(tempered * (1 - tempered) / rows))
 
 
+@pytest.mark.slow
 def test_greedy_and_sampled_rows_in_one_batch():
     scores = jnp.array([[0.0, 9.0, 0.0]] * 2)
     mixed = settings(2, temperature=[0.0, 1e6])

@@ -69,6 +69,7 @@ def test_score_equals_the_product_of_its_parts(rows, tmp_path, story_model):
     assert abs(whole - first - second) < 1e-3
 
 
+@pytest.mark.slow
 def test_adapter_changes_the_score(rows, tmp_path, story_model, stories):
     import jax
 
@@ -169,6 +170,7 @@ def test_files_of_others_are_left_alone(rows, tmp_path, story_model, capsys):
     assert "precious" in capsys.readouterr().err and (out / "precious").read_text() == "x"
 
 
+@pytest.mark.slow
 def test_weights_that_are_not_finite(rows, tmp_path, stories, story_model, capsys):
     from jaxllm.models import save_model
 

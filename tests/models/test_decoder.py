@@ -129,6 +129,7 @@ def test_branches_need_positions_and_no_cache(llama):
 
 
 @pytest.mark.parametrize("remat", ["full", "dots"])
+@pytest.mark.slow
 def test_remat_changes_no_gradient(llama, remat):
     spec, params = llama
     tokens = random_tokens(2, 8)

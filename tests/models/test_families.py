@@ -47,7 +47,7 @@ def checkpoint(tmp_path_factory):
 
 
 # The families that most checkpoints are of; the others in the slow suite.
-USUAL = {"llama-2_grouped-heads", "gpt2", "gemma-3", "phi-3", "mixtral"}
+USUAL = {"llama-2_grouped-heads", "gpt2", "gemma-3", "phi-3"}
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=() if name in USUAL else pytest.mark.slow)

@@ -119,6 +119,7 @@ class Silent:
         return ""
 
 
+@pytest.mark.slow
 def test_decoding(llama, pairs):
     spec, (quantized, full) = llama[0], pairs["nf4"]
     prompts = [[1, *random_tokens(1, 5 + 4 * i, seed=i)[0].tolist()] for i in range(2)]

@@ -35,6 +35,7 @@ def test_a_last_text_that_cannot_be_located(saved):
         ours.chat_prompt(turns("b", "a"))
 
 
+@pytest.mark.slow
 def test_jobs_and_judges_continue_it(tmp_path, capsys):
     notice.cache_clear()
     model, messages = load("tiny"), turns("Who sails?", "The sailor is")

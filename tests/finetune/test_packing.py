@@ -85,7 +85,7 @@ LINEAR = dataclasses.replace(LLAMA, rope=Rope(kind="linear", factor=2.0))
 @pytest.mark.parametrize("spec", [LLAMA, *(pytest.param(spec, marks=pytest.mark.slow)
                                            for spec in (GPT2, WINDOWED, LINEAR))],
                          ids=["rope", "learned", "window", "linear"])
-@pytest.mark.parametrize("objective", ["distill", "finetune"])
+@pytest.mark.parametrize("objective", ["distill", pytest.param("finetune", marks=pytest.mark.slow)])
 def test_loss_and_gradient_equal_those_of_padded_rows(spec, objective: Objective):
     params = random_params(spec, 0)
     adapter = noisy_adapter(spec)

@@ -44,10 +44,10 @@ def shared_prefix_prompts():
     return [[*head, *random_tokens(1, 1 + i, seed=i)[0].tolist()] for i in range(5)]
 
 
-SLOW_SCHEMES = [pytest.param(scheme, marks=pytest.mark.slow) for scheme in ("int8", "int4", "nf4")]
 
 
-@pytest.mark.parametrize("scheme", [None, *SLOW_SCHEMES])
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", [None, "int8", "int4", "nf4"])
 def test_an_adapter_next_to_the_base_equals_the_merged_model(model, adapter, scheme):
     """Through shared prefix, prefill, insert and decode, and through scoring."""
     base = model.params if scheme is None else quantize_params(model.params, scheme)

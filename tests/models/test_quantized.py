@@ -45,7 +45,8 @@ def leaves(params):
 @pytest.mark.parametrize("which, matrices", [
     ("llama", ATTENTION | {f"layers.mlp.{name}.kernel" for name in ("up", "gate", "down")}),
     ("gpt2", ATTENTION | {f"layers.mlp.{name}.kernel" for name in ("up", "down")}),
-    ("mixture", ATTENTION | {f"layers.mlp.{name}" for name in ("up", "gate", "down")})])
+    pytest.param("mixture", ATTENTION | {f"layers.mlp.{name}" for name in ("up", "gate", "down")},
+                 marks=pytest.mark.slow)])
 def test_the_matrices_of_the_layers_and_nothing_else(request, which, matrices, scheme):
     _, params = request.getfixturevalue(which)
     full, quantized = leaves(params), leaves(quantize_params(params, scheme))

@@ -87,7 +87,7 @@ def test_bfloat16_parameters_keep_their_type_and_are_updated_in_float32():
     assert metrics["grad_norm"].dtype == jnp.float32
 
 
-@pytest.mark.parametrize("accumulate", [2, 4])
+@pytest.mark.parametrize("accumulate", [pytest.param(2, marks=pytest.mark.slow), 4])
 def test_accumulation_changes_nothing(accumulate):
     whole, parts = toy.new_state(), toy.new_state()
     for i in range(4):

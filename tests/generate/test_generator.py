@@ -44,8 +44,6 @@ def shared_prefix_prompts():
     return [[*head, *random_tokens(1, 1 + i, seed=i)[0].tolist()] for i in range(5)]
 
 
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("scheme", [None, "int8", "int4", "nf4"])
 def test_an_adapter_next_to_the_base_equals_the_merged_model(model, adapter, scheme):

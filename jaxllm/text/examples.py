@@ -143,5 +143,38 @@ def pair_ids(tokenizer: Tokenizer, prompt: str, completion: str, start: Sequence
     return whole[:shared] or list(start), whole[shared:]
 
 
+def reward_text_ids(tokenizer: Tokenizer, prompt: str | Sequence[dict[str, Any]], answer: str) -> list[int]:
+    """Encodes a prompt with its answer as the text that a reward model scores, in training and in use alike.
+
+    Messages are rendered by the chat template with the answer as the assistant's turn; the template ends the text.
+    Plain texts are tokenized as one, and end in exactly one end token: one that the answer spells at its end is not
+    repeated. A tokenizer without an end token (BERT's) puts its special tokens around the text instead.
+
+    Args:
+        tokenizer: the tokenizer.
+        prompt: plain text, or messages ``{"role": ..., "content": ...}``, oldest first.
+        answer: plain text.
+
+    Raises:
+        UserError: there is no chat template for messages, it refuses them, or a token has no row in the embedding.
+        ValueError: a text holds a lone surrogate.
+    """
+    if not isinstance(prompt, str):
+        return tokenizer.chat([*prompt, {"role": "assistant", "content": answer}], add_generation_prompt=False)
+    if tokenizer.eos_id is None:
+        return tokenizer.whole(prompt + answer)[0]
+    answer = without_end_token(tokenizer, answer)
+    return [*_prefix(tokenizer), *tokenizer.encode(prompt, completion=answer),
+            *tokenizer.check_rows([tokenizer.eos_id])]
+
+
+def without_end_token(tokenizer: Tokenizer, text: str) -> str:
+    """Removes the end tokens that a text spells at its end, as texts do that were rendered elsewhere."""
+    for spelled, token in tokenizer.special_tokens.items():
+        while token == tokenizer.eos_id and text.endswith(spelled):
+            text = text.removesuffix(spelled)
+    return text
+
+
 def _prefix(tokenizer: Tokenizer) -> list[int]:
     return [tokenizer.bos_id] if tokenizer.adds_bos and tokenizer.bos_id is not None else []

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxllm.errors import UserError
-from jaxllm.text.examples import encode_example, pair_ids
+from jaxllm.text.examples import encode_example, pair_ids, reward_text_ids
 from tests.text.chat_tokenizers import BACKENDS, MARKS, TEMPLATES
 
 SYSTEM, USER, ANSWER = ({"role": role, "content": text} for role, text in (
@@ -186,3 +186,24 @@ def test_rows_that_cannot_be_learned_from(saved):
             encode_example(tokenizer, **row)
     with pytest.raises(UserError, match="no chat template"):
         encode_example(saved("byte_level", None)[0], messages=[USER, ANSWER])
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_reward_models_text_ends_once(saved, backend):
+    """Plain text: one end token, whether the answer spells it or not; tokenized as one, across the border."""
+    tokenizer, _ = saved(backend, None)
+    ids = reward_text_ids(tokenizer, "Once up", "on a time")
+    assert ids == [*tokenizer.encode("Once upon a time"), tokenizer.eos_id]
+    for spelled in ("on a time</s>", "on a time</s></s>"):
+        assert reward_text_ids(tokenizer, "Once up", spelled) == ids
+    inside = reward_text_ids(tokenizer, "Once</s>", " a</s> time")
+    assert inside.count(tokenizer.eos_id) == 1 and tokenizer.decode(inside) == "Once</s> a</s> time"
+    assert reward_text_ids(tokenizer, "", "") == [tokenizer.eos_id]
+
+
+@pytest.mark.parametrize("template", ["chatml", "llama3", "llama2"])
+def test_a_reward_models_conversation_is_ended_by_the_template(saved, template):
+    tokenizer, fast = saved("byte_level", template)
+    ids = reward_text_ids(tokenizer, [USER], ANSWER["content"])
+    assert ids == rendering(fast, [USER, ANSWER])
+    assert ids.count(tokenizer.eos_id) == (template == "llama2")

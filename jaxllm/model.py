@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxllm.errors import UserError
-from jaxllm.models import ModelSpec, Params, load_model, load_spec
+from jaxllm.models import ModelSpec, Params, load_model, load_spec, with_score_head
 from jaxllm.models.loading import stored_dtype
 from jaxllm.ops.quantize import Scheme
 from jaxllm.progress import notice
@@ -56,6 +56,20 @@ class Model:
         """Raises a `UserError` for a model with a scoring head, which cannot `verb` (such as "generate text")."""
         if self.spec.head is not None:
             raise UserError(f"the model has a scoring head and cannot {verb}", where, "use jaxllm score")
+
+    def with_score_head(self, labels: int, label_names: Sequence[str] = (), seed: int = 0) -> Model:
+        """Returns the model with a head of `labels` scores per text; see `models.with_score_head`.
+
+        A decoder with a new head gets a padding token that no text ends in.
+        """
+        spec, params = with_score_head(self.spec, self.params, labels, label_names, seed)
+        if spec.encoder is None and params is not self.params:
+            padding = self.tokenizer.classifier_pad_id
+            spec = dataclasses.replace(spec, pad_id=padding)
+            if padding is None:
+                notice("the tokenizer has no special token but those that end texts, and so none to pad with: torch "
+                       "scores one text at a time with this model")
+        return dataclasses.replace(self, spec=spec, params=params)
 
     def prompt_ids(self, text: str) -> list[int]:
         """Encodes a text that starts a sequence; an empty one becomes `start`."""

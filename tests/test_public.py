@@ -29,7 +29,8 @@ PUBLIC: dict[str, str] = {
     "jaxllm.models": """
         Adapter adapter_axes Cache compute_logits forward Head init_adapter init_cache init_params init_value_head
         load_model load_spec logical_axes LoraConfig merge_adapter ModelSpec Output Params prefill Prefix Rope
-        save_model stack_layers sum_adapters text_scores unembedding unstack_layers value_predictions""",
+        save_model stack_layers sum_adapters text_scores unembedding unstack_layers value_predictions
+        with_score_head""",
     "jaxllm.ops": """
         cross_entropy kl_distillation masked_sum matmul quantize Quantized token_divergence token_entropy
         token_logprobs top_k_kl top_k_logprobs Unembedding""",

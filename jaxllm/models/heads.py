@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
+
 import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
 
+from jaxllm.errors import UserError
 from jaxllm.models.layers import ACTIVATIONS, Linear, RunOptions
 from jaxllm.models.params import Params
-from jaxllm.models.spec import ModelSpec
+from jaxllm.models.spec import LM_HEAD, Head, ModelSpec
+from jaxllm.progress import notice
+
+# Standard deviation of a new head's weights: `initializer_range` of transformers' configs, in all families here.
+INITIAL_STD = 0.02
 
 
 class ScoreHead(nn.Module):
@@ -63,6 +72,58 @@ def text_scores(spec: ModelSpec, params: Params, hidden: jax.Array, segments: ja
         raise ValueError(f"this {spec.family} network has no scoring head")
     features = text_features(spec, hidden, segments, tokens).astype(jnp.float32)
     return ScoreHead(spec, RunOptions()).apply({"params": params["score"]}, features)
+
+
+def with_score_head(spec: ModelSpec, params: Params, labels: int, label_names: Sequence[str] = (),
+                    seed: int = 0) -> tuple[ModelSpec, Params]:
+    """Gives a network a head of `labels` scores per text, as transformers' `...ForSequenceClassification` have it.
+
+    A head with as many scores stays. Otherwise a linear layer is drawn as torch draws it, normal with standard
+    deviation 0.02, in float32: scores of a zero head would all be equal, and the first step would train nothing but the
+    head. A decoder loses the head of its language model, and scores a text at the last token; an encoder keeps the
+    hidden layer of its head.
+
+    The padding token of a decoder is dropped if it also ends texts. Torch scores a text at the last token that is not
+    padding; without a padding token it takes one text at a time, and reads the token that is read here.
+
+    Args:
+        spec, params: the network; not changed.
+        labels: scores of a text; 1 for a reward model.
+        label_names: their meanings, in order; none by default.
+        seed: seed of the new weights.
+
+    Returns:
+        The spec, and parameters that share all arrays but the head's; the same object if the head stays.
+
+    Raises:
+        UserError: there are no labels, or other than `labels` different names.
+    """
+    names, old = tuple(label_names), spec.head
+    if labels < 1:
+        raise UserError(f"must be 1 or more, got {labels}", "labels")
+    if names and len(set(names)) != labels:
+        raise UserError(f"{labels} different names are needed, got {list(names)}", "label_names")
+    if old is not None and old.labels == labels:
+        return dataclasses.replace(spec, head=dataclasses.replace(old, label_names=names or old.label_names)), params
+    if old is not None:
+        notice(f"the model's scoring head has {old.labels} scores, not {labels}: it is dropped, and a new one is drawn")
+    kernel = INITIAL_STD * jax.random.normal(jax.random.key(seed), (spec.state_width, labels), jnp.float32)
+    if old is not None and spec.encoder is not None:
+        head = dataclasses.replace(old, labels=labels, label_names=names)
+        weights = dict(params["score"]) | {"out": {"kernel": kernel, "bias": jnp.zeros(labels, jnp.float32)}}
+    else:
+        head = Head(labels, "last", label_names=names, before_padding=True)
+        weights = {"out": {"kernel": kernel}}
+        spec = dataclasses.replace(spec, pad_id=None if spec.pad_id in spec.eos_ids else spec.pad_id)
+    return dataclasses.replace(spec, head=head), replace_head(params, weights)
+
+
+def replace_head(params: Params, head: Params) -> Params:
+    """Returns parameters with the scoring head `head`, on their devices, in place of the present head."""
+    placed = params["embed"].sharding
+    if isinstance(placed, NamedSharding):
+        head = jax.device_put(head, NamedSharding(placed.mesh, PartitionSpec()))
+    return {name: leaf for name, leaf in params.items() if name not in LM_HEAD} | {"score": head}
 
 
 def init_value_head(spec: ModelSpec, dtype: jnp.dtype = jnp.float32) -> Params:

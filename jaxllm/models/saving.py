@@ -25,7 +25,7 @@ from jaxllm.models.matching import lookup, names_of
 from jaxllm.models.params import Params
 from jaxllm.models.quantized import scheme_of
 from jaxllm.models.spec import ModelSpec
-from jaxllm.models.tensors import INDEX, model_directory, save_tensors
+from jaxllm.models.tensors import INDEX, model_directory, read_json, save_tensors
 
 # Files and folders of tokenizers, those of older versions and other libraries too, and generation settings.
 TOKENIZER_FILES = ("tokenizer*", "vocab*", "merges*", "special_tokens_map.json", "added_tokens.json", "chat_template*",
@@ -83,6 +83,7 @@ def write_model(target: Path, spec: ModelSpec, params: Params, tokenizer_source:
         files = tokenizer_files(source) if has_tokenizer(source) else {}
         for name, content in files.items():
             write_atomic(target / name, content)
+        _set_padding(target, spec)
         return []
     left = []
     for file in sorted(source.iterdir()):
@@ -90,7 +91,23 @@ def write_model(target: Path, spec: ModelSpec, params: Params, tokenizer_source:
             (shutil.copytree if file.is_dir() else shutil.copy)(file, target / file.name)
         elif not _matches(file.name, (*REPLACED_FILES, ".*")):
             left.append(file.name + "/" * file.is_dir())
+    _set_padding(target, spec)
     return left
+
+
+def _set_padding(target: Path, spec: ModelSpec) -> None:
+    """Makes the tokenizer pad with the padding token by which torch finds the end of a text, the config's."""
+    if spec.head is None or not spec.head.before_padding or not (target / "tokenizer.json").is_file():
+        return
+    added = {token["id"]: token["content"] for token in read_json(target / "tokenizer.json").get("added_tokens", ())}
+    padding = added.get(spec.pad_id)
+    for file in (target / "tokenizer_config.json", target / "special_tokens_map.json"):
+        if padding is None or not file.is_file():
+            continue
+        settings = read_json(file)
+        present = settings.get("pad_token")
+        if padding != (present.get("content") if isinstance(present, dict) else present):
+            write_atomic(file, json.dumps(settings | {"pad_token": padding}, indent=2, ensure_ascii=False) + "\n")
 
 
 def _matches(name: str, patterns: Sequence[str]) -> bool:

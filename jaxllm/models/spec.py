@@ -130,6 +130,10 @@ class Encoder:
     convolution_activation: Activation = "tanh"
 
 
+# Parameters of a language model that a scoring network does not have.
+LM_HEAD = ("head", "head_bias")
+
+
 @dataclasses.dataclass(frozen=True)
 class Head:
     """A head that scores a text: a linear layer on the state of one token, perhaps after a hidden layer.

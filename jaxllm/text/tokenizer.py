@@ -10,6 +10,7 @@ a spelling with a fresh random number: no text can spell it, the ids do not chan
 from __future__ import annotations
 
 import bisect
+import contextlib
 import dataclasses
 import json
 import re
@@ -45,6 +46,7 @@ class Tokenizer:
         stop_ids: ids that end an answer: `eos_id` and the token that ends an assistant's turn in the chat
             template.
         has_types: its model distinguishes first and second texts (token type ids).
+        unk_id: token of characters that the vocabulary lacks, or None.
         rows: rows of its model's embedding; a text with an id beyond them is refused. None accepts all ids.
     """
 
@@ -60,6 +62,7 @@ class Tokenizer:
     _encoder: Any = field(repr=False)  # the copy with renamed control tokens
     _control: ControlTokens = field(repr=False)
     _chat: ChatTemplate | None = field(repr=False)
+    unk_id: int | None = None
     rows: int | None = None
 
     @property
@@ -115,6 +118,19 @@ class Tokenizer:
         """Spelling -> id of the tokens that `decode` leaves out."""
         return {token.content: index for index, token in self._decoder.get_added_tokens_decoder().items()
                 if token.special}
+
+    @cached_property
+    def classifier_pad_id(self) -> int | None:
+        """A special token that no text ends in, for models that score a text at the last token that is not padding.
+
+        The tokenizer's own padding token where it is such a one, else the begin token, else the first. None without
+        any, as where the end token is the only special token.
+        """
+        ends = {*self.stop_ids, self.unk_id}
+        with contextlib.suppress(UserError):  # without a template, or with one for something else
+            ends.add(self.chat([{"role": "user", "content": "a"}, {"role": "assistant", "content": "a"}], False)[-1])
+        special = sorted(i for i in self.special_tokens.values() if self.rows is None or i < self.rows)
+        return next((i for i in (self.pad_id, self.bos_id, *special) if i in special and i not in ends), None)
 
     def decode(self, ids: Iterable[int], special: bool = False) -> str:
         """Decodes ids to text, without special tokens unless `special` is set.
@@ -282,6 +298,7 @@ def _wrap(loaded: Any, source: str) -> Tokenizer:
         adds_bos=bos is not None and loaded("a")["input_ids"][:1] == [bos],
         stop_ids=stop_ids,
         has_types="token_type_ids" in loaded.model_input_names,
+        unk_id=loaded.unk_token_id,
         _decoder=decoder,
         _encoder=encoder,
         _control=control,

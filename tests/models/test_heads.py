@@ -1,17 +1,21 @@
 """Heads that score texts and positions, and the table of relative positions of the encoder that has one."""
 
 import dataclasses
+import json
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from jaxllm.models import Head, init_value_head, text_scores, value_predictions
+from jaxllm.errors import UserError
+from jaxllm.models import Head, init_value_head, load_model, save_model, text_scores, value_predictions, with_score_head
 from jaxllm.models.disentangled import distance_index
 from jaxllm.models.heads import text_features
-from jaxllm.models.spec import Relative
-from tests.networks import LLAMA, forward, random_params, random_tokens
+from jaxllm.models.spec import Encoder, Relative
+from jaxllm.models.tensors import Tensors
+from tests.networks import GPT2, LLAMA, forward, random_params, random_tokens
 
 FIRST, LAST = (dataclasses.replace(LLAMA, width=2, head=Head(2, token, bias=True)) for token in ("first", "last"))
 # One state a position, so that a state shows where it came from.
@@ -91,6 +95,87 @@ def test_a_fresh_value_head_predicts_zero(dtype):
     head = init_value_head(LLAMA, dtype)
     assert head["kernel"].shape == (LLAMA.state_width, 1) and head["kernel"].dtype == head["bias"].dtype == dtype
     assert value_predictions(head, jnp.ones((2, 3, LLAMA.state_width), dtype)).tolist() == [[0.0] * 3] * 2
+
+
+@pytest.mark.parametrize("base", [LLAMA, GPT2], ids=["llama", "gpt2"])
+@pytest.mark.parametrize(("labels", "names"), [(1, ()), (3, ("no", "so so", "yes"))])
+def test_a_new_head_on_a_language_model(tmp_path, base, labels, names):
+    """The checkpoint is that of a sequence classifier: with the labels, without the head of the language model, and it loads."""
+    params = random_params(base, seed=3)
+    spec, scoring = with_score_head(base, params, labels, names)
+    kernel = scoring["score"]["out"]["kernel"]
+    assert kernel.shape == (base.width, labels) and kernel.dtype == jnp.float32
+    assert "head" not in scoring and scoring["layers"] is params["layers"]
+    save_model(tmp_path / "model", spec, scoring)
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    assert config["architectures"] == [{"llama": "Llama", "gpt2": "GPT2"}[base.family] + "ForSequenceClassification"]
+    labeled = list(names) or ["LABEL_0"]
+    assert config["num_labels"] == labels and config["id2label"] == {str(i): x for i, x in enumerate(labeled)}
+    assert config["label2id"] == {name: i for i, name in enumerate(labeled)}
+    with Tensors(tmp_path / "model") as tensors:
+        assert tensors.shape("score.weight") == (labels, base.width)
+        assert not [name for name in tensors.names() if name.startswith("lm_head")]
+    loaded, back = load_model(tmp_path / "model")
+    assert loaded == spec
+    jax.tree.map(assert_array_equal, back, scoring)
+
+
+def test_a_new_head_is_normal_and_of_its_seed():
+    wide = dataclasses.replace(LLAMA, width=4096)
+    draw = lambda seed: with_score_head(wide, {"embed": jnp.zeros(1), "head": jnp.zeros(1)}, 2, seed=seed)[1]["score"]
+    kernel = draw(0)["out"]["kernel"]
+    assert abs(float(kernel.std()) / 0.02 - 1) < 0.05 and abs(float(kernel.mean())) < 0.02 / 20
+    assert_array_equal(kernel, draw(0)["out"]["kernel"])
+    assert not np.array_equal(kernel, draw(1)["out"]["kernel"])
+
+
+def test_a_head_with_as_many_scores_is_kept(capsys):
+    spec = dataclasses.replace(LLAMA, head=Head(2, "last", bias=True, name="v_head"))
+    params = random_params(spec, seed=1)
+    kept, same = with_score_head(spec, params, 2)
+    assert kept == spec and same is params
+    assert with_score_head(spec, params, 2, ("bad", "good"))[0].head.label_names == ("bad", "good")
+    assert not capsys.readouterr().err
+    new, other = with_score_head(spec, params, 1)
+    assert new.head == Head(1, "last", before_padding=True) and other["score"]["out"]["kernel"].shape == (32, 1)
+    assert "2 scores, not 1" in capsys.readouterr().err
+
+
+def test_an_encoder_keeps_the_hidden_layer_of_its_head():
+    spec = dataclasses.replace(LLAMA, head=Head(3, "first", True, "tanh", name="classifier"),
+                               encoder=Encoder(token_types=2))
+    params = {"embed": jnp.zeros(1), "score": {"hidden": {"kernel": jnp.ones((32, 32)), "bias": jnp.ones(32)},
+                                               "out": {"kernel": jnp.ones((32, 3)), "bias": jnp.ones(3)}}}
+    new, scoring = with_score_head(spec, params, 2, ("a", "b"))
+    assert new.head == dataclasses.replace(spec.head, labels=2, label_names=("a", "b"))
+    assert scoring["score"]["hidden"] is params["score"]["hidden"]
+    assert scoring["score"]["out"]["kernel"].shape == (32, 2) and scoring["score"]["out"]["bias"].tolist() == [0, 0]
+
+
+@pytest.mark.parametrize(("labels", "names", "message"), [
+    (0, (), "must be 1 or more"), (2, ("a",), "2 different names"), (2, ("a", "a"), "2 different names")])
+def test_labels_of_a_head_are_checked(labels, names, message):
+    with pytest.raises(UserError, match=message):
+        with_score_head(LLAMA, {}, labels, names)
+
+
+def test_the_last_token_is_read_where_the_end_token_pads():
+    """pad = eos = 2 also inside the text and at its end: index 5, not 1, 4 or 3; the same left padded."""
+    spec, _ = with_score_head(dataclasses.replace(LAST, head=None, pad_id=2), {"embed": jnp.zeros(1)}, 1)
+    assert spec.pad_id is None
+    states = jnp.broadcast_to(jnp.arange(8.0)[None, :, None], (2, 8, 2))
+    tokens = jnp.array([[1, 5, 2, 6, 7, 2, 2, 2], [2, 2, 1, 5, 2, 6, 7, 2]])
+    segments = jnp.array([[1, 1, 1, 1, 1, 1, 0, 0], [0, 0, 1, 1, 1, 1, 1, 1]])
+    assert text_features(spec, states, segments, tokens)[:, 0].tolist() == [5.0, 7.0]
+
+
+def test_scores_that_bfloat16_ties():
+    """18.02 and 18.05 are 18 in bfloat16; the head multiplies in float32, in any dtype of its weights."""
+    spec = dataclasses.replace(LAST, width=3, head=Head(1, "last"))
+    states = jnp.array([[[18.0, 0.02, 0.0]], [[18.0, 0.02, 0.03]]], jnp.bfloat16)
+    params = {"score": {"out": {"kernel": jnp.ones((3, 1), jnp.bfloat16)}}}
+    chosen, rejected = text_scores(spec, params, states, jnp.ones((2, 1), jnp.int32))[:, 0]
+    assert chosen < rejected and jnp.bfloat16(chosen) == jnp.bfloat16(rejected) == 18.0
 
 
 def relative(distance, buckets):

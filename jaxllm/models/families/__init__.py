@@ -10,9 +10,7 @@ from typing import Any
 from jaxllm.errors import UserError
 from jaxllm.models.families import bert, gemma, gpt, llama
 from jaxllm.models.families.table import Family, Keys, TensorMap, linear, read_head
-from jaxllm.models.spec import Head, ModelSpec
-
-LM_HEAD = (("head",), ("head_bias",))
+from jaxllm.models.spec import LM_HEAD, Head, ModelSpec
 
 FAMILIES: dict[str, Family] = llama.FAMILIES | gemma.FAMILIES | gpt.FAMILIES | bert.FAMILIES
 
@@ -113,8 +111,10 @@ def write_config(spec: ModelSpec, dtype: str) -> dict[str, Any]:
         stem = next(written["architectures"][0].removesuffix(end) for end in (*_LANGUAGE_MODELS, CLASSIFIER)
                     if written["architectures"][0].endswith(end))
         usual = spec.encoder is not None or spec.head.name == "score" and not spec.head.bias and not spec.head.hidden
+        # The classifier's class of these decoders is named after their model type.
+        stem = {"gemma3_text": "Gemma3Text"}.get(spec.family, stem) if usual else stem
         names = spec.head.label_names or [f"LABEL_{i}" for i in range(spec.head.labels)]
-        written |= {"architectures": [stem + (CLASSIFIER if usual else REWARD)],
+        written |= {"architectures": [stem + (CLASSIFIER if usual else REWARD)], "num_labels": spec.head.labels,
                     "id2label": {str(i): name for i, name in enumerate(names)},
                     "label2id": {name: i for i, name in enumerate(names)}}
     return written
@@ -125,7 +125,7 @@ def tensor_maps(spec: ModelSpec) -> list[TensorMap]:
     leaves = FAMILIES[spec.family].leaves(spec)
     if spec.head is None or spec.encoder is not None:
         return leaves
-    return [leaf for leaf in leaves if leaf.path not in LM_HEAD] + score_leaves(spec.head)
+    return [leaf for leaf in leaves if leaf.path[0] not in LM_HEAD] + score_leaves(spec.head)
 
 
 def score_leaves(head: Head) -> list[TensorMap]:

@@ -100,7 +100,7 @@ def test_a_fresh_value_head_predicts_zero(dtype):
 @pytest.mark.parametrize("base", [LLAMA, GPT2], ids=["llama", "gpt2"])
 @pytest.mark.parametrize(("labels", "names"), [(1, ()), (3, ("no", "so so", "yes"))])
 def test_a_new_head_on_a_language_model(tmp_path, base, labels, names):
-    """The checkpoint is that of a sequence classifier: with the labels, without the head of the language model, and it loads."""
+    """The checkpoint is that of a sequence classifier, without the head of the language model, and it loads."""
     params = random_params(base, seed=3)
     spec, scoring = with_score_head(base, params, labels, names)
     kernel = scoring["score"]["out"]["kernel"]

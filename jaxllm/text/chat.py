@@ -110,7 +110,7 @@ class ChatTemplate:
     stop_ids: tuple[int, ...]
     dates: tuple[str, ...]
 
-    def render(self, messages: Sequence[dict], add_generation_prompt: bool) -> Rendered:
+    def render(self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool) -> Rendered:
         """Renders a conversation.
 
         Args:
@@ -121,21 +121,21 @@ class ChatTemplate:
             UserError: the template refuses or drops a message, a message is malformed, or a content spells a control
                 token and the template rewrites contents.
         """
-        messages = [_check_message(message, i) for i, message in enumerate(messages)]
-        if not messages:
+        turns = [_check_message(message, i) for i, message in enumerate(messages)]
+        if not turns:
             raise UserError("a conversation needs at least one message", self.source)
-        plain = self.template(messages, add_generation_prompt)
+        plain = self.template(turns, add_generation_prompt)
         nonce = secrets.randbits(96)  # in digits, which templates leave alone
-        contents_of = [self._pieces(i, message) for i, message in enumerate(messages)]
+        contents_of = [self._pieces(i, message) for i, message in enumerate(turns)]
         cores = {f"m{nonce}x{k}x": piece for k, piece in enumerate(itertools.chain(*contents_of))}
         # Outer blanks are not replaced, so that a template that trims contents does so here as well.
-        marked = self.template(self._marked(messages, cores), add_generation_prompt)
+        marked = self.template(self._marked(turns, cores), add_generation_prompt)
         for i, own in enumerate(contents_of):
             written = [name in marked for name, piece in cores.items() if piece.message == i]
             # Of an assistant's text with tokens of its own, templates may leave out a part, such as earlier thoughts.
-            if own and not (any(written) if messages[i]["role"] == "assistant" else all(written)):
+            if own and not (any(written) if turns[i]["role"] == "assistant" else all(written)):
                 raise UserError(
-                    f"the chat template drops or rewrites message {i + 1} (role {messages[i]['role']!r})", self.source,
+                    f"the chat template drops or rewrites message {i + 1} (role {turns[i]['role']!r})", self.source,
                     "use roles that this model's template supports; a system text can be put in front of the first "
                     "user text")
         pieces = re.split(f"(m{nonce}x[0-9]+x)", marked)  # template text, marker, template text, marker, ...
@@ -149,10 +149,10 @@ class ChatTemplate:
                     "cannot be distinguished", self.source, "remove the special token from the message")
             rewritten = self._rewritten(pieces[::2], plain)
             if rewritten is None:
-                return Rendered(self.control.rename(plain), [None] * len(messages), None)
+                return Rendered(self.control.rename(plain), [None] * len(turns), None)
             contents = rewritten
-        return self._joined(messages, found, pieces[::2], contents,
-                            self._leading(messages, cores, found, pieces, nonce, add_generation_prompt))
+        return self._joined(turns, found, pieces[::2], contents,
+                            self._leading(turns, cores, found, pieces, nonce, add_generation_prompt))
 
     def _pieces(self, i: int, message: dict[str, str]) -> list[_Piece]:
         """Returns the texts of a message that are replaced by markers."""

@@ -14,7 +14,7 @@ assistant texts have the tokens that models write in their texts, such as <think
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -45,22 +45,22 @@ def encode_example(
     tokenizer: Tokenizer,
     *,
     prompt: str | None = None,
-    messages: Sequence[dict[str, Any]] | None = None,
-    completion: str | None = None,
+    messages: Sequence[Mapping[str, Any]] | None = None,
+    completion: str | Sequence[Mapping[str, Any]] | None = None,
     turns: Literal["all", "last"] = "all",
     end: bool = False,
     start: Sequence[int] = (),
 ) -> Example:
     """Encodes a row of training data.
 
-    The row is a `prompt` with its `completion`, a conversation in `messages` with the `completion` as the assistant's
-    next turn, or a whole conversation in `messages`.
+    The row is a `prompt` with its `completion`, a conversation in `messages` with the `completion` as the next turn or
+    turns, or a whole conversation in `messages`.
 
     Args:
         tokenizer: its chat template is used for `messages`.
         prompt: plain text.
         messages: ``{"role": ..., "content": ...}`` each, oldest first.
-        completion: text to learn. With `messages` its turn alone carries loss.
+        completion: text to learn, after `messages` a text or turns. After `messages` no earlier turn carries loss.
         turns: assistant turns of a whole conversation that carry loss: all, or the last one.
         end: append the tokenizer's end token to the completion of a `prompt`, with loss. In a conversation the template
             decides which tokens end a turn.
@@ -75,11 +75,13 @@ def encode_example(
         raise UserError(f"{'neither prompt nor' if prompt is None else 'both prompt and'} messages", "row",
                         "give every row one of the two")
     if messages is not None:
-        if completion is not None:
-            messages, turns = [*messages, {"role": "assistant", "content": completion}], "last"
-        return _conversation(tokenizer, messages, turns)
-    if completion is None:
-        raise UserError("a prompt without a completion", "row", "give every prompt a completion")
+        if completion is None:
+            return _conversation(tokenizer, messages, 0, turns)
+        following = [{"role": "assistant", "content": completion}] if isinstance(completion, str) else completion
+        return _conversation(tokenizer, [*messages, *following], len(messages))
+    if not isinstance(completion, str):
+        raise UserError(f"a prompt with{'out a completion' if completion is None else ' messages after it'}", "row",
+                        "give every prompt a completion of its form")
     before, after = pair_ids(tokenizer, prompt or "", completion, start)
     if end:
         if tokenizer.eos_id is None:
@@ -91,9 +93,12 @@ def encode_example(
     return _example([*before, *after], [(len(before), len(before) + len(after))])
 
 
-def _conversation(tokenizer: Tokenizer, messages: Sequence[dict[str, Any]], turns: str) -> Example:
+def _conversation(tokenizer: Tokenizer, messages: Sequence[Mapping[str, Any]], first: int, turns: str = "all"
+                  ) -> Example:
+    """Encodes a conversation in which assistant turns from message number `first` on carry loss."""
     ids, located = tokenizer.chat_turns(messages)
-    assistant = [i for i, turn in enumerate(messages) if turn["role"] == "assistant" and turn["content"].strip()]
+    assistant = [i for i, turn in enumerate(messages) if i >= first and turn["role"] == "assistant"
+                 and turn["content"].strip()]
     assistant = assistant[-1:] if turns == "last" else assistant
     if not assistant:
         raise UserError("no assistant turn with text, so nothing carries loss", "messages")

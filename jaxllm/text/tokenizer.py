@@ -16,7 +16,7 @@ import json
 import re
 import secrets
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -139,7 +139,7 @@ class Tokenizer:
         """
         return self._decoder.decode([int(i) for i in ids], skip_special_tokens=not special)
 
-    def chat(self, messages: Sequence[dict], add_generation_prompt: bool = True) -> list[int]:
+    def chat(self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = True) -> list[int]:
         """Encodes a conversation in the tokenizer's chat template.
 
         Equal to ``apply_chat_template(messages, tokenize=True)`` as long as no message spells a control token; a
@@ -159,7 +159,7 @@ class Tokenizer:
         text = self._template().render(messages, add_generation_prompt).text
         return self.check_rows(_encoding(self._encoder, text).ids)
 
-    def chat_prompt(self, messages: Sequence[dict]) -> list[int]:
+    def chat_prompt(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
         """Encodes a conversation that a model is to continue: with the header of the assistant's turn or, if the last
         message is the assistant's, up to the end of its text, as the pipelines of transformers do.
 
@@ -175,7 +175,7 @@ class Tokenizer:
         notice("conversations that end with the assistant's text are continued from there")
         return self.check_rows(_encoding(self._encoder, rendered.text[:rendered.content_stop]).ids)
 
-    def chat_turns(self, messages: Sequence[dict]) -> tuple[list[int], list[tuple[int, int] | None]]:
+    def chat_turns(self, messages: Sequence[Mapping[str, Any]]) -> tuple[list[int], list[tuple[int, int] | None]]:
         """Encodes a whole conversation as `chat` does, and locates every message in the ids.
 
         Returns:

@@ -1,0 +1,201 @@
+"""Files of preference pairs and other fine-tuning data as normalized rows, and their split by prompt.
+
+The forms of rows are those of `forms`; whichever a line has, the rows of a kind have one type.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import hashlib
+import math
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from jaxllm.errors import UserError
+from jaxllm.files import write_jsonl
+from jaxllm.text.conversions import Pairing, order_of
+from jaxllm.text.forms import (
+    FORMS,
+    NUMBERS,
+    ORDERED,
+    AnyRow,
+    ClassifyRow,
+    Kind,
+    PairRow,
+    SftRow,
+    Text,
+    UnpairedRow,
+    form_of,
+    rows_of,
+)
+from jaxllm.text.rows import Rejected, Row, as_text, check_share, iter_rows
+
+__all__ = ["AnyRow", "ClassifyRow", "Kind", "PairRow", "PreferenceRows", "SftRow", "Text", "UnpairedRow", "normalized",
+           "preference_rows", "prompt_of", "read_forms", "split_by_prompt"]
+
+_COLUMNS: dict[str, Any] = {
+    **dict.fromkeys(("prompt", "chosen", "rejected", "completion", "completions", "label", "scores", "ranks",
+                     "messages", "text", "text_pair", "id"), Any), **dict.fromkeys(NUMBERS, float)}
+
+
+@dataclass(frozen=True)
+class PreferenceRows:
+    """Rows of one kind.
+
+    Attributes:
+        kind: kind of the rows.
+        rows: usable rows, in file order; a scored or ranked line may give several.
+        lines: line of each of `rows`.
+        rejected: lines that cannot be used, in file order.
+        forms: number of usable lines of each form.
+        ties: pairs of answers of scored or ranked lines with equal scores, which make no row.
+        unscored: answers without a score or rank, which make no row.
+    """
+
+    kind: Kind
+    rows: list[Any]
+    lines: list[int]
+    rejected: list[Rejected]
+    forms: dict[str, int]
+    ties: int = 0
+    unscored: int = 0
+
+
+def preference_rows(source: str | Path, kind: Kind, *, limit: int | None = None, limit_bad: float = 0.1,
+                    rejected_path: str | Path | None = None, pairing: Pairing = "all") -> PreferenceRows:
+    """Reads the rows of a data file as rows of one kind; a line that cannot be used is rejected with its reason.
+
+    Pairs are made of scored and ranked lines; two unpaired rows, or a completion to imitate (the chosen one), of a
+    pair.
+
+    Args:
+        source, kind, limit, pairing: see `read_forms`.
+        limit_bad: share of rejected lines above which the file is refused.
+        rejected_path: JSONL file for the rejected lines; written, possibly empty, even when this raises for them.
+
+    Raises:
+        UserError: there is no such file, it cannot be read, too many lines are rejected or all are.
+    """
+    read = read_forms(source, kind, limit, pairing)
+    if rejected_path is not None:
+        write_jsonl(rejected_path, map(asdict, read.rejected))
+    check_share(sum(read.forms.values()), read.rejected, limit_bad, rejected_path)
+    return read
+
+
+def read_forms(source: str | Path, kind: Kind | None = None, limit: int | None = None, pairing: Pairing = "all"
+               ) -> PreferenceRows:
+    """Reads a data file as `preference_rows` does, regardless of how many lines are rejected.
+
+    Args:
+        source: see `rows.iter_rows`.
+        kind: paired, unpaired, sft or classify; None takes that of most lines.
+        limit: stop after this many good lines.
+        pairing: pairs of a scored or ranked line; see `conversions.pairs_from_scores`.
+
+    Raises:
+        UserError: there is no such file, it cannot be read, or it has no lines.
+    """
+    rows, lines, rejected, forms, ties, unscored = [], [], [], dict.fromkeys(FORMS, 0), 0, 0
+    stream = iter_rows(source, {}, _COLUMNS)
+    if kind is None:
+        stream = iter(items := list(stream))
+        kind = _most_frequent([item.fields for item in items if isinstance(item, Row)])
+    for item in stream:
+        if limit is not None and sum(forms.values()) >= limit:
+            break
+        if isinstance(item, Rejected):
+            rejected.append(item)
+            continue
+        try:
+            made = rows_of(item.fields, kind, item.line, pairing)
+        except UserError as error:
+            rejected.append(Rejected(str(source), item.line, error.what, as_text(item.fields)))
+            continue
+        if (form := form_of(item.fields)) in ORDERED:
+            values = order_of(item.fields, ORDERED[form][0])
+            counts = collections.Counter(value for value in values if value is not None)
+            ties += sum(math.comb(n, 2) for n in counts.values())
+            unscored += values.count(None)
+        forms[form] += 1
+        rows += made
+        lines += [item.line] * len(made)
+    if not rows and not rejected:
+        raise UserError("there are no rows in it", source)
+    return PreferenceRows(kind, rows, lines, rejected, {name: n for name, n in forms.items() if n}, ties, unscored)
+
+
+def _most_frequent(rows: Sequence[dict[str, Any]]) -> Kind:
+    """Returns the kind of the form that most rows have; the earlier one of equally frequent ones."""
+    counts = collections.Counter({form: 0 for form in FORMS})
+    for row in rows:
+        with contextlib.suppress(UserError):
+            counts[form_of(row)] += 1
+    form = max(counts, key=lambda form: counts[form])
+    return "paired" if form in ORDERED else cast(Kind, form)
+
+
+def normalized(text: Text) -> str:
+    """Returns a text by which equal texts are found: NFC, without case, every run of blanks one blank.
+
+    A single turn of the user is its text.
+    """
+    if isinstance(text, list):
+        turns = [f"{turn['role']}: {turn['content']}" for turn in text]
+        text = text[0]["content"] if len(text) == 1 and text[0]["role"] == "user" else "\n".join(turns)
+    return " ".join(unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).casefold()).split())
+
+
+def prompt_of(row: AnyRow) -> str:
+    """Returns the normalized prompt of a row; of a text without one the whole, of a conversation what precedes the
+    assistant's first turn."""
+    if isinstance(row, ClassifyRow):
+        return normalized(row.text) + (f"\n{normalized(row.pair)}" if row.pair is not None else "")
+    if isinstance(row, SftRow) and row.prompt is None:
+        whole = row.completion
+        if isinstance(whole, str):
+            return normalized(whole)
+        first = next((i for i, turn in enumerate(whole) if turn["role"] == "assistant"), len(whole))
+        return normalized(whole[:first] or whole)
+    return normalized(row.prompt or "")
+
+
+def split_by_prompt(rows: Sequence[AnyRow], share: float, seed: int = 0) -> tuple[list[int], list[int]]:
+    """Splits rows so that rows with the same prompt (`prompt_of`) are on the same side.
+
+    Prompts are taken in the order of a hash, which depends on the seed and the prompt alone, until the share is
+    reached; a larger share holds the rows of a smaller one. Pairs with an empty prompt count by their chosen answer.
+
+    Args:
+        rows: normalized rows.
+        share: share of rows to hold back, at least 0 and below 1.
+        seed: seed of the order.
+
+    Returns:
+        Indices of the rows for training and of those held back, ascending. With a share above 0 and two prompts or
+        more, neither is empty.
+
+    Raises:
+        ValueError: the share is out of range.
+    """
+    if not 0 <= share < 1:
+        raise ValueError(f"the share must be at least 0 and below 1, got {share}")
+    groups: dict[str, list[int]] = {}
+    for i, row in enumerate(rows):
+        groups.setdefault(prompt_of(row) or _instead_of_prompt(row), []).append(i)
+    order = sorted(groups, key=lambda prompt: hashlib.sha256(f"{seed}\n{prompt}".encode()).digest())
+    held: list[int] = []
+    for prompt in order[:-1]:
+        if len(held) >= share * len(rows):
+            break
+        held += groups[prompt]
+    return sorted(set(range(len(rows))) - set(held)), sorted(held)
+
+
+def _instead_of_prompt(row: AnyRow) -> str:
+    """Returns a text that separates rows without a prompt."""
+    return normalized(row.chosen if isinstance(row, PairRow) else "")

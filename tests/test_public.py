@@ -32,8 +32,9 @@ PUBLIC: dict[str, str] = {
         save_model stack_layers sum_adapters text_scores unembedding unstack_layers value_predictions
         with_score_head""",
     "jaxllm.ops": """
-        cross_entropy kl_distillation masked_sum matmul quantize Quantized token_divergence token_entropy
-        token_logprobs top_k_kl top_k_logprobs Unembedding""",
+        class_cross_entropy cross_entropy kl_distillation ld_token_weights masked_sum matmul nll_scale Pairs
+        preference_loss PreferenceSettings quantize Quantized reward_loss token_aligned_logprobs token_divergence
+        token_entropy token_logprobs top_k_kl top_k_logprobs Unembedding Unpaired wpo_weights""",
     "jaxllm.report": """
         Bars head Heat Histogram Lines markdown render Section Table""",
     "jaxllm.self_param": """

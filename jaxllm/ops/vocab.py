@@ -364,3 +364,40 @@ def token_entropy(hidden: jax.Array, unembedding: Unembedding, *, temperature: f
     divergence = token_divergence(hidden, unembedding, uniform, flat_table, kind="reverse",
                                   temperature=temperature, block=block)
     return jnp.log(jnp.float32(vocab)) - divergence
+
+
+def token_aligned_logprobs(hidden: jax.Array, unembedding: Unembedding, targets: jax.Array, *,
+                           block: int | None = None) -> jax.Array:
+    """Computes `log p(target) - log sum_v p_v^2` at every position, without gradient (WPO, 2406.11827).
+
+    The second term is the logarithm of the expected probability of a sampled token, so the values of samples are
+    around 0.
+
+    Args:
+        hidden: `[..., D]`, the states that predict the targets.
+        unembedding: from the model.
+        targets: `[...]` int32 token ids.
+        block: vocabulary rows per block; by default chosen for the backend.
+
+    Returns:
+        `[...]` float32, nats.
+    """
+    chex.assert_rank(hidden, targets.ndim + 1)
+    chex.assert_equal_shape_prefix([hidden, targets], targets.ndim)
+    chex.assert_type([hidden, targets], [float, int])
+    _check_widths(hidden, unembedding)
+    flat, head = lax.stop_gradient((hidden.reshape(-1, hidden.shape[-1]), unembedding))
+    vocab, ids = head.table.shape[0], targets.reshape(-1, 1)
+
+    def visit(carry, block, columns):
+        top, total, squares, chosen = carry
+        scores = _scores(flat, block, columns, vocab, 1.0)
+        top, total, shrink = _add_exp(top, total, scores)
+        squares = squares * jnp.square(shrink) + jnp.square(jnp.exp(scores - top[:, None])).sum(-1)
+        return (top, total, squares, chosen + jnp.where(ids == columns, scores, 0.0).sum(-1)), None
+
+    zero = jnp.zeros(flat.shape[0], jnp.float32)
+    rows = _block_rows(vocab, flat.shape[0], block)
+    (top, total, squares, chosen), _ = _walk(visit, (zero - jnp.inf, zero, zero, zero), head, rows)
+    # log p(target) = chosen - top - log total, and sum p^2 = squares / total^2.
+    return (chosen - top + jnp.log(total) - jnp.log(squares)).reshape(targets.shape)

@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from jaxllm.ops import Unembedding, kl_distillation, token_divergence, token_entropy, token_logprobs
+from jaxllm.ops import (
+    Unembedding,
+    kl_distillation,
+    token_aligned_logprobs,
+    token_divergence,
+    token_entropy,
+    token_logprobs,
+)
 from jaxllm.ops.vocab import _block_rows
 from tests.processes import run_file
 
@@ -113,6 +120,17 @@ def test_entropy_and_gradient_equal_the_plain_formula():
     streamed = lambda hidden: token_entropy(hidden, Unembedding(table), block=10).sum()
     assert_allclose(streamed(hidden), plain(hidden), rtol=1e-5)
     assert_allclose(jax.grad(streamed)(hidden), jax.grad(plain)(hidden), atol=1e-5)
+
+
+@pytest.mark.parametrize("block", [None, 10])
+def test_aligned_logprobs_equal_the_plain_formula(block):
+    hidden, table, _, _, targets, _ = problem()
+    bias = jnp.linspace(-1, 1, 53)
+    logp = jax.nn.log_softmax(3 * hidden @ table.T + bias)
+    plain = logp[jnp.arange(7), targets] - jnp.log(jnp.square(jnp.exp(logp)).sum(-1))
+    streamed = lambda h: token_aligned_logprobs(h, Unembedding(table, bias), targets, block=block)
+    assert_allclose(streamed(3 * hidden), plain, rtol=1e-5, atol=1e-5)
+    assert not np.any(jax.grad(lambda h: streamed(h).sum())(hidden))
 
 
 def test_equal_models_have_no_divergence_and_no_gradient():

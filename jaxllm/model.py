@@ -12,8 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxllm.errors import UserError
-from jaxllm.models import ModelSpec, Params, load_model, load_spec, with_score_head
+from jaxllm.models import Adapter, ModelSpec, Params, load_model, load_spec, with_score_head
 from jaxllm.models.loading import stored_dtype
+from jaxllm.models.peft import apply_head, load_adapters
 from jaxllm.ops.quantize import Scheme
 from jaxllm.progress import notice
 from jaxllm.text import examples
@@ -98,6 +99,25 @@ def model_tokenizer(model: str | Path, spec: ModelSpec) -> Tokenizer:
     """Loads the tokenizer of a checkpoint. Where it has more tokens than the embedding has rows, as in some published
     models, a text with one of them is refused."""
     return dataclasses.replace(load_tokenizer(model), rows=spec.vocab_size)
+
+
+def load_with_adapter(model: str | Path, adapter: str | Path | None, dtype: jnp.dtype | None = None,
+                      sharding: Callable[[ModelSpec], Any] | None = None, quantization: Scheme | None = None
+                      ) -> tuple[Model, Adapter | None]:
+    """Loads a checkpoint and an adapter, or a folder of several; with the adapter's scoring head if it has one.
+
+    Args:
+        model, dtype, sharding, quantization: as in `load`.
+        adapter: directory of the adapter; None loads the model alone.
+
+    Raises:
+        UserError: something is missing or damaged, or the adapter does not fit the model.
+    """
+    loaded = load(model, dtype, sharding, quantization)
+    if adapter is None:
+        return loaded, None
+    spec, params = apply_head(adapter, loaded.spec, loaded.params)
+    return dataclasses.replace(loaded, spec=spec, params=params), load_adapters(adapter, spec)
 
 
 def load(model: str | Path, dtype: jnp.dtype | None = None, sharding: Callable[[ModelSpec], Any] | None = None,

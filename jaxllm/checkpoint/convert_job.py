@@ -21,7 +21,7 @@ from jaxllm.files import write_atomic
 from jaxllm.models import Params, load_spec, merge_adapter
 from jaxllm.models.loading import holds_exactly, load_model, stored_dtype
 from jaxllm.models.mesh import model_shardings
-from jaxllm.models.peft import load_adapters
+from jaxllm.models.peft import adapter_head, apply_head, load_adapters
 from jaxllm.models.quantized import dequantize_params, quantize_params, scheme_of
 from jaxllm.models.saving import write_model
 from jaxllm.ops.quantize import Quantized, Scheme
@@ -62,8 +62,9 @@ class Config:
 def run(config: Config) -> Path:
     """Runs the job; returns the path of its result.json."""
     with new_directory(config.out) as target:
-        spec = load_spec(config.model)
-        adapter = None if config.adapter is None else load_adapters(config.adapter, spec)
+        spec, adapter = load_spec(config.model), None
+        if config.adapter is not None:
+            adapter = load_adapters(config.adapter, adapter_head(config.adapter, spec)[0])
         dtype = jnp.dtype(config.dtype or stored_dtype(config.model))
         # Sharded over all devices: none of them needs memory for all weights.
         placed = model_shardings(spec, make_mesh(data=1, fsdp=jax.local_device_count()))
@@ -73,7 +74,8 @@ def run(config: Config) -> Path:
         merged_in = dtype if holds_exactly(config.model, dtype) else jnp.dtype(jnp.float32)
         spec, params = load_model(config.model, dtype if config.adapter is None else merged_in, placed, scheme)
         came_as = scheme_of(params) if scheme is None else None
-        if adapter is not None:
+        if config.adapter is not None:
+            spec, params = apply_head(config.adapter, spec, params)
             # All weights stay full: quantizing the sum again loses a part of the change, and is done only on request.
             params = merge_adapter(dequantize_params(params, merged_in), adapter)
             params = params if config.quantize is None else quantize_params(params, config.quantize)

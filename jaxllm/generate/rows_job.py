@@ -14,10 +14,9 @@ from jaxllm.devices import DeviceConfig, MeshConfig, open_mesh
 from jaxllm.errors import UserError
 from jaxllm.generate.generator import Generator
 from jaxllm.job import Job
-from jaxllm.model import load
+from jaxllm.model import load_with_adapter
 from jaxllm.models import Adapter
 from jaxllm.models.mesh import model_shardings
-from jaxllm.models.peft import load_adapters
 from jaxllm.models.tensors import fingerprint, model_directory
 from jaxllm.text.rows import Rejected, RowSet, as_text, check_share, data_files
 
@@ -65,9 +64,8 @@ def pin_inputs(config: RowsConfig, job: Job) -> None:
 def load_generator(config: RowsConfig) -> tuple[Generator, Adapter | None]:
     """Loads the job's checkpoint and its adapter, if there is one, which is applied next to the weights."""
     mesh = open_mesh(config.mesh)
-    model = load(config.model, config.device.param_dtype, lambda spec: model_shardings(spec, mesh),
-                 config.device.quantize)
-    adapter = None if config.adapter is None else load_adapters(config.adapter, model.spec)
+    model, adapter = load_with_adapter(config.model, config.adapter, config.device.param_dtype,
+                                       lambda spec: model_shardings(spec, mesh), config.device.quantize)
     generator = Generator(model, dtype=config.device.compute_dtype, mesh=mesh, batch_size=config.batch_size,
                           consume=True)
     return generator, adapter

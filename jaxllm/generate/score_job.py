@@ -17,6 +17,7 @@ from jaxllm.generate.rows_job import ID, RowsConfig, encode_rows, load_generator
 from jaxllm.job import Job, open_job
 from jaxllm.model import Model, warn_of_control_tokens
 from jaxllm.models import Adapter, load_spec
+from jaxllm.models.peft import adapter_head
 from jaxllm.progress import bar
 from jaxllm.text.rows import Message, RowSet, read_rows
 
@@ -43,7 +44,7 @@ class Config(RowsConfig):
 def run(config: Config) -> Path:
     """Runs the job; returns the path of its result.json."""
     with open_job(config.out, config) as job:
-        classifies = load_spec(config.model).head is not None
+        classifies = _classifies(config)
         required = {} if classifies else {"prompt": str, "completion": str}
         optional = {"text": str, "text_pair": str, "messages": list[Message]} if classifies else {}
         found = read_rows(config.data.path, required, optional | {"id": ID}, config.data.limit_bad,
@@ -52,6 +53,14 @@ def run(config: Config) -> Path:
         if job.finished:
             return job.already_done()
         return (_classify if classifies else _score)(config, job, found, *load_generator(config))
+
+
+def _classifies(config: Config) -> bool:
+    """Whether the model has a scoring head, its own or that of the adapter."""
+    spec = load_spec(config.model)
+    if config.adapter is not None:
+        spec, _ = adapter_head(config.adapter, spec)
+    return spec.head is not None
 
 
 def _score(config: Config, job: Job, found: RowSet, generator: Generator, adapter: Adapter | None) -> Path:

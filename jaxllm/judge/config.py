@@ -17,9 +17,8 @@ from jaxllm.judge.local import LocalJudge
 from jaxllm.judge.protocol import Judge, Prices
 from jaxllm.judge.recorded import RecordedJudge
 from jaxllm.judge.server import ServerJudge
-from jaxllm.model import load
+from jaxllm.model import load_with_adapter
 from jaxllm.models.mesh import model_shardings
-from jaxllm.models.peft import load_adapters
 from jaxllm.models.tensors import fingerprint, model_directory
 
 
@@ -130,8 +129,8 @@ def _open(config: JudgeConfig, device: DeviceConfig) -> Judge:
         return named_judge(config.path or "")
     name = config.model or "tiny"
     mesh = open_mesh(config.mesh)
-    model = load(name, device.param_dtype, lambda spec: model_shardings(spec, mesh), device.quantize)
-    adapter = None if config.adapter is None else load_adapters(config.adapter, model.spec)
+    model, adapter = load_with_adapter(name, config.adapter, device.param_dtype,
+                                       lambda spec: model_shardings(spec, mesh), device.quantize)
     # Number formats only change rounding, and a stopped run may be resumed with others.
     quantized = "" if device.quantize is None else f", {device.quantize}"
     identity = f"{name} ({fingerprint(model_directory(name))}{quantized})"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import dataclasses
 import json
 import re
 import sys
@@ -11,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -20,10 +22,16 @@ from jaxllm.files import write_atomic
 from jaxllm.models.adapters import Adapter, linear_shapes, sum_adapters
 from jaxllm.models.families import TensorMap, tensor_maps
 from jaxllm.models.families.table import cut, fuse
-from jaxllm.models.spec import ModelSpec
+from jaxllm.models.heads import replace_head
+from jaxllm.models.matching import lookup
+from jaxllm.models.network import init_params
+from jaxllm.models.params import Params
+from jaxllm.models.spec import Head, ModelSpec
 from jaxllm.models.tensors import open_safetensors, read_json, save_tensors
 
 PROVENANCE = "provenance.json"
+# What PEFT has no place for: the names of a head's scores, and the padding token that its texts never end in.
+ABOUT_HEAD = "score_head.json"
 PREFIX = "base_model.model."
 # Settings of PEFT under which an adapter is more than `scale * x @ a @ b`, with the value that means "off".
 PLAIN = {"use_dora": False, "bias": "none", "lora_bias": False, "layer_replication": None, "use_qalora": False,
@@ -44,12 +52,25 @@ def _adapted(spec: ModelSpec) -> dict[str, list[TensorMap]]:
     return kernels
 
 
+def _head_leaves(spec: ModelSpec) -> list[TensorMap]:
+    return [leaf for leaf in tensor_maps(spec) if leaf.path[0] == "score"]
+
+
+def _head_modules(spec: ModelSpec) -> list[str]:
+    """Returns the modules of transformers' classifier that are its head: RoBERTa's layers are in one, BERT's are two.
+    """
+    names = [leaf.name.removesuffix(".weight") for leaf in _head_leaves(spec) if leaf.path[-1] == "kernel"]
+    return list(dict.fromkeys("classifier" if name.startswith("classifier.") else name for name in names))
+
+
 def save_adapter(path: str | Path, spec: ModelSpec, adapter: Adapter, base: str = "",
-                 provenance: Mapping[str, Any] | None = None) -> Path:
+                 provenance: Mapping[str, Any] | None = None, head: Params | None = None) -> Path:
     """Writes an adapter that PEFT loads on the same base model.
 
     Where a checkpoint fuses projections (GPT-2's q, k, v), their adapters become one of the summed rank,
-    block-diagonal unless they share their first factor.
+    block-diagonal unless they share their first factor. With a scoring head it is an adapter for sequence
+    classification; PEFT's base is `AutoModelForSequenceClassification.from_pretrained(BASE, num_labels=...)`, and texts
+    are padded with the `pad_token_id` of score_head.json.
 
     Args:
         path: a directory that does not exist yet, or is empty.
@@ -57,6 +78,7 @@ def save_adapter(path: str | Path, spec: ModelSpec, adapter: Adapter, base: str 
         adapter: layers stacked.
         base: name of the base model, for the record.
         provenance: where the adapter comes from, as JSON types; saved with it in provenance.json.
+        head: the scoring head that was trained with it, `params["score"]` of a network with `spec`, saved whole.
     """
     tensors: dict[str, np.ndarray] = {}
     targets, ranks = [], {}
@@ -75,16 +97,25 @@ def save_adapter(path: str | Path, spec: ModelSpec, adapter: Adapter, base: str 
         raise ValueError("the adapter is empty")
     rank = collections.Counter(ranks.values()).most_common(1)[0][0]
     others = {target: r for target, r in ranks.items() if r != rank}
+    if head is not None:
+        for leaf in _head_leaves(spec):
+            weights = np.asarray(lookup({"score": head}, leaf.path), np.float32)
+            tensors[PREFIX + leaf.name] = np.ascontiguousarray(weights.T if leaf.transpose else weights)
     config = {
-        "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": base, "r": rank,
-        "lora_alpha": adapter.scale * rank, "lora_dropout": adapter.dropout, "bias": "none", "inference_mode": True,
+        "peft_type": "LORA", "task_type": "CAUSAL_LM" if head is None else "SEQ_CLS",
+        "base_model_name_or_path": base, "r": rank, "lora_alpha": adapter.scale * rank,
+        "lora_dropout": adapter.dropout, "bias": "none", "inference_mode": True,
         "target_modules": targets, "fan_in_fan_out": spec.family == "gpt2", "rank_pattern": others,
-        "alpha_pattern": {target: adapter.scale * r for target, r in others.items()}}
+        "alpha_pattern": {target: adapter.scale * r for target, r in others.items()},
+        "modules_to_save": None if head is None else _head_modules(spec)}
     with new_directory(path) as target:
         save_tensors(target / "adapter_model.safetensors", tensors)
         write_atomic(target / "adapter_config.json", json.dumps(config, indent=2) + "\n")
         if provenance is not None:
             write_atomic(target / PROVENANCE, json.dumps(provenance, indent=2, ensure_ascii=False) + "\n")
+        if head is not None:
+            about = {"label_names": list(spec.head.label_names), "pad_token_id": spec.pad_id}
+            write_atomic(target / ABOUT_HEAD, json.dumps(about, indent=2, ensure_ascii=False) + "\n")
     return Path(path)
 
 
@@ -119,6 +150,76 @@ def adapter_folders(path: str | Path) -> list[Path]:
                   if not config.parent.name.startswith("."))
 
 
+def adapter_head(path: str | Path, spec: ModelSpec) -> tuple[ModelSpec, Params | None]:
+    """Reads the scoring head that was trained with an adapter, as a module that PEFT saved whole.
+
+    Args:
+        path: directory of the adapter, or of several.
+        spec: spec of the base model, a language model or a classifier.
+
+    Returns:
+        The spec of the scoring network, and the head's float32 parameters, without a hidden layer that was not trained.
+        `spec` and None if the adapter has no head.
+
+    Raises:
+        UserError: the head is missing or does not fit the model; or one of several adapters has a head.
+    """
+    folders = adapter_folders(path) or [Path(path)]
+    if not any(_has_head(read_json(folder / "adapter_config.json")) for folder in folders):
+        return spec, None
+    if len(folders) > 1:
+        raise UserError("one of the adapters in it has a scoring head, and cannot be added to the others", path,
+                        "give the directory of one adapter")
+    base, file = spec.head, folders[0] / "adapter_model.safetensors"
+    spec = spec if base is not None else dataclasses.replace(spec, head=Head(1, "last", before_padding=True))
+    names = {leaf.path: PREFIX + leaf.name for leaf in _head_leaves(spec)}
+    with contextlib.ExitStack() as stack:
+        stored = open_safetensors(file, stack)
+        tensors = {path: np.asarray(stored.get_tensor(name), np.float32) for path, name in names.items()
+                   if name in stored.keys()}
+    if missing := [name for path, name in names.items() if path not in tensors and (base is None or path[1] == "out")]:
+        raise UserError(f"the scoring head is missing: there is no tensor '{missing[0]}'", file,
+                        f"save the adapter again with PEFT, with modules_to_save {_head_modules(spec)}")
+    labels = len(tensors["score", "out", "kernel"])
+    if labels != spec.head.labels:
+        spec = dataclasses.replace(spec, head=dataclasses.replace(spec.head, labels=labels, label_names=()))
+    spec = _described(folders[0] / ABOUT_HEAD, spec)
+    shapes, head = jax.eval_shape(lambda: init_params(spec, jax.random.key(0))), {}
+    for leaf in _head_leaves(spec):
+        if leaf.path in tensors:
+            value = tensors[leaf.path].T if leaf.transpose else tensors[leaf.path]
+            if value.shape != (wanted := lookup(shapes, leaf.path).shape):
+                raise UserError(f"'{names[leaf.path]}' is {list(value.shape)}, the base model's is {list(wanted)}",
+                                file, "use the base model that it was trained on")
+            head.setdefault(leaf.path[1], {})[leaf.path[2]] = jnp.asarray(value)
+    return spec, head
+
+
+def _has_head(config: Mapping[str, Any]) -> bool:
+    return bool(config.get("modules_to_save")) or config.get("task_type") == "SEQ_CLS"
+
+
+def _described(file: Path, spec: ModelSpec) -> ModelSpec:
+    """Returns the spec with the label names and the padding token that `save_adapter` wrote; PEFT writes none."""
+    if not file.is_file():
+        return spec
+    about = read_json(file)
+    names, padding = about.get("label_names"), about.get("pad_token_id")
+    if not (isinstance(names, list) and len(names) in (0, spec.head.labels) and isinstance(padding, int | None)):
+        raise UserError(f"does not describe a head of {spec.head.labels} labels", file)
+    head = dataclasses.replace(spec.head, label_names=tuple(map(str, names)))
+    return dataclasses.replace(spec, head=head, pad_id=padding)
+
+
+def apply_head(path: str | Path, spec: ModelSpec, params: Params) -> tuple[ModelSpec, Params]:
+    """Returns spec and parameters with the scoring head of an adapter, or as they are if it has none.
+
+    The adapter itself is read by `load_adapters`, with the spec returned here.
+    """
+    spec, head = adapter_head(path, spec)
+    return spec, params if head is None else replace_head(params, {**params.get("score", {}), **head})
+
+
 def load_adapters(path: str | Path, spec: ModelSpec) -> Adapter:
     """Reads an adapter, or all adapters of a folder as one adapter, their sum; see `load_adapter`.
 
@@ -142,10 +243,11 @@ def load_adapters(path: str | Path, spec: ModelSpec) -> Adapter:
 
 
 def load_adapter(path: str | Path, spec: ModelSpec) -> Adapter:
-    """Reads a LoRA adapter that PEFT or `save_adapter` wrote.
+    """Reads a LoRA adapter that PEFT or `save_adapter` wrote; a scoring head with it is read by `adapter_head`.
 
     Raises:
-        UserError: files missing or damaged, not plain LoRA, or not made for this base model.
+        UserError: files missing or damaged, not plain LoRA, or not made for this base model; it has a scoring head, and
+            `spec` is that of a language model.
     """
     path = Path(path)
     config = read_json(path / "adapter_config.json")
@@ -156,8 +258,9 @@ def load_adapter(path: str | Path, spec: ModelSpec) -> Adapter:
         if config.get(key, off) not in (off, None, []):
             raise UserError(f"'{key}' = {config[key]!r} is not supported", where)
     _check_initialization(config.get("init_lora_weights", True), where)
-    if config.get("modules_to_save"):
-        raise UserError("adapters that carry whole modules (modules_to_save) are not supported", where)
+    if _has_head(config) and spec.head is None:
+        raise UserError("the adapter has a scoring head, or other modules that were trained whole (modules_to_save), "
+                        "and this model predicts tokens", where, "use jaxllm score")
     if (path / "adapter_model.bin").is_file() and not (path / "adapter_model.safetensors").is_file():
         raise UserError("adapter_model.bin is not read, it can run code", path, "write it as safetensors with PEFT: "
                         "PeftModel.from_pretrained(BASE, DIR).save_pretrained(NEW)")
@@ -187,6 +290,9 @@ def load_adapter(path: str | Path, spec: ModelSpec) -> Adapter:
         for leaf in leaves:
             part = cut(leaf, up)
             layers.setdefault(leaf.path[1], {})[leaf.path[2]] = {"a": jnp.asarray(down), "b": jnp.asarray(part)}
+    if _has_head(config):
+        heads = [PREFIX + leaf.name for leaf in _head_leaves(spec)]
+        tensors = {name: tensor for name, tensor in tensors.items() if name not in heads}
     if tensors:
         raise UserError(f"{len(tensors)} tensors have no place in this {spec.family} model, for example "
                         f"'{min(tensors)}'", path)

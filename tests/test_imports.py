@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "jaxllm"
-LEAVES = {"errors", "files", "directories", "config", "parsing", "assets", "statistics", "progress", "devices", "job",
-          "report", "compile_cache", "clock"}
+LEAVES = {"errors", "files", "directories", "config", "parsing", "assets", "statistics", "measures", "progress",
+          "devices", "job", "report", "compile_cache", "clock"}
 # A package imports packages of its own row and the leaves.
 ALLOWED = {
     "ops": set(),

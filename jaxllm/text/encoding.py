@@ -19,7 +19,7 @@ import numpy as np
 
 from jaxllm.errors import UserError
 from jaxllm.progress import notice
-from jaxllm.text.examples import Example, encode_example, prompt_ids
+from jaxllm.text.examples import Example, encode_example, prompt_ids, reward_text_ids, without_end_token
 from jaxllm.text.forms import PairRow, SftRow, Text, UnpairedRow
 from jaxllm.text.tokenizer import Tokenizer
 
@@ -87,7 +87,8 @@ def encode_completion(tokenizer: Tokenizer, row: SftRow | UnpairedRow, *, start:
     if isinstance(row.completion, list):
         text = _without_rest(encode_example(tokenizer, messages=row.completion))
     else:
-        ids = np.array([*prompt_ids(tokenizer, _open(tokenizer, row.completion)), _end_id(tokenizer)], np.int32)
+        whole = without_end_token(tokenizer, row.completion)
+        ids = np.array([*prompt_ids(tokenizer, whole), _end_id(tokenizer)], np.int32)
         text = Example(ids, np.arange(len(ids)) > 0)
     return _fit(tokenizer, [text], text.prompt_length, max_length, None)
 
@@ -121,11 +122,27 @@ def encode_text(tokenizer: Tokenizer, text: Text, pair: str | None = None, *, ma
 
 def encode_whole_pair(tokenizer: Tokenizer, row: PairRow, *, max_length: int | None = None
                       ) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
-    """Encodes the chosen and the rejected text of a pair for a reward model, each as `encode_text`."""
-    chosen, rejected = (encode_text(tokenizer, joined(row.prompt, answer), max_length=max_length)
-                        for answer in (row.chosen, row.rejected))
-    if np.array_equal(chosen[0], rejected[0]):
+    """Encodes the chosen and the rejected text of a pair for a reward model; see `examples.reward_text_ids`.
+
+    Args:
+        tokenizer: the tokenizer.
+        row: the pair.
+        max_length: the most tokens of a text.
+
+    Returns:
+        ids and token types, int32 `[N]`, of both.
+
+    Raises:
+        TooLong: a text has more than `max_length` tokens.
+        UserError: both have the same tokens, or the template refuses the messages.
+    """
+    texts = [np.array(reward_text_ids(tokenizer, row.prompt, answer), np.int32)
+             for answer in (row.chosen, row.rejected)]
+    if np.array_equal(*texts):
         raise UserError("chosen and rejected have the same tokens")
+    if max_length is not None and max(map(len, texts)) > max_length:
+        raise TooLong(f"a text has more than {max_length} tokens")
+    chosen, rejected = ((ids, np.zeros_like(ids)) for ids in texts)
     return chosen, rejected
 
 
@@ -162,16 +179,10 @@ def encode_all(rows: Sequence[Any], encode: Callable[[Any], T]) -> EncodedRows[T
     return done
 
 
-def joined(prompt: Text, answer: Text) -> Text:
-    """Returns prompt and answer as one text or conversation."""
-    if isinstance(prompt, str):
-        return prompt + str(answer)
-    return [*prompt, *([{"role": "assistant", "content": answer}] if isinstance(answer, str) else answer)]
-
-
 def _with_loss(tokenizer: Tokenizer, prompt: Text, answer: Text, start: Sequence[int]) -> Example:
     if isinstance(prompt, str):
-        return encode_example(tokenizer, prompt=prompt, completion=_open(tokenizer, str(answer)), end=True, start=start)
+        answer = without_end_token(tokenizer, str(answer))
+        return encode_example(tokenizer, prompt=prompt, completion=answer, end=True, start=start)
     example = _without_rest(encode_example(tokenizer, messages=prompt, completion=answer))
     if int(example.ids[-1]) not in tokenizer.stop_ids:
         notice("the chat template ends the assistant's turn with no end token, so a model does not learn to stop")
@@ -182,11 +193,6 @@ def _without_rest(example: Example) -> Example:
     """Leaves out the tokens after the last one that carries loss."""
     stop = 1 + int(np.flatnonzero(example.loss_mask)[-1])
     return Example(example.ids[:stop], example.loss_mask[:stop])
-
-
-def _open(tokenizer: Tokenizer, text: str) -> str:
-    """Returns a text without the end token, if it spells that at its end."""
-    return text if tokenizer.eos_id is None else text.removesuffix(tokenizer.decode([tokenizer.eos_id], special=True))
 
 
 def _end_id(tokenizer: Tokenizer) -> int:

@@ -148,7 +148,8 @@ def pair_ids(tokenizer: Tokenizer, prompt: str, completion: str, start: Sequence
     return whole[:shared] or list(start), whole[shared:]
 
 
-def reward_text_ids(tokenizer: Tokenizer, prompt: str | Sequence[dict[str, Any]], answer: str) -> list[int]:
+def reward_text_ids(tokenizer: Tokenizer, prompt: str | Sequence[dict[str, Any]],
+                    answer: str | Sequence[dict[str, Any]]) -> list[int]:
     """Encodes a prompt with its answer as the text that a reward model scores, in training and in use alike.
 
     Messages are rendered by the chat template with the answer as the assistant's turn; the template ends the text.
@@ -158,14 +159,16 @@ def reward_text_ids(tokenizer: Tokenizer, prompt: str | Sequence[dict[str, Any]]
     Args:
         tokenizer: the tokenizer.
         prompt: plain text, or messages ``{"role": ..., "content": ...}``, oldest first.
-        answer: plain text.
+        answer: plain text; after messages also messages, of which the last is the assistant's.
 
     Raises:
         UserError: there is no chat template for messages, it refuses them, or a token has no row in the embedding.
         ValueError: a text holds a lone surrogate.
     """
     if not isinstance(prompt, str):
-        return tokenizer.chat([*prompt, {"role": "assistant", "content": answer}], add_generation_prompt=False)
+        turns = [{"role": "assistant", "content": answer}] if isinstance(answer, str) else answer
+        return tokenizer.chat([*prompt, *turns], add_generation_prompt=False)
+    answer = str(answer)
     if tokenizer.eos_id is None:
         return tokenizer.whole(prompt + answer)[0]
     answer = without_end_token(tokenizer, answer)
@@ -174,11 +177,8 @@ def reward_text_ids(tokenizer: Tokenizer, prompt: str | Sequence[dict[str, Any]]
 
 
 def without_end_token(tokenizer: Tokenizer, text: str) -> str:
-    """Removes the end tokens that a text spells at its end, as texts do that were rendered elsewhere."""
-    for spelled, token in tokenizer.special_tokens.items():
-        while token == tokenizer.eos_id and text.endswith(spelled):
-            text = text.removesuffix(spelled)
-    return text
+    """Removes the end token that a text spells at its end, as a text does that was rendered elsewhere."""
+    return text if tokenizer.eos_id is None else text.removesuffix(tokenizer.decode([tokenizer.eos_id], special=True))
 
 
 def _prefix(tokenizer: Tokenizer) -> list[int]:

@@ -261,7 +261,7 @@ def test_whole_texts_are_those_of_the_score_command(saved):
     assert chosen.tolist() == tokenizer.chat([*Q, assistant("yo")], add_generation_prompt=False)
     assert types.tolist() == [0] * len(chosen) and chosen.dtype == np.int32
     (chosen, _), _ = encode_whole_pair(tokenizer, PairRow("1 + 1", " = 2", " = 3"))
-    assert chosen.tolist() == tokenizer.whole("1 + 1 = 2")[0]
+    assert chosen.tolist() == [*tokenizer.whole("1 + 1 = 2")[0], tokenizer.eos_id]
     with pytest.raises(TooLong, match="more than 4 tokens"):  # dropped, never cut
         encode_whole_pair(tokenizer, PairRow(Q, "yo", "no"), max_length=4)
     assert len(encode_text(tokenizer, "135", max_length=3)[0]) == 3

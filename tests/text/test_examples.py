@@ -194,8 +194,7 @@ def test_a_reward_models_text_ends_once(saved, backend):
     tokenizer, _ = saved(backend, None)
     ids = reward_text_ids(tokenizer, "Once up", "on a time")
     assert ids == [*tokenizer.encode("Once upon a time"), tokenizer.eos_id]
-    for spelled in ("on a time</s>", "on a time</s></s>"):
-        assert reward_text_ids(tokenizer, "Once up", spelled) == ids
+    assert reward_text_ids(tokenizer, "Once up", "on a time</s>") == ids
     inside = reward_text_ids(tokenizer, "Once</s>", " a</s> time")
     assert inside.count(tokenizer.eos_id) == 1 and tokenizer.decode(inside) == "Once</s> a</s> time"
     assert reward_text_ids(tokenizer, "", "") == [tokenizer.eos_id]

@@ -189,8 +189,11 @@ class Job:
             ValueError: it holds NaN, an infinity, or something JSON has no form for.
             StorageError: the disk is full; earlier rows are complete.
         """
+        self._append(self.rows_path, row)
+
+    def _append(self, path: Path, row: Mapping[str, Any]) -> None:
         if self.primary:
-            self._writer(self.rows_path).write(row)
+            self._writer(path).write(row)
 
     def _writer(self, path: Path) -> JsonlWriter:
         """Returns the writer of a file, opened on first use."""
@@ -198,11 +201,12 @@ class Job:
             self._writers[path] = JsonlWriter(path)
         return self._writers[path]
 
-    def in_order(self, start: int) -> Callable[[int, Mapping[str, Any]], int]:
+    def in_order(self, start: int, file: str = "rows.jsonl") -> Callable[[int, Mapping[str, Any]], int]:
         """Returns a writer of rows that arrive in any order; a row is written once all earlier ones are.
 
         Args:
-            start: number of rows that rows.jsonl has already.
+            start: number of rows that the file has already.
+            file: name of the file in the directory.
 
         Returns:
             `write(number, row) -> count`: takes a row's number, counted from the first row of the file, and the row;
@@ -215,7 +219,7 @@ class Job:
             nonlocal written
             waiting[number] = row
             while written in waiting:
-                self.row(waiting.pop(written))
+                self._append(self.directory / file, waiting.pop(written))
                 written += 1
             return written
 

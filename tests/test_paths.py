@@ -13,7 +13,8 @@ from jaxllm.config import PATH_KEYS
 from jaxllm.parsing import _alternatives, _keys, parse
 
 # Keys of texts that are no paths, by their last name.
-OTHER_TEXTS = {"base_url", "key_variable", "prompt", "context", "question", "answer", "document", "stop", "targets"}
+OTHER_TEXTS = {"base_url", "key_variable", "prompt", "context", "question", "answer", "document", "stop", "targets",
+               "template"}
 REQUIRED = {"data.path": "x", "out": "x", "model": "x", "catalog": "x", "document": "1"}
 CONFIGS = {verb: importlib.import_module(about.module).Config for verb, about in VERBS.items()}
 
@@ -44,8 +45,9 @@ def test_tilde_is_expanded_in_every_path(verb, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     config = CONFIGS[verb]
     keys = path_keys(config)
-    # Some keys apply to some backends of a judge or sources of QA pairs only.
-    alone = {"judge.path": ("kind=recorded",), "judge.cache": ("kind=openai", "model=m"), "qa_pairs.source": ()}
+    # Some keys apply to some backends of a judge, sources of QA pairs or sides of a comparison only.
+    alone = {"judge.path": ("kind=recorded",), "judge.cache": ("kind=openai", "model=m"), "qa_pairs.source": (),
+             "answers_a": (), "answers_b": ()}
     groups = [(settings, [key for key in keys if key.endswith(end)]) for end, settings in alone.items()]
     groups.append(((), [key for key in keys if not key.endswith(tuple(alone))]))
     for settings, own in groups:
@@ -58,6 +60,8 @@ def test_tilde_is_expanded_in_every_path(verb, tmp_path, monkeypatch):
                  if key not in own and {str, Path} & {*_alternatives(_keys(config).get(key))}]
         given += [f"--{key.rpartition('.')[0]}.{setting}" for key in own for setting in settings]
         given += ["--merge"] if verb == "convert" else []
+        given += [f"--model_{side}=x" for side in "ab" if verb == "compare" and not {f"model_{side}", f"answers_{side}"}
+                  & set(own)]
         forms = [[f"--{key}=~/a b" for key in own], ["--config=~/c.yaml"]]
         forms += [[word for key in own for word in (f"--{key}", "~/a b")], ["--config", "~/c.yaml"]] * (verb == "score")
         for words in forms if own else ():

@@ -23,8 +23,8 @@ def generated(result: Mapping[str, Any], lengths: Sequence[int], rows: Iterable[
     counts = Table(["", "count"], [["rows", result["rows"]], ["rejected rows", result["rejected"]],
                                    ["completions", len(lengths)], ["tokens", result["tokens"]],
                                    *([f"ended by {reason}", n] for reason, n in result["finished"].items())])
-    shown = [[row["id"], _prompt(row["prompt"]), completion["text"], completion["logprob"], completion["finish_reason"]]
-             for row in rows for completion in row["completions"]][:SHOWN_ROWS]
+    shown = [[row["id"], prompt_text(row["prompt"]), completion["text"], completion["logprob"],
+              completion["finish_reason"]] for row in rows for completion in row["completions"]][:SHOWN_ROWS]
     note = f"The first {len(shown)} of {len(lengths):,}; rows.jsonl has all." if len(shown) < len(lengths) else ""
     return [Section("Counts", parts=[counts, Histogram("Length of completions", "tokens", lengths)]),
             Section("Completions", parts=[Table(
@@ -76,11 +76,11 @@ def classified(result: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], tex
 def _text(row: Mapping[str, Any]) -> str:
     """Formats a text, two texts, or a conversation."""
     if row.get("messages") is not None:
-        return _prompt(row["messages"])
+        return prompt_text(row["messages"])
     return "\n".join(part for part in (row["text"], row.get("text_pair")) if part is not None)
 
 
-def _prompt(prompt: str | Sequence[Mapping[str, Any]]) -> str:
+def prompt_text(prompt: str | Sequence[Mapping[str, Any]]) -> str:
     """Formats a prompt, or a conversation turn by turn."""
     if isinstance(prompt, str):
         return prompt

@@ -1,0 +1,162 @@
+"""Measures of a comparison: shares of wins, ties and losses, the length-controlled win rate, and the sign test.
+
+All intervals have 95 % coverage and take whole prompts as units: several rows with one prompt are not independent.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Sequence
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from jaxllm.statistics import clustered
+
+# Of a row, for side A; None where a verdict is invalid.
+Outcome = Literal["win", "tie", "loss"]
+# An answer that a judge prefers.
+Verdict = Literal["a", "b", "tie"]
+Disagreement = Literal["tie", "leave_out"]
+
+# Share -> value of each outcome.
+SHARES: dict[str, dict[Outcome, float]] = {
+    "win": {"win": 1.0}, "tie": {"tie": 1.0}, "loss": {"loss": 1.0}, "win_tie": {"win": 1.0, "tie": 1.0},
+    "net_win": {"win": 1.0, "loss": -1.0}, "win_rate": {"win": 1.0, "tie": 0.5}}
+# Weight of the squared slope in the regression on length. The slope stays finite where length separates wins from
+# losses; elsewhere, with a hundred rows, the penalty moves the estimate by a twentieth of its standard error.
+SLOPE_PENALTY = 0.1
+_NORMAL_975 = 1.959963984540054
+_ITERATIONS, _TOLERANCE = 200, 1e-12
+
+
+def outcome(verdicts: Sequence[Verdict | None], disagreement: Disagreement = "tie") -> Outcome | None:
+    """Combines the verdicts of all orders of presentation into the outcome for side A.
+
+    Args:
+        verdicts: one per order; None is an invalid one.
+        disagreement: outcome of verdicts that differ: tie, or none with `leave_out`.
+
+    Returns:
+        The outcome; None if a verdict is invalid, because the others alone depend on the order of presentation.
+    """
+    if None in verdicts:
+        return None
+    if len(set(verdicts)) > 1:
+        return "tie" if disagreement == "tie" else None
+    return {"a": "win", "b": "loss", "tie": "tie"}[verdicts[0]]  # type: ignore[index,return-value]
+
+
+def word_count(text: str) -> int:
+    """Counts the words of an answer: what is between blanks."""
+    return len(text.split())
+
+
+def shares(outcomes: Sequence[Outcome], prompts: Sequence[Hashable], seed: int = 0) -> dict[str, Any]:
+    """Computes the shares of the outcomes with intervals.
+
+    Args:
+        outcomes: one per row, at least one.
+        prompts: the prompt of every row, in the same order.
+        seed: seed of the resampling.
+
+    Returns:
+        Each as in `statistics.clustered`: `win`, `tie`, `loss`; `win_tie`, wins and ties, the rate at which A is at
+        least as good (PrefCleanBench, 2509.23564; 1 for equal sides); `net_win`, wins less losses (0 for equal sides);
+        `win_rate`, wins and half of the ties (one half for equal sides).
+    """
+    return {name: clustered([value.get(one, 0.0) for one in outcomes], prompts, seed)
+            for name, value in SHARES.items()}
+
+
+def scores_of(outcomes: Sequence[Outcome]) -> list[float]:
+    """Returns 1 for a win, one half for a tie and 0 for a loss."""
+    return [SHARES["win_rate"].get(one, 0.0) for one in outcomes]
+
+
+def sign_test(outcomes: Sequence[Outcome], prompts: Sequence[Hashable]) -> float:
+    """Computes the two-sided p-value of the exact sign test of wins against losses; ties do not count.
+
+    A prompt with several rows counts once: for the side with more wins in them.
+    """
+    from scipy import stats  # takes half a second to import, and only results need it
+
+    balance: dict[str, int] = {}
+    for one, prompt in zip(outcomes, prompts, strict=True):
+        balance[str(prompt)] = balance.get(str(prompt), 0) + {"win": 1, "tie": 0, "loss": -1}[one]
+    wins, losses = (sum(sign * value > 0 for value in balance.values()) for sign in (1, -1))
+    return float(stats.binomtest(wins, wins + losses).pvalue) if wins + losses else 1.0
+
+
+def length_controlled(scores: ArrayLike, differences: ArrayLike, clusters: Sequence[Hashable]
+                      ) -> dict[str, float | int]:
+    """Estimates the win rate of A between answers of equal length (the idea of AlpacaEval 2, 2404.04475).
+
+    A logistic regression of the score on `x`, the difference in length divided by its root mean square (not centered,
+    so that 0 is equal length). The estimate is the probability at `x = 0`:
+
+        maximize sum_i [s_i log p_i + (1 - s_i) log(1 - p_i)] - SLOPE_PENALTY / 2 slope^2
+        p_i = logistic(intercept + slope x_i)
+
+    The intercept has no penalty: with answers of equal length, the estimate is the win rate itself. So it is where all
+    scores are 0, or all 1, and where all differences are the same, for then sides and lengths have one effect.
+
+    Args:
+        scores: per row 1 for a win of A, 0 for a loss, one half for a tie; at least one.
+        differences: length of A's answer less that of B's, in the same order.
+        clusters: the cluster of every row.
+
+    Returns:
+        `{mean, ci_low, ci_high, n}`; the interval is that of the intercept, by cluster-robust standard errors.
+
+    Raises:
+        ValueError: there are no scores.
+    """
+    won, length = np.asarray(scores, np.float64), np.asarray(differences, np.float64)
+    if not won.size:
+        raise ValueError("the mean of no values")
+    rate = float(won.mean())
+    if rate in (0.0, 1.0):
+        return {"mean": rate, "ci_low": rate, "ci_high": rate, "n": int(won.size)}
+    scale = math.sqrt(float(np.mean(length**2)))
+    inputs = np.stack([np.ones_like(won), length / scale if scale else length], -1)
+    intercept, error = _fit(inputs, won, clusters)
+    low, mean, high = (_logistic(intercept + sign * _NORMAL_975 * error) for sign in (-1, 0, 1))
+    return {"mean": float(mean), "ci_low": float(low), "ci_high": float(high), "n": int(won.size)}
+
+
+def _fit(inputs: np.ndarray, targets: np.ndarray, clusters: Sequence[Hashable]) -> tuple[float, float]:
+    """Fits the regression by Newton's method with step halving; returns the intercept and its standard error."""
+    penalty = np.array([0.0, SLOPE_PENALTY])
+    rate = targets.mean()
+    weights = np.array([math.log(rate / (1 - rate)), 0.0])
+
+    def loss(at: np.ndarray) -> float:
+        logits = inputs @ at
+        return float(np.sum(np.logaddexp(0.0, logits) - targets * logits) + penalty @ at**2 / 2)
+
+    for _ in range(_ITERATIONS):
+        probability = _logistic(inputs @ weights)
+        gradient = inputs.T @ (probability - targets) + penalty * weights
+        hessian = (inputs.T * (probability * (1 - probability))) @ inputs + np.diag(penalty)
+        step, before = np.linalg.solve(hessian, gradient), loss(weights)
+        while loss(weights - step) > before and np.abs(step).max() > _TOLERANCE:
+            step = step / 2
+        weights = weights - step
+        if np.abs(step).max() <= _TOLERANCE:
+            break
+    probability = _logistic(inputs @ weights)
+    hessian = (inputs.T * (probability * (1 - probability))) @ inputs + np.diag(penalty)
+    _, cluster = np.unique(np.asarray([str(name) for name in clusters]), return_inverse=True)
+    count = cluster.max() + 1
+    if count == 1:
+        return float(weights[0]), 0.0
+    gradients = np.stack([np.bincount(cluster, column) for column in (inputs.T * (targets - probability))], -1)
+    inverse = np.linalg.inv(hessian)
+    covariance = inverse @ (gradients.T @ gradients) @ inverse * count / (count - 1)
+    return float(weights[0]), math.sqrt(max(float(covariance[0, 0]), 0.0))
+
+
+def _logistic(logits: Any) -> Any:
+    return np.exp(-np.logaddexp(0.0, -logits))

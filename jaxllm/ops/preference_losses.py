@@ -198,9 +198,9 @@ def _sft(pairs, settings):
 
 
 def _sorted_losses(left, right, pairs, settings):
-    """Compares the sorted values of both arguments: the k-th smallest with the k-th smallest, over all rows.
+    """Compares the sorted values of both arguments: the k-th smallest with the k-th smallest.
 
-    Rows of weight 0 are left out. Weights other than 0 have no effect on the order or on the k-th loss.
+    The order is that of all rows, on all devices. Rows of weight 0 are left out; other weights have no effect on it.
 
     Returns:
         `[P]`, the mean loss in every row.

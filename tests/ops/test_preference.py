@@ -92,6 +92,14 @@ def test_log_odds_golden():
     assert_allclose(metrics["log_odds_ratio"][0], -1.042057808, rtol=1e-6)
 
 
+@pytest.mark.parametrize("mean", [-1e-5, -0.01, -0.6, -0.8, -5.0, -20.0])
+def test_log_odds_are_exact_in_float32(mean):
+    """Against float64: probabilities near 1 and near 0."""
+    pairs = pairs_of(**FIXTURE | {"chosen": [mean], "chosen_tokens": [1.0], "rejected": [-7.0]})
+    odds = preference_loss("orpo", pairs)[1]["log_odds_chosen"][0]
+    assert_allclose(odds, (mean - np.log(-np.expm1(mean))) - (-0.7 - np.log(-np.expm1(-0.7))), rtol=2e-6, atol=1e-6)
+
+
 def test_kto_golden():
     assert_allclose(loss_of("kto", unpaired([1.0], [1], [0.5])), 0.4875025036, rtol=1e-6)
     assert_allclose(loss_of("kto", unpaired([-1.0], [0], [0.5])), 0.4625701547, rtol=1e-6)
@@ -235,6 +243,9 @@ def test_bco_subtracts_the_mean_reward_or_a_running_mean():
     assert_allclose(loss_of("bco", pairs_of(**fields, reward_shift=0.7)), by_hand(0.7), rtol=1e-6)
     (total, weight) = preference_loss("bco", pairs_of(**fields))[1]["reward_shift"]
     assert_allclose(total / weight, shift, rtol=1e-5)
+    for own, detached in zip(value_and_gradient("bco", pairs_of(**fields))[1],
+                             value_and_gradient("bco", pairs_of(**fields, reward_shift=shift))[1], strict=True):
+        assert_allclose(own, detached, rtol=1e-6)
 
 
 # Combinations

@@ -1,6 +1,6 @@
 """Preference losses against TRL, from logits to values, gradients and metrics; against formulas in torch elsewhere.
 
-TRL's own loss methods run on given logits: the model and the trainer around them are stand-ins.
+TRL's own loss methods run on given logits: the model and the trainer around them are stubs.
 """
 
 import functools
@@ -111,7 +111,7 @@ class Model(torch.nn.Module):
 
 
 def trainer(**settings):
-    """A stand-in for the trainer on one device, with defaults of TRL's settings."""
+    """A stub of the trainer on one device, with defaults of TRL's settings."""
     same = lambda values: values
     return SimpleNamespace(**dict(
         beta=0.1, label_smoothing=0.0, loss_types=["sigmoid"], loss_weights=[1.0], ld_alpha=None, use_weighting=False,
@@ -124,13 +124,13 @@ def trainer(**settings):
 def dpo(batch, losses, **settings):
     """Runs TRL's DPO loss. Returns its value, its gradient with respect to the logits, and the metrics."""
     logits = torch.tensor(batch.policy, requires_grad=True)
-    stand_in = trainer(loss_types=list(losses), loss_weights=list(losses.values()),
+    stub = trainer(loss_types=list(losses), loss_weights=list(losses.values()),
                        ref_model=Model(torch.tensor(batch.reference)), **settings)
     mask = torch.cat([torch.zeros(2 * P, 1), torch.tensor(batch.mask)], dim=1).long()
     inputs = dict(input_ids=torch.tensor(batch.ids), attention_mask=torch.ones_like(mask), completion_mask=mask)
-    value = DPOTrainer._compute_loss(stand_in, Model(logits), inputs, False)
+    value = DPOTrainer._compute_loss(stub, Model(logits), inputs, False)
     value.backward()
-    return value.item(), logits.grad.numpy(), {name: own[-1] for name, own in stand_in._metrics["train"].items()}
+    return value.item(), logits.grad.numpy(), {name: own[-1] for name, own in stub._metrics["train"].items()}
 
 
 def assert_equal(ours, theirs):
@@ -194,11 +194,11 @@ def torch_sums(batch, *, mean=False):
 def without_reference(kind, method, batch, *, mean, **settings):
     """Runs the loss of TRL's trainers without a reference model."""
     logits, chosen, rejected, nll = torch_sums(batch, mean=mean)
-    stand_in = trainer(**settings)
-    setattr(stand_in, method, functools.partial(getattr(kind, method), stand_in))
+    stub = trainer(**settings)
+    setattr(stub, method, functools.partial(getattr(kind, method), stub))
     fill = torch.zeros(P)
-    stand_in.concatenated_forward = lambda model, batch: (chosen, rejected, fill, fill, nll)
-    value, metrics = kind.get_batch_loss_metrics(stand_in, None, None)
+    stub.concatenated_forward = lambda model, batch: (chosen, rejected, fill, fill, nll)
+    value, metrics = kind.get_batch_loss_metrics(stub, None, None)
     value.backward()
     if mean:  # TRL reports the means here
         metrics = {name: own for name, own in metrics.items() if not name.startswith("logps")}
@@ -261,15 +261,15 @@ def test_kto(batch, name, desirable):
     logits = torch.tensor(batch.policy, requires_grad=True)
     kl = np.random.default_rng(1).normal(size=(2, 2 * P)).astype("f") + [[0.3], [0.0]]
     policy, reference = Model(logits), Model(torch.tensor(batch.reference))
-    stand_in = trainer(loss_type=name, ref_model=reference, desirable_weight=1.5, undesirable_weight=0.8,
+    stub = trainer(loss_type=name, ref_model=reference, desirable_weight=1.5, undesirable_weight=0.8,
                        calculate_KL=name == "kto",
                        _compute_kl_logps=lambda model, _: torch.tensor(kl[int(model is reference)]))
     mask = torch.cat([torch.zeros(2 * P, 1), torch.tensor(batch.mask)], dim=1).long()
     inputs = dict(input_ids=torch.tensor(batch.ids), attention_mask=torch.ones_like(mask), completion_mask=mask,
                   label=torch.tensor(desirable, dtype=torch.bool))
-    value = KTOTrainer._compute_loss(stand_in, policy, inputs, False)
+    value = KTOTrainer._compute_loss(stub, policy, inputs, False)
     value.backward()
-    theirs = {key: own[-1] for key, own in stand_in._metrics["train"].items()}
+    theirs = {key: own[-1] for key, own in stub._metrics["train"].items()}
 
     def ours(logits):
         pairs = our_pairs(batch, logits)
@@ -291,10 +291,10 @@ def test_reward_model(margin):
     scores = (3 * random.normal(size=(2 * P, 1))).astype("f")
     margins = random.uniform(size=P).astype("f")
     theirs = torch.tensor(scores, requires_grad=True)
-    stand_in = trainer()
-    stand_in.args.center_rewards_coefficient = 0.02
+    stub = trainer()
+    stub.args.center_rewards_coefficient = 0.02
     inputs = dict(attention_mask=torch.ones(2 * P, 3)) | ({"margin": torch.tensor(margins)} if margin else {})
-    value = RewardTrainer.compute_loss(stand_in, lambda **_: SimpleNamespace(logits=theirs), inputs)
+    value = RewardTrainer.compute_loss(stub, lambda **_: SimpleNamespace(logits=theirs), inputs)
     value.backward()
 
     def ours(scores):
@@ -304,7 +304,7 @@ def test_reward_model(margin):
 
     (own, metrics), gradient = jax.value_and_grad(ours, has_aux=True)(jnp.asarray(scores))
     assert_equal((own, gradient, metrics), (value.item(), theirs.grad.numpy(), {
-        name: values[-1] for name, values in stand_in._metrics["train"].items()}))
+        name: values[-1] for name, values in stub._metrics["train"].items()}))
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])

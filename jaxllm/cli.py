@@ -51,6 +51,7 @@ VERBS: dict[str, Verb] = {
     "generate": Verb("jaxllm.generate.job", "complete prompts or answer conversations", True),
     "score": Verb("jaxllm.generate.score_job", "compute log-probabilities of completions, or scores of a classifier",
                   True),
+    "check": Verb("jaxllm.evaluate.check_job", "audit fine-tuning data before training", True, subject="data.path"),
     "convert": Verb("jaxllm.checkpoint.convert_job", "change a checkpoint's layout, dtype or bits, or merge adapters",
                     True),
     "inspect": Verb("jaxllm.checkpoint.inspect_job", "describe a checkpoint: architecture, size, tokenizer",

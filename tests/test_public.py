@@ -40,11 +40,11 @@ PUBLIC: dict[str, str] = {
     "jaxllm.self_param": """
         answer_questions FormatConfig inject InjectConfig Injection Prompts QAPair""",
     "jaxllm.text": """
-        bucket bucket_sizes ClassifyRow encode_all encode_completion encode_example encode_pair encode_text
-        encode_whole_pair Encoded EncodedRows Example iter_rows load_tokenizer Message NonEmpty pack pad_right
-        PairRow pairs_from_ranks pairs_from_scores pairs_from_unpaired preference_rows PreferenceRows
-        ranks_from_pairs read_rows Rejected Row RowSet scores_from_pairs SftRow split_by_prompt Tokenizer
-        TooLong unpaired_from_pairs UnpairedRow""",
+        bucket bucket_sizes ClassifyRow encode_all encode_completion encode_example encode_pair
+        encode_reward_pair encode_text Encoded EncodedRows Example iter_rows load_tokenizer Message NonEmpty
+        pack pad_right PairRow pairs_from_ranks pairs_from_scores pairs_from_unpaired preference_rows
+        PreferenceRows ranks_from_pairs read_rows Rejected Row RowSet scores_from_pairs SftRow split_by_prompt
+        Tokenizer TooLong unpaired_from_pairs UnpairedRow""",
     "jaxllm.train": """
         abstract_state batch_sharding BatchFn Checkpointer count_tokens decay_mask DECAYED epoch_permutation
         FinishFn fit FitResult Hook init_state LossFn make_mesh make_optimizer make_schedule make_train_step

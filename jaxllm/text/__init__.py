@@ -16,8 +16,8 @@ from jaxllm.text.encoding import (
     encode_all,
     encode_completion,
     encode_pair,
+    encode_reward_pair,
     encode_text,
-    encode_whole_pair,
 )
 from jaxllm.text.examples import Example, encode_example
 from jaxllm.text.preferences import (
@@ -54,8 +54,8 @@ __all__ = [
     "encode_completion",
     "encode_example",
     "encode_pair",
+    "encode_reward_pair",
     "encode_text",
-    "encode_whole_pair",
     "iter_rows",
     "load_tokenizer",
     "pack",

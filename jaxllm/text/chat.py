@@ -21,6 +21,9 @@ from jaxllm.errors import UserError
 
 # A role is written into control tokens such as <|user|>: a free choice would let a row write <|end|>.
 ROLES = ("system", "developer", "user", "assistant", "tool")
+# Markers of contents: unknown to all texts, and of digits, which templates leave alone.
+_NONCE = secrets.randbits(96)
+_MARKER = re.compile(f"(m{_NONCE}x[0-9]+x)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,9 +128,8 @@ class ChatTemplate:
         if not turns:
             raise UserError("a conversation needs at least one message", self.source)
         plain = self.template(turns, add_generation_prompt)
-        nonce = secrets.randbits(96)  # in digits, which templates leave alone
         contents_of = [self._pieces(i, message) for i, message in enumerate(turns)]
-        cores = {f"m{nonce}x{k}x": piece for k, piece in enumerate(itertools.chain(*contents_of))}
+        cores = {f"m{_NONCE}x{k}x": piece for k, piece in enumerate(itertools.chain(*contents_of))}
         # Outer blanks are not replaced, so that a template that trims contents does so here as well.
         marked = self.template(self._marked(turns, cores), add_generation_prompt)
         for i, own in enumerate(contents_of):
@@ -138,7 +140,7 @@ class ChatTemplate:
                     f"the chat template drops or rewrites message {i + 1} (role {turns[i]['role']!r})", self.source,
                     "use roles that this model's template supports; a system text can be put in front of the first "
                     "user text")
-        pieces = re.split(f"(m{nonce}x[0-9]+x)", marked)  # template text, marker, template text, marker, ...
+        pieces = re.split(_MARKER, marked)  # template text, marker, template text, marker, ...
         found = [cores[marker] for marker in pieces[1::2]]
         contents = [piece.core for piece in found]
         if "".join(map("".join, zip(pieces[::2], [*contents, ""], strict=True))) != plain:
@@ -152,7 +154,7 @@ class ChatTemplate:
                 return Rendered(self.control.rename(plain), [None] * len(turns), None)
             contents = rewritten
         return self._joined(turns, found, pieces[::2], contents,
-                            self._leading(turns, cores, found, pieces, nonce, add_generation_prompt))
+                            self._leading(turns, cores, found, pieces, add_generation_prompt))
 
     def _pieces(self, i: int, message: dict[str, str]) -> list[_Piece]:
         """Returns the texts of a message that are replaced by markers."""
@@ -197,7 +199,7 @@ class ChatTemplate:
         return [*contents, plain[position:stop]] if stop >= position and plain.endswith(literals[-1]) else None
 
     def _leading(self, messages: list[dict], cores: Mapping[str, _Piece], found: Sequence[_Piece], pieces: list[str],
-                 nonce: int, add_generation_prompt: bool) -> list[str]:
+                 add_generation_prompt: bool) -> list[str]:
         """Returns for each marker what precedes its piece in the content, as far as the template left it there: blanks,
         and an assistant's own tokens."""
         first = {piece.message: piece for piece in reversed(list(cores.values()))}
@@ -205,9 +207,9 @@ class ChatTemplate:
         if not any(before):
             return before
         stripped = [{**message, "content": message["content"].strip()} for message in messages]
-        bare = re.split(f"m{nonce}x[0-9]+x", self.template(self._marked(stripped, {
+        bare = re.split(_MARKER, self.template(self._marked(stripped, {
             name: piece._replace(before=piece.before.lstrip() if first[piece.message] is piece else piece.before)
-            for name, piece in cores.items()}), add_generation_prompt))
+            for name, piece in cores.items()}), add_generation_prompt))[::2]
         if len(bare) != 1 + len(before):
             return [""] * len(before)
         leading = []

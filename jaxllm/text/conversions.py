@@ -119,7 +119,7 @@ def order_of(row: Mapping[str, Any], name: Literal["score", "rank"]) -> list[flo
     if len(answers) != len(values) or len(answers) < 2:
         raise UserError(f"there are {len(answers)} completions and {len(values)} {name}s; two or more are needed, "
                         f"with a {name} each")
-    return [None if value is None else _number(value, name) for value in values]
+    return [None if value is None else as_number(value, name) for value in values]
 
 
 def from_cell(value: Any) -> Any:
@@ -130,8 +130,8 @@ def from_cell(value: Any) -> Any:
     return value
 
 
-def _number(value: Any, name: str) -> float:
-    """Returns a number, or that which a text spells."""
+def as_number(value: Any, name: str) -> float:
+    """Returns a number, or that which a text spells; `name` is its column, for the error message."""
     number = None
     if isinstance(value, int | float | str) and not isinstance(value, bool):
         try:
@@ -139,7 +139,7 @@ def _number(value: Any, name: str) -> float:
         except (ValueError, OverflowError):
             pass
     if number is None or isinstance(number, float) and not math.isfinite(number):
-        raise UserError(f"a {name} is no finite number")
+        raise UserError(f"{name} must be a finite number")
     return number
 
 

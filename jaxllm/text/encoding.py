@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import numpy as np
 
@@ -27,7 +27,16 @@ T = TypeVar("T")
 
 
 class TooLong(UserError):
-    """A row that is dropped for its length."""
+    """A row that is dropped for its length.
+
+    Args:
+        what: the reason.
+        tokens: length of the longest text.
+    """
+
+    def __init__(self, what: str, tokens: int):
+        super().__init__(what)
+        self.tokens = tokens
 
 
 @dataclass(frozen=True)
@@ -37,12 +46,17 @@ class Encoded:
     Attributes:
         texts: ids with the mask of tokens that carry loss; at least one does.
         prompt_length: tokens of the prompt, the same ones in all texts; before the first token with a loss.
-        cut: tokens that were cut off to fit.
+        lengths: tokens of every text before it was cut.
     """
 
     texts: tuple[Example, ...]
     prompt_length: int
-    cut: int = 0
+    lengths: tuple[int, ...]
+
+    @property
+    def cut(self) -> int:
+        """Tokens that were cut off, of all texts."""
+        return sum(self.lengths) - sum(len(text.ids) for text in self.texts)
 
 
 def encode_pair(tokenizer: Tokenizer, row: PairRow, *, start: Sequence[int] = (), max_length: int | None = None,
@@ -63,19 +77,20 @@ def encode_pair(tokenizer: Tokenizer, row: PairRow, *, start: Sequence[int] = ()
     texts = [_with_loss(tokenizer, row.prompt, answer, start) for answer in (row.chosen, row.rejected)]
     encoded = _fit(tokenizer, texts, _prompt_length(tokenizer, row.prompt, texts), max_length, max_prompt_length)
     if np.array_equal(encoded.texts[0].ids, encoded.texts[1].ids):
-        raise (TooLong("chosen equals rejected after both are cut to max_length") if encoded.cut else
+        raise (TooLong("chosen equals rejected after both are cut to fit", max(encoded.lengths)) if encoded.cut else
                UserError("chosen and rejected have the same tokens"))
     return encoded
 
 
 def encode_completion(tokenizer: Tokenizer, row: SftRow | UnpairedRow, *, start: Sequence[int] = (),
-                      max_length: int | None = None, max_prompt_length: int | None = None) -> Encoded:
-    """Encodes a prompt with its completion, a conversation, in which all turns of the assistant carry loss, or a text,
-    in which all tokens but the first do.
+                      max_length: int | None = None, max_prompt_length: int | None = None,
+                      turns: Literal["all", "last"] = "all") -> Encoded:
+    """Encodes a prompt with its completion, a conversation, or a text, in which all tokens but the first carry loss.
 
     Args:
         tokenizer, start, max_length, max_prompt_length: see `encode_pair`.
         row: the row.
+        turns: assistant turns of a whole conversation that carry loss: all, or the last one.
 
     Raises:
         TooLong: nothing that carries loss fits into `max_length`.
@@ -85,7 +100,7 @@ def encode_completion(tokenizer: Tokenizer, row: SftRow | UnpairedRow, *, start:
         text = _with_loss(tokenizer, row.prompt, row.completion, start)
         return _fit(tokenizer, [text], _prompt_length(tokenizer, row.prompt, [text]), max_length, max_prompt_length)
     if isinstance(row.completion, list):
-        text = _without_rest(encode_example(tokenizer, messages=row.completion))
+        text = _without_rest(encode_example(tokenizer, messages=row.completion, turns=turns))
     else:
         whole = without_end_token(tokenizer, row.completion)
         ids = np.array([*prompt_ids(tokenizer, whole), _end_id(tokenizer)], np.int32)
@@ -115,35 +130,33 @@ def encode_text(tokenizer: Tokenizer, text: Text, pair: str | None = None, *, ma
     ids, types = tokenizer.whole(text, pair) if isinstance(text, str) else (tokenizer.chat(text, False), None)
     if not ids:
         raise UserError("the text is empty, and the tokenizer adds no token to it")
-    if max_length is not None and len(ids) > max_length:
-        raise TooLong(f"the text has more than {max_length} tokens")
+    _check_length(len(ids), max_length)
     return np.array(ids, np.int32), np.array([0] * len(ids) if types is None else types, np.int32)
 
 
-def encode_whole_pair(tokenizer: Tokenizer, row: PairRow, *, max_length: int | None = None
-                      ) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
-    """Encodes the chosen and the rejected text of a pair for a reward model; see `examples.reward_text_ids`.
+def encode_reward_pair(tokenizer: Tokenizer, row: PairRow, *, max_length: int | None = None
+                       ) -> tuple[np.ndarray, np.ndarray]:
+    """Encodes the chosen and the rejected text of a pair for a reward model, each by `reward_text_ids`.
 
     Args:
         tokenizer: the tokenizer.
         row: the pair.
         max_length: the most tokens of a text.
 
-    Returns:
-        ids and token types, int32 `[N]`, of both.
-
     Raises:
         TooLong: a text has more than `max_length` tokens.
-        UserError: both have the same tokens, or the template refuses the messages.
+        UserError: the texts have the same tokens, or the template refuses the messages.
     """
-    texts = [np.array(reward_text_ids(tokenizer, row.prompt, answer), np.int32)
-             for answer in (row.chosen, row.rejected)]
-    if np.array_equal(*texts):
+    chosen, rejected = (reward_text_ids(tokenizer, row.prompt, answer) for answer in (row.chosen, row.rejected))
+    _check_length(max(len(chosen), len(rejected)), max_length)
+    if chosen == rejected:
         raise UserError("chosen and rejected have the same tokens")
-    if max_length is not None and max(map(len, texts)) > max_length:
-        raise TooLong(f"a text has more than {max_length} tokens")
-    chosen, rejected = ((ids, np.zeros_like(ids)) for ids in texts)
-    return chosen, rejected
+    return np.array(chosen, np.int32), np.array(rejected, np.int32)
+
+
+def _check_length(tokens: int, max_length: int | None) -> None:
+    if max_length is not None and tokens > max_length:
+        raise TooLong(f"the text has {tokens} tokens, more than {max_length}", tokens)
 
 
 @dataclass(frozen=True)
@@ -153,24 +166,24 @@ class EncodedRows(Generic[T]):
     Attributes:
         encoded: encodings of the rows that have one.
         indices: index of the row of each of `encoded`.
-        too_long: indices of rows that are dropped for their length.
+        too_long: tokens, by index, of rows that are dropped for their length.
         refused: reasons by index of rows that cannot be encoded.
     """
 
     encoded: list[T]
     indices: list[int]
-    too_long: list[int]
+    too_long: dict[int, int]
     refused: dict[int, str]
 
 
 def encode_all(rows: Sequence[Any], encode: Callable[[Any], T]) -> EncodedRows[T]:
     """Encodes rows; one that is too long or cannot be encoded is counted, and ends nothing."""
-    done = EncodedRows[T]([], [], [], {})
+    done = EncodedRows[T]([], [], {}, {})
     for i, row in enumerate(rows):
         try:
             encoded = encode(row)
-        except TooLong:
-            done.too_long.append(i)
+        except TooLong as error:
+            done.too_long[i] = error.tokens
         except UserError as error:
             done.refused[i] = error.what
         else:
@@ -226,8 +239,8 @@ def _fit(tokenizer: Tokenizer, texts: Sequence[Example], prompt_length: int, max
         skipped = np.arange(begin, begin + prompt_length - max_prompt_length)
     prompt_length -= len(skipped)
     if max_length is not None and prompt_length >= max_length:
-        raise TooLong(f"the prompt has {prompt_length} tokens, so none of the completion fits into {max_length}")
-    cut = len(skipped)
+        raise TooLong(f"the prompt has {prompt_length} tokens, so none of the completion fits into {max_length}",
+                      max(len(text.ids) for text in texts))
     fitted = []
     for text in texts:
         ids, mask = np.delete(text.ids, skipped), np.delete(text.loss_mask, skipped)
@@ -235,6 +248,5 @@ def _fit(tokenizer: Tokenizer, texts: Sequence[Example], prompt_length: int, max
         if not mask.any():
             raise UserError("nothing carries a loss")
         mask[prompt_length:max(prompt_length, int(np.argmax(mask)))] = True
-        cut += len(ids) - len(ids[:max_length])
         fitted.append(Example(ids[:max_length], mask[:max_length]))
-    return Encoded(tuple(fitted), prompt_length, cut)
+    return Encoded(tuple(fitted), prompt_length, tuple(len(text.ids) for text in texts))

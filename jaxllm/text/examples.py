@@ -148,8 +148,8 @@ def pair_ids(tokenizer: Tokenizer, prompt: str, completion: str, start: Sequence
     return whole[:shared] or list(start), whole[shared:]
 
 
-def reward_text_ids(tokenizer: Tokenizer, prompt: str | Sequence[dict[str, Any]],
-                    answer: str | Sequence[dict[str, Any]]) -> list[int]:
+def reward_text_ids(tokenizer: Tokenizer, prompt: str | Sequence[Mapping[str, Any]],
+                    answer: str | Sequence[Mapping[str, Any]]) -> list[int]:
     """Encodes a prompt with its answer as the text that a reward model scores, in training and in use alike.
 
     Messages are rendered by the chat template with the answer as the assistant's turn; the template ends the text.

@@ -21,7 +21,14 @@ from typing import Any, Literal, TypeAlias, cast
 
 from jaxllm.errors import UserError
 from jaxllm.text.chat import ROLES
-from jaxllm.text.conversions import Pairing, from_cell, pairs_from_ranks, pairs_from_scores, unpaired_from_pairs
+from jaxllm.text.conversions import (
+    Pairing,
+    as_number,
+    from_cell,
+    pairs_from_ranks,
+    pairs_from_scores,
+    unpaired_from_pairs,
+)
 from jaxllm.text.implicit import split_conversations, split_texts
 from jaxllm.text.schema import Message
 
@@ -344,7 +351,7 @@ def _pair_row(row: Mapping[str, Any], known: dict[str, Any]) -> PairRow:
 
 def _numbers(row: Mapping[str, Any]) -> dict[str, float]:
     """Returns the columns of numbers that a row has, checked."""
-    numbers = {name: float(row[name]) for name in NUMBERS if row.get(name) is not None}
+    numbers = {name: float(as_number(row[name], name)) for name in NUMBERS if row.get(name) not in (None, "")}
     if not 0 <= numbers.get("label_probability", 1) <= 1:
         raise UserError("label_probability must be between 0 and 1")
     if not numbers.get("weight", 1) > 0:

@@ -37,9 +37,9 @@ from jaxllm.text.rows import Rejected, Row, as_text, check_share, iter_rows
 __all__ = ["AnyRow", "ClassifyRow", "Kind", "PairRow", "PreferenceRows", "SftRow", "Text", "UnpairedRow", "normalized",
            "preference_rows", "prompt_of", "read_forms", "split_by_prompt"]
 
-_COLUMNS: dict[str, Any] = {
-    **dict.fromkeys(("prompt", "chosen", "rejected", "completion", "completions", "label", "scores", "ranks",
-                     "messages", "text", "text_pair", "id"), Any), **dict.fromkeys(NUMBERS, float)}
+# Columns that forms have, of any type: types are checked with reasons that hold no text of the row.
+COLUMNS: dict[str, Any] = dict.fromkeys(("prompt", "chosen", "rejected", "completion", "completions", "label", "scores",
+                                         "ranks", "messages", "text", "text_pair", "id", *NUMBERS), Any)
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def read_forms(source: str | Path, kind: Kind | None = None, limit: int | None =
         UserError: there is no such file, it cannot be read, or it has no lines.
     """
     rows, lines, rejected, forms, ties, unscored = [], [], [], dict.fromkeys(FORMS, 0), 0, 0
-    stream = iter_rows(source, {}, _COLUMNS)
+    stream = iter_rows(source, {}, COLUMNS)
     if kind is None:
         stream = iter(items := list(stream))
         kind = _most_frequent([item.fields for item in items if isinstance(item, Row)])

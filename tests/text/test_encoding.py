@@ -14,8 +14,8 @@ from jaxllm.text.encoding import (
     encode_all,
     encode_completion,
     encode_pair,
+    encode_reward_pair,
     encode_text,
-    encode_whole_pair,
 )
 from jaxllm.text.forms import PairRow, SftRow, UnpairedRow
 from tests.text.chat_tokenizers import BACKENDS, CHATML, byte_level
@@ -236,7 +236,7 @@ def test_a_cap_of_the_prompt_keeps_its_end_and_the_begin_token(letters):
     row = PairRow("13579", "3", "5")
     pair = encode_pair(letters, row, max_prompt_length=2, max_length=3)
     assert prompt(letters, pair) == "79" and [learned(letters, text) for text in pair.texts] == ["3", "5"]
-    assert pair.cut == 3 + 2
+    assert pair.lengths == (7, 7) and pair.cut == 2 * (3 + 1)
     tokenizer = load_tokenizer("tiny")
     whole = encode_pair(tokenizer, PairRow("The ship Rinla sails from Torla", " a", " b"))
     capped = encode_pair(tokenizer, PairRow("The ship Rinla sails from Torla", " a", " b"), max_prompt_length=3)
@@ -248,22 +248,31 @@ def test_all_rows_are_counted(letters):
     rows = [UnpairedRow("11", "3", True), UnpairedRow("1111", "3", True), UnpairedRow(Q, "3", True),
             UnpairedRow("13", "5", True)]
     done = encode_all(rows, lambda row: encode_completion(letters, row, max_length=4))
-    assert done.indices == [0, 3] and done.too_long == [1] and list(done.refused) == [2] and len(done.encoded) == 2
+    assert done.indices == [0, 3] and done.too_long == {1: 6} and list(done.refused) == [2] and len(done.encoded) == 2
     assert done.refused[2] == "this tokenizer has no chat template"
 
 
 # Whole texts, for a head.
 
 
-def test_whole_texts_are_those_of_the_score_command(saved):
+def test_whole_texts_of_a_head(saved):
     tokenizer, _ = saved("byte_level", "chatml")
-    (chosen, types), (rejected, _) = encode_whole_pair(tokenizer, PairRow(Q, "yo", "no"))
+    chosen, rejected = encode_reward_pair(tokenizer, PairRow(Q, "yo", "no"))
     assert chosen.tolist() == tokenizer.chat([*Q, assistant("yo")], add_generation_prompt=False)
-    assert types.tolist() == [0] * len(chosen) and chosen.dtype == np.int32
-    (chosen, _), _ = encode_whole_pair(tokenizer, PairRow("1 + 1", " = 2", " = 3"))
-    assert chosen.tolist() == [*tokenizer.whole("1 + 1 = 2")[0], tokenizer.eos_id]
-    with pytest.raises(TooLong, match="more than 4 tokens"):  # dropped, never cut
-        encode_whole_pair(tokenizer, PairRow(Q, "yo", "no"), max_length=4)
-    assert len(encode_text(tokenizer, "135", max_length=3)[0]) == 3
+    assert chosen.dtype == rejected.dtype == np.int32
+    several, _ = encode_reward_pair(tokenizer, PairRow(Q, [assistant("a"), *Q, assistant("b")], "no"))
+    assert several.tolist() == tokenizer.chat([*Q, assistant("a"), *Q, assistant("b")], add_generation_prompt=False)
+    chosen, _ = encode_reward_pair(tokenizer, PairRow("1 + 1", " = 2", " = 3"))
+    assert chosen.tolist() == [*tokenizer.encode("1 + 1 = 2"), tokenizer.eos_id]
+    ids, types = encode_text(tokenizer, Q)
+    assert ids.tolist() == tokenizer.chat(Q, add_generation_prompt=False) and types.tolist() == [0] * len(ids)
+    assert encode_text(tokenizer, "135")[0].tolist() == tokenizer.whole("135")[0]
+    for too_long in (lambda: encode_reward_pair(tokenizer, PairRow("1", "357", "3"), max_length=4),
+                     lambda: encode_text(tokenizer, "13579", max_length=4)):
+        with pytest.raises(TooLong, match="the text has 5 tokens, more than 4") as error:  # dropped, never cut
+            too_long()
+        assert error.value.tokens == 5
+    with pytest.raises(UserError, match="the same tokens"):
+        encode_reward_pair(tokenizer, PairRow("1", "3", "3</s>"))
     with pytest.raises(UserError, match="the text is empty"):
         encode_text(tokenizer, "")

@@ -207,6 +207,8 @@ def test_rows_of_one_form_serve_kinds_that_they_hold():
     (PAIR | {"prompt": [Q | {"tool_calls": []}]}, "paired", "message 1 has the unknown field 'tool_calls'"),
     (PAIR | {"label_probability": 1.2}, "paired", "label_probability must be between 0 and 1"),
     (PAIR | {"weight": 0}, "paired", "weight must be above 0"),
+    (PAIR | {"margin": "wide"}, "paired", "margin must be a finite number"),
+    (PAIR | {"weight": True}, "paired", "weight must be a finite number"),
     ({"prompt": "p", "completion": "c", "label": True}, "paired", "a row of the form {prompt, completion, label}, "
      "where {prompt, chosen, rejected} or {chosen, rejected} or {prompt, completions, scores}"),
     ({"prompt": "p", "completion": "c"}, "unpaired", "a row of the form {prompt, completion}, {messages} or {text}"),
@@ -230,8 +232,8 @@ def test_rows_of_one_form_serve_kinds_that_they_hold():
     ({"prompt": "p", "completions": ["a", "b"], "scores": [1]}, "paired", "2 completions and 1 scores"),
     ({"prompt": "p", "completions": ["a", "b"], "scores": [1, 1]}, "paired", "no two answers have different scores"),
     ({"prompt": "p", "completions": ["a", "b"], "ranks": [None, 1]}, "paired", "no two answers have different ranks"),
-    ({"prompt": "p", "completions": ["a", "b"], "scores": [True, 1]}, "paired", "a score is no finite number"),
-    ({"prompt": "p", "completions": ["a", "b"], "scores": ["good", 1]}, "paired", "a score is no finite number"),
+    ({"prompt": "p", "completions": ["a", "b"], "scores": [True, 1]}, "paired", "score must be a finite number"),
+    ({"prompt": "p", "completions": ["a", "b"], "scores": ["good", 1]}, "paired", "score must be a finite number"),
     ({"question": "x"}, "paired", "the columns (question) fit none of"),
     ({}, "paired", "the columns (none) fit none of"),
 ])

@@ -1,0 +1,206 @@
+"""`jaxllm check`: what an audit finds, and that it shows no text of a row."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from jaxllm.assets import asset_path
+from jaxllm.cli import main
+from jaxllm.config import DataConfig
+from jaxllm.evaluate.check_job import Config, audit
+
+SECRET = "zyzzyva"  # in every text of the rows below
+TEXT = lambda *words: " ".join((SECRET, *map(str, words)))
+
+
+def write(path: Path, *rows) -> str:
+    path.write_text("".join(row if isinstance(row, str) else json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def pair(prompt, chosen, rejected, **more):
+    return {"prompt": TEXT(prompt), "chosen": TEXT(chosen), "rejected": TEXT(rejected), **more}
+
+
+def check(path, **keys):
+    limits = {key: keys.pop(key) for key in ("limit", "limit_bad") if key in keys}
+    return audit(Config(DataConfig(str(path), **limits), **keys))
+
+
+def lines_with(found, issue):
+    return [line for line in sorted(found.issues) if issue in {name for name, _ in found.issues[line]}]
+
+
+def test_pairs(tmp_path):
+    path = write(tmp_path / "rows.jsonl",
+                 pair(1, "a", "b c"),
+                 pair(" 1", "A", "b  c"),  # the same but for case and blanks
+                 pair(1, "b c", "a"),  # the opposite
+                 pair(2, "a b c", "d"), pair(2, "d", "e f"),  # an order of three answers
+                 pair(3, "x", "y"), pair(4, "cafe\u0301 g", "caf\u00e9 h"),
+                 pair(5, "more", "more than that"),
+                 pair(6, "same", "same"), pair(7, "a", " ") | {"rejected": " "}, pair("", "a", "b") | {"prompt": ""},
+                 "{broken\n")
+    found = check(path)
+    assert lines_with(found, "duplicate") == [2] and lines_with(found, "contradiction") == [1, 2, 3]
+    assert lines_with(found, "both") == [1, 2, 3, 4, 5] and lines_with(found, "contained") == [8]
+    assert lines_with(found, "rejected") == [9, 10, 11, 12]
+    result = found.result
+    assert result["kind"] == "paired" and result["forms"] == {"paired": 8}
+    assert (result["lines"], result["rows"], result["rejected"]) == (12, 8, 4)
+    assert result["prompts"] == {"distinct": 5, "repeated": 2, "lines_with_repeated": 5, "lines_without": 0}
+    assert list(result["rejected_reasons"])[:3] == ["chosen equals rejected", "the rejected answer is empty",
+                                                    "the prompt is empty"]
+    assert result["issues"] == {"rejected": 4, "duplicate": 1, "contradiction": 3, "both": 5, "contained": 1}
+    assert result["too_many_rejected"] == "more than data.limit_bad (0.1) of the lines are rejected"
+    assert check(path, limit_bad=0.5).result["too_many_rejected"] is None
+
+
+def test_length_bias(tmp_path):
+    found = check(write(tmp_path / "rows.jsonl", pair(1, "a b", "c"), pair(2, "a", "b c d"), pair(3, "a", "c d"),
+                        pair(4, "a", "b")))
+    length = found.result["length"]
+    assert (length["chosen_longer"], length["rejected_longer"], length["equal"]) == (1, 2, 1)
+    assert (length["mean_chosen"], length["mean_rejected"]) == (2.25, 2.75)
+    assert length["longer_is_better"]["mean"] == (1 + 0.5) / 4
+    assert length["longer_is_better"]["ci_low"] < 0.375 < length["longer_is_better"]["ci_high"]
+
+
+def test_columns_roles_and_rows_without_a_prompt(tmp_path):
+    turns = [{"role": "user", "content": TEXT(1)}] * 2
+    found = check(write(tmp_path / "rows.jsonl", {"prompt": turns, "chosen": "a", "rejected": "b", "weight": 2.0},
+                        {"chosen": "x", "rejected": "y", "label_probability": 0.8},
+                        {"chosen": "x y z", "rejected": "x y u", "margin": 1.0}))
+    assert lines_with(found, "roles") == [1] and found.result["prompts"]["lines_without"] == 1
+    assert found.result["columns"] == {"weight": 1, "label_probability": 1, "margin": 1}
+
+
+def test_scored_rows(tmp_path):
+    scored = lambda *scores: {"prompt": TEXT(1), "completions": [TEXT(i) for i in range(len(scores))], "scores": scores}
+    found = check(write(tmp_path / "rows.jsonl", scored(1, 2, 3, 3, None), scored(1, 1)))
+    result = found.result
+    assert (result["lines"], result["rows"], result["ties"], result["unscored"]) == (2, 5, 1, 1)
+    assert lines_with(found, "both") == [] and list(found.issues) == [2]  # an answer between two others is both
+
+
+def test_unpaired_rows_and_texts_to_imitate(tmp_path):
+    row = lambda prompt, text, label: {"prompt": TEXT(prompt), "completion": TEXT(text), "label": label}
+    found = check(write(tmp_path / "unpaired.jsonl", row(1, "a", True), row(1, "a", False), row(1, "a b", True),
+                        row(2, "c", True), row(2, "c", True)))
+    assert lines_with(found, "contradiction") == [1, 2] and lines_with(found, "duplicate") == [5]
+    assert {name: group["rows"] for name, group in found.result["completions"].items()} == {
+        "desirable": 4, "undesirable": 1}
+    assert found.result["completions"]["desirable"]["mean_words"] == 2.25
+    talk = {"messages": [{"role": "user", "content": TEXT(1)}, {"role": "assistant", "content": TEXT("a", "b")}]}
+    found = check(write(tmp_path / "sft.jsonl", talk, talk, {"text": TEXT(1)},
+                        {"prompt": TEXT(1), "completion": TEXT(2)}))
+    assert lines_with(found, "duplicate") == [2]
+    assert {name: group["rows"] for name, group in found.result["completions"].items()} == {
+        "conversations": 2, "texts": 1, "completions": 1}
+    assert found.result["prompts"]["repeated"] == 1
+
+
+def test_classes(tmp_path):
+    row = lambda text, label: {"text": TEXT(text), "label": label}
+    found = check(write(tmp_path / "rows.jsonl", row("a", 1), row("a", 0), row("b", 10), row("b", 10), row("c", 2),
+                        row("d", 10), row("e", "good"), row("f", True)))
+    assert lines_with(found, "contradiction") == [1, 2] and lines_with(found, "duplicate") == [4]
+    assert lines_with(found, "rejected") == [8]
+    assert {name: group["rows"] for name, group in found.result["classes"].items()} == {
+        "0": 1, "1": 1, "2": 1, "10": 3, "good": 1}
+    assert found.result["largest_class"] == 3 / 7 and found.result["label_types"] == ["name", "number"]
+
+
+def test_prompts_of_another_file(tmp_path):
+    path = write(tmp_path / "train.jsonl", pair(1, "a", "b"), pair(1, "c", "d"), pair("Caf\u00e9", "a", "b"),
+                 pair(3, "a", "b"))
+    test = write(tmp_path / "test.jsonl", {"prompt": TEXT(" 1\n"), "question": 1},
+                 {"prompt": [{"role": "user", "content": TEXT("CAFE\u0301")}], "completion": "x"}, {"other": 1})
+    found = check(path, compare=test)
+    assert found.result["overlap"] == {"file": "test.jsonl", "lines_there": 2, "prompts": 2, "rows": 3}
+    assert lines_with(found, "overlap") == [1, 2, 3]
+    assert check(test, compare=path).result["overlap"]["prompts"] == 1
+
+
+def test_lengths_in_tokens(tmp_path):
+    system = [{"role": "system", "content": TEXT(5)}, {"role": "user", "content": TEXT(5)}]
+    path = write(tmp_path / "rows.jsonl", pair(1, "a", "b"), pair(2, "long words " * 30, "b"),
+                 pair("long words " * 60, "a", "b"), pair(4, "a </s>", "b <s>"), pair(5, "a", "b") | {"prompt": system})
+    model = tmp_path / "model"
+    shutil.copytree(asset_path("tiny"), model)
+    template = (model / "chat_template.jinja").read_text()
+    (model / "chat_template.jinja").write_text(
+        "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}" + template)
+    found = check(path, model=str(model), max_length=60)
+    tokens = found.result["tokens"]
+    assert lines_with(found, "cut") == [2] and lines_with(found, "too_long") == [3]
+    assert lines_with(found, "control") == [4] and lines_with(found, "refused") == [5]
+    assert (tokens["rows_cut"], tokens["rows_dropped"], tokens["rows_refused"]) == (1, 1, 1)
+    assert tokens["rows_over_max_length"] == 2 and tokens["tokens_cut"] > 20 and tokens["longest_text"]["most"] > 80
+    [reason] = tokens["refused_reasons"]
+    assert "the chat template does not accept these messages (system, user, assistant): no system role" in reason
+    assert check(path, model="tiny", max_length=60, max_prompt_length=20).result["tokens"]["rows_dropped"] == 0
+    assert check(path, model="tiny").result["tokens"]["rows_cut"] == 0
+    texts = write(tmp_path / "texts.jsonl", {"text": TEXT(1), "label": 0},
+                  {"text": TEXT("long words " * 60), "label": 1})
+    tokens = check(texts, model="tiny", max_length=60).result["tokens"]
+    assert (tokens["rows_cut"], tokens["rows_dropped"]) == (0, 1)
+
+
+def run(capsys, *words):
+    status = main(["check", *words])
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+def test_the_command_prints_and_writes_no_text_of_a_row(tmp_path, capsys):
+    path = write(tmp_path / "rows.jsonl", pair(1, "a", "b", id="r1"), pair(1, "b", "a"), pair(2, "a", "a"),
+                 pair(3, "a", "b") | {"weight": TEXT()}, pair(4, "a", "b") | {"prompt": {"x": TEXT()}},
+                 f'{{"prompt": "{TEXT()}"\n')
+    out = tmp_path / "out"
+    status, printed, errors = run(capsys, path, "--out", str(out), "--model", "tiny", "--compare", path)
+    assert status == 0, errors
+    assert printed.splitlines()[-1] == str(out / "result.json")
+    assert "accuracy of \"longer is better\"" in printed and "contradictions: the same rows with opposite" in printed
+    assert "Training refuses the file" in printed
+    assert sorted(file.name for file in out.iterdir()) == ["config.yaml", "inputs.json", "report.html", "report.md",
+                                                           "result.json", "rows.jsonl"]
+    for text in (printed, errors, *(file.read_text() for file in out.iterdir())):
+        assert SECRET not in text
+    rows = [json.loads(line) for line in (out / "rows.jsonl").read_text().splitlines()]
+    assert [(row["line"], row["id"]) for row in rows] == [(1, "r1"), (2, 2), (3, 3), (4, 4), (5, 5), (6, 6)]
+    assert rows[0]["issues"][0] == "contradicts line 2"
+    result = json.loads((out / "result.json").read_text())
+    assert result["issues"]["rejected"] == 4 and result["issues"]["contradiction"] == 2
+    assert run(capsys, path, "--out", str(out), "--model", "tiny", "--compare", path)[2].endswith("nothing was done\n")
+    assert "result.json" not in run(capsys, path)[1]
+    assert json.loads(run(capsys, path, "--json")[1])["issues"] == {"rejected": 4, "contradiction": 2, "both": 2}
+
+
+def test_errors_of_the_command(tmp_path, capsys):
+    path = write(tmp_path / "rows.jsonl", pair(1, "a", "b"))
+    for words, message in [((str(tmp_path / "none.jsonl"),), "no such file"), ((), "required key missing: data.path"),
+                           ((path, "--max_length", "9"), "give --model too"),
+                           ((path, "--model", "tiny", "--max_length", "1"), "max_length: must be 2 or more"),
+                           ((write(tmp_path / "empty.jsonl"),), "there are no rows in it")]:
+        status, printed, errors = run(capsys, *words)
+        assert status == 2 and message in errors and not printed
+
+
+def test_real_pairs(shared):
+    """The figures of the data's description, counted there when the files were made."""
+    found = check(shared / "preferences" / "hh_harmless.jsonl")
+    result = found.result
+    assert (result["rows"], result["rejected"], result["prompts"]["repeated"]) == (1725, 0, 2)
+    length = result["length"]
+    assert (length["chosen_longer"], length["rejected_longer"], length["equal"]) == (748, 939, 38)
+    assert length["mean_chosen"] == pytest.approx(30.763, abs=5e-4)
+    assert length["mean_rejected"] == pytest.approx(38.344, abs=5e-4)
+    assert length["longer_is_better"]["mean"] == pytest.approx((748 + 19) / 1725)
+    assert {"duplicate", "contradiction", "both"}.isdisjoint(result["issues"])
+    edges = check(shared / "preferences" / "hh_raw_edge_cases.jsonl")
+    assert (edges.result["rows"], edges.result["rejected"]) == (0, 13) and edges.result["too_many_rejected"]

@@ -1,5 +1,5 @@
 """Comparison of two models by a judge: wins, ties and losses of one against the other on the same prompts."""
 
-from jaxllm.evaluate.comparison.measures import length_controlled, outcome, shares, sign_test
+from jaxllm.evaluate.comparison.measures import compared, length_controlled, outcome, shares, sign_test
 
-__all__ = ["length_controlled", "outcome", "shares", "sign_test"]
+__all__ = ["compared", "length_controlled", "outcome", "shares", "sign_test"]

@@ -6,11 +6,12 @@ import collections
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxllm.errors import UserError
+from jaxllm.evaluate.comparison.measures import Side
 from jaxllm.files import count_lines, iter_jsonl
 from jaxllm.generate import Completion, check_prompt
 from jaxllm.generate.job import Config as GenerateConfig
@@ -21,7 +22,6 @@ from jaxllm.progress import bar
 from jaxllm.text.rows import Message, RowSet, read_rows
 
 Text = str | list[Message]
-Side = Literal["a", "b"]
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,9 @@ All intervals have 95 % coverage and take whole prompts as units: several rows w
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -14,6 +15,8 @@ from numpy.typing import ArrayLike
 
 from jaxllm.statistics import clustered
 
+Side = Literal["a", "b"]
+SIDES: tuple[Side, Side] = ("a", "b")
 # Of a row, for side A; None where a verdict is invalid.
 Outcome = Literal["win", "tie", "loss"]
 # An answer that a judge prefers.
@@ -46,6 +49,11 @@ def outcome(verdicts: Sequence[Verdict | None], disagreement: Disagreement = "ti
     if len(set(verdicts)) > 1:
         return "tie" if disagreement == "tie" else None
     return {"a": "win", "b": "loss", "tie": "tie"}[verdicts[0]]  # type: ignore[index,return-value]
+
+
+def higher(a: float, b: float) -> Verdict:
+    """Returns the side with the higher score; equal scores tie."""
+    return "tie" if a == b else "a" if a > b else "b"
 
 
 def word_count(text: str) -> int:
@@ -124,6 +132,52 @@ def length_controlled(scores: ArrayLike, differences: ArrayLike, clusters: Seque
     intercept, error = _fit(inputs, won, clusters)
     low, mean, high = (_logistic(intercept + sign * _NORMAL_975 * error) for sign in (-1, 0, 1))
     return {"mean": float(mean), "ci_low": float(low), "ci_high": float(high), "n": int(won.size)}
+
+
+def compared(table: Sequence[Mapping[str, Any]], seed: int = 0) -> dict[str, Any]:
+    """Computes the measures of a comparison.
+
+    Args:
+        table: rows `{prompt, answer_a, answer_b, verdicts, score_a, score_b, outcome, words_a, words_b}`, at least one.
+        seed: seed of the resampling.
+
+    Returns:
+        The measures of `shares` and others with intervals: `length_controlled_win_rate`;
+        `position_consistency`, the share of prompts with the same verdict in both orders among those with two valid
+        ones; `first_wins`, the share of verdicts for the answer that is read first among those for either;
+        `invalid_verdicts`, a share of all verdicts; means of `score_a`, `score_b`, their difference `net_score`,
+        `words_a` and `words_b`. Counts: `outcomes`, `identical_answers`.
+        `sign_test_p`: see `sign_test`. A measure that no row has a value for is None.
+    """
+    mean = lambda pairs: clustered([float(value) for value, _ in pairs], [prompt for _, prompt in pairs], seed
+                                   ) if pairs else None
+    rows = [(row, json.dumps(row["prompt"])) for row in table]
+    verdicts = [(verdict, order[0], prompt) for row, prompt in rows for order, verdict in row["verdicts"].items()]
+    both = [(set(row["verdicts"].values()), prompt) for row, prompt in rows]
+    scored = [(row["score_a"], row["score_b"], prompt) for row, prompt in rows if row["score_a"] is not None]
+    return {
+        **_rates([(row, prompt) for row, prompt in rows if row["outcome"] is not None], seed),
+        "outcomes": {name: sum(row["outcome"] == value for row in table)
+                     for name, value in (("win", "win"), ("tie", "tie"), ("loss", "loss"), ("none", None))},
+        "position_consistency": mean([(len(own) == 1, prompt) for own, prompt in both if None not in own]),
+        "first_wins": mean([(verdict == first, prompt) for verdict, first, prompt in verdicts if verdict in SIDES]),
+        "invalid_verdicts": mean([(verdict is None, prompt) for verdict, _, prompt in verdicts]),
+        "score_a": mean([(a, prompt) for a, _, prompt in scored]),
+        "score_b": mean([(b, prompt) for _, b, prompt in scored]),
+        "net_score": mean([(a - b, prompt) for a, b, prompt in scored]),
+        **{f"words_{side}": mean([(row[f"words_{side}"], prompt) for row, prompt in rows]) for side in SIDES},
+        "identical_answers": sum(row["answer_a"] == row["answer_b"] for row in table)}
+
+
+def _rates(rows: Sequence[tuple[Mapping[str, Any], str]], seed: int) -> dict[str, Any]:
+    """Computes the measures of rows with an outcome, given with their prompts."""
+    if not rows:
+        return dict.fromkeys((*SHARES, "length_controlled_win_rate", "sign_test_p"))
+    outcomes, prompts = [row["outcome"] for row, _ in rows], [prompt for _, prompt in rows]
+    differences = [row["words_a"] - row["words_b"] for row, _ in rows]
+    return {**shares(outcomes, prompts, seed),
+            "length_controlled_win_rate": length_controlled(scores_of(outcomes), differences, prompts),
+            "sign_test_p": sign_test(outcomes, prompts)}
 
 
 def _fit(inputs: np.ndarray, targets: np.ndarray, clusters: Sequence[Hashable]) -> tuple[float, float]:

@@ -33,15 +33,19 @@ Response B:
 {second}
 
 """
-CHOICE_TEMPLATE = _QUESTION + """\
+# Form of the verdicts -> template.
+TEMPLATES = {"choice": _QUESTION + """\
 Which response is better? Answer with A, B or tie, and nothing else.
-Verdict:"""
-TEXT_TEMPLATE = _QUESTION + """\
+Verdict:""", "text": _QUESTION + """\
 Which response is better? Give your reasons in a few sentences. Then end with a line that holds only [[A]], [[B]] or \
-[[tie]]."""
+[[tie]].""", "rating": _QUESTION + """\
+Rate each response from 1 (worst) to 10 (best). Answer with the ratings of response A and of response B on one line: \
+two numbers separated by a blank. You may explain them on the lines after it."""}
 
 _PARTS = re.compile(r"\{(prompt|first|second)\}")
 _BRACKETS = re.compile(r"\[\[\s*(A|B|tie)\s*\]\]", re.IGNORECASE)
+_NUMBER = re.compile(r"(?<![\w.,+-])\d+(?:\.\d+)?(?![\w%])")
+_OF_TEN = re.compile(r"\s*/\s*10(?!\w|\.\d)")
 _WHOLE_LINE = re.compile(r"\W*(?:(?:final\s+)?verdict\W+)?(A|B|tie)\W*", re.IGNORECASE)
 
 
@@ -90,6 +94,18 @@ def parse_verdict(reply: str) -> str | Invalid:
     if len(named) != 1:
         return Invalid("its last line is not one of [[A]], [[B]] and [[tie]]")
     return next(option for option in OPTIONS if option.lower() in named)
+
+
+def parse_ratings(reply: str) -> list[float] | Invalid:
+    """Parses the first line of a reply: the ratings of the answers that were read first and second.
+
+    The line holds two numbers and any words, such as `A: 8/10, B: 6.5`.
+    """
+    first = next((line for line in reply.splitlines() if line.strip()), "")
+    ratings = [float(number) for number in _NUMBER.findall(_OF_TEN.sub("", first))]
+    if len(ratings) != 2 or not all(1 <= rating <= 10 for rating in ratings):
+        return Invalid("its first line is not two numbers between 1 and 10")
+    return ratings
 
 
 def chosen_option(choice: Choice) -> str | None:

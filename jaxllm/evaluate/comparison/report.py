@@ -31,7 +31,8 @@ def sections(result: Mapping[str, Any], table: Sequence[Mapping[str, Any]]) -> l
     drawn = {_SHARES[key]: result[key] for key in ("win", "tie", "loss") if result[key] is not None}
     plot = Bars("Outcomes", "share of prompts", drawn, top=1.0)
     judge = Table(["", "share"], [[name, result[key]] for key, name in _JUDGE.items()])
-    answers = Table(["", "A", "B"], [["words per answer", result["words_a"], result["words_b"]]],
+    answers = Table(["", "A", "B"], [["words per answer", result["words_a"], result["words_b"]],
+                                     ["score", result["score_a"], result["score_b"]]],
                     f"{result['identical_answers']:,} pairs of answers are identical.")
     shown, note = head(table)
     rows = Table(["id", "prompt", "A", "B", "verdicts", "outcome of A"],

@@ -72,7 +72,7 @@ def paired(ours: ArrayLike, theirs: ArrayLike, seed: int = 0) -> dict[str, float
 
 
 def clustered(values: ArrayLike, clusters: Sequence[Hashable], seed: int = 0, level: float = 0.95,
-              draws: int = 2000) -> dict[str, float | int]:
+              draws: int = 2000, weights: ArrayLike | None = None) -> dict[str, float | int]:
     """Computes the mean of values that are dependent within clusters, with a cluster bootstrap interval.
 
     Args:
@@ -81,6 +81,7 @@ def clustered(values: ArrayLike, clusters: Sequence[Hashable], seed: int = 0, le
         seed: seed of the resampling.
         level: coverage of the interval.
         draws: number of resamples.
+        weights: weight of every value in the mean, above 0; equal by default.
 
     Returns:
         As `interval`; `n` counts the values.
@@ -92,7 +93,8 @@ def clustered(values: ArrayLike, clusters: Sequence[Hashable], seed: int = 0, le
     if not sample.size:
         raise ValueError("the mean of no values")
     _, cluster = np.unique(np.asarray([str(name) for name in clusters]), return_inverse=True)
-    sums, counts = np.bincount(cluster, sample), np.bincount(cluster)
+    weight = np.ones_like(sample) if weights is None else np.asarray(weights, np.float64)
+    sums, counts = np.bincount(cluster, sample * weight), np.bincount(cluster, weight)
     rng = np.random.default_rng(seed)
 
     def block(rows: int) -> np.ndarray:
@@ -100,7 +102,7 @@ def clustered(values: ArrayLike, clusters: Sequence[Hashable], seed: int = 0, le
         return sums[chosen].sum(1) / counts[chosen].sum(1)
 
     low, high = _quantiles(np.concatenate(list(_blocks(block, draws, len(sums)))), level)
-    return {"mean": float(sample.mean()), "ci_low": low, "ci_high": high, "n": int(sample.size)}
+    return {"mean": float(np.average(sample, weights=weight)), "ci_low": low, "ci_high": high, "n": int(sample.size)}
 
 
 def _rows_per_block(size: int) -> int:

@@ -58,6 +58,7 @@ def fit(
     metrics: MetricsSink | None = None,
     progress: bool = True,
     max_nonfinite: int = 20,
+    should_stop: Callable[[], bool] | None = None,
 ) -> FitResult:
     """Makes steps `state.step` .. `total_steps` - 1; a restored state continues where it was saved.
 
@@ -72,6 +73,7 @@ def fit(
         hooks: called in order after every step, before the step is logged and saved.
         sidecar: JSON object saved in every checkpoint.
         log_every, save_every, save_last, checkpointer, metrics, progress, max_nonfinite: see `Session`.
+        should_stop: called after every step and its hooks; True ends the run there, as for early stopping.
 
     Raises:
         UserError: the loss was not finite for `max_nonfinite` steps in a row.
@@ -91,6 +93,8 @@ def fit(
             for hook in hooks:
                 from_hooks |= hook(step + 1, state) or {}
             session.log(step, on_device, host=from_hooks, tokens=step_tokens)
+            if should_stop is not None and should_stop():
+                session.end()
             session.save_if_due(step, state, sidecar)
         session.finish(state, sidecar)
     return FitResult(state, session.interrupted, session.latest)
@@ -111,9 +115,10 @@ def count_tokens(batch: Any) -> int:
     """Counts the tokens of a host batch without padding.
 
     Counted are the nonzero entries of all arrays named `...segments`, of the teacher's and the student's
-    view for example, or else of the array `mask`; 0 where the batch has neither.
+    view for example, and the entries of `lengths`, or else of the array `mask`; 0 where the batch has none.
     """
     if not isinstance(batch, Mapping):
         return 0
     segments = [np.count_nonzero(x) for name, x in batch.items() if name.endswith("segments")]
+    segments += [np.sum(x) for name, x in batch.items() if name == "lengths"]
     return int(sum(segments)) if segments else int(np.count_nonzero(batch.get("mask", 0)))

@@ -93,8 +93,12 @@ class Session:
         for step in range(self._first, self._total):
             yield step
             self._made = step + 1
-            if self._signals.stop(self._made, self._log_every):
+            if self._signals.stop(self._made, self._log_every) or self._made >= self._total:
                 return
+
+    def end(self) -> None:
+        """Ends `steps` after the running step, as if that were the last of the run: early stopping."""
+        self._total = self._made
 
     def log(self, step: int, on_device: Mapping[str, jax.Array], *, host: Mapping[str, Any] | None = None,
             tokens: int = 0) -> None:

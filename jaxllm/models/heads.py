@@ -9,6 +9,7 @@ import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxllm.errors import UserError
@@ -70,8 +71,22 @@ def text_scores(spec: ModelSpec, params: Params, hidden: jax.Array, segments: ja
     """
     if spec.head is None:
         raise ValueError(f"this {spec.family} network has no scoring head")
-    features = text_features(spec, hidden, segments, tokens).astype(jnp.float32)
-    return ScoreHead(spec, RunOptions()).apply({"params": params["score"]}, features)
+    return score_features(spec, params, text_features(spec, hidden, segments, tokens))
+
+
+def feature_index(spec: ModelSpec, ids: np.ndarray) -> int:
+    """Returns the index of the token `[N]` that represents a text, on the host; see `text_features`."""
+    if spec.head is None:
+        raise ValueError(f"this {spec.family} network has no scoring head")
+    if spec.head.token == "first":
+        return 0
+    not_pad_id = np.flatnonzero(ids != spec.pad_id) if spec.head.before_padding and spec.pad_id is not None else []
+    return int(not_pad_id[-1]) if len(not_pad_id) else len(ids) - 1
+
+
+def score_features(spec: ModelSpec, params: Params, features: jax.Array) -> jax.Array:
+    """Computes scores `[..., labels]` float32 of the states `[..., D]` that represent texts."""
+    return ScoreHead(spec, RunOptions()).apply({"params": params["score"]}, features.astype(jnp.float32))
 
 
 def with_score_head(spec: ModelSpec, params: Params, labels: int, label_names: Sequence[str] = (),

@@ -10,18 +10,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxllm.errors import UserError
+from jaxllm.finetune.memory import abstract_adapter, device_bytes, memory_table
 from jaxllm.finetune.run import TrainPlan, make_plan
 from jaxllm.finetune.targets import build_target, collate, common_lengths, continuation
 from jaxllm.finetune.teacher_cache import teacher_top_k
 from jaxllm.model import Model
-from jaxllm.models import ModelSpec, Params, init_adapter, load_spec, native
-from jaxllm.models.adapters import adapter_axes, linear_shapes
+from jaxllm.models import ModelSpec, Params, load_spec, native
+from jaxllm.models.adapters import linear_shapes
 from jaxllm.models.loading import stored_dtype
 from jaxllm.models.mesh import batch_sharding, model_shardings
 from jaxllm.self_param.config import Config
 from jaxllm.self_param.experiment import two_teachers, weight_dtype
 from jaxllm.self_param.injection import OBJECTIVES
-from jaxllm.train import abstract_state, shardings
+from jaxllm.train import abstract_state
 
 
 def dry_run(config: Config, mesh: jax.sharding.Mesh) -> str:
@@ -38,31 +39,23 @@ def dry_run(config: Config, mesh: jax.sharding.Mesh) -> str:
     lengths = _lengths(config, spec.max_positions)
     dtype = jnp.dtype(weight_dtype(config) or stored_dtype(config.model))
     weights = native.abstract(spec, dtype, model_shardings(spec, mesh), config.device.quantize)
-    if config.lora is None:
-        trained = weights
-    else:
-        adapter = jax.eval_shape(lambda: init_adapter(spec, jax.random.key(0), config.lora))
-        shaped = lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
-        trained = jax.tree.map(shaped, adapter.params, shardings(adapter_axes(adapter), mesh, adapter.params))
+    trained = weights if config.lora is None else abstract_adapter(spec, config.lora, mesh)
     teachers = two_teachers(config, "self_param")
     plan = make_plan(Model(spec, weights, cast(Any, None)), OBJECTIVES["self_param"], config.train, config.lora,
                      config.divergence, lengths, config.device.compute_dtype, mesh, two_teachers=teachers)
     state = abstract_state(trained, plan.optimizer)
     temporary = _temporary(config, spec, plan, state, weights, lengths, mesh)
-    size = lambda tree: sum(_bytes(x) for x in jax.tree.leaves(tree))
-    parts = {"weights": size(weights)}
+    parts = {"weights": device_bytes(weights)}
     if config.setting == "sequential":  # next to the base model, which stays for evaluation and as a teacher
         parts["merged weights"] = _merged_layers(spec, config, weights)
-    parts |= {"adapter" if config.lora else "trained weights": size(state.params),
-              "optimizer": size(state.opt_state), "temporary, one step": temporary}
+    parts |= {"adapter" if config.lora else "trained weights": device_bytes(state.params),
+              "optimizer": device_bytes(state.opt_state), "temporary, one step": temporary}
     lines = [f"{config.model}: {spec.family}, {spec.layers} layers, width {spec.width}, vocabulary {spec.vocab_size:,}",
              f"trained               {sum(x.size for x in jax.tree.leaves(state.params)):,} parameters",
              f"step                  {config.train.batch_size} targets, student {lengths[0]} tokens, "
              f"teacher {lengths[1]} tokens",
              f"steps                 {plan.train.steps} per injection",
-             f"memory per device ({jax.devices()[0].device_kind}, {mesh.size} in all)",
-             *(f"  {name:<20}{value / 2**20:12,.1f} MiB" for name, value in parts.items()),
-             f"  {'total':<20}{sum(parts.values()) / 2**20:12,.1f} MiB"]
+             *memory_table(parts, mesh)]
     return "\n".join(lines)
 
 
@@ -94,21 +87,14 @@ def _batch(rows: int, lengths: tuple[int, int], mesh: jax.sharding.Mesh, top_k: 
 
 def _merged_layers(spec: ModelSpec, config: Config, weights: Params) -> int:
     """Bytes on one device of all layers after adapters were merged into them, which dequantizes their kernels."""
-    size = sum(_bytes(x) for x in jax.tree.leaves(weights["layers"]))
+    size = device_bytes(weights["layers"])
     for (module, name), shape in linear_shapes(spec).items():
         if config.lora is not None and name in config.lora.targets:
             kernel = jax.tree.leaves(weights["layers"][module][name]["kernel"])
             share = math.prod(kernel[0].sharding.shard_shape(kernel[0].shape)) / math.prod(kernel[0].shape)
             merged = int(spec.layers * math.prod(shape) * share * weights["embed"].dtype.itemsize)
-            size += merged - sum(_bytes(x) for x in kernel)
+            size += merged - device_bytes(kernel)
     return size
-
-
-def _bytes(x: jax.ShapeDtypeStruct) -> int:
-    """Bytes of an array's shard on one device."""
-    if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
-        return 0
-    return int(jnp.dtype(x.dtype).itemsize * math.prod(x.sharding.shard_shape(x.shape)))
 
 
 def _lengths(config: Config, window: int) -> tuple[int, int]:

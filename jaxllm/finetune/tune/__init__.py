@@ -1,0 +1,1 @@
+"""`jaxllm tune`: supervised fine-tuning, reward models, classifiers, and preference optimization."""

@@ -1,0 +1,254 @@
+"""Settings of `jaxllm tune`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Literal
+
+from jaxllm.config import DataConfig, check, check_seed, tunable
+from jaxllm.devices import DeviceConfig, MeshConfig
+from jaxllm.errors import UserError
+from jaxllm.finetune.objectives import Kind, Objective
+from jaxllm.models import LoraConfig
+from jaxllm.ops.preference import resolve
+from jaxllm.ops.preference_losses import LOSSES, MIXTURES, REFERENCE_FREE, UNPAIRED, PreferenceSettings
+from jaxllm.train.config import TrainConfig
+
+METHODS: dict[str, tuple[Kind, str | None]] = {
+    "sft": ("sft", None), "reward": ("reward", None), "classify": ("classify", None), "dpo": ("pairs", "sigmoid"),
+    "kto": ("unpaired", "kto"), "orpo": ("pairs", "orpo"), "cpo": ("pairs", "cpo")}
+"""Methods, the form of their rows, and their default loss."""
+
+
+@dataclass(frozen=True)
+class PreferenceConfig:
+    """Settings of preference losses; null is the default of the loss.
+
+    Args:
+        beta: scale of the implicit reward; a larger one keeps the policy closer to the reference model.
+        label_smoothing: probability that a label is wrong, for cdpo, robust and exo_pair.
+        gamma: margin of simpo and alphapo.
+        alpha: shape of the reward of alphapo.
+        tau: temperature of the mixing weight of discopop.
+        margin: margin of slic_hf.
+        nll_weight: weight of the negative log-likelihood of the chosen completion in cpo, simpo, alphapo and slic_hf.
+        length_normalized: whether ipo takes means over tokens.
+        divergence: between policy and reference model: reverse_kl, forward_kl, js_divergence or alpha_divergence.
+        divergence_alpha: order of the alpha divergence.
+        desirable_weight: factor of desirable rows in kto.
+        undesirable_weight: factor of undesirable rows in kto.
+        ld_alpha: weight of the tokens beyond the length of the shorter completion (LD-DPO); 1 is plain DPO.
+        wpo: weight pairs by how probable the policy finds them (WPO).
+    """
+
+    beta: float | None = None
+    label_smoothing: float | None = None
+    gamma: float | None = None
+    alpha: float | None = None
+    tau: float | None = None
+    margin: float | None = None
+    nll_weight: float | None = None
+    length_normalized: bool | None = None
+    divergence: Literal["reverse_kl", "forward_kl", "js_divergence", "alpha_divergence"] | None = None
+    divergence_alpha: float | None = None
+    desirable_weight: float | None = None
+    undesirable_weight: float | None = None
+    ld_alpha: float = 1.0
+    wpo: bool = False
+
+    def __post_init__(self):
+        check(0 <= self.ld_alpha <= 1, "ld_alpha", f"must be between 0 and 1, got {self.ld_alpha:g}")
+
+    @property
+    def settings(self) -> PreferenceSettings:
+        """The settings of the loss functions."""
+        return PreferenceSettings(**{one.name: getattr(self, one.name) for one in fields(PreferenceSettings)})
+
+
+@dataclass(frozen=True)
+class ReferenceConfig:
+    """Reference model of a preference loss: the model before training.
+
+    Args:
+        when: before computes its log-probabilities once, before the first step, and keeps them for later runs; step
+            computes them in every step. auto is before where that is possible.
+        sync_every: steps between two updates of the reference model by the policy (TR-DPO); null keeps it.
+        sync_mix: share of the policy in an update.
+    """
+
+    when: Literal["auto", "before", "step"] = "auto"
+    sync_every: int | None = None
+    sync_mix: float = 0.6
+
+    def __post_init__(self):
+        check(self.sync_every is None or self.sync_every >= 1, "sync_every",
+              f"must be 1 or more, or null, got {self.sync_every}")
+        check(0 < self.sync_mix <= 1, "sync_mix", f"must be above 0 and at most 1, got {self.sync_mix:g}")
+        check(self.sync_every is None or self.when != "before", "when",
+              "the reference model changes, so that it cannot be run before training", "set it to step")
+
+
+@dataclass(frozen=True)
+class LengthConfig:
+    """Lengths of texts in tokens, and what happens to longer ones.
+
+    Args:
+        max_length: prompt and completion together; null takes the context window. A longer completion keeps its start.
+            Rows with a prompt of that length are dropped, and so are longer rows of a reward model or classifier.
+        max_prompt_length: prompt alone, which keeps its end; null does not truncate it.
+    """
+
+    max_length: int | None = 1024
+    max_prompt_length: int | None = None
+
+    def __post_init__(self):
+        for name in ("max_length", "max_prompt_length"):
+            value = getattr(self, name)
+            check(value is None or value >= 2, name, f"must be 2 or more, or null, got {value}")
+
+
+@dataclass(frozen=True)
+class HeldBackConfig:
+    """Rows that are not trained on, and evaluated.
+
+    Args:
+        path: file of these rows, in the form of data.path; null takes a share of the data.
+        share: share of the data's prompts, chosen by a hash of the prompt; 0 holds nothing back.
+        every: steps between two evaluations; null evaluates the end only.
+        metric: metric by which evaluations are compared.
+        patience: evaluations without a better value after which training ends (early stopping); null never ends it.
+        keep: which weights are saved: those of the last step, or of the best evaluation.
+    """
+
+    path: str | None = None
+    share: float = 0.05
+    every: int | None = None
+    metric: str = "loss"
+    patience: int | None = None
+    keep: Literal["last", "best"] = "last"
+
+    def __post_init__(self):
+        check(0 <= self.share < 1, "share", f"must be at least 0 and below 1, got {self.share:g}")
+        check(self.every is None or self.every >= 1, "every", f"must be 1 or more, or null, got {self.every}")
+        check(self.patience is None or self.patience >= 1, "patience", f"must be 1 or more, got {self.patience}")
+        for name, used in (("patience", self.patience is not None), ("keep", self.keep == "best")):
+            check(not used or self.every is not None, name, "needs evaluations during training, and every is null",
+                  "set held_back.every")
+            check(not used or self.path is not None or self.share > 0, name, "needs held-back rows, and there are none",
+                  "set held_back.share or held_back.path")
+
+    @property
+    def smaller(self) -> bool:
+        """Whether a smaller value of the metric is better."""
+        return not any(word in self.metric for word in ("accurac", "margin", "chosen", "f1"))
+
+
+@dataclass(frozen=True)
+class Config:
+    """Fine-tunes a model on examples or preferences: supervised fine-tuning, reward models, classifiers, and the family
+    of direct preference optimization.
+
+    Args:
+        data: rows {prompt, completion}, {messages} or {text} for sft; {prompt, chosen, rejected} or {chosen, rejected}
+            for reward, dpo, orpo and cpo; {prompt, completion, label} for kto; {text, label} for classify. Texts or
+            messages.
+        out: directory for the results.
+        method: sft, reward, classify, dpo, kto, orpo or cpo, or the name of a loss.
+        model: checkpoint directory, GGUF file, Hub id, or tiny.
+        loss: losses of a preference method, by TRL's names; null takes that of the method.
+        loss_weights: weight of every loss; null weighs each by 1.
+        preference: settings of the losses.
+        reference: the reference model.
+        centering: weight of the squared sum of a pair's rewards, which keeps them around 0 (reward; 0.01 is usual).
+        labels: classes of a classifier in order; null takes those of the data, sorted.
+        turns: assistant turns of {messages} that are trained on: all, or the last.
+        lengths: lengths of texts.
+        held_back: rows for evaluation.
+        train: steps and optimizer.
+        lora: adapter; null trains all weights.
+        save: output in DIR: the adapter, a model (with the adapter merged), or nothing.
+        dry_run: compile a step, print the memory it needs and what becomes of the rows, and exit.
+        mesh: how the devices share a step.
+        device: dtypes.
+        seed: seed of all random draws.
+    """
+
+    data: DataConfig
+    out: Path
+    method: str
+    model: str = "tiny"
+    loss: list[str] | None = None
+    loss_weights: list[float] | None = None
+    preference: PreferenceConfig = field(default_factory=PreferenceConfig)
+    reference: ReferenceConfig = field(default_factory=ReferenceConfig)
+    centering: float = 0.0
+    labels: list[str] | None = None
+    turns: Literal["all", "last"] = "all"
+    lengths: LengthConfig = field(default_factory=LengthConfig)
+    held_back: HeldBackConfig = field(default_factory=HeldBackConfig)
+    train: TrainConfig = field(default_factory=lambda: TrainConfig(lr=1e-4, epochs=1, packing=True))
+    lora: LoraConfig | None = field(default_factory=LoraConfig)
+    save: Literal["adapter", "model", "nothing"] = "adapter"
+    dry_run: bool = False
+    mesh: MeshConfig = tunable(MeshConfig())
+    device: DeviceConfig = field(default_factory=DeviceConfig)
+    seed: int = 0
+
+    def __post_init__(self):
+        check_seed(self.seed)
+        names = (*METHODS, *LOSSES, *MIXTURES)
+        check(self.method in names, "method", f"there is no method {self.method!r}",
+              f"methods are {', '.join(METHODS)}; losses are {', '.join((*LOSSES, *MIXTURES))}")
+        check(self.loss is None or self.method in ("dpo", "cpo", "orpo", "kto"), "loss",
+              f"method {self.method} has one loss", "remove it")
+        check(self.loss_weights is None or len(self.loss_weights) == len(self.loss or []), "loss_weights",
+              f"there are {len(self.loss or [])} losses and {len(self.loss_weights or [])} weights")
+        check(0 <= self.centering, "centering", f"must be 0 or more, got {self.centering:g}")
+        check(self.lora is not None or self.device.params != "bfloat16", "device.params",
+              "bfloat16 weights lose most updates when all of them are trained", "train an adapter, or use float32")
+        check(self.lora is not None or self.device.quantize is None, "device.quantize",
+              "quantized weights are frozen, and lora is null", "train an adapter, or do not quantize")
+        check(self.save != "adapter" or self.lora is not None, "save",
+              "all weights are trained, so there is no adapter", "set save to model or nothing")
+        objective = self.objective
+        named = ", ".join(name for name, _ in objective.losses)
+        check(not objective.coupled or self.train.accumulate == 1, "train.accumulate",
+              f"the loss {named} compares all rows of a batch, which microbatches would separate", "set it to 1")
+        check(self.kind != "unpaired" or self.train.batch_size > 1, "train.batch_size",
+              f"{named} needs other rows in the batch, and it is 1", "set it to 2 or more")
+        check(not objective.wpo or not {"aot", "aot_unpaired"} & dict(objective.losses).keys(), "preference.wpo",
+              "weighs pairs, which this loss separates by sorting", "set it to false")
+
+    @property
+    def losses(self) -> dict[str, float]:
+        """Names and weights of the losses."""
+        if self.loss is not None:
+            return dict(zip(self.loss, self.loss_weights or [1.0] * len(self.loss), strict=True))
+        name = METHODS[self.method][1] if self.method in METHODS else self.method
+        return {} if name is None else dict(MIXTURES.get(name, {name: 1.0}))
+
+    @property
+    def kind(self) -> Kind:
+        """Form of the rows."""
+        if self.method in METHODS and not self.losses:
+            return METHODS[self.method][0]
+        return "unpaired" if self.losses.keys() & UNPAIRED else "pairs"
+
+    @property
+    def objective(self) -> Objective:
+        """What is minimized.
+
+        Raises:
+            UserError: the losses do not fit together, or a setting does not fit them.
+        """
+        try:
+            resolve(self.losses, self.preference.settings) if self.losses else None
+        except ValueError as error:
+            raise UserError(str(error), "preference") from None
+        reference: Literal["none", "values", "base", "extra"] = "none"
+        if self.losses.keys() - REFERENCE_FREE:
+            before = self.kind == "pairs" and self.reference.when != "step"
+            reference = "extra" if self.reference.sync_every is not None else "values" if before else "base"
+        return Objective(self.kind, tuple(self.losses.items()), self.preference.settings, self.preference.wpo,
+                         reference, self.centering)

@@ -1,0 +1,239 @@
+"""From rows of a data file to groups of texts with their values."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxllm.errors import UserError
+from jaxllm.finetune.texts import Group, Text, completion_text, scored_text
+from jaxllm.finetune.tune.config import Config
+from jaxllm.finetune.tune.run import DataSet, FixedGroups, UnpairedGroups, Values
+from jaxllm.job import Job
+from jaxllm.model import Model
+from jaxllm.text.encoding import encode_all, encode_completion, encode_pair, encode_reward_pair, encode_text
+from jaxllm.text.preferences import Kind, preference_rows, prompt_of, split_by_prompt
+from jaxllm.text.rows import Rejected
+
+FORMS: dict[str, Kind] = {"sft": "sft", "pairs": "paired", "unpaired": "unpaired", "reward": "paired",
+                          "classify": "classify"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """Rows of a data file.
+
+    Attributes:
+        rows: usable rows.
+        lines: line of each.
+        rejected: lines that cannot be used.
+        source: the file.
+        labels: names of the classes in order; empty unless the method is classify.
+    """
+
+    rows: list[Any]
+    lines: list[int]
+    rejected: list[Rejected]
+    source: str
+    labels: list[str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoded:
+    """Rows as groups of texts.
+
+    Attributes:
+        data: the groups.
+        rows, ids, clusters: row, id and prompt of every group.
+        dropped: rows that cannot be encoded or are too long.
+        truncated: number of groups with a truncated text.
+    """
+
+    data: DataSet
+    rows: list[Any]
+    ids: list[Any]
+    clusters: list[str]
+    dropped: list[Rejected]
+    truncated: int
+
+
+def read(config: Config, job: Job | None) -> tuple[Rows, Rows | None]:
+    """Reads the rows for training, and those of `held_back.path`.
+
+    Raises:
+        UserError: a file cannot be read, too many of its rows cannot be used, or a class is not among the labels.
+    """
+    form, data = FORMS[config.kind], config.data
+    found = preference_rows(data.path, form, limit=data.limit, limit_bad=data.limit_bad,
+                            rejected_path=None if job is None else job.rejected_path)
+    labels = _labels(config, [row.label for row in found.rows]) if config.kind == "classify" else []
+    rows = Rows(found.rows, found.lines, found.rejected, data.path, labels)
+    if config.held_back.path is None:
+        return rows, None
+    held_back = preference_rows(config.held_back.path, form, limit_bad=data.limit_bad)
+    prompts = set(map(prompt_of, found.rows))
+    if shared := sum(prompt_of(row) in prompts for row in held_back.rows):
+        print(f"jaxllm: {shared} held-back rows of {config.held_back.path} have a prompt of the rows for training",
+              file=sys.stderr)
+    return rows, Rows(held_back.rows, held_back.lines, held_back.rejected, config.held_back.path, labels)
+
+
+def _labels(config: Config, found: Sequence[int | str]) -> list[str]:
+    """Returns the classes in order: those of the config, or all numbers up to the largest, or all names, sorted."""
+    if config.labels is not None:
+        return config.labels
+    if all(isinstance(label, int) for label in found):
+        return [str(label) for label in range(max(map(int, found)) + 1)]
+    labels = sorted(set(map(str, found)))
+    if len(labels) < 2:
+        raise UserError(f"all rows have the class {labels[0]!r}", config.data.path, "a classifier needs two classes")
+    return labels
+
+
+def encode(config: Config, model: Model, rows: Rows) -> Encoded:
+    """Encodes rows; one that cannot be encoded, or is too long, is dropped with its reason.
+
+    Raises:
+        UserError: no row is left, or too few.
+    """
+    window = model.spec.max_positions
+    longest = min(config.lengths.max_length or window, window)
+    done = encode_all(rows.rows, _ENCODERS[config.kind](config, model, rows.labels, longest))
+    reason = done.refused | dict.fromkeys(done.too_long, f"longer than {longest} tokens")
+    dropped = [Rejected(rows.source, rows.lines[i], why, f"id {rows.rows[i].id}") for i, why in sorted(reason.items())]
+    if not done.encoded:
+        raise UserError(f"no row can be used; the first: {dropped[0]}", rows.source,
+                        "raise lengths.max_length" if done.too_long else "")
+    if len(done.refused) > config.data.limit_bad * len(rows.rows):
+        raise UserError(f"{len(done.refused)} of {len(rows.rows)} rows cannot be encoded; one of them: line "
+                        f"{rows.lines[min(done.refused)]}: {done.refused[min(done.refused)]}", rows.source,
+                        "fix these rows, or raise data.limit_bad")
+    if done.too_long:
+        print(f"jaxllm: {len(done.too_long)} of {len(rows.rows)} rows of {rows.source} are longer than {longest} "
+              "tokens and are dropped; lengths.max_length is the limit", file=sys.stderr)
+    encoded, truncated = [made for made, _ in done.encoded], sum(cut > 0 for _, cut in done.encoded)
+    chosen = [rows.rows[i] for i in done.indices]
+    clusters = [prompt_of(row) for row in chosen]
+    values = _values(config, chosen, rows.labels)
+    data: DataSet = FixedGroups(encoded, values, clusters)
+    if config.kind == "unpaired":
+        make = lambda prompt, completion: completion_text(
+            [*prompt, *completion][:longest], ([False] * len(prompt) + [True] * len(completion))[:longest])
+        data = UnpairedGroups(encoded, values, clusters, make)
+    return Encoded(data, chosen, [row.id for row in chosen], clusters, dropped, truncated)
+
+
+def _values(config: Config, rows: Sequence[Any], labels: list[str]) -> Values:
+    """Collects the values of rows that the loss reads."""
+    column = lambda name: np.array([getattr(row, name) for row in rows], np.float32)
+    values = {"weight": column("weight")}
+    if config.kind in ("pairs", "reward"):
+        if (soft := column("label_probability")).min() < 1:
+            values["label_probability"] = soft
+        values["margin"] = column("margin")
+    if config.kind == "unpaired":
+        right = column("label_probability")
+        values["desirable"] = np.where(column("label") > 0, right, 1 - right).astype(np.float32)
+    if config.kind == "classify":
+        values["label"] = np.array([labels.index(str(row.label)) for row in rows], np.float32)
+    return values
+
+
+Encoder = Callable[[Any], tuple[Any, int]]
+"""Row -> (what its group is made of, number of tokens that are cut off)."""
+
+
+def _sft(config: Config, model: Model, labels: list[str], longest: int) -> Encoder:
+    def encode(row: Any) -> tuple[Group, int]:
+        made = encode_completion(model.tokenizer, row, start=model.start, max_length=longest,
+                                 max_prompt_length=config.lengths.max_prompt_length, turns=config.turns)
+        return (completion_text(made.texts[0].ids, made.texts[0].loss_mask),), made.cut
+
+    return encode
+
+
+def _pairs(config: Config, model: Model, labels: list[str], longest: int) -> Encoder:
+    # ORPO learns the whole chosen text by heart, prompt and all.
+    with_prompt, alpha = "orpo" in config.losses, config.preference.ld_alpha
+
+    def encode(row: Any) -> tuple[Group, int]:
+        made = encode_pair(model.tokenizer, row, start=model.start, max_length=longest,
+                           max_prompt_length=config.lengths.max_prompt_length)
+        texts = [completion_text(made.texts[0].ids, made.texts[0].loss_mask, with_prompt=with_prompt),
+                 completion_text(made.texts[1].ids, made.texts[1].loss_mask,
+                                 with_prompt=with_prompt and row.label_probability < 1)]
+        if alpha < 1:
+            texts = _ld_weighted(texts, alpha)
+        return tuple(texts), made.cut
+
+    return encode
+
+
+def _ld_weighted(texts: Sequence[Text], alpha: float) -> list[Text]:
+    """Weights tokens beyond the length of the shorter completion by alpha (LD-DPO, 2409.06411)."""
+    public = min(int((text.weights > 0).sum()) for text in texts)
+    tail = lambda text: (np.cumsum(text.weights > 0) > public) & (text.weights > 0)
+    return [dataclasses.replace(text, weights=np.where(tail(text), np.float32(alpha), text.weights))
+            for text in texts]
+
+
+def _unpaired(config: Config, model: Model, labels: list[str], longest: int) -> Encoder:
+    def encode(row: Any) -> tuple[tuple[np.ndarray, np.ndarray], int]:
+        made = encode_completion(model.tokenizer, row, start=model.start, max_length=longest,
+                                 max_prompt_length=config.lengths.max_prompt_length)
+        ids = made.texts[0].ids
+        return (ids[:made.prompt_length], ids[made.prompt_length:]), made.cut
+
+    return encode
+
+
+def _reward(config: Config, model: Model, labels: list[str], longest: int) -> Encoder:
+    def encode(row: Any) -> tuple[Group, int]:
+        texts = encode_reward_pair(model.tokenizer, row, max_length=longest)
+        return tuple(scored_text(model.spec, ids) for ids in texts), 0
+
+    return encode
+
+
+def _classify(config: Config, model: Model, labels: list[str], longest: int) -> Encoder:
+    def encode(row: Any) -> tuple[Group, int]:
+        if str(row.label) not in labels:
+            raise UserError(f"the class {row.label!r} is not one of {', '.join(labels[:20])}")
+        ids, types = encode_text(model.tokenizer, row.text, row.pair, max_length=longest)
+        return (scored_text(model.spec, ids, types),), 0
+
+    return encode
+
+
+_ENCODERS: dict[str, Callable[[Config, Model, list[str], int], Encoder]] = {
+    "sft": _sft, "pairs": _pairs, "unpaired": _unpaired, "reward": _reward, "classify": _classify}
+
+
+def split(encoded: Encoded, share: float) -> tuple[Encoded, Encoded | None]:
+    """Holds back a share of the groups, so that no prompt is on both sides; None where nothing is held back.
+
+    The split depends on the prompts alone, not on the seed of a run: runs with several seeds are evaluated on the same
+    rows.
+    """
+    if not share:
+        return encoded, None
+    sides = split_by_prompt(encoded.rows, share)
+    if not all(sides):
+        raise UserError("all rows have the same prompt, so that none can be held back", "held_back.share",
+                        "set it to 0, or give held_back.path")
+    train, held_back = (_select(encoded, chosen) for chosen in sides)
+    return train, dataclasses.replace(held_back, dropped=[], truncated=0)
+
+
+def _select(encoded: Encoded, chosen: Sequence[int]) -> Encoded:
+    pick = lambda values: [values[i] for i in chosen]
+    data: Any = encoded.data
+    values = {name: value[list(chosen)] for name, value in data.values.items()}
+    field = "groups" if isinstance(data, FixedGroups) else "texts"
+    part = dataclasses.replace(data, values=values, clusters=pick(data.clusters), **{field: pick(getattr(data, field))})
+    return dataclasses.replace(encoded, data=part, rows=pick(encoded.rows), ids=pick(encoded.ids),
+                               clusters=pick(encoded.clusters))

@@ -1,0 +1,415 @@
+"""Training on groups of texts: data set, reference log-probabilities, evaluation on held-back rows, and the run."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxllm.finetune.objectives import (
+    Objective,
+    flat,
+    group_outputs,
+    group_values,
+    make_objective_loss,
+    objective_loss,
+    reference_logprobs,
+)
+from jaxllm.finetune.texts import Batch, Group, RowShape, make_batch, row_shape
+from jaxllm.finetune.trainable import student_of
+from jaxllm.models import ModelSpec
+from jaxllm.models.mesh import put_batch
+from jaxllm.models.network import Remat
+from jaxllm.models.tensors import save_tensors
+from jaxllm.progress import bar
+from jaxllm.statistics import clustered
+from jaxllm.train import (
+    Checkpointer,
+    FitResult,
+    MetricsSink,
+    TrainState,
+    count_tokens,
+    fit,
+    make_schedule,
+    make_train_step,
+    row_indices,
+)
+from jaxllm.train.config import TrainConfig
+
+Values = dict[str, np.ndarray]
+# Batches of a run from which the shape of its rows is chosen.
+_TRIED_BATCHES = 32
+
+
+class DataSet(Protocol):
+    """Rows of an objective as groups of texts."""
+
+    def __len__(self) -> int: ...
+
+    def take(self, rows: Sequence[int]) -> tuple[list[Group], Values]:
+        """Makes the groups of rows that form one batch, with their values `[len(rows)]`, `weight` among them."""
+
+    def largest(self) -> list[Group]:
+        """Returns groups that have as many tokens and as many states as any that `take` returns."""
+
+
+@dataclasses.dataclass(frozen=True)
+class FixedGroups:
+    """A data set with the same groups in every batch.
+
+    Attributes:
+        groups: one for every row.
+        values: `[n]` each.
+        clusters: the prompt of every row, or another unit that intervals resample.
+    """
+
+    groups: Sequence[Group]
+    values: Values
+    clusters: Sequence[Any]
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+    def take(self, rows: Sequence[int]) -> tuple[list[Group], Values]:
+        """See `DataSet.take`."""
+        return [self.groups[i] for i in rows], {name: value[list(rows)] for name, value in self.values.items()}
+
+    def largest(self) -> list[Group]:
+        """See `DataSet.largest`."""
+        return list(self.groups)
+
+
+@dataclasses.dataclass(frozen=True)
+class UnpairedGroups:
+    """Prompts with completions; a row's group also has the completion of another row of the batch after its prompt.
+
+    KTO's reference point is the mean log-ratio of such mismatched texts. The partner is the next row of the batch with
+    another prompt; a row without one has weight 0 in that mean.
+
+    Attributes:
+        texts: `(prompt, completion)` ids of every row.
+        values: `[n]` each.
+        clusters: the prompt of every row.
+        make: makes a text of prompt and completion ids.
+    """
+
+    texts: Sequence[tuple[Sequence[int], Sequence[int]]]
+    values: Values
+    clusters: Sequence[Any]
+    make: Callable[[Sequence[int], Sequence[int]], Any]
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def take(self, rows: Sequence[int]) -> tuple[list[Group], Values]:
+        """See `DataSet.take`."""
+        rows, groups, matched = list(rows), list[Group](), np.zeros(len(rows), np.float32)
+        for place, row in enumerate(rows):
+            others = (*rows[place + 1:], *rows[:place])
+            partner = next((other for other in others if self.clusters[other] != self.clusters[row]), None)
+            matched[place] = partner is not None
+            prompt, completion = self.texts[row]
+            other = completion if partner is None else self.texts[partner][1]
+            groups.append((self.make(prompt, completion), self.make(prompt, other)))
+        values = {name: value[rows] for name, value in self.values.items()}
+        return groups, values | {"mismatched": matched * (values["weight"] > 0)}
+
+    def largest(self) -> list[Group]:
+        """See `DataSet.largest`."""
+        longest = max((completion for _, completion in self.texts), key=len)
+        return [(self.make(prompt, completion), self.make(prompt, longest)) for prompt, completion in self.texts]
+
+
+def step_scale(groups: Sequence[Group], values: Values) -> Values:
+    """Adds to the values of pairs `nll_scale`, which makes a mean over pairs one over the tokens of the step: sum of
+    weights / weighted sum of the tokens of the better completions."""
+    if len(groups[0]) != 2:
+        return values
+    tokens = np.array([[len(text.states) for text in group] for group in groups], np.float32)
+    right = values.get("label_probability", np.ones(len(groups), np.float32))
+    total = np.sum(values["weight"] * (right * tokens[:, 0] + (1 - right) * tokens[:, 1]))
+    return values | {"nll_scale": np.full(len(groups), values["weight"].sum() / max(total, 1e-30), np.float32)}
+
+
+def content_hash(data: FixedGroups, *parts: str) -> str:
+    """Hashes tokens, states and weights of all groups, and `parts`, such as the fingerprint of the model."""
+    digest = hashlib.sha256(json.dumps(parts).encode())
+    for group in data.groups:
+        for text in group:
+            for array in (text.ids, text.states, text.weights):
+                digest.update(np.int64(len(array)).tobytes() + np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()[:32]
+
+
+@dataclasses.dataclass(frozen=True)
+class Runner:
+    """A network on devices, with the form of its batches.
+
+    Attributes:
+        spec: spec of the network.
+        objective: the loss.
+        scale: scale of the trained adapter; None trains all weights.
+        shape: shape of rows.
+        batch_size: groups of a batch.
+        mesh: devices.
+        dtype: dtype of activations.
+        progress: show progress.
+    """
+
+    spec: ModelSpec
+    objective: Objective
+    scale: float | None
+    shape: RowShape
+    batch_size: int
+    mesh: jax.sharding.Mesh
+    dtype: jnp.dtype
+    progress: bool = True
+
+    def batch(self, data: DataSet, rows: Sequence[int]) -> Batch:
+        """Makes the batch of some rows, on the host."""
+        groups, values = data.take(rows)
+        return make_batch(groups, self.shape, step_scale(groups, values))
+
+    def outputs(self, trained: Any, frozen: Any, extra: Any, data: DataSet, name: str
+                ) -> tuple[dict[str, np.ndarray], Values]:
+        """Runs the model over all rows of a data set.
+
+        Args:
+            trained, frozen, extra: as a loss gets them.
+            data: the rows.
+            name: label of the progress bar.
+
+        Returns:
+            Outputs `[n, K, ...]` of the objective, in float32, and `reference` `[n, K]` if there is a reference model;
+            and the rows' values `[n]`.
+        """
+        parts, values = [], []
+        with bar(len(data), name, "rows", self.progress) as show, jax.set_mesh(self.mesh):
+            for start in range(0, len(data), self.batch_size):
+                batch = self.batch(data, range(start, min(start + self.batch_size, len(data))))
+                outputs = _outputs(self.spec, trained, frozen, extra, put_batch(batch, self.mesh),
+                                   objective=self.objective, scale=self.scale, dtype=self.dtype)
+                outputs = flat(jax.device_get(outputs))
+                number = batch["group"].reshape(-1)
+                order = np.argsort(number, kind="stable")[np.count_nonzero(number < 0):]
+                parts.append({key: x[order] for key, x in outputs.items()})
+                values.append({key: x[order] for key, x in flat(group_values(batch)).items()})
+                show(min(start + self.batch_size, len(data)))
+        join = lambda dicts: {key: np.concatenate([one[key] for one in dicts]) for key in dicts[0]}
+        return join(parts), join(values)
+
+
+@functools.partial(jax.jit, static_argnames=("spec", "objective", "dtype", "scale"))
+def _outputs(spec: ModelSpec, trained: Any, frozen: Any, extra: Any, batch: Batch, *, objective: Objective,
+             scale: float | None, dtype: jnp.dtype) -> dict[str, jax.Array]:
+    """Computes the outputs of a batch `[R, G, K, ...]`, and the reference model's as `reference`."""
+    student, adapter = student_of(trained, frozen, scale)
+    outputs = group_outputs(spec, student, adapter, batch, objective, dtype=dtype, measure=objective.kind == "sft")
+    reference = reference_logprobs(spec, objective, frozen, extra, scale, batch, flat(group_values(batch)), dtype)
+    if reference is not None:
+        outputs["reference"] = reference.reshape(*batch["group"].shape, -1)
+    return outputs
+
+
+def make_shape(data: DataSet, train: TrainConfig, mesh: jax.sharding.Mesh, seed: int) -> RowShape:
+    """Chooses the shape of rows from some of the run's batches; see `row_shape`."""
+    steps = np.unique(np.linspace(0, (train.steps or 1) - 1, _TRIED_BATCHES).astype(int)).tolist()
+    batches = [data.take(row_indices(seed, step, train.batch_size, len(data)).tolist())[0] for step in steps]
+    multiple = train.accumulate * mesh.shape["data"] * mesh.shape["fsdp"]
+    return row_shape(batches, data.largest(), multiple, packed=train.packing)
+
+
+def padding(runner: Runner, data: DataSet, train: TrainConfig, seed: int) -> float:
+    """Computes the share of padding in some of the run's batches."""
+    steps = np.unique(np.linspace(0, (train.steps or 1) - 1, _TRIED_BATCHES).astype(int)).tolist()
+    batches = [runner.batch(data, row_indices(seed, step, train.batch_size, len(data)).tolist()) for step in steps]
+    return 1 - sum(map(count_tokens, batches)) / sum(batch["tokens"].size for batch in batches)
+
+
+def compute_reference(runner: Runner, reference: Any, frozen: Any, data: FixedGroups, file: Path | None = None
+                      ) -> FixedGroups:
+    """Adds the log-probabilities of the reference model to the values of pairs, computed once for all steps.
+
+    Args:
+        runner: the network and its batches.
+        reference: the trained tree of the reference model.
+        frozen: the base model.
+        data: the pairs.
+        file: safetensors file that is read if it exists, and written otherwise; named by a hash of the content.
+    """
+    from safetensors.numpy import load_file
+
+    if file is not None and file.is_file():
+        logprobs = load_file(file)["logprobs"]
+    else:
+        plain = dataclasses.replace(runner, objective=Objective("pairs"))
+        logprobs = plain.outputs(reference, frozen, None, data, "reference")[0]["logprobs"]
+        if file is not None and jax.process_index() == 0:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            save_tensors(file, {"logprobs": logprobs})
+    return dataclasses.replace(data, values=data.values | {
+        "reference_0": logprobs[:, 0], "reference_1": logprobs[:, 1]})
+
+
+def measure(runner: Runner, outputs: Mapping[str, np.ndarray], values: Values, clusters: Sequence[Any], seed: int = 0
+            ) -> tuple[dict[str, dict[str, float | int | None]], dict[str, np.ndarray]]:
+    """Computes the loss and the metrics over all rows of a data set, with intervals.
+
+    Args:
+        runner: the objective.
+        outputs, values: from `Runner.outputs`.
+        clusters: the prompt of every row; an interval resamples these.
+        seed: seed of the intervals.
+
+    Returns:
+        `{mean, ci_low, ci_high, n}` by metric, the interval None where the loss couples rows; and the metrics of
+        every row `[n]`, NaN where a row has none.
+    """
+    objective, outputs = runner.objective, dict(outputs)
+    reference = outputs.pop("reference", None)
+    total_loss, total = objective_loss(objective, outputs, values, reference)
+    each = lambda x: objective_loss(objective, *jax.tree.map(lambda leaf: leaf[None], x))
+    loss, metrics = jax.vmap(each)((outputs, values, reference))
+    result: dict[str, dict[str, float | int | None]] = {}
+    by_row: dict[str, np.ndarray] = {}
+    for name, (sums, weights) in {"loss": loss, **metrics}.items():
+        sums, weights = np.asarray(sums, np.float64), np.asarray(weights, np.float64)
+        whole = total_loss if name == "loss" else total[name]
+        mean, counted = float(whole[0]) / max(float(whole[1]), 1e-30), weights > 0
+        if not counted.any():
+            continue
+        by_row[name] = np.where(counted, sums / np.where(counted, weights, 1.0), np.nan)
+        if name == "loss" and objective.coupled:
+            result[name] = {"mean": mean, "ci_low": None, "ci_high": None, "n": int(counted.sum())}
+        else:
+            chosen = [cluster for cluster, one in zip(clusters, counted, strict=True) if one]
+            result[name] = dict(clustered(by_row[name][counted], chosen, seed, weights=weights[counted]))
+    return result, by_row
+
+
+@dataclasses.dataclass
+class History:
+    """Evaluations of a run, and what follows from them; saved with every checkpoint.
+
+    Attributes:
+        steps: evaluated after these steps, with the value of the chosen metric.
+        smaller: whether a smaller value is better.
+        patience: evaluations without a better value after which the run ends; None never ends it.
+    """
+
+    steps: list[tuple[int, float]]
+    smaller: bool
+    patience: int | None
+
+    @property
+    def best(self) -> int:
+        """Step of the best value, the earlier one of equal ones."""
+        return min(self.steps, key=lambda one: (one[1] if self.smaller else -one[1], one[0]))[0]
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the last `patience` evaluations were not better."""
+        if self.patience is None or not self.steps:
+            return False
+        return sum(step > self.best for step, _ in self.steps) >= self.patience
+
+    @property
+    def sidecar(self) -> dict[str, Any]:
+        """The evaluations as a checkpoint holds them: a view, to which later ones are added."""
+        return {"evaluations": self.steps}
+
+
+@dataclasses.dataclass(frozen=True)
+class ReferenceSync:
+    """A reference model that follows the policy (TR-DPO, 2404.09656).
+
+    Attributes:
+        every: steps between two updates.
+        mix: share of the policy in the new reference model, `mix * policy + (1 - mix) * reference`.
+    """
+
+    every: int
+    mix: float
+
+
+def train(runner: Runner, train: TrainConfig, start: TrainState, optimizer: optax.GradientTransformation, frozen: Any,
+          data: DataSet, seed: int, *, dropout: float = 0.0, remat: Remat = "none", sync: ReferenceSync | None = None,
+          held_back: DataSet | None = None, held_back_runner: Runner | None = None, evaluate_every: int | None = None,
+          history: History | None = None, metric: str = "loss", checkpointer: Checkpointer | None = None,
+          metrics: MetricsSink | None = None, progress: bool = True) -> FitResult:
+    """Trains on a data set.
+
+    Args:
+        runner: the network and its batches.
+        train: settings, with a number of steps.
+        start: state before the first step; the one of a checkpoint replaces it.
+        optimizer: optimizer of the state.
+        frozen: the base model, see `make_objective_loss`.
+        data: the rows.
+        seed: seed of the order.
+        dropout, remat: see `make_objective_loss`.
+        sync: updates of the reference model in the state's `extra`.
+        held_back, held_back_runner: rows that are evaluated, and their batches.
+        evaluate_every: steps between two evaluations.
+        history: takes the evaluations, and may end the run.
+        metric: metric of the history.
+        checkpointer: saves and resumes; None saves nothing.
+        metrics: takes the steps' numbers.
+        progress: show a bar.
+    """
+    loss = make_objective_loss(runner.spec, runner.objective, runner.scale, dropout=dropout, dtype=runner.dtype,
+                               remat=remat)
+    steps = train.steps or 0
+    compiled = make_train_step(loss, optimizer, make_schedule(train, steps), train.accumulate)
+    history = History([], True, None) if history is None else history
+    state = start
+    if checkpointer is not None and checkpointer.latest_step() is not None:
+        state, sidecar = checkpointer.restore(start)
+        history.steps += [(step, value) for step, value in sidecar["evaluations"]]
+
+    def step(state: TrainState, frozen: Any, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
+        state, numbers = compiled(state, frozen, batch)
+        made[0] += 1
+        if sync is not None and made[0] % sync.every == 0:
+            reference = _mixed(state.params, state.extra["reference"], sync.mix)
+            state = dataclasses.replace(state, extra=state.extra | {"reference": reference})
+        return state, numbers
+
+    def evaluate(made: int, state: TrainState) -> dict[str, float]:
+        if held_back is None or held_back_runner is None or evaluate_every is None or made % evaluate_every:
+            return {}
+        quiet = dataclasses.replace(held_back_runner, progress=False)
+        found = means(quiet, *quiet.outputs(state.params, frozen, state.extra, held_back, "evaluate"))
+        history.steps.append((made, found[metric]))
+        return {f"eval_{name}": value for name, value in found.items()}
+
+    made = [int(state.step)]
+    if history.stopped:
+        return FitResult(state, False, {})
+    batch = lambda step: runner.batch(data, row_indices(seed, step, train.batch_size, len(data)).tolist())
+    return fit(state, step, batch, steps, frozen=frozen, mesh=runner.mesh, hooks=[evaluate], log_every=train.log_every,
+               save_every=train.save_every, checkpointer=checkpointer,
+               sidecar=history.sidecar, metrics=metrics, progress=progress, should_stop=lambda: history.stopped)
+
+
+@functools.partial(jax.jit, donate_argnums=1)
+def _mixed(policy: Any, reference: Any, mix: float) -> Any:
+    return jax.tree.map(lambda new, old: (mix * new + (1 - mix) * old).astype(old.dtype), policy, reference)
+
+
+def means(runner: Runner, outputs: Mapping[str, np.ndarray], values: Values) -> dict[str, float]:
+    """Computes the loss and the metrics over all rows of a data set; the arguments are those of `measure`."""
+    outputs = dict(outputs)
+    reference = outputs.pop("reference", None)
+    loss, metrics = objective_loss(runner.objective, outputs, values, reference)
+    return {name: float(total) / float(weight) for name, (total, weight) in {"loss": loss, **metrics}.items()
+            if float(weight) > 0}

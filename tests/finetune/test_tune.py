@@ -1,0 +1,149 @@
+"""`jaxllm tune` on the packaged model: every method, resume, and input that cannot be used."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from jaxllm.cli import main
+from jaxllm.finetune.tune.config import Config
+from jaxllm.parsing import parse
+from jaxllm.train import read_metrics
+
+NAMES = ("Rinla", "Dorok", "Selva", "Marun", "Tikan", "Obrel")
+PAIRS = [{"prompt": f"Q: Where does {name} sail? A:", "chosen": f" to the port of {name}", "rejected": " nowhere"}
+         for name in NAMES] * 2
+FORMS = {
+    "pairs": PAIRS,
+    "implicit": [{"chosen": row["prompt"] + row["chosen"], "rejected": row["prompt"] + row["rejected"]}
+                 for row in PAIRS],
+    "sft": [{"prompt": row["prompt"], "completion": row["chosen"]} for row in PAIRS],
+    "unpaired": [{"prompt": row["prompt"], "completion": row[side], "label": side == "chosen"}
+                 for row in PAIRS for side in ("chosen", "rejected")],
+    "classify": [{"text": row["prompt"] + row[side], "label": side}
+                 for row in PAIRS for side in ("chosen", "rejected")]}
+SETTINGS = ["--train.steps=3", "--train.batch_size=4", "--train.log_every=1", "--lora.rank=2", "--held_back.share=0.3",
+            "--train.lr=1e-3", "--train.epochs=null"]
+
+
+@pytest.fixture
+def rows(tmp_path):
+    def write(form, content=None):
+        path = tmp_path / f"{form}.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in content or FORMS[form]))
+        return path
+    return write
+
+
+def tune(path, out, *more):
+    return main(["tune", f"--data.path={path}", f"--out={out}", *SETTINGS, *more])
+
+
+def result(out):
+    return json.loads((out / "result.json").read_text())
+
+
+# Loss of the first step, where the policy equals the reference model.
+FIRST = {"dpo": math.log(2), "ipo": 25.0, "hinge": 1.0, "apo_zero": 1.0, "kto": 0.5}
+
+
+@pytest.mark.parametrize("method, form", [
+    ("dpo", "pairs"), ("kto", "unpaired"), *(pytest.param(*case, marks=pytest.mark.slow) for case in [
+        ("dpo", "implicit"), ("ipo", "pairs"), ("hinge", "pairs"), ("apo_zero", "pairs"), ("simpo", "pairs"),
+        ("cpo", "pairs"), ("orpo", "pairs"), ("rpo", "pairs"), ("kto", "pairs"), ("sft", "pairs")])])
+def test_language_models(tmp_path, rows, method, form):
+    out = tmp_path / "out"
+    assert tune(rows(form), out, f"--method={method}") == 0
+    lines, found = read_metrics(out / "metrics.jsonl"), result(out)
+    if method in FIRST:
+        assert lines[0]["loss"] == pytest.approx(FIRST[method], abs=1e-5)
+    assert all(math.isfinite(line["loss"]) for line in lines) and len(lines) == 3
+    assert lines[-1]["loss"] != lines[0]["loss"]
+    held_back = found["eval"]["loss"]
+    assert held_back["n"] == found["held_back_rows"] > 0 and math.isfinite(held_back["mean"])
+    assert found["train"]["loss"] == lines[-1]["loss"]
+    written = [json.loads(line) for line in (out / "rows.jsonl").read_text().splitlines()]
+    assert len(written) == found["held_back_rows"]
+    if method != "kto":
+        assert np.mean([row["loss"] for row in written]) == pytest.approx(held_back["mean"], rel=0.2)
+    assert (out / "adapter" / "adapter_model.safetensors").is_file() and (out / "report.html").is_file()
+
+
+@pytest.mark.parametrize("method", ["reward", pytest.param("classify", marks=pytest.mark.slow)])
+def test_models_with_a_scoring_head(tmp_path, rows, method):
+    out = tmp_path / "out"
+    path = rows("pairs" if method == "reward" else "classify")
+    assert tune(path, out, f"--method={method}", "--train.steps=6", "--train.lr=1e-2") == 0
+    found = result(out)
+    lines = read_metrics(out / "metrics.jsonl")
+    assert lines[-1]["loss"] < lines[0]["loss"] and "accuracy" in found["eval"]
+
+
+def test_a_stopped_run_continues_bit_for_bit(tmp_path, rows, monkeypatch):
+    path, more = rows("pairs"), ("--method=dpo", "--train.save_every=1", "--held_back.every=1")
+    assert tune(path, tmp_path / "whole", *more) == 0
+    from jaxllm.train import loop
+    original, calls = loop.count_tokens, []
+
+    def stop(batch):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return original(batch)
+
+    monkeypatch.setattr(loop, "count_tokens", stop)
+    assert tune(path, tmp_path / "stopped", *more) == 130
+    monkeypatch.undo()
+    assert tune(path, tmp_path / "stopped", *more) == 0
+    numbers = [[{name: value for name, value in line.items() if "_per_s" not in name}
+                for line in read_metrics(tmp_path / out / "metrics.jsonl")] for out in ("whole", "stopped")]
+    assert numbers[0] == numbers[1]
+    files = [(tmp_path / out / "adapter" / "adapter_model.safetensors").read_bytes() for out in ("whole", "stopped")]
+    assert files[0] == files[1]
+
+
+def test_the_best_weights_are_kept_and_training_ends_early(tmp_path, rows):
+    """With a rate this high the loss on held-back rows is smallest early."""
+    out = tmp_path / "out"
+    assert tune(rows("sft"), out, "--method=sft", "--held_back.every=1", "--held_back.patience=2", "--train.lr=0.3",
+                "--train.steps=12", "--held_back.keep=best") == 0
+    found = result(out)
+    history = {one["step"]: one["loss"] for one in found["evaluations"]}
+    assert found["best_step"] == found["steps"] == min(history, key=history.get)
+    assert max(history) == found["best_step"] + 2 < 12
+    assert found["eval"]["loss"]["mean"] == pytest.approx(history[found["best_step"]], rel=1e-5)
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (["--method=robust", "--preference.label_smoothing=0.6"], "label_smoothing"),
+    (["--method=exo_pair", "--preference.label_smoothing=0"], "label_smoothing"),
+    (["--method=nothing"], "sigmoid"),
+    (["--method=kto", "--train.accumulate=2"], "accumulate"),
+    (["--method=aot", "--train.accumulate=2"], "accumulate"),
+    (["--method=dpo", "--loss=[sigmoid, kto]"], "kto"),
+    (["--method=dpo", "--loss_weights=[1, 2]"], "loss_weights"),
+    (["--method=sft", "--lora=null"], "save"),
+    (["--method=simpo", "--preference.divergence=forward_kl"], "divergence"),
+    (["--method=dpo", "--held_back.patience=2"], "every")])
+def test_settings_that_do_not_fit(tmp_path, rows, capsys, arguments, message):
+    assert tune(rows("pairs"), tmp_path / "out", *arguments) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_rows_that_do_not_fit(tmp_path, rows, capsys):
+    same = rows("same", [{"prompt": "a", "chosen": "b", "rejected": "b"}] * 3)
+    unpaired = rows("unpaired")
+    for path, method, message in ((same, "dpo", "equal"), (unpaired, "dpo", "{prompt, chosen, rejected}"),
+                               (rows("sft"), "reward", "{prompt, chosen, rejected}")):
+        assert tune(path, tmp_path / "out", f"--method={method}") == 2
+        assert message in capsys.readouterr().err
+
+
+def test_a_reward_model_is_no_language_model():
+    config = parse(Config, ["--data.path=x", "--out=y", "--method=mpo"])
+    assert config.kind == "pairs" and config.losses == {"sigmoid": 0.8, "bco_pair": 0.2, "sft": 1.0}
+    assert config.objective.reference == "values"
+    assert parse(Config, ["--data.path=x", "--out=y", "--method=simpo"]).objective.reference == "none"
+    assert parse(Config, ["--data.path=x", "--out=y", "--method=kto"]).objective.reference == "base"

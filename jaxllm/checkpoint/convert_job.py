@@ -74,7 +74,7 @@ def run(config: Config) -> Path:
         merged_in = dtype if holds_exactly(config.model, dtype) else jnp.dtype(jnp.float32)
         spec, params = load_model(config.model, dtype if config.adapter is None else merged_in, placed, scheme)
         came_as = scheme_of(params) if scheme is None else None
-        if config.adapter is not None:
+        if config.adapter is not None and adapter is not None:
             spec, params = apply_head(config.adapter, spec, params)
             # All weights stay full: quantizing the sum again loses a part of the change, and is done only on request.
             params = merge_adapter(dequantize_params(params, merged_in), adapter)

@@ -67,16 +67,67 @@ def classified(result: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], tex
                   [list(line) for line in zip(labels, result["mean_score"], result["highest"], strict=True)])
     spread = [Histogram(f"Scores: {label}", "score", [row["score"][i] for row in rows])
               for i, label in enumerate(labels[:SHOWN_LABELS])]
+    measures = []
+    if "accuracy" in result:
+        measures = [Table(["", "value"], [
+            ["accuracy, with a 95 % interval", result["accuracy"]], ["macro F1", result["macro_f1"]],
+            ["log loss, nats", result["calibration"]["log_loss"]], ["Brier score", result["calibration"]["brier"]],
+            ["expected calibration error", result["calibration"]["ece"]]]),
+            Table(["class", "rows", "precision", "recall", "F1"], [
+                [name, own["n"], own["precision"], own["recall"], own["f1"]]
+                for name, own in result["classes"].items()])]
     first, note = head(rows)
     shown = [[row["id"], _text(text), *row["score"][:SHOWN_LABELS]] for row, text in zip(first, texts, strict=False)]
-    return [Section("Counts", parts=[counts, means, *spread]), Section("Texts", parts=[Table(
+    return [Section("Counts", parts=[counts, means, *measures, *spread]), Section("Texts", parts=[Table(
         ["id", "text", *labels[:SHOWN_LABELS]], shown, note)])]
+
+
+def compared(result: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], texts: Sequence[Mapping[str, Any]]
+             ) -> list[Section]:
+    """Builds the sections on compared answers: accuracy, margins, calibration, subsets, and the first pairs.
+
+    Args:
+        result: contents of result.json.
+        rows: contents of rows.jsonl.
+        texts: the rows of the data.
+    """
+    calibration, length = result["calibration"], result["length"]
+    measures = Table(["", "value"], [
+        ["pairs", result["rows"]], ["rejected rows", result["rejected"]], ["accuracy", result["accuracy"]],
+        ["ties", result["ties"]], ["mean margin", result["margin"]], ["log loss, nats", calibration["log_loss"]],
+        ["Brier score", calibration["brier"]],
+        ["expected calibration error", calibration["ece"]],
+        ["accuracy of preferring the longer answer", length["longer_is_better"]],
+        ["accuracy where the chosen answer is longer", length["chosen_longer"]["accuracy"]],
+        ["accuracy where the chosen answer is shorter", length["chosen_shorter"]["accuracy"]]],
+        "With a 95 % interval; ties count as wrong.")
+    margins = Histogram("Margins", "score of the chosen answer - score of the rejected answer",
+                        [row["chosen"] - row["rejected"] for row in rows])
+    reliability = Table(["confidence", "accuracy", "pairs"], [
+        [own["confidence"], own["accuracy"], own["n"]] for own in calibration["reliability"]],
+        "Probability of the preferred answer, and how often it is the chosen one.")
+    sections = [Section("Measures", parts=[measures, margins, reliability])]
+    if "subsets" in result:
+        subsets = Table(["subset", "accuracy", "ties", "pairs"], [
+            [name, own["accuracy"], own["ties"], own["n"]] for name, own in result["subsets"].items()])
+        missing = f"Without rows: {', '.join(result['missing'])}." if result["missing"] else ""
+        known = Table(["section of RewardBench", "accuracy"],
+                      [*map(list, result["sections"].items()), ["overall", result["overall"]]], missing)
+        sections.append(Section("Subsets", parts=[known, subsets] if result["sections"] else [subsets]))
+    first, note = head(rows)
+    shown = [[row["id"], prompt_text(text["prompt"]) if "prompt" in text else "", prompt_text(text["chosen"]),
+              prompt_text(text["rejected"]), row["chosen"], row["rejected"]]
+             for row, text in zip(first, texts, strict=False)]
+    return [*sections, Section("Pairs", parts=[Table(
+        ["id", "prompt", "chosen", "rejected", "score of chosen", "score of rejected"], shown, note)])]
 
 
 def _text(row: Mapping[str, Any]) -> str:
     """Formats a text, two texts, or a conversation."""
     if row.get("messages") is not None:
         return prompt_text(row["messages"])
+    if row.get("prompt") is not None:
+        return prompt_text(row["prompt"]) + "\n" + row["completion"]
     return "\n".join(part for part in (row["text"], row.get("text_pair")) if part is not None)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -12,18 +13,25 @@ import numpy as np
 
 from jaxllm.errors import UserError
 from jaxllm.generate.generator import Generator
-from jaxllm.generate.report import classified, scored
+from jaxllm.generate.report import classified, compared, scored
 from jaxllm.generate.rows_job import ID, RowsConfig, encode_rows, load_generator, pin_inputs
 from jaxllm.job import Job, open_job
+from jaxllm.measures import class_measures, length_measures, pair_measures, reward_bench
 from jaxllm.model import Model, warn_of_control_tokens
 from jaxllm.models import Adapter, load_spec
 from jaxllm.models.peft import adapter_head
 from jaxllm.progress import bar
+from jaxllm.text.examples import reward_text_ids
+from jaxllm.text.forms import split_pair
 from jaxllm.text.rows import Message, RowSet, read_rows
 
 T = TypeVar("T")
 # Rows that are scored together and then written.
 ROWS_PER_CHUNK = 512
+# Columns of the rows for a model with a scoring head.
+SCORED: dict[str, Any] = {"text": str, "text_pair": str, "messages": list[Message], "prompt": str | list[Message],
+                          "completion": str, "label": int | str, "chosen": str | list[Message],
+                          "rejected": str | list[Message], "subset": str}
 
 
 @dataclass(frozen=True)
@@ -32,12 +40,17 @@ class Config(RowsConfig):
     classifier.
 
     Prompt and completion are tokenized as one text, and a token that spans the border counts with the completion; no
-    end token is added. With a model that has a scoring head (a sequence classifier, a reward model) the rows are texts,
-    pairs of texts or conversations, read with the special tokens that the tokenizer adds.
+    end token is added. With a model that has a scoring head (a sequence classifier, a reward model), its own or that of
+    the adapter, the rows are texts, pairs of texts or conversations, read with the special tokens that the tokenizer
+    adds. A prompt with a completion, or with a chosen and a rejected one, is read as in the training of a reward model:
+    messages in the chat template, plain text with an end token. Chosen and rejected completions give the accuracy of a
+    reward model, in total and per `subset`, as RewardBench does; labels give that of a classifier.
 
     Args:
-        data: rows {id?, prompt, completion}; for a classifier {id?, text}, {id?, text, text_pair} or {id?, messages}.
-        seed: recorded only; nothing here is random.
+        data: rows {id?, prompt, completion}; for a classifier {id?, text, label?}, {id?, text, text_pair, label?},
+            {id?, messages, label?} or {id?, prompt, completion, label?}; for a reward model also {id?, prompt, chosen,
+            rejected, subset?}.
+        seed: seed of the resampling for intervals; nothing else here is random.
     """
 
 
@@ -46,13 +59,16 @@ def run(config: Config) -> Path:
     with open_job(config.out, config) as job:
         classifies = _classifies(config)
         required = {} if classifies else {"prompt": str, "completion": str}
-        optional = {"text": str, "text_pair": str, "messages": list[Message]} if classifies else {}
+        optional = SCORED if classifies else {}
         found = read_rows(config.data.path, required, optional | {"id": ID}, config.data.limit_bad,
                           job.rejected_path, config.data.limit)
         pin_inputs(config, job)
         if job.finished:
             return job.already_done()
-        return (_classify if classifies else _score)(config, job, found, *load_generator(config))
+        run_rows = _score
+        if classifies:
+            run_rows = _compare if any("chosen" in row for row in found.rows) else _classify
+        return run_rows(config, job, found, *load_generator(config))
 
 
 def _classifies(config: Config) -> bool:
@@ -87,9 +103,13 @@ def _score(config: Config, job: Job, found: RowSet, generator: Generator, adapte
 
 
 def _classify(config: Config, job: Job, found: RowSet, generator: Generator, adapter: Adapter | None) -> Path:
-    model = generator.model
+    model, labeled = generator.model, any("label" in row for row in found.rows)
+    head = model.spec.head
+    class_of = lambda row: _class_of(row, head.labels, head.label_names)
 
     def encode(_: int, row: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+        if labeled:
+            class_of(row)
         ids, types = _text_ids(model, row)
         if not ids:
             raise UserError("the text is empty, and the tokenizer adds no token to it")
@@ -100,13 +120,61 @@ def _classify(config: Config, job: Job, found: RowSet, generator: Generator, ada
     classify = lambda chunk, on_batch: [{"score": scores, "tokens": len(ids)} for scores, (ids, _) in zip(
         generator.classify(chunk, adapter=adapter, on_batch=on_batch), chunk, strict=True)]
     done = _by_chunks(job, rows, texts, classify)
-    scores, head = [row["score"] for row in done], model.spec.head
+    scores = [row["score"] for row in done]
     labels = head.label_names or [f"score {i + 1}" for i in range(head.labels)]
     result = {"rows": len(rows), "rejected": len(rejected), "tokens": sum(row["tokens"] for row in done),
               "labels": list(labels), "mean_score": np.mean(scores, axis=0).tolist(),
               "highest": np.bincount(np.argmax(scores, axis=1), minlength=head.labels).tolist()}
+    if labeled:
+        result |= class_measures(scores, [class_of(row) for _, row in rows], head.label_names, config.seed)
     job.write_report("Scored texts", f"{len(rows):,} texts scored by {config.model}.",
                      classified(result, done, [row for _, row in rows]))
+    return job.write_result(result)
+
+
+def _class_of(row: dict[str, Any], labels: int, names: Sequence[str]) -> int:
+    """Returns the number of a row's label, which may be a name; a single score distinguishes classes 0 and 1."""
+    label, count = row.get("label"), max(labels, 2)
+    if isinstance(label, str):
+        label = names.index(label) if label in names else int(label) if label.isdecimal() else label
+    if isinstance(label, bool) or not isinstance(label, int) or not 0 <= label < count:
+        known = f", or one of {', '.join(names)}" if names else ""
+        raise UserError(f"label must be a number from 0 to {count - 1}{known}; found {label!r}")
+    return label
+
+
+def _compare(config: Config, job: Job, found: RowSet, generator: Generator, adapter: Adapter | None) -> Path:
+    model = generator.model
+    if model.spec.head.labels != 1:
+        raise UserError(f"answers are compared by one score, and the model gives {model.spec.head.labels}", "model",
+                        "use a reward model")
+
+    def encode(_: int, row: dict[str, Any]) -> tuple[list[int], list[int]]:
+        prompt, *answers = split_pair(row)
+        chosen, rejected = (reward_text_ids(model.tokenizer, prompt, answer) for answer in answers)
+        _check_length(model, max(len(chosen), len(rejected)))
+        return chosen, rejected
+
+    def compare(chunk: Sequence[tuple[list[int], list[int]]], on_batch: Callable[[int], None]) -> list[dict[str, Any]]:
+        texts = [(ids, [0] * len(ids)) for pair in chunk for ids in pair]
+        scores = [score for (score,) in generator.classify(texts, adapter=adapter,
+                                                           on_batch=lambda done: on_batch(done // 2))]
+        return [{"chosen": chosen, "rejected": rejected, "tokens": [len(ids) for ids in pair]}
+                for chosen, rejected, pair in zip(scores[::2], scores[1::2], chunk, strict=True)]
+
+    rows, pairs, rejected_rows = encode_rows(config, job, found, encode)
+    done = _by_chunks(job, rows, pairs, compare)
+    chosen, rejected = ([row[name] for row in done] for name in ("chosen", "rejected"))
+    lengths, prompts = np.array([row["tokens"] for row in done]), {}
+    # Pairs with equal prompts are dependent.
+    groups = [prompts.setdefault(json.dumps(split_pair(row)[0]), len(prompts)) for _, row in rows]
+    result = {"rows": len(rows), "rejected": len(rejected_rows), "tokens": int(lengths.sum()),
+              **pair_measures(chosen, rejected, groups if len(prompts) < len(rows) else None, config.seed),
+              "length": length_measures(lengths[:, 0], lengths[:, 1], np.greater(chosen, rejected))}
+    if any("subset" in row for _, row in rows):
+        result |= reward_bench(chosen, rejected, [row.get("subset", "") for _, row in rows])
+    job.write_report("Compared answers", f"{len(rows):,} pairs of answers scored by {config.model}.",
+                     compared(result, done, [row for _, row in rows]))
     return job.write_result(result)
 
 
@@ -144,10 +212,14 @@ def _show_from(show: Callable[[int], None], first: int, start: int, done: int) -
 
 
 def _text_ids(model: Model, row: dict[str, Any]) -> tuple[list[int], list[int]]:
-    """Encodes a text, a pair of texts, or a conversation into ids and token types."""
-    text, pair, messages = row.get("text"), row.get("text_pair"), row.get("messages")
-    if (text is None) == (messages is None) or (messages is not None and pair is not None):
-        raise UserError("a row has either text (and perhaps text_pair) or messages")
+    """Encodes a text, a pair of texts, a conversation, or a prompt with its completion into ids and token types."""
+    text, pair, messages, prompt = (row.get(name) for name in ("text", "text_pair", "messages", "prompt"))
+    if (text, messages, prompt).count(None) != 2 or (pair is not None and text is None) or (
+            prompt is not None and "completion" not in row):
+        raise UserError("a row has either text (and perhaps text_pair) or messages or prompt and completion")
+    if prompt is not None:
+        ids = reward_text_ids(model.tokenizer, prompt, row["completion"])
+        return ids, [0] * len(ids)
     if messages is not None:
         ids = model.tokenizer.chat(messages, add_generation_prompt=False)
         return ids, [0] * len(ids)

@@ -171,7 +171,7 @@ def adapter_head(path: str | Path, spec: ModelSpec) -> tuple[ModelSpec, Params |
         raise UserError("one of the adapters in it has a scoring head, and cannot be added to the others", path,
                         "give the directory of one adapter")
     base, file = spec.head, folders[0] / "adapter_model.safetensors"
-    spec = spec if base is not None else dataclasses.replace(spec, head=Head(1, "last", before_padding=True))
+    spec = _with_head(spec)
     names = {leaf.path: PREFIX + leaf.name for leaf in _head_leaves(spec)}
     with contextlib.ExitStack() as stack:
         stored = open_safetensors(file, stack)
@@ -182,7 +182,7 @@ def adapter_head(path: str | Path, spec: ModelSpec) -> tuple[ModelSpec, Params |
                         f"save the adapter again with PEFT, with modules_to_save {_head_modules(spec)}")
     labels = len(tensors["score", "out", "kernel"])
     if labels != spec.head.labels:
-        spec = dataclasses.replace(spec, head=dataclasses.replace(spec.head, labels=labels, label_names=()))
+        spec = _with_head(spec, labels=labels, label_names=())
     spec = _described(folders[0] / ABOUT_HEAD, spec)
     shapes, head = jax.eval_shape(lambda: init_params(spec, jax.random.key(0))), {}
     for leaf in _head_leaves(spec):
@@ -193,6 +193,12 @@ def adapter_head(path: str | Path, spec: ModelSpec) -> tuple[ModelSpec, Params |
                                 file, "use the base model that it was trained on")
             head.setdefault(leaf.path[1], {})[leaf.path[2]] = jnp.asarray(value)
     return spec, head
+
+
+def _with_head(spec: ModelSpec, **changes: Any) -> ModelSpec:
+    """Returns the spec with changes of its head; by default a decoder has that of transformers' classifiers."""
+    head = spec.head or Head(1, "last", before_padding=True)
+    return dataclasses.replace(spec, head=dataclasses.replace(head, **changes))
 
 
 def _has_head(config: Mapping[str, Any]) -> bool:
@@ -207,8 +213,7 @@ def _described(file: Path, spec: ModelSpec) -> ModelSpec:
     names, padding = about.get("label_names"), about.get("pad_token_id")
     if not (isinstance(names, list) and len(names) in (0, spec.head.labels) and isinstance(padding, int | None)):
         raise UserError(f"does not describe a head of {spec.head.labels} labels", file)
-    head = dataclasses.replace(spec.head, label_names=tuple(map(str, names)))
-    return dataclasses.replace(spec, head=head, pad_id=padding)
+    return dataclasses.replace(_with_head(spec, label_names=tuple(map(str, names))), pad_id=padding)
 
 
 def apply_head(path: str | Path, spec: ModelSpec, params: Params) -> tuple[ModelSpec, Params]:

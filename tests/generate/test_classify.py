@@ -12,6 +12,7 @@ from numpy.testing import assert_allclose
 from jaxllm.cli import main
 from jaxllm.models import Head, ModelSpec, forward, load_model, save_model, text_scores
 from jaxllm.models.spec import Encoder
+from jaxllm.text.examples import reward_text_ids
 from jaxllm.text.tokenizer import load_tokenizer
 from tests.networks import random_params
 
@@ -78,6 +79,10 @@ def test_texts_and_pairs(bert, tmp_path):
     assert result["labels"] == ["no", "so so", "yes"] and result["rows"] == 3 and sum(result["highest"]) == 3
     assert_allclose(result["mean_score"], np.mean([row["score"] for row in rows], axis=0), rtol=1e-6)
     assert (tmp_path / "out" / "report.html").read_text().count("so so") >= 2
+
+
+def test_a_tokenizer_without_an_end_token_adds_its_own_around_an_answer(bert):
+    assert reward_text_ids(load_tokenizer(bert), "a good ", "film") == [2, 8, 4, 6, 3]
 
 
 def test_special_tokens_in_a_text_are_ordinary_pieces(bert):

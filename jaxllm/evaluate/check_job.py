@@ -36,8 +36,8 @@ class Config:
     Texts of rows are neither printed nor written.
 
     Args:
-        data: rows as for jaxllm tune, in the form that most lines have; limit_bad is the share of rejected lines above
-            which training stops.
+        data: rows as for jaxllm tune, in the form that most of its first lines have; limit_bad is the share of rejected
+            lines above which training stops.
         out: directory for result.json, report.html, report.md and rows.jsonl (the issues of every line that has any);
             null writes nothing.
         compare: second data file, such as the test set; rows that have one of its prompts are counted.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import hashlib
 import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -79,10 +80,11 @@ def audit_rows(read: PreferenceRows, seed: int = 0) -> Audit:
         {line: row.id for line, row in zip(read.lines, read.rows, strict=True)})
     for row in read.rejected:
         audit.add(row.line, "rejected", row.reason)
-    _count_prompts(audit, read)
-    _find_equal(audit, read)
+    prompts = [_digest(prompt_of(row)) for row in read.rows]
+    _count_prompts(audit, read, prompts)
+    _find_equal(audit, read, prompts)
     if read.kind == "paired":
-        _audit_pairs(audit, read, seed)
+        _audit_pairs(audit, read, prompts, seed)
     elif read.kind == "classify":
         _audit_classes(audit, read.rows)
     else:
@@ -105,14 +107,20 @@ def audit_overlap(audit: Audit, read: PreferenceRows, other: str | Path) -> None
     for item in iter_rows(other, {}, COLUMNS):
         if isinstance(item, Row):
             found = _prompts_in(item.fields)
-            prompts |= found
+            prompts |= set(map(_digest, found))
             lines += bool(found)
-    common = collections.Counter(prompt for row in read.rows if (prompt := prompt_of(row)) in prompts)
+    common: collections.Counter[bytes] = collections.Counter()
     for line, row in zip(read.lines, read.rows, strict=True):
-        if prompt_of(row) in prompts:
+        if (prompt := _digest(prompt_of(row))) in prompts:
+            common[prompt] += 1
             audit.add(line, "overlap", f"its prompt is in {name} too")
     audit.result["overlap"] = {"file": name, "lines_there": lines, "prompts": len(common),
                                "rows": sum(common.values())}
+
+
+def _digest(text: str) -> bytes:
+    """Returns a digest in place of a normalized text, of which a file may have many; empty of an empty one."""
+    return hashlib.blake2b(text.encode(), digest_size=16).digest() if text else b""
 
 
 def _prompts_in(row: dict[str, Any]) -> set[str]:
@@ -132,74 +140,73 @@ def words(text: Text) -> int:
     return sum(len(turn["content"].split()) for turn in text if turn["role"] == "assistant")
 
 
-def _count_prompts(audit: Audit, read: PreferenceRows) -> None:
-    prompts: dict[str, set[int]] = collections.defaultdict(set)
-    for line, row in zip(read.lines, read.rows, strict=True):
-        prompts[prompt_of(row)].add(line)
+def _count_prompts(audit: Audit, read: PreferenceRows, prompts: Sequence[bytes]) -> None:
+    lines: dict[bytes, set[int]] = collections.defaultdict(set)
+    for line, row, prompt in zip(read.lines, read.rows, prompts, strict=True):
+        lines[prompt].add(line)
         turns = getattr(row, "prompt", None)
         turns = turns if isinstance(turns, list) else getattr(row, "completion", None) if turns is None else None
         if isinstance(turns, list) and any(a["role"] == b["role"] for a, b in itertools.pairwise(turns)):
             audit.add(line, "roles", "a role repeats")
-    without = len(prompts.pop("", ()))
-    repeated = [own for own in prompts.values() if len(own) > 1]
-    audit.result["prompts"] = {"distinct": len(prompts), "repeated": len(repeated),
+    without = len(lines.pop(b"", ()))
+    repeated = [own for own in lines.values() if len(own) > 1]
+    audit.result["prompts"] = {"distinct": len(lines), "repeated": len(repeated),
                                "lines_with_repeated": sum(map(len, repeated)), "lines_without": without}
     columns = {"weight": 1.0, "label_probability": 1.0, "margin": 0.0}
     audit.result["columns"] = {name: n for name, default in columns.items()
                                if (n := sum(getattr(row, name, default) != default for row in read.rows))}
 
 
-def _find_equal(audit: Audit, read: PreferenceRows) -> None:
+def _find_equal(audit: Audit, read: PreferenceRows, prompts: Sequence[bytes]) -> None:
     """Finds duplicates and contradictions."""
     equal: dict[tuple, list[int]] = collections.defaultdict(list)
-    for line, row in zip(read.lines, read.rows, strict=True):
-        key, _ = _keys(row)
-        if line not in equal[key]:
+    opposite = []
+    for line, row, prompt in zip(read.lines, read.rows, prompts, strict=True):
+        key, other = _keys(row, prompt)
+        opposite.append(other)
+        if line not in equal[key][-1:]:
             equal[key].append(line)
-    for first, *others in equal.values():
-        for line in others:
-            audit.add(line, "duplicate", f"duplicate of line {first}")
-    for line, row in zip(read.lines, read.rows, strict=True):
-        opposite = _keys(row)[1]
-        if opposite is not None and opposite in equal:
-            audit.add(line, "contradiction", f"contradicts line {equal[opposite][0]}")
+    for lines in equal.values():
+        for line in lines[1:]:
+            audit.add(line, "duplicate", f"duplicate of line {lines[0]}")
+    for line, other in zip(read.lines, opposite, strict=True):
+        if other is not None and other in equal:
+            audit.add(line, "contradiction", f"contradicts line {equal[other][0]}")
     if read.kind == "classify":  # any other class contradicts
-        texts: dict[str, list[tuple[int, Any]]] = collections.defaultdict(list)
-        for line, row in zip(read.lines, read.rows, strict=True):
-            texts[prompt_of(row)].append((line, row.label))
+        texts: dict[bytes, list[tuple[int, Any]]] = collections.defaultdict(list)
+        for line, row, text in zip(read.lines, read.rows, prompts, strict=True):
+            texts[text].append((line, row.label))
         for own in texts.values():
             for line, label in own:
-                if (other := next((other for other, its in own if its != label), None)) is not None:
-                    audit.add(line, "contradiction", f"contradicts line {other}")
+                if (first := next((at for at, its in own if its != label), None)) is not None:
+                    audit.add(line, "contradiction", f"contradicts line {first}")
 
 
-def _keys(row: Any) -> tuple[tuple, tuple | None]:
+def _keys(row: Any, prompt: bytes) -> tuple[tuple, tuple | None]:
     """Returns what equal rows have in common, and the same of rows with the opposite label; None without one."""
-    prompt = prompt_of(row)
     if isinstance(row, PairRow):
-        chosen, rejected = normalized(row.chosen), normalized(row.rejected)
+        chosen, rejected = _digest(normalized(row.chosen)), _digest(normalized(row.rejected))
         return (prompt, chosen, rejected), (prompt, rejected, chosen)
     if isinstance(row, UnpairedRow):
-        completion = normalized(row.completion)
+        completion = _digest(normalized(row.completion))
         return (prompt, completion, row.label), (prompt, completion, not row.label)
-    return (prompt, row.label if isinstance(row, ClassifyRow) else normalized(row.completion)), None
+    return (prompt, row.label if isinstance(row, ClassifyRow) else _digest(normalized(row.completion))), None
 
 
-def _audit_pairs(audit: Audit, read: PreferenceRows, seed: int) -> None:
-    sides: dict[tuple[str, str], dict[str, set[int]]] = collections.defaultdict(lambda: collections.defaultdict(set))
+def _audit_pairs(audit: Audit, read: PreferenceRows, prompts: Sequence[bytes], seed: int) -> None:
+    sides: dict[tuple[bytes, bytes], tuple[set[int], set[int]]] = collections.defaultdict(lambda: (set(), set()))
     lengths = []
-    for line, row in zip(read.lines, read.rows, strict=True):
-        chosen, rejected = normalized(row.chosen), normalized(row.rejected)
-        for side, answer in (("chosen", chosen), ("rejected", rejected)):
-            sides[prompt_of(row), answer][side].add(line)
-        if chosen in rejected or rejected in chosen:
+    for line, row, prompt in zip(read.lines, read.rows, prompts, strict=True):
+        answers = normalized(row.chosen), normalized(row.rejected)
+        for i, answer in enumerate(answers):
+            sides[prompt, _digest(answer)][i].add(line)
+        if answers[0] in answers[1] or answers[1] in answers[0]:
             audit.add(line, "contained", "one answer contains the other")
         lengths.append((words(row.chosen), words(row.rejected)))
     both = 0
-    for by_side in sides.values():
+    for chosen, rejected in sides.values():
         # Within one scored or ranked line, an answer between two others is both.
-        lines = {line for line in by_side["chosen"] if by_side["rejected"] - {line}}
-        lines |= {line for line in by_side["rejected"] if by_side["chosen"] - {line}}
+        lines = {line for line in chosen if rejected - {line}} | {line for line in rejected if chosen - {line}}
         both += bool(lines)
         for line in lines:
             audit.add(line, "both", "an answer is chosen here and rejected in another line, or the other way around")
@@ -212,7 +219,7 @@ def _audit_pairs(audit: Audit, read: PreferenceRows, seed: int) -> None:
         "unit": "words", "mean_chosen": mean_chosen, "mean_rejected": mean_rejected,
         "chosen_longer": int((difference > 0).sum()), "rejected_longer": int((difference < 0).sum()),
         "equal": int((difference == 0).sum()),
-        "longer_is_better": clustered((np.sign(difference) + 1) / 2, [prompt_of(row) for row in read.rows], seed)}
+        "longer_is_better": clustered((np.sign(difference) + 1) / 2, [prompt.hex() for prompt in prompts], seed)}
 
 
 def _audit_completions(audit: Audit, rows: Sequence[SftRow | UnpairedRow]) -> None:

@@ -8,9 +8,10 @@ from __future__ import annotations
 import collections
 import contextlib
 import hashlib
+import itertools
 import math
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -40,6 +41,7 @@ __all__ = ["AnyRow", "ClassifyRow", "Kind", "PairRow", "PreferenceRows", "SftRow
 # Columns that forms have, of any type: types are checked with reasons that hold no text of the row.
 COLUMNS: dict[str, Any] = dict.fromkeys(("prompt", "chosen", "rejected", "completion", "completions", "label", "scores",
                                          "ranks", "messages", "text", "text_pair", "id", *NUMBERS), Any)
+_SAMPLE = 1000
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ def read_forms(source: str | Path, kind: Kind | None = None, limit: int | None =
 
     Args:
         source: see `rows.iter_rows`.
-        kind: paired, unpaired, sft or classify; None takes that of most lines.
+        kind: paired, unpaired, sft or classify; None takes that of most of the first 1,000 lines.
         limit: stop after this many good lines.
         pairing: pairs of a scored or ranked line; see `conversions.pairs_from_scores`.
 
@@ -101,10 +103,11 @@ def read_forms(source: str | Path, kind: Kind | None = None, limit: int | None =
         UserError: there is no such file, it cannot be read, or it has no lines.
     """
     rows, lines, rejected, forms, ties, unscored = [], [], [], dict.fromkeys(FORMS, 0), 0, 0
-    stream = iter_rows(source, {}, COLUMNS)
+    stream: Iterator[Row | Rejected] = iter_rows(source, {}, COLUMNS)
     if kind is None:
-        stream = iter(items := list(stream))
-        kind = _most_frequent([item.fields for item in items if isinstance(item, Row)])
+        first = list(itertools.islice(stream, _SAMPLE))
+        kind = _most_frequent([item.fields for item in first if isinstance(item, Row)])
+        stream = itertools.chain(first, stream)
     for item in stream:
         if limit is not None and sum(forms.values()) >= limit:
             break

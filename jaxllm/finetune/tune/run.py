@@ -275,6 +275,8 @@ def measure(runner: Runner, outputs: Mapping[str, np.ndarray], values: Values, c
         every row `[n]`, NaN where a row has none.
     """
     objective, outputs = runner.objective, dict(outputs)
+    if len(set(clusters)) == 1:  # one prompt for all: its answers are what varies
+        clusters = range(len(clusters))
     reference = outputs.pop("reference", None)
     total_loss, total = objective_loss(objective, outputs, values, reference)
     each = lambda x: objective_loss(objective, *jax.tree.map(lambda leaf: leaf[None], x))

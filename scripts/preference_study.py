@@ -2,7 +2,7 @@
 
     python scripts/preference_study.py DATA_FOLDER OUT [--seeds 0 1 2] [--pairs 400] [--held_back 300]
 
-A pair is a positive and a negative sentence of movie reviews (`mr_sentences_{train,test}.jsonl.gz`, rows {text, label}).
+A pair is a positive and a negative sentence of movie reviews, of `mr_sentences_{train,test}.jsonl.gz` {text, label}.
 Finished steps are not repeated: the same command resumes a stopped study. Prints a Markdown table.
 """
 
@@ -22,7 +22,7 @@ from jaxllm.files import write_atomic, write_jsonl
 from jaxllm.statistics import interval
 
 PROMPT = [{"role": "user", "content": "Write one sentence of a positive movie review."}]
-TRAIN = ["--train.batch_size=8", "--train.epochs=1", "--train.warmup_steps=5", "--train.remat=none", "--lora.rank=16",
+TRAIN = ["--train.batch_size=8", "--train.epochs=1", "--train.remat=none", "--lora.rank=16",
          "--lora.alpha=32"]
 SAMPLES = 48
 

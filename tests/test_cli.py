@@ -126,8 +126,8 @@ def test_several_processes_are_refused_before_the_directory_is_made(tmp_path, ca
                                        "  fix: start it once, on a host with all its devices\n")
     assert not (tmp_path / "run").exists()
     single = {name for name, verb in cli.VERBS.items() if verb.single_process}
-    assert single == {"inject", "remove", "recommend", "compare", "generate", "score", "check", "convert", "demo",
-                      "work"}
+    assert single == {"inject", "tune", "remove", "recommend", "compare", "generate", "score", "check", "convert",
+                      "demo", "work"}
 
 
 def test_another_run_in_the_directory(tmp_path, capsys):

@@ -25,7 +25,7 @@ PUBLIC: dict[str, str] = {
     "jaxllm.judge": """
         Answer Cached Choice choice_of Completions FunctionJudge Invalid Judge judge_rows JudgeConfig JudgedRow
         JudgeSummary LocalJudge NoAnswer open_judge Options Prices Prompt RecordedJudge retry_in_conversation
-        retry_same_prompt Sample ServerJudge split_answerable Usage""",
+        retry_same_prompt RewardJudge Sample ServerJudge split_answerable Usage""",
     "jaxllm.models": """
         Adapter adapter_axes Cache compute_logits forward Head init_adapter init_cache init_params init_value_head
         load_model load_spec logical_axes LoraConfig merge_adapter ModelSpec Output Params prefill Prefix Rope

@@ -16,6 +16,7 @@ from jaxllm.judge.function import named_judge
 from jaxllm.judge.local import LocalJudge
 from jaxllm.judge.protocol import Judge, Prices
 from jaxllm.judge.recorded import RecordedJudge
+from jaxllm.judge.reward import RewardJudge
 from jaxllm.judge.server import ServerJudge
 from jaxllm.model import load_with_adapter
 from jaxllm.models.mesh import model_shardings
@@ -24,11 +25,11 @@ from jaxllm.models.tensors import fingerprint, model_directory
 
 @dataclass(frozen=True)
 class JudgeConfig:
-    """A judge: local model, server, recorded answers or Python function.
+    """A judge: local model, reward model, server, recorded answers or Python function.
 
     Args:
-        kind: local (a checkpoint), openai (an OpenAI-compatible server), recorded (answers in a file), or callable
-            (a Python function).
+        kind: local (a checkpoint), reward (a reward model, which scores answers and writes none), openai (an
+            OpenAI-compatible server), recorded (answers in a file), or callable (a Python function).
         model: checkpoint directory, GGUF file, Hub id, or tiny; for a server the model's name there.
         base_url: address of the server's interface, such as http://localhost:8000/v1; OpenAI's own by default.
         path: file of recorded answers, or package.module:name of a function.
@@ -38,8 +39,9 @@ class JudgeConfig:
         per_minute: requests started per minute; null for no limit.
         seconds: time-out of a request.
         retries: number of times that a failed request is sent again.
-        batch_size: sequences that a local model decodes together.
-        adapter: directory of a LoRA adapter for a local model, or of several that are applied as their sum.
+        batch_size: sequences that a local model decodes or scores together.
+        adapter: directory of a LoRA adapter for a local model, or of several that are applied as their sum; for a
+            reward model perhaps with its scoring head.
         mesh: how the devices share a local model's work.
         format: encoding of prompts that are plain texts by a local model. auto is chat where the model has a chat
             template, else plain; chat makes the text one user message; plain continues the raw text.
@@ -47,7 +49,7 @@ class JudgeConfig:
         completion_price: price of a million completion tokens.
     """
 
-    kind: Literal["local", "openai", "recorded", "callable"] = "local"
+    kind: Literal["local", "reward", "openai", "recorded", "callable"] = "local"
     model: str | None = None
     base_url: str | None = None
     path: str | None = None
@@ -68,12 +70,12 @@ class JudgeConfig:
         needed = "path" if self.kind in ("recorded", "callable") else "model"
         given = getattr(self, needed) or (self.kind == "local" and "tiny")
         check(bool(given), needed, f"a judge of kind {self.kind} needs it")
-        for name, kinds in (("model", ("local", "openai")), ("base_url", ("openai",)), ("adapter", ("local",)),
-                            ("path", ("recorded", "callable"))):
+        for name, kinds in (("model", ("local", "reward", "openai")), ("base_url", ("openai",)),
+                            ("adapter", ("local", "reward")), ("path", ("recorded", "callable"))):
             check(getattr(self, name) is None or self.kind in kinds, name,
                   f"does not apply to a judge of kind {self.kind}",
                   f"leave it out, or set kind to {' or '.join(kinds)}")
-        check(self.format == "auto" or self.kind == "local", "format",
+        check(self.format == "auto" or self.kind in ("local", "reward"), "format",
               f"does not apply to a judge of kind {self.kind}, which always gets texts as user messages",
               "leave it at auto")
         check(self.cache is None or self.kind != "recorded", "cache", "recorded answers are in a file already",
@@ -136,5 +138,6 @@ def _open(config: JudgeConfig, device: DeviceConfig) -> Judge:
     identity = f"{name} ({fingerprint(model_directory(name))}{quantized})"
     if config.adapter is not None:
         identity += f" + {config.adapter} ({fingerprint(Path(config.adapter))})"
-    return LocalJudge(model, identity, config.batch_size, device.compute_dtype, adapter=adapter, mesh=mesh,
-                      text_format=config.format, consume=True)
+    judge = RewardJudge if config.kind == "reward" else LocalJudge
+    return judge(model, identity, config.batch_size, device.compute_dtype, adapter=adapter, mesh=mesh,
+                 text_format=config.format, consume=True)

@@ -1,6 +1,5 @@
 """`jaxllm score` with a reward model: pairs of answers, and adapters that carry the scoring head."""
 
-import dataclasses
 import json
 
 import jax.numpy as jnp
@@ -15,8 +14,8 @@ from jaxllm.models import LoraConfig, load_model, save_model, text_scores
 from jaxllm.models.peft import save_adapter
 from jaxllm.text.batches import pad_right
 from jaxllm.text.examples import reward_text_ids
-from tests.networks import LLAMA, forward, random_adapter, random_params
-from tests.text.chat_tokenizers import CHATML, byte_level
+from tests.networks import forward, random_adapter
+from tests.reward_models import save_language_model
 
 ASK = [{"role": "user", "content": "Once upon a time?"}]
 PAIRS = [{"id": "x", "prompt": ASK, "chosen": "yes", "rejected": [{"role": "assistant", "content": "no, never"}],
@@ -27,17 +26,7 @@ PAIRS = [{"id": "x", "prompt": ASK, "chosen": "yes", "rejected": [{"role": "assi
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
-    """A small random language model with a chat template, as a checkpoint."""
-    from transformers import PreTrainedTokenizerFast
-
-    folder = tmp_path_factory.mktemp("base")
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=byte_level(), bos_token="<s>", eos_token="</s>",
-                                        unk_token="<unk>")
-    tokenizer.chat_template = CHATML
-    tokenizer.save_pretrained(folder / "tokenizer")
-    spec = dataclasses.replace(LLAMA, vocab_size=len(tokenizer), layers=2, bos_id=0, eos_ids=(1,), max_positions=128)
-    save_model(folder / "model", spec, random_params(spec, seed=6), folder / "tokenizer")
-    return folder / "model"
+    return save_language_model(tmp_path_factory.mktemp("base"))
 
 
 @pytest.fixture(scope="module")

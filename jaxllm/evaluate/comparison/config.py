@@ -91,6 +91,8 @@ class Config:
             check(adapter is None or model is not None, f"adapter_{side}", "an adapter needs its model",
                   f"give --model_{side}")
         check(self.sampling.n == 1, "sampling.n", f"one answer a prompt, got {self.sampling.n}")
+        check(self.judge.kind != "reward", "judge.kind", "a reward model does not compare two answers in one prompt",
+              "use a judge of another kind")
         check(self.batch_size >= 1, "batch_size", f"must be 1 or more, got {self.batch_size}")
         check_seed(self.seed)
 

@@ -35,7 +35,6 @@ from jaxllm.generate import Generator
 from jaxllm.job import Job, open_job
 from jaxllm.model import Model, load
 from jaxllm.models import save_model, stack_layers
-from jaxllm.models.heads import with_score_head
 from jaxllm.models.mesh import model_shardings
 from jaxllm.models.peft import save_adapter
 from jaxllm.models.tensors import fingerprint, model_directory
@@ -129,8 +128,7 @@ def scoring_model(config: Config, model: Model, labels: list[str]) -> Model:
         model.require_lm(f"be trained by method {config.method}")
         return model
     count = 1 if config.kind == "reward" else len(labels)
-    spec, params = with_score_head(model.spec, model.params, count, tuple(labels), config.seed)
-    return dataclasses.replace(model, spec=spec, params=params)
+    return model.with_score_head(count, labels, config.seed)
 
 
 def train_settings(config: Config, rows: int, mesh: jax.sharding.Mesh) -> TrainConfig:

@@ -68,7 +68,7 @@ def study(out: Path, seed: int, train: Path, held_back: Path) -> dict:
     run("tune", "--method=reward", "--model=smollm2", "--train.lr=2e-4", f"--out={folder / 'reward'}", *data)
     run("tune", "--method=sft", "--model=smollm2", "--train.lr=2e-4", "--save=model", f"--out={folder / 'sft'}", *data)
     base = str(folder / "sft" / "model")
-    run("tune", "--method=dpo", f"--model={base}", "--train.lr=5e-5", f"--out={folder / 'dpo'}", *data)
+    run("tune", "--method=dpo", f"--model={base}", "--train.lr=2e-4", f"--out={folder / 'dpo'}", *data)
     prompts = out / "prompts.jsonl"
     write_jsonl(prompts, [{"messages": PROMPT}])
     found = {name: result(folder / name)["eval"] for name in ("reward", "sft", "dpo")}

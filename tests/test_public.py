@@ -46,7 +46,7 @@ PUBLIC: dict[str, str] = {
         PreferenceRows ranks_from_pairs read_rows Rejected Row RowSet scores_from_pairs SftRow split_by_prompt
         Tokenizer TooLong unpaired_from_pairs UnpairedRow""",
     "jaxllm.train": """
-        abstract_state batch_sharding BatchFn Checkpointer count_tokens decay_mask DECAYED epoch_permutation
+        ABSENT abstract_state batch_sharding BatchFn Checkpointer count_tokens decay_mask DECAYED epoch_permutation
         FinishFn fit FitResult Hook init_state LossFn make_mesh make_optimizer make_schedule make_train_step
         MESH_AXES MetricsSink MetricsWriter model_shardings OptimizerConfig Params put_batch read_metrics replicated
         Restored row_indices RULES Session shardings StorageError SumAndWeight TrainConfig TrainState TrainStep""",

@@ -18,9 +18,10 @@ from jaxllm.train.metrics import MetricsWriter, read_metrics
 from jaxllm.train.optimizer import DECAYED, OptimizerConfig, decay_mask, make_optimizer, make_schedule
 from jaxllm.train.session import MetricsSink, Session
 from jaxllm.train.state import Params, TrainState, abstract_state, init_state
-from jaxllm.train.step import FinishFn, LossFn, SumAndWeight, TrainStep, make_train_step
+from jaxllm.train.step import ABSENT, FinishFn, LossFn, SumAndWeight, TrainStep, make_train_step
 
 __all__ = [
+    "ABSENT",
     "DECAYED",
     "MESH_AXES",
     "RULES",

@@ -30,6 +30,11 @@ FinishFn = Callable[[Any, Mapping[str, jax.Array]], tuple[Any, jax.Array]]
 """
 
 
+ABSENT = float("inf")
+"""Value of an auxiliary metric without weight in a batch, such as the loss of a type of target that it does not hold.
+It is not logged: 0 would be a false value. Not NaN, which `jax_debug_nans` would report."""
+
+
 class TrainStep:
     """`(state, frozen, batch) -> (state, metrics)`, compiled once per shape and sharding; the state passed in is
     donated."""
@@ -83,7 +88,7 @@ def make_train_step(
         A function `(state, frozen, batch) -> (state, metrics)`. `frozen` is any tree (base weights) and is
         not donated; the arrays of `batch` are `[rows, ...]` or scalars. Metrics are float32 scalars on
         the device: loss, weight, grad_norm (before clipping), skipped (0 or 1), lr when `schedule` is given,
-        and the ratio of every auxiliary sum.
+        and the ratio of every auxiliary sum, `ABSENT` for one without weight.
     """
     if accumulate < 1:
         raise UserError(f"must be at least 1, got {accumulate}", "accumulate")
@@ -117,7 +122,7 @@ def make_train_step(
         clash = (metrics.keys() | {"skipped"}) & aux.keys()
         if clash:
             raise ValueError(f"auxiliary metric {sorted(clash)[0]!r} has the name of a built-in one")
-        metrics |= {name: _ratio(*pair) for name, pair in aux.items()}
+        metrics |= {name: _ratio(*pair, empty=ABSENT) for name, pair in aux.items()}
         extra, applied = state.extra, finite & (weight > 0)
         if finish is not None:
             extra, skip = finish(state.extra, metrics)
@@ -157,9 +162,10 @@ def _choose(condition: jax.Array, new: Any, old: Any) -> Any:
     return jax.tree.map(lambda a, b: jnp.where(condition, a, b), new, old)
 
 
-def _ratio(total: jax.Array, weight: jax.Array) -> jax.Array:
-    """Computes total / weight, and 0 where weight is 0; never divides by 0, which `jax_debug_nans` would report."""
-    return jnp.where(weight == 0, 0.0, total / jnp.where(weight == 0, 1.0, weight))
+def _ratio(total: jax.Array, weight: jax.Array, empty: float = 0.0) -> jax.Array:
+    """Computes total / weight, and `empty` where weight is 0; never divides by 0, which `jax_debug_nans` would report.
+    """
+    return jnp.where(weight == 0, empty, total / jnp.where(weight == 0, 1.0, weight))
 
 
 def _deal(x: jax.Array, parts: int) -> jax.Array:

@@ -9,7 +9,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from jaxllm.devices import make_mesh
 from jaxllm.finetune.objectives import Objective, make_objective_loss
 from jaxllm.finetune.texts import _assign, completion_text, make_batch, row_shape
-from jaxllm.finetune.tune.run import FixedGroups, Runner, UnpairedGroups, make_shape, padding
+from jaxllm.finetune.tune.run import FixedGroups, Runner, UnpairedGroups, make_shape, measure, padding
 from jaxllm.models import unembedding
 from jaxllm.train.config import TrainConfig
 from tests.networks import GPT2, LLAMA, forward, random_params
@@ -113,3 +113,18 @@ def test_mismatched_completions_are_of_other_prompts():
     assert values["mismatched"].tolist() == [1, 1, 1, 1]
     assert data.take([4])[1]["mismatched"].tolist() == [0]
     assert data.take([0, 1])[1]["mismatched"].tolist() == [0, 0]  # the same prompt
+
+
+def test_kto_reports_its_reference_point_over_all_rows():
+    """z0 is the clamp of the mean log-ratio of mismatched texts, not a mean of clamps; a side that is absent has no
+    metric."""
+    texts = [([5, 6], [20 + i, 30 + i]) for i in range(6)]
+    values = {"weight": np.ones(6, np.float32), "desirable": np.ones(6, np.float32)}
+    data = UnpairedGroups(texts, values, list("abcdef"), text)
+    kto = runner(LLAMA, data, True, 6, Objective("unpaired", (("kto", 1.0),), reference="base"))
+    outputs, taken = kto.outputs(random_params(LLAMA, 0), random_params(LLAMA, 1), (), data, "")
+    found, by_row = measure(kto, outputs, taken, data.clusters)
+    ratios = outputs["logprobs"][:, 1] - outputs["reference"][:, 1]
+    assert found["kl"]["mean"] == pytest.approx(max(0.0, ratios.mean()), rel=1e-5) and found["kl"]["ci_low"] is None
+    assert "rewards/rejected" not in found and "rewards/margins" not in found and "kl" not in by_row
+    assert found["loss"]["ci_low"] is None and found["rewards/chosen"]["n"] == 6

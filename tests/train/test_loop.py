@@ -228,3 +228,16 @@ def test_batches_go_to_the_mesh():
 
     train.fit(toy.new_state(), step, toy.batch_fn, 1, mesh=mesh, progress=False)
     assert seen == [train.batch_sharding(mesh)]
+
+
+def test_a_metric_without_weight_is_not_logged():
+    def loss(params, frozen, batch, key, extra):
+        weight = jnp.sum(batch["row"] < 0).astype(jnp.float32)
+        return (jnp.sum(params["w"] ** 2), jnp.float32(1)), {"absent": (jnp.float32(0), weight),
+                                                            "present": (jnp.float32(0), jnp.float32(2))}
+
+    optimizer = train.make_optimizer(train.OptimizerConfig(), 2)
+    state = train.init_state({"w": jnp.ones(3)}, optimizer, 0)
+    result = train.fit(state, train.make_train_step(loss, optimizer), lambda step: {"row": np.arange(4)}, 2,
+                       progress=False)
+    assert result.metrics["present"] == 0 and "absent" not in result.metrics

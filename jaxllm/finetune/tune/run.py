@@ -30,6 +30,7 @@ from jaxllm.models import ModelSpec
 from jaxllm.models.mesh import put_batch
 from jaxllm.models.network import Remat
 from jaxllm.models.tensors import save_tensors
+from jaxllm.ops.preference import add_margin
 from jaxllm.progress import bar
 from jaxllm.statistics import clustered
 from jaxllm.train import (
@@ -48,6 +49,8 @@ from jaxllm.train.config import TrainConfig
 Values = dict[str, np.ndarray]
 # Batches of a run from which the shape of its rows is chosen.
 _TRIED_BATCHES = 32
+# Metrics of a whole batch, which are no means over its rows.
+_OF_ALL_ROWS = ("kl", "reward_shift", "min_reward", "max_reward")
 
 
 class DataSet(Protocol):
@@ -271,7 +274,7 @@ def measure(runner: Runner, outputs: Mapping[str, np.ndarray], values: Values, c
         seed: seed of the intervals.
 
     Returns:
-        `{mean, ci_low, ci_high, n}` by metric, the interval None where the loss couples rows; and the metrics of
+        `{mean, ci_low, ci_high, n}` by metric, the interval None for what is no mean over rows; and the metrics of
         every row `[n]`, NaN where a row has none.
     """
     objective, outputs = runner.objective, dict(outputs)
@@ -289,12 +292,14 @@ def measure(runner: Runner, outputs: Mapping[str, np.ndarray], values: Values, c
         mean, counted = float(whole[0]) / max(float(whole[1]), 1e-30), weights > 0
         if not counted.any():
             continue
-        by_row[name] = np.where(counted, sums / np.where(counted, weights, 1.0), np.nan)
-        if name == "loss" and objective.coupled:
-            result[name] = {"mean": mean, "ci_low": None, "ci_high": None, "n": int(counted.sum())}
-        else:
+        result[name] = {"mean": mean, "ci_low": None, "ci_high": None, "n": int(counted.sum())}
+        if name not in _OF_ALL_ROWS and not (name == "loss" and objective.coupled):
+            by_row[name] = np.where(counted, sums / np.where(counted, weights, 1.0), np.nan)
             chosen = [cluster for cluster, one in zip(clusters, counted, strict=True) if one]
-            result[name] = dict(clustered(by_row[name][counted], chosen, seed, weights=weights[counted]))
+            result[name] |= clustered(by_row[name][counted], chosen, seed, weights=weights[counted])
+    means = {name: float(found["mean"] or 0.0) for name, found in result.items()}
+    for name in add_margin(means).keys() - means.keys():
+        result[name] = {"mean": add_margin(means)[name], "ci_low": None, "ci_high": None, "n": len(clusters)}
     return result, by_row
 
 
@@ -341,6 +346,17 @@ class ReferenceSync:
 
     every: int
     mix: float
+
+
+@dataclasses.dataclass(frozen=True)
+class _MarginSink:
+    """Adds the margin of rewards to the numbers of unpaired rows, where a step has both sides."""
+
+    sink: MetricsSink
+
+    def write(self, step: int, values: Mapping[str, Any]) -> None:
+        """See `MetricsWriter.write`."""
+        self.sink.write(step, add_margin(values))
 
 
 def train(runner: Runner, train: TrainConfig, start: TrainState, optimizer: optax.GradientTransformation, frozen: Any,
@@ -399,8 +415,8 @@ def train(runner: Runner, train: TrainConfig, start: TrainState, optimizer: opta
         return FitResult(state, False, {})
     batch = lambda step: runner.batch(data, row_indices(seed, step, train.batch_size, len(data)).tolist())
     return fit(state, step, batch, steps, frozen=frozen, mesh=runner.mesh, hooks=[evaluate], log_every=train.log_every,
-               save_every=train.save_every, checkpointer=checkpointer,
-               sidecar=history.sidecar, metrics=metrics, progress=progress, should_stop=lambda: history.stopped)
+               save_every=train.save_every, checkpointer=checkpointer, sidecar=history.sidecar, progress=progress,
+               metrics=None if metrics is None else _MarginSink(metrics), should_stop=lambda: history.stopped)
 
 
 @functools.partial(jax.jit, donate_argnums=1)
@@ -413,5 +429,5 @@ def means(runner: Runner, outputs: Mapping[str, np.ndarray], values: Values) -> 
     outputs = dict(outputs)
     reference = outputs.pop("reference", None)
     loss, metrics = objective_loss(runner.objective, outputs, values, reference)
-    return {name: float(total) / float(weight) for name, (total, weight) in {"loss": loss, **metrics}.items()
-            if float(weight) > 0}
+    return add_margin({name: float(total) / float(weight) for name, (total, weight) in {"loss": loss, **metrics}.items()
+                       if float(weight) > 0})

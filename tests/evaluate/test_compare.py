@@ -20,8 +20,13 @@ from jaxllm.evaluate.comparison.prompts import (
     verdict_of,
 )
 from jaxllm.files import read_jsonl
-from jaxllm.judge import Choice, FunctionJudge, Invalid
+from jaxllm.judge import Choice, FunctionJudge, Invalid, RewardJudge
+from jaxllm.model import load
+from jaxllm.models import LoraConfig
+from jaxllm.models.peft import save_adapter
 from jaxllm.parsing import parse
+from tests.networks import random_adapter
+from tests.reward_models import save_language_model
 
 # ---- statistics ------------------------------------------------------------------------------------------------
 
@@ -228,6 +233,15 @@ def sometimes_unusable(prompt, sampling, seed):
 by_choice = FunctionJudge(choose=lambda prompt, options: {
     "A": 0.5 if len(parts(prompt)[0]) > len(parts(prompt)[1]) else 0.2, "B": 0.3, "tie": 0.1})
 
+def leaning(prompt, options):
+    """0.6 to 0.7 for the first answer."""
+    first, second = map(len, parts(prompt))
+    share = 0.6 + 0.1 * (first > second) + 0.05 * (first == second)
+    return {"A": share, "B": 0.9 - share, "tie": 0.1}
+
+
+leans_to_the_first = FunctionJudge(choose=leaning)
+
 PROMPTS = [{"id": "one", "prompt": "Name a fruit."}, {"id": "two", "prompt": "Name a colour."},
            {"id": "three", "messages": [{"role": "user", "content": "Name a fruit, please."}]},
            {"id": "four", "prompt": "Name a tree."}]
@@ -318,12 +332,22 @@ def test_a_choosing_judge(files):
                                         "tie": pytest.approx(0.1 / 0.9)} and rows[0]["mass"] == pytest.approx(0.9)
 
 
+def test_probabilities_are_averaged_over_both_orders(files):
+    """A judge that prefers the first answer, and the longer one a little: by the mean, the longer one wins."""
+    form = ("leans_to_the_first", "--verdict.form", "choice")
+    assert compare(files, "strict", *form) == compare(files, "mean", *form, "--verdict.disagreement", "mean") == 0
+    assert result_of(files, "strict")["outcomes"]["tie"] == 4
+    assert result_of(files, "mean")["outcomes"] == {"win": 3, "tie": 1, "loss": 0, "none": 0}
+    row = read_jsonl(files / "mean" / "rows.jsonl")[0]
+    assert (row["score_a"], row["score_b"]) == (pytest.approx(0.5), pytest.approx(0.4))
+
+
 def test_ratings_are_averaged_over_both_orders(files):
     """Means 5 and 4 for longer and shorter answers, 4 for equal ones, though the first one's is always higher."""
     assert compare(files, "out", "rates_the_first_higher", "--verdict.form", "rating") == 0
     result, rows = result_of(files), read_jsonl(files / "out" / "rows.jsonl")
     assert [(row["score_a"], row["score_b"], row["outcome"]) for row in rows] == [(5, 4, "win")] * 3 + [(4, 4, "tie")]
-    assert read_jsonl(files / "out" / "verdicts.jsonl")[1]["ratings"] == {"a": 4, "b": 5}
+    assert read_jsonl(files / "out" / "verdicts.jsonl")[1]["scores"] == {"a": 4, "b": 5}
     assert result["position_consistency"]["mean"] == 0.0 and result["win_tie"]["mean"] == 1.0
     assert (result["score_a"]["mean"], result["score_b"]["mean"], result["net_score"]["mean"]) == (4.75, 4.0, 0.75)
 
@@ -391,11 +415,88 @@ def test_rejected_prompts_and_further_answers(files, capsys):
     ([], "model_a"), (["--model_a", "m"], "model_b"), (["--model_a", "m", "--answers_a", "f"], "model_a"),
     (["--answers_a", "f", "--adapter_a", "d", "--answers_b", "f"], "adapter_a"),
     (["--answers_a", "f", "--answers_b", "f", "--verdict.template", "{prompt} {first}"], "verdict.template"),
-    (["--answers_a", "f", "--answers_b", "f", "--sampling.n", "2"], "sampling.n")])
+    (["--answers_a", "f", "--answers_b", "f", "--sampling.n", "2"], "sampling.n"),
+    (["--answers_a", "f", "--answers_b", "f", "--verdict.form", "text", "--verdict.disagreement", "mean"],
+     "verdict.disagreement"),
+    (["--answers_a", "f", "--answers_b", "f", "--judge.kind", "reward", "--judge.model", "m", "--verdict.attempts",
+      "1"], "verdict")])
 def test_configs_that_are_refused(arguments, key):
     with pytest.raises(UserError) as error:
         parse(Config, ["--data.path", "p", "--out", "o", *arguments])
     assert key in str(error.value)
+
+
+class LengthReward(RewardJudge):
+    """Scores the length of an answer; one of 100 letters or more is refused, and with it a whole call."""
+
+    identity = "length"
+    calls: list[int] = []
+
+    def __init__(self):
+        self.calls.clear()
+
+    def scores(self, prompts, answers):
+        if any(len(answer) >= 100 for answer in answers):
+            raise UserError("an answer does not fit")
+        self.calls.append(len(answers))
+        return [float(len(answer)) for answer in answers]
+
+
+@pytest.fixture
+def reward_judge(monkeypatch):
+    monkeypatch.setattr("jaxllm.evaluate.comparison.verdicts.open_judge", lambda *_: LengthReward())
+    return ("--judge.kind", "reward", "--judge.model", "unused")
+
+
+def test_higher_scores_win(files, reward_judge):
+    """Equal answers tie; a pair that cannot be scored has no outcome; a stopped job writes the rest."""
+    write(files / "a.jsonl", [{"id": row["id"], "completion": answer} for row, answer in
+                              zip(PROMPTS, ["an apple", "red", "long " * 200, "oak"], strict=True)])
+    assert compare(files, "one", None, *reward_judge) == 0
+    result, rows = result_of(files, "one"), read_jsonl(files / "one" / "rows.jsonl")
+    assert [(row["score_a"], row["score_b"], row["outcome"]) for row in rows] == [
+        (8, 3, "win"), (3, 4, "loss"), (None, None, None), (3, 3, "tie")]
+    assert rows[0]["verdicts"] == {"scores": "a"} and result["outcomes"] == {"win": 1, "tie": 1, "loss": 1, "none": 1}
+    assert (result["score_a"]["mean"], result["net_score"]["mean"]) == (pytest.approx(14 / 3), pytest.approx(4 / 3))
+    assert result["position_consistency"] is result["first_wins"] is None and result["invalid_verdicts"]["mean"] == 0.25
+    verdicts = files / "one" / "verdicts.jsonl"
+    before = verdicts.read_text()
+    assert json.loads(before.splitlines()[2])["reason"] == "an answer does not fit"
+    verdicts.write_text(before.splitlines(True)[0])
+    (files / "one" / "result.json").unlink()
+    assert compare(files, "one", None, *reward_judge) == 0 and verdicts.read_text() == before
+    assert compare(files, "other", None, *reward_judge, a="b.jsonl", b="a.jsonl") == 0
+    assert result_of(files, "other")["win"] == result["loss"] and result_of(files, "other")["loss"] == result["win"]
+
+
+def test_a_stopped_job_scores_whole_calls_again(files, reward_judge, monkeypatch):
+    monkeypatch.setattr("jaxllm.evaluate.comparison.verdicts.PAIRS_PER_CALL", 2)
+    assert compare(files, "out", None, *reward_judge) == 0 and LengthReward.calls == [4, 4]
+    verdicts = files / "out" / "verdicts.jsonl"
+    before = verdicts.read_text()
+    verdicts.write_text("".join(before.splitlines(True)[:3]))
+    (files / "out" / "result.json").unlink()
+    assert compare(files, "out", None, *reward_judge) == 0
+    assert LengthReward.calls == [4] and verdicts.read_text() == before
+
+
+@pytest.mark.slow
+def test_a_reward_model(files, tmp_path):
+    """A random model and an adapter with a scoring head; sides are symmetric, and a long pair has no outcome."""
+    base = save_language_model(tmp_path / "base")
+    model = load(base).with_score_head(1, seed=2)
+    adapter = random_adapter(model.spec, LoraConfig(rank=2), std=0.1)
+    folder = save_adapter(tmp_path / "adapter", model.spec, adapter, head={"out": model.params["score"]["out"]})
+    judge = ("--judge.kind", "reward", "--judge.model", str(base), "--judge.adapter", str(folder))
+    write(files / "a.jsonl", [{"id": row["id"], "completion": answer} for row, answer in
+                              zip(PROMPTS, [*ANSWERS["a"][:2], "long " * 200, "oak"], strict=True)])
+    assert compare(files, "one", None, *judge) == compare(files, "other", None, *judge, a="b.jsonl", b="a.jsonl") == 0
+    one, other = result_of(files, "one"), result_of(files, "other")
+    rows = read_jsonl(files / "one" / "rows.jsonl")
+    assert one["win"] == other["loss"] and one["loss"] == other["win"] and one["outcomes"]["tie"] == 1
+    assert one["outcomes"]["win"] + one["outcomes"]["loss"] == 2 and rows[2]["outcome"] is None
+    assert all((row["outcome"] == "win") == (row["score_a"] > row["score_b"]) for row in rows[:2])
+    assert "do not fit" in read_jsonl(files / "one" / "verdicts.jsonl")[2]["reason"]
 
 
 @pytest.mark.slow

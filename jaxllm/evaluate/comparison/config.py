@@ -19,21 +19,20 @@ class VerdictConfig:
 
     Args:
         form: choice takes the most probable of A, B and tie; text lets the judge write its reasons and parses the
-            verdict at the end; rating parses two ratings from 1 to 10, and the higher mean over both orders wins; auto
-            is choice for a local judge, else text.
+            verdict at the end; rating parses two ratings from 1 to 10; auto is choice for a local judge, else text.
         template: prompt of the judge, with {prompt}, {first} and {second}, which are replaced by the quoted prompt and
             answers; it must request a verdict of the form. Null takes one that suits the form.
         sampling: generation of verdicts as text.
         attempts: a text without a verdict is generated anew, this many times in all.
-        disagreement: outcome where the verdict depends on the order of the answers, unless form is rating; leave_out
-            counts such prompts in no share.
+        disagreement: outcome where the verdict depends on the order of the answers: a tie; none with leave_out; that of
+            the mean ratings or probabilities of both orders with mean; auto is mean for ratings, else tie.
     """
 
     form: Literal["auto", "choice", "text", "rating"] = "auto"
     template: str | None = None
     sampling: SamplingConfig = field(default_factory=lambda: SamplingConfig(temperature=0.0, max_tokens=512))
     attempts: int = 3
-    disagreement: Disagreement = "tie"
+    disagreement: Literal["auto"] | Disagreement = "auto"
 
     def __post_init__(self):
         for part in ("{prompt}", "{first}", "{second}"):
@@ -46,7 +45,8 @@ class VerdictConfig:
 class Config:
     """Compares the answers of two models to the same prompts: wins, ties and losses of A.
 
-    A side is a model that generates its answers, or a file of answers. A judge reads both answers in both orders.
+    A side is a model that generates its answers, or a file of answers. A judge reads both answers in both orders; a
+    reward model scores each.
 
     Args:
         data: rows {id?, prompt} or {id?, messages}; a prompt is a text, which a model continues, or messages.
@@ -90,9 +90,11 @@ class Config:
                   f"give either --model_{side} or --answers_{side}")
             check(adapter is None or model is not None, f"adapter_{side}", "an adapter needs its model",
                   f"give --model_{side}")
+        check(self.judge.kind != "reward" or self.verdict == VerdictConfig(), "verdict",
+              "does not apply to a reward model, which scores one answer at a time", "leave it out")
+        check(self.form != "text" or self.verdict.disagreement != "mean", "verdict.disagreement",
+              "is mean, and verdicts as text have no scores", "set verdict.form to choice or rating")
         check(self.sampling.n == 1, "sampling.n", f"one answer a prompt, got {self.sampling.n}")
-        check(self.judge.kind != "reward", "judge.kind", "a reward model does not compare two answers in one prompt",
-              "use a judge of another kind")
         check(self.batch_size >= 1, "batch_size", f"must be 1 or more, got {self.batch_size}")
         check_seed(self.seed)
 
@@ -113,8 +115,17 @@ class Config:
         return " + ".join(part for part in self.side(side) if part is not None)
 
     @property
-    def form(self) -> Literal["choice", "text", "rating"]:
-        """Form of the verdicts."""
+    def form(self) -> Literal["choice", "text", "rating", "score"]:
+        """Form of the verdicts; a reward model scores."""
+        if self.judge.kind == "reward":
+            return "score"
         if self.verdict.form == "auto":
             return "choice" if self.judge.kind == "local" else "text"
         return self.verdict.form
+
+    @property
+    def disagreement(self) -> Disagreement:
+        """Rule for verdicts that depend on the order."""
+        if self.verdict.disagreement == "auto":
+            return "mean" if self.form == "rating" else "tie"
+        return self.verdict.disagreement

@@ -21,7 +21,7 @@ SIDES: tuple[Side, Side] = ("a", "b")
 Outcome = Literal["win", "tie", "loss"]
 # An answer that a judge prefers.
 Verdict = Literal["a", "b", "tie"]
-Disagreement = Literal["tie", "leave_out"]
+Disagreement = Literal["tie", "leave_out", "mean"]
 
 # Share -> value of each outcome.
 SHARES: dict[str, dict[Outcome, float]] = {
@@ -39,7 +39,7 @@ def outcome(verdicts: Sequence[Verdict | None], disagreement: Disagreement = "ti
 
     Args:
         verdicts: one per order; None is an invalid one.
-        disagreement: outcome of verdicts that differ: tie, or none with `leave_out`.
+        disagreement: outcome of verdicts that differ: none with `leave_out`, else a tie.
 
     Returns:
         The outcome; None if a verdict is invalid, because the others alone depend on the order of presentation.
@@ -47,7 +47,7 @@ def outcome(verdicts: Sequence[Verdict | None], disagreement: Disagreement = "ti
     if None in verdicts:
         return None
     if len(set(verdicts)) > 1:
-        return "tie" if disagreement == "tie" else None
+        return None if disagreement == "leave_out" else "tie"
     return {"a": "win", "b": "loss", "tie": "tie"}[verdicts[0]]  # type: ignore[index,return-value]
 
 
@@ -152,15 +152,16 @@ def compared(table: Sequence[Mapping[str, Any]], seed: int = 0) -> dict[str, Any
     mean = lambda pairs: clustered([float(value) for value, _ in pairs], [prompt for _, prompt in pairs], seed
                                    ) if pairs else None
     rows = [(row, json.dumps(row["prompt"])) for row in table]
-    verdicts = [(verdict, order[0], prompt) for row, prompt in rows for order, verdict in row["verdicts"].items()]
-    both = [(set(row["verdicts"].values()), prompt) for row, prompt in rows]
+    verdicts = [(verdict, order, prompt) for row, prompt in rows for order, verdict in row["verdicts"].items()]
+    both = [(set(row["verdicts"].values()), prompt) for row, prompt in rows if len(row["verdicts"]) > 1]
+    sided = [(verdict == order[0], prompt) for verdict, order, prompt in verdicts if both and verdict in SIDES]
     scored = [(row["score_a"], row["score_b"], prompt) for row, prompt in rows if row["score_a"] is not None]
     return {
         **_rates([(row, prompt) for row, prompt in rows if row["outcome"] is not None], seed),
         "outcomes": {name: sum(row["outcome"] == value for row in table)
                      for name, value in (("win", "win"), ("tie", "tie"), ("loss", "loss"), ("none", None))},
         "position_consistency": mean([(len(own) == 1, prompt) for own, prompt in both if None not in own]),
-        "first_wins": mean([(verdict == first, prompt) for verdict, first, prompt in verdicts if verdict in SIDES]),
+        "first_wins": mean(sided),
         "invalid_verdicts": mean([(verdict is None, prompt) for verdict, _, prompt in verdicts]),
         "score_a": mean([(a, prompt) for a, _, prompt in scored]),
         "score_b": mean([(b, prompt) for _, b, prompt in scored]),

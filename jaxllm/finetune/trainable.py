@@ -21,7 +21,7 @@ from jaxllm.models.network import Params
 from jaxllm.train import shardings
 
 HeadName = Literal["value_head", "score"]
-"""`value_head` predicts a value per position; `score` is a copy of the model's own scoring head."""
+"""`value_head` predicts a value per position; `score` is a copy of the model's own scoring head, in float32."""
 
 
 def init_trained(model: Model, lora: LoraConfig | None, mesh: jax.sharding.Mesh, seed: int,
@@ -49,7 +49,8 @@ def init_trained(model: Model, lora: LoraConfig | None, mesh: jax.sharding.Mesh,
     for name in heads:
         if name == "score" and "score" not in model.params:
             raise UserError("the model has no scoring head", "heads", "train a value head, or load a model that scores")
-        head = init_value_head(model.spec) if name == "value_head" else jax.tree.map(jnp.copy, model.params["score"])
+        head = init_value_head(model.spec) if name == "value_head" else jax.tree.map(
+            lambda leaf: jnp.array(leaf, jnp.float32), model.params["score"])
         axes = jax.tree.map(lambda leaf: (None,) * leaf.ndim, head)
         tree[name] = jax.device_put(head, shardings(axes, mesh, head))
     return tree

@@ -67,9 +67,12 @@ def test_an_adapter_and_a_value_head_are_one_tree(model):
 
 
 def test_a_scoring_head_replaces_the_frozen_one(model):
-    scoring = dataclasses.replace(model, params=model.params | {"score": {"out": {"kernel": jnp.ones((32, 2))}}})
+    """It is trained in float32, as an adapter is, also next to weights in bfloat16."""
+    head = {"out": {"kernel": jnp.ones((32, 2), jnp.bfloat16)}}
+    scoring = dataclasses.replace(model, params=model.params | {"score": head})
     for lora in (LORA, None):
         trained = init_trained(scoring, lora, make_mesh(1), 0, heads=("score",))
+        assert trained["score"]["out"]["kernel"].dtype == jnp.float32
         changed = trained | {"score": jax.tree.map(lambda leaf: leaf * 3, trained["score"])}
         assert float(merged(scoring, changed, lora)["score"]["out"]["kernel"][0, 0]) == 3.0
     with pytest.raises(UserError, match="no scoring head"):

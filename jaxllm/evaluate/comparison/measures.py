@@ -28,7 +28,7 @@ SHARES: dict[str, dict[Outcome, float]] = {
     "win": {"win": 1.0}, "tie": {"tie": 1.0}, "loss": {"loss": 1.0}, "win_tie": {"win": 1.0, "tie": 1.0},
     "net_win": {"win": 1.0, "loss": -1.0}, "win_rate": {"win": 1.0, "tie": 0.5}}
 # Weight of the squared slope in the regression on length. The slope stays finite where length separates wins from
-# losses; elsewhere, with a hundred rows, the penalty moves the estimate by a twentieth of its standard error.
+# losses; elsewhere, with a hundred rows, it moves the estimate by less than a tenth of its standard error.
 SLOPE_PENALTY = 0.1
 _NORMAL_975 = 1.959963984540054
 _ITERATIONS, _TOLERANCE = 200, 1e-12

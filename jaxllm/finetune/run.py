@@ -12,8 +12,9 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 import optax
+import yaml
 
-from jaxllm.config import SamplingConfig, check
+from jaxllm.config import SamplingConfig, check, to_yaml
 from jaxllm.finetune.distill import DivergenceConfig, Objective, make_loss
 from jaxllm.finetune.on_policy import OnPolicyConfig, OnPolicyTargets
 from jaxllm.finetune.packing import PackedShape, check_packing, pack_targets, packed_shape, row_counts
@@ -29,7 +30,6 @@ from jaxllm.train import (
     Checkpointer,
     Hook,
     MetricsSink,
-    MetricsWriter,
     TrainState,
     TrainStep,
     fit,
@@ -37,6 +37,7 @@ from jaxllm.train import (
     make_optimizer,
     make_schedule,
     make_train_step,
+    open_metrics,
 )
 from jaxllm.train.config import TrainConfig
 
@@ -234,7 +235,7 @@ class NumberedMetrics:
         labels: added to every line.
     """
 
-    writer: MetricsWriter
+    writer: MetricsSink
     first_step: int
     labels: dict[str, Any]
 
@@ -268,7 +269,8 @@ def train_run(job: Job, base: Generator, targets: TargetSource, plan: TrainPlan,
     with Checkpointer(job.checkpoints / name) as checkpointer, contextlib.ExitStack() as stack:
         made, metrics = checkpointer.latest_step() or 0, None
         if made < steps:  # after a finished run come the lines of the next, which must stay
-            writer = stack.enter_context(MetricsWriter(job.metrics_path, first_step + made))
+            writer = stack.enter_context(open_metrics(job.metrics_path, first_step + made, plan.train.trackers,
+                                                      yaml.safe_load(to_yaml(job.config))))
             metrics = NumberedMetrics(writer, first_step, labels)
         result = run_plan(base, targets, plan, checkpointer=checkpointer, metrics=metrics, save_last=False,
                           open_book_teacher=open_book_teacher)

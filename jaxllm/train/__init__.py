@@ -19,6 +19,7 @@ from jaxllm.train.optimizer import DECAYED, OptimizerConfig, decay_mask, make_op
 from jaxllm.train.session import MetricsSink, Session
 from jaxllm.train.state import Params, TrainState, abstract_state, init_state
 from jaxllm.train.step import ABSENT, FinishFn, LossFn, SumAndWeight, TrainStep, make_train_step
+from jaxllm.train.trackers import open_metrics
 
 __all__ = [
     "ABSENT",
@@ -53,6 +54,7 @@ __all__ = [
     "make_optimizer",
     "make_schedule",
     "make_train_step",
+    "open_metrics",
     "model_shardings",
     "put_batch",
     "read_metrics",

@@ -11,6 +11,7 @@ from jaxllm.errors import UserError
 from jaxllm.train.optimizer import OptimizerConfig
 
 DEFAULT_STEPS = 100
+Tracker = Literal["tensorboard", "wandb"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +29,7 @@ class TrainConfig(OptimizerConfig):
             same loss and gradient, less padding. Not for rotary embeddings that depend on the text length.
         log_every: steps between two lines of metrics.jsonl.
         save_every: steps between checkpoints; null saves only when the job is stopped.
+        trackers: services that get the metrics too: tensorboard, wandb.
     """
 
     steps: int | None = None
@@ -38,6 +40,7 @@ class TrainConfig(OptimizerConfig):
     packing: bool = False
     log_every: int = tunable(10)
     save_every: int | None = tunable(None)
+    trackers: list[Tracker] = tunable(default_factory=list)
 
     def __post_init__(self):
         super().__post_init__()

@@ -11,8 +11,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import yaml
 
 from jaxllm.compile_cache import user_cache
+from jaxllm.config import to_yaml
 from jaxllm.devices import open_mesh
 from jaxllm.errors import UserError
 from jaxllm.finetune.trainable import HeadName, as_adapter, init_trained, merged
@@ -39,7 +41,7 @@ from jaxllm.models.mesh import model_shardings
 from jaxllm.models.peft import save_adapter
 from jaxllm.models.tensors import fingerprint, model_directory
 from jaxllm.text.readers import data_files
-from jaxllm.train import Checkpointer, MetricsWriter, init_state, make_optimizer, read_metrics
+from jaxllm.train import Checkpointer, init_state, make_optimizer, open_metrics, read_metrics
 from jaxllm.train.config import TrainConfig
 
 
@@ -89,7 +91,7 @@ def _run(config: Config, job: Job) -> Path:
     best = f"eval_{config.held_back.metric}" if config.held_back.keep == "best" else None
     with Checkpointer(job.checkpoints, best, "min" if history.smaller else "max") as checkpointer:
         made = checkpointer.latest_step() or 0
-        with MetricsWriter(job.metrics_path, made) as metrics:
+        with open_metrics(job.metrics_path, made, config.train.trackers, yaml.safe_load(to_yaml(config))) as metrics:
             sync = config.reference.sync_every
             fitted = train(runner, settings, state, optimizer, frozen, encoded.data, config.seed,
                            dropout=0.0 if config.lora is None else config.lora.dropout,

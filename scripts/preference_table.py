@@ -1,6 +1,6 @@
 """Reward model, supervised fine-tuning and DPO on sentiment pairs with SmolLM2, with baselines; one run per seed.
 
-    python scripts/preference_study.py DATA_FOLDER OUT [--seeds 0 1 2] [--pairs 400] [--held_back 300]
+    python scripts/preference_table.py DATA_FOLDER OUT [--seeds 0 1 2] [--pairs 400] [--held_back 300]
 
 A pair is a positive and a negative sentence of movie reviews, of `mr_sentences_{train,test}.jsonl.gz` {text, label}.
 Finished steps are not repeated: the same command resumes a stopped study. Prints a Markdown table.
@@ -62,7 +62,7 @@ def baselines(train: list[dict], held_back: list[dict]) -> dict[str, dict]:
     return {name: interval(np.array(won, float)) for name, won in wins.items()}
 
 
-def study(out: Path, seed: int, train: Path, held_back: Path) -> dict:
+def run_seed(out: Path, seed: int, train: Path, held_back: Path) -> dict:
     folder = out / f"seed{seed}"
     data = [f"--data.path={train}", f"--held_back.path={held_back}", f"--seed={seed}", *TRAIN]
     run("tune", "--method=reward", "--model=smollm2", "--train.lr=2e-4", f"--out={folder / 'reward'}", *data)
@@ -88,18 +88,18 @@ def study(out: Path, seed: int, train: Path, held_back: Path) -> dict:
     return found
 
 
-def table(studies: dict[int, dict], reference: dict[str, dict]) -> str:
+def table(found_by_seed: dict[int, dict], reference: dict[str, dict]) -> str:
     cell = lambda value: f"{value['mean']:.3f} [{value['ci_low']:.3f}, {value['ci_high']:.3f}]"
-    lines = ["| | " + " | ".join(f"seed {seed}" for seed in studies) + " |", "|---" * (len(studies) + 1) + "|"]
+    lines = ["| | " + " | ".join(f"seed {seed}" for seed in found_by_seed) + " |", "|---" * (len(found_by_seed) + 1) + "|"]
     rows = [("reward model, accuracy", "reward", "accuracy"), ("SFT, loss", "sft", "loss"),
             ("SFT, token accuracy", "sft", "mean_token_accuracy"), ("DPO, accuracy", "dpo", "rewards/accuracies"),
             ("DPO, margin", "dpo", "rewards/margins")]
     for label, step, name in rows:
-        lines.append(f"| {label} | " + " | ".join(cell(found[step][name]) for found in studies.values()) + " |")
+        lines.append(f"| {label} | " + " | ".join(cell(found[step][name]) for found in found_by_seed.values()) + " |")
     for name in ("sft", "dpo"):
         lines.append(f"| reward of {name.upper()}'s texts | "
-                     + " | ".join(cell(found[f"reward of {name} texts"]) for found in studies.values()) + " |")
-    lines += [f"| {name} | " + " | ".join([cell(value)] * len(studies)) + " |" for name, value in reference.items()]
+                     + " | ".join(cell(found[f"reward of {name} texts"]) for found in found_by_seed.values()) + " |")
+    lines += [f"| {name} | " + " | ".join([cell(value)] * len(found_by_seed)) + " |" for name, value in reference.items()]
     return "\n".join(lines)
 
 
@@ -115,10 +115,10 @@ def main() -> None:
     paths = options.out / "train.jsonl", options.out / "held_back.jsonl"
     train = write_pairs(options.data / "mr_sentences_train.jsonl.gz", paths[0], options.pairs)
     held_back = write_pairs(options.data / "mr_sentences_test.jsonl.gz", paths[1], options.held_back)
-    studies: dict[int, dict] = {}
+    found_by_seed: dict[int, dict] = {}
     for seed in options.seeds:
-        studies[seed] = study(options.out, seed, *paths)
-        text = table(studies, baselines(train, held_back))
+        found_by_seed[seed] = run_seed(options.out, seed, *paths)
+        text = table(found_by_seed, baselines(train, held_back))
         write_atomic(options.out / "table.md", text + "\n")
         print(text)
 

@@ -3,7 +3,7 @@
     python scripts/preference_table.py DATA_FOLDER OUT [--seeds 0 1 2] [--pairs 400] [--held_back 300]
 
 A pair is a positive and a negative sentence of movie reviews, of `mr_sentences_{train,test}.jsonl.gz` {text, label}.
-Finished steps are not repeated: the same command resumes a stopped study. Prints a Markdown table.
+Finished steps are not repeated: the same command resumes a stopped run. Prints a Markdown table.
 """
 
 from __future__ import annotations

@@ -88,18 +88,18 @@ def run_seed(out: Path, seed: int, train: Path, held_back: Path) -> dict:
     return found
 
 
-def table(found_by_seed: dict[int, dict], reference: dict[str, dict]) -> str:
+def table(seeds: dict[int, dict], reference: dict[str, dict]) -> str:
     cell = lambda value: f"{value['mean']:.3f} [{value['ci_low']:.3f}, {value['ci_high']:.3f}]"
-    lines = ["| | " + " | ".join(f"seed {seed}" for seed in found_by_seed) + " |", "|---" * (len(found_by_seed) + 1) + "|"]
+    lines = ["| | " + " | ".join(f"seed {seed}" for seed in seeds) + " |", "|---" * (len(seeds) + 1) + "|"]
     rows = [("reward model, accuracy", "reward", "accuracy"), ("SFT, loss", "sft", "loss"),
             ("SFT, token accuracy", "sft", "mean_token_accuracy"), ("DPO, accuracy", "dpo", "rewards/accuracies"),
             ("DPO, margin", "dpo", "rewards/margins")]
     for label, step, name in rows:
-        lines.append(f"| {label} | " + " | ".join(cell(found[step][name]) for found in found_by_seed.values()) + " |")
+        lines.append(f"| {label} | " + " | ".join(cell(found[step][name]) for found in seeds.values()) + " |")
     for name in ("sft", "dpo"):
         lines.append(f"| reward of {name.upper()}'s texts | "
-                     + " | ".join(cell(found[f"reward of {name} texts"]) for found in found_by_seed.values()) + " |")
-    lines += [f"| {name} | " + " | ".join([cell(value)] * len(found_by_seed)) + " |" for name, value in reference.items()]
+                     + " | ".join(cell(found[f"reward of {name} texts"]) for found in seeds.values()) + " |")
+    lines += [f"| {name} | " + " | ".join([cell(value)] * len(seeds)) + " |" for name, value in reference.items()]
     return "\n".join(lines)
 
 
@@ -115,10 +115,10 @@ def main() -> None:
     paths = options.out / "train.jsonl", options.out / "held_back.jsonl"
     train = write_pairs(options.data / "mr_sentences_train.jsonl.gz", paths[0], options.pairs)
     held_back = write_pairs(options.data / "mr_sentences_test.jsonl.gz", paths[1], options.held_back)
-    found_by_seed: dict[int, dict] = {}
+    seeds: dict[int, dict] = {}
     for seed in options.seeds:
-        found_by_seed[seed] = run_seed(options.out, seed, *paths)
-        text = table(found_by_seed, baselines(train, held_back))
+        seeds[seed] = run_seed(options.out, seed, *paths)
+        text = table(seeds, baselines(train, held_back))
         write_atomic(options.out / "table.md", text + "\n")
         print(text)
 

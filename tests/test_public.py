@@ -49,7 +49,8 @@ PUBLIC: dict[str, str] = {
         ABSENT abstract_state batch_sharding BatchFn Checkpointer count_tokens decay_mask DECAYED epoch_permutation
         FinishFn fit FitResult Hook init_state LossFn make_mesh make_optimizer make_schedule make_train_step
         MESH_AXES MetricsSink MetricsWriter model_shardings open_metrics OptimizerConfig Params put_batch read_metrics
-        replicated Restored row_indices RULES Session shardings StorageError SumAndWeight TrainConfig TrainState TrainStep""",
+        replicated Restored row_indices RULES Session shardings StorageError SumAndWeight TrainConfig TrainState
+        TrainStep""",
 }
 packages = pytest.mark.parametrize("package", sorted(PUBLIC))
 # A verb in the third person begins a function's docstring: "Reads ...".

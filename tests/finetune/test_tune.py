@@ -1,13 +1,16 @@
 """`jaxllm tune` on the packaged model: every method, resume, and input that cannot be used."""
 
+import functools
 import json
 import math
 
+import jax
 import numpy as np
 import pytest
 
 from jaxllm.cli import main
-from jaxllm.finetune.tune.config import Config
+from jaxllm.errors import UserError
+from jaxllm.finetune.tune.config import Config, HeldBackConfig
 from jaxllm.parsing import parse
 from jaxllm.train import read_metrics
 
@@ -147,3 +150,28 @@ def test_a_reward_model_is_no_language_model():
     assert config.objective.reference == "values"
     assert parse(Config, ["--data.path=x", "--out=y", "--method=simpo"]).objective.reference == "none"
     assert parse(Config, ["--data.path=x", "--out=y", "--method=kto"]).objective.reference == "base"
+
+
+def test_the_function_trains_as_the_command_does(tmp_path, rows):
+    """The same rows and settings give the same adapter and the same scoring head."""
+    from jaxllm import load
+    from jaxllm.finetune.tune import TuneConfig
+    from jaxllm.finetune.tune import tune as tune_rows
+    from jaxllm.models import LoraConfig
+    from jaxllm.models.peft import adapter_head, load_adapters
+    from jaxllm.train import TrainConfig
+
+    assert tune(rows("pairs"), tmp_path / "out", "--method=reward") == 0
+    model = load("tiny")
+    tuned = tune_rows(model, PAIRS, progress=False, config=TuneConfig(
+        method="reward", lora=LoraConfig(rank=2), train=TrainConfig(steps=3, batch_size=4, lr=1e-3, packing=True),
+        held_back=HeldBackConfig(share=0.3)))
+    spec, head = adapter_head(tmp_path / "out" / "adapter", model.spec)
+    saved = load_adapters(tmp_path / "out" / "adapter", spec)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tuned.adapter.params):
+        other = functools.reduce(lambda tree, key: tree[key.key], path, saved.params)
+        np.testing.assert_array_equal(np.asarray(leaf), np.asarray(other))
+    np.testing.assert_array_equal(tuned.head["out"]["kernel"], head["out"]["kernel"])
+    assert tuned.held_back == result(tmp_path / "out")["eval"]
+    with pytest.raises(UserError, match="row 2"):
+        tune_rows(model, [PAIRS[0], {"prompt": "a"}], config=TuneConfig(method="dpo"))

@@ -144,18 +144,12 @@ class HeldBackConfig:
         return not any(word in self.metric for word in ("accurac", "margin", "chosen", "f1"))
 
 
-@dataclass(frozen=True)
-class Config:
-    """Fine-tunes a model on examples or preferences: supervised fine-tuning, reward models, classifiers, and the family
-    of direct preference optimization.
+@dataclass(frozen=True, kw_only=True)
+class TuneConfig:
+    """How a model is fine-tuned.
 
     Args:
-        data: rows {prompt, completion}, {messages} or {text} for sft; {prompt, chosen, rejected} or {chosen, rejected}
-            for reward, dpo, orpo and cpo; {prompt, completion, label} for kto; {text, label} for classify. Texts or
-            messages.
-        out: directory for the results.
         method: sft, reward, classify, dpo, kto, orpo or cpo, or the name of a loss.
-        model: checkpoint directory, GGUF file, Hub id, or tiny.
         loss: losses of a preference method, by TRL's names; null takes that of the method.
         loss_weights: weight of every loss; null weighs each by 1.
         preference: settings of the losses.
@@ -167,17 +161,12 @@ class Config:
         held_back: rows for evaluation.
         train: steps and optimizer.
         lora: adapter; null trains all weights.
-        save: output in DIR: the adapter, a model (with the adapter merged), or nothing.
-        dry_run: compile a step, print the memory it needs and what becomes of the rows, and exit.
         mesh: how the devices share a step.
         device: dtypes.
         seed: seed of all random draws.
     """
 
-    data: DataConfig
-    out: Path
     method: str
-    model: str = "tiny"
     loss: list[str] | None = None
     loss_weights: list[float] | None = None
     preference: PreferenceConfig = field(default_factory=PreferenceConfig)
@@ -189,8 +178,6 @@ class Config:
     held_back: HeldBackConfig = field(default_factory=HeldBackConfig)
     train: TrainConfig = field(default_factory=lambda: TrainConfig(lr=1e-4, epochs=1, packing=True))
     lora: LoraConfig | None = field(default_factory=LoraConfig)
-    save: Literal["adapter", "model", "nothing"] = "adapter"
-    dry_run: bool = False
     mesh: MeshConfig = tunable(MeshConfig())
     device: DeviceConfig = field(default_factory=DeviceConfig)
     seed: int = 0
@@ -209,8 +196,6 @@ class Config:
               "bfloat16 weights lose most updates when all of them are trained", "train an adapter, or use float32")
         check(self.lora is not None or self.device.quantize is None, "device.quantize",
               "quantized weights are frozen, and lora is null", "train an adapter, or do not quantize")
-        check(self.save != "adapter" or self.lora is not None, "save",
-              "all weights are trained, so there is no adapter", "set save to model or nothing")
         objective = self.objective
         named = ", ".join(name for name, _ in objective.losses)
         check(not objective.coupled or self.train.accumulate == 1, "train.accumulate",
@@ -252,3 +237,30 @@ class Config:
             reference = "extra" if self.reference.sync_every is not None else "values" if before else "base"
         return Objective(self.kind, tuple(self.losses.items()), self.preference.settings, self.preference.wpo,
                          reference, self.centering)
+
+
+@dataclass(frozen=True)
+class Config(TuneConfig):
+    """Fine-tunes a model on examples or preferences: supervised fine-tuning, reward models, classifiers, and the family
+    of direct preference optimization.
+
+    Args:
+        data: rows {prompt, completion}, {messages} or {text} for sft; {prompt, chosen, rejected} or {chosen, rejected}
+            for reward, dpo, orpo and cpo; {prompt, completion, label} for kto; {text, label} for classify. Texts or
+            messages.
+        out: directory for the results.
+        model: checkpoint directory, GGUF file, Hub id, or tiny.
+        save: output in DIR: the adapter, a model (with the adapter merged), or nothing.
+        dry_run: compile a step, print the memory it needs and what becomes of the rows, and exit.
+    """
+
+    data: DataConfig
+    out: Path
+    model: str = "tiny"
+    save: Literal["adapter", "model", "nothing"] = "adapter"
+    dry_run: bool = False
+
+    def __post_init__(self):
+        super().__post_init__()
+        check(self.save != "adapter" or self.lora is not None, "save",
+              "all weights are trained, so there is no adapter", "set save to model or nothing")

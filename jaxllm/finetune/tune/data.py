@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxllm.errors import UserError
 from jaxllm.finetune.texts import Group, Text, completion_text, scored_text
-from jaxllm.finetune.tune.config import Config
+from jaxllm.finetune.tune.config import Config, TuneConfig
 from jaxllm.finetune.tune.run import DataSet, FixedGroups, UnpairedGroups, Values
 from jaxllm.job import Job
 from jaxllm.model import Model
@@ -70,7 +70,7 @@ def read(config: Config, job: Job | None) -> tuple[Rows, Rows | None]:
     form, data = FORMS[config.kind], config.data
     found = preference_rows(data.path, form, limit=data.limit, limit_bad=data.limit_bad,
                             rejected_path=None if job is None else job.rejected_path)
-    labels = _labels(config, [row.label for row in found.rows]) if config.kind == "classify" else []
+    labels = labels_of(config, found.rows, data.path)
     rows = Rows(found.rows, found.lines, found.rejected, data.path, labels)
     if config.held_back.path is None:
         return rows, None
@@ -82,20 +82,37 @@ def read(config: Config, job: Job | None) -> tuple[Rows, Rows | None]:
     return rows, Rows(held_back.rows, held_back.lines, held_back.rejected, config.held_back.path, labels)
 
 
-def _labels(config: Config, found: Sequence[int | str]) -> list[str]:
-    """Returns the classes in order: those of the config, or all numbers up to the largest, or all names, sorted."""
+def labels_of(config: TuneConfig, rows: Sequence[Any], where: str = "rows") -> list[str]:
+    """Returns the classes in order: those of the config, or all numbers up to the largest, or all names, sorted.
+
+    Empty unless the method is classify.
+
+    Raises:
+        UserError: there are fewer than two.
+    """
+    if config.kind != "classify":
+        return []
+    found = [row.label for row in rows]
     if config.labels is not None:
-        return config.labels
-    if all(isinstance(label, int) for label in found):
-        return [str(label) for label in range(max(map(int, found)) + 1)]
-    labels = sorted(set(map(str, found)))
+        labels = config.labels
+    elif all(isinstance(label, int) for label in found):
+        labels = [str(label) for label in range(max(map(int, found)) + 1)]
+    else:
+        labels = sorted(set(map(str, found)))
     if len(labels) < 2:
-        raise UserError(f"all rows have the class {labels[0]!r}", config.data.path, "a classifier needs two classes")
+        raise UserError(f"the only class is {labels[0]!r}" if labels else "there is no class", where,
+                        "a classifier needs two classes")
     return labels
 
 
-def encode(config: Config, model: Model, rows: Rows) -> Encoded:
+def encode(config: TuneConfig, model: Model, rows: Rows, limit_bad: float) -> Encoded:
     """Encodes rows; one that cannot be encoded, or is too long, is dropped with its reason.
+
+    Args:
+        config: settings.
+        model: its tokenizer and context window.
+        rows: the rows.
+        limit_bad: share of rows that may be refused; those that are too long do not count.
 
     Raises:
         UserError: no row is left, or too few.
@@ -108,7 +125,7 @@ def encode(config: Config, model: Model, rows: Rows) -> Encoded:
     if not done.encoded:
         raise UserError(f"no row can be used; the first: {dropped[0]}", rows.source,
                         "raise lengths.max_length" if done.too_long else "")
-    if len(done.refused) > config.data.limit_bad * len(rows.rows):
+    if len(done.refused) > limit_bad * len(rows.rows):
         raise UserError(f"{len(done.refused)} of {len(rows.rows)} rows cannot be encoded; one of them: line "
                         f"{rows.lines[min(done.refused)]}: {done.refused[min(done.refused)]}", rows.source,
                         "fix these rows, or raise data.limit_bad")
@@ -127,7 +144,7 @@ def encode(config: Config, model: Model, rows: Rows) -> Encoded:
     return Encoded(data, chosen, [row.id for row in chosen], clusters, dropped, truncated)
 
 
-def _values(config: Config, rows: Sequence[Any], labels: list[str]) -> Values:
+def _values(config: TuneConfig, rows: Sequence[Any], labels: list[str]) -> Values:
     """Collects the values of rows that the loss reads."""
     column = lambda name: np.array([getattr(row, name) for row in rows], np.float32)
     values = {"weight": column("weight")}
@@ -147,7 +164,7 @@ Encoder = Callable[[Any], tuple[Any, int]]
 """Row -> (what its group is made of, number of tokens that are cut off)."""
 
 
-def _sft(config: Config, model: Model, labels: list[str], longest: int) -> Encoder:
+def _sft(config: TuneConfig, model: Model, labels: list[str], longest: int) -> Encoder:
     def encode(row: Any) -> tuple[Group, int]:
         made = encode_completion(model.tokenizer, row, start=model.start, max_length=longest,
                                  max_prompt_length=config.lengths.max_prompt_length, turns=config.turns)
@@ -156,7 +173,7 @@ def _sft(config: Config, model: Model, labels: list[str], longest: int) -> Encod
     return encode
 
 
-def _pairs(config: Config, model: Model, labels: list[str], longest: int) -> Encoder:
+def _pairs(config: TuneConfig, model: Model, labels: list[str], longest: int) -> Encoder:
     # ORPO learns the whole chosen text by heart, prompt and all.
     with_prompt, alpha = "orpo" in config.losses, config.preference.ld_alpha
 
@@ -181,7 +198,7 @@ def _ld_weighted(texts: Sequence[Text], alpha: float) -> list[Text]:
             for text in texts]
 
 
-def _unpaired(config: Config, model: Model, labels: list[str], longest: int) -> Encoder:
+def _unpaired(config: TuneConfig, model: Model, labels: list[str], longest: int) -> Encoder:
     def encode(row: Any) -> tuple[tuple[np.ndarray, np.ndarray], int]:
         made = encode_completion(model.tokenizer, row, start=model.start, max_length=longest,
                                  max_prompt_length=config.lengths.max_prompt_length)
@@ -191,7 +208,7 @@ def _unpaired(config: Config, model: Model, labels: list[str], longest: int) -> 
     return encode
 
 
-def _reward(config: Config, model: Model, labels: list[str], longest: int) -> Encoder:
+def _reward(config: TuneConfig, model: Model, labels: list[str], longest: int) -> Encoder:
     def encode(row: Any) -> tuple[Group, int]:
         texts = encode_reward_pair(model.tokenizer, row, max_length=longest)
         return tuple(scored_text(model.spec, ids) for ids in texts), 0
@@ -199,7 +216,7 @@ def _reward(config: Config, model: Model, labels: list[str], longest: int) -> En
     return encode
 
 
-def _classify(config: Config, model: Model, labels: list[str], longest: int) -> Encoder:
+def _classify(config: TuneConfig, model: Model, labels: list[str], longest: int) -> Encoder:
     def encode(row: Any) -> tuple[Group, int]:
         if str(row.label) not in labels:
             raise UserError(f"the class {row.label!r} is not one of {', '.join(labels[:20])}")
@@ -209,7 +226,7 @@ def _classify(config: Config, model: Model, labels: list[str], longest: int) -> 
     return encode
 
 
-_ENCODERS: dict[str, Callable[[Config, Model, list[str], int], Encoder]] = {
+_ENCODERS: dict[str, Callable[[TuneConfig, Model, list[str], int], Encoder]] = {
     "sft": _sft, "pairs": _pairs, "unpaired": _unpaired, "reward": _reward, "classify": _classify}
 
 

@@ -14,8 +14,8 @@ from jaxllm.finetune.memory import abstract_adapter, device_bytes, memory_table
 from jaxllm.finetune.objectives import make_objective_loss
 from jaxllm.finetune.tune.config import Config
 from jaxllm.finetune.tune.data import encode, read, split
-from jaxllm.finetune.tune.job import scoring_model, train_settings
 from jaxllm.finetune.tune.run import Runner, make_shape, padding
+from jaxllm.finetune.tune.tuning import scoring_model, train_settings
 from jaxllm.model import Model, model_tokenizer
 from jaxllm.models import load_spec, native
 from jaxllm.models.loading import stored_dtype
@@ -35,7 +35,7 @@ def dry_run(config: Config) -> str:
                               config.device.quantize)
     rows, _ = read(config, None)
     model = scoring_model(config, Model(spec, cast(Any, weights), model_tokenizer(config.model, spec)), rows.labels)
-    encoded = encode(config, model, rows)
+    encoded = encode(config, model, rows, config.data.limit_bad)
     train, held_back = split(encoded, config.held_back.share if config.held_back.path is None else 0.0)
     settings = train_settings(config, len(train.data), mesh)
     shape = make_shape(train.data, settings, mesh, config.seed)

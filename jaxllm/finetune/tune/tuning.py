@@ -1,0 +1,228 @@
+"""Fine-tuning as one function, and in the parts of which the command is made: prepare, train, evaluate."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxllm.devices import open_mesh
+from jaxllm.errors import UserError
+from jaxllm.finetune.trainable import HeadName, as_adapter, init_trained, merged
+from jaxllm.finetune.tune.config import TuneConfig
+from jaxllm.finetune.tune.data import FORMS, Encoded, Rows, encode, labels_of, split
+from jaxllm.finetune.tune.run import (
+    FixedGroups,
+    History,
+    ReferenceSync,
+    Runner,
+    compute_reference,
+    content_hash,
+    make_shape,
+    measure,
+    train,
+)
+from jaxllm.generate import Generator
+from jaxllm.model import Model
+from jaxllm.models import Adapter, Params
+from jaxllm.models.quantized import scheme_of
+from jaxllm.text.forms import rows_of
+from jaxllm.train import Checkpointer, FitResult, MetricsSink, TrainState, init_state, make_optimizer
+from jaxllm.train.config import TrainConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Tuned:
+    """Result of `tune`.
+
+    Attributes:
+        model: the base model; of a scoring method with the scoring head from which training started.
+        adapter: the trained adapter; None if all weights were trained.
+        head: the trained scoring head, which an adapter does not hold; None without one.
+        metrics: metrics of the last step, under TRL's names.
+        held_back: metrics of the held-back rows, `{mean, ci_low, ci_high, n}` each; empty without such rows.
+        params: all weights after training; with an adapter they are a merged copy.
+    """
+
+    model: Model
+    adapter: Adapter | None
+    head: Params | None
+    metrics: dict[str, float]
+    held_back: dict[str, dict[str, float | int | None]]
+    params: Params
+
+
+def tune(model: Model, rows: Sequence[Mapping[str, Any]], *, config: TuneConfig,
+         held_back: Sequence[Mapping[str, Any]] | None = None, progress: bool = True) -> Tuned:
+    """Trains a model on examples or preferences.
+
+    Args:
+        model: the model; its weights are left as they are.
+        rows: rows of one of the forms that the method takes, see `docs/preferences.md`.
+        config: method, losses and training.
+        held_back: rows for evaluation; None holds back `config.held_back.share` of the prompts.
+        progress: show progress bars.
+
+    Raises:
+        UserError: a row cannot be used, or the model does not suit the method.
+    """
+    given = [_rows(config, own) for own in (rows, held_back) if own is not None]
+    labels = labels_of(config, given[0].rows)
+    given = [dataclasses.replace(own, labels=labels) for own in given]
+    tuning = prepare(config, scoring_model(config, trainable(config, model), labels), given[0],
+                     given[1] if len(given) > 1 else None, limit_bad=0.0, progress=progress)
+    fitted, _ = tuning.fit(progress=progress)
+    adapter, trained = as_adapter(fitted.state.params, config.lora), fitted.state.params
+    return Tuned(tuning.base.model, adapter, trained.get("score") if "layers" not in trained else None, fitted.metrics,
+                 tuning.evaluate(fitted.state)[0], merged(tuning.base.model, trained, config.lora))
+
+
+def _rows(config: TuneConfig, rows: Sequence[Mapping[str, Any]]) -> Rows:
+    made, lines = [], []
+    for number, row in enumerate(rows, 1):
+        try:
+            own = rows_of(row, FORMS[config.kind], number)
+        except UserError as error:
+            raise UserError(error.what, f"row {number}") from None
+        made += own
+        lines += [number] * len(own)
+    return Rows(made, lines, [], "rows", [])
+
+
+def trainable(config: TuneConfig, model: Model) -> Model:
+    """Returns the model with its weights in the dtype that they are trained in; with an adapter the model itself.
+
+    Raises:
+        UserError: the weights are quantized, and there is no adapter to train.
+    """
+    if config.lora is not None:
+        return model
+    if scheme_of(model.params) is not None:
+        raise UserError("quantized weights are frozen, and lora is null", "lora", "train an adapter")
+    cast = lambda leaf: leaf.astype(config.device.trained_dtype)
+    return dataclasses.replace(model, params=jax.tree.map(cast, model.params))
+
+
+def scoring_model(config: TuneConfig, model: Model, labels: Sequence[str]) -> Model:
+    """Adds a scoring head, with one score per class or one in all, where the method trains a scoring model.
+
+    Raises:
+        UserError: the model has a scoring head, and the method trains a language model.
+    """
+    if not config.objective.scores:
+        model.require_lm(f"be trained by method {config.method}")
+        return model
+    return model.with_score_head(1 if config.kind == "reward" else len(labels), labels, config.seed)
+
+
+def train_settings(config: TuneConfig, rows: int, mesh: jax.sharding.Mesh) -> TrainConfig:
+    """Resolves the number of steps and of checkpoints, and checks that a batch divides over the devices."""
+    groups, per_step = mesh.shape["data"] * mesh.shape["fsdp"], config.train.batch_size // config.train.accumulate
+    if not config.train.packing and per_step % groups:
+        raise UserError(f"{per_step} rows per step (batch_size / accumulate) do not divide over {groups} devices",
+                        "train.batch_size", f"use a multiple of {groups}, or fewer devices with mesh.data")
+    settings = config.train.resolve(rows)
+    if config.held_back.keep == "best":  # every evaluated state has to be on disk
+        settings = dataclasses.replace(settings, save_every=config.held_back.every)
+    return settings
+
+
+@dataclasses.dataclass(frozen=True)
+class Tuning:
+    """A run before its first step.
+
+    Attributes:
+        config: settings.
+        base: the base model.
+        train, held_back: the rows.
+        settings: settings of training, with the number of steps.
+        runner, held_back_runner: batches of both.
+        optimizer: optimizer of the state.
+        start: state before the first step.
+    """
+
+    config: TuneConfig
+    base: Generator
+    train: Encoded
+    held_back: Encoded | None
+    settings: TrainConfig
+    runner: Runner
+    held_back_runner: Runner
+    optimizer: optax.GradientTransformation
+    start: TrainState
+
+    def fit(self, checkpointer: Checkpointer | None = None, metrics: MetricsSink | None = None, progress: bool = True
+            ) -> tuple[FitResult, History]:
+        """Trains; a checkpoint continues the run that it is of. Returns the end of the run, and its evaluations."""
+        config, sync = self.config, self.config.reference.sync_every
+        history = History([], config.held_back.smaller, config.held_back.patience)
+        return train(self.runner, self.settings, self.start, self.optimizer, self.base.training_params(),
+                     self.train.data, config.seed, dropout=0.0 if config.lora is None else config.lora.dropout,
+                     sync=None if sync is None else ReferenceSync(sync, config.reference.sync_mix),
+                     held_back=None if self.held_back is None else self.held_back.data,
+                     held_back_runner=self.held_back_runner, evaluate_every=config.held_back.every, history=history,
+                     metric=config.held_back.metric, checkpointer=checkpointer, metrics=metrics, progress=progress
+                     ), history
+
+    def evaluate(self, state: TrainState) -> tuple[dict[str, dict[str, float | int | None]], dict[str, np.ndarray]]:
+        """Computes the metrics of the held-back rows and of each of them, see `run.measure`; empty without rows."""
+        if self.held_back is None:
+            return {}, {}
+        outputs, values = self.held_back_runner.outputs(state.params, self.base.training_params(), state.extra,
+                                                        self.held_back.data, "evaluate")
+        return measure(self.held_back_runner, outputs, values, self.held_back.clusters, self.config.seed)
+
+
+def prepare(config: TuneConfig, model: Model, rows: Rows, held_back: Rows | None, *, limit_bad: float,
+            reference_cache: tuple[Path, str] | None = None, consume: bool = False, progress: bool = True) -> Tuning:
+    """Encodes the rows, chooses the shape of batches, and computes the reference model's log-probabilities.
+
+    Args:
+        config: settings.
+        model: from `scoring_model`.
+        rows, held_back: rows for training and evaluation; None holds back a share of the former.
+        limit_bad: share of rows that may be refused by the tokenizer or the chat template.
+        reference_cache: directory for the reference model's log-probabilities, and a hash of the model.
+        consume: the model is not used afterwards.
+        progress: show progress bars.
+
+    Raises:
+        UserError: no row can be used, or too few; or a batch does not divide over the devices.
+    """
+    mesh = open_mesh(config.mesh)
+    own = encode(config, model, rows, limit_bad)
+    other = None if held_back is None else encode(config, model, held_back, limit_bad)
+    if held_back is None:
+        own, other = split(own, config.held_back.share)
+    settings = train_settings(config, len(own.data), mesh)
+    base = Generator(model, dtype=config.device.compute_dtype, mesh=mesh, consume=consume)
+    frozen = base.training_params()
+    heads: list[HeadName] = ["score"] if config.objective.scores and config.lora is not None else []
+    optimizer = make_optimizer(settings, settings.steps or 0)
+    trained = init_trained(base.model, config.lora, mesh, config.seed, heads)
+    scale = None if config.lora is None else config.lora.alpha / config.lora.rank
+    runner = Runner(model.spec, config.objective, scale, make_shape(own.data, settings, mesh, config.seed),
+                    settings.batch_size, mesh, config.device.compute_dtype, progress)
+    other_runner = runner if other is None else dataclasses.replace(
+        runner, shape=make_shape(other.data, dataclasses.replace(settings, steps=1), mesh, config.seed))
+    if config.objective.reference == "values":
+        def with_reference(runner: Runner, encoded: Encoded) -> Encoded:
+            assert isinstance(encoded.data, FixedGroups)
+            file = None
+            if reference_cache is not None:
+                name = content_hash(encoded.data, reference_cache[1], str(runner.dtype), str(config.device.quantize),
+                                    str(config.device.params), str(config.lora is None))
+                file = reference_cache[0] / f"{name}.safetensors"
+            return dataclasses.replace(encoded, data=compute_reference(runner, trained, frozen, encoded.data, file))
+
+        own = with_reference(runner, own)
+        other = None if other is None else with_reference(other_runner, other)
+    extra = {"reference": jax.tree.map(jnp.copy, trained)} if config.objective.reference == "extra" else None
+    state = init_state(trained, optimizer, config.seed, extra)
+    return Tuning(config, base, own, other, settings, runner, other_runner, optimizer, state)

@@ -81,6 +81,13 @@ class Model:
         return examples.pair_ids(self.tokenizer, prompt, completion, self.start)
 
 
+def warn_of_text_prompt(model: Model, prompt: str) -> None:
+    """Warns on standard error that a chat model continues a text prompt as it is; see also `warn_of_control_tokens`."""
+    if model.tokenizer.has_chat_template:
+        notice("prompts are texts, which the model continues as they are; give messages to use its chat template")
+    warn_of_control_tokens(model, prompt)
+
+
 def warn_of_control_tokens(model: Model, prompt: str) -> None:
     """Warns on standard error of a prompt that spells control tokens, as one does that was rendered elsewhere."""
     if spelled := model.tokenizer.control_tokens_in(prompt):

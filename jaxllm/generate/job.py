@@ -19,7 +19,7 @@ from jaxllm.generate.report import SHOWN_ROWS, generated
 from jaxllm.generate.rows_job import ID, RowsConfig, encode_rows, load_generator, pin_inputs
 from jaxllm.generate.scheduler import check_prompt
 from jaxllm.job import Job, open_job
-from jaxllm.model import Model, warn_of_control_tokens
+from jaxllm.model import Model, warn_of_text_prompt
 from jaxllm.progress import bar
 from jaxllm.text.rows import Message, RowSet, read_rows
 
@@ -47,7 +47,7 @@ def prompt_ids(model: Model, row: dict[str, Any], where: str) -> list[int]:
                         "give every row one of the two")
     if given == ["messages"]:
         return model.tokenizer.chat_prompt(row["messages"])
-    warn_of_control_tokens(model, row["prompt"])
+    warn_of_text_prompt(model, row["prompt"])
     return model.prompt_ids(row["prompt"])
 
 

@@ -13,15 +13,15 @@ import numpy as np
 
 from jaxllm.errors import UserError
 from jaxllm.generate.generator import Generator
-from jaxllm.generate.report import classified, compared, scored
+from jaxllm.generate.report import classified, compared, prompt_text, scored
 from jaxllm.generate.rows_job import ID, RowsConfig, encode_rows, load_generator, pin_inputs
 from jaxllm.job import Job, open_job
 from jaxllm.measures import class_measures, length_measures, pair_measures, reward_bench
-from jaxllm.model import Model, warn_of_control_tokens
+from jaxllm.model import Model, warn_of_text_prompt
 from jaxllm.models import Adapter, load_spec
 from jaxllm.models.peft import adapter_head
 from jaxllm.progress import bar
-from jaxllm.text.examples import reward_text_ids
+from jaxllm.text.examples import encode_example, reward_text_ids
 from jaxllm.text.forms import split_pair
 from jaxllm.text.rows import Message, RowSet, read_rows
 
@@ -39,17 +39,18 @@ class Config(RowsConfig):
     """Computes the log-probability of each row's completion after its prompt, at temperature 1, or the scores of a
     classifier.
 
-    Prompt and completion are tokenized as one text, and a token that spans the border counts with the completion; no
-    end token is added. With a model that has a scoring head (a sequence classifier, a reward model), its own or that of
-    the adapter, the rows are texts, pairs of texts or conversations, read with the special tokens that the tokenizer
-    adds. A prompt with a completion, or with a chosen and a rejected one, is read as in the training of a reward model:
-    messages in the chat template, plain text with an end token. Chosen and rejected completions give the accuracy of a
-    reward model, in total and per `subset`, as RewardBench does; labels give that of a classifier.
+    A text prompt and its completion are tokenized as one text, and a token that spans the border counts with the
+    completion; no end token is added. The completion of messages is the assistant's next turn in the chat template,
+    with the token that ends it. With a model that has a scoring head (a sequence classifier, a reward model), its own
+    or that of the adapter, the rows are texts, pairs of texts or conversations, read with the special tokens that the
+    tokenizer adds. A prompt with a completion, or with a chosen and a rejected one, is read as in the training of a
+    reward model: messages in the chat template, plain text with an end token. Chosen and rejected completions give the
+    accuracy of a reward model, in total and per `subset`, as RewardBench does; labels give that of a classifier.
 
     Args:
-        data: rows {id?, prompt, completion}; for a classifier {id?, text, label?}, {id?, text, text_pair, label?},
-            {id?, messages, label?} or {id?, prompt, completion, label?}; for a reward model also {id?, prompt, chosen,
-            rejected, subset?}.
+        data: rows {id?, prompt, completion}, the prompt a text or messages; for a classifier {id?, text, label?},
+            {id?, text, text_pair, label?}, {id?, messages, label?} or {id?, prompt, completion, label?}; for a reward
+            model also {id?, prompt, chosen, rejected, subset?}.
         seed: seed of the resampling for intervals; nothing else here is random.
     """
 
@@ -58,8 +59,8 @@ def run(config: Config) -> Path:
     """Runs the job; returns the path of its result.json."""
     with open_job(config.out, config) as job:
         classifies = _classifies(config)
-        required = {} if classifies else {"prompt": str, "completion": str}
-        optional = SCORED if classifies else {}
+        required = {} if classifies else {"completion": str}
+        optional = SCORED if classifies else {"prompt": str | list[Message], "messages": list[Message]}
         found = read_rows(config.data.path, required, optional | {"id": ID}, config.data.limit_bad,
                           job.rejected_path, config.data.limit)
         pin_inputs(config, job)
@@ -83,8 +84,14 @@ def _score(config: Config, job: Job, found: RowSet, generator: Generator, adapte
     model = generator.model
 
     def encode(_: int, row: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-        warn_of_control_tokens(model, row["prompt"])
-        prompt, completion = model.pair_ids(row["prompt"], row["completion"])
+        given = _prompt_of(row)
+        if isinstance(given, str):
+            warn_of_text_prompt(model, given)
+            prompt, completion = model.pair_ids(given, row["completion"])
+        else:
+            example = encode_example(model.tokenizer, messages=given, completion=row["completion"])
+            end = int(np.flatnonzero(example.loss_mask)[-1]) + 1
+            prompt, completion = (part.tolist() for part in np.split(example.ids[:end], [example.prompt_length]))
         if not prompt:
             raise UserError("the prompt is empty, and the model has no begin token to start from")
         _check_length(model, len(prompt) + len(completion))
@@ -98,8 +105,16 @@ def _score(config: Config, job: Job, found: RowSet, generator: Generator, adapte
     result = {"rows": len(rows), "rejected": len(rejected), "tokens": tokens, "mean_logprob": total / len(done),
               "nats_per_token": -total / max(tokens, 1)}
     job.write_report("Scored texts", f"{len(rows):,} completions scored by {config.model}.",
-                     scored(result, done, [(row["prompt"], row["completion"]) for _, row in rows]))
+                     scored(result, done, [(prompt_text(_prompt_of(row)), row["completion"]) for _, row in rows]))
     return job.write_result(result)
+
+
+def _prompt_of(row: dict[str, Any]) -> str | list[Message]:
+    """Returns the prompt of a row: a text or messages."""
+    given = [row[name] for name in ("prompt", "messages") if row.get(name) is not None]
+    if len(given) != 1:
+        raise UserError("a row has either prompt or messages")
+    return given[0]
 
 
 def _classify(config: Config, job: Job, found: RowSet, generator: Generator, adapter: Adapter | None) -> Path:

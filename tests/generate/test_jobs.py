@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from jaxllm.cli import main
-from jaxllm.generate import score_job
+from jaxllm.generate import Generator, score_job
+from jaxllm.model import load
 from jaxllm.models.peft import save_adapter
 from tests.processes import run_file
 
@@ -223,6 +224,23 @@ def test_contradictory_rows_are_rejected(rows, tmp_path, story_model, row, reaso
     assert main(["generate", "--model", story_model, "--data.path", path, "--out", str(tmp_path / "out"),
                  "--sampling.max_tokens", "2"]) == 0
     assert reason in read(tmp_path / "out" / "rejected.jsonl")[0]["reason"]
+
+
+@pytest.mark.slow
+def test_an_answer_in_a_conversation_is_scored_in_the_chat_template(rows, tmp_path, smollm2, capsys):
+    messages = [{"role": "user", "content": "What is 2 + 3?"}]
+    path = rows({"messages": messages, "completion": "5"}, {"prompt": messages, "completion": "5"},
+                {"prompt": "What is 2 + 3?", "completion": " 5"})
+    assert main(["score", "--model", str(smollm2), "--data.path", path, "--out", str(tmp_path / "out")]) == 0
+    first, second, text = read(tmp_path / "out" / "rows.jsonl")
+    model = load(smollm2)
+    prompt, whole = (model.tokenizer.chat(turns, add_generation_prompt=generation) for turns, generation in (
+        (messages, True), ([*messages, {"role": "assistant", "content": "5"}], False)))
+    completion = whole[len(prompt):whole.index(model.tokenizer.eos_id, len(prompt)) + 1]
+    [score] = Generator(model).score([(prompt, completion)])
+    assert [first["logprob"], second["logprob"]] == pytest.approx([score.logprob] * 2, abs=1e-4)
+    assert first["tokens"] == len(completion) == 2 and text["logprob"] != first["logprob"]
+    assert "give messages to use its chat template" in capsys.readouterr().err
 
 
 def test_rows_have_limits_of_their_own(rows, tmp_path, story_model):

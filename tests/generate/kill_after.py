@@ -7,14 +7,14 @@ import sys
 from jaxllm.cli import main
 from jaxllm.job import Job
 
-limit, written = int(sys.argv[1]), Job.row
+limit, append = int(sys.argv[1]), Job._append
 
 
-def row(self, record):
-    written(self, record)
-    if self.rows_written() == limit:
+def append_and_count(self, path, record):
+    append(self, path, record)
+    if path == self.rows_path and self.rows_written() == limit:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-Job.row = row
+Job._append = append_and_count
 main(sys.argv[2:])

@@ -7,7 +7,7 @@ The losses that TRL 1.16 has in another form:
 
     sigmoid   TRL ignores label smoothing; `cdpo` has it, and is compared with its formula
     hinge     is RSO's loss on log-ratios; that of SLiC-HF, `slic_hf`, has no reference model
-    kto       TRL pairs a prompt with the completion of the row before it, whatever that row's prompt is, in batches of
+    kto       TRL pairs a prompt with the completion of the row before it, also with the same prompt, in batches of
               the file; here it is the next row of the drawn batch with another prompt. Prompts differ within a batch
               below, and TRL gets its rows reversed, so that the pairs are the same.
 """
@@ -99,7 +99,7 @@ def make_rows(kind):
 
 
 def in_order(rows, reverse=False):
-    """Returns the rows of all batches one after the other; reversed within each if asked to."""
+    """Returns the rows of all batches one after the other; reversed within each with `reverse`."""
     batches = [row_indices(SEED, step, BATCH, ROWS) for step in range(STEPS)]
     return [rows[i] for batch in batches for i in (batch[::-1] if reverse else batch)]
 

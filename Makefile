@@ -27,7 +27,7 @@ test-slow: $(VENV)/installed-test
 test-all: models test test-slow test-oracle
 
 test-oracle: $(VENV)/installed-oracle
-	$(BIN)/python -m pytest tests/oracle
+	$(BIN)/python -m pytest tests/oracle -n 2 --dist loadfile
 
 # The package as others get it: built, installed elsewhere, run away from the sources.
 wheel-check: $(VENV)/installed

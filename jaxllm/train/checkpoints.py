@@ -34,7 +34,8 @@ class Checkpointer:
 
     Args:
         directory: directory of the checkpoints, made if it does not exist; unfinished saves in it are removed.
-        best_metric: name in the metrics given to `save`; the best checkpoint by it stays, and the latest.
+        best_metric: name in the metrics given to `save`; the best checkpoint by it stays, and the latest. Of equal
+            ones the earlier is the best.
         best_mode: whether the best value is the smallest or the largest.
     """
 
@@ -45,7 +46,7 @@ class Checkpointer:
         from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
         self._ocp = ocp
-        self._best_metric = best_metric
+        self._best_metric, self._best_mode = best_metric, best_mode
         self.directory = Path(directory).absolute()
 
         def value(metrics: Mapping[str, float]) -> float:
@@ -116,6 +117,8 @@ class Checkpointer:
         args = self._ocp.args
         try:
             self._manager.wait_until_finished()
+            if not self._improves(best):  # of equal ones Orbax would retain the later
+                best = math.nan
             # Written in the background, while the next steps may change the caller's object.
             json_item = args.JsonSave(copy.deepcopy(dict(sidecar or {})))
             return self._manager.save(
@@ -126,6 +129,14 @@ class Checkpointer:
             )
         except Exception as error:
             raise storage_error(error, self.directory) or error from error
+
+    def _improves(self, value: float) -> bool:
+        """Returns whether a value is better than that of the best checkpoint; False for NaN."""
+        step = self.best_step()
+        known = None if step is None else self._manager.metrics(step)
+        if known is None:
+            return math.isfinite(value)
+        return value < known["best"] if self._best_mode == "min" else value > known["best"]
 
     def wait(self) -> None:
         """Waits until the last save is complete on disk.

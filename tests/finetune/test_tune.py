@@ -128,6 +128,13 @@ def test_the_best_weights_are_kept_and_training_ends_early(tmp_path, rows):
     (["--method=dpo", "--loss_weights=[1, 2]"], "loss_weights"),
     (["--method=sft", "--lora=null"], "save"),
     (["--method=simpo", "--preference.divergence=forward_kl"], "divergence"),
+    (["--method=kto", "--preference.ld_alpha=0.5"], "ld_alpha"),
+    (["--method=reward", "--preference.wpo=true"], "wpo"),
+    (["--method=sft", "--preference.beta=0.2"], "preference"),
+    (["--method=simpo", "--reference.sync_every=2"], "sync_every"),
+    (["--method=kto", "--reference.when=before"], "when"),
+    (["--method=dpo", "--centering=0.1"], "centering"),
+    (["--method=sft", "--labels=[a, b]"], "labels"),
     (["--method=dpo", "--held_back.patience=2"], "every")])
 def test_settings_that_do_not_fit(tmp_path, rows, capsys, arguments, message):
     assert tune(rows("pairs"), tmp_path / "out", *arguments) == 2

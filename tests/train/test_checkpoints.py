@@ -67,15 +67,15 @@ def test_saving_is_not_disturbed_by_donation(tmp_path):
 
 def test_the_latest_and_the_best_are_retained_over_restarts(tmp_path, stepped):
     retained = []
-    for step, loss in [(1, 3.0), (2, 1.0), (3, np.nan), (4, None), (5, 2.0)]:
+    for step, loss in [(1, 3.0), (2, 1.0), (3, np.nan), (4, None), (5, 2.0), (6, 1.0)]:
         with Checkpointer(tmp_path, best_metric="eval_loss") as checkpointer:
             checkpointer.save(step, at(stepped, step), metrics=None if loss is None else {"eval_loss": loss})
             checkpointer.wait()
             retained.append((checkpointer.best_step(), checkpointer.latest_step()))
-    assert retained == [(1, 1), (2, 2), (2, 3), (2, 4), (2, 5)]
+    assert retained == [(1, 1), (2, 2), (2, 3), (2, 4), (2, 5), (2, 6)]
     with Checkpointer(tmp_path, best_metric="eval_loss") as checkpointer:
         assert int(checkpointer.restore(stepped, checkpointer.best_step()).tree.step) == 2
-    assert sorted(os.listdir(tmp_path)) == ["2", "5"]
+    assert sorted(os.listdir(tmp_path)) == ["2", "6"]
 
 
 def test_the_best_may_be_the_largest_and_the_latest_alone_is_retained_without_a_metric(tmp_path, stepped):

@@ -202,8 +202,27 @@ class TuneConfig:
               f"the loss {named} compares all rows of a batch, which microbatches would separate", "set it to 1")
         check(self.kind != "unpaired" or self.train.batch_size > 1, "train.batch_size",
               f"{named} needs other rows in the batch, and it is 1", "set it to 2 or more")
+        self._check_use(objective)
         check(not objective.wpo or not {"aot", "aot_unpaired"} & dict(objective.losses).keys(), "preference.wpo",
               "weighs pairs, which this loss separates by sorting", "set it to false")
+
+    def _check_use(self, objective: Objective) -> None:
+        """Refuses settings that this method does not read."""
+        of_pairs = f"weighs pairs or their tokens, and method {self.method} has none"
+        no_reference = f"method {self.method} has no reference model"
+        for used, key, reason in (
+                (self.kind == "pairs" or not self.preference.wpo, "preference.wpo", of_pairs),
+                (self.kind == "pairs" or self.preference.ld_alpha == 1, "preference.ld_alpha", of_pairs),
+                (self.losses or not self.preference.settings.given(), "preference",
+                 f"method {self.method} has no preference loss"),
+                (objective.reference != "none" or self.reference.sync_every is None, "reference.sync_every",
+                 no_reference),
+                (objective.reference == "values" or self.reference.when != "before", "reference.when",
+                 no_reference if objective.reference == "none" else
+                 "the mismatched completions of kto differ from step to step, so that they cannot be run before"),
+                (self.kind == "reward" or not self.centering, "centering", "is a setting of reward models"),
+                (self.kind == "classify" or self.labels is None, "labels", "is a setting of classifiers")):
+            check(bool(used), key, reason, "remove it")
 
     @property
     def losses(self) -> dict[str, float]:

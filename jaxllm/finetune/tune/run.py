@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -319,8 +320,9 @@ class History:
 
     @property
     def best(self) -> int:
-        """Step of the best value, the earlier one of equal ones."""
-        return min(self.steps, key=lambda one: (one[1] if self.smaller else -one[1], one[0]))[0]
+        """Step of the best finite value, the earlier one of equal ones; the last step if no value is finite."""
+        finite = [one for one in self.steps if math.isfinite(one[1])]
+        return min(finite or self.steps[-1:], key=lambda one: (one[1] if self.smaller else -one[1], one[0]))[0]
 
     @property
     def stopped(self) -> bool:

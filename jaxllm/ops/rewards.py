@@ -32,7 +32,7 @@ def reward_loss(chosen: jax.Array, rejected: jax.Array, weight: jax.Array, *, ma
     Returns:
         `((sum, weight), metrics)`: float32 scalars. Metrics are (sum, weight), detached: `accuracy` (share of pairs
         with a strictly higher score of the chosen completion), `margin` (difference of the scores), `mean_reward`, and
-        `min_reward`, `max_reward` of these rows.
+        `min_reward`, `max_reward` of these rows; summed over microbatches, the last two are means of extremes.
 
     Raises:
         ValueError: centering is negative.

@@ -16,7 +16,6 @@ import json
 import os
 from types import SimpleNamespace
 
-import jax
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
@@ -38,13 +37,13 @@ from jaxllm.devices import open_mesh  # noqa: E402
 from jaxllm.finetune.trainable import init_trained  # noqa: E402
 from jaxllm.finetune.tune.config import Config  # noqa: E402
 from jaxllm.finetune.tune.data import encode, read  # noqa: E402
-from jaxllm.finetune.tune.job import load_model, train_settings  # noqa: E402
-from jaxllm.finetune.tune.run import ReferenceSync, Runner, compute_reference, make_shape, train  # noqa: E402
-from jaxllm.models import Adapter, load_spec, stack_layers  # noqa: E402
+from jaxllm.finetune.tune.job import load_model  # noqa: E402
+from jaxllm.models import Adapter, load_spec  # noqa: E402
 from jaxllm.models.peft import save_adapter  # noqa: E402
 from jaxllm.parsing import parse  # noqa: E402
-from jaxllm.train import init_state, make_optimizer, row_indices  # noqa: E402
+from jaxllm.train import row_indices  # noqa: E402
 from scripts.parity_networks import GROUPED, Network, torch_model  # noqa: E402
+from tests.tuning import trajectory  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -110,25 +109,9 @@ def ours(folder, kind, *arguments):
     data_file.write_text("".join(json.dumps(row) + "\n" for row in make_rows(kind)))
     config = parse(Config, [f"--data.path={data_file}", "--out=unused", f"--model={folder}", "--save=nothing",
                             *SETTINGS, *arguments])
-    mesh, lines = open_mesh(config.mesh), []
     rows, _ = read(config, None)
-    model = load_model(config, mesh, rows.labels)
-    frozen = stack_layers(model.params)
-    data = encode(config, model, rows).data
-    settings = train_settings(config, len(data), mesh)
-    scale = None if config.lora is None else config.lora.alpha / config.lora.rank
-    start = init_trained(SimpleNamespace(spec=model.spec, params=frozen), config.lora, mesh, SEED)
-    runner = Runner(model.spec, config.objective, scale, make_shape(data, settings, mesh, SEED), BATCH, mesh,
-                    config.device.compute_dtype, progress=False)
-    if config.objective.reference == "values":
-        data = compute_reference(runner, start, frozen, data)
-    optimizer = make_optimizer(settings, STEPS)
-    sync, extra = config.reference.sync_every, None
-    if sync is not None:
-        sync, extra = ReferenceSync(sync, config.reference.sync_mix), {"reference": jax.tree.map(np.array, start)}
-    train(runner, settings, init_state(start, optimizer, SEED, extra), optimizer, frozen, data, SEED, sync=sync,
-          metrics=SimpleNamespace(write=lambda step, values: lines.append(dict(values))), progress=False)
-    return lines
+    model = load_model(config, open_mesh(config.mesh), rows.labels)
+    return trajectory(config, model, encode(config, model, rows).data)
 
 
 def theirs(trainer, config, model, folder, rows, **settings):

@@ -26,6 +26,7 @@ FORMS = {
                  for row in PAIRS for side in ("chosen", "rejected")],
     "classify": [{"text": row["prompt"] + row[side], "label": side}
                  for row in PAIRS for side in ("chosen", "rejected")]}
+FORMS_OF = {"sft": FORMS["sft"], "kto": FORMS["unpaired"]}
 SETTINGS = ["--train.steps=3", "--train.batch_size=4", "--train.log_every=1", "--lora.rank=2", "--held_back.share=0.3",
             "--train.lr=1e-3", "--train.epochs=null"]
 
@@ -182,3 +183,26 @@ def test_the_function_trains_as_the_command_does(tmp_path, rows):
     assert tuned.held_back == result(tmp_path / "out")["eval"]
     with pytest.raises(UserError, match="row 2"):
         tune_rows(model, [PAIRS[0], {"prompt": "a"}], config=TuneConfig(method="dpo"))
+
+
+@pytest.mark.parametrize("method, copies", [("sft", 1), ("kto", 2)])
+def test_weights_that_are_all_trained_exist_once(method, copies):
+    """Besides the two moments of the optimizer; a reference model in every step is one more."""
+    from jaxllm import load
+    from jaxllm.finetune.tune.config import TuneConfig
+    from jaxllm.finetune.tune.data import FORMS, Rows
+    from jaxllm.finetune.tune.tuning import prepare
+    from jaxllm.text.forms import rows_of
+    from jaxllm.train import TrainConfig
+
+    config = TuneConfig(method=method, lora=None, train=TrainConfig(steps=1, batch_size=2, packing=True))
+    given = [made for row in FORMS_OF[method] for made in rows_of(row, FORMS[config.kind])]
+    live = lambda: sum({x.unsafe_buffer_pointer(): x.nbytes for x in jax.live_arrays()}.values())
+    before = live()
+    model = load("tiny")
+    size = sum(x.nbytes for x in jax.tree.leaves(model.params))
+    rows = Rows(given, list(range(len(given))), [], "rows", [])
+    tuning = prepare(config, model, rows, None, limit_bad=0.0, consume=True, progress=False)
+    del model
+    assert round((live() - before) / size, 1) == copies + 2
+    assert bool(tuning.frozen) == (copies == 2)

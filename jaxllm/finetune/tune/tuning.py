@@ -145,6 +145,7 @@ class Tuning:
         runner, held_back_runner: batches of both.
         optimizer: optimizer of the state.
         start: state before the first step.
+        frozen: weights of the base model, for an adapter and for a reference model in every step; else empty.
     """
 
     config: TuneConfig
@@ -156,14 +157,15 @@ class Tuning:
     held_back_runner: Runner
     optimizer: optax.GradientTransformation
     start: TrainState
+    frozen: Params
 
     def fit(self, checkpointer: Checkpointer | None = None, metrics: MetricsSink | None = None, progress: bool = True
             ) -> tuple[FitResult, History]:
         """Trains; a checkpoint continues the run that it is of. Returns the end of the run, and its evaluations."""
         config, sync = self.config, self.config.reference.sync_every
         history = History([], config.held_back.smaller, config.held_back.patience)
-        return train(self.runner, self.settings, self.start, self.optimizer, self.base.training_params(),
-                     self.train.data, config.seed, dropout=0.0 if config.lora is None else config.lora.dropout,
+        return train(self.runner, self.settings, self.start, self.optimizer, self.frozen, self.train.data,
+                     config.seed, dropout=0.0 if config.lora is None else config.lora.dropout,
                      sync=None if sync is None else ReferenceSync(sync, config.reference.sync_mix),
                      held_back=None if self.held_back is None else self.held_back.data,
                      held_back_runner=self.held_back_runner, evaluate_every=config.held_back.every, history=history,
@@ -174,8 +176,8 @@ class Tuning:
         """Computes the metrics of the held-back rows and of each of them, see `run.measure`; empty without rows."""
         if self.held_back is None:
             return {}, {}
-        outputs, values = self.held_back_runner.outputs(state.params, self.base.training_params(), state.extra,
-                                                        self.held_back.data, "evaluate")
+        outputs, values = self.held_back_runner.outputs(state.params, self.frozen, state.extra, self.held_back.data,
+                                                        "evaluate")
         return measure(self.held_back_runner, outputs, values, self.held_back.clusters, self.config.seed)
 
 
@@ -189,7 +191,7 @@ def prepare(config: TuneConfig, model: Model, rows: Rows, held_back: Rows | None
         rows, held_back: rows for training and evaluation; None holds back a share of the former.
         limit_bad: share of rows that may be refused by the tokenizer or the chat template.
         reference_cache: directory for the reference model's log-probabilities, and a hash of the model.
-        consume: the model is not used afterwards.
+        consume: the model is not used afterwards: its weights are trained in place where they all are.
         progress: show progress bars.
 
     Raises:
@@ -205,7 +207,8 @@ def prepare(config: TuneConfig, model: Model, rows: Rows, held_back: Rows | None
     frozen = base.training_params()
     heads: list[HeadName] = ["score"] if config.objective.scores and config.lora is not None else []
     optimizer = make_optimizer(settings, settings.steps or 0)
-    trained = init_trained(base.model, config.lora, mesh, config.seed, heads)
+    alone = config.lora is None and config.objective.reference != "base"  # nothing else reads the base model
+    trained = frozen if alone and consume else init_trained(base.model, config.lora, mesh, config.seed, heads)
     scale = None if config.lora is None else config.lora.alpha / config.lora.rank
     runner = Runner(model.spec, config.objective, scale, make_shape(own.data, settings, mesh, config.seed),
                     settings.batch_size, mesh, config.device.compute_dtype, progress)
@@ -225,4 +228,4 @@ def prepare(config: TuneConfig, model: Model, rows: Rows, held_back: Rows | None
         other = None if other is None else with_reference(other_runner, other)
     extra = {"reference": jax.tree.map(jnp.copy, trained)} if config.objective.reference == "extra" else None
     state = init_state(trained, optimizer, config.seed, extra)
-    return Tuning(config, base, own, other, settings, runner, other_runner, optimizer, state)
+    return Tuning(config, base, own, other, settings, runner, other_runner, optimizer, state, {} if alone else frozen)

@@ -72,13 +72,18 @@ def row_counts(batch_size: int, multiple: int) -> tuple[int, ...]:
     return tuple(multiple * size for size in bucket_sizes(-(-batch_size // multiple), smallest=1))
 
 
+def can_pack(spec: ModelSpec) -> bool:
+    """Returns whether hidden states in packed rows equal those in padded ones."""
+    return spec.encoder is None and not spec.rope_depends_on_length
+
+
 def check_packing(spec: ModelSpec, key: str = "train.packing") -> None:
     """Refuses models with other hidden states in packed rows than in padded ones.
 
     Raises:
         UserError: the model is an encoder, or its rotary embedding depends on the length of the text.
     """
-    if spec.encoder is not None or spec.rope_depends_on_length:
+    if not can_pack(spec):
         reason = "is an encoder" if spec.encoder is not None else "has a rotary embedding that depends on the length"
         raise UserError(f"the model {reason}, so that its texts cannot share rows", key, "set it to false")
 

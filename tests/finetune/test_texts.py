@@ -1,5 +1,7 @@
 """Groups of texts in packed and padded rows."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,22 +10,29 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from jaxllm.devices import make_mesh
 from jaxllm.finetune.objectives import Objective, make_objective_loss
-from jaxllm.finetune.texts import _assign, completion_text, make_batch, row_shape
+from jaxllm.finetune.texts import _assign, completion_text, make_batch, row_shape, scored_text
+from jaxllm.finetune.tune import TuneConfig
 from jaxllm.finetune.tune.run import FixedGroups, Runner, UnpairedGroups, make_shape, measure, padding
+from jaxllm.finetune.tune.tuning import train_settings
 from jaxllm.models import unembedding
+from jaxllm.models.heads import text_scores
+from jaxllm.models.spec import Encoder, Head
 from jaxllm.train.config import TrainConfig
 from tests.networks import GPT2, LLAMA, forward, random_params
 
 PAIRS = Objective("pairs", (("sigmoid", 1.0),), reference="base")
 MESH = make_mesh(1)
+BERT = dataclasses.replace(GPT2, family="bert", layers=2, norms="outside", final_norm=False, activation="gelu",
+                           encoder=Encoder(token_types=2), head=Head(2, "first", True, "tanh", name="classifier"))
 
 
 def random_ids(random, low, high):
     return random.integers(3, 97, random.integers(low, high)).tolist()
 
 
-def text(prompt, completion):
-    return completion_text([*prompt, *completion], [False] * len(prompt) + [True] * len(completion))
+def text(prompt, completion, mask=None):
+    mask = [True] * len(completion) if mask is None else mask
+    return completion_text([*prompt, *completion], [*[False] * len(prompt), *mask])
 
 
 def pairs(count=11, seed=0):
@@ -33,6 +42,10 @@ def pairs(count=11, seed=0):
         prompt = random_ids(random, 1, 12)
         groups.append((text(prompt, random_ids(random, 1, 9)), text(prompt, random_ids(random, 1, 9))))
     return FixedGroups(groups, {"weight": np.ones(count, np.float32)}, list(range(count)))
+
+
+def unpaired(count):
+    return [([5, 6], [20 + i, 30 + i], np.ones(2, bool)) for i in range(count)]
 
 
 def runner(spec, data, packed, batch_size=5, objective=PAIRS):
@@ -105,7 +118,7 @@ def test_little_of_packed_rows_is_padding():
 
 
 def test_mismatched_completions_are_of_other_prompts():
-    texts = [([5, 6], [20 + i, 30 + i]) for i in range(4)] + [([7, 8], [40])]
+    texts = [*unpaired(4), ([7, 8], [40], np.ones(1, bool))]
     data = UnpairedGroups(texts, {"weight": np.ones(5, np.float32), "desirable": np.ones(5, np.float32)},
                           ["a", "a", "b", "b", "c"], text)
     groups, values = data.take([0, 1, 2, 3])
@@ -115,10 +128,59 @@ def test_mismatched_completions_are_of_other_prompts():
     assert data.take([0, 1])[1]["mismatched"].tolist() == [0, 0]  # the same prompt
 
 
+def test_tokens_of_a_completion_without_a_loss_have_none_after_another_prompt():
+    """An answer of several turns has such tokens between them."""
+    texts = [([5, 6], [20, 21, 22], np.array([True, False, True])), ([7], [30, 31], np.ones(2, bool))]
+    data = UnpairedGroups(texts, {"weight": np.ones(2, np.float32)}, ["a", "b"], text)
+    groups, _ = data.take([0, 1])
+    assert [[one.ids[one.states + 1].tolist() for one in group] for group in groups] == [
+        [[20, 22], [30, 31]], [[30, 31], [20, 22]]]
+    largest = data.largest()
+    for size in (lambda one: len(one.ids), lambda one: len(one.states)):
+        most = lambda groups, size=size: max(size(one) for group in groups for one in group)
+        assert most(largest) == most(groups)
+
+
+def test_metrics_of_held_back_rows_do_not_depend_on_the_batch_size():
+    """The mean over tokens, too: of all rows, not of batches."""
+    spec, data = dataclasses.replace(LLAMA, layers=1), pairs(8)
+    params, base = random_params(spec, 0), random_params(spec, 1)
+    mixture = Objective("pairs", (("sigmoid", 1.0), ("sft", 0.5)), reference="base")
+    found = []
+    for size in (3, 8):
+        one = runner(spec, data, True, size, mixture)
+        found.append(measure(one, *one.outputs(params, base, (), data, ""), data.clusters)[0])
+    assert found[0].keys() == found[1].keys()
+    for name, value in found[0].items():
+        assert value["mean"] == pytest.approx(found[1][name]["mean"], rel=1e-4, abs=1e-6), name
+    nll = found[0]["nll_loss"]["mean"]
+    outputs, values = one.outputs(params, base, (), data, "")
+    assert nll == pytest.approx(outputs["nll"][:, 0].sum() / outputs["nll_tokens"][:, 0].sum(), rel=1e-5)
+    sigmoid = measure(dataclasses.replace(one, objective=PAIRS), outputs, values, data.clusters)[0]["loss"]["mean"]
+    assert found[0]["loss"]["mean"] == pytest.approx(sigmoid + 0.5 * nll, rel=1e-5)
+
+
+def test_an_encoder_gets_a_row_for_every_text_with_its_token_types():
+    """Its attention, in both directions, would mix what packed texts share."""
+    config = TuneConfig(method="classify", lora=None)
+    assert config.train.packing and train_settings(config, LLAMA, 9, MESH).packing
+    assert not train_settings(config, BERT, 9, MESH).packing
+    params, random = random_params(BERT, 0), np.random.default_rng(0)
+    texts = [scored_text(BERT, ids, np.arange(len(ids)) > 1)
+             for ids in (random_ids(random, length, length + 1) for length in (4, 7, 4, 7, 4))]
+    data = FixedGroups([(one,) for one in texts], {"weight": np.ones(5, np.float32), "label": np.ones(5, np.float32)},
+                       list(range(5)))
+    found = runner(BERT, data, False, 2, Objective("classify")).outputs(params, {}, (), data, "")[0]["scores"]
+    for one, scores in zip(texts, found, strict=True):
+        hidden = forward(BERT, params, jnp.asarray(one.ids)[None], types=jnp.asarray(one.types)[None]).hidden
+        assert_allclose(scores[0], text_scores(BERT, params, hidden, jnp.ones((1, len(one.ids)), jnp.int32))[0],
+                        atol=1e-5)
+
+
 def test_kto_reports_its_reference_point_over_all_rows():
     """z0 is the clamp of the mean log-ratio of mismatched texts, not a mean of clamps; a side that is absent has no
     metric."""
-    texts = [([5, 6], [20 + i, 30 + i]) for i in range(6)]
+    texts = unpaired(6)
     values = {"weight": np.ones(6, np.float32), "desirable": np.ones(6, np.float32)}
     data = UnpairedGroups(texts, values, list("abcdef"), text)
     kto = runner(LLAMA, data, True, 6, Objective("unpaired", (("kto", 1.0),), reference="base"))

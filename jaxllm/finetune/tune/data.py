@@ -138,8 +138,10 @@ def encode(config: TuneConfig, model: Model, rows: Rows, limit_bad: float) -> En
     values = _values(config, chosen, rows.labels)
     data: DataSet = FixedGroups(encoded, values, clusters)
     if config.kind == "unpaired":
-        make = lambda prompt, completion: completion_text(
-            [*prompt, *completion][:longest], ([False] * len(prompt) + [True] * len(completion))[:longest])
+        def make(prompt: np.ndarray, completion: np.ndarray, loss_mask: np.ndarray) -> Text:
+            mask = np.concatenate([np.zeros(len(prompt), bool), loss_mask])
+            return completion_text(np.concatenate([prompt, completion])[:longest], mask[:longest])
+
         data = UnpairedGroups(encoded, values, clusters, make)
     return Encoded(data, chosen, [row.id for row in chosen], clusters, dropped, truncated)
 
@@ -199,11 +201,11 @@ def _ld_weighted(texts: Sequence[Text], alpha: float) -> list[Text]:
 
 
 def _unpaired(config: TuneConfig, model: Model, labels: list[str], longest: int) -> Encoder:
-    def encode(row: Any) -> tuple[tuple[np.ndarray, np.ndarray], int]:
+    def encode(row: Any) -> tuple[tuple[np.ndarray, np.ndarray, np.ndarray], int]:
         made = encode_completion(model.tokenizer, row, start=model.start, max_length=longest,
                                  max_prompt_length=config.lengths.max_prompt_length)
-        ids = made.texts[0].ids
-        return (ids[:made.prompt_length], ids[made.prompt_length:]), made.cut
+        text, stop = made.texts[0], made.prompt_length
+        return (text.ids[:stop], text.ids[stop:], text.loss_mask[stop:]), made.cut
 
     return encode
 

@@ -37,7 +37,7 @@ def dry_run(config: Config) -> str:
     model = scoring_model(config, Model(spec, cast(Any, weights), model_tokenizer(config.model, spec)), rows.labels)
     encoded = encode(config, model, rows, config.data.limit_bad)
     train, held_back = split(encoded, config.held_back.share if config.held_back.path is None else 0.0)
-    settings = train_settings(config, len(train.data), mesh)
+    settings = train_settings(config, model.spec, len(train.data), mesh)
     shape = make_shape(train.data, settings, mesh, config.seed)
     objective = config.objective
     scale = None if config.lora is None else config.lora.alpha / config.lora.rank

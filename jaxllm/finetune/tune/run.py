@@ -25,7 +25,7 @@ from jaxllm.finetune.objectives import (
     objective_loss,
     reference_logprobs,
 )
-from jaxllm.finetune.texts import Batch, Group, RowShape, make_batch, row_shape
+from jaxllm.finetune.texts import Batch, Group, RowShape, Text, make_batch, row_shape
 from jaxllm.finetune.trainable import student_of
 from jaxllm.models import ModelSpec
 from jaxllm.models.mesh import put_batch
@@ -100,16 +100,16 @@ class UnpairedGroups:
     another prompt; a row without one has weight 0 in that mean.
 
     Attributes:
-        texts: `(prompt, completion)` ids of every row.
+        texts: ids of the prompt, ids of the completion, and the completion's tokens with a loss, of every row.
         values: `[n]` each.
         clusters: the prompt of every row.
-        make: makes a text of prompt and completion ids.
+        make: makes a text of these three.
     """
 
-    texts: Sequence[tuple[Sequence[int], Sequence[int]]]
+    texts: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]]
     values: Values
     clusters: Sequence[Any]
-    make: Callable[[Sequence[int], Sequence[int]], Any]
+    make: Callable[[np.ndarray, np.ndarray, np.ndarray], Text]
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -121,27 +121,29 @@ class UnpairedGroups:
             others = (*rows[place + 1:], *rows[:place])
             partner = next((other for other in others if self.clusters[other] != self.clusters[row]), None)
             matched[place] = partner is not None
-            prompt, completion = self.texts[row]
-            other = completion if partner is None else self.texts[partner][1]
-            groups.append((self.make(prompt, completion), self.make(prompt, other)))
+            prompt, *completion = self.texts[row]
+            other = completion if partner is None else self.texts[partner][1:]
+            groups.append((self.make(prompt, *completion), self.make(prompt, *other)))
         values = {name: value[rows] for name, value in self.values.items()}
         return groups, values | {"mismatched": matched * (values["weight"] > 0)}
 
     def largest(self) -> list[Group]:
         """See `DataSet.largest`."""
-        longest = max((completion for _, completion in self.texts), key=len)
-        return [(self.make(prompt, completion), self.make(prompt, longest)) for prompt, completion in self.texts]
+        completions = [completion for _, *completion in self.texts]
+        others = (max(completions, key=lambda own: len(own[0])), max(completions, key=lambda own: own[1].sum()))
+        return [(self.make(prompt, *own), self.make(prompt, *other)) for prompt, *own in self.texts for other in others]
 
 
-def step_scale(groups: Sequence[Group], values: Values) -> Values:
-    """Adds to the values of pairs `nll_scale`, which makes a mean over pairs one over the tokens of the step: sum of
-    weights / weighted sum of the tokens of the better completions."""
-    if len(groups[0]) != 2:
-        return values
-    tokens = np.array([[len(text.states) for text in group] for group in groups], np.float32)
-    right = values.get("label_probability", np.ones(len(groups), np.float32))
+def with_nll_scale(values: Values, tokens: np.ndarray) -> Values:
+    """Adds to the values of pairs `nll_scale`, which makes a mean over them one over tokens; see `ops.nll_scale`.
+
+    Args:
+        values: `[n]` each, of all pairs that the mean is over.
+        tokens: `[n, 2]`, number of tokens with a negative log-likelihood.
+    """
+    right = values.get("label_probability", np.ones(len(tokens), np.float32))
     total = np.sum(values["weight"] * (right * tokens[:, 0] + (1 - right) * tokens[:, 1]))
-    return values | {"nll_scale": np.full(len(groups), values["weight"].sum() / max(total, 1e-30), np.float32)}
+    return values | {"nll_scale": np.full(len(tokens), values["weight"].sum() / max(total, 1e-30), np.float32)}
 
 
 def content_hash(data: FixedGroups, *parts: str) -> str:
@@ -181,7 +183,9 @@ class Runner:
     def batch(self, data: DataSet, rows: Sequence[int]) -> Batch:
         """Makes the batch of some rows, on the host."""
         groups, values = data.take(rows)
-        return make_batch(groups, self.shape, step_scale(groups, values))
+        if self.objective.kind == "pairs":
+            values = with_nll_scale(values, np.array([[len(text.states) for text in group] for group in groups]))
+        return make_batch(groups, self.shape, values)
 
     def outputs(self, trained: Any, frozen: Any, extra: Any, data: DataSet, name: str
                 ) -> tuple[dict[str, np.ndarray], Values]:
@@ -196,20 +200,22 @@ class Runner:
             Outputs `[n, K, ...]` of the objective, in float32, and `reference` `[n, K]` if there is a reference model;
             and the rows' values `[n]`.
         """
-        parts, values = [], []
+        parts, given = [], []
         with bar(len(data), name, "rows", self.progress) as show, jax.set_mesh(self.mesh):
             for start in range(0, len(data), self.batch_size):
                 batch = self.batch(data, range(start, min(start + self.batch_size, len(data))))
-                outputs = _outputs(self.spec, trained, frozen, extra, put_batch(batch, self.mesh),
-                                   objective=self.objective, scale=self.scale, dtype=self.dtype)
-                outputs = flat(jax.device_get(outputs))
+                on_device = _outputs(self.spec, trained, frozen, extra, put_batch(batch, self.mesh),
+                                     objective=self.objective, scale=self.scale, dtype=self.dtype)
                 number = batch["group"].reshape(-1)
                 order = np.argsort(number, kind="stable")[np.count_nonzero(number < 0):]
-                parts.append({key: x[order] for key, x in outputs.items()})
-                values.append({key: x[order] for key, x in flat(group_values(batch)).items()})
+                parts.append({key: x[order] for key, x in flat(jax.device_get(on_device)).items()})
+                given.append({key: x[order] for key, x in flat(group_values(batch)).items()})
                 show(min(start + self.batch_size, len(data)))
         join = lambda dicts: {key: np.concatenate([one[key] for one in dicts]) for key in dicts[0]}
-        return join(parts), join(values)
+        outputs, values = join(parts), join(given)
+        if self.objective.kind == "pairs":  # a batch's own scale would make metrics depend on the batch size
+            values = with_nll_scale(values, outputs["nll_tokens"])
+        return outputs, values
 
 
 @functools.partial(jax.jit, static_argnames=("spec", "objective", "dtype", "scale"))

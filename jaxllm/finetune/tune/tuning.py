@@ -14,6 +14,7 @@ import optax
 
 from jaxllm.devices import open_mesh
 from jaxllm.errors import UserError
+from jaxllm.finetune.packing import can_pack
 from jaxllm.finetune.trainable import HeadName, as_adapter, init_trained, merged
 from jaxllm.finetune.tune.config import TuneConfig
 from jaxllm.finetune.tune.data import FORMS, Encoded, Rows, encode, labels_of, split
@@ -30,7 +31,7 @@ from jaxllm.finetune.tune.run import (
 )
 from jaxllm.generate import Generator
 from jaxllm.model import Model
-from jaxllm.models import Adapter, Params
+from jaxllm.models import Adapter, ModelSpec, Params
 from jaxllm.models.quantized import scheme_of
 from jaxllm.text.forms import rows_of
 from jaxllm.train import Checkpointer, FitResult, MetricsSink, TrainState, init_state, make_optimizer
@@ -121,13 +122,17 @@ def scoring_model(config: TuneConfig, model: Model, labels: Sequence[str]) -> Mo
     return model.with_score_head(1 if config.kind == "reward" else len(labels), labels, config.seed)
 
 
-def train_settings(config: TuneConfig, rows: int, mesh: jax.sharding.Mesh) -> TrainConfig:
-    """Resolves the number of steps and of checkpoints, and checks that a batch divides over the devices."""
+def train_settings(config: TuneConfig, spec: ModelSpec, rows: int, mesh: jax.sharding.Mesh) -> TrainConfig:
+    """Resolves the number of steps and of checkpoints, and checks that a batch divides over the devices.
+
+    Rows are not packed where that would change the hidden states; see `can_pack`.
+    """
     groups, per_step = mesh.shape["data"] * mesh.shape["fsdp"], config.train.batch_size // config.train.accumulate
-    if not config.train.packing and per_step % groups:
+    packing = config.train.packing and can_pack(spec)
+    if not packing and per_step % groups:
         raise UserError(f"{per_step} rows per step (batch_size / accumulate) do not divide over {groups} devices",
                         "train.batch_size", f"use a multiple of {groups}, or fewer devices with mesh.data")
-    settings = config.train.resolve(rows)
+    settings = dataclasses.replace(config.train.resolve(rows), packing=packing)
     if config.held_back.keep == "best":  # every evaluated state has to be on disk
         settings = dataclasses.replace(settings, save_every=config.held_back.every)
     return settings
@@ -202,7 +207,7 @@ def prepare(config: TuneConfig, model: Model, rows: Rows, held_back: Rows | None
     other = None if held_back is None else encode(config, model, held_back, limit_bad)
     if held_back is None:
         own, other = split(own, config.held_back.share)
-    settings = train_settings(config, len(own.data), mesh)
+    settings = train_settings(config, model.spec, len(own.data), mesh)
     base = Generator(model, dtype=config.device.compute_dtype, mesh=mesh, consume=consume)
     frozen = base.training_params()
     heads: list[HeadName] = ["score"] if config.objective.scores and config.lora is not None else []

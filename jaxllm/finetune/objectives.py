@@ -153,6 +153,17 @@ def objective_loss(objective: Objective, outputs: Mapping[str, jax.Array], value
         objective.settings)
 
 
+def metric_names(objective: Objective) -> list[str]:
+    """Returns the names of the loss and of the metrics of an evaluation."""
+    one = jnp.ones(1)
+    outputs = dict.fromkeys(("logprobs", "tokens", "nll", "nll_tokens", "aligned", "correct", "entropy"),
+                            jnp.ones((1, objective.texts)))
+    values = dict.fromkeys(("weight", "margin", "nll_scale", "desirable", "mismatched", "label"), one)
+    scores = jnp.ones((1, objective.texts, 2 if objective.kind == "classify" else 1))
+    _, metrics = objective_loss(objective, outputs | {"scores": scores}, values, outputs["logprobs"])
+    return ["loss", *metrics, *(["rewards/margins"] if objective.kind == "unpaired" else [])]
+
+
 def flat(values: Mapping[str, Any]) -> dict[str, Any]:
     """Flattens arrays `[R, G, ...]` of groups in rows to `[R * G, ...]`."""
     return {name: x.reshape(-1, *x.shape[2:]) for name, x in values.items()}

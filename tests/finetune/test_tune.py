@@ -1,5 +1,6 @@
 """`jaxllm tune` on the packaged model: every method, resume, and input that cannot be used."""
 
+import dataclasses
 import functools
 import json
 import math
@@ -11,6 +12,8 @@ import pytest
 from jaxllm.cli import main
 from jaxllm.errors import UserError
 from jaxllm.finetune.tune.config import Config, HeldBackConfig
+from jaxllm.finetune.tune.data import read
+from jaxllm.finetune.tune.tuning import prepare
 from jaxllm.parsing import parse
 from jaxllm.train import read_metrics
 
@@ -78,9 +81,11 @@ def test_language_models(tmp_path, rows, method, form):
 def test_models_with_a_scoring_head(tmp_path, rows, method):
     out = tmp_path / "out"
     path = rows("pairs" if method == "reward" else "classify")
+    path.write_text(path.read_text() + json.dumps({"prompt": "", "chosen": "a", "rejected": "b"}) + "\n")
     assert tune(path, out, f"--method={method}", "--train.steps=6", "--train.lr=1e-2") == 0
     found = result(out)
     lines = read_metrics(out / "metrics.jsonl")
+    assert found["rejected"] == 1
     assert lines[-1]["loss"] < lines[0]["loss"] and "accuracy" in found["eval"]
 
 
@@ -136,7 +141,14 @@ def test_the_best_weights_are_kept_and_training_ends_early(tmp_path, rows):
     (["--method=kto", "--reference.when=before"], "when"),
     (["--method=dpo", "--centering=0.1"], "centering"),
     (["--method=sft", "--labels=[a, b]"], "labels"),
-    (["--method=dpo", "--held_back.patience=2"], "every")])
+    (["--method=dpo", "--held_back.patience=2"], "every"),
+    (["--method=dpo", "--held_back.every=2", "--held_back.share=0"], "held-back rows"),
+    (["--method=dpo", "--loss=[]"], "loss"),
+    (["--method=dpo", "--loss=[sigmoid, sigmoid]", "--loss_weights=[1, 2]"], "different"),
+    (["--method=simpo", "--preference.ld_alpha=0.5"], "ld_alpha"),
+    (["--method=sft", "--reference.when=step"], "reference.when"),
+    (["--method=dpo", "--turns=last"], "turns"),
+    (["--method=classify", "--labels=[a, a]"], "labels")])
 def test_settings_that_do_not_fit(tmp_path, rows, capsys, arguments, message):
     assert tune(rows("pairs"), tmp_path / "out", *arguments) == 2
     assert message in capsys.readouterr().err
@@ -150,6 +162,36 @@ def test_rows_that_do_not_fit(tmp_path, rows, capsys):
                                (rows("sft"), "reward", "{prompt, chosen, rejected}")):
         assert tune(path, tmp_path / "out", f"--method={method}") == 2
         assert message in capsys.readouterr().err
+
+
+def test_rows_and_metrics_that_the_loss_does_not_have(tmp_path, rows, capsys):
+    soft = rows("soft", [row | {"label_probability": 0.9} for row in PAIRS])
+    assert tune(soft, tmp_path / "out", "--method=aot") == 2
+    assert "label_probability" in capsys.readouterr().err
+    assert tune(rows("pairs"), tmp_path / "other", "--method=dpo", "--held_back.every=1", "--held_back.metric=acc") == 2
+    assert "rewards/accuracies" in capsys.readouterr().err
+    alone = rows("alone", [{"prompt": "a", "completion": text, "label": True} for text in ("b", "c", "d")])
+    assert tune(alone, tmp_path / "alone", "--method=kto", "--held_back.share=0") == 2
+    assert "apo_zero_unpaired" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("method", ["cpo", "kto"])
+def test_an_evaluation_does_not_depend_on_its_batches(rows, method):
+    """Means over tokens are of all rows, and so is the reference point of KTO."""
+    from jaxllm import load
+
+    content = [row | {"chosen": row["chosen"] * (1 + i % 3)} for i, row in enumerate(PAIRS[:5])]
+    path, found = rows("pairs", content), []
+    for batch_size in (2, 3, 5):
+        config = parse(Config, [f"--data.path={path}", "--out=y", f"--method={method}", f"--held_back.path={path}",
+                                f"--train.batch_size={batch_size}", "--lora.rank=2"])
+        tuning = prepare(config, load("tiny"), *read(config, None), limit_bad=0.0, progress=False)
+        moved = jax.tree.map(lambda leaf: leaf + 0.02, tuning.start.params)
+        found.append(tuning.evaluate(dataclasses.replace(tuning.start, params=moved))[0])
+    assert found[0]["loss"]["mean"] != pytest.approx({"cpo": 0.0, "kto": 0.5}[method], abs=1e-3)
+    for other in found[1:]:
+        assert {name: one["mean"] for name, one in other.items()} == pytest.approx(
+            {name: one["mean"] for name, one in found[0].items()}, rel=1e-4)
 
 
 def test_a_reward_model_is_no_language_model():

@@ -132,7 +132,8 @@ class HeldBackConfig:
         check(0 <= self.share < 1, "share", f"must be at least 0 and below 1, got {self.share:g}")
         check(self.every is None or self.every >= 1, "every", f"must be 1 or more, or null, got {self.every}")
         check(self.patience is None or self.patience >= 1, "patience", f"must be 1 or more, got {self.patience}")
-        for name, used in (("patience", self.patience is not None), ("keep", self.keep == "best")):
+        for name, used in (("patience", self.patience is not None), ("keep", self.keep == "best"),
+                           ("every", self.every is not None)):
             check(not used or self.every is not None, name, "needs evaluations during training, and every is null",
                   "set held_back.every")
             check(not used or self.path is not None or self.share > 0, name, "needs held-back rows, and there are none",
@@ -191,6 +192,8 @@ class TuneConfig:
               f"method {self.method} has one loss", "remove it")
         check(self.loss_weights is None or len(self.loss_weights) == len(self.loss or []), "loss_weights",
               f"there are {len(self.loss or [])} losses and {len(self.loss_weights or [])} weights")
+        check(self.loss is None or len(set(self.loss)) == len(self.loss) > 0, "loss",
+              f"must name a loss or several different ones, got {self.loss}")
         check(0 <= self.centering, "centering", f"must be 0 or more, got {self.centering:g}")
         check(self.lora is not None or self.device.params != "bfloat16", "device.params",
               "bfloat16 weights lose most updates when all of them are trained", "train an adapter, or use float32")
@@ -213,6 +216,7 @@ class TuneConfig:
         for used, key, reason in (
                 (self.kind == "pairs" or not self.preference.wpo, "preference.wpo", of_pairs),
                 (self.kind == "pairs" or self.preference.ld_alpha == 1, "preference.ld_alpha", of_pairs),
+                (objective.reference != "none" or self.preference.ld_alpha == 1, "preference.ld_alpha", no_reference),
                 (self.losses or not self.preference.settings.given(), "preference",
                  f"method {self.method} has no preference loss"),
                 (objective.reference != "none" or self.reference.sync_every is None, "reference.sync_every",
@@ -220,9 +224,13 @@ class TuneConfig:
                 (objective.reference == "values" or self.reference.when != "before", "reference.when",
                  no_reference if objective.reference == "none" else
                  "the mismatched completions of kto differ from step to step, so that they cannot be run before"),
+                (objective.reference != "none" or self.reference.when == "auto", "reference.when", no_reference),
+                (self.kind == "sft" or self.turns == "all", "turns", "is a setting of sft"),
                 (self.kind == "reward" or not self.centering, "centering", "is a setting of reward models"),
                 (self.kind == "classify" or self.labels is None, "labels", "is a setting of classifiers")):
             check(bool(used), key, reason, "remove it")
+        check(self.labels is None or len(set(self.labels)) == len(self.labels), "labels",
+              f"must be different, got {self.labels}")
 
     @property
     def losses(self) -> dict[str, float]:

@@ -15,6 +15,7 @@ from jaxllm.finetune.tune.config import Config, TuneConfig
 from jaxllm.finetune.tune.run import DataSet, FixedGroups, UnpairedGroups, Values
 from jaxllm.job import Job
 from jaxllm.model import Model
+from jaxllm.ops.preference_losses import SORTED
 from jaxllm.text.encoding import encode_all, encode_completion, encode_pair, encode_reward_pair, encode_text
 from jaxllm.text.preferences import Kind, preference_rows, prompt_of, split_by_prompt
 from jaxllm.text.rows import Rejected
@@ -124,7 +125,7 @@ def encode(config: TuneConfig, model: Model, rows: Rows, limit_bad: float) -> En
     dropped = [Rejected(rows.source, rows.lines[i], why, f"id {rows.rows[i].id}") for i, why in sorted(reason.items())]
     if not done.encoded:
         raise UserError(f"no row can be used; the first: {dropped[0]}", rows.source,
-                        "raise lengths.max_length" if done.too_long else "")
+                        "raise lengths.max_length" if done.too_long else None)
     if len(done.refused) > limit_bad * len(rows.rows):
         raise UserError(f"{len(done.refused)} of {len(rows.rows)} rows cannot be encoded; one of them: line "
                         f"{rows.lines[min(done.refused)]}: {done.refused[min(done.refused)]}", rows.source,
@@ -136,6 +137,9 @@ def encode(config: TuneConfig, model: Model, rows: Rows, limit_bad: float) -> En
     chosen = [rows.rows[i] for i in done.indices]
     clusters = [prompt_of(row) for row in chosen]
     values = _values(config, chosen, rows.labels)
+    if "label_probability" in values and (sorting := SORTED & config.losses.keys()):
+        raise UserError(f"{', '.join(sorting)} sorts all pairs, so that label_probability does not apply to it",
+                        rows.source, "remove the column, or choose another loss")
     data: DataSet = FixedGroups(encoded, values, clusters)
     if config.kind == "unpaired":
         def make(prompt: np.ndarray, completion: np.ndarray, loss_mask: np.ndarray) -> Text:

@@ -52,7 +52,8 @@ def _run(config: Config, job: Job) -> Path:
     cache = user_cache() / "reference", fingerprint(model_directory(config.model))
     tuning = prepare(config, scoring_model(config, model, rows.labels), rows, held_back, consume=True,
                      limit_bad=config.data.limit_bad, reference_cache=cache)
-    job.write_rejected(sorted([*rows.rejected, *tuning.train.dropped], key=lambda row: row.line))
+    rejected = sorted([*rows.rejected, *tuning.train.dropped], key=lambda row: row.line)
+    job.write_rejected(rejected)
     best = f"eval_{config.held_back.metric}" if config.held_back.keep == "best" else None
     with Checkpointer(job.checkpoints, best, "min" if config.held_back.smaller else "max") as checkpointer:
         made = checkpointer.latest_step() or 0
@@ -63,19 +64,20 @@ def _run(config: Config, job: Job) -> Path:
         state = fitted.state
         if best is not None and history.steps and history.best != int(state.step):
             state = checkpointer.restore(state, history.best).tree
-    result = _result(config, job, tuning, state, history)
+    result = _result(config, job, tuning, state, history, len(rejected))
     _save(config, job, tuning, state.params)
     job.write_report(report.TITLES[config.kind], report.lead(config, result),
                      report.sections(config, result, read_metrics(job.metrics_path)))
     return job.write_result(result)
 
 
-def _result(config: Config, job: Job, tuning: Tuning, state: TrainState, history: History) -> dict[str, Any]:
+def _result(config: Config, job: Job, tuning: Tuning, state: TrainState, history: History, rejected: int
+            ) -> dict[str, Any]:
     """Evaluates the trained model, writes a row for every held-back row, and returns the contents of result.json."""
     train, held_back, steps = tuning.train, tuning.held_back, int(state.step)
     result: dict[str, Any] = {
         "method": config.method, "losses": config.losses, "steps": steps, "rows": len(train.data),
-        "held_back_rows": 0 if held_back is None else len(held_back.data), "rejected": len(train.dropped),
+        "held_back_rows": 0 if held_back is None else len(held_back.data), "rejected": rejected,
         "truncated": train.truncated, "padding": padding(tuning.runner, train.data, tuning.settings, config.seed)}
     last = [line for line in read_metrics(job.metrics_path) if line["step"] <= steps]
     result["train"] = {name: value for name, value in (last[-1] if last else {}).items()

@@ -127,6 +127,11 @@ class UnpairedGroups:
         values = {name: value[rows] for name, value in self.values.items()}
         return groups, values | {"mismatched": matched * (values["weight"] > 0)}
 
+    def fixed(self) -> FixedGroups:
+        """Gives every row one partner for good, from all rows, so that an evaluation does not depend on its batches."""
+        groups, values = self.take(range(len(self)))
+        return FixedGroups(groups, values, self.clusters)
+
     def largest(self) -> list[Group]:
         """See `DataSet.largest`."""
         completions = [completion for _, *completion in self.texts]

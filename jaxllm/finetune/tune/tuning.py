@@ -14,6 +14,7 @@ import optax
 
 from jaxllm.devices import open_mesh
 from jaxllm.errors import UserError
+from jaxllm.finetune.objectives import metric_names
 from jaxllm.finetune.packing import can_pack
 from jaxllm.finetune.trainable import HeadName, as_adapter, init_trained, merged
 from jaxllm.finetune.tune.config import TuneConfig
@@ -23,6 +24,7 @@ from jaxllm.finetune.tune.run import (
     History,
     ReferenceSync,
     Runner,
+    UnpairedGroups,
     compute_reference,
     content_hash,
     make_shape,
@@ -200,13 +202,22 @@ def prepare(config: TuneConfig, model: Model, rows: Rows, held_back: Rows | None
         progress: show progress bars.
 
     Raises:
-        UserError: no row can be used, or too few; or a batch does not divide over the devices.
+        UserError: no row can be used, or too few; a batch does not divide over the devices; or no metric has the name
+            of `held_back.metric`.
     """
+    metric, names = config.held_back.metric, metric_names(config.objective)
+    if config.held_back.every is not None and metric not in names:
+        raise UserError(f"there is no metric {metric!r}", "held_back.metric", f"use one of {', '.join(names)}")
     mesh = open_mesh(config.mesh)
     own = encode(config, model, rows, limit_bad)
     other = None if held_back is None else encode(config, model, held_back, limit_bad)
     if held_back is None:
         own, other = split(own, config.held_back.share)
+    if "kto" in config.losses and len(set(own.clusters)) == 1:
+        raise UserError("all rows have the same prompt, and kto needs completions of other prompts", rows.source,
+                        "use the loss apo_zero_unpaired, which does not")
+    if other is not None and isinstance(other.data, UnpairedGroups):
+        other = dataclasses.replace(other, data=other.data.fixed())
     settings = train_settings(config, model.spec, len(own.data), mesh)
     base = Generator(model, dtype=config.device.compute_dtype, mesh=mesh, consume=consume)
     frozen = base.training_params()

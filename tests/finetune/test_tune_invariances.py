@@ -30,7 +30,7 @@ EVERY = ["dpo", *(pytest.param(name, marks=pytest.mark.slow) for name in METHODS
 
 
 def run(method, *arguments, **more):
-    """Trains a small random network; packed unless the arguments say otherwise."""
+    """Trains a small random network; packed by default."""
     config = parse(Config, ["--data.path=unused", "--out=unused", *METHODS[method], "--lora=null", "--save=nothing",
                             f"--train.steps={STEPS}", "--train.epochs=null", "--train.batch_size=8",
                             "--train.log_every=1", "--train.lr=3e-3", "--train.schedule=constant",

@@ -9,13 +9,17 @@ import jax
 import numpy as np
 import pytest
 
+from jaxllm import load
 from jaxllm.cli import main
 from jaxllm.errors import UserError
+from jaxllm.finetune.tune import TuneConfig
+from jaxllm.finetune.tune import tune as tune_rows
 from jaxllm.finetune.tune.config import Config, HeldBackConfig
 from jaxllm.finetune.tune.data import read
 from jaxllm.finetune.tune.tuning import prepare
+from jaxllm.models import LoraConfig
 from jaxllm.parsing import parse
-from jaxllm.train import read_metrics
+from jaxllm.train import TrainConfig, read_metrics
 
 NAMES = ("Rinla", "Dorok", "Selva", "Marun", "Tikan", "Obrel")
 PAIRS = [{"prompt": f"Q: Where does {name} sail? A:", "chosen": f" to the port of {name}", "rejected": " nowhere"}
@@ -115,13 +119,19 @@ def test_a_stopped_run_continues_bit_for_bit(tmp_path, rows, monkeypatch):
 def test_the_best_weights_are_kept_and_training_ends_early(tmp_path, rows):
     """With a rate this high the loss on held-back rows is smallest early."""
     out = tmp_path / "out"
-    assert tune(rows("sft"), out, "--method=sft", "--held_back.every=1", "--held_back.patience=2", "--train.lr=0.3",
+    path = rows("sft", [*FORMS["sft"], {"prompt": "without a completion"}])
+    assert tune(path, out, "--method=sft", "--held_back.every=1", "--held_back.patience=2", "--train.lr=0.3",
                 "--train.steps=12", "--held_back.keep=best") == 0
     found = result(out)
+    assert found["rejected"] == 1
     history = {one["step"]: one["loss"] for one in found["evaluations"]}
     assert found["best_step"] == found["steps"] == min(history, key=history.get)
     assert max(history) == found["best_step"] + 2 < 12
     assert found["eval"]["loss"]["mean"] == pytest.approx(history[found["best_step"]], rel=1e-5)
+    best = tune_rows(load("tiny"), FORMS["sft"], progress=False, config=TuneConfig(
+        method="sft", lora=LoraConfig(rank=2), train=TrainConfig(steps=12, batch_size=4, lr=0.3, packing=True),
+        held_back=HeldBackConfig(share=0.3, every=1, patience=2, keep="best")))
+    assert best.held_back == found["eval"]
 
 
 @pytest.mark.parametrize("arguments, message", [
@@ -204,12 +214,7 @@ def test_a_reward_model_is_no_language_model():
 
 def test_the_function_trains_as_the_command_does(tmp_path, rows):
     """The same rows and settings give the same adapter and the same scoring head."""
-    from jaxllm import load
-    from jaxllm.finetune.tune import TuneConfig
-    from jaxllm.finetune.tune import tune as tune_rows
-    from jaxllm.models import LoraConfig
     from jaxllm.models.peft import adapter_head, load_adapters
-    from jaxllm.train import TrainConfig
 
     assert tune(rows("pairs"), tmp_path / "out", "--method=reward") == 0
     model = load("tiny")
@@ -223,6 +228,7 @@ def test_the_function_trains_as_the_command_does(tmp_path, rows):
         np.testing.assert_array_equal(np.asarray(leaf), np.asarray(other))
     np.testing.assert_array_equal(tuned.head["out"]["kernel"], head["out"]["kernel"])
     assert tuned.held_back == result(tmp_path / "out")["eval"]
+    np.testing.assert_array_equal(tuned.merged()["score"]["out"]["kernel"], head["out"]["kernel"])
     with pytest.raises(UserError, match="row 2"):
         tune_rows(model, [PAIRS[0], {"prompt": "a"}], config=TuneConfig(method="dpo"))
 

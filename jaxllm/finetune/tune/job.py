@@ -26,7 +26,7 @@ from jaxllm.models.mesh import model_shardings
 from jaxllm.models.peft import save_adapter
 from jaxllm.models.tensors import fingerprint, model_directory
 from jaxllm.text.readers import data_files
-from jaxllm.train import Checkpointer, TrainState, open_metrics, read_metrics
+from jaxllm.train import TrainState, open_metrics, read_metrics
 
 
 def run(config: Config) -> Path | None:
@@ -54,16 +54,13 @@ def _run(config: Config, job: Job) -> Path:
                      limit_bad=config.data.limit_bad, reference_cache=cache)
     rejected = sorted([*rows.rejected, *tuning.train.dropped], key=lambda row: row.line)
     job.write_rejected(rejected)
-    best = f"eval_{config.held_back.metric}" if config.held_back.keep == "best" else None
-    with Checkpointer(job.checkpoints, best, "min" if config.held_back.smaller else "max") as checkpointer:
+    with tuning.checkpointer(job.checkpoints) as checkpointer:
         made = checkpointer.latest_step() or 0
         with open_metrics(job.metrics_path, made, config.train.trackers, yaml.safe_load(to_yaml(config))) as metrics:
             fitted, history = tuning.fit(checkpointer, metrics)
         if fitted.interrupted:
             raise KeyboardInterrupt("stopped; the same command resumes it")
-        state = fitted.state
-        if best is not None and history.steps and history.best != int(state.step):
-            state = checkpointer.restore(state, history.best).tree
+        state = tuning.kept(fitted.state, history, checkpointer)
     result = _result(config, job, tuning, state, history, len(rejected))
     _save(config, job, tuning, state.params)
     job.write_report(report.TITLES[config.kind], report.lead(config, result),

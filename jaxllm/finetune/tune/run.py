@@ -7,6 +7,7 @@ import functools
 import hashlib
 import json
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -270,7 +271,9 @@ def compute_reference(runner: Runner, reference: Any, frozen: Any, data: FixedGr
         logprobs = plain.outputs(reference, frozen, None, data, "reference")[0]["logprobs"]
         if file is not None and jax.process_index() == 0:
             file.parent.mkdir(parents=True, exist_ok=True)
-            save_tensors(file, {"logprobs": logprobs})
+            unfinished = file.with_name(f".{file.name}.{os.getpid()}")
+            save_tensors(unfinished, {"logprobs": logprobs})
+            os.replace(unfinished, file)
     return dataclasses.replace(data, values=data.values | {
         "reference_0": logprobs[:, 0], "reference_1": logprobs[:, 1]})
 
@@ -420,7 +423,7 @@ def train(runner: Runner, train: TrainConfig, start: TrainState, optimizer: opta
             return {}
         quiet = dataclasses.replace(held_back_runner, progress=False)
         found = means(quiet, *quiet.outputs(state.params, frozen, state.extra, held_back, "evaluate"))
-        history.steps.append((made, found[metric]))
+        history.steps.append((made, found.get(metric, math.nan)))
         return {f"eval_{name}": value for name, value in found.items()}
 
     made = [int(state.step)]

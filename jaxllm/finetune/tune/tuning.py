@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from jaxllm.devices import open_mesh
 from jaxllm.errors import UserError
 from jaxllm.finetune.objectives import metric_names
 from jaxllm.finetune.packing import can_pack
-from jaxllm.finetune.trainable import HeadName, as_adapter, init_trained, merged
+from jaxllm.finetune.trainable import HeadName, as_adapter, init_trained
 from jaxllm.finetune.tune.config import TuneConfig
 from jaxllm.finetune.tune.data import FORMS, Encoded, Rows, encode, labels_of, split
 from jaxllm.finetune.tune.run import (
@@ -33,7 +35,7 @@ from jaxllm.finetune.tune.run import (
 )
 from jaxllm.generate import Generator
 from jaxllm.model import Model
-from jaxllm.models import Adapter, ModelSpec, Params
+from jaxllm.models import Adapter, ModelSpec, Params, merge_adapter
 from jaxllm.models.quantized import scheme_of
 from jaxllm.text.forms import rows_of
 from jaxllm.train import Checkpointer, FitResult, MetricsSink, TrainState, init_state, make_optimizer
@@ -48,17 +50,25 @@ class Tuned:
         model: the base model; of a scoring method with the scoring head from which training started.
         adapter: the trained adapter; None if all weights were trained.
         head: the trained scoring head, which an adapter does not hold; None without one.
+        params: all weights, if all were trained; None with an adapter.
         metrics: metrics of the last step, under TRL's names.
         held_back: metrics of the held-back rows, `{mean, ci_low, ci_high, n}` each; empty without such rows.
-        params: all weights after training; with an adapter they are a merged copy.
     """
 
     model: Model
     adapter: Adapter | None
     head: Params | None
+    params: Params | None
     metrics: dict[str, float]
     held_back: dict[str, dict[str, float | int | None]]
-    params: Params
+
+    def merged(self) -> Params:
+        """Returns all weights after training: the trained ones, or a copy of the base model's with the adapter merged,
+        and the trained scoring head."""
+        if self.adapter is None:
+            assert self.params is not None
+            return self.params
+        return merge_adapter(self.model.params | ({} if self.head is None else {"score": self.head}), self.adapter)
 
 
 def tune(model: Model, rows: Sequence[Mapping[str, Any]], *, config: TuneConfig,
@@ -80,10 +90,18 @@ def tune(model: Model, rows: Sequence[Mapping[str, Any]], *, config: TuneConfig,
     given = [dataclasses.replace(own, labels=labels) for own in given]
     tuning = prepare(config, scoring_model(config, trainable(config, model), labels), given[0],
                      given[1] if len(given) > 1 else None, limit_bad=0.0, progress=progress)
-    fitted, _ = tuning.fit(progress=progress)
-    adapter, trained = as_adapter(fitted.state.params, config.lora), fitted.state.params
-    return Tuned(tuning.base.model, adapter, trained.get("score") if "layers" not in trained else None, fitted.metrics,
-                 tuning.evaluate(fitted.state)[0], merged(tuning.base.model, trained, config.lora))
+    with contextlib.ExitStack() as stack:
+        checkpointer = None
+        if config.held_back.keep == "best":
+            folder = stack.enter_context(tempfile.TemporaryDirectory())
+            checkpointer = stack.enter_context(tuning.checkpointer(Path(folder)))
+        fitted, history = tuning.fit(checkpointer, progress=progress)
+        if fitted.interrupted:
+            raise KeyboardInterrupt
+        state = fitted.state if checkpointer is None else tuning.kept(fitted.state, history, checkpointer)
+    adapter = as_adapter(state.params, config.lora)
+    return Tuned(tuning.base.model, adapter, state.params.get("score") if "layers" not in state.params else None,
+                 state.params if adapter is None else None, fitted.metrics, tuning.evaluate(state)[0])
 
 
 def _rows(config: TuneConfig, rows: Sequence[Mapping[str, Any]]) -> Rows:
@@ -179,6 +197,17 @@ class Tuning:
                      metric=config.held_back.metric, checkpointer=checkpointer, metrics=metrics, progress=progress
                      ), history
 
+    def checkpointer(self, folder: Path) -> Checkpointer:
+        """Opens the checkpoints of the run, which retain the best evaluation if that is to be kept."""
+        best = f"eval_{self.config.held_back.metric}" if self.config.held_back.keep == "best" else None
+        return Checkpointer(folder, best, "min" if self.config.held_back.smaller else "max")
+
+    def kept(self, state: TrainState, history: History, checkpointer: Checkpointer) -> TrainState:
+        """Returns the state to keep: that after the last step, or after the step with the best evaluation."""
+        if self.config.held_back.keep == "last" or not history.steps or history.best == int(state.step):
+            return state
+        return checkpointer.restore(state, history.best).tree
+
     def evaluate(self, state: TrainState) -> tuple[dict[str, dict[str, float | int | None]], dict[str, np.ndarray]]:
         """Computes the metrics of the held-back rows and of each of them, see `run.measure`; empty without rows."""
         if self.held_back is None:
@@ -236,7 +265,7 @@ def prepare(config: TuneConfig, model: Model, rows: Rows, held_back: Rows | None
             file = None
             if reference_cache is not None:
                 name = content_hash(encoded.data, reference_cache[1], str(runner.dtype), str(config.device.quantize),
-                                    str(config.device.params), str(config.lora is None))
+                                    str(config.device.params), str(config.lora is None), jax.default_backend())
                 file = reference_cache[0] / f"{name}.safetensors"
             return dataclasses.replace(encoded, data=compute_reference(runner, trained, frozen, encoded.data, file))
 

@@ -60,7 +60,7 @@ FIRST = {"dpo": math.log(2), "ipo": 25.0, "hinge": 1.0, "apo_zero": 1.0, "kto": 
 
 
 @pytest.mark.parametrize("method, form", [
-    ("dpo", "pairs"), ("kto", "unpaired"), *(pytest.param(*case, marks=pytest.mark.slow) for case in [
+    ("dpo", "pairs"), *(pytest.param(*case, marks=pytest.mark.slow) for case in [("kto", "unpaired"),
         ("dpo", "implicit"), ("ipo", "pairs"), ("hinge", "pairs"), ("apo_zero", "pairs"), ("simpo", "pairs"),
         ("cpo", "pairs"), ("orpo", "pairs"), ("rpo", "pairs"), ("kto", "pairs"), ("sft", "pairs")])])
 def test_language_models(tmp_path, rows, method, form):
@@ -93,6 +93,7 @@ def test_models_with_a_scoring_head(tmp_path, rows, method):
     assert lines[-1]["loss"] < lines[0]["loss"] and "accuracy" in found["eval"]
 
 
+@pytest.mark.slow
 def test_a_stopped_run_continues_bit_for_bit(tmp_path, rows, monkeypatch):
     path, more = rows("pairs"), ("--method=dpo", "--train.save_every=1", "--held_back.every=1")
     assert tune(path, tmp_path / "whole", *more) == 0
@@ -116,6 +117,7 @@ def test_a_stopped_run_continues_bit_for_bit(tmp_path, rows, monkeypatch):
     assert files[0] == files[1]
 
 
+@pytest.mark.slow
 def test_the_best_weights_are_kept_and_training_ends_early(tmp_path, rows):
     """With a rate this high the loss on held-back rows is smallest early."""
     out = tmp_path / "out"
@@ -212,6 +214,7 @@ def test_a_reward_model_is_no_language_model():
     assert parse(Config, ["--data.path=x", "--out=y", "--method=kto"]).objective.reference == "base"
 
 
+@pytest.mark.slow
 def test_the_function_trains_as_the_command_does(tmp_path, rows):
     """The same rows and settings give the same adapter and the same scoring head."""
     from jaxllm.models.peft import adapter_head, load_adapters

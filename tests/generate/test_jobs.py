@@ -199,6 +199,7 @@ def test_a_model_without_a_begin_token(rows, tmp_path, shared):
     assert [row["tokens"] for row in read(tmp_path / "s" / "rows.jsonl")] == [1, 1]
 
 
+@pytest.mark.slow
 def test_another_model_cannot_resume(rows, tmp_path, stories, story_model, capsys):
     """A finished run is not resumed with other weights: rows of two models must not share a file."""
     import shutil

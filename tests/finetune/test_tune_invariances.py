@@ -1,65 +1,71 @@
 """What changes how a step is computed does not change a training run: microbatches, packing, devices, a stop."""
 
+import dataclasses
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
 from jaxllm.cli import main
-from jaxllm.finetune.texts import completion_text, scored_text
 from jaxllm.finetune.tune.config import Config
-from jaxllm.finetune.tune.run import FixedGroups
-from jaxllm.model import Model
-from jaxllm.models import with_score_head
+from jaxllm.finetune.tune.data import read
+from jaxllm.finetune.tune.tuning import prepare, scoring_model
+from jaxllm.model import load
 from jaxllm.parsing import parse
 from jaxllm.train import Checkpointer, read_metrics
-from tests.networks import LLAMA, random_params
 from tests.processes import run_file
-from tests.tuning import trajectory
 
 STEPS, ROWS = 5, 20
 # Weighted losses of the mixture take means over pairs, and over tokens.
 METHODS = {"dpo": ["--method=dpo", "--loss=[sigmoid, ipo, sft]", "--loss_weights=[1.0, 0.01, 0.1]"],
            "sft": ["--method=sft"], "reward": ["--method=reward", "--centering=0.01"]}
 SCRIPT = Path(__file__).with_name("tune_devices.py")
-JOB = ["--lora=null", "--save=nothing", "--train.steps=4", "--train.epochs=null", "--train.batch_size=8",
-       "--train.log_every=1", "--train.lr=1e-4", "--held_back.share=0.2"]
+JOB = ["--lora=null", "--save=nothing", "--train.steps=4", "--train.schedule=constant", "--train.epochs=null",
+       "--train.batch_size=8", "--train.log_every=1", "--train.lr=1e-4", "--held_back.share=0.2"]
 EVERY = ["dpo", *(pytest.param(name, marks=pytest.mark.slow) for name in METHODS if name != "dpo")]
 
 
-def run(method, *arguments, **more):
-    """Trains a small random network; packed by default."""
-    config = parse(Config, ["--data.path=unused", "--out=unused", *METHODS[method], "--lora=null", "--save=nothing",
-                            f"--train.steps={STEPS}", "--train.epochs=null", "--train.batch_size=8",
-                            "--train.log_every=1", "--train.lr=3e-3", "--train.schedule=constant",
-                            "--train.packing=true", *arguments])
-    spec, params = LLAMA, random_params(LLAMA, 0)
-    if method == "reward":
-        spec, params = with_score_head(spec, params, 1)
-    return trajectory(config, Model(spec, params, None), data(method, spec), **more)
-
-
-def data(method, spec):
-    """Draws texts of 5 to 16 tokens, pairs with margins and soft labels, and weights."""
+def make_rows(columns=()):
+    """Draws pairs of texts of different lengths."""
     random = np.random.default_rng(0)
-    draw = lambda: random.integers(3, LLAMA.vocab_size, random.integers(2, 9)).tolist()
-    groups = []
-    for _ in range(ROWS):
-        prompt, answers = draw(), [draw() for _ in range(1 if method == "sft" else 2)]
-        groups.append(tuple(scored_text(spec, prompt + answer) if method == "reward" else
-                            completion_text(prompt + answer, [False] * len(prompt) + [True] * len(answer))
-                            for answer in answers))
-    values = {"weight": random.choice([0.5, 1.0, 2.0], ROWS)}
-    if method != "sft":
-        values |= {"label_probability": random.uniform(0.6, 1.0, ROWS), "margin": random.uniform(0.0, 0.5, ROWS)}
-    return FixedGroups(groups, {name: value.astype(np.float32) for name, value in values.items()}, list(range(ROWS)))
+    places = lambda: " ".join(random.choice(["Rinla", "Dorok", "Selva", "Marun"], random.integers(1, 6)))
+    return [{"prompt": f"{i} ships sail to", "chosen": f" {places()}", "rejected": f" {places()} and back"} |
+            {name: float(random.uniform(0.5, 1.0)) for name in columns} for i in range(ROWS)]
+
+
+def write(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
 
 
 @pytest.fixture(scope="module")
-def plain():
-    """`plain(method)`: the numbers of every step of a packed run."""
+def run(tmp_path_factory):
+    """`run(method, *arguments)`: the numbers of every step of a packed run on rows with weights, margins and soft
+    labels."""
+    columns = {"sft": ["weight"], "dpo": ["weight", "label_probability"],
+               "reward": ["weight", "label_probability", "margin"]}
+    folder, model = tmp_path_factory.mktemp("rows"), load("tiny")
+
+    def run(method, *arguments, steps=STEPS, checkpointer=None, seen=lambda: None):
+        path = write(folder / f"{method}.jsonl", make_rows(columns[method]))
+        config = parse(Config, [f"--data.path={path}", "--out=unused", *METHODS[method], *JOB, "--train.packing=true",
+                                f"--train.steps={STEPS}", "--held_back.share=0", *arguments])
+        (rows, _), lines = read(config, None), []
+        tuning = prepare(config, scoring_model(config, model, []), rows, None, limit_bad=0.0, progress=False)
+        tuning = dataclasses.replace(tuning, settings=dataclasses.replace(tuning.settings, steps=steps))
+        tuning.fit(checkpointer, SimpleNamespace(write=lambda step, values: lines.append(dict(values, seen=seen()))),
+                   progress=False)
+        return lines
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def plain(run):
+    """`plain(method)`: a run that is not changed."""
     made = {}
     return lambda method: made.setdefault(method, run(method))
 
@@ -68,10 +74,7 @@ def plain():
 def one_device(tmp_path_factory):
     """Rows, and the numbers of a job on one device by method."""
     folder = tmp_path_factory.mktemp("one device")
-    random, rows = np.random.default_rng(0), folder / "rows.jsonl"
-    places = lambda: " ".join(random.choice(["Rinla", "Dorok", "Selva", "Marun"], random.integers(1, 6)))
-    rows.write_text("".join(json.dumps({"prompt": f"{i} ships sail to", "chosen": f" {places()}",
-                                        "rejected": f" {places()} and back"}) + "\n" for i in range(ROWS)))
+    rows = write(folder / "rows.jsonl", make_rows())
     for method in METHODS:
         assert main(["tune", f"--method={method}", f"--data.path={rows}", f"--out={folder / method}", *JOB]) == 0
     return rows, {method: read_job(folder / method) for method in METHODS}
@@ -99,13 +102,13 @@ def assert_same(lines, expected, limit=1e-5):
 @pytest.mark.parametrize("method", EVERY)
 @pytest.mark.parametrize("change", ["--train.accumulate=4", pytest.param("--train.packing=false",
                                                                          marks=pytest.mark.slow)])
-def test_microbatches_and_packing(plain, method, change):
+def test_microbatches_and_packing(run, plain, method, change):
     assert_same(run(method, change), plain(method))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
-def test_a_stopped_run_goes_on(tmp_path, plain, method):
+def test_a_stopped_run_goes_on(tmp_path, run, plain, method):
     """Bit for bit: order, moments and reference model are those of the whole run."""
     lines = []
     for steps in (2, STEPS):
@@ -115,7 +118,7 @@ def test_a_stopped_run_goes_on(tmp_path, plain, method):
 
 
 @pytest.mark.parametrize("method", EVERY)
-def test_a_step_compiles_nothing_anew(programs, method):
+def test_a_step_compiles_nothing_anew(run, programs, method):
     lines = run(method, seen=programs)
     assert len({line["seen"] for line in lines}) == 1
 

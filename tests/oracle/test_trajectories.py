@@ -36,14 +36,14 @@ from trl.experimental.orpo import ORPOConfig, ORPOTrainer  # noqa: E402
 from jaxllm.devices import open_mesh  # noqa: E402
 from jaxllm.finetune.trainable import init_trained  # noqa: E402
 from jaxllm.finetune.tune.config import Config  # noqa: E402
-from jaxllm.finetune.tune.data import encode, read  # noqa: E402
-from jaxllm.finetune.tune.job import load_model  # noqa: E402
+from jaxllm.finetune.tune.data import read  # noqa: E402
+from jaxllm.finetune.tune.tuning import prepare, scoring_model  # noqa: E402
+from jaxllm.model import load  # noqa: E402
 from jaxllm.models import Adapter, load_spec  # noqa: E402
 from jaxllm.models.peft import save_adapter  # noqa: E402
 from jaxllm.parsing import parse  # noqa: E402
 from jaxllm.train import row_indices  # noqa: E402
 from scripts.parity_networks import GROUPED, Network, torch_model  # noqa: E402
-from tests.tuning import trajectory  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -108,10 +108,12 @@ def ours(folder, kind, *arguments):
     data_file = folder.parent / f"{kind}.jsonl"
     data_file.write_text("".join(json.dumps(row) + "\n" for row in make_rows(kind)))
     config = parse(Config, [f"--data.path={data_file}", "--out=unused", f"--model={folder}", "--save=nothing",
-                            *SETTINGS, *arguments])
-    rows, _ = read(config, None)
-    model = load_model(config, open_mesh(config.mesh), rows.labels)
-    return trajectory(config, model, encode(config, model, rows).data)
+                            "--held_back.share=0", *SETTINGS, *arguments])
+    (rows, _), lines = read(config, None), []
+    model = scoring_model(config, load(folder), rows.labels)
+    prepare(config, model, rows, None, limit_bad=0.0, progress=False).fit(
+        metrics=SimpleNamespace(write=lambda step, values: lines.append(dict(values))), progress=False)
+    return lines
 
 
 def theirs(trainer, config, model, folder, rows, **settings):

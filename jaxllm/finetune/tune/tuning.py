@@ -198,7 +198,7 @@ class Tuning:
                      ), history
 
     def checkpointer(self, folder: Path) -> Checkpointer:
-        """Opens the checkpoints of the run, which retain the best evaluation if that is to be kept."""
+        """Opens the checkpoints of the run, which retain the best evaluation where `held_back.keep` is best."""
         best = f"eval_{self.config.held_back.metric}" if self.config.held_back.keep == "best" else None
         return Checkpointer(folder, best, "min" if self.config.held_back.smaller else "max")
 

@@ -47,7 +47,7 @@ from scripts.parity_networks import GROUPED, Network, torch_model  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
-STEPS, BATCH, ROWS, LR, DECAY, SEED = 20, 4, 24, 1e-3, 0.01, 3
+STEPS, BATCH, ROWS, LR, DECAY, SEED = 20, 4, 24, 5e-4, 0.01, 3
 LIMIT = 1e-4
 SETTINGS = [f"--train.steps={STEPS}", "--train.epochs=null", f"--train.batch_size={BATCH}", "--train.log_every=1",
             f"--train.lr={LR}", "--train.schedule=constant", f"--train.weight_decay={DECAY}", "--train.remat=none",

@@ -12,6 +12,7 @@ from jaxllm.devices import make_mesh
 from jaxllm.finetune.objectives import Objective, make_objective_loss
 from jaxllm.finetune.texts import _assign, completion_text, make_batch, row_shape, scored_text
 from jaxllm.finetune.tune import TuneConfig
+from jaxllm.finetune.tune.data import _ld_weighted
 from jaxllm.finetune.tune.run import FixedGroups, Runner, UnpairedGroups, make_shape, measure, padding
 from jaxllm.finetune.tune.tuning import train_settings
 from jaxllm.models import unembedding
@@ -190,3 +191,12 @@ def test_kto_reports_its_reference_point_over_all_rows():
     assert found["kl"]["mean"] == pytest.approx(max(0.0, ratios.mean()), rel=1e-5) and found["kl"]["ci_low"] is None
     assert "rewards/rejected" not in found and "rewards/margins" not in found and "kl" not in by_row
     assert found["loss"]["ci_low"] is None and found["rewards/chosen"]["n"] == 6
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.5])
+def test_weights_of_long_completions(alpha):
+    """Tokens beyond the shorter completion are weighted by alpha, and count in its length even where that is 0."""
+    short, long = _ld_weighted([text([5], [6, 7]), text([5], [8, 9, 10, 11])], alpha)
+    assert short.weights.tolist() == [1, 1]
+    assert_allclose(long.weights, [1, 1, alpha, alpha], atol=1e-20)
+    assert (long.weights > 0).all()

@@ -199,8 +199,8 @@ def _pairs(config: TuneConfig, model: Model, labels: list[str], longest: int) ->
 def _ld_weighted(texts: Sequence[Text], alpha: float) -> list[Text]:
     """Weights tokens beyond the length of the shorter completion by alpha (LD-DPO, 2409.06411).
 
-    They stay part of the completion, whose length some losses divide by, at an alpha of 0 too: a weight of 0 is for
-    tokens outside of it.
+    They count in the length that some losses divide by even if alpha is 0: a weight of 0 marks tokens outside of the
+    completion.
     """
     public = min(int((text.weights > 0).sum()) for text in texts)
     tail = lambda text: (np.cumsum(text.weights > 0) > public) & (text.weights > 0)

@@ -227,7 +227,7 @@ def measure_memory(pairs: int = 4, length: int = 512, vocab: int = 128_256, widt
 def child(side: str, *arguments: object, threads: int) -> dict[str, Any]:
     """Runs a side in a fresh process with a number of threads."""
     environment = dict(os.environ, OMP_NUM_THREADS=str(threads), JAX_PLATFORMS="cpu", HF_HUB_OFFLINE="1",
-                       TOKENIZERS_PARALLELISM="false", PYTHONWARNINGS="ignore")
+                       TOKENIZERS_PARALLELISM="false", PYTHONWARNINGS="ignore", TQDM_DISABLE="1")
     done = subprocess.run([sys.executable, __file__, "--side", side, *map(str, arguments)], env=environment,
                           stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])

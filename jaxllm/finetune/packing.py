@@ -1,11 +1,8 @@
-"""Packed training rows: several targets share a row, and a common prefix is read once.
+"""Packed rows of targets: several targets share a row, and the teacher reads a document once for all its questions.
 
-A view (the token sequence of the student or of the teacher) is placed in a row in one of two ways:
-
-    segments    texts one after the other, each with its own segment id and positions from 0
-    branches    one segment holds a shared prefix (branch 0) and the rests of several texts (branches 1, 2, ...); their
-                positions continue after the prefix: a document with all its questions, a prompt with its chosen and
-                rejected completion
+    segments    the student's views one after the other, each with its own segment id and positions from 0
+    branches    of the teacher's views one segment holds a shared prefix (branch 0), the document, and the rests of
+                several views (branches 1, 2, ...), with positions that continue after the prefix
 
 Hidden states and gradients equal those of padded rows up to rounding. A shared state predicts the first token of
 several texts, so losses are computed over *predictions*: every predicted token of every target names the state of its
@@ -36,30 +33,26 @@ class PackedShape:
         student, teacher: tokens of a row in either view; teacher 0 packs the student's view alone.
         targets: the most targets of a row.
         predictions: the most predicted tokens of a row.
-        share_prompt: targets of a row with the same prompt share it in the student's view.
     """
 
     student: int
     teacher: int
     targets: int
     predictions: int
-    share_prompt: bool = False
 
 
-def packed_shape(lengths: tuple[int, int], targets_per_row: int = 4, *, teacher: bool = True,
-                 share_prompt: bool = False) -> PackedShape:
+def packed_shape(lengths: tuple[int, int], targets_per_row: int = 4, *, teacher: bool = True) -> PackedShape:
     """Chooses row lengths that hold any `targets_per_row` targets of one document, or any one target.
 
     Args:
         lengths: lengths of the student's and the teacher's view of any target, from `common_lengths`.
         targets_per_row: the most targets of a row.
         teacher: pack the teacher's view too.
-        share_prompt: see `PackedShape`.
     """
     student = lengths[0] * targets_per_row
     # The document is read once; of every further target only its own text is added.
     return PackedShape(student, lengths[1] + lengths[0] * (targets_per_row - 1) if teacher else 0, targets_per_row,
-                       student, share_prompt)
+                       student)
 
 
 def row_counts(batch_size: int, multiple: int) -> tuple[int, ...]:
@@ -151,34 +144,31 @@ class _Row:
 
     def __init__(self, shape: PackedShape):
         self.shape = shape
-        self.student, self.teacher = _Rows(shape.share_prompt), _Rows(True)
+        self.student, self.teacher = _Rows(False), _Rows(True)
         self.targets = 0
-        # Per prediction: student index, teacher index, label, target slot, type, has context, number, state; and 1 / n.
+        # Per prediction: student index, teacher index, label, type, has context, number, state; and 1 / n.
         self.predictions: list[tuple[int, ...]] = []
         self.weights: list[float] = []
 
-    def cost(self, group: Sequence[Target]) -> int | None:
-        """Counts the tokens that a group of targets adds, an upper bound; None where it does not fit."""
+    def cost(self, target: Target) -> int | None:
+        """Counts the tokens that a target adds; None where it does not fit."""
         shape = self.shape
-        student = sum(self.student.new_tokens(target.student, target.prompt_tokens) for target in group)
-        teacher = 0
-        if shape.teacher:
-            teacher = sum(self.teacher.new_tokens(target.teacher, target.offset) for target in group)
-        predictions = sum(len(_predicting_states(target)) for target in group)
-        fits = (self.targets + len(group) <= shape.targets and len(self.student.tokens) + student <= shape.student
+        student = len(target.student)
+        teacher = self.teacher.new_tokens(target.teacher, target.offset) if shape.teacher else 0
+        fits = (self.targets < shape.targets and len(self.student.tokens) + student <= shape.student
                 and len(self.teacher.tokens) + teacher <= shape.teacher
-                and len(self.predictions) + predictions <= shape.predictions)
+                and len(self.predictions) + len(_predicting_states(target)) <= shape.predictions)
         return student + teacher if fits else None
 
     def add(self, target: Target, number: int) -> None:
         """Places target `number` of the batch."""
         states = _predicting_states(target)
-        student = self.student.add(target.student, target.prompt_tokens)
+        student = self.student.add(target.student, 0)
         teacher = self.teacher.add(target.teacher, target.offset) if self.shape.teacher else None
         for state in states:
             self.predictions.append((
                 int(student[state]), 0 if teacher is None else int(teacher[target.offset + state]),
-                target.student[state + 1], self.targets, target.target_type, int(target.offset > 0), number, state))
+                target.student[state + 1], target.target_type, int(target.offset > 0), number, state))
         self.weights += [1.0 / len(states)] * len(states)
         self.targets += 1
 
@@ -193,11 +183,10 @@ class PackedTargets:
     """Targets in packed rows.
 
     Attributes:
-        batch: `student`, `student_segments`, `student_positions` `[R, Ts]`, with `student_branches` where prompts are
-            shared; the same of `teacher`, with branches, `[R, Tt]`; and `[R, N]` for every predicted token:
-            `student_index`, `teacher_index` (states of the same row), `labels`, `weights` (float32, one over the number
-            of predicted tokens of the target, 0 for padding), `target_slot` (target within the row), `target_type`,
-            `has_context`; and `row` `[R]`, number in the batch.
+        batch: `student`, `student_segments`, `student_positions` `[R, Ts]`; the same of `teacher`, and
+            `teacher_branches`, `[R, Tt]`; and `[R, N]` for every predicted token: `student_index`, `teacher_index`
+            (states of the same row), `labels`, `weights` (float32, one over the number of predicted tokens of the
+            target, 0 for padding), `target_type`, `has_context`; and `row` `[R]`, number in the batch.
         number, state: `[R, N]`, the target in the list given, and the state in its student view; -1 for padding.
     """
 
@@ -206,43 +195,39 @@ class PackedTargets:
     state: np.ndarray
 
 
-def pack_targets(groups: Sequence[Sequence[Target]], shape: PackedShape, counts: Sequence[int]) -> PackedTargets:
+def pack_targets(targets: Sequence[Target], shape: PackedShape, counts: Sequence[int]) -> PackedTargets:
     """Packs targets into rows.
 
     Args:
-        groups: targets that have to share a row, each group by itself: one target, or the two of a preference pair.
+        targets: targets; those without a predicted token are left out.
         shape: from `packed_shape`.
         counts: from `row_counts`; the number of rows is the smallest of these that is enough.
 
     Raises:
-        ValueError: a group does not fit a row, or the last of `counts` is too small.
+        ValueError: a target does not fit a row, or the last of `counts` is too small.
     """
     rows: list[_Row] = []
-    starts = np.cumsum([0, *map(len, groups)])
     # Targets of one document come one after the other, those with the longest context first.
-    order = sorted(range(len(groups)), key=lambda i: (-max((t.offset for t in groups[i]), default=0), [
-        t.teacher[:t.offset] for t in groups[i]], -sum(len(t.student) for t in groups[i])))
+    order = sorted(range(len(targets)), key=lambda i: (
+        -targets[i].offset, targets[i].teacher[:targets[i].offset], -len(targets[i].student)))
     for i in order:
-        group = [target for target in groups[i] if len(_predicting_states(target))]
-        if not group:
+        target = targets[i]
+        if not len(_predicting_states(target)):
             continue
-        costs = [(cost, n) for n, row in enumerate(rows) if (cost := row.cost(group)) is not None]
+        costs = [(cost, n) for n, row in enumerate(rows) if (cost := row.cost(target)) is not None]
         if not costs:
             rows.append(_Row(shape))
-            if rows[-1].cost(group) is None:
-                raise ValueError(f"targets with {[len(t.student) for t in group]} student and "
-                                 f"{[len(t.teacher) for t in group]} teacher tokens do not fit a row of {shape}")
-        row = rows[min(costs)[1]] if costs else rows[-1]
-        for target, number in zip(groups[i], range(starts[i], starts[i + 1]), strict=True):
-            if len(_predicting_states(target)):
-                row.add(target, number)
+            if rows[-1].cost(target) is None:
+                raise ValueError(f"a target with {len(target.student)} student and {len(target.teacher)} teacher "
+                                 f"tokens does not fit a row of {shape}")
+        (rows[min(costs)[1]] if costs else rows[-1]).add(target, i)
     return _arrays(rows, shape, bucket(max(len(rows), 1), counts))
 
 
 def _arrays(rows: Sequence[_Row], shape: PackedShape, count: int) -> PackedTargets:
     batch: dict[str, np.ndarray] = {}
     # Without branches the mask follows from the segments, which flash attention kernels support.
-    views = [("student", shape.student, shape.share_prompt), ("teacher", shape.teacher, True)]
+    views = [("student", shape.student, False), ("teacher", shape.teacher, True)]
     for name, length, branches in [view for view in views if view[1]]:
         for field in ("tokens", "segments", "positions", *(["branches"] if branches else [])):
             key = name if field == "tokens" else f"{name}_{field}"
@@ -250,17 +235,17 @@ def _arrays(rows: Sequence[_Row], shape: PackedShape, count: int) -> PackedTarge
             for number, row in enumerate(rows):
                 values = getattr(getattr(row, name), field)
                 batch[key][number, :len(values)] = values
-    table = np.zeros((count, shape.predictions, 8), np.int32)
-    table[..., 6:] = -1
+    table = np.zeros((count, shape.predictions, 7), np.int32)
+    table[..., 5:] = -1
     batch["weights"] = np.zeros((count, shape.predictions), np.float32)
     for number, row in enumerate(rows):
         size = len(row.predictions)
         table[number, :size] = row.predictions
         batch["weights"][number, :size] = row.weights
-    columns = ("student_index", "teacher_index", "labels", "target_slot", "target_type", "has_context")
+    columns = ("student_index", "teacher_index", "labels", "target_type", "has_context")
     batch["row"] = np.arange(count, dtype=np.int32)
     batch |= {name: np.ascontiguousarray(table[..., i]) for i, name in enumerate(columns)}
-    return PackedTargets(batch, table[..., 6], table[..., 7])
+    return PackedTargets(batch, table[..., 5], table[..., 6])
 
 
 def is_packed(batch: dict[str, Any]) -> bool:
@@ -277,15 +262,3 @@ def view_of(batch: dict[str, Any], view: str) -> dict[str, Any]:
 def gather_states(hidden: jax.Array, index: jax.Array) -> jax.Array:
     """Selects states `[R, N, D]` of `hidden` `[R, T, D]` by row index `[R, N]`."""
     return jnp.take_along_axis(hidden, index[..., None], axis=1)
-
-
-def per_target_sums(values: jax.Array, batch: dict[str, Any], targets: int) -> jax.Array:
-    """Sums `values` `[R, N]` of the predicted tokens of each target: `[R, targets]`, 0 for slots without a target.
-
-    Args:
-        values: log-probabilities of the labels, for example.
-        batch: from `pack_targets`.
-        targets: `PackedShape.targets`.
-    """
-    slots = jax.nn.one_hot(batch["target_slot"], targets, dtype=jnp.float32)
-    return jnp.einsum("rn,rnt->rt", jnp.where(batch["weights"] > 0, values, 0.0), slots, precision="highest")

@@ -180,7 +180,7 @@ def run_plan(base: Generator, targets: TargetSource, plan: TrainPlan, *, checkpo
     frozen: Callable[[], Any] = base.training_params
     lengths = plan.student_length, plan.teacher_length
     counts = row_counts(train.batch_size, train.accumulate * plan.mesh.shape["data"] * plan.mesh.shape["fsdp"])
-    pack: Any = lambda targets: pack_targets([[target] for target in targets], cast(Any, plan.packing), counts)
+    pack: Any = lambda targets: pack_targets(targets, cast(Any, plan.packing), counts)
     batch = lambda step: collate(step_targets(step), *lengths)
     if plan.packing is not None:
         batch = lambda step: pack(step_targets(step)).batch

@@ -10,21 +10,19 @@ import pytest
 from numpy.testing import assert_allclose
 
 from jaxllm.errors import UserError
-from jaxllm.finetune.distill import Objective, make_loss, student_states
+from jaxllm.finetune.distill import Objective, make_loss
 from jaxllm.finetune.packing import (
     PackedShape,
     check_packing,
     pack_targets,
     packed_shape,
-    per_target_sums,
     row_counts,
 )
 from jaxllm.finetune.targets import EMPTY, build_target, collate, common_lengths, continuation
 from jaxllm.finetune.teacher_cache import TeacherCache
 from jaxllm.generate import Generator
 from jaxllm.model import Model
-from jaxllm.models import LoraConfig, Rope, unembedding, unstack_layers
-from jaxllm.ops import token_logprobs
+from jaxllm.models import LoraConfig, Rope, unstack_layers
 from jaxllm.train import init_state, make_mesh, make_train_step
 from tests.networks import GPT2, LLAMA, random_adapter, random_params
 
@@ -44,7 +42,7 @@ def document_targets():
 def test_rows_by_hand():
     """A document and two questions: the teacher reads it once; the state before a question belongs to its branch."""
     targets = [build_target((1,), (10, 11, 12), ids, "qa") for ids in ((20, 21), (30, 31, 32))]
-    packed = pack_targets([[target] for target in targets], PackedShape(8, 10, 2, 6), (1, 2))
+    packed = pack_targets(targets, PackedShape(8, 10, 2, 6), (1, 2))
     row = {name: values[0].tolist() for name, values in packed.batch.items()}
     # The longer target first; shared is as much as there are context tokens: prefix, 10, 11.
     assert row["teacher"] == [1, 10, 11, 12, 30, 31, 32, 12, 20, 21]
@@ -62,7 +60,7 @@ def test_rows_by_hand():
 def packed_and_padded(targets, per_row=4, counts=None, **options):
     lengths = common_lengths(targets, 64)
     shape = packed_shape(lengths, per_row, **options)
-    packed = pack_targets([[target] for target in targets], shape, counts or row_counts(len(targets), 1))
+    packed = pack_targets(targets, shape, counts or row_counts(len(targets), 1))
     return packed.batch, collate(targets, *lengths)
 
 
@@ -140,7 +138,7 @@ def test_cached_teacher_probabilities_follow_their_targets(llama):
     lengths = common_lengths(targets, 64)
     teacher = Generator(Model(spec, params, None))
     cache = TeacherCache(teacher, None, 16, lengths, len(targets), 1.0, jnp.float32, make_mesh(1))
-    packed = pack_targets([[target] for target in targets], packed_shape(lengths, teacher=False), (4,))
+    packed = pack_targets(targets, packed_shape(lengths, teacher=False), (4,))
     assert_same(make_loss(spec, "distill", adapter.scale), adapter.params, params,
                 cache.packed_batch(packed, targets), cache.batch(targets), weight=9)
 
@@ -161,52 +159,15 @@ def test_accumulation_over_packed_rows(llama):
         jax.tree.map(lambda a, b: assert_allclose(a, b, atol=1e-5), other, results[0])
 
 
-@pytest.mark.slow
-def test_a_preference_pair_shares_its_prompt(llama):
-    """Summed log-probabilities of chosen and rejected, and the gradient of their difference."""
-    spec, params = llama
-    pairs = [(tuple(range(5, 5 + size)), (30, 31, 32), (40, 41)) for size in (4, 6, 3)]
-    completion = lambda prompt, ids: build_target((1,), (), (*prompt, *ids), "qa", len(prompt), True)
-    groups = [[completion(prompt, chosen), completion(prompt, rejected)] for prompt, chosen, rejected in pairs]
-    targets = [target for group in groups for target in group]
-    shape = packed_shape(common_lengths(targets, 64), 4, teacher=False, share_prompt=True)
-    packed = pack_targets(groups, shape, row_counts(3, 1))
-    assert len(packed.batch["student"]) == 2 and "teacher" not in packed.batch
-    # Every prompt, with the prefix, is there once.
-    assert np.count_nonzero(packed.batch["student_segments"]) == sum(1 + len(p) + len(c) + len(r) for p, c, r in pairs)
-
-    def sums(params):
-        hidden = student_states(spec, params, None, packed.batch)
-        logprobs = token_logprobs(hidden, unembedding(spec, params), packed.batch["labels"])
-        return per_target_sums(logprobs, packed.batch, 4)
-
-    padded = collate(targets, *common_lengths(targets, 64))
-
-    def alone(params):
-        hidden = student_states(spec, params, None, padded)
-        logprobs = token_logprobs(hidden, unembedding(spec, params), jnp.roll(padded["student"], -1, 1))
-        index = np.arange(logprobs.shape[1])[None]
-        lengths = np.array([len(target.student) for target in targets])[:, None]
-        return jnp.where((index + 1 >= padded["masked_tokens"][:, None]) & (index + 1 < lengths), logprobs, 0).sum(1)
-
-    slots = {int(n): (row, packed.batch["target_slot"][row, np.argmax(packed.number[row] == n)])
-             for row in range(2) for n in np.unique(packed.number[row]) if n >= 0}
-    ours, wanted = jax.jit(sums)(params), jax.jit(alone)(params)
-    assert_allclose([ours[slots[n]] for n in range(6)], wanted, atol=1e-5)
-    margin = lambda values: values[..., 0::2].sum() - values[..., 1::2].sum()
-    packed_slopes, slopes = (jax.jit(jax.grad(lambda p, of=of: margin(of(p))))(params) for of in (sums, alone))
-    jax.tree.map(lambda a, b: assert_allclose(a, b, atol=1e-5, rtol=1e-4), packed_slopes, slopes)
-
-
 def test_row_counts_are_bucketed_and_compile_once_each():
     assert row_counts(16, 1) == (1, 2, 3, 4, 6, 8, 12, 16) and row_counts(6, 4) == (4, 8)
     targets = document_targets()
     shape = packed_shape(common_lengths(targets, 64))
-    shapes = {tuple(pack_targets([[t] for t in targets[:n]], shape, row_counts(10, 2)).batch["student"].shape)
+    shapes = {tuple(pack_targets(targets[:n], shape, row_counts(10, 2)).batch["student"].shape)
               for n in range(1, 11)}
     assert len(shapes) <= 2
-    with pytest.raises(ValueError, match="do not fit a row"):
-        pack_targets([[targets[0]]], dataclasses.replace(shape, teacher=8), (1,))
+    with pytest.raises(ValueError, match="does not fit a row"):
+        pack_targets([targets[0]], dataclasses.replace(shape, teacher=8), (1,))
 
 
 def test_models_with_a_length_dependent_rotary_embedding_are_refused():

@@ -13,13 +13,14 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax.numpy as jnp
 from jax import lax
 from jax.nn import log_sigmoid, relu, sigmoid
 
-DIVERGENCES = ("reverse_kl", "forward_kl", "js_divergence", "alpha_divergence")
+FDivergence = Literal["reverse_kl", "forward_kl", "js_divergence", "alpha_divergence"]
+DIVERGENCES: tuple[FDivergence, ...] = get_args(FDivergence)
 # exp(80) is finite in float32, and so is the square of 1e18.
 MAX_EXPONENT = 80.0
 MAX_SQUARED = 1e18
@@ -29,20 +30,23 @@ MIN_NLL = 1e-6
 
 @dataclasses.dataclass(frozen=True)
 class PreferenceSettings:
-    """Settings of a loss; None is the default of that loss, see `defaults`.
+    """Settings of preference losses; null is the default of the loss, see `defaults`.
 
-    Attributes:
+    Args:
         beta: scale of the rewards; a larger one keeps the policy closer to the reference model.
-        label_smoothing: probability that a label is wrong, at most 0.5.
-        gamma: margin between the rewards of SimPO and AlphaPO.
-        alpha: shape of the rewards of AlphaPO; 0 is the mean log-probability.
-        tau: temperature of the mixing weight of DiscoPOP.
-        margin: margin between the summed log-probabilities of SLiC-HF.
-        nll_weight: weight of the mean negative log-likelihood of the chosen completion's tokens.
-        length_normalized: IPO takes means over tokens; false takes sums.
-        divergence: one of `DIVERGENCES`, from the reference model (f-DPO, 2309.16240).
-        divergence_alpha: order of `alpha_divergence`; at 1 it is `reverse_kl`.
-        desirable_weight, undesirable_weight: factors of the losses of unpaired rows.
+        label_smoothing: probability that a label is wrong, at most 0.5, for cdpo, robust, exo_pair and some others.
+        gamma: margin between the rewards of simpo and alphapo.
+        alpha: shape of the rewards of alphapo; 0 is the mean log-probability.
+        tau: temperature of the mixing weight of discopop.
+        margin: margin between the summed log-probabilities of slic_hf.
+        nll_weight: weight of the mean negative log-likelihood of the chosen completion's tokens, for cpo, simpo,
+            alphapo and slic_hf.
+        length_normalized: whether ipo takes means over tokens; false takes sums.
+        divergence: from the reference model (f-DPO, 2309.16240): reverse_kl, forward_kl, js_divergence or
+            alpha_divergence.
+        divergence_alpha: order of alpha_divergence; at 1 it is reverse_kl.
+        desirable_weight: factor of the loss of desirable unpaired rows.
+        undesirable_weight: factor of the loss of undesirable unpaired rows.
     """
 
     beta: float | None = None
@@ -53,7 +57,7 @@ class PreferenceSettings:
     margin: float | None = None
     nll_weight: float | None = None
     length_normalized: bool | None = None
-    divergence: str | None = None
+    divergence: FDivergence | None = None
     divergence_alpha: float | None = None
     desirable_weight: float | None = None
     undesirable_weight: float | None = None

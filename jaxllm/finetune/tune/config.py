@@ -22,38 +22,14 @@ METHODS: dict[str, tuple[Kind, str | None]] = {
 
 
 @dataclass(frozen=True)
-class PreferenceConfig:
+class PreferenceConfig(PreferenceSettings):
     """Settings of preference losses; null is the default of the loss.
 
     Args:
-        beta: scale of the implicit reward; a larger one keeps the policy closer to the reference model.
-        label_smoothing: probability that a label is wrong, for cdpo, robust and exo_pair.
-        gamma: margin of simpo and alphapo.
-        alpha: shape of the reward of alphapo.
-        tau: temperature of the mixing weight of discopop.
-        margin: margin of slic_hf.
-        nll_weight: weight of the negative log-likelihood of the chosen completion in cpo, simpo, alphapo and slic_hf.
-        length_normalized: whether ipo takes means over tokens.
-        divergence: between policy and reference model: reverse_kl, forward_kl, js_divergence or alpha_divergence.
-        divergence_alpha: order of the alpha divergence.
-        desirable_weight: factor of desirable rows in kto.
-        undesirable_weight: factor of undesirable rows in kto.
         ld_alpha: weight of the tokens beyond the length of the shorter completion (LD-DPO); 1 is plain DPO.
         wpo: weight pairs by how probable the policy finds them (WPO).
     """
 
-    beta: float | None = None
-    label_smoothing: float | None = None
-    gamma: float | None = None
-    alpha: float | None = None
-    tau: float | None = None
-    margin: float | None = None
-    nll_weight: float | None = None
-    length_normalized: bool | None = None
-    divergence: Literal["reverse_kl", "forward_kl", "js_divergence", "alpha_divergence"] | None = None
-    divergence_alpha: float | None = None
-    desirable_weight: float | None = None
-    undesirable_weight: float | None = None
     ld_alpha: float = 1.0
     wpo: bool = False
 
@@ -62,7 +38,7 @@ class PreferenceConfig:
 
     @property
     def settings(self) -> PreferenceSettings:
-        """The settings of the loss functions."""
+        """The settings of the loss functions alone."""
         return PreferenceSettings(**{one.name: getattr(self, one.name) for one in fields(PreferenceSettings)})
 
 

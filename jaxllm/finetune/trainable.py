@@ -7,17 +7,20 @@ Without heads the tree is the adapter's (or the model's) own; with heads it is `
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 
+from jaxllm.devices import DeviceConfig
 from jaxllm.errors import UserError
 from jaxllm.model import Model
 from jaxllm.models import Adapter, LoraConfig, init_adapter, init_value_head, merge_adapter
 from jaxllm.models.adapters import adapter_axes
 from jaxllm.models.network import Params
+from jaxllm.models.quantized import scheme_of
 from jaxllm.train import shardings
 
 HeadName = Literal["value_head", "score"]
@@ -54,6 +57,27 @@ def init_trained(model: Model, lora: LoraConfig | None, mesh: jax.sharding.Mesh,
         axes = jax.tree.map(lambda leaf: (None,) * leaf.ndim, head)
         tree[name] = jax.device_put(head, shardings(axes, mesh, head))
     return tree
+
+
+def trainable_model(model: Model, lora: LoraConfig | None, device: DeviceConfig) -> Model:
+    """Returns the model with its weights in the dtype that they are trained in; with an adapter the model itself.
+
+    Updates of bfloat16 weights would mostly be rounded away, see `DeviceConfig`.
+
+    Args:
+        model: the model.
+        lora: settings of the adapter; None trains all weights.
+        device: dtype of weights that are all trained.
+
+    Raises:
+        UserError: the weights are quantized, and there is no adapter to train.
+    """
+    if lora is not None:
+        return model
+    if scheme_of(model.params) is not None:
+        raise UserError("quantized weights are frozen, and lora is null", "lora", "train an adapter")
+    cast = lambda leaf: leaf.astype(device.trained_dtype)
+    return dataclasses.replace(model, params=jax.tree.map(cast, model.params))
 
 
 def student_of(trained: Any, frozen: Params, scale: float | None, dropout: float = 0.0

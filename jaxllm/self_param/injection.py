@@ -14,10 +14,10 @@ from jaxllm.finetune.distill import Objective
 from jaxllm.finetune.on_policy import longest_completions, on_policy_sampling
 from jaxllm.finetune.run import TrainPlan, make_plan, run_plan
 from jaxllm.finetune.targets import common_lengths, interleave, purpose_seed
+from jaxllm.finetune.trainable import trainable_model
 from jaxllm.generate import Generator
 from jaxllm.model import Model
 from jaxllm.models import Adapter, Params, merge_adapter
-from jaxllm.models.quantized import scheme_of
 from jaxllm.self_param.chunking import chunk_documents
 from jaxllm.self_param.config import InjectConfig, Method
 from jaxllm.self_param.data import QA_ROW, TEXT_ROW, Document, format_examples, shuffle_texts
@@ -92,8 +92,8 @@ def inject(model: Model, documents: str | Sequence[str], *,
     if not texts_given:
         raise UserError("there is no document", "documents")
     mesh = open_mesh(config.mesh)
-    generator = Generator(trainable_model(model, config), dtype=config.device.compute_dtype, mesh=mesh,
-                          batch_size=config.generation_batch_size)
+    generator = Generator(trainable_model(model, config.lora, config.device), dtype=config.device.compute_dtype,
+                          mesh=mesh, batch_size=config.generation_batch_size)
     prompts = Prompts(model, config.format, append_eos=config.qa_pairs.append_eos)
     prompts = dataclasses.replace(prompts, examples=_examples(config, prompts.format, pairs is not None))
     chunked = chunk_documents(config, prompts, [Document(text) for text in texts_given])
@@ -130,22 +130,6 @@ def _unrelated(config: InjectConfig, generator: Generator) -> list[list[int]]:
         rows = read_rows(config.unrelated.path, TEXT_ROW)
         texts = shuffle_texts([row["text"] for row in rows.rows], config.seed)
     return sample_unrelated(config, generator, texts)[0]
-
-
-def trainable_model(model: Model, config: InjectConfig) -> Model:
-    """Returns the model with its weights in the dtype that they are trained in; with an adapter the model itself.
-
-    Updates of bfloat16 weights would mostly be rounded away, see `DeviceConfig`.
-
-    Raises:
-        UserError: the weights are quantized, and there is no adapter to train.
-    """
-    if config.lora is not None:
-        return model
-    if scheme_of(model.params) is not None:
-        raise UserError("quantized weights are frozen, and lora is null", "lora", "train an adapter")
-    cast = lambda leaf: leaf.astype(config.device.trained_dtype)
-    return dataclasses.replace(model, params=jax.tree.map(cast, model.params))
 
 
 def _examples(config: InjectConfig, template: Format, given: bool) -> str:

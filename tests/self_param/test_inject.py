@@ -11,12 +11,13 @@ from jaxllm.assets import asset_path
 from jaxllm.config import SamplingConfig
 from jaxllm.errors import UserError
 from jaxllm.files import read_jsonl
+from jaxllm.finetune.trainable import trainable_model
 from jaxllm.generate import Generator
 from jaxllm.model import Model, load
 from jaxllm.models.quantized import quantize_params
 from jaxllm.self_param import FormatConfig, InjectConfig, Prompts, inject
 from jaxllm.self_param.config import MixtureConfig, QAPairConfig, UnrelatedConfig
-from jaxllm.self_param.injection import _epoch_targets, trainable_model
+from jaxllm.self_param.injection import _epoch_targets
 from jaxllm.self_param.targets import document_targets
 from jaxllm.train.config import TrainConfig
 from tests.letters import Letters
@@ -39,11 +40,12 @@ def test_weights_that_are_all_trained_are_float32(model):
     """Of a bfloat16 checkpoint too; an adapter leaves the base as it is, and quantized weights need one."""
     half = dataclasses.replace(model, params=jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), model.params))
     all_weights = dataclasses.replace(CONFIG, lora=None)
-    assert trainable_model(half, CONFIG) is half
-    assert {leaf.dtype for leaf in jax.tree.leaves(trainable_model(half, all_weights).params)} == {np.dtype("float32")}
+    assert trainable_model(half, CONFIG.lora, CONFIG.device) is half
+    trained = trainable_model(half, None, all_weights.device).params
+    assert {leaf.dtype for leaf in jax.tree.leaves(trained)} == {np.dtype("float32")}
     quantized = dataclasses.replace(model, params=quantize_params(model.params, "int8"))
     with pytest.raises(UserError, match="quantized weights are frozen"):
-        trainable_model(quantized, all_weights)
+        trainable_model(quantized, None, all_weights.device)
 
 
 @pytest.mark.slow

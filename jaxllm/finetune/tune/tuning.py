@@ -18,7 +18,7 @@ from jaxllm.devices import open_mesh
 from jaxllm.errors import UserError
 from jaxllm.finetune.objectives import metric_names
 from jaxllm.finetune.packing import can_pack
-from jaxllm.finetune.trainable import HeadName, as_adapter, init_trained
+from jaxllm.finetune.trainable import HeadName, as_adapter, init_trained, trainable_model
 from jaxllm.finetune.tune.config import TuneConfig
 from jaxllm.finetune.tune.data import FORMS, Encoded, Rows, encode, labels_of, split
 from jaxllm.finetune.tune.run import (
@@ -36,7 +36,6 @@ from jaxllm.finetune.tune.run import (
 from jaxllm.generate import Generator
 from jaxllm.model import Model
 from jaxllm.models import Adapter, ModelSpec, Params, merge_adapter
-from jaxllm.models.quantized import scheme_of
 from jaxllm.text.forms import rows_of
 from jaxllm.train import Checkpointer, FitResult, MetricsSink, TrainState, init_state, make_optimizer
 from jaxllm.train.config import TrainConfig
@@ -88,8 +87,8 @@ def tune(model: Model, rows: Sequence[Mapping[str, Any]], *, config: TuneConfig,
     given = [_rows(config, own) for own in (rows, held_back) if own is not None]
     labels = labels_of(config, given[0].rows)
     given = [dataclasses.replace(own, labels=labels) for own in given]
-    tuning = prepare(config, scoring_model(config, trainable(config, model), labels), given[0],
-                     given[1] if len(given) > 1 else None, limit_bad=0.0, progress=progress)
+    model = scoring_model(config, trainable_model(model, config.lora, config.device), labels)
+    tuning = prepare(config, model, given[0], given[1] if len(given) > 1 else None, limit_bad=0.0, progress=progress)
     with contextlib.ExitStack() as stack:
         checkpointer = None
         if config.held_back.keep == "best":
@@ -114,20 +113,6 @@ def _rows(config: TuneConfig, rows: Sequence[Mapping[str, Any]]) -> Rows:
         made += own
         lines += [number] * len(own)
     return Rows(made, lines, [], "rows", [])
-
-
-def trainable(config: TuneConfig, model: Model) -> Model:
-    """Returns the model with its weights in the dtype that they are trained in; with an adapter the model itself.
-
-    Raises:
-        UserError: the weights are quantized, and there is no adapter to train.
-    """
-    if config.lora is not None:
-        return model
-    if scheme_of(model.params) is not None:
-        raise UserError("quantized weights are frozen, and lora is null", "lora", "train an adapter")
-    cast = lambda leaf: leaf.astype(config.device.trained_dtype)
-    return dataclasses.replace(model, params=jax.tree.map(cast, model.params))
 
 
 def scoring_model(config: TuneConfig, model: Model, labels: Sequence[str]) -> Model:

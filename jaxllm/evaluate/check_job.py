@@ -134,15 +134,15 @@ def _audit_tokens(found: Audit, read: PreferenceRows, config: Config) -> None:
     done = encode_all(read.rows, encode)
     for i, reason in done.refused.items():
         found.add(read.lines[i], "refused", reason)
-    for i, tokens in done.too_long.items():
-        found.add(read.lines[i], "too_long", f"dropped for its length of {tokens} tokens")
+    for i, error in done.too_long.items():
+        found.add(read.lines[i], "too_long", f"dropped for its length of {error.tokens} tokens")
     for i, (_, cut) in zip(done.indices, done.encoded, strict=True):
         if cut:
             found.add(read.lines[i], "cut", f"{cut} tokens are cut off")
     for line, row in zip(read.lines, read.rows, strict=True):
         if any(tokenizer.control_tokens_in(text) for text in _texts(vars(row).values())):
             found.add(line, "control", "it spells control tokens")
-    lengths = [max(lengths) for lengths, _ in done.encoded] + list(done.too_long.values())
+    lengths = [max(lengths) for lengths, _ in done.encoded] + [error.tokens for error in done.too_long.values()]
     found.result["tokens"] = {
         "model": name, "max_length": limit, "rows_cut": sum(cut > 0 for _, cut in done.encoded),
         "tokens_cut": sum(cut for _, cut in done.encoded), "rows_dropped": len(done.too_long),

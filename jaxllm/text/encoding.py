@@ -166,13 +166,13 @@ class EncodedRows(Generic[T]):
     Attributes:
         encoded: encodings of the rows that have one.
         indices: index of the row of each of `encoded`.
-        too_long: tokens, by index, of rows that are dropped for their length.
+        too_long: by index, why rows are dropped for their length, with their tokens.
         refused: reasons by index of rows that cannot be encoded.
     """
 
     encoded: list[T]
     indices: list[int]
-    too_long: dict[int, int]
+    too_long: dict[int, TooLong]
     refused: dict[int, str]
 
 
@@ -183,7 +183,7 @@ def encode_all(rows: Sequence[Any], encode: Callable[[Any], T]) -> EncodedRows[T
         try:
             encoded = encode(row)
         except TooLong as error:
-            done.too_long[i] = error.tokens
+            done.too_long[i] = error
         except UserError as error:
             done.refused[i] = error.what
         else:

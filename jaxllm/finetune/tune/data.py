@@ -121,7 +121,7 @@ def encode(config: TuneConfig, model: Model, rows: Rows, limit_bad: float) -> En
     window = model.spec.max_positions
     longest = min(config.lengths.max_length or window, window)
     done = encode_all(rows.rows, _ENCODERS[config.kind](config, model, rows.labels, longest))
-    reason = done.refused | dict.fromkeys(done.too_long, f"longer than {longest} tokens")
+    reason = done.refused | {i: error.what for i, error in done.too_long.items()}
     dropped = [Rejected(rows.source, rows.lines[i], why, f"id {rows.rows[i].id}") for i, why in sorted(reason.items())]
     if not done.encoded:
         raise UserError(f"no row can be used; the first: {dropped[0]}", rows.source,
@@ -131,8 +131,8 @@ def encode(config: TuneConfig, model: Model, rows: Rows, limit_bad: float) -> En
                         f"{rows.lines[min(done.refused)]}: {done.refused[min(done.refused)]}", rows.source,
                         "fix these rows, or raise data.limit_bad")
     if done.too_long:
-        print(f"jaxllm: {len(done.too_long)} of {len(rows.rows)} rows of {rows.source} are longer than {longest} "
-              "tokens and are dropped; lengths.max_length is the limit", file=sys.stderr)
+        print(f"jaxllm: {len(done.too_long)} of {len(rows.rows)} rows of {rows.source} do not fit into {longest} "
+              "tokens (lengths.max_length) and are dropped; rejected.jsonl has the reasons", file=sys.stderr)
     encoded, truncated = [made for made, _ in done.encoded], sum(cut > 0 for _, cut in done.encoded)
     chosen = [rows.rows[i] for i in done.indices]
     clusters = [prompt_of(row) for row in chosen]

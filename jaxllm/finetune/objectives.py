@@ -30,8 +30,8 @@ from jaxllm.train import LossFn
 
 Kind = Literal["sft", "pairs", "unpaired", "reward", "classify"]
 SumAndWeight = tuple[jax.Array, jax.Array]
-TEXTS: dict[Kind, int] = {"sft": 1, "pairs": 2, "unpaired": 2, "reward": 2, "classify": 1}
-"""Texts of a group: the completion; chosen and rejected; the completion and another prompt's after the same prompt."""
+TEXTS: dict[Kind, int] = {"sft": 1, "pairs": 2, "unpaired": 1, "reward": 2, "classify": 1}
+"""Texts of a group: the completion, or chosen and rejected. KTO has the completion of another prompt as the second."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +58,12 @@ class Objective:
     @property
     def texts(self) -> int:
         """Number of texts in a group."""
-        return TEXTS[self.kind]
+        return 2 if self.mismatched else TEXTS[self.kind]
+
+    @property
+    def mismatched(self) -> bool:
+        """Whether the loss reads the completion of another prompt, as KTO does for its reference point."""
+        return any(name == "kto" for name, _ in self.losses)
 
     @property
     def coupled(self) -> bool:
@@ -116,8 +121,8 @@ def objective_loss(objective: Objective, outputs: Mapping[str, jax.Array], value
         objective: the loss.
         outputs: from `group_outputs`, `[P, K]` or `[P, K, labels]`.
         values: `[P]`: `weight`, 0 for padding; of pairs `label_probability` (absent for plain labels), `margin` and
-            `nll_scale`; of unpaired rows `desirable` and `mismatched`, the weight of the second text; of texts with
-            classes `label`.
+            `nll_scale`; of unpaired rows `desirable` and, for KTO, `mismatched`, the weight of the second text; of
+            texts with classes `label`.
         reference: log-probabilities of the reference model, `[P, K]`.
 
     Returns:
@@ -140,9 +145,11 @@ def objective_loss(objective: Objective, outputs: Mapping[str, jax.Array], value
     chex.assert_equal_shape([logprobs, tokens, reference])
     losses = dict(objective.losses)
     if objective.kind == "unpaired":
-        return preference_loss(losses, Unpaired(
-            policy=logprobs[:, 0], reference=reference[:, 0], weight=weight, desirable=values["desirable"],
-            kl=lax.stop_gradient(logprobs[:, 1]) - reference[:, 1], kl_weight=values["mismatched"]), objective.settings)
+        rows = Unpaired(policy=logprobs[:, 0], reference=reference[:, 0], weight=weight, desirable=values["desirable"])
+        if objective.mismatched:
+            log_ratios = lax.stop_gradient(logprobs[:, 1]) - reference[:, 1]
+            rows = dataclasses.replace(rows, kl=log_ratios, kl_weight=values["mismatched"])
+        return preference_loss(losses, rows, objective.settings)
     importance = wpo_weights(outputs["aligned"][:, 0], outputs["aligned"][:, 1]) if objective.wpo else None
     return preference_loss(losses, Pairs(
         chosen=logprobs[:, 0], rejected=logprobs[:, 1], chosen_tokens=tokens[:, 0], rejected_tokens=tokens[:, 1],

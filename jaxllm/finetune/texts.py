@@ -68,6 +68,12 @@ def completion_text(ids: Sequence[int] | np.ndarray, loss_mask: Sequence[bool] |
     return Text(np.asarray(ids, np.int32), states.astype(np.int32), mask[states].astype(np.float32))
 
 
+def joined_text(prompt: np.ndarray, completion: np.ndarray, loss_mask: np.ndarray, longest: int) -> Text:
+    """Makes the text of a prompt with a completion, and of its tokens with a loss, cut to `longest` tokens."""
+    mask = np.concatenate([np.zeros(len(prompt), bool), loss_mask])
+    return completion_text(np.concatenate([prompt, completion])[:longest], mask[:longest])
+
+
 def scored_text(spec: ModelSpec, ids: Sequence[int] | np.ndarray, types: Sequence[int] | np.ndarray | None = None
                 ) -> Text:
     """Makes the text that a scoring head reads, of the one state that represents it; see `feature_index`."""

@@ -121,7 +121,7 @@ def test_little_of_packed_rows_is_padding():
 def test_mismatched_completions_are_of_other_prompts():
     texts = [*unpaired(4), ([7, 8], [40], np.ones(1, bool))]
     data = UnpairedGroups(texts, {"weight": np.ones(5, np.float32), "desirable": np.ones(5, np.float32)},
-                          ["a", "a", "b", "b", "c"], text)
+                          ["a", "a", "b", "b", "c"], 64)
     groups, values = data.take([0, 1, 2, 3])
     assert [group[1].ids.tolist()[2:] for group in groups] == [[22, 32], [22, 32], [20, 30], [20, 30]]
     assert values["mismatched"].tolist() == [1, 1, 1, 1]
@@ -132,7 +132,7 @@ def test_mismatched_completions_are_of_other_prompts():
 def test_tokens_of_a_completion_without_a_loss_have_none_after_another_prompt():
     """An answer of several turns has such tokens between them."""
     texts = [([5, 6], [20, 21, 22], np.array([True, False, True])), ([7], [30, 31], np.ones(2, bool))]
-    data = UnpairedGroups(texts, {"weight": np.ones(2, np.float32)}, ["a", "b"], text)
+    data = UnpairedGroups(texts, {"weight": np.ones(2, np.float32)}, ["a", "b"], 64)
     groups, _ = data.take([0, 1])
     assert [[one.ids[one.states + 1].tolist() for one in group] for group in groups] == [
         [[20, 22], [30, 31]], [[30, 31], [20, 22]]]
@@ -183,7 +183,7 @@ def test_kto_reports_its_reference_point_over_all_rows():
     metric."""
     texts = unpaired(6)
     values = {"weight": np.ones(6, np.float32), "desirable": np.ones(6, np.float32)}
-    data = UnpairedGroups(texts, values, list("abcdef"), text)
+    data = UnpairedGroups(texts, values, list("abcdef"), 64)
     kto = runner(LLAMA, data, True, 6, Objective("unpaired", (("kto", 1.0),), reference="base"))
     outputs, taken = kto.outputs(random_params(LLAMA, 0), random_params(LLAMA, 1), (), data, "")
     found, by_row = measure(kto, outputs, taken, data.clusters)

@@ -19,6 +19,8 @@ METHODS: dict[str, tuple[Kind, str | None]] = {
     "sft": ("sft", None), "reward": ("reward", None), "classify": ("classify", None), "dpo": ("pairs", "sigmoid"),
     "kto": ("unpaired", "kto"), "orpo": ("pairs", "orpo"), "cpo": ("pairs", "cpo")}
 """Methods, the form of their rows, and their default loss."""
+SMALLER_IS_BETTER = ("loss", "nll_loss", "kl", "entropy", "rewards/rejected", "logps/rejected")
+"""Metrics of which a smaller value is better; of all others a larger one is."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,7 @@ class HeldBackConfig:
     @property
     def smaller(self) -> bool:
         """Whether a smaller value of the metric is better."""
-        return not any(word in self.metric for word in ("accurac", "margin", "chosen", "f1"))
+        return self.metric in SMALLER_IS_BETTER
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,6 +168,10 @@ class TuneConfig:
               f"methods are {', '.join(METHODS)}; losses are {', '.join((*LOSSES, *MIXTURES))}")
         check(self.loss is None or self.method in ("dpo", "cpo", "orpo", "kto"), "loss",
               f"method {self.method} has one loss", "remove it")
+        other = [name for name in self.loss or () if (name in UNPAIRED) != (self.method == "kto")]
+        check(not other or not set(other) <= LOSSES.keys(), "loss", f"{', '.join(other)} is a loss of "
+              f"{'pairs' if self.method == 'kto' else 'unpaired rows'}, and method {self.method} has none",
+              f"set method to {'dpo' if self.method == 'kto' else 'kto'}")
         check(self.loss_weights is None or len(self.loss_weights) == len(self.loss or []), "loss_weights",
               f"there are {len(self.loss or [])} losses and {len(self.loss_weights or [])} weights")
         check(self.loss is None or len(set(self.loss)) == len(self.loss) > 0, "loss",

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from jaxllm.errors import UserError
-from jaxllm.finetune.texts import Group, Text, completion_text, scored_text
+from jaxllm.finetune.texts import Group, Text, completion_text, joined_text, scored_text
 from jaxllm.finetune.tune.config import Config, TuneConfig
 from jaxllm.finetune.tune.run import DataSet, FixedGroups, UnpairedGroups, Values
 from jaxllm.job import Job
@@ -140,13 +140,13 @@ def encode(config: TuneConfig, model: Model, rows: Rows, limit_bad: float) -> En
     if "label_probability" in values and (sorting := SORTED & config.losses.keys()):
         raise UserError(f"{', '.join(sorting)} sorts all pairs, so that label_probability does not apply to it",
                         rows.source, "remove the column, or choose another loss")
-    data: DataSet = FixedGroups(encoded, values, clusters)
-    if config.kind == "unpaired":
-        def make(prompt: np.ndarray, completion: np.ndarray, loss_mask: np.ndarray) -> Text:
-            mask = np.concatenate([np.zeros(len(prompt), bool), loss_mask])
-            return completion_text(np.concatenate([prompt, completion])[:longest], mask[:longest])
-
-        data = UnpairedGroups(encoded, values, clusters, make)
+    data: DataSet
+    if config.objective.mismatched:
+        data = UnpairedGroups(encoded, values, clusters, longest)
+    else:
+        if config.kind == "unpaired":
+            encoded = [(joined_text(prompt, ids, mask, longest),) for prompt, ids, mask in encoded]
+        data = FixedGroups(encoded, values, clusters)
     return Encoded(data, chosen, [row.id for row in chosen], clusters, dropped, truncated)
 
 

@@ -8,7 +8,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -26,7 +26,7 @@ from jaxllm.finetune.objectives import (
     objective_loss,
     reference_logprobs,
 )
-from jaxllm.finetune.texts import Batch, Group, RowShape, Text, make_batch, row_shape
+from jaxllm.finetune.texts import Batch, Group, RowShape, joined_text, make_batch, row_shape
 from jaxllm.finetune.trainable import student_of
 from jaxllm.models import ModelSpec
 from jaxllm.models.mesh import put_batch
@@ -104,13 +104,13 @@ class UnpairedGroups:
         texts: ids of the prompt, ids of the completion, and the completion's tokens with a loss, of every row.
         values: `[n]` each.
         clusters: the prompt of every row.
-        make: makes a text of these three.
+        longest: tokens to which texts are cut; a partner's completion may be longer than the row's own.
     """
 
     texts: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]]
     values: Values
     clusters: Sequence[Any]
-    make: Callable[[np.ndarray, np.ndarray, np.ndarray], Text]
+    longest: int
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -122,9 +122,7 @@ class UnpairedGroups:
             others = (*rows[place + 1:], *rows[:place])
             partner = next((other for other in others if self.clusters[other] != self.clusters[row]), None)
             matched[place] = partner is not None
-            prompt, *completion = self.texts[row]
-            other = completion if partner is None else self.texts[partner][1:]
-            groups.append((self.make(prompt, *completion), self.make(prompt, *other)))
+            groups.append(self._group(row, row if partner is None else partner))
         values = {name: value[rows] for name, value in self.values.items()}
         return groups, values | {"mismatched": matched * (values["weight"] > 0)}
 
@@ -135,9 +133,14 @@ class UnpairedGroups:
 
     def largest(self) -> list[Group]:
         """See `DataSet.largest`."""
-        completions = [completion for _, *completion in self.texts]
-        others = (max(completions, key=lambda own: len(own[0])), max(completions, key=lambda own: own[1].sum()))
-        return [(self.make(prompt, *own), self.make(prompt, *other)) for prompt, *own in self.texts for other in others]
+        numbers = range(len(self))
+        others = (max(numbers, key=lambda i: len(self.texts[i][1])), max(numbers, key=lambda i: self.texts[i][2].sum()))
+        return [self._group(row, other) for row in numbers for other in others]
+
+    def _group(self, row: int, partner: int) -> Group:
+        """Makes the texts of a row's prompt with its own completion and with that of another row."""
+        completions = (self.texts[number][1:] for number in (row, partner))
+        return tuple(joined_text(self.texts[row][0], ids, mask, self.longest) for ids, mask in completions)
 
 
 def with_nll_scale(values: Values, tokens: np.ndarray) -> Values:

@@ -52,30 +52,32 @@ def _run(config: Config, job: Job) -> Path:
     cache = user_cache() / "reference", fingerprint(model_directory(config.model))
     tuning = prepare(config, scoring_model(config, model, rows.labels), rows, held_back, consume=True,
                      limit_bad=config.data.limit_bad, reference_cache=cache)
-    rejected = sorted([*rows.rejected, *tuning.train.dropped], key=lambda row: row.line)
-    job.write_rejected(rejected)
+    rejected = {"training": [*rows.rejected, *tuning.train.dropped], "held back": []}
+    if held_back is not None and tuning.held_back is not None:
+        rejected["held back"] = [*held_back.rejected, *tuning.held_back.dropped]
+    job.write_rejected(row for own in rejected.values() for row in sorted(own, key=lambda row: row.line))
     with tuning.checkpointer(job.checkpoints) as checkpointer:
         made = checkpointer.latest_step() or 0
         with open_metrics(job.metrics_path, made, config.train.trackers, yaml.safe_load(to_yaml(config))) as metrics:
             fitted, history = tuning.fit(checkpointer, metrics)
         if fitted.interrupted:
             raise KeyboardInterrupt("stopped; the same command resumes it")
-        state = tuning.kept(fitted.state, history, checkpointer)
-    result = _result(config, job, tuning, state, history, len(rejected))
+        state = tuning.final_state(fitted.state, history, checkpointer)
+    result = _result(config, job, tuning, state, history)
+    result["rejected"], result["held_back_rejected"] = map(len, rejected.values())
     _save(config, job, tuning, state.params)
     job.write_report(report.TITLES[config.kind], report.lead(config, result),
                      report.sections(config, result, read_metrics(job.metrics_path)))
     return job.write_result(result)
 
 
-def _result(config: Config, job: Job, tuning: Tuning, state: TrainState, history: History, rejected: int
-            ) -> dict[str, Any]:
+def _result(config: Config, job: Job, tuning: Tuning, state: TrainState, history: History) -> dict[str, Any]:
     """Evaluates the trained model, writes a row for every held-back row, and returns the contents of result.json."""
     train, held_back, steps = tuning.train, tuning.held_back, int(state.step)
     result: dict[str, Any] = {
         "method": config.method, "losses": config.losses, "steps": steps, "rows": len(train.data),
-        "held_back_rows": 0 if held_back is None else len(held_back.data), "rejected": rejected,
-        "truncated": train.truncated, "padding": padding(tuning.runner, train.data, tuning.settings, config.seed)}
+        "held_back_rows": 0 if held_back is None else len(held_back.data), "truncated": train.truncated,
+        "padding": padding(tuning.runner, train.data, tuning.settings, config.seed)}
     last = [line for line in read_metrics(job.metrics_path) if line["step"] <= steps]
     result["train"] = {name: value for name, value in (last[-1] if last else {}).items()
                        if not name.startswith("eval_") and isinstance(value, float) and math.isfinite(value)}

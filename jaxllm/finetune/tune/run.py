@@ -51,6 +51,8 @@ from jaxllm.train.config import TrainConfig
 Values = dict[str, np.ndarray]
 # Batches of a run from which the shape of its rows is chosen.
 _TRIED_BATCHES = 32
+# Raised when a change of the forward pass changes log-probabilities, so that those in the user's cache are not used.
+_REFERENCE_VERSION = 1
 # Metrics of a whole batch, which are no means over its rows.
 _OF_ALL_ROWS = ("kl", "reward_shift", "min_reward", "max_reward")
 
@@ -157,7 +159,7 @@ def with_nll_scale(values: Values, tokens: np.ndarray) -> Values:
 
 def content_hash(data: FixedGroups, *parts: str) -> str:
     """Hashes tokens, states and weights of all groups, and `parts`, such as the fingerprint of the model."""
-    digest = hashlib.sha256(json.dumps(parts).encode())
+    digest = hashlib.sha256(json.dumps([_REFERENCE_VERSION, jax.__version__, *parts]).encode())
     for group in data.groups:
         for text in group:
             for array in (text.ids, text.states, text.weights):
@@ -295,29 +297,23 @@ def measure(runner: Runner, outputs: Mapping[str, np.ndarray], values: Values, c
         `{mean, ci_low, ci_high, n}` by metric, the interval None for what is no mean over rows; and the metrics of
         every row `[n]`, NaN where a row has none.
     """
-    objective, outputs = runner.objective, dict(outputs)
+    objective, totals = runner.objective, means(runner, outputs, values)
     if len(set(clusters)) == 1:  # one prompt for all: its answers are what varies
         clusters = range(len(clusters))
+    outputs = dict(outputs)
     reference = outputs.pop("reference", None)
-    total_loss, total = objective_loss(objective, outputs, values, reference)
     each = lambda x: objective_loss(objective, *jax.tree.map(lambda leaf: leaf[None], x))
     loss, metrics = jax.vmap(each)((outputs, values, reference))
-    result: dict[str, dict[str, float | int | None]] = {}
+    result: dict[str, dict[str, float | int | None]] = {
+        name: {"mean": mean, "ci_low": None, "ci_high": None, "n": len(clusters)} for name, mean in totals.items()}
     by_row: dict[str, np.ndarray] = {}
     for name, (sums, weights) in {"loss": loss, **metrics}.items():
         sums, weights = np.asarray(sums, np.float64), np.asarray(weights, np.float64)
-        whole = total_loss if name == "loss" else total[name]
-        mean, counted = float(whole[0]) / max(float(whole[1]), 1e-30), weights > 0
-        if not counted.any():
-            continue
-        result[name] = {"mean": mean, "ci_low": None, "ci_high": None, "n": int(counted.sum())}
-        if name not in _OF_ALL_ROWS and not (name == "loss" and objective.coupled):
+        counted = weights > 0
+        if name in totals and name not in _OF_ALL_ROWS and not (name == "loss" and objective.coupled):
             by_row[name] = np.where(counted, sums / np.where(counted, weights, 1.0), np.nan)
             chosen = [cluster for cluster, one in zip(clusters, counted, strict=True) if one]
             result[name] |= clustered(by_row[name][counted], chosen, seed, weights=weights[counted])
-    means = {name: float(found["mean"] or 0.0) for name, found in result.items()}
-    for name in add_margin(means).keys() - means.keys():
-        result[name] = {"mean": add_margin(means)[name], "ci_low": None, "ci_high": None, "n": len(clusters)}
     return result, by_row
 
 

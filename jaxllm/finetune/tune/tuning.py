@@ -97,7 +97,7 @@ def tune(model: Model, rows: Sequence[Mapping[str, Any]], *, config: TuneConfig,
         fitted, history = tuning.fit(checkpointer, progress=progress)
         if fitted.interrupted:
             raise KeyboardInterrupt
-        state = fitted.state if checkpointer is None else tuning.kept(fitted.state, history, checkpointer)
+        state = fitted.state if checkpointer is None else tuning.final_state(fitted.state, history, checkpointer)
     adapter = as_adapter(state.params, config.lora)
     return Tuned(tuning.base.model, adapter, state.params.get("score") if "layers" not in state.params else None,
                  state.params if adapter is None else None, fitted.metrics, tuning.evaluate(state)[0])
@@ -187,8 +187,8 @@ class Tuning:
         best = f"eval_{self.config.held_back.metric}" if self.config.held_back.keep == "best" else None
         return Checkpointer(folder, best, "min" if self.config.held_back.smaller else "max")
 
-    def kept(self, state: TrainState, history: History, checkpointer: Checkpointer) -> TrainState:
-        """Returns the state to keep: that after the last step, or after the step with the best evaluation."""
+    def final_state(self, state: TrainState, history: History, checkpointer: Checkpointer) -> TrainState:
+        """Returns the state after the last step, or after the step with the best evaluation; see `held_back.keep`."""
         if self.config.held_back.keep == "last" or not history.steps or history.best == int(state.step):
             return state
         return checkpointer.restore(state, history.best).tree

@@ -46,13 +46,13 @@ def last_state(ids: np.ndarray) -> Text:
 
 def compute_features(model: jaxllm.Model, rows: list, max_length: int, folder: Path) -> tuple[np.ndarray, list[int]]:
     """Returns features `[n, 2, D]` of the pairs that fit, and their numbers."""
-    groups, kept = [], []
+    groups, used = [], []
     for i, row in enumerate(rows):
         try:
             groups.append(tuple(map(last_state, encode_reward_pair(model.tokenizer, row, max_length=max_length))))
         except UserError:
             continue
-        kept.append(i)
+        used.append(i)
     batches = [groups[i:i + BATCH] for i in range(0, len(groups), BATCH)]
     shape = row_shape(batches, groups, 1, packed=True)
     parts = []
@@ -69,7 +69,7 @@ def compute_features(model: jaxllm.Model, rows: list, max_length: int, folder: P
                     show(first + len(own[-1]))
                 np.save(path, np.concatenate(own))
             parts.append(np.load(path))
-    return np.concatenate(parts), kept
+    return np.concatenate(parts), used
 
 
 def fit(difference: np.ndarray, penalty: float) -> np.ndarray:
@@ -110,14 +110,14 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     enable_compile_cache()
     model, rows = jaxllm.load(options.model), preference_rows(options.data, "paired").rows
-    features, kept = compute_features(model, rows, options.max_length, options.out)
-    prompts = [prompt_of(rows[i]) for i in kept]
+    features, used = compute_features(model, rows, options.max_length, options.out)
+    prompts = [prompt_of(rows[i]) for i in used]
     names = {name: k for k, name in enumerate(dict.fromkeys(prompts))}
     fold = np.random.default_rng(0).permutation(len(names))[[names[name] for name in prompts]] % options.folds
     margins = out_of_fold(features, fold)
     words = lambda answer: len(answer.split() if isinstance(answer, str) else str(answer).split())
-    shorter = np.array([np.sign(words(rows[i].rejected) - words(rows[i].chosen)) for i in kept])
-    result = {"pairs": len(kept), "dropped": len(rows) - len(kept),
+    shorter = np.array([np.sign(words(rows[i].rejected) - words(rows[i].chosen)) for i in used])
+    result = {"pairs": len(used), "dropped": len(rows) - len(used),
               "features": clustered(margins > 0, prompts),
               "shorter answer, ties half": clustered((shorter + 1) / 2, prompts)}
     write_atomic(options.out / "result.json", json.dumps(result, indent=2) + "\n")

@@ -166,14 +166,14 @@ def row_shape(batches: Sequence[Sequence[Group]], largest: Sequence[Group], mult
         per_row = math.ceil(2 * length / average)
         assigned = [_assign(batch, length, length, per_row) for batch in sizes]
         counts = sorted(-(-len(rows) // multiple) * multiple for rows in assigned)
-        kept = tuple(dict.fromkeys(counts[round(q * (len(counts) - 1))] for q in np.linspace(0, 1, _ROW_COUNTS)))
+        common = tuple(dict.fromkeys(counts[round(q * (len(counts) - 1))] for q in np.linspace(0, 1, _ROW_COUNTS)))
         states = max(sum(batch[i][1] for i in row) for batch, rows in zip(sizes, assigned, strict=True) for row in rows)
-        positions = float(np.mean([bucket(count, kept) for count in counts])) * length
+        positions = float(np.mean([bucket(count, common) for count in counts])) * length
         cost = positions * (1 + length / _ATTENTION_LENGTH)
         if best is None or cost < 0.98 * best[0]:
-            later = tuple(count for count in range(kept[-1] + multiple, most + 1, multiple))
+            later = tuple(count for count in range(common[-1] + multiple, most + 1, multiple))
             states = min(_rounded(max(states, most_states)), length)
-            best = cost, RowShape(length, max(states, most_states), per_row, (*kept, *later), True)
+            best = cost, RowShape(length, max(states, most_states), per_row, (*common, *later), True)
     assert best is not None
     return best[1]
 

@@ -143,6 +143,7 @@ def test_the_best_weights_are_kept_and_training_ends_early(tmp_path, rows):
     (["--method=kto", "--train.accumulate=2"], "accumulate"),
     (["--method=aot", "--train.accumulate=2"], "accumulate"),
     (["--method=dpo", "--loss=[sigmoid, kto]"], "kto"),
+    (["--method=kto", "--loss=[sigmoid]"], "set method to dpo"),
     (["--method=dpo", "--loss_weights=[1, 2]"], "loss_weights"),
     (["--method=sft", "--lora=null"], "save"),
     (["--method=simpo", "--preference.divergence=forward_kl"], "divergence"),

@@ -13,14 +13,14 @@ from jaxllm.devices import open_mesh
 from jaxllm.finetune.memory import abstract_adapter, device_bytes, memory_table
 from jaxllm.finetune.objectives import make_objective_loss
 from jaxllm.finetune.tune.config import Config
-from jaxllm.finetune.tune.data import encode, read, split
-from jaxllm.finetune.tune.run import Runner, make_shape, padding
-from jaxllm.finetune.tune.tuning import scoring_model, train_settings
+from jaxllm.finetune.tune.data import read
+from jaxllm.finetune.tune.run import padding
+from jaxllm.finetune.tune.tuning import plan, scoring_model
 from jaxllm.model import Model, model_tokenizer
 from jaxllm.models import load_spec, native
 from jaxllm.models.loading import stored_dtype
 from jaxllm.models.mesh import batch_sharding, model_shardings
-from jaxllm.train import abstract_state, make_optimizer, make_schedule, make_train_step, row_indices
+from jaxllm.train import abstract_state, make_schedule, make_train_step, row_indices
 
 
 def dry_run(config: Config) -> str:
@@ -33,29 +33,24 @@ def dry_run(config: Config) -> str:
     dtype = config.device.param_dtype if config.lora is not None else config.device.trained_dtype
     weights = native.abstract(spec, jnp.dtype(dtype or stored_dtype(config.model)), model_shardings(spec, mesh),
                               config.device.quantize)
-    rows, _ = read(config, None)
+    rows, held_back = read(config, None)
     model = scoring_model(config, Model(spec, cast(Any, weights), model_tokenizer(config.model, spec)), rows.labels)
-    encoded = encode(config, model, rows, config.data.limit_bad)
-    train, held_back = split(encoded, config.held_back.share if config.held_back.path is None else 0.0)
-    settings = train_settings(config, model.spec, len(train.data), mesh)
-    shape = make_shape(train.data, settings, mesh, config.seed)
-    objective = config.objective
-    scale = None if config.lora is None else config.lora.alpha / config.lora.rank
-    runner = Runner(model.spec, objective, scale, shape, settings.batch_size, mesh, config.device.compute_dtype)
+    made = plan(config, model, rows, held_back, limit_bad=config.data.limit_bad)
+    settings, runner, data, objective = made.settings, made.runner, made.train.data, config.objective
     trained = model.params if config.lora is None else abstract_adapter(spec, config.lora, mesh)
     if config.lora is not None and objective.scores:
         trained = {"adapter": trained, "score": model.params["score"]}
-    optimizer = make_optimizer(settings, settings.steps or 0)
-    state = abstract_state(trained, optimizer)
+    state = abstract_state(trained, made.optimizer)
     if objective.reference == "extra":
         state = dataclasses.replace(state, extra={"reference": trained})
     values = {"reference_0", "reference_1"} if objective.reference == "values" else set()
-    batch = runner.batch(train.data, row_indices(config.seed, 0, settings.batch_size, len(train.data)).tolist())
+    batch = runner.batch(data, row_indices(config.seed, 0, settings.batch_size, len(data)).tolist())
     batch |= {name: np.zeros(batch["group"].shape, np.float32) for name in values}
     abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=batch_sharding(mesh)), batch)
     dropout = 0.0 if config.lora is None else config.lora.dropout
-    loss = make_objective_loss(model.spec, objective, scale, dropout=dropout, dtype=runner.dtype, remat=settings.remat)
-    step = make_train_step(loss, optimizer, make_schedule(settings, settings.steps or 0), settings.accumulate)
+    loss = make_objective_loss(model.spec, objective, runner.scale, dropout=dropout, dtype=runner.dtype,
+                               remat=settings.remat)
+    step = make_train_step(loss, made.optimizer, make_schedule(settings, settings.steps or 0), settings.accumulate)
     with jax.set_mesh(mesh):
         temporary = step.lower(state, model.params, abstract).compile().memory_analysis().temp_size_in_bytes
     parts = {"weights": device_bytes(model.params),
@@ -64,10 +59,10 @@ def dry_run(config: Config) -> str:
              "temporary, one step": temporary}
     lines = [f"{config.model}: {spec.family}, {spec.layers} layers, width {spec.width}, vocabulary {spec.vocab_size:,}",
              f"rows                  {len(rows.rows):,} in {config.data.path}, {len(rows.rejected):,} rejected, "
-             f"{len(encoded.dropped):,} dropped, {encoded.truncated:,} truncated",
-             f"trained on            {len(train.data):,}, held back {len(held_back.data) if held_back else 0:,}",
-             f"batch                 {settings.batch_size} of these in {len(batch['row'])} x {shape.length} tokens, "
-             f"{padding(runner, train.data, settings, config.seed):.1%} padding",
+             f"{len(made.train.dropped):,} dropped, {made.train.truncated:,} truncated",
+             f"trained on            {len(data):,}, held back {len(made.held_back.data) if made.held_back else 0:,}",
+             f"batch                 {settings.batch_size} of these in {len(batch['row'])} x {runner.shape.length} "
+             f"tokens, {padding(runner, data, settings, config.seed):.1%} padding",
              f"steps                 {settings.steps:,}",
              f"trained               {sum(x.size for x in jax.tree.leaves(state.params)):,} parameters",
              *memory_table({name: size for name, size in parts.items() if size}, mesh)]

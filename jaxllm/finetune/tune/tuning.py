@@ -144,28 +144,37 @@ def train_settings(config: TuneConfig, spec: ModelSpec, rows: int, mesh: jax.sha
 
 
 @dataclasses.dataclass(frozen=True)
-class Tuning:
-    """A run before its first step.
+class Plan:
+    """Rows in batches, and the settings of training; made without the weights.
 
     Attributes:
         config: settings.
-        base: the base model.
         train, held_back: the rows.
         settings: settings of training, with the number of steps.
         runner, held_back_runner: batches of both.
         optimizer: optimizer of the state.
-        start: state before the first step.
-        frozen: weights of the base model, for an adapter and for a reference model in every step; else empty.
     """
 
     config: TuneConfig
-    base: Generator
     train: Encoded
     held_back: Encoded | None
     settings: TrainConfig
     runner: Runner
     held_back_runner: Runner
     optimizer: optax.GradientTransformation
+
+
+@dataclasses.dataclass(frozen=True)
+class Tuning(Plan):
+    """A run before its first step.
+
+    Attributes:
+        base: the base model.
+        start: state before the first step.
+        frozen: weights of the base model, for an adapter and for a reference model in every step; else empty.
+    """
+
+    base: Generator
     start: TrainState
     frozen: Params
 
@@ -202,17 +211,15 @@ class Tuning:
         return measure(self.held_back_runner, outputs, values, self.held_back.clusters, self.config.seed)
 
 
-def prepare(config: TuneConfig, model: Model, rows: Rows, held_back: Rows | None, *, limit_bad: float,
-            reference_cache: tuple[Path, str] | None = None, consume: bool = False, progress: bool = True) -> Tuning:
-    """Encodes the rows, chooses the shape of batches, and computes the reference model's log-probabilities.
+def plan(config: TuneConfig, model: Model, rows: Rows, held_back: Rows | None, *, limit_bad: float,
+         progress: bool = True) -> Plan:
+    """Encodes the rows, and chooses the shape of batches.
 
     Args:
         config: settings.
-        model: from `scoring_model`.
+        model: from `scoring_model`; its weights are not read.
         rows, held_back: rows for training and evaluation; None holds back a share of the former.
         limit_bad: share of rows that may be refused by the tokenizer or the chat template.
-        reference_cache: directory for the reference model's log-probabilities, and a hash of the model.
-        consume: the model is not used afterwards: its weights are trained in place where they all are.
         progress: show progress bars.
 
     Raises:
@@ -233,17 +240,30 @@ def prepare(config: TuneConfig, model: Model, rows: Rows, held_back: Rows | None
     if other is not None and isinstance(other.data, UnpairedGroups):
         other = dataclasses.replace(other, data=other.data.fixed())
     settings = train_settings(config, model.spec, len(own.data), mesh)
-    base = Generator(model, dtype=config.device.compute_dtype, mesh=mesh, consume=consume)
-    frozen = base.training_params()
-    heads: list[HeadName] = ["score"] if config.objective.scores and config.lora is not None else []
-    optimizer = make_optimizer(settings, settings.steps or 0)
-    alone = config.lora is None and config.objective.reference != "base"  # nothing else reads the base model
-    trained = frozen if alone and consume else init_trained(base.model, config.lora, mesh, config.seed, heads)
     scale = None if config.lora is None else config.lora.alpha / config.lora.rank
     runner = Runner(model.spec, config.objective, scale, make_shape(own.data, settings, mesh, config.seed),
                     settings.batch_size, mesh, config.device.compute_dtype, progress)
     other_runner = runner if other is None else dataclasses.replace(
         runner, shape=make_shape(other.data, dataclasses.replace(settings, steps=1), mesh, config.seed))
+    return Plan(config, own, other, settings, runner, other_runner, make_optimizer(settings, settings.steps or 0))
+
+
+def prepare(config: TuneConfig, model: Model, rows: Rows, held_back: Rows | None, *, limit_bad: float,
+            reference_cache: tuple[Path, str] | None = None, consume: bool = False, progress: bool = True) -> Tuning:
+    """Makes the state before the first step, and computes the reference model's log-probabilities.
+
+    Args:
+        config, model, rows, held_back, limit_bad, progress: see `plan`, also for what is raised.
+        reference_cache: directory for the reference model's log-probabilities, and a hash of the model.
+        consume: the model is not used afterwards: its weights are trained in place where they all are.
+    """
+    made = plan(config, model, rows, held_back, limit_bad=limit_bad, progress=progress)
+    mesh = made.runner.mesh
+    base = Generator(model, dtype=config.device.compute_dtype, mesh=mesh, consume=consume)
+    frozen = base.training_params()
+    heads: list[HeadName] = ["score"] if config.objective.scores and config.lora is not None else []
+    alone = config.lora is None and config.objective.reference != "base"  # nothing else reads the base model
+    trained = frozen if alone and consume else init_trained(base.model, config.lora, mesh, config.seed, heads)
     if config.objective.reference == "values":
         def with_reference(runner: Runner, encoded: Encoded) -> Encoded:
             assert isinstance(encoded.data, FixedGroups)
@@ -254,8 +274,9 @@ def prepare(config: TuneConfig, model: Model, rows: Rows, held_back: Rows | None
                 file = reference_cache[0] / f"{name}.safetensors"
             return dataclasses.replace(encoded, data=compute_reference(runner, trained, frozen, encoded.data, file))
 
-        own = with_reference(runner, own)
-        other = None if other is None else with_reference(other_runner, other)
+        made = dataclasses.replace(
+            made, train=with_reference(made.runner, made.train),
+            held_back=None if made.held_back is None else with_reference(made.held_back_runner, made.held_back))
     extra = {"reference": jax.tree.map(jnp.copy, trained)} if config.objective.reference == "extra" else None
-    state = init_state(trained, optimizer, config.seed, extra)
-    return Tuning(config, base, own, other, settings, runner, other_runner, optimizer, state, {} if alone else frozen)
+    state = init_state(trained, made.optimizer, config.seed, extra)
+    return Tuning(**vars(made), base=base, start=state, frozen={} if alone else frozen)

@@ -121,6 +121,14 @@ def _check_widths(hidden: jax.Array, unembedding: Unembedding) -> None:
     chex.assert_shape([] if unembedding.bias is None else [unembedding.bias], unembedding.table.shape[:1])
 
 
+def _check_targets(hidden: jax.Array, unembedding: Unembedding, targets: jax.Array) -> None:
+    """Asserts that hidden states, unembedding and the tokens after the states fit."""
+    chex.assert_rank(hidden, targets.ndim + 1)
+    chex.assert_equal_shape_prefix([hidden, targets], targets.ndim)
+    chex.assert_type([hidden, targets], [float, int])
+    _check_widths(hidden, unembedding)
+
+
 def _scores(hidden, head, columns, vocab, temperature):
     """Computes one block of `logits / temperature`, minus infinity in the padding."""
     return jnp.where(columns < vocab, head.logits(hidden) / temperature, -jnp.inf)
@@ -205,10 +213,7 @@ def token_logprobs(hidden: jax.Array, unembedding: Unembedding, targets: jax.Arr
     Returns:
         `[...]` float32, nats.
     """
-    chex.assert_rank(hidden, targets.ndim + 1)
-    chex.assert_equal_shape_prefix([hidden, targets], targets.ndim)
-    chex.assert_type([hidden, targets], [float, int])
-    _check_widths(hidden, unembedding)
+    _check_targets(hidden, unembedding, targets)
     flat = hidden.reshape(-1, hidden.shape[-1])
     rows = _block_rows(unembedding.table.shape[0], flat.shape[0], block)
     out = _chosen_logprobs(rows, jnp.float32(temperature), flat, unembedding, targets.reshape(-1))
@@ -382,10 +387,7 @@ def token_aligned_logprobs(hidden: jax.Array, unembedding: Unembedding, targets:
     Returns:
         `[...]` float32, nats.
     """
-    chex.assert_rank(hidden, targets.ndim + 1)
-    chex.assert_equal_shape_prefix([hidden, targets], targets.ndim)
-    chex.assert_type([hidden, targets], [float, int])
-    _check_widths(hidden, unembedding)
+    _check_targets(hidden, unembedding, targets)
     flat, head = lax.stop_gradient((hidden.reshape(-1, hidden.shape[-1]), unembedding))
     vocab, ids = head.table.shape[0], targets.reshape(-1, 1)
 
@@ -401,3 +403,51 @@ def token_aligned_logprobs(hidden: jax.Array, unembedding: Unembedding, targets:
     (top, total, squares, chosen), _ = _walk(visit, (zero - jnp.inf, zero, zero, zero), head, rows)
     # log p(target) = chosen - top - log total, and sum p^2 = squares / total^2.
     return (chosen - top + jnp.log(total) - jnp.log(squares)).reshape(targets.shape)
+
+
+def token_statistics(hidden: jax.Array, unembedding: Unembedding, reference: jax.Array,
+                     reference_unembedding: Unembedding, targets: jax.Array, *, temperature: float | jax.Array = 1.0,
+                     block: int | None = None) -> dict[str, jax.Array]:
+    """Computes what reinforcement learning records of a policy p and a reference model q, in one walk, no gradient.
+
+    Args:
+        hidden, reference: `[..., D]`, the states of both models that predict the targets; widths may differ.
+        unembedding, reference_unembedding: unembeddings of the same vocabulary.
+        targets: `[...]` int32 token ids.
+        temperature: divides both logits.
+        block: vocabulary rows per block; by default chosen for the backend.
+
+    Returns:
+        `[...]` float32, nats: `logprobs` and `reference_logprobs` of the targets; `kl`, `sum_v p (log p - log q)`; and
+        `entropy`, `-sum_v p log p`.
+    """
+    _check_targets(hidden, unembedding, targets)
+    _check_targets(reference, reference_unembedding, targets)
+    chex.assert_equal_shape_prefix([unembedding.table, reference_unembedding.table], 1)
+    flat = lambda x: x.reshape(-1, x.shape[-1])
+    policy, other, heads = lax.stop_gradient((flat(hidden), flat(reference), (unembedding, reference_unembedding)))
+    vocab, ids = unembedding.table.shape[0], targets.reshape(-1, 1)
+
+    def visit(carry, blocks, columns):
+        top, total, own, ratios, other_top, other_total, chosen, other_chosen = carry
+        inside = columns < vocab
+        scores = _scores(policy, blocks[0], columns, vocab, temperature)
+        other_scores = _scores(other, blocks[1], columns, vocab, temperature)
+        top, total, shrink = _add_exp(top, total, scores)
+        other_top, other_total, _ = _add_exp(other_top, other_total, other_scores)
+        weights = jnp.exp(scores - top[:, None])
+        weighted = lambda values: jnp.where(inside & (weights > 0), weights * values, 0.0).sum(-1)
+        pick = lambda values: jnp.where(ids == columns, values, 0.0).sum(-1)
+        own = own * shrink + weighted(scores)
+        ratios = ratios * shrink + weighted(scores - other_scores)
+        return (top, total, own, ratios, other_top, other_total, chosen + pick(scores),
+                other_chosen + pick(other_scores)), None
+
+    zero = jnp.zeros(policy.shape[0], jnp.float32)
+    rows = _block_rows(vocab, policy.shape[0], block)
+    start = (zero - jnp.inf, zero, zero, zero, zero - jnp.inf, zero, zero, zero)
+    (top, total, own, ratios, other_top, other_total, chosen, other_chosen), _ = _walk(visit, start, heads, rows)
+    norm, other_norm = top + jnp.log(total), other_top + jnp.log(other_total)
+    found = {"logprobs": chosen - norm, "reference_logprobs": other_chosen - other_norm,
+             "kl": ratios / total - norm + other_norm, "entropy": norm - own / total}
+    return {name: values.reshape(targets.shape) for name, values in found.items()}

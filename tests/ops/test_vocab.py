@@ -15,6 +15,7 @@ from jaxllm.ops import (
     token_divergence,
     token_entropy,
     token_logprobs,
+    token_statistics,
 )
 from jaxllm.ops.vocab import _block_rows
 from tests.processes import run_file
@@ -131,6 +132,41 @@ def test_aligned_logprobs_equal_the_plain_formula(block):
     streamed = lambda h: token_aligned_logprobs(h, Unembedding(table, bias), targets, block=block)
     assert_allclose(streamed(3 * hidden), plain, rtol=1e-5, atol=1e-5)
     assert not np.any(jax.grad(lambda h: streamed(h).sum())(hidden))
+
+
+@pytest.mark.parametrize("block", [None, 10])
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_statistics_of_policy_and_reference(block, temperature):
+    """One walk gives what four functions give; a policy that never takes most tokens has no 0 * infinity."""
+    hidden, table, reference, reference_table, targets, _ = problem()
+    bias = jnp.where(jnp.arange(53) < 40, 0.0, -1e30)
+    policy, other = Unembedding(table, bias), Unembedding(reference_table)
+    targets = targets % 40
+    found = token_statistics(hidden, policy, reference, other, targets, temperature=temperature, block=block)
+    expected = {
+        "logprobs": token_logprobs(hidden, policy, targets, temperature=temperature),
+        "reference_logprobs": token_logprobs(reference, other, targets, temperature=temperature),
+        "kl": token_divergence(hidden, policy, reference, other, kind="reverse", temperature=temperature)}
+    for name, values in expected.items():
+        assert_allclose(found[name], values, rtol=1e-5, atol=1e-5, err_msg=name)
+    logp = jax.nn.log_softmax((hidden @ table.T + bias) / temperature)
+    assert_allclose(found["entropy"], -jnp.where(jnp.exp(logp) > 0, jnp.exp(logp) * logp, 0).sum(-1), rtol=1e-5,
+                    atol=1e-5)
+
+
+def test_statistics_of_equal_models():
+    hidden, table, _, _, targets, _ = problem()
+    head = Unembedding(table)
+    found = token_statistics(hidden, head, hidden, head, targets)
+    assert_allclose(found["kl"], 0, atol=1e-6)
+    assert_allclose(found["logprobs"], found["reference_logprobs"], atol=1e-6)
+
+
+def test_the_full_divergence_of_two_distributions():
+    head = Unembedding(jnp.eye(3))
+    p, q = jnp.log(jnp.array([[.7, .2, .1]])), jnp.log(jnp.array([[.5, .3, .2]]))
+    assert_allclose(token_statistics(p, head, q, head, jnp.array([0]))["kl"], [.0851228], atol=1e-6)
+    assert_allclose(token_statistics(q, head, p, head, jnp.array([0]))["kl"], [.0920329], atol=1e-6)
 
 
 def test_equal_models_have_no_divergence_and_no_gradient():

@@ -1,7 +1,7 @@
-"""From scores of responses to advantages of their tokens: rewards with a KL penalty, whitening, GAE, group baselines.
+"""From scores of responses to advantages of their tokens: rewards with a KL penalty, whitening, GAE, baselines.
 
-Arrays of tokens are `[B, T]`: B responses of at most T tokens. A mask `[B, T]` is true for the tokens of a response, its
-end token included. Values outside it may be anything, NaN included, and have no effect.
+Arrays of tokens are `[B, T]`: B responses of at most T tokens. A mask `[B, T]` is above 0 for the tokens of a response,
+its end token included. Values outside it may be anything, NaN included, and have no effect.
 """
 
 from __future__ import annotations
@@ -103,7 +103,8 @@ def gae(rewards: jax.Array, values: jax.Array, mask: jax.Array, *, gamma: float 
     return advantages.T, jnp.where(real, advantages.T + values, 0.0)
 
 
-def group_advantages(scores: jax.Array, groups: jax.Array, count: int, *, baseline: GroupBaseline = "grpo") -> jax.Array:
+def group_advantages(scores: jax.Array, groups: jax.Array, count: int, *, baseline: GroupBaseline = "grpo"
+                     ) -> jax.Array:
     """Compares the score of every response with those of the other responses to its prompt.
 
         rloo:     r_i - mean of the others' scores             (2402.14740)

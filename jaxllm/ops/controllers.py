@@ -10,7 +10,8 @@ Moments = dict[str, jax.Array]
 """`mean`, `variance` (biased) and `count` of all scores so far, float32 scalars."""
 
 
-def adapt_kl_coef(coef: jax.Array, kl: jax.Array, rows: int, *, target: float = 6.0, horizon: int = 10_000) -> jax.Array:
+def adapt_kl_coef(coef: jax.Array, kl: jax.Array, rows: int, *, target: float = 6.0, horizon: int = 10_000
+                  ) -> jax.Array:
     """Moves a KL coefficient towards the value at which the divergence is `target` (1909.08593, section 2.2).
 
         coef * (1 + clip(kl / target - 1, -0.2, 0.2) * rows / horizon)

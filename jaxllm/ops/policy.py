@@ -107,9 +107,9 @@ def policy_terms(settings: PolicySettings, logprobs: jax.Array, old_logprobs: ja
         importance: `[B, T]`, from `importance_weights`; None is 1.
 
     Returns:
-        `[B, T]` float32, 0 outside the mask; and detached values of every token: `ratio`, `clipped` (1 where the clipped
-        loss is the larger one), `approx_kl`, half the squared change of the log-probability, and `policy_kl`, its
-        decrease.
+        `[B, T]` float32, 0 outside the mask; and detached values of every token: `ratio`, `clipped` (1 where the
+        clipped loss is the larger one), `approx_kl`, half the squared change of the log-probability, and `policy_kl`,
+        its decrease.
     """
     chex.assert_rank(logprobs, 2)
     chex.assert_equal_shape([logprobs, old_logprobs, mask])

@@ -46,6 +46,7 @@ VERBS: dict[str, Verb] = {
     "inject": Verb("jaxllm.self_param.job", "write documents into a model's weights (SELF-PARAM)", True),
     "tune": Verb("jaxllm.finetune.tune.job", "fine-tune on examples or preferences: SFT, reward models, DPO and others",
                  True),
+    "rl": Verb("jaxllm.cory.job", "fine-tune by reinforcement learning: PPO and others, one agent or two (CORY)", True),
     "remove": Verb("jaxllm.self_param.removal", "remove a document from the model of a sequential inject run", True,
                    subject="document"),
     "recommend": Verb("jaxllm.evaluate.recommend.job", "measure how often a model recommends the right item", True),

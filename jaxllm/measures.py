@@ -5,6 +5,7 @@ Shares have no value (None) where nothing was counted.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -162,6 +163,27 @@ def reliability(confidences: ArrayLike, outcomes: ArrayLike, bins: int = BINS) -
     table = [{"n": int(n), "confidence": float(mean), "accuracy": float(share)}
              for n, mean, share in zip(counts, confidence, accuracy, strict=True)]
     return {"ece": float(np.sum(counts * np.abs(confidence - accuracy)) / len(confidences)), "reliability": table}
+
+
+def pass_at_k(samples: int, right: int, k: int) -> float | None:
+    """Computes the probability that one of k samples is right: 1 - C(n - c, k) / C(n, k) (2107.03374).
+
+    Args:
+        samples: n, samples of one problem.
+        right: c, right ones among them.
+        k: samples that are drawn without replacement.
+
+    Returns:
+        None where k exceeds the number of samples, since it is not known then.
+
+    Raises:
+        ValueError: the counts do not fit.
+    """
+    if not 0 <= right <= samples or k < 1:
+        raise ValueError(f"{right} of {samples} samples cannot be right, or k is {k}")
+    if k > samples:
+        return None
+    return 1.0 - math.comb(samples - right, k) / math.comb(samples, k)
 
 
 def _scores(values: ArrayLike) -> np.ndarray:

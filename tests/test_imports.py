@@ -19,6 +19,8 @@ ALLOWED = {
     "finetune": {"generate", "model", "text", "train", "models", "ops"},
     "judge": {"generate", "model", "text", "models", "ops"},
     "evaluate": {"judge", "finetune", "train", "generate", "model", "text", "models", "ops"},
+    "rl": {"evaluate", "judge", "finetune", "train", "generate", "model", "text", "models", "ops"},
+    "cory": {"rl", "evaluate", "judge", "finetune", "train", "generate", "model", "text", "models", "ops"},
     "checkpoint": {"model", "text", "models", "ops"},
     "self_param": {"evaluate", "judge", "finetune", "train", "generate", "model", "text", "models", "ops"},
 }

@@ -63,7 +63,7 @@ def whiten(values: jax.Array, mask: jax.Array, *, shift_mean: bool = True) -> ja
 
 
 def _constant(values: jax.Array, real: jax.Array, axis: int | None) -> jax.Array:
-    """Whether all values under a mask are equal. Their spread does not tell: of equal values it may be rounding."""
+    """Whether all values under a mask are equal. Their spread is no criterion: of equal values it may be rounding."""
     return (jnp.max(values, axis, where=real, initial=-jnp.inf) <= jnp.min(values, axis, where=real, initial=jnp.inf))
 
 

@@ -57,7 +57,7 @@ def token_kl(kind: KlKind, logprobs: jax.Array, reference: jax.Array) -> jax.Arr
 
 
 def importance_weights(logprobs: jax.Array, sampler: jax.Array, mask: jax.Array, cap: float = 2.0) -> jax.Array:
-    """Computes truncated importance weights `min(p / p_sampler, cap)` of tokens whose sampler is not quite the policy.
+    """Computes truncated importance weights `min(p / p_sampler, cap)`, where the sampler is not quite the policy.
 
     Another engine, precision or quantization makes the difference. The weights are detached, and multiply the policy
     loss of their tokens.
@@ -120,7 +120,7 @@ def policy_terms(settings: PolicySettings, logprobs: jax.Array, old_logprobs: ja
     clean = lambda x: jnp.where(real, x.astype(jnp.float32), 0.0)
     logprobs, old_logprobs, advantages = clean(logprobs), clean(lax.stop_gradient(old_logprobs)), clean(advantages)
     advantages = lax.stop_gradient(advantages)
-    change = logprobs - old_logprobs  # masked before the exponential, whose infinity would give a NaN gradient
+    change = logprobs - old_logprobs  # masked before the exponential: an infinite one would give a NaN gradient
     log_ratio = change
     if settings.ratio in ("sequence", "sequence_mean"):
         log_ratio = change.sum(1, keepdims=True)

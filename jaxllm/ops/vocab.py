@@ -449,5 +449,5 @@ def token_statistics(hidden: jax.Array, unembedding: Unembedding, reference: jax
     (top, total, own, ratios, other_top, other_total, chosen, other_chosen), _ = _walk(visit, start, heads, rows)
     norm, other_norm = top + jnp.log(total), other_top + jnp.log(other_total)
     found = {"logprobs": chosen - norm, "reference_logprobs": other_chosen - other_norm,
-             "kl": ratios / total - norm + other_norm, "entropy": norm - own / total}
+             "kl": jnp.maximum(ratios / total - norm + other_norm, 0.0), "entropy": norm - own / total}
     return {name: values.reshape(targets.shape) for name, values in found.items()}

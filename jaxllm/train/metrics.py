@@ -23,14 +23,15 @@ class MetricsWriter:
         path: path of the file; its folder is made if it does not exist.
         resume_step: number of steps made so far. Lines of later steps at the end of the file and a line torn off by a
             kill are removed, since the run is about to write them again; 0 starts an empty file.
+        first: number of the first step: 1, or 0 where the run counts so.
     """
 
-    def __init__(self, path: str | Path, resume_step: int = 0):
+    def __init__(self, path: str | Path, resume_step: int = 0, first: int = 1):
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if not resume_step:
             self.path.unlink(missing_ok=True)
-        self._writer = JsonlWriter(self.path, last_step=resume_step)
+        self._writer = JsonlWriter(self.path, last_step=resume_step - 1 + first)
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
         """Appends the line of `step`: numbers (python, numpy or array scalars), strings, bools, None, or mappings and

@@ -50,9 +50,13 @@ class _WandB:
 
 
 def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
-    """Selects the plain numbers; a tracker has no place for other values."""
-    return {name: float(value) for name, value in values.items()
-            if isinstance(value, int | float) and not isinstance(value, bool)}
+    """Selects the numbers, those in nested objects as `agents/llm1/kl`; a tracker has no place for other values."""
+    numbers = {name: float(value) for name, value in values.items()
+               if isinstance(value, int | float) and not isinstance(value, bool)}
+    for name, inner in values.items():
+        if isinstance(inner, Mapping):
+            numbers |= {f"{name}/{key}": value for key, value in _numbers(inner).items()}
+    return numbers
 
 
 def _imported(tracker: Tracker) -> Any:
@@ -65,12 +69,12 @@ def _imported(tracker: Tracker) -> Any:
 
 @contextlib.contextmanager
 def open_metrics(path: Path, resume_step: int, trackers: Sequence[Tracker] = (),
-                 config: Mapping[str, Any] | None = None) -> Iterator[MetricsSink]:
+                 config: Mapping[str, Any] | None = None, first: int = 1) -> Iterator[MetricsSink]:
     """Opens the metrics file of a run, and its trackers.
 
     Args:
         path: metrics.jsonl; trackers write into its directory.
-        resume_step: see `MetricsWriter`.
+        resume_step, first: see `MetricsWriter`.
         trackers: names of trackers.
         config: config of the run, without secrets, for trackers that show it.
 
@@ -78,7 +82,7 @@ def open_metrics(path: Path, resume_step: int, trackers: Sequence[Tracker] = (),
         UserError: the package of a tracker is not installed.
     """
     with contextlib.ExitStack() as stack:
-        sinks: list[MetricsSink] = [stack.enter_context(MetricsWriter(path, resume_step))]
+        sinks: list[MetricsSink] = [stack.enter_context(MetricsWriter(path, resume_step, first))]
         for name in trackers:
             sink = _TensorBoard(path.parent / "tensorboard") if name == "tensorboard" else _WandB(
                 path.parent, config or {})

@@ -1,0 +1,211 @@
+"""`jaxllm rl`: fine-tunes a model by reinforcement learning, with one agent or two that cooperate."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from jaxllm.config import to_yaml
+from jaxllm.cory import report
+from jaxllm.cory.config import Config
+from jaxllm.cory.prompts import prompt_of
+from jaxllm.cory.team import NAMES, Team, Trainer, Turn
+from jaxllm.devices import open_mesh
+from jaxllm.errors import UserError
+from jaxllm.finetune.trainable import as_adapter, merged
+from jaxllm.generate import Generator
+from jaxllm.job import Job, open_job
+from jaxllm.model import load
+from jaxllm.models import save_model, stack_layers
+from jaxllm.models.mesh import model_shardings
+from jaxllm.models.peft import save_adapter
+from jaxllm.models.tensors import fingerprint, model_directory
+from jaxllm.rl.rewards import Row, open_reward
+from jaxllm.text.readers import data_files
+from jaxllm.text.rows import Message, RowSet, as_text, read_rows
+from jaxllm.text.templates import fields_of
+from jaxllm.train import Checkpointer, MetricsSink, MetricsWriter, Session, TrainState, open_metrics, read_metrics
+
+
+def run(config: Config) -> Path | None:
+    """Runs the job, or the rest of it; returns the path of result.json, or None for a dry run."""
+    if config.dry_run:
+        from jaxllm.cory.dry_run import dry_run
+
+        print(dry_run(config))
+        return None
+    with open_job(config.out, config) as job:
+        job.pin_file("data", data_files(config.data.path), config.data.limit)
+        if config.held_back.path is not None:
+            job.pin_file("held-back data", data_files(config.held_back.path))
+        job.pin("model", fingerprint(model_directory(config.model)))
+        return job.already_done() if job.finished else _run(config, job)
+
+
+def read(config: Config, job: Job | None) -> tuple[Sequence[Row], Sequence[Row]]:
+    """Reads the rows for training, and the held-back ones: of equal prompts all are on one side.
+
+    Raises:
+        UserError: a file cannot be read, or too many of its rows have no prompt.
+    """
+    found = _rows(config, config.data.path, config.data.limit, None if job is None else job.rejected_path).rows
+    if config.held_back.path is not None:
+        return found, _rows(config, config.held_back.path, config.held_back.rows or 1, None).rows
+    digest = lambda row: hashlib.sha256(as_text({"prompt": prompt_of(config.query, row)}).encode()).hexdigest()
+    by_prompt: dict[str, list[Row]] = {}
+    for row in found:
+        by_prompt.setdefault(digest(row), []).append(row)
+    chosen = sorted(by_prompt)[:min(config.held_back.rows, len(by_prompt) - 1)]
+    held_back = [by_prompt[name][0] for name in chosen]
+    return [row for name, rows in by_prompt.items() if name not in set(chosen) for row in rows], held_back
+
+
+def _rows(config: Config, path: str, limit: int | None, rejected_path: Path | None) -> RowSet:
+    columns: dict[str, Any] = {"prompt": str, "messages": list[Message], "text": str}
+    required: dict[str, Any] = {}
+    if config.query.template is not None:
+        required = {name: Any for name in fields_of(config.query.template)}
+        columns = {}
+
+    def refusal(row: dict[str, Any]) -> str | None:
+        try:
+            prompt_of(config.query, row)
+        except UserError as error:
+            return error.what
+        return None
+
+    return read_rows(path, required, columns, config.data.limit_bad, rejected_path, limit, refusal)
+
+
+def _run(config: Config, job: Job) -> Path:
+    rows, held_back = read(config, job)
+    mesh = open_mesh(config.mesh)
+    dtype = config.device.param_dtype if config.lora is not None else config.device.trained_dtype
+    model = load(config.model, dtype, lambda spec: model_shardings(spec, mesh), config.device.quantize)
+    base = Generator(model, dtype=config.device.compute_dtype, mesh=mesh, consume=True,
+                     batch_size=min(256, config.rows))
+    reward = open_reward(config.reward, config.rewards, config.device)
+    job.pin("reward", reward.identity)
+    trainer = Trainer.make(config, base, rows, held_back, reward, mesh)
+    with Checkpointer(job.checkpoints) as checkpointer:
+        team, notes = trainer.start(), dict[str, Any]()
+        if (made := checkpointer.latest_step() or 0):
+            restored, notes = checkpointer.restore(_tree(team))
+            team = Team(tuple(restored[name] for name in NAMES[:config.agents]), notes["pioneer"], notes["drawn"])
+        else:
+            notes = {"before": trainer.evaluate(team)}
+        team, interrupted = train(trainer, job, team, made, notes["before"], checkpointer)
+    if interrupted:
+        raise KeyboardInterrupt("stopped; the same command resumes it")
+    metrics = read_metrics(job.metrics_path)
+    result = _result(config, notes["before"], trainer.evaluate(team), metrics, len(rows), len(held_back))
+    _save(config, job, trainer, team)
+    job.write_report(report.title(config), report.lead(config, result),
+                     report.sections(config, result, metrics, list(job.iter_rows())))
+    return job.write_result(result)
+
+
+def _tree(team: Team) -> dict[str, TrainState]:
+    """The agents as a checkpoint holds them."""
+    return dict(zip(NAMES, team.agents, strict=False))
+
+
+def train(trainer: Trainer, job: Job, team: Team, made: int, before: Mapping[str, Any], checkpointer: Checkpointer
+          ) -> tuple[Team, bool]:
+    """Makes the iterations that are left.
+
+    Args:
+        trainer: the run.
+        job: takes metrics and samples.
+        team: the agents after `made` iterations.
+        made: iterations made.
+        before: evaluation before training, which checkpoints keep.
+        checkpointer: saves.
+
+    Returns:
+        The agents, and whether a signal stopped the run.
+    """
+    config = trainer.config
+    with _open_files(job, made) as (metrics, samples), Session(
+            made, config.iterations, log_every=1, save_every=config.train.save_every, checkpointer=checkpointer,
+            metrics=metrics) as session:
+        sidecar = lambda: {"pioneer": team.pioneer, "drawn": team.drawn, "before": before}
+        for iteration in session.steps():
+            roles = {team.in_role(role): role for role in range(config.agents)}
+            team, numbers, turns = trainer.iterate(team, iteration)
+            for agent, role in sorted(roles.items()):
+                for sample in shown(turns[role], config.samples):
+                    samples.write(iteration, {"agent": NAMES[agent], **sample})
+            due = config.held_back.every is not None and (iteration + 1) % config.held_back.every == 0
+            if due and iteration + 1 < config.iterations:
+                numbers["held_back"] = trainer.evaluate(team)
+            tokens = sum(int(turn.rollout.lengths.sum()) for turn in turns)
+            session.log(iteration, {}, host={"iteration": iteration, **numbers}, tokens=tokens)
+            session.save_if_due(iteration, _tree(team), sidecar())
+        session.finish(_tree(team), sidecar())
+        return team, session.interrupted
+
+
+@contextmanager
+def _open_files(job: Job, made: int) -> Iterator[tuple[MetricsSink, MetricsSink]]:
+    """Opens metrics.jsonl and rows.jsonl; lines of iterations that are repeated are removed."""
+    config = job.config
+    with ExitStack() as stack:
+        metrics = stack.enter_context(open_metrics(job.metrics_path, made, config.train.trackers,
+                                                   yaml.safe_load(to_yaml(config)), first=0))
+        samples = stack.enter_context(MetricsWriter(job.rows_path, made, first=0))
+        yield _FromZero(metrics), samples
+
+
+class _FromZero:
+    """Numbers iterations from 0, where `Session` counts those made."""
+
+    def __init__(self, sink: MetricsSink):
+        self._sink = sink
+
+    def write(self, step: int, values: Mapping[str, Any]) -> None:
+        """See `MetricsWriter.write`."""
+        self._sink.write(step - 1, values)
+
+
+def shown(turn: Turn, count: int) -> list[dict[str, Any]]:
+    """Describes the first responses of a role, for rows.jsonl."""
+    return [{"prompt": turn.queries[i].text, "response": turn.rollout.texts[i], "task_reward": float(turn.scores[i]),
+             "length": int(turn.rollout.lengths[i])} for i in range(min(count, len(turn.scores)))]
+
+
+def _result(config: Config, before: Mapping[str, Any], after: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]],
+            rows: int, held_back: int) -> dict[str, Any]:
+    agents = {name: {"before": before.get(name, {}), "after": after.get(name, {})}
+              for name in NAMES[:config.agents]}
+    seconds: dict[str, float] = {}
+    for line in metrics[1:]:  # the first iteration compiles
+        for phase, value in line["seconds"].items():
+            seconds[phase] = seconds.get(phase, 0.0) + value / max(len(metrics) - 1, 1)
+    return {"algorithm": config.algorithm, "iterations": config.iterations, "rows": rows, "held_back_rows": held_back,
+            "agents": agents, "seconds_per_iteration": seconds,
+            "first_ratio_error": max(own["first_ratio_error"] for line in metrics for own in line["agents"].values()),
+            "skipped_updates": sum(own["skipped"] for line in metrics for own in line["agents"].values())}
+
+
+def _save(config: Config, job: Job, trainer: Trainer, team: Team) -> None:
+    """Saves adapters or models under DIR/agents."""
+    if config.save == "nothing":
+        return
+    folder = job.directory / "agents"
+    if folder.exists():  # left by a run that was killed before its result was written
+        shutil.rmtree(folder)
+    model = trainer.base.model
+    for name, state in _tree(team).items():
+        if config.save == "model":
+            save_model(folder / name, model.spec, stack_layers(merged(model, state.params, config.lora)), config.model)
+        else:
+            adapter = as_adapter(state.params, config.lora)
+            assert adapter is not None
+            save_adapter(folder / name, model.spec, adapter, config.model)

@@ -1,0 +1,114 @@
+"""Queries from rows, and the observer's prompts."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxllm.cory.config import CoryConfig, QueryConfig
+from jaxllm.errors import UserError
+from jaxllm.model import Model
+from jaxllm.text.forms import Text
+from jaxllm.text.templates import fill
+
+
+@dataclasses.dataclass(frozen=True)
+class Query:
+    """One prompt.
+
+    Attributes:
+        ids: int32 `[P]`.
+        text: the prompt as a text, or messages.
+        row: the row of the data.
+    """
+
+    ids: np.ndarray
+    text: Text
+    row: Mapping[str, Any]
+
+
+def prompt_of(config: QueryConfig, row: Mapping[str, Any]) -> Text:
+    """Returns the prompt of a row.
+
+    Raises:
+        UserError: the row has none, or an empty one.
+    """
+    if config.template is not None:
+        return fill(config.template, row)
+    given = [row[name] for name in ("prompt", "messages", "text") if row.get(name) is not None]
+    if not given:
+        raise UserError("the row has no prompt, messages or text")
+    if not given[0]:
+        raise UserError("the prompt is empty")
+    return given[0]
+
+
+def encode_query(model: Model, config: QueryConfig, row: Mapping[str, Any], longest: int,
+                 draws: np.random.Generator | None = None) -> Query:
+    """Encodes the prompt of a row.
+
+    Args:
+        model: its tokenizer.
+        config: settings.
+        row: the row.
+        longest: the most tokens.
+        draws: draws the number of leading tokens, where this is a range; None takes the largest.
+
+    Raises:
+        UserError: the row has no prompt, or it has more tokens.
+    """
+    text = prompt_of(config, row)
+    if not isinstance(text, str):
+        ids = model.tokenizer.chat_prompt(text)
+    else:
+        ids = model.prompt_ids(text)
+        if config.tokens is not None:
+            low, high = config.tokens
+            begin = len(ids) - len(model.tokenizer.encode(text))
+            count = high if draws is None else int(draws.integers(low, high + 1))
+            if len(ids) > begin + count:
+                ids = ids[:begin + count]
+                text = model.tokenizer.decode(ids)
+    if len(ids) > longest:
+        raise UserError(f"the prompt has {len(ids)} tokens, and with a response {longest} fit")
+    return Query(np.asarray(ids, np.int32), text, row)
+
+
+def observer_prompt(model: Model, config: CoryConfig, query: Query, response: str, longest: int) -> np.ndarray:
+    """Encodes the observer's prompt, int32 `[P]`: the query with the pioneer's response, which is cut where it does not
+    fit.
+
+    Args:
+        model: its tokenizer.
+        config: the template.
+        query: the query.
+        response: text of the response, without special tokens.
+        longest: the most tokens.
+
+    Raises:
+        UserError: not even an empty response fits.
+    """
+    if not config.transfer:
+        return query.ids
+    ids = _observed(model, config, query, response)
+    if len(ids) > longest:
+        pieces = model.tokenizer.encode(response)
+        for count in range(min(len(pieces), longest) - 1, -1, -1):
+            ids = _observed(model, config, query, model.tokenizer.decode(pieces[:count]))
+            if len(ids) <= longest:
+                break
+        else:
+            raise UserError(f"the observer's prompt has {len(ids)} tokens without a response, and {longest} fit",
+                            "cory.observer_template", "shorten it")
+    return np.asarray(ids, np.int32)
+
+
+def _observed(model: Model, config: CoryConfig, query: Query, response: str) -> Sequence[int]:
+    if isinstance(query.text, str):
+        return model.prompt_ids(fill(config.observer_template, {"query": query.text, "response": response}))
+    *before, last = query.text
+    content = fill(config.observer_template, {"query": last["content"], "response": response})
+    return model.tokenizer.chat_prompt([*before, {**last, "content": content}])

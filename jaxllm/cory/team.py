@@ -1,0 +1,366 @@
+"""Agents that learn together: roles, collective reward, exchange, and one iteration of all (CORY, 2410.06101).
+
+One agent alone is the same loop without an observer. An iteration samples the pioneers' responses and then the
+observers', scores them, and updates each agent by its own responses; no gradient passes between agents.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import dataclasses
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+
+import jax
+import numpy as np
+
+from jaxllm.cory.config import Config
+from jaxllm.cory.prompts import Query, encode_query, observer_prompt
+from jaxllm.errors import UserError
+from jaxllm.finetune.packing import can_pack
+from jaxllm.finetune.texts import RowShape
+from jaxllm.generate import Generator
+from jaxllm.model import Model
+from jaxllm.models import ModelSpec
+from jaxllm.ops import init_moments
+from jaxllm.progress import notice
+from jaxllm.rl.agent import Experience, Learner, drawn_seed, init_agent
+from jaxllm.rl.rewards import RewardFn, Row
+from jaxllm.rl.rollouts import Rollout, concatenate, rollout_shape
+from jaxllm.statistics import interval
+from jaxllm.train import TrainState, row_indices
+
+CollectiveReward = Literal["sum", "mean", "own"]
+NAMES = ("llm1", "llm2")
+"""Agents; the first is the pioneer of the first iteration."""
+ROLES = ("pioneer", "observer")
+# Purposes of random draws, see `drawn_seed`.
+_QUERIES, _LIMITS, _SAMPLES, _ORDER, _HELD_BACK = range(5)
+# Tokens that an observer's prompt may have beyond the template, two queries and the longest response: a response that
+# is decoded and encoded again may take more.
+_SLACK = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Team:
+    """The agents at one moment.
+
+    Attributes:
+        agents: state of every agent, in the order of `NAMES`.
+        pioneer: index of the pioneer.
+        drawn: batches of rows drawn so far.
+    """
+
+    agents: tuple[TrainState, ...]
+    pioneer: int = 0
+    drawn: int = 0
+
+    def role(self, agent: int) -> str:
+        """Returns the role of an agent."""
+        return ROLES[agent != self.pioneer]
+
+    def in_role(self, role: int) -> int:
+        """Returns the index of the pioneer (0) or the observer (1)."""
+        return self.pioneer if role == 0 else 1 - self.pioneer
+
+
+def collective_rewards(pioneer: np.ndarray, observer: np.ndarray, mode: CollectiveReward = "sum"
+                       ) -> tuple[np.ndarray, np.ndarray]:
+    """Computes the rewards of both agents from their scores `[B]` for the same queries.
+
+    Args:
+        pioneer, observer: scores.
+        mode: both get the sum (CORY), or the mean; or each its own (two separate runs).
+    """
+    if mode == "own":
+        return pioneer, observer
+    total = (pioneer + observer).astype(np.float32)
+    total = total if mode == "sum" else total / np.float32(2)
+    return total, total
+
+
+def combine(scores: Sequence[np.ndarray], mode: CollectiveReward) -> Sequence[np.ndarray]:
+    """Computes the rewards of all agents; a single one gets its own scores."""
+    return scores if len(scores) == 1 else collective_rewards(scores[0], scores[1], mode)
+
+
+def exchange(team: Team, iteration: int, every: int) -> Team:
+    """Exchanges the roles after iteration number `iteration`, from 0, if `every` divides the iterations made.
+
+    Roles are an index: weights, optimizer, KL coefficient and moments stay with their agent.
+    """
+    if len(team.agents) < 2 or (iteration + 1) % every:
+        return team
+    return dataclasses.replace(team, pioneer=1 - team.pioneer)
+
+
+@dataclasses.dataclass
+class Clock:
+    """Seconds by phase of an iteration."""
+
+    seconds: dict[str, float] = dataclasses.field(default_factory=lambda: collections.defaultdict(float))
+
+    @contextlib.contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Adds the time of a block to a phase."""
+        start = time.perf_counter()
+        yield
+        self.seconds[name] += time.perf_counter() - start
+
+
+@dataclasses.dataclass(frozen=True)
+class Turn:
+    """The responses of one role in an iteration, with their task rewards `[B]`."""
+
+    queries: list[Query]
+    rollout: Rollout
+    scores: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Trainer:
+    """Everything of a run that does not change.
+
+    Attributes:
+        config: settings.
+        base: the model, which is also the reference of all agents.
+        rows, held_back: rows of the data.
+        reward: the reward.
+        learners: one for the pioneer and one for the observer, since their prompts differ in length.
+        observer_length: the most tokens of an observer's prompt.
+    """
+
+    config: Config
+    base: Generator
+    rows: Sequence[Row]
+    held_back: Sequence[Row]
+    reward: RewardFn
+    learners: tuple[Learner, ...]
+    observer_length: int
+
+    @classmethod
+    def make(cls, config: Config, base: Generator, rows: Sequence[Row], held_back: Sequence[Row], reward: RewardFn,
+             mesh: jax.sharding.Mesh) -> Trainer:
+        """Makes the programs of a run.
+
+        Args:
+            config: settings.
+            base: the model.
+            rows, held_back: rows of the data.
+            reward: the reward.
+            mesh: the devices.
+
+        Raises:
+            UserError: see `prompt_lengths`, or the responses do not divide over the devices.
+        """
+        lengths = prompt_lengths(config, base.model, [*rows, *held_back])
+        learners = tuple(Learner.make(base.model.spec, config, shape, mesh)
+                         for shape in row_shapes(config, base.model.spec, lengths, mesh))
+        return cls(config, base, rows, held_back, reward, learners, max(lengths[-1]))
+
+    def start(self) -> Team:
+        """Makes the agents before the first iteration: copies of the model."""
+        return Team(tuple(init_agent(self.base, self.config, self.learners[0].optimizer, self.learners[0].mesh,
+                                     self.config.seed) for _ in range(self.config.agents)))
+
+    def iterate(self, team: Team, iteration: int) -> tuple[Team, dict[str, Any], list[Turn]]:
+        """Makes one iteration.
+
+        Args:
+            team: the agents; their states are donated.
+            iteration: its number, from 0.
+
+        Returns:
+            The agents after it; its metrics; and the responses of every role.
+        """
+        clock, config = Clock(), self.config
+        turns, groups, drawn = self._collect(team, iteration, clock)
+        scores = [turn.scores for turn in turns]
+        rewards = combine(scores, config.cory.reward)
+        agents, lines = list(team.agents), {}
+        for role, turn in enumerate(turns):
+            agent, learner = team.in_role(role), self.learners[role]
+            seed = drawn_seed(config.seed, iteration, _ORDER, role)
+            with clock.phase("score"):
+                experience = learner.evaluate(self.base, agents[agent], turn.rollout, seed)
+            coef = float(agents[agent].extra["kl_coef"])
+            with clock.phase("update"):
+                state, numbers = learner.update(self.base, agents[agent], experience, rewards[role], groups, seed)
+                agents[agent] = learner.adapt(state, float(experience.kl.mean()), len(turn.scores))
+            lines[NAMES[agent]] = {"role": ROLES[role], **describe(turn, experience, coef), **numbers}
+        made = dataclasses.replace(team, agents=tuple(agents), drawn=drawn)
+        after = exchange(made, iteration, config.exchange_every)
+        if after.pioneer != made.pioneer:
+            after = self._reset(after)
+        seconds = {name: round(value, 4) for name, value in clock.seconds.items()}
+        metrics = {"agents": {name: lines[name] for name in NAMES if name in lines},
+                   "exchanged": after.pioneer != made.pioneer, "seconds": seconds}
+        return after, metrics, turns
+
+    def _reset(self, team: Team) -> Team:
+        """Takes from both agents what `cory.exchange_resets` names."""
+        resets = self.config.cory.exchange_resets
+        if resets == "none":
+            return team
+        agents = []
+        for state in team.agents:
+            new = jax.jit(self.learners[0].optimizer.init)(state.params)
+            place = lambda fresh, old: jax.device_put(fresh, old.sharding)
+            state = dataclasses.replace(state, opt_state=jax.tree.map(place, new, state.opt_state))
+            if resets == "all":
+                extra = {"kl_coef": np.float32(self.config.kl_coef), "moments": init_moments()}
+                state = dataclasses.replace(state, extra=jax.tree.map(place, extra, state.extra))
+            agents.append(state)
+        return dataclasses.replace(team, agents=tuple(agents))
+
+    def _collect(self, team: Team, iteration: int, clock: Clock) -> tuple[list[Turn], np.ndarray, int]:
+        """Samples and scores an iteration's responses; returns them by role, their groups, and the batches drawn.
+
+        With dynamic sampling, groups of equal rewards are replaced by others, drawn in further
+        batches. Where these do not suffice either, such groups fill up the iteration: they have no advantage.
+        """
+        config, size = self.config, self.config.group_size
+        useful: list[list[Turn]] = []
+        rest: list[list[Turn]] = []
+        drawn = team.drawn
+        for attempt in range(config.policy.resample if config.own.filters_groups else 1):
+            turns = self._sample(team, iteration, attempt, drawn, clock)
+            drawn += 1
+            scores = [turn.scores for turn in turns]
+            rewards = combine(scores, config.cory.reward)[0]
+            if attempt == 0 and np.ptp(rewards) == 0:
+                notice(f"all {len(rewards)} responses of iteration {iteration} have the reward {rewards[0]:g}, and "
+                       "nothing can be learned from them")
+            if not config.own.filters_groups:
+                return turns, np.repeat(np.arange(len(rewards) // size, dtype=np.int32), size), drawn
+            for group in range(len(rewards) // size):
+                own = range(group * size, (group + 1) * size)
+                part = [_part(turn, own) for turn in turns]
+                (useful if np.ptp(rewards[list(own)]) > 0 else rest).append(part)
+            if len(useful) >= config.train.batch_size:
+                break
+        if not useful:
+            raise UserError(f"no prompt of {config.policy.resample} batches has responses with different rewards",
+                            "policy.resample", "choose an algorithm without dynamic sampling, other prompts or another "
+                            "reward")
+        chosen = [*useful, *rest][:config.train.batch_size]
+        joined = [Turn([query for part in parts for query in part.queries],
+                       concatenate([part.rollout for part in parts]),
+                       np.concatenate([part.scores for part in parts])) for parts in zip(*chosen, strict=True)]
+        return joined, np.repeat(np.arange(len(chosen), dtype=np.int32), size), drawn
+
+    def _sample(self, team: Team, iteration: int, attempt: int, drawn: int, clock: Clock) -> list[Turn]:
+        """Samples and scores one batch: the pioneer's responses, and the observer's."""
+        config = self.config
+        indices = row_indices(config.seed, drawn, config.train.batch_size, len(self.rows))
+        draws = np.random.default_rng(drawn_seed(config.seed, iteration, _QUERIES, attempt))
+        limit = config.limit
+        if config.response_tokens is not None:
+            low, high = config.response_tokens
+            limit = int(np.random.default_rng(drawn_seed(config.seed, iteration, _LIMITS)).integers(low, high + 1))
+        longest = self.base.model.spec.max_positions - config.limit
+        queries = [query for i in indices for query in [encode_query(
+            self.base.model, config.query, self.rows[int(i)], longest, draws)] * config.group_size]
+        turns: list[Turn] = []
+        for role in range(config.agents):
+            prompts = [query.ids for query in queries]
+            if role:
+                prompts = [observer_prompt(self.base.model, config.cory, query, response, self.observer_length)
+                           for query, response in zip(queries, turns[0].rollout.texts, strict=True)]
+            agent = team.in_role(role)
+            with clock.phase("rollout"):
+                rollout = self.learners[role].sample(self.base, team.agents[agent], prompts, limit, drawn_seed(
+                    config.seed, iteration, _SAMPLES, attempt, agent))
+            with clock.phase("reward"):
+                turns.append(Turn(queries, rollout, self._score(queries, rollout)))
+        return turns
+
+    def _score(self, queries: Sequence[Query], rollout: Rollout) -> np.ndarray:
+        """Computes task rewards: of the bare query with the response, for both roles."""
+        return self.reward([query.text for query in queries], rollout.texts, [query.row for query in queries])
+
+    def evaluate(self, team: Team) -> dict[str, dict[str, dict[str, float | int]]]:
+        """Measures every agent alone on the bare queries of the held-back rows: `task_reward`, `kl` and `length`.
+
+        Agents share the random draws, so that equal agents get equal numbers.
+        """
+        found: dict[str, dict[str, dict[str, float | int]]] = {}
+        if not self.held_back:
+            return found
+        config, learner, size = self.config, self.learners[0], self.config.minibatch_size
+        draws = np.random.default_rng(drawn_seed(config.seed, _HELD_BACK))
+        longest = self.base.model.spec.max_positions - config.limit
+        queries = [encode_query(self.base.model, config.query, row, longest, draws) for row in self.held_back]
+        for name, state in zip(NAMES, team.agents, strict=False):
+            rollout = learner.sample(self.base, state, [query.ids for query in queries], config.limit,
+                                     drawn_seed(config.seed, _HELD_BACK, 1))
+            kl = [learner.evaluate(self.base, state, rollout.take(range(start, min(start + size, len(queries))))).kl
+                  for start in range(0, len(queries), size)]
+            found[name] = {"task_reward": interval(self._score(queries, rollout), config.seed),
+                           "kl": interval(np.concatenate(kl), config.seed),
+                           "length": interval(rollout.lengths, config.seed)}
+        return found
+
+
+def prompt_lengths(config: Config, model: Model, rows: Sequence[Row]) -> list[list[int]]:
+    """Returns the most tokens of the prompt of every row, of the pioneer and of the observer.
+
+    Raises:
+        UserError: there are no rows, a prompt is too long, or the model writes no text.
+    """
+    model.require_lm("be trained by rewards")
+    if not rows:
+        raise UserError("there is no prompt to train on", config.data.path)
+    longest = model.spec.max_positions - config.limit
+    queries = []
+    for number, row in enumerate(rows, 1):
+        try:
+            queries.append(encode_query(model, config.query, row, longest))
+        except UserError as error:
+            raise UserError(error.what, f"{config.data.path}, prompt {number}" + (
+                f", id {row['id']}" if "id" in row else ""), "remove it, or lower sampling.max_tokens") from None
+    lengths = [[len(query.ids) for query in queries]]
+    if config.agents == 2:
+        prompts = [observer_prompt(model, config.cory, query, "", longest) for query in queries]
+        added = config.limit + _SLACK if config.cory.transfer else 0
+        lengths.append([min(len(prompt) + added, longest) for prompt in prompts])
+    return lengths
+
+
+def row_shapes(config: Config, spec: ModelSpec, lengths: Sequence[Sequence[int]], mesh: jax.sharding.Mesh
+               ) -> list[RowShape]:
+    """Chooses the shape of rows of every role, from `prompt_lengths`."""
+    multiple = config.train.accumulate * mesh.shape["data"] * mesh.shape["fsdp"]
+    packed = config.train.packing and can_pack(spec)
+    if not packed and config.minibatch_size % multiple:
+        raise UserError(f"{config.minibatch_size} responses of an update do not divide over {multiple} microbatches "
+                        "and devices", "train.minibatch_size", f"use a multiple of {multiple}")
+    return [rollout_shape(own, config.limit, config.minibatch_size, multiple, packed=packed) for own in lengths]
+
+
+def _part(turn: Turn, rows: Sequence[int]) -> Turn:
+    return Turn([turn.queries[i] for i in rows], turn.rollout.take(rows), turn.scores[list(rows)])
+
+
+def describe(turn: Turn, experience: Experience, kl_coef: float) -> dict[str, float]:
+    """Computes the metrics of an agent's responses in an iteration.
+
+    Args:
+        turn: the responses.
+        experience: numbers of their tokens.
+        kl_coef: KL coefficient of the iteration.
+
+    Returns:
+        Means over responses: `task_reward`, `kl` (of whole distributions, summed over tokens), `combined_reward` (task
+        reward - kl_coef * kl) and `length`; over tokens: `entropy` and `sampler_difference`, |log-probability now - at
+        sampling|; the share `truncated`; and `kl_coef`.
+    """
+    rollout, known = turn.rollout, experience.known
+    tokens = lambda values: float(values[rollout.mask].mean())
+    reward, kl = float(turn.scores.mean()), float(experience.kl.mean())
+    return {"task_reward": reward, "kl": kl, "combined_reward": reward - kl_coef * kl, "kl_coef": kl_coef,
+            "length": float(rollout.lengths.mean()), "truncated": float(rollout.truncated.mean()),
+            "entropy": tokens(known["entropy"]),
+            "sampler_difference": tokens(np.abs(known["logprobs"] - rollout.sampler_logprobs))}

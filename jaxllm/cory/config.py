@@ -87,7 +87,7 @@ class Config(RlConfig):
         model: checkpoint directory, GGUF file, Hub id, or tiny.
         reward: classifier (the score of a class), reward_model, judge (the probability of its first option), gsm8k (1
             for the right number, else 0; gsm8k_strict reads it after ####), words (the sum of their values), or
-            package.module:name of a function (prompts, responses, rows) -> scores. Several are added.
+            package.module:name of a function (prompts, responses, rows) -> scores. A list of several is added.
         rewards: their models and weights.
         agents: 1, or 2 for a pioneer and an observer.
         exchange_every: iterations after which both agents exchange their roles.
@@ -102,7 +102,7 @@ class Config(RlConfig):
     data: DataConfig
     out: Path
     model: str = "tiny"
-    reward: list[str] = field(default_factory=lambda: ["gsm8k"])
+    reward: str | list[str] = "gsm8k"
     rewards: RewardConfig = field(default_factory=RewardConfig)
     agents: int = 1
     exchange_every: int = 5
@@ -115,9 +115,14 @@ class Config(RlConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        self.rewards.check_names(self.reward, "reward")
+        self.rewards.check_names(self.reward_names, "reward")
         check(self.agents in (1, 2), "agents", f"must be 1 or 2, got {self.agents}")
         check(self.exchange_every >= 1, "exchange_every", f"must be 1 or more, got {self.exchange_every}")
         check(self.samples >= 0, "samples", f"must be 0 or more, got {self.samples}")
         check(self.save != "adapter" or self.lora is not None, "save",
               "all weights are trained, so there is no adapter", "set save to model or nothing")
+
+    @property
+    def reward_names(self) -> list[str]:
+        """Names of the rewards."""
+        return [self.reward] if isinstance(self.reward, str) else self.reward

@@ -90,7 +90,7 @@ def _run(config: Config, job: Job) -> Path:
     model = load(config.model, dtype, lambda spec: model_shardings(spec, mesh), config.device.quantize)
     base = Generator(model, dtype=config.device.compute_dtype, mesh=mesh, consume=True,
                      batch_size=min(256, config.rows))
-    reward = open_reward(config.reward, config.rewards, config.device)
+    reward = open_reward(config.reward_names, config.rewards, config.device)
     job.pin("reward", reward.identity)
     trainer = Trainer.make(config, base, rows, held_back, reward, mesh)
     with Checkpointer(job.checkpoints) as checkpointer:

@@ -61,7 +61,8 @@ _SEEDS = 2**31 - 1
 
 def drawn_seed(seed: int, *purpose: int) -> int:
     """Draws a seed for one purpose of a run, such as (iteration, agent): no two purposes share a random stream."""
-    return int(np.random.SeedSequence([seed, *purpose]).generate_state(1)[0]) % _SEEDS
+    # With its length: a shorter sequence counts as filled up with zeros.
+    return int(np.random.SeedSequence([seed, len(purpose), *purpose]).generate_state(1)[0]) % _SEEDS
 
 
 def init_agent(base: Generator, config: RlConfig, optimizer: optax.GradientTransformation, mesh: jax.sharding.Mesh,

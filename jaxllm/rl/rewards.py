@@ -211,7 +211,8 @@ def _imported(path: str) -> tuple[RewardFn, str]:
     function = getattr(module, name, None)
     if not callable(function):
         raise UserError("no such function" if function is None else "not a function", path, "give package.module:name")
-    source = Path(module.__file__).read_bytes() if module.__file__ else b""
+    file = getattr(module, "__file__", None)
+    source = Path(file).read_bytes() if file else b""
     return function, f"{path} {hashlib.sha256(source).hexdigest()[:16]}"
 
 

@@ -13,8 +13,9 @@ import numpy as np
 from jaxllm.finetune.texts import Batch, RowShape, Text, make_batch
 from jaxllm.generate import Completion
 
-# Tokens of a packed row at which attention is still cheap; rows of longer texts are as long as the longest.
-_ROW_TOKENS = 128
+# Packed rows hold about three texts, or the longest, and lie in this range where texts allow it: short rows cannot be
+# filled well, and attention is costly in long ones.
+_TEXTS, _SHORTEST, _LONGEST = 3, 128, 1024
 # Numbers of rows of a batch grow by this factor from one compiled program to the next.
 _COUNT_FACTOR = 1.2
 
@@ -95,7 +96,7 @@ def rollout_shape(prompt_lengths: Sequence[int], limit: int, rows: int, multiple
     most = -(-rows // multiple) * multiple
     if not packed:
         return RowShape(longest, limit, 1, (most,), False)
-    length = max(_ROW_TOKENS, math.ceil(longest / 64) * 64)
+    length = math.ceil(max(_SHORTEST, longest, min(_TEXTS * (average + limit), _LONGEST)) / 64) * 64
     states = min(length, max(limit, math.ceil(1.2 * length * limit / (average + limit) / 16) * 16))
     groups = max(1, math.ceil(1.5 * length / (average + limit / 2)))
     counts, count = [], 1.0

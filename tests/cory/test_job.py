@@ -1,0 +1,170 @@
+"""`jaxllm rl`: files and numbers of a run, and the same numbers after a stop in any phase."""
+
+import contextlib
+import json
+
+import numpy as np
+import pytest
+
+from jaxllm.cli import main
+from jaxllm.cory import team as team_module
+from jaxllm.model import load_with_adapter
+from jaxllm.train import read_metrics
+
+PHASES = ("rollout", "reward", "score", "update")
+
+
+def arguments(out, *more):
+    return ["rl", "--data.path=asset:tiny/reviews.jsonl", f"--out={out}", "--query.tokens=[3, 6]", "--reward=words",
+            "--rewards.words={was: 1, a: 0.5, the: -0.5}", "--agents=2", "--iterations=4", "--exchange_every=2",
+            "--sampling.max_tokens=5", "--train.batch_size=4", "--train.passes=2", "--train.minibatch_size=2",
+            "--train.lr=1e-3", "--train.save_every=1", "--lora.rank=4", "--held_back.rows=3", "--data.limit=20",
+            "--kl.adaptive=true", "--scores.scale=true", *more]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    out = tmp_path_factory.mktemp("rl") / "run"
+    assert main(arguments(out)) == 0
+    return out
+
+
+def comparable(out):
+    """Metrics, samples and result without what depends on time and machine."""
+    lines = [{name: value for name, value in line.items() if not name.endswith(("_per_s", "seconds"))}
+             for line in read_metrics(out / "metrics.jsonl")]
+    result = json.loads((out / "result.json").read_text())
+    del result["seconds_per_iteration"], result["versions"]
+    return lines, (out / "rows.jsonl").read_text(), result
+
+
+def test_files_and_numbers(finished):
+    lines = read_metrics(finished / "metrics.jsonl")
+    assert [line["step"] for line in lines] == [line["iteration"] for line in lines] == [0, 1, 2, 3]
+    assert [line["exchanged"] for line in lines] == [False, True, False, True]
+    roles = [(line["agents"]["llm1"]["role"], line["agents"]["llm2"]["role"]) for line in lines]
+    assert roles == [("pioneer", "observer")] * 2 + [("observer", "pioneer")] * 2
+    for line in lines:
+        assert set(line["seconds"]) == set(PHASES)
+        for agent in line["agents"].values():
+            for name in ("task_reward", "kl", "combined_reward", "kl_coef", "approx_kl", "clip_fraction", "entropy",
+                         "length"):
+                assert np.isfinite(agent[name]), name
+            assert agent["combined_reward"] == pytest.approx(agent["task_reward"] - agent["kl_coef"] * agent["kl"])
+            assert agent["kl"] >= 0
+    assert lines[0]["agents"]["llm1"]["kl"] == pytest.approx(0, abs=1e-5)
+    result = json.loads((finished / "result.json").read_text())
+    for agent in ("llm1", "llm2"):
+        for when in ("before", "after"):
+            for name in ("task_reward", "kl", "length"):
+                assert set(result["agents"][agent][when][name]) == {"mean", "ci_low", "ci_high", "n"}
+    assert result["held_back_rows"] == 3 and result["first_ratio_error"] <= 1e-5
+    samples = [json.loads(line) for line in (finished / "rows.jsonl").read_text().splitlines()]
+    assert {(sample["step"], sample["agent"]) for sample in samples} == {
+        (step, agent) for step in range(4) for agent in ("llm1", "llm2")}
+    page = (finished / "report.html").read_text()
+    assert "By role" in page and "Samples" in page and "Roles are exchanged after iterations 1, 3" in page
+
+
+def test_adapters_load_again(finished):
+    prompts = finished / "prompts.jsonl"
+    prompts.write_text(json.dumps({"prompt": "Review: The soup"}) + "\n")
+    for agent in ("llm1", "llm2"):
+        model, adapter = load_with_adapter("tiny", finished / "agents" / agent)
+        assert adapter is not None and np.any(np.asarray(adapter.params["layers"]["attn"]["q"]["b"]))
+    out = finished.parent / "generated"
+    assert main(["generate", f"--data.path={prompts}", f"--adapter={finished / 'agents' / 'llm1'}", f"--out={out}",
+                 "--sampling.max_tokens=4"]) == 0
+
+
+class Killed(BaseException):
+    """Stands for a kill: nothing that the job does on an error happens."""
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_a_run_that_is_stopped_in_any_phase_comes_to_the_same_numbers(finished, phase, tmp_path, monkeypatch):
+    out, plain, count = tmp_path / "run", team_module.Clock.phase, 0
+
+    @contextlib.contextmanager
+    def interrupted(self, name):
+        nonlocal count
+        count += name == phase
+        if count == 6:  # the second agent's turn in the third iteration
+            raise Killed
+        with plain(self, name):
+            yield
+
+    monkeypatch.setattr(team_module.Clock, "phase", interrupted)
+    with pytest.raises(Killed):
+        main(arguments(out))
+    made = len(read_metrics(out / "metrics.jsonl"))
+    assert made == 2 and not (out / "result.json").exists()
+    monkeypatch.setattr(team_module.Clock, "phase", plain)
+    assert main(arguments(out)) == 0
+    assert comparable(out) == comparable(finished)
+
+
+def test_a_run_that_is_stopped_at_an_exchange_comes_to_the_same_numbers(finished, tmp_path, monkeypatch):
+    out, plain = tmp_path / "run", team_module.exchange
+
+    def interrupted(team, iteration, every):
+        if iteration == 1:
+            raise Killed
+        return plain(team, iteration, every)
+
+    monkeypatch.setattr(team_module, "exchange", interrupted)
+    with pytest.raises(Killed):
+        main(arguments(out))
+    monkeypatch.setattr(team_module, "exchange", plain)
+    assert main(arguments(out)) == 0
+    assert comparable(out) == comparable(finished)
+
+
+def test_a_finished_run_is_not_repeated(finished, capsys):
+    before = (finished / "result.json").read_text()
+    assert main(arguments(finished)) == 0
+    assert "nothing was done" in capsys.readouterr().err
+    assert (finished / "result.json").read_text() == before
+
+
+def test_one_agent_with_all_weights(tmp_path):
+    out = tmp_path / "run"
+    assert main(arguments(out, "--agents=1", "--lora=null", "--save=model", "--iterations=2",
+                          "--train.minibatch_size=4", "--algorithm=rloo", "--policy.group_size=2")) == 0
+    result = json.loads((out / "result.json").read_text())
+    assert list(result["agents"]) == ["llm1"]
+    assert main(["inspect", str(out / "agents" / "llm1")]) == 0
+
+
+def test_a_dry_run(tmp_path, capsys):
+    assert main(arguments(tmp_path / "run", "--dry_run=true")) == 0
+    shown = capsys.readouterr().out
+    assert "2 agents" in shown and "optimizer, all agents" in shown and "observer" in shown
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("rows", "more", "message"), [
+    ([{"other": 1}], [], "no prompt, messages or text"), ([{"prompt": ""}], [], "prompt is empty"),
+    ([{"prompt": "a b"}], ["--query.template={question}"], "question")])
+def test_rows_without_a_prompt(rows, more, message, tmp_path, capsys):
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert main(arguments(tmp_path / "run", f"--data.path={path}", *more)) == 2
+    out = capsys.readouterr().err
+    rejected = tmp_path / "run" / "rejected.jsonl"
+    assert message in out + (rejected.read_text() if rejected.exists() else "")
+
+
+def test_a_reward_that_fails_leaves_what_was_done(tmp_path, capsys, monkeypatch):
+    calls = 0
+
+    def failing(prompts, responses, rows, *, values):
+        nonlocal calls
+        calls += 1
+        return [float("nan") if calls > 6 else 1.0] * len(responses)
+
+    monkeypatch.setattr("jaxllm.rl.rewards.words_reward", failing)
+    out = tmp_path / "run"
+    assert main(arguments(out)) == 2
+    assert "returned nan" in capsys.readouterr().err
+    assert read_metrics(out / "metrics.jsonl"), "iterations before are kept"

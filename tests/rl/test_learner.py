@@ -1,0 +1,216 @@
+"""Sampling, evaluation and update of an agent on the packaged model."""
+
+import dataclasses
+
+import chex
+import jax
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+
+from jaxllm.config import SamplingConfig
+from jaxllm.devices import make_mesh
+from jaxllm.generate import Generator
+from jaxllm.model import load
+from jaxllm.models import LoraConfig
+from jaxllm.rl import ALGORITHMS, Learner, RlConfig, init_agent
+from jaxllm.rl.agent import drawn_seed
+from jaxllm.rl.config import KlConfig, PolicyConfig, RlTrainConfig, ScoreConfig
+from jaxllm.rl.rollouts import rollout_shape
+
+LIMIT, BATCH = 6, 8
+TEXTS = ["Review: The soup in", "Review: We tried", "Review: What a", "Review: I bought a lamp from Velmar", "Review:",
+         "Question: Who", "Review: The boat in Loma is", "Review: The"]
+
+
+def settings(algorithm="ppo", **changes):
+    base = dict(algorithm=algorithm, iterations=5, sampling=SamplingConfig(max_tokens=LIMIT, temperature=0.7),
+                train=RlTrainConfig(batch_size=BATCH, lr=1e-3, passes=2), lora=LoraConfig(rank=4))
+    return RlConfig(**base | changes)
+
+
+class Setup:
+    """An agent of a config with its rollout, after some steps that moved it away from the reference."""
+
+    def __init__(self, config, quantize=None, mesh=None):
+        model = load("tiny", quantization=quantize)
+        self.config, self.base = config, Generator(model)
+        self.mesh = make_mesh(1) if mesh is None else mesh
+        self.prompts = [np.array(model.prompt_ids(text), np.int32) for text in TEXTS for _ in range(config.group_size)]
+        shape = rollout_shape([len(prompt) for prompt in self.prompts], LIMIT, config.minibatch_size,
+                              config.train.accumulate, packed=config.train.packing)
+        self.learner = Learner.make(model.spec, config, shape, self.mesh)
+        self.state = init_agent(self.base, config, self.learner.optimizer, self.mesh, 0)
+        self.groups = np.repeat(np.arange(len(TEXTS), dtype=np.int32), config.group_size)
+
+    def iterate(self, seed=0, scores=None):
+        rollout = self.learner.sample(self.base, self.state, self.prompts, LIMIT, seed)
+        experience = self.learner.evaluate(self.base, self.state, rollout, seed)
+        scores = np.random.default_rng(seed).normal(size=len(self.prompts)).astype(np.float32) if scores is None else (
+            scores(rollout))
+        self.state, numbers = self.learner.update(self.base, self.state, experience, scores, self.groups, seed)
+        return experience, numbers
+
+
+@pytest.fixture(scope="module")
+def moved():
+    """An agent after two updates of its adapter."""
+    setup = Setup(settings())
+    for seed in range(2):
+        setup.iterate(seed)
+    return setup
+
+
+def test_recorded_logprobs_are_those_of_the_sampler_and_of_scoring(moved):
+    """All three at temperature 0.7: generation, the evaluation of packed rows, and plain scoring."""
+    rollout = moved.learner.sample(moved.base, moved.state, moved.prompts, LIMIT, 5)
+    experience = moved.learner.evaluate(moved.base, moved.state, rollout)
+    mask = rollout.mask
+    assert_allclose(experience.known["logprobs"][mask], rollout.sampler_logprobs[mask], atol=1e-5)
+    pairs = [(prompt, ids[:size]) for prompt, ids, size in zip(
+        rollout.prompts, rollout.ids, rollout.lengths, strict=True)]
+    scored = moved.base.score(pairs, adapter=moved.learner.adapter(moved.state), temperature=0.7)
+    plain = moved.base.score(pairs, temperature=0.7)
+    for row, (own, reference) in enumerate(zip(scored, plain, strict=True)):
+        assert_allclose(experience.known["logprobs"][row][mask[row]], own.logprobs, atol=1e-5)
+        assert_allclose(experience.known["reference_logprobs"][row][mask[row]], reference.logprobs, atol=1e-5)
+    assert experience.kl.min() > 0
+
+
+@pytest.mark.parametrize(("name", "changes", "quantize"), [
+    ("adapter", {}, None), ("all weights", {"lora": None}, None), ("int4", {}, "int4"), ("nf4", {}, "nf4"),
+    ("minibatches", {"train": RlTrainConfig(batch_size=BATCH, minibatch_size=4, lr=1e-3)}, None),
+    ("separate critic", {"policy": PolicyConfig(value="separate")}, None)])
+def test_the_first_update_starts_at_a_ratio_of_one(name, changes, quantize):
+    setup = Setup(settings(**changes), quantize)
+    for seed in range(2):
+        experience, numbers = setup.iterate(seed)
+        assert numbers["first_ratio_error"] <= 1e-5, name
+        if seed == 0:
+            assert np.abs(experience.kl).max() <= 1e-5, "the agent is still the reference"
+            if "values" in experience.known:
+                assert not experience.known["values"].any(), "values start at 0"
+        else:
+            assert experience.kl.mean() > 1e-5
+
+
+def test_without_a_change_no_ratio_is_clipped():
+    """Both programs compute the same function on rows of one shape: what is left is the rounding of their fusions."""
+    setup = Setup(settings(train=RlTrainConfig(batch_size=BATCH, lr=0.0, passes=3)))
+    _, numbers = setup.iterate()
+    assert numbers["first_ratio_error"] <= 2e-6 and numbers["clip_fraction"] == 0.0
+
+
+def parameters(config, **options):
+    """The trained weights and the metrics after two iterations of fixed responses."""
+    setup = Setup(config, **options)
+    for seed in range(2):
+        _, numbers = setup.iterate(seed)
+    return jax.device_get(setup.state.params), numbers
+
+
+@pytest.mark.parametrize("algorithm", ["ppo", "grpo"])
+@pytest.mark.parametrize("train", [
+    {"accumulate": 4}, {"packing": False}, {"packing": False, "accumulate": 2}, {"remat": "full"}])
+def test_how_an_update_is_computed_does_not_change_it(algorithm, train):
+    policy = PolicyConfig(group_size=4 if algorithm == "grpo" else None, aggregate="token")
+    # With the usual eps Adam's first steps have the size of the rate wherever a gradient is rounding.
+    config = settings(algorithm, policy=policy, kl=KlConfig(coef=0.1), train=RlTrainConfig(
+        batch_size=BATCH, lr=1e-3, passes=2, eps=1e-4))
+    other = dataclasses.replace(config, train=dataclasses.replace(config.train, **train))
+    (one, numbers), (two, others) = parameters(config), parameters(other)
+    chex.assert_trees_all_close(one, two, atol=1e-5)
+    for name in ("loss", "approx_kl", "clip_fraction", "grad_norm"):
+        assert numbers[name] == pytest.approx(others[name], rel=1e-3, abs=1e-5), name
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_every_algorithm_raises_its_reward(algorithm):
+    """The reward is the share of tokens with an even id, which is a half at first."""
+    config = settings(algorithm, train=RlTrainConfig(batch_size=BATCH, lr=1e-2), policy=PolicyConfig(
+        group_size=4 if ALGORITHMS[algorithm].has_groups else None), kl=KlConfig(coef=0.0))
+    setup = Setup(config)
+    share = lambda rollout: ((rollout.ids % 2 == 0) & rollout.mask).sum(1) / np.float32(rollout.lengths)
+    rewards = []
+    for seed in range(16):
+        experience, _ = setup.iterate(seed, share)
+        rewards.append(share(experience.rollout).mean())
+    assert np.mean(rewards[-4:]) > np.mean(rewards[:2]) + 0.1, rewards
+
+
+def test_the_penalty_in_the_loss_pulls_towards_the_reference(moved):
+    """Without advantages a step of a penalty in the loss lowers the divergence."""
+    config = settings("grpo", policy=PolicyConfig(group_size=8), kl=KlConfig(coef=1.0, kind="k2"),
+                      train=RlTrainConfig(batch_size=BATCH, lr=2e-3))
+    setup = Setup(config)
+    extra = setup.state.extra
+    setup.state = dataclasses.replace(setup.state, extra=extra | {"kl_coef": 0.0 * extra["kl_coef"]})
+    for seed in range(4):
+        setup.iterate(seed, lambda rollout: (rollout.ids % 2 == 0).sum(1).astype(np.float32))
+    fresh = init_agent(setup.base, config, setup.learner.optimizer, setup.mesh, 0)
+    setup.state = dataclasses.replace(fresh, params=setup.state.params)
+    divergences = []
+    for seed in range(6):
+        experience, numbers = setup.iterate(seed, lambda rollout: np.full(len(rollout.prompts), 0.7, np.float32))
+        assert numbers["advantage_std"] == 0.0
+        divergences.append(experience.kl.mean())
+    assert divergences[-1] < 0.7 * divergences[0]
+
+
+def test_a_large_ratio_skips_the_update():
+    """As if the policy had moved by a factor of e^3 since the responses were evaluated."""
+    setup = Setup(settings(train=RlTrainConfig(batch_size=BATCH, lr=1e-2, passes=2)))
+    rollout = setup.learner.sample(setup.base, setup.state, setup.prompts, LIMIT, 0)
+    experience = setup.learner.evaluate(setup.base, setup.state, rollout)
+    experience.known["logprobs"] -= 3.0
+    before = jax.device_get((setup.state.params, setup.state.opt_state))
+    scores = np.arange(BATCH, dtype=np.float32)
+    state, numbers = setup.learner.update(setup.base, setup.state, experience, scores, setup.groups)
+    assert numbers["ratio"] == pytest.approx(np.exp(3), rel=1e-3)
+    assert numbers["skipped"] == numbers["updates"] == 2
+    chex.assert_trees_all_equal(before, jax.device_get((state.params, state.opt_state)))
+
+
+def test_passes_end_at_the_target_divergence():
+    train = RlTrainConfig(batch_size=BATCH, lr=1e-2, passes=6)
+    free = Setup(settings(train=train)).iterate()[1]["updates"]
+    bound = Setup(settings(train=train, policy=PolicyConfig(target_kl=1e-4))).iterate()[1]["updates"]
+    assert free == 6 and bound < 6
+
+
+def test_responses_without_an_end():
+    rows = {}
+    for choice in ("keep", "penalty", "replace", "mask"):
+        setup = Setup(settings(scores=ScoreConfig(missing_end=choice, missing_end_penalty=0.5)))
+        one = lambda rollout: np.ones(len(rollout.prompts), np.float32)
+        experience, numbers = setup.iterate(scores=one)
+        rows[choice], truncated = numbers, experience.rollout.truncated.mean()
+    assert rows["keep"]["shaped_score"] == 1.0
+    assert rows["penalty"]["shaped_score"] == pytest.approx(1 - 0.5 * truncated)
+    assert rows["replace"]["shaped_score"] == pytest.approx(1 - 1.5 * truncated)
+    lengths = experience.rollout.lengths
+    assert rows["mask"]["weight"] == lengths[~experience.rollout.truncated].sum()
+    assert rows["keep"]["weight"] == lengths.sum()
+
+
+def test_one_program_for_each_number_of_rows(programs):
+    """Limits that change from iteration to iteration compile a shape once, and nothing after that."""
+    setup = Setup(settings(train=RlTrainConfig(batch_size=BATCH, lr=1e-3, passes=1)))
+    shapes, compiled = set(), []
+    for iteration in range(50):
+        limit = int(np.random.default_rng(iteration).integers(2, LIMIT + 1))
+        before = programs()
+        rollout = setup.learner.sample(setup.base, setup.state, setup.prompts, limit, iteration)
+        experience = setup.learner.evaluate(setup.base, setup.state, rollout, iteration)
+        setup.state, _ = setup.learner.update(setup.base, setup.state, experience,
+                                              np.ones(len(setup.prompts), np.float32), setup.groups, iteration)
+        shape = experience.batches[0]["tokens"].shape
+        compiled.append((programs() - before, shape in shapes))
+        shapes.add(shape)
+    late = [count for iteration, (count, seen) in enumerate(compiled) if iteration > 1 and seen]
+    assert not any(late), compiled
+
+
+def test_purposes_have_different_seeds():
+    seeds = {drawn_seed(0, *purpose) for purpose in ((0,), (1,), (0, 1), (1, 0), (0, 0, 1))}
+    assert len(seeds) == 5 and drawn_seed(0, 3) == drawn_seed(0, 3) != drawn_seed(1, 3)

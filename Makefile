@@ -57,6 +57,8 @@ $(VENV)/installed-%: $(VENV)/installed
 $(VENV)/installed-oracle: $(VENV)/installed-test
 	$(BIN)/pip install --quiet --disable-pip-version-check 'torch==2.13.0'
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[test,oracle]'
+	# The last TRL with the classic PPO trainer, of which tests call functions; read from the file, not installed.
+	$(BIN)/pip download --quiet --disable-pip-version-check --no-deps --dest .cache/wheels trl==0.11.4
 	touch $@
 
 clean:

@@ -28,6 +28,8 @@ class OptimizerConfig:
         b1: decay of the running mean of gradients.
         b2: decay of the running mean of squared gradients.
         eps: added to the root of the second moment.
+        adam_style: torch corrects the bias of the second moment before eps is added, tensorflow after: its first steps
+            are smaller wherever gradients are not large against eps. That matters in reinforcement learning.
         clip_norm: gradients with a larger global norm are scaled down to it; null does not clip.
     """
 
@@ -39,6 +41,7 @@ class OptimizerConfig:
     b1: float = 0.9
     b2: float = 0.999
     eps: float = 1e-8
+    adam_style: Literal["torch", "tensorflow"] = "torch"
     clip_norm: float | None = 1.0
 
     def __post_init__(self):
@@ -103,7 +106,8 @@ def make_optimizer(config: OptimizerConfig, total_steps: int) -> optax.GradientT
     """
     inner = optax.chain(
         optax.identity() if config.clip_norm is None else optax.clip_by_global_norm(config.clip_norm),
-        optax.scale_by_adam(config.b1, config.b2, config.eps),
+        (optax.scale_by_adam if config.adam_style == "torch" else _scale_by_adam_tensorflow)(
+            config.b1, config.b2, config.eps),
         optax.add_decayed_weights(config.weight_decay, mask=decay_mask),
         optax.scale_by_learning_rate(make_schedule(config, total_steps)),
     )
@@ -112,3 +116,16 @@ def make_optimizer(config: OptimizerConfig, total_steps: int) -> optax.GradientT
         return inner.init(jax.tree.map(lambda p: p.astype(jnp.float32), params))
 
     return optax.GradientTransformation(init, inner.update)
+
+
+def _scale_by_adam_tensorflow(b1: float, b2: float, eps: float) -> optax.GradientTransformation:
+    """Builds Adam with `m / (sqrt(v) + eps) * sqrt(1 - b2^t) / (1 - b1^t)` (1412.6980, end of section 2)."""
+    inner = optax.scale_by_adam(b1, b2, eps)
+
+    def update(updates: optax.Updates, state: optax.ScaleByAdamState, params: optax.Params | None = None):
+        _, state = inner.update(updates, state, params)
+        rate = jnp.sqrt(1.0 - b2 ** state.count) / (1.0 - b1 ** state.count)
+        step = lambda m, v: rate * m / (jnp.sqrt(v) + eps)
+        return jax.tree.map(step, state.mu, state.nu), state
+
+    return optax.GradientTransformation(inner.init, update)

@@ -110,3 +110,14 @@ def test_matrices_and_tables_are_decayed_and_nothing_else(family):
     stacked = lambda path: path[0].key == "layers"
     expected = jax.tree_util.tree_map_with_path(lambda path, leaf: len(leaf.shape) - stacked(path) > 1, shapes)
     assert decay_mask(shapes) == expected
+
+
+@pytest.mark.parametrize(("style", "expected"), [("torch", [.999, .909, .0909]), ("tensorflow", [.969, .240, .0032])])
+def test_where_eps_is_added(style, expected):
+    config = OptimizerConfig(lr=1.0, schedule="constant", eps=1e-5, adam_style=style, clip_norm=None)
+    gradients = {"w": jnp.array([1e-2, 1e-4, 1e-6])}
+    optimizer = make_optimizer(config, 10)
+    updates, state = optimizer.update(gradients, optimizer.init(gradients), gradients)
+    np.testing.assert_allclose(-updates["w"], expected, atol=6e-4)
+    later, _ = optimizer.update(gradients, state, gradients)
+    assert np.isfinite(later["w"]).all()

@@ -78,7 +78,7 @@ def test_adapters_load_again(finished):
 
 
 class Killed(BaseException):
-    """Stands for a kill: nothing that the job does on an error happens."""
+    """In place of a kill: nothing that the job does on an error happens."""
 
 
 @pytest.mark.parametrize("phase", PHASES)

@@ -13,8 +13,8 @@ import numpy as np
 from jaxllm.finetune.texts import Batch, RowShape, Text, make_batch
 from jaxllm.generate import Completion
 
-# Packed rows hold about three texts, or the longest, and have a length in this range where texts allow it: short rows cannot be
-# filled well, and attention is costly in long ones.
+# Packed rows hold about three texts, or the longest, and are of a length in this range where texts allow it: short rows
+# cannot be filled well, and attention is costly in long ones.
 _TEXTS, _SHORTEST, _LONGEST = 3, 128, 1024
 # Numbers of rows of a batch grow by this factor from one compiled program to the next.
 _COUNT_FACTOR = 1.2

@@ -1,0 +1,198 @@
+"""PPO against CORY and its ablations, over KL coefficients, learning rates and seeds: frontier of reward against KL.
+
+    python scripts/reproduce_cory.py CONFIG OUT [--variants ppo cory ...] [--kl 0.1 0.3 1.0] [--lr 1e-3] [--seeds 0 1 2]
+                                     [--minutes 8] [-- --KEY VALUE ...]
+
+Variants: ppo; ppo_twice (twice the iterations, so that it has as many samples as CORY); ppo_big (of the model --big);
+cory; no_transfer (both agents see the query alone); no_exchange; own and mean (rewards). What follows `--` are keys of
+`jaxllm rl` for all runs. After --minutes the running one is stopped with a checkpoint; the same command continues.
+
+Of every run, the last state on held-back bare queries counts; of two agents the mean. A run has collapsed if it lost
+more than half of its gain: its training reward at the end against the best of any tenth of its iterations. The
+hypervolume is the area between the points (task reward, -KL) of a variant's mean runs and the point of the first
+model's reward and the largest KL of all; its interval resamples seeds. Writes OUT/table.md, results.json, frontier.svg.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxllm.cli import main as jaxllm
+from jaxllm.cory import Config
+from jaxllm.files import write_atomic
+from jaxllm.parsing import parse
+from jaxllm.report.plots import COLORS
+from jaxllm.statistics import interval
+from jaxllm.train import read_metrics
+
+VARIANTS = {"ppo": ["--agents=1"], "ppo_twice": ["--agents=1"], "ppo_big": ["--agents=1"], "cory": ["--agents=2"],
+            "no_transfer": ["--agents=2", "--cory.transfer=false"],
+            "no_exchange": ["--agents=2", "--exchange_every=1000000"],
+            "own": ["--agents=2", "--cory.reward=own"], "mean": ["--agents=2", "--cory.reward=mean"]}
+DRAWS = 2000
+
+
+def keys(options: argparse.Namespace, variant: str, kl: float, lr: float | None, seed: int) -> list[str]:
+    """Returns the arguments of one run."""
+    own = [f"--config={options.config}", *options.rest, *VARIANTS[variant], f"--kl.coef={kl}", f"--seed={seed}",
+           "--save=nothing"]
+    own += [] if lr is None else [f"--train.lr={lr}"]
+    if variant == "ppo_twice":
+        config = parse(Config, [*own, "--out=x"])
+        own.append(f"--iterations={2 * config.iterations}")
+    return own + ([f"--model={options.big}"] if variant == "ppo_big" else [])
+
+
+def measured(folder: Path) -> dict[str, Any] | None:
+    """Reads the numbers of a finished run."""
+    if not (folder / "result.json").is_file():
+        return None
+    result, metrics = json.loads((folder / "result.json").read_text()), read_metrics(folder / "metrics.jsonl")
+    agents = result["agents"].values()
+    mean = lambda when, name: float(np.mean([agent[when][name]["mean"] for agent in agents]))
+    rewards = np.array([np.mean([own["task_reward"] for own in line["agents"].values()]) for line in metrics])
+    tenth = max(len(rewards) // 10, 1)
+    best = max(rewards[i:i + tenth].mean() for i in range(len(rewards) - tenth + 1))
+    start, end = rewards[:tenth].mean(), rewards[-tenth:].mean()
+    return {"start": mean("before", "task_reward"), "task_reward": mean("after", "task_reward"),
+            "kl": mean("after", "kl"), "length": mean("after", "length"), "collapsed": bool(best > start and end < best - 0.5 * (best - start)),
+            "seconds": sum(result["seconds_per_iteration"].values()) * result["iterations"],
+            "iterations": result["iterations"]}
+
+
+def hypervolume(points: Sequence[tuple[float, float]], start: float, worst: float) -> float:
+    """Computes the area that points (reward, kl) dominate, above the reward `start` and below the KL `worst`."""
+    area, reached = 0.0, start
+    for reward, kl in sorted(points, key=lambda point: point[1]):
+        if reward > reached:
+            area += (reward - reached) * max(worst - kl, 0.0)
+            reached = reward
+    return area
+
+
+def summarize(runs: dict[tuple, dict[str, Any]], options: argparse.Namespace) -> dict[str, Any]:
+    """Computes means over seeds, and hypervolumes with intervals."""
+    worst = max(run["kl"] for run in runs.values())
+    start = float(np.mean([run["start"] for run in runs.values()]))
+    rows, volumes = [], {}
+    for variant in dict.fromkeys(key[0] for key in runs):
+        settings = list(dict.fromkeys(key[1:3] for key in runs if key[0] == variant))
+        seeds = sorted({key[3] for key in runs if key[0] == variant})
+        for kl, lr in settings:
+            own = [runs[variant, kl, lr, seed] for seed in seeds if (variant, kl, lr, seed) in runs]
+            rows.append({"variant": variant, "kl_coef": kl, "lr": lr, "seeds": len(own),
+                         "collapsed": sum(run["collapsed"] for run in own),
+                         **{name: interval([run[name] for run in own]) for name in (
+                             "task_reward", "kl", "length", "seconds")}})
+        def volume(chosen: Sequence[int], variant: str = variant, settings: Sequence[tuple] = settings) -> float:
+            points = []
+            for kl, lr in settings:
+                own = [runs[variant, kl, lr, seed] for seed in chosen if (variant, kl, lr, seed) in runs]
+                if own:
+                    points.append((float(np.mean([run["task_reward"] for run in own])),
+                                   float(np.mean([run["kl"] for run in own]))))
+            return hypervolume(points, start, worst)
+        random = np.random.default_rng(0)
+        draws = [volume(random.choice(seeds, len(seeds)).tolist()) for _ in range(DRAWS)]
+        low, high = np.quantile(draws, [0.025, 0.975])
+        volumes[variant] = {"mean": volume(seeds), "ci_low": float(low), "ci_high": float(high), "n": len(seeds)}
+    return {"start": start, "runs": len(runs), "rows": rows, "hypervolume": volumes}
+
+
+def table(summary: dict[str, Any]) -> str:
+    """Formats the summary as Markdown."""
+    def cell(value: dict[str, Any], digits: int = 2) -> str:
+        mean, low, high = (f"{value[name]:.{digits}f}" for name in ("mean", "ci_low", "ci_high"))
+        return f"{mean} [{low}, {high}]"
+
+    lines = ["| variant | KL coefficient | rate | seeds | task reward | KL, nats | length | collapsed | minutes |",
+             "|---|---|---|---|---|---|---|---|---|"]
+    for row in summary["rows"]:
+        rate = "" if row["lr"] is None else f"{row['lr']:g}"
+        numbers = (row["variant"], f"{row['kl_coef']:g}", rate, row["seeds"], cell(row["task_reward"]), cell(row["kl"]),
+                   cell(row["length"], 1), row["collapsed"], f"{row['seconds']['mean'] / 60:.1f}")
+        lines.append(f"| {' | '.join(map(str, numbers))} |")
+    lines += ["", f"Reward of the first model: {summary['start']:.2f}.", "", "| variant | hypervolume |", "|---|---|",
+              *(f"| {name} | {cell(value, 1)} |" for name, value in summary["hypervolume"].items())]
+    return "\n".join(lines) + "\n"
+
+
+def draw(summary: dict[str, Any], path: Path) -> None:
+    """Draws the frontier of every variant."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(6, 4))
+    for color, variant in zip(COLORS * 2, summary["hypervolume"], strict=False):
+        rows = sorted((row for row in summary["rows"] if row["variant"] == variant), key=lambda row: row["kl"]["mean"])
+        mean = {name: np.array([row[name]["mean"] for row in rows]) for name in ("kl", "task_reward")}
+        around = {name: np.abs(np.array([[row[name]["ci_low"], row[name]["ci_high"]] for row in rows]).T - mean[name])
+                  for name in mean}
+        axes.errorbar(mean["kl"], mean["task_reward"], xerr=around["kl"], yerr=around["task_reward"], color=color,
+                      marker="o", ms=4, lw=1, label=variant)
+    axes.set_xlabel("KL divergence from the first model, nats a response")
+    axes.set_ylabel("task reward on bare queries")
+    axes.legend(frameon=False)
+    figure.savefig(path, bbox_inches="tight")
+    plt.close(figure)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=["ppo", "ppo_twice", "cory", "no_transfer",
+                                                                            "no_exchange", "own", "mean"])
+    parser.add_argument("--kl", nargs="+", type=float, default=[0.1, 0.3, 1.0])
+    parser.add_argument("--lr", nargs="+", type=float, default=[None])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--big", default="", help="model of ppo_big, about twice the size")
+    parser.add_argument("--minutes", type=float, help="stop after this time")
+    given = sys.argv[1:]
+    split = given.index("--") if "--" in given else len(given)
+    options = parser.parse_args(given[:split])
+    options.rest = given[split + 1:]
+    if "ppo_big" in options.variants and not options.big:
+        parser.error("ppo_big needs --big MODEL")
+    timer = None
+    if options.minutes is not None:
+        timer = threading.Timer(60 * options.minutes, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        timer.daemon = True
+        timer.start()
+    runs: dict[tuple, dict[str, Any]] = {}
+    status = 0
+    for seed in options.seeds:
+        for kl in options.kl:
+            for lr in options.lr:
+                for variant in options.variants:
+                    folder = options.out / f"{variant}_kl{kl:g}{'' if lr is None else f'_lr{lr:g}'}_seed{seed}"
+                    if status == 0 and measured(folder) is None:
+                        print(f"run {folder.name}", flush=True)
+                        status = jaxllm(["rl", *keys(options, variant, kl, lr, seed), f"--out={folder}"])
+                    if (found := measured(folder)) is not None:
+                        runs[variant, kl, lr, seed] = found
+    if timer is not None:
+        timer.cancel()
+    if runs:
+        summary = summarize(runs, options)
+        write_atomic(options.out / "results.json", json.dumps(summary, indent=2) + "\n")
+        write_atomic(options.out / "table.md", table(summary))
+        draw(summary, options.out / "frontier.svg")
+        print(table(summary))
+    return 0 if status in (0, 130) else status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -50,7 +50,7 @@ VERBS: dict[str, Verb] = {
     "remove": Verb("jaxllm.self_param.removal", "remove a document from the model of a sequential inject run", True,
                    subject="document"),
     "recommend": Verb("jaxllm.evaluate.recommend.job", "measure how often a model recommends the right item", True),
-    "evaluate": Verb("jaxllm.evaluate.task_job", "measure exact match, pass@k and question answering (GSM8K, QA)", True),
+    "evaluate": Verb("jaxllm.evaluate.task_job", "measure exact match and pass@k on GSM8K, or question answers", True),
     "compare": Verb("jaxllm.evaluate.comparison.job", "measure how often one model answers better than another", True),
     "generate": Verb("jaxllm.generate.job", "complete prompts or answer conversations", True),
     "score": Verb("jaxllm.generate.score_job", "compute log-probabilities of completions, or scores of a classifier",

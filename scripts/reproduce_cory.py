@@ -65,9 +65,9 @@ def measured(folder: Path) -> dict[str, Any] | None:
     best = max(rewards[i:i + tenth].mean() for i in range(len(rewards) - tenth + 1))
     start, end = rewards[:tenth].mean(), rewards[-tenth:].mean()
     return {"start": mean("before", "task_reward"), "task_reward": mean("after", "task_reward"),
-            "kl": mean("after", "kl"), "length": mean("after", "length"), "collapsed": bool(best > start and end < best - 0.5 * (best - start)),
-            "seconds": sum(result["seconds_per_iteration"].values()) * result["iterations"],
-            "iterations": result["iterations"]}
+            "kl": mean("after", "kl"), "length": mean("after", "length"),
+            "collapsed": bool(best > start and end < best - 0.5 * (best - start)),
+            "seconds": sum(result["seconds_per_iteration"].values()) * result["iterations"]}
 
 
 def hypervolume(points: Sequence[tuple[float, float]], start: float, worst: float) -> float:

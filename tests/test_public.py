@@ -16,6 +16,9 @@ import jaxllm
 PUBLIC: dict[str, str] = {
     "jaxllm": """
         __version__ Generator load Model SamplingConfig""",
+    "jaxllm.cory": """
+        collective_rewards Config CoryConfig exchange HeldBackConfig QueryConfig Team TeamConfig train
+        Trained Trainer""",
     "jaxllm.finetune": """
         build_target collate common_lengths DivergenceConfig init_trained InterleavedTargets make_loss make_plan
         merged OnPolicyConfig OnPolicyTargets remove_checkpoints ReplayTargets run_plan Target target_divergence
@@ -32,11 +35,16 @@ PUBLIC: dict[str, str] = {
         save_model stack_layers sum_adapters text_scores unembedding unstack_layers value_predictions
         with_score_head""",
     "jaxllm.ops": """
-        class_cross_entropy cross_entropy kl_distillation ld_token_weights masked_sum matmul nll_scale Pairs
-        preference_loss PreferenceSettings quantize Quantized reward_loss token_aligned_logprobs token_divergence
-        token_entropy token_logprobs top_k_kl top_k_logprobs Unembedding Unpaired wpo_weights""",
+        adapt_kl_coef aggregate class_cross_entropy combined_reward cross_entropy gae group_advantages
+        importance_weights init_moments kl_distillation ld_token_weights masked_sum matmul nll_scale
+        overlong_penalty Pairs policy_terms PolicySettings preference_loss PreferenceSettings quantize
+        Quantized reward_loss shape_scores standard_deviation token_aligned_logprobs token_divergence
+        token_entropy token_kl token_logprobs token_mean token_rewards token_statistics top_k_kl
+        top_k_logprobs Unembedding Unpaired update_moments value_terms whiten wpo_weights""",
     "jaxllm.report": """
         Bars head Heat Histogram Lines markdown render Section Table""",
+    "jaxllm.rl": """
+        Algorithm ALGORITHMS Experience init_agent Learner make_rollout RlConfig Rollout""",
     "jaxllm.self_param": """
         answer_questions FormatConfig inject InjectConfig Injection Prompts QAPair""",
     "jaxllm.text": """

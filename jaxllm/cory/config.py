@@ -73,12 +73,37 @@ class HeldBackConfig:
     every: int | None = None
 
     def __post_init__(self):
-        check(self.rows >= 0, "rows", f"must be 0 or more, got {self.rows}")
+        least = 0 if self.path is None else 1
+        check(self.rows >= least, "rows", f"must be {least} or more, got {self.rows}")
         check(self.every is None or self.every >= 1, "every", f"must be 1 or more, or null, got {self.every}")
 
 
+@dataclass(frozen=True, kw_only=True)
+class TeamConfig(RlConfig):
+    """How one agent learns, or two that cooperate.
+
+    Args:
+        agents: 1, or 2 for a pioneer and an observer.
+        exchange_every: iterations after which both agents exchange their roles.
+        cory: cooperation of two agents.
+        query: prompts.
+        held_back: rows for evaluation.
+    """
+
+    agents: int = 1
+    exchange_every: int = 5
+    cory: CoryConfig = field(default_factory=CoryConfig)
+    query: QueryConfig = field(default_factory=QueryConfig)
+    held_back: HeldBackConfig = field(default_factory=HeldBackConfig)
+
+    def __post_init__(self):
+        super().__post_init__()
+        check(self.agents in (1, 2), "agents", f"must be 1 or 2, got {self.agents}")
+        check(self.exchange_every >= 1, "exchange_every", f"must be 1 or more, got {self.exchange_every}")
+
+
 @dataclass(frozen=True)
-class Config(RlConfig):
+class Config(TeamConfig):
     """Fine-tunes a model by reinforcement learning: one agent, or two that cooperate (CORY).
 
     Args:
@@ -89,11 +114,6 @@ class Config(RlConfig):
             for the right number, else 0; gsm8k_strict reads it after ####), words (the sum of their values), or
             package.module:name of a function (prompts, responses, rows) -> scores. A list of several is added.
         rewards: their models and weights.
-        agents: 1, or 2 for a pioneer and an observer.
-        exchange_every: iterations after which both agents exchange their roles.
-        cory: cooperation of two agents.
-        query: prompts.
-        held_back: rows for evaluation.
         samples: responses of every agent and iteration that rows.jsonl and the report show.
         save: output in DIR/agents: adapters, models (with the adapter merged), or nothing.
         dry_run: print shapes and memory, and exit.
@@ -104,11 +124,6 @@ class Config(RlConfig):
     model: str = "tiny"
     reward: str | list[str] = "gsm8k"
     rewards: RewardConfig = field(default_factory=RewardConfig)
-    agents: int = 1
-    exchange_every: int = 5
-    cory: CoryConfig = field(default_factory=CoryConfig)
-    query: QueryConfig = field(default_factory=QueryConfig)
-    held_back: HeldBackConfig = field(default_factory=HeldBackConfig)
     samples: int = tunable(4)
     save: Literal["adapter", "model", "nothing"] = "adapter"
     dry_run: bool = False
@@ -116,8 +131,6 @@ class Config(RlConfig):
     def __post_init__(self):
         super().__post_init__()
         self.rewards.check_names(self.reward_names, "reward")
-        check(self.agents in (1, 2), "agents", f"must be 1 or 2, got {self.agents}")
-        check(self.exchange_every >= 1, "exchange_every", f"must be 1 or more, got {self.exchange_every}")
         check(self.samples >= 0, "samples", f"must be 0 or more, got {self.samples}")
         check(self.save != "adapter" or self.lora is not None, "save",
               "all weights are trained, so there is no adapter", "set save to model or nothing")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -15,7 +14,8 @@ from jaxllm.config import to_yaml
 from jaxllm.cory import report
 from jaxllm.cory.config import Config
 from jaxllm.cory.prompts import prompt_of
-from jaxllm.cory.team import NAMES, Team, Trainer, Turn
+from jaxllm.cory.team import NAMES, Team, Trainer
+from jaxllm.cory.training import agents_of, fit, split
 from jaxllm.devices import open_mesh
 from jaxllm.errors import UserError
 from jaxllm.finetune.trainable import as_adapter, merged
@@ -28,9 +28,9 @@ from jaxllm.models.peft import save_adapter
 from jaxllm.models.tensors import fingerprint, model_directory
 from jaxllm.rl.rewards import Row, open_reward
 from jaxllm.text.readers import data_files
-from jaxllm.text.rows import Message, RowSet, as_text, read_rows
+from jaxllm.text.rows import Message, RowSet, read_rows
 from jaxllm.text.templates import fields_of
-from jaxllm.train import Checkpointer, MetricsSink, MetricsWriter, Session, TrainState, open_metrics, read_metrics
+from jaxllm.train import Checkpointer, MetricsSink, MetricsWriter, open_metrics, read_metrics
 
 
 def run(config: Config) -> Path | None:
@@ -56,14 +56,8 @@ def read(config: Config, job: Job | None) -> tuple[Sequence[Row], Sequence[Row]]
     """
     found = _rows(config, config.data.path, config.data.limit, None if job is None else job.rejected_path).rows
     if config.held_back.path is not None:
-        return found, _rows(config, config.held_back.path, config.held_back.rows or 1, None).rows
-    digest = lambda row: hashlib.sha256(as_text({"prompt": prompt_of(config.query, row)}).encode()).hexdigest()
-    by_prompt: dict[str, list[Row]] = {}
-    for row in found:
-        by_prompt.setdefault(digest(row), []).append(row)
-    chosen = sorted(by_prompt)[:min(config.held_back.rows, len(by_prompt) - 1)]
-    held_back = [by_prompt[name][0] for name in chosen]
-    return [row for name, rows in by_prompt.items() if name not in set(chosen) for row in rows], held_back
+        return found, _rows(config, config.held_back.path, config.held_back.rows, None).rows
+    return split(found, config.query, config.held_back.rows)
 
 
 def _rows(config: Config, path: str, limit: int | None, rejected_path: Path | None) -> RowSet:
@@ -96,60 +90,21 @@ def _run(config: Config, job: Job) -> Path:
     with Checkpointer(job.checkpoints) as checkpointer:
         team, notes = trainer.start(), dict[str, Any]()
         if (made := checkpointer.latest_step() or 0):
-            restored, notes = checkpointer.restore(_tree(team))
+            restored, notes = checkpointer.restore(agents_of(team))
             team = Team(tuple(restored[name] for name in NAMES[:config.agents]), notes["pioneer"], notes["drawn"])
         else:
             notes = {"before": trainer.evaluate(team)}
-        team, interrupted = train(trainer, job, team, made, notes["before"], checkpointer)
+        with _open_files(job, made) as (metrics, samples):
+            team, interrupted = fit(trainer, team, made, notes["before"], checkpointer=checkpointer, metrics=metrics,
+                                    samples=samples, shown=config.samples)
     if interrupted:
         raise KeyboardInterrupt("stopped; the same command resumes it")
-    metrics = read_metrics(job.metrics_path)
-    result = _result(config, notes["before"], trainer.evaluate(team), metrics, len(rows), len(held_back))
+    lines = read_metrics(job.metrics_path)
+    result = _result(config, notes["before"], trainer.evaluate(team), lines, len(rows), len(held_back))
     _save(config, job, trainer, team)
     job.write_report(report.title(config), report.lead(config, result),
-                     report.sections(config, result, metrics, list(job.iter_rows())))
+                     report.sections(config, result, lines, list(job.iter_rows())))
     return job.write_result(result)
-
-
-def _tree(team: Team) -> dict[str, TrainState]:
-    """The agents as a checkpoint holds them."""
-    return dict(zip(NAMES, team.agents, strict=False))
-
-
-def train(trainer: Trainer, job: Job, team: Team, made: int, before: Mapping[str, Any], checkpointer: Checkpointer
-          ) -> tuple[Team, bool]:
-    """Makes the iterations that are left.
-
-    Args:
-        trainer: the run.
-        job: takes metrics and samples.
-        team: the agents after `made` iterations.
-        made: iterations made.
-        before: evaluation before training, which checkpoints keep.
-        checkpointer: saves.
-
-    Returns:
-        The agents, and whether a signal stopped the run.
-    """
-    config = trainer.config
-    with _open_files(job, made) as (metrics, samples), Session(
-            made, config.iterations, log_every=1, save_every=config.train.save_every, checkpointer=checkpointer,
-            metrics=metrics) as session:
-        sidecar = lambda: {"pioneer": team.pioneer, "drawn": team.drawn, "before": before}
-        for iteration in session.steps():
-            roles = {team.in_role(role): role for role in range(config.agents)}
-            team, numbers, turns = trainer.iterate(team, iteration)
-            for agent, role in sorted(roles.items()):
-                for sample in shown(turns[role], config.samples):
-                    samples.write(iteration, {"agent": NAMES[agent], **sample})
-            due = config.held_back.every is not None and (iteration + 1) % config.held_back.every == 0
-            if due and iteration + 1 < config.iterations:
-                numbers["held_back"] = trainer.evaluate(team)
-            tokens = sum(int(turn.rollout.lengths.sum()) for turn in turns)
-            session.log(iteration, {}, host={"iteration": iteration, **numbers}, tokens=tokens)
-            session.save_if_due(iteration, _tree(team), sidecar())
-        session.finish(_tree(team), sidecar())
-        return team, session.interrupted
 
 
 @contextmanager
@@ -174,12 +129,6 @@ class _FromZero:
         self._sink.write(step - 1, values)
 
 
-def shown(turn: Turn, count: int) -> list[dict[str, Any]]:
-    """Describes the first responses of a role, for rows.jsonl."""
-    return [{"prompt": turn.queries[i].text, "response": turn.rollout.texts[i], "task_reward": float(turn.scores[i]),
-             "length": int(turn.rollout.lengths[i])} for i in range(min(count, len(turn.scores)))]
-
-
 def _result(config: Config, before: Mapping[str, Any], after: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]],
             rows: int, held_back: int) -> dict[str, Any]:
     agents = {name: {"before": before.get(name, {}), "after": after.get(name, {})}
@@ -202,7 +151,7 @@ def _save(config: Config, job: Job, trainer: Trainer, team: Team) -> None:
     if folder.exists():  # left by a run that was killed before its result was written
         shutil.rmtree(folder)
     model = trainer.base.model
-    for name, state in _tree(team).items():
+    for name, state in agents_of(team).items():
         if config.save == "model":
             save_model(folder / name, model.spec, stack_layers(merged(model, state.params, config.lora)), config.model)
         else:

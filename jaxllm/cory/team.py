@@ -14,9 +14,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from jaxllm.cory.config import Config
+from jaxllm.cory.config import TeamConfig
 from jaxllm.cory.prompts import Query, encode_query, observer_prompt
 from jaxllm.errors import UserError
 from jaxllm.finetune.packing import can_pack
@@ -24,7 +25,7 @@ from jaxllm.finetune.texts import RowShape
 from jaxllm.generate import Generator
 from jaxllm.model import Model
 from jaxllm.models import ModelSpec
-from jaxllm.ops import init_moments
+from jaxllm.ops import combined_reward, init_moments
 from jaxllm.progress import notice
 from jaxllm.rl.agent import Experience, Learner, drawn_seed, init_agent
 from jaxllm.rl.rewards import RewardFn, Row
@@ -132,7 +133,7 @@ class Trainer:
         observer_length: the most tokens of an observer's prompt.
     """
 
-    config: Config
+    config: TeamConfig
     base: Generator
     rows: Sequence[Row]
     held_back: Sequence[Row]
@@ -141,7 +142,7 @@ class Trainer:
     observer_length: int
 
     @classmethod
-    def make(cls, config: Config, base: Generator, rows: Sequence[Row], held_back: Sequence[Row], reward: RewardFn,
+    def make(cls, config: TeamConfig, base: Generator, rows: Sequence[Row], held_back: Sequence[Row], reward: RewardFn,
              mesh: jax.sharding.Mesh) -> Trainer:
         """Makes the programs of a run.
 
@@ -304,7 +305,7 @@ class Trainer:
         return found
 
 
-def prompt_lengths(config: Config, model: Model, rows: Sequence[Row]) -> list[list[int]]:
+def prompt_lengths(config: TeamConfig, model: Model, rows: Sequence[Row]) -> list[list[int]]:
     """Returns the most tokens of the prompt of every row, of the pioneer and of the observer.
 
     Raises:
@@ -312,15 +313,15 @@ def prompt_lengths(config: Config, model: Model, rows: Sequence[Row]) -> list[li
     """
     model.require_lm("be trained by rewards")
     if not rows:
-        raise UserError("there is no prompt to train on", config.data.path)
+        raise UserError("there is no prompt to train on", "data")
     longest = model.spec.max_positions - config.limit
     queries = []
     for number, row in enumerate(rows, 1):
         try:
             queries.append(encode_query(model, config.query, row, longest))
         except UserError as error:
-            raise UserError(error.what, f"{config.data.path}, prompt {number}" + (
-                f", id {row['id']}" if "id" in row else ""), "remove it, or lower sampling.max_tokens") from None
+            raise UserError(error.what, f"prompt {number}" + (f", id {row['id']}" if "id" in row else ""),
+                            "remove it, or lower sampling.max_tokens") from None
     lengths = [[len(query.ids) for query in queries]]
     if config.agents == 2:
         prompts = [observer_prompt(model, config.cory, query, "", longest) for query in queries]
@@ -329,7 +330,7 @@ def prompt_lengths(config: Config, model: Model, rows: Sequence[Row]) -> list[li
     return lengths
 
 
-def row_shapes(config: Config, spec: ModelSpec, lengths: Sequence[Sequence[int]], mesh: jax.sharding.Mesh
+def row_shapes(config: TeamConfig, spec: ModelSpec, lengths: Sequence[Sequence[int]], mesh: jax.sharding.Mesh
                ) -> list[RowShape]:
     """Chooses the shape of rows of every role, from `prompt_lengths`."""
     multiple = config.train.accumulate * mesh.shape["data"] * mesh.shape["fsdp"]
@@ -359,8 +360,9 @@ def describe(turn: Turn, experience: Experience, kl_coef: float) -> dict[str, fl
     """
     rollout, known = turn.rollout, experience.known
     tokens = lambda values: float(values[rollout.mask].mean())
-    reward, kl = float(turn.scores.mean()), float(experience.kl.mean())
-    return {"task_reward": reward, "kl": kl, "combined_reward": reward - kl_coef * kl, "kl_coef": kl_coef,
+    combined = combined_reward(jnp.asarray(turn.scores), known["kl"], rollout.mask, kl_coef)
+    return {"task_reward": float(turn.scores.mean()), "kl": float(experience.kl.mean()),
+            "combined_reward": float(combined.mean()), "kl_coef": kl_coef,
             "length": float(rollout.lengths.mean()), "truncated": float(rollout.truncated.mean()),
             "entropy": tokens(known["entropy"]),
             "sampler_difference": tokens(np.abs(known["logprobs"] - rollout.sampler_logprobs))}

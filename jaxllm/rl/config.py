@@ -80,7 +80,8 @@ class PolicyConfig:
 
     Args:
         group_size: responses to every prompt.
-        clip_low, clip_high: range of the ratio of new to old probability, 1 - clip_low to 1 + clip_high.
+        clip_low: ratios of new to old probability are clipped at 1 - clip_low.
+        clip_high: and at 1 + clip_high.
         aggregate: mean over tokens, over responses, or over the token limit of all responses (constant).
         gamma: discount of rewards.
         lam: lambda of generalized advantage estimation.

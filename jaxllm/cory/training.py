@@ -1,0 +1,144 @@
+"""The loop over iterations, for the command and for `train`, and the split of rows by prompt."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from jaxllm.cory.config import QueryConfig, TeamConfig
+from jaxllm.cory.prompts import prompt_of
+from jaxllm.cory.team import NAMES, Team, Trainer, Turn
+from jaxllm.devices import open_mesh
+from jaxllm.finetune.trainable import as_adapter, merged, trainable_model
+from jaxllm.generate import Generator
+from jaxllm.model import Model
+from jaxllm.models import Adapter, Params
+from jaxllm.rl.rewards import Reward, RewardFn, Row
+from jaxllm.text.rows import as_text
+from jaxllm.train import Checkpointer, MetricsSink, Session, TrainState
+
+
+def split(rows: Sequence[Row], query: QueryConfig, held_back: int) -> tuple[list[Row], list[Row]]:
+    """Splits rows into those for training and `held_back` others, chosen by a hash of their prompt.
+
+    All rows of a prompt are on one side, where the held-back one has a single row of each; one prompt at least is
+    trained on.
+    """
+    by_prompt: dict[str, list[Row]] = {}
+    for row in rows:
+        digest = hashlib.sha256(as_text({"prompt": prompt_of(query, row)}).encode()).hexdigest()
+        by_prompt.setdefault(digest, []).append(row)
+    chosen = set(sorted(by_prompt)[:min(held_back, len(by_prompt) - 1)])
+    return ([row for digest, own in by_prompt.items() if digest not in chosen for row in own],
+            [own[0] for digest, own in by_prompt.items() if digest in chosen])
+
+
+def agents_of(team: Team) -> dict[str, TrainState]:
+    """Returns the states of the agents by name, as a checkpoint holds them."""
+    return dict(zip(NAMES, team.agents, strict=False))
+
+
+def fit(trainer: Trainer, team: Team, made: int, before: Mapping[str, Any], *, checkpointer: Checkpointer | None = None,
+        metrics: MetricsSink | None = None, samples: MetricsSink | None = None, shown: int = 0, progress: bool = True
+        ) -> tuple[Team, bool]:
+    """Makes the iterations that are left.
+
+    Args:
+        trainer: the run.
+        team: the agents after `made` iterations.
+        made: iterations made.
+        before: evaluation before training, which checkpoints hold.
+        checkpointer: saves; None saves nothing.
+        metrics: takes a line for every iteration.
+        samples: takes the first responses of every agent and iteration.
+        shown: number of these.
+        progress: show a bar.
+
+    Returns:
+        The agents, and whether a signal stopped the run.
+    """
+    config = trainer.config
+    with Session(made, config.iterations, log_every=1, save_every=config.train.save_every, checkpointer=checkpointer,
+                 metrics=metrics, progress=progress) as session:
+        sidecar = lambda: {"pioneer": team.pioneer, "drawn": team.drawn, "before": before}
+        for iteration in session.steps():
+            roles = {team.in_role(role): role for role in range(config.agents)}
+            team, numbers, turns = trainer.iterate(team, iteration)
+            if samples is not None:
+                for agent, role in sorted(roles.items()):
+                    for sample in _first(turns[role], shown):
+                        samples.write(iteration, {"agent": NAMES[agent], **sample})
+            due = config.held_back.every is not None and (iteration + 1) % config.held_back.every == 0
+            if due and iteration + 1 < config.iterations:
+                numbers["held_back"] = trainer.evaluate(team)
+            tokens = sum(int(turn.rollout.lengths.sum()) for turn in turns)
+            session.log(iteration, {}, host={"iteration": iteration, **numbers}, tokens=tokens)
+            session.save_if_due(iteration, agents_of(team), sidecar())
+        session.finish(agents_of(team), sidecar())
+        return team, session.interrupted
+
+
+def _first(turn: Turn, count: int) -> list[dict[str, Any]]:
+    """Describes the first responses of a role."""
+    return [{"prompt": turn.queries[i].text, "response": turn.rollout.texts[i], "task_reward": float(turn.scores[i]),
+             "length": int(turn.rollout.lengths[i])} for i in range(min(count, len(turn.scores)))]
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """Result of `train`.
+
+    Attributes:
+        adapters: adapter of every agent, by name; None where all weights are trained.
+        params: all weights of every agent, where these are trained, by name; else empty.
+        before, after: `task_reward`, `kl` and `length` of every agent on held-back queries, each with its interval.
+        metrics: numbers of every iteration.
+    """
+
+    adapters: dict[str, Adapter | None]
+    params: dict[str, Params]
+    before: dict[str, Any]
+    after: dict[str, Any]
+    metrics: list[dict[str, Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Lines:
+    lines: list[dict[str, Any]]
+
+    def write(self, step: int, values: Mapping[str, Any]) -> None:
+        """See `MetricsWriter.write`."""
+        self.lines.append(dict(values))
+
+
+def train(model: Model, rows: Sequence[Row], reward: RewardFn, *, config: TeamConfig, progress: bool = True) -> Trained:
+    """Trains a model by reinforcement learning, with one agent or two.
+
+    Args:
+        model: the model; its weights are left as they are.
+        rows: rows {prompt}, {messages} or {text}, or with the columns of `config.query.template`.
+        reward: function (prompts, responses, rows) -> scores; see `rl.rewards`.
+        config: algorithm, agents and training.
+        progress: show a progress bar.
+
+    Raises:
+        UserError: a prompt or a reward cannot be used.
+    """
+    training, held_back = split(rows, config.query, config.held_back.rows)
+    mesh, lines = open_mesh(config.mesh), _Lines([])
+    base = Generator(trainable_model(model, config.lora, config.device), dtype=config.device.compute_dtype, mesh=mesh,
+                     batch_size=min(256, config.rows))
+    checked = reward if isinstance(reward, Reward) else Reward([(reward, 1.0)])
+    trainer = Trainer.make(config, base, training, held_back, checked, mesh)
+    team = trainer.start()
+    before = trainer.evaluate(team)
+    team, interrupted = fit(trainer, team, 0, before, metrics=lines, progress=progress)
+    if interrupted:
+        raise KeyboardInterrupt
+    agents, after = agents_of(team), trainer.evaluate(team)
+    adapters = {name: as_adapter(state.params, config.lora) for name, state in agents.items()}
+    params = {} if config.lora is not None else {
+        name: merged(base.model, state.params, None) for name, state in agents.items()}
+    return Trained(adapters, params, before, after, lines.lines)

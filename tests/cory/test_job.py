@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from jaxllm.cli import main
 from jaxllm.cory import team as team_module
 from jaxllm.model import load_with_adapter
 from jaxllm.train import read_metrics
+from tests.processes import run_file
 
 PHASES = ("rollout", "reward", "score", "update")
 
@@ -168,3 +170,20 @@ def test_a_reward_that_fails_leaves_what_was_done(tmp_path, capsys, monkeypatch)
     assert main(arguments(out)) == 2
     assert "returned nan" in capsys.readouterr().err
     assert read_metrics(out / "metrics.jsonl"), "iterations before are kept"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("more", [(), ("--algorithm=grpo", "--policy.group_size=2", "--train.accumulate=2")])
+def test_eight_devices_come_to_the_same_numbers(more, tmp_path):
+    """Two devices split rows, two the base's weights and two the heads."""
+    common = ["--train.minibatch_size=8", "--train.batch_size=8", "--iterations=3", "--train.eps=1e-4", *more]
+    assert main(arguments(tmp_path / "one", *common)) == 0
+    done = run_file(Path(__file__).with_name("rl_devices.py"), *arguments(tmp_path / "eight", *common)[1:],
+                    "--mesh.data=2", "--mesh.fsdp=2", "--mesh.tensor=2", devices=8)
+    assert done.returncode == 0, done.stderr[-3000:]
+    for one, eight in zip(*(read_metrics(tmp_path / name / "metrics.jsonl") for name in ("one", "eight")), strict=True):
+        for agent, numbers in one["agents"].items():
+            other = eight["agents"][agent]
+            for name in ("task_reward", "kl", "loss", "approx_kl", "grad_norm", "entropy", "length"):
+                assert numbers[name] == pytest.approx(other[name], rel=1e-3, abs=1e-4), (one["step"], agent, name)
+            assert other["first_ratio_error"] <= 1e-5

@@ -7,10 +7,12 @@ Variants: ppo; ppo_twice (twice the iterations, so that it has as many samples a
 cory; no_transfer (both agents see the query alone); no_exchange; own and mean (rewards). What follows `--` are keys of
 `jaxllm rl` for all runs. After --minutes the running one is stopped with a checkpoint; the same command continues.
 
-Of every run, the last state on held-back bare queries counts; of two agents the mean. A run has collapsed if it lost
-more than half of its gain: its training reward at the end against the best of any tenth of its iterations. The
-hypervolume is the area between the points (task reward, -KL) of a variant's mean runs and the point of the first
-model's reward and the largest KL of all; its interval resamples seeds. Writes OUT/table.md, results.json, frontier.svg.
+Of every run, the last state on held-back bare queries counts; of two agents the mean. A run has collapsed if its
+training reward at the end is below that at the start, or fell by more than half of its gain from the best tenth of its
+iterations, both by more than the noise between iterations explains. KL growth is that of the last tenth over that in
+the middle. The hypervolume is the area between the points (task reward, -KL) of a variant's mean runs and the point of
+the first model's reward and the largest KL of all; its interval resamples seeds. Writes OUT/table.md, results.json and
+frontier.svg.
 """
 
 from __future__ import annotations
@@ -60,14 +62,28 @@ def measured(folder: Path) -> dict[str, Any] | None:
     result, metrics = json.loads((folder / "result.json").read_text()), read_metrics(folder / "metrics.jsonl")
     agents = result["agents"].values()
     mean = lambda when, name: float(np.mean([agent[when][name]["mean"] for agent in agents]))
-    rewards = np.array([np.mean([own["task_reward"] for own in line["agents"].values()]) for line in metrics])
-    tenth = max(len(rewards) // 10, 1)
-    best = max(rewards[i:i + tenth].mean() for i in range(len(rewards) - tenth + 1))
-    start, end = rewards[:tenth].mean(), rewards[-tenth:].mean()
+    curve = lambda name: np.array([np.mean([own[name] for own in line["agents"].values()]) for line in metrics])
+    kl, tenth = curve("kl"), max(len(metrics) // 10, 1)
+    middle = kl[len(kl) // 2 - tenth // 2:][:tenth].mean()
     return {"start": mean("before", "task_reward"), "task_reward": mean("after", "task_reward"),
-            "kl": mean("after", "kl"), "length": mean("after", "length"),
-            "collapsed": bool(best > start and end < best - 0.5 * (best - start)),
+            "kl": mean("after", "kl"), "length": mean("after", "length"), "collapsed": collapsed(curve("task_reward")),
+            "kl_growth": float(kl[-tenth:].mean() / middle) if middle > 0 else 1.0,
             "seconds": sum(result["seconds_per_iteration"].values()) * result["iterations"]}
+
+
+def collapsed(rewards: np.ndarray) -> bool:
+    """Decides whether a curve of training rewards ends below its start, or lost more than half of its gain.
+
+    Means of tenths are compared. Their noise is estimated from the differences between adjacent iterations, and a fall
+    has to exceed four times that of a difference of two means: the best of many tenths is high by chance.
+    """
+    if not np.isfinite(rewards).all():
+        return True
+    tenth = max(len(rewards) // 10, 1)
+    means = np.convolve(rewards, np.ones(tenth) / tenth, "valid")
+    noise = 4 * np.sqrt(2 / tenth) * np.std(np.diff(rewards)) / np.sqrt(2)
+    start, best, end = means[0], means.max(), means[-1]
+    return bool(end < start - noise or best - end > max(0.5 * (best - start), noise))
 
 
 def hypervolume(points: Sequence[tuple[float, float]], start: float, worst: float) -> float:
@@ -93,7 +109,7 @@ def summarize(runs: dict[tuple, dict[str, Any]], options: argparse.Namespace) ->
             rows.append({"variant": variant, "kl_coef": kl, "lr": lr, "seeds": len(own),
                          "collapsed": sum(run["collapsed"] for run in own),
                          **{name: interval([run[name] for run in own]) for name in (
-                             "task_reward", "kl", "length", "seconds")}})
+                             "task_reward", "kl", "length", "kl_growth", "seconds")}})
         def volume(chosen: Sequence[int], variant: str = variant, settings: Sequence[tuple] = settings) -> float:
             points = []
             for kl, lr in settings:
@@ -115,12 +131,14 @@ def table(summary: dict[str, Any]) -> str:
         mean, low, high = (f"{value[name]:.{digits}f}" for name in ("mean", "ci_low", "ci_high"))
         return f"{mean} [{low}, {high}]"
 
-    lines = ["| variant | KL coefficient | rate | seeds | task reward | KL, nats | length | collapsed | minutes |",
-             "|---|---|---|---|---|---|---|---|---|"]
+    names = ("variant", "KL coefficient", "rate", "seeds", "task reward", "KL, nats", "KL growth", "length",
+             "collapsed", "minutes")
+    lines = [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
     for row in summary["rows"]:
         rate = "" if row["lr"] is None else f"{row['lr']:g}"
         numbers = (row["variant"], f"{row['kl_coef']:g}", rate, row["seeds"], cell(row["task_reward"]), cell(row["kl"]),
-                   cell(row["length"], 1), row["collapsed"], f"{row['seconds']['mean'] / 60:.1f}")
+                   cell(row["kl_growth"]), cell(row["length"], 1), row["collapsed"],
+                   f"{row['seconds']['mean'] / 60:.1f}")
         lines.append(f"| {' | '.join(map(str, numbers))} |")
     lines += ["", f"Reward of the first model: {summary['start']:.2f}.", "", "| variant | hypervolume |", "|---|---|",
               *(f"| {name} | {cell(value, 1)} |" for name, value in summary["hypervolume"].items())]

@@ -11,6 +11,8 @@ from jaxllm.rl.config import RlConfig
 from jaxllm.rl.rewards import RewardConfig
 from jaxllm.text.templates import fields_of
 
+CollectiveReward = Literal["sum", "mean", "own"]
+
 
 @dataclass(frozen=True)
 class QueryConfig:
@@ -47,7 +49,7 @@ class CoryConfig:
 
     observer_template: str = 'A first attempt: "{query}{response}"\nA better one: {query}'
     transfer: bool = True
-    reward: Literal["sum", "mean", "own"] = "sum"
+    reward: CollectiveReward = "sum"
     exchange_resets: Literal["none", "optimizer", "all"] = "none"
 
     def __post_init__(self):
@@ -100,6 +102,8 @@ class TeamConfig(RlConfig):
         super().__post_init__()
         check(self.agents in (1, 2), "agents", f"must be 1 or 2, got {self.agents}")
         check(self.exchange_every >= 1, "exchange_every", f"must be 1 or more, got {self.exchange_every}")
+        check(self.cory.exchange_resets == "none" or self.train.schedule == "constant" and not self.train.warmup_steps,
+              "cory.exchange_resets", "would start the schedule of the learning rate again", "use a constant rate")
 
 
 @dataclass(frozen=True)
@@ -134,6 +138,8 @@ class Config(TeamConfig):
         check(self.samples >= 0, "samples", f"must be 0 or more, got {self.samples}")
         check(self.save != "adapter" or self.lora is not None, "save",
               "all weights are trained, so there is no adapter", "set save to model or nothing")
+        check(self.save != "model" or self.device.quantize is None, "save",
+              "an adapter is not merged into quantized weights", "set save to adapter, and merge with jaxllm convert")
 
     @property
     def reward_names(self) -> list[str]:

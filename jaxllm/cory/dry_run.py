@@ -35,7 +35,7 @@ def dry_run(config: Config) -> str:
     weights = native.abstract(spec, jnp.dtype(dtype or stored_dtype(config.model)), model_shardings(spec, mesh),
                               config.device.quantize)
     model = Model(spec, cast(Any, weights), model_tokenizer(config.model, spec))
-    rows, held_back = read(config, None)
+    rows, held_back = read(config, model, None)
     lengths = prompt_lengths(config, model, [*rows, *held_back])
     body = weights if config.lora is None else abstract_adapter(spec, config.lora, mesh)
     trained: Any = body

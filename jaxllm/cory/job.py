@@ -13,15 +13,16 @@ import yaml
 from jaxllm.config import to_yaml
 from jaxllm.cory import report
 from jaxllm.cory.config import Config
-from jaxllm.cory.prompts import prompt_of
+from jaxllm.cory.prompts import encode_query
 from jaxllm.cory.team import NAMES, Team, Trainer
 from jaxllm.cory.training import agents_of, fit, split
 from jaxllm.devices import open_mesh
 from jaxllm.errors import UserError
+from jaxllm.evaluate.gsm8k import is_right
 from jaxllm.finetune.trainable import as_adapter, merged
 from jaxllm.generate import Generator
 from jaxllm.job import Job, open_job
-from jaxllm.model import load
+from jaxllm.model import Model, load
 from jaxllm.models import save_model, stack_layers
 from jaxllm.models.mesh import model_shardings
 from jaxllm.models.peft import save_adapter
@@ -48,40 +49,47 @@ def run(config: Config) -> Path | None:
         return job.already_done() if job.finished else _run(config, job)
 
 
-def read(config: Config, job: Job | None) -> tuple[Sequence[Row], Sequence[Row]]:
-    """Reads the rows for training, and the held-back ones: of equal prompts all are on one side.
+def read(config: Config, model: Model, job: Job | None) -> tuple[Sequence[Row], Sequence[Row]]:
+    """Reads the rows for training, and the held-back ones; see `split`.
 
     Raises:
-        UserError: a file cannot be read, or too many of its rows have no prompt.
+        UserError: a file cannot be read, or too many of its rows cannot be used.
     """
-    found = _rows(config, config.data.path, config.data.limit, None if job is None else job.rejected_path).rows
+    found = _rows(config, model, config.data.path, config.data.limit, None if job is None else job.rejected_path).rows
     if config.held_back.path is not None:
-        return found, _rows(config, config.held_back.path, config.held_back.rows, None).rows
-    return split(found, config.query, config.held_back.rows)
+        return found, _rows(config, model, config.held_back.path, config.held_back.rows, None).rows
+    return split(found, config.query, config.held_back.rows, model)
 
 
-def _rows(config: Config, path: str, limit: int | None, rejected_path: Path | None) -> RowSet:
+def _rows(config: Config, model: Model, path: str, limit: int | None, rejected_path: Path | None) -> RowSet:
     columns: dict[str, Any] = {"prompt": str, "messages": list[Message], "text": str}
     required: dict[str, Any] = {}
     if config.query.template is not None:
         required = {name: Any for name in fields_of(config.query.template)}
         columns = {}
 
+    longest = model.spec.max_positions - config.limit
+
     def refusal(row: dict[str, Any]) -> str | None:
         try:
-            prompt_of(config.query, row)
+            encode_query(model, config.query, row, longest)
+            if {"gsm8k", "gsm8k_strict"} & set(config.reward_names):
+                is_right("", str(row.get("answer")))
         except UserError as error:
             return error.what
+        except ValueError as error:
+            return str(error)
         return None
 
     return read_rows(path, required, columns, config.data.limit_bad, rejected_path, limit, refusal)
 
 
 def _run(config: Config, job: Job) -> Path:
-    rows, held_back = read(config, job)
     mesh = open_mesh(config.mesh)
     dtype = config.device.param_dtype if config.lora is not None else config.device.trained_dtype
     model = load(config.model, dtype, lambda spec: model_shardings(spec, mesh), config.device.quantize)
+    model.require_lm("be trained by rewards", config.model)
+    rows, held_back = read(config, model, job)
     base = Generator(model, dtype=config.device.compute_dtype, mesh=mesh, consume=True,
                      batch_size=min(256, config.rows))
     reward = open_reward(config.reward_names, config.rewards, config.device)
@@ -139,7 +147,8 @@ def _result(config: Config, before: Mapping[str, Any], after: Mapping[str, Any],
             seconds[phase] = seconds.get(phase, 0.0) + value / max(len(metrics) - 1, 1)
     return {"algorithm": config.algorithm, "iterations": config.iterations, "rows": rows, "held_back_rows": held_back,
             "agents": agents, "seconds_per_iteration": seconds,
-            "first_ratio_error": max(own["first_ratio_error"] for line in metrics for own in line["agents"].values()),
+            "first_ratio_error": max((own["first_ratio_error"] for line in metrics for own in line["agents"].values()
+                                  if own["first_ratio_error"] is not None), default=None),
             "skipped_updates": sum(own["skipped"] for line in metrics for own in line["agents"].values())}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,7 +13,7 @@ from jaxllm.cory.config import CoryConfig, QueryConfig
 from jaxllm.errors import UserError
 from jaxllm.model import Model
 from jaxllm.text.forms import Text
-from jaxllm.text.templates import fill
+from jaxllm.text.templates import fields_of, fill
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +38,10 @@ def prompt_of(config: QueryConfig, row: Mapping[str, Any]) -> Text:
         UserError: the row has none, or an empty one.
     """
     if config.template is not None:
-        return fill(config.template, row)
+        filled = fill(config.template, row)
+        if empty := [name for name in fields_of(config.template) if row[name] in (None, "")]:
+            raise UserError(f"the column {empty[0]!r} is empty")
+        return filled
     given = [row[name] for name in ("prompt", "messages", "text") if row.get(name) is not None]
     if not given:
         raise UserError("the row has no prompt, messages or text")
@@ -96,13 +100,14 @@ def observer_prompt(model: Model, config: CoryConfig, query: Query, response: st
     ids = _observed(model, config, query, response)
     if len(ids) > longest:
         pieces = model.tokenizer.encode(response)
-        for count in range(min(len(pieces), longest) - 1, -1, -1):
-            ids = _observed(model, config, query, model.tokenizer.decode(pieces[:count]))
-            if len(ids) <= longest:
-                break
-        else:
+        cut = lambda count: _observed(model, config, query, model.tokenizer.decode(pieces[:count]))
+        if len(ids := cut(0)) > longest:
             raise UserError(f"the observer's prompt has {len(ids)} tokens without a response, and {longest} fit",
                             "cory.observer_template", "shorten it")
+        # A prompt grows with its response, and now and then by a token less than that: the last one that fits.
+        count = bisect.bisect_right(range(1, len(pieces) + 1), longest, key=lambda count: len(cut(count)))
+        while len(ids := cut(count)) > longest:
+            count -= 1
     return np.asarray(ids, np.int32)
 
 

@@ -11,13 +11,13 @@ import contextlib
 import dataclasses
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxllm.cory.config import TeamConfig
+from jaxllm.cory.config import CollectiveReward, TeamConfig
 from jaxllm.cory.prompts import Query, encode_query, observer_prompt
 from jaxllm.errors import UserError
 from jaxllm.finetune.packing import can_pack
@@ -27,13 +27,12 @@ from jaxllm.model import Model
 from jaxllm.models import ModelSpec
 from jaxllm.ops import combined_reward, init_moments
 from jaxllm.progress import notice
-from jaxllm.rl.agent import Experience, Learner, drawn_seed, init_agent
+from jaxllm.rl.agent import Experience, Learner, drawn_seed, init_agent, penalized
 from jaxllm.rl.rewards import RewardFn, Row
 from jaxllm.rl.rollouts import Rollout, concatenate, rollout_shape
 from jaxllm.statistics import interval
 from jaxllm.train import TrainState, row_indices
 
-CollectiveReward = Literal["sum", "mean", "own"]
 NAMES = ("llm1", "llm2")
 """Agents; the first is the pioneer of the first iteration."""
 ROLES = ("pioneer", "observer")
@@ -178,8 +177,7 @@ class Trainer:
         """
         clock, config = Clock(), self.config
         turns, groups, drawn = self._collect(team, iteration, clock)
-        scores = [turn.scores for turn in turns]
-        rewards = combine(scores, config.cory.reward)
+        rewards = self._rewards(turns)
         agents, lines = list(team.agents), {}
         for role, turn in enumerate(turns):
             agent, learner = team.in_role(role), self.learners[role]
@@ -188,7 +186,7 @@ class Trainer:
                 experience = learner.evaluate(self.base, agents[agent], turn.rollout, seed)
             coef = float(agents[agent].extra["kl_coef"])
             with clock.phase("update"):
-                state, numbers = learner.update(self.base, agents[agent], experience, rewards[role], groups, seed)
+                state, numbers = learner.update(self.base, agents[agent], experience, rewards[role], groups[role], seed)
                 agents[agent] = learner.adapt(state, float(experience.kl.mean()), len(turn.scores))
             lines[NAMES[agent]] = {"role": ROLES[role], **describe(turn, experience, coef), **numbers}
         made = dataclasses.replace(team, agents=tuple(agents), drawn=drawn)
@@ -216,11 +214,15 @@ class Trainer:
             agents.append(state)
         return dataclasses.replace(team, agents=tuple(agents))
 
-    def _collect(self, team: Team, iteration: int, clock: Clock) -> tuple[list[Turn], np.ndarray, int]:
-        """Samples and scores an iteration's responses; returns them by role, their groups, and the batches drawn.
+    def _rewards(self, turns: Sequence[Turn]) -> Sequence[np.ndarray]:
+        """Computes what every role is updated by, from scores with the penalties of each agent's own responses."""
+        return combine([penalized(self.config, turn.scores, turn.rollout) for turn in turns], self.config.cory.reward)
 
-        With dynamic sampling, groups of equal rewards are replaced by others, drawn in further
-        batches. Where these do not suffice either, such groups fill up the iteration: they have no advantage.
+    def _collect(self, team: Team, iteration: int, clock: Clock) -> tuple[list[Turn], list[np.ndarray], int]:
+        """Samples and scores an iteration's responses; returns them and their groups by role, and the batches drawn.
+
+        With dynamic sampling, groups of equal scores are replaced by others, drawn in further batches. Where these do
+        not suffice either, such groups fill up the iteration; they are number -1, and left out of the loss.
         """
         config, size = self.config, self.config.group_size
         useful: list[list[Turn]] = []
@@ -229,17 +231,17 @@ class Trainer:
         for attempt in range(config.policy.resample if config.own.filters_groups else 1):
             turns = self._sample(team, iteration, attempt, drawn, clock)
             drawn += 1
-            scores = [turn.scores for turn in turns]
-            rewards = combine(scores, config.cory.reward)[0]
-            if attempt == 0 and np.ptp(rewards) == 0:
-                notice(f"all {len(rewards)} responses of iteration {iteration} have the reward {rewards[0]:g}, and "
-                       "nothing can be learned from them")
+            rewards = combine([turn.scores for turn in turns], config.cory.reward)
+            if attempt == 0 and not any(map(np.ptp, rewards)):
+                notice(f"all responses of an iteration have the reward {rewards[0][0]:g}, and nothing can be learned "
+                       "from them")
+            groups = np.repeat(np.arange(len(rewards[0]) // size, dtype=np.int32), size)
             if not config.own.filters_groups:
-                return turns, np.repeat(np.arange(len(rewards) // size, dtype=np.int32), size), drawn
-            for group in range(len(rewards) // size):
-                own = range(group * size, (group + 1) * size)
+                return turns, [groups] * len(turns), drawn
+            for group in range(len(groups) // size):
+                own = list(range(group * size, (group + 1) * size))
                 part = [_part(turn, own) for turn in turns]
-                (useful if np.ptp(rewards[list(own)]) > 0 else rest).append(part)
+                (useful if any(np.ptp(one[own]) for one in rewards) else rest).append(part)
             if len(useful) >= config.train.batch_size:
                 break
         if not useful:
@@ -250,7 +252,10 @@ class Trainer:
         joined = [Turn([query for part in parts for query in part.queries],
                        concatenate([part.rollout for part in parts]),
                        np.concatenate([part.scores for part in parts])) for parts in zip(*chosen, strict=True)]
-        return joined, np.repeat(np.arange(len(chosen), dtype=np.int32), size), drawn
+        rewards = combine([turn.scores for turn in joined], config.cory.reward)
+        groups = np.repeat(np.arange(len(chosen), dtype=np.int32), size)
+        differ = [np.repeat(np.ptp(one.reshape(-1, size), axis=1) > 0, size) for one in rewards]
+        return joined, [np.where(own, groups, -1) for own in differ], drawn
 
     def _sample(self, team: Team, iteration: int, attempt: int, drawn: int, clock: Clock) -> list[Turn]:
         """Samples and scores one batch: the pioneer's responses, and the observer's."""
@@ -320,7 +325,7 @@ def prompt_lengths(config: TeamConfig, model: Model, rows: Sequence[Row]) -> lis
         try:
             queries.append(encode_query(model, config.query, row, longest))
         except UserError as error:
-            raise UserError(error.what, f"prompt {number}" + (f", id {row['id']}" if "id" in row else ""),
+            raise UserError(error.what, f"row {number}" + (f", id {row['id']}" if "id" in row else ""),
                             "remove it, or lower sampling.max_tokens") from None
     lengths = [[len(query.ids) for query in queries]]
     if config.agents == 2:

@@ -4,33 +4,49 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from jaxllm.config import check
 from jaxllm.cory.config import QueryConfig, TeamConfig
-from jaxllm.cory.prompts import prompt_of
+from jaxllm.cory.prompts import encode_query
 from jaxllm.cory.team import NAMES, Team, Trainer, Turn
 from jaxllm.devices import open_mesh
+from jaxllm.errors import UserError
 from jaxllm.finetune.trainable import as_adapter, merged, trainable_model
 from jaxllm.generate import Generator
 from jaxllm.model import Model
 from jaxllm.models import Adapter, Params
+from jaxllm.progress import notice
 from jaxllm.rl.rewards import Reward, RewardFn, Row
-from jaxllm.text.rows import as_text
 from jaxllm.train import Checkpointer, MetricsSink, Session, TrainState
 
+# Iterations in a row in which all updates of an agent are skipped, after which the run ends.
+MOST_IDLE = 3
 
-def split(rows: Sequence[Row], query: QueryConfig, held_back: int) -> tuple[list[Row], list[Row]]:
-    """Splits rows into those for training and `held_back` others, chosen by a hash of their prompt.
 
-    All rows of a prompt are on one side, where the held-back one has a single row of each; one prompt at least is
-    trained on.
+def split(rows: Sequence[Row], query: QueryConfig, held_back: int, model: Model) -> tuple[list[Row], list[Row]]:
+    """Splits rows into those for training and others that are held back, chosen by a hash of their prompt.
+
+    Rows are of one prompt if the shortest cut of both, see `QueryConfig.tokens`, is the same. All rows of a prompt are
+    on one side, where the held-back one has a single row of each.
+
+    Args:
+        rows: the rows.
+        query: settings of prompts.
+        held_back: number of prompts, at most half of all.
+        model: its tokenizer.
     """
+    shortest = query if query.tokens is None else dataclasses.replace(query, tokens=[query.tokens[0]] * 2)
     by_prompt: dict[str, list[Row]] = {}
     for row in rows:
-        digest = hashlib.sha256(as_text({"prompt": prompt_of(query, row)}).encode()).hexdigest()
-        by_prompt.setdefault(digest, []).append(row)
-    chosen = set(sorted(by_prompt)[:min(held_back, len(by_prompt) - 1)])
+        ids = encode_query(model, shortest, row, sys.maxsize).ids
+        by_prompt.setdefault(hashlib.sha256(ids.tobytes()).hexdigest(), []).append(row)
+    count = min(held_back, len(by_prompt) // 2)
+    if count < held_back:
+        notice(f"there are {len(by_prompt)} different prompts, of which {count} are held back, and not {held_back}")
+    chosen = set(sorted(by_prompt)[:count])
     return ([row for digest, own in by_prompt.items() if digest not in chosen for row in own],
             [own[0] for digest, own in by_prompt.items() if digest in chosen])
 
@@ -58,8 +74,11 @@ def fit(trainer: Trainer, team: Team, made: int, before: Mapping[str, Any], *, c
 
     Returns:
         The agents, and whether a signal stopped the run.
+
+    Raises:
+        UserError: an agent could not be updated in several iterations in a row.
     """
-    config = trainer.config
+    config, idle = trainer.config, dict.fromkeys(NAMES, 0)
     with Session(made, config.iterations, log_every=1, save_every=config.train.save_every, checkpointer=checkpointer,
                  metrics=metrics, progress=progress) as session:
         sidecar = lambda: {"pioneer": team.pioneer, "drawn": team.drawn, "before": before}
@@ -70,11 +89,20 @@ def fit(trainer: Trainer, team: Team, made: int, before: Mapping[str, Any], *, c
                 for agent, role in sorted(roles.items()):
                     for sample in _first(turns[role], shown):
                         samples.write(iteration, {"agent": NAMES[agent], **sample})
+            for name, own in numbers["agents"].items():
+                idle[name] = idle[name] + 1 if own["skipped"] == own["updates"] else 0
+                if own["penalty"] < -1:
+                    notice(f"the KL penalty of kind {config.kl_kind} is negative, {own['penalty']:.1f} a response: "
+                           "sampling does not follow the policy, or tokens of high probability are avoided")
             due = config.held_back.every is not None and (iteration + 1) % config.held_back.every == 0
             if due and iteration + 1 < config.iterations:
                 numbers["held_back"] = trainer.evaluate(team)
             tokens = sum(int(turn.rollout.lengths.sum()) for turn in turns)
             session.log(iteration, {}, host={"iteration": iteration, **numbers}, tokens=tokens)
+            if max(idle.values()) == MOST_IDLE:
+                raise UserError(f"no update in {MOST_IDLE} iterations in a row, up to iteration {iteration}: no finite "
+                                "loss and gradient, or no token left to train on", "train",
+                                "lower the learning rate, scale or clip scores, or change scores.missing_end")
             session.save_if_due(iteration, agents_of(team), sidecar())
         session.finish(agents_of(team), sidecar())
         return team, session.interrupted
@@ -120,13 +148,16 @@ def train(model: Model, rows: Sequence[Row], reward: RewardFn, *, config: TeamCo
         model: the model; its weights are left as they are.
         rows: rows {prompt}, {messages} or {text}, or with the columns of `config.query.template`.
         reward: function (prompts, responses, rows) -> scores; see `rl.rewards`.
-        config: algorithm, agents and training.
+        config: algorithm, agents and training; `held_back.path` is of the command alone.
         progress: show a progress bar.
 
     Raises:
         UserError: a prompt or a reward cannot be used.
     """
-    training, held_back = split(rows, config.query, config.held_back.rows)
+    check(config.held_back.path is None, "held_back.path", "is read by the command alone", "leave it out")
+    for number, row in enumerate(rows, 1):
+        check(isinstance(row, Mapping), f"row {number}", f"must be a mapping, got {type(row).__name__}")
+    training, held_back = split(rows, config.query, config.held_back.rows, model)
     mesh, lines = open_mesh(config.mesh), _Lines([])
     base = Generator(trainable_model(model, config.lora, config.device), dtype=config.device.compute_dtype, mesh=mesh,
                      batch_size=min(256, config.rows))

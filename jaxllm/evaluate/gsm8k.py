@@ -7,7 +7,7 @@ from decimal import Decimal, InvalidOperation
 
 # The pattern of lm-evaluation-harness's flexible extraction, and the one of the original repository.
 _FLEXIBLE = re.compile(r"-?[$0-9.,]{2,}|-?[0-9]+")
-_STRICT = re.compile(r"#### (-?\$?[0-9.,]+)")
+_STRICT = re.compile(r"#### (-?[0-9.,]+)")
 STOP_TEXT = "Question:"
 """A model that runs on invents another question; what follows is not part of its answer."""
 

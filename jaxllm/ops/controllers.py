@@ -56,7 +56,7 @@ def shape_scores(scores: jax.Array, moments: Moments, *, scale: bool, center: bo
     Args:
         scores: `[B]`.
         moments: moments that hold these scores already.
-        scale: divide.
+        scale: divide; not while all scores so far are equal, up to rounding.
         center: subtract the running mean first; only with `scale`.
         clip: largest absolute value afterwards; None does not clip.
 
@@ -68,7 +68,9 @@ def shape_scores(scores: jax.Array, moments: Moments, *, scale: bool, center: bo
     scores = scores.astype(jnp.float32)
     if scale:
         shifted = scores - moments["mean"] if center else scores
-        scores = shifted / (standard_deviation(moments) + jnp.finfo(jnp.float32).eps)
+        deviation = standard_deviation(moments)
+        spread = deviation > 1e-6 * jnp.maximum(jnp.abs(moments["mean"]), 1e-6)
+        scores = jnp.where(spread, shifted / (deviation + jnp.finfo(jnp.float32).eps), shifted)
     return scores if clip is None else jnp.clip(scores, -clip, clip)
 
 

@@ -44,6 +44,7 @@ from jaxllm.ops.advantages import GroupBaseline
 from jaxllm.rl.config import RlConfig
 from jaxllm.rl.rollouts import Rollout, at_tokens, make_rollout, of_responses, response_batches, values_of
 from jaxllm.train import (
+    ABSENT,
     LossFn,
     SumAndWeight,
     TrainState,
@@ -154,7 +155,7 @@ class Learner:
         generator, adapter = base, as_adapter(state.params, self.config.lora)
         if adapter is None:
             weights = student_of(state.params, {}, None)[0]
-            generator = base.replace_params(jax.tree.map(jnp.copy, weights), consume=True)
+            generator = base.replace_params(weights)
         completions = generator.generate(prompts, self.config.sampling, adapter=adapter, seed=seed,
                                          max_tokens=[limit] * len(prompts),
                                          logprob_temperature=self.config.sampling.temperature)
@@ -186,26 +187,27 @@ class Learner:
         return [order[start:start + size] for start in range(0, count, size)]
 
     def update(self, base: Generator, state: TrainState, experience: Experience, scores: np.ndarray,
-               groups: np.ndarray, seed: int = 0) -> tuple[TrainState, dict[str, float]]:
+               groups: np.ndarray, seed: int = 0) -> tuple[TrainState, dict[str, float | None]]:
         """Updates an agent by the scores of its responses.
 
         Args:
             base: the model.
             state: the agent; donated.
             experience: from `evaluate`, of this state.
-            scores: float32 `[B]`; with two agents the collective ones.
-            groups: int32 `[B]`, number of the prompt.
+            scores: float32 `[B]`, from `penalized`; with two agents the collective ones.
+            groups: int32 `[B]`, number of the prompt; -1 leaves a response out.
             seed: seed of the order of responses, as in `evaluate`.
 
         Returns:
             The new state, and means over the updates of `approx_kl`, `clip_fraction`, `policy_loss`, `value_loss`,
             `grad_norm`, `ratio`, the number of `updates` and of those that were `skipped`; of the first update
-            `first_ratio_error`, the largest |ratio - 1|; and of the batch `shaped_score` and `advantage_std`.
+            `first_ratio_error`, the largest |ratio - 1| (the mean of those of its microbatches); and of the batch
+            `shaped_score`, `advantage_std` and `penalty`, the KL penalty of a response. None where no token is left.
         """
         rollout, config = experience.rollout, self.config
         extra, targets, measures = self.advantages(
-            state.extra, experience.known, rollout.mask, rollout.truncated, rollout.lengths,
-            np.asarray(scores, np.float32), np.asarray(groups, np.int32))
+            state.extra, experience.known, rollout.mask, rollout.truncated, np.asarray(scores, np.float32),
+            np.asarray(groups, np.int32))
         place = lambda new, old: jax.device_put(new, old.sharding)
         state = dataclasses.replace(state, extra=jax.tree.map(place, extra, state.extra))
         targets = jax.device_get(targets)
@@ -222,14 +224,16 @@ class Learner:
                 with jax.set_mesh(self.mesh):
                     state, found = self.step(state, base.training_params(), batch)
                 numbers.append(found)
-            if config.policy.target_kl is not None and float(numbers[-1]["policy_kl"]) > 1.5 * config.policy.target_kl:
+            if config.policy.target_kl is not None and (
+                    1.5 * config.policy.target_kl < float(numbers[-1]["policy_kl"]) < ABSENT):
                 break
         fetched = jax.device_get(numbers)
-        result = {name: float(np.mean([one[name] for one in fetched])) for name in fetched[0]}
-        result |= {"updates": len(fetched), "skipped": int(sum(one["skipped"] for one in fetched)),
-                   "first_ratio_error": float(fetched[0]["ratio_error"])}
-        del result["ratio_error"]
-        return state, result | {name: float(value) for name, value in jax.device_get(measures).items()}
+        # Of updates without a token to train on there is nothing to average.
+        means: dict[str, float | None] = {name: _mean([float(one[name]) for one in fetched if one[name] != ABSENT])
+                                          for name in fetched[0] if name not in ("ratio_error", "skipped")}
+        means["first_ratio_error"] = _mean([float(one["ratio_error"]) for one in fetched[:1]])
+        counts = {"updates": len(fetched), "skipped": int(sum(one["skipped"] for one in fetched))}
+        return state, means | counts | {name: float(value) for name, value in jax.device_get(measures).items()}
 
     def adapt(self, state: TrainState, kl: float, rows: int) -> TrainState:
         """Adapts the KL coefficient to the divergence of an iteration, where it is adaptive."""
@@ -244,10 +248,27 @@ class Learner:
         return as_adapter(state.params, self.config.lora)
 
 
+def _mean(values: Sequence[float]) -> float | None:
+    return float(np.mean(values)) if values else None
+
+
+def penalized(config: RlConfig, scores: np.ndarray, rollout: Rollout) -> np.ndarray:
+    """Applies the penalties of long responses and of those without an end to an agent's own scores, float32 `[B]`."""
+    shaping = config.scores
+    if shaping.missing_end == "penalty":
+        scores = scores - shaping.missing_end_penalty * rollout.truncated
+    elif shaping.missing_end == "replace":
+        scores = np.where(rollout.truncated, -shaping.missing_end_penalty, scores)
+    if shaping.overlong_tokens:
+        scores = scores + np.asarray(overlong_penalty(jnp.asarray(rollout.lengths), config.limit,
+                                                      shaping.overlong_tokens))
+    return scores.astype(np.float32)
+
+
 @functools.partial(jax.jit, static_argnames=("spec", "scale", "dtype"))
 def known_of_tokens(spec: ModelSpec, trained: Any, frozen: Params, batch: Batch, temperature: float, *,
                     scale: float | None, dtype: jnp.dtype) -> dict[str, jax.Array]:
-    """Computes the numbers of `Experience.known` for a batch, `[R, G, T]`; 0 where there is no token."""
+    """Computes the numbers of `Experience.known` for a batch, `[R, G, T]`; after the end of a response any number."""
     policy, adapter = student_of(trained, frozen, scale)
     hidden = read_states(spec, policy, adapter, batch, dtype=dtype)
     reference = read_states(spec, frozen, None, batch, dtype=dtype)
@@ -272,37 +293,29 @@ def token_values(spec: ModelSpec, trained: Any, frozen: Params, hidden: jax.Arra
 
 
 AdvantagesFn = Callable[..., tuple[dict[str, Any], dict[str, jax.Array], dict[str, jax.Array]]]
-"""`(extra, known, mask, truncated, lengths, scores, groups) -> (extra, targets, measures)`, see `make_advantages`."""
+"""`(extra, known, mask, truncated, scores, groups) -> (extra, targets, measures)`, see `make_advantages`."""
 
 
 def make_advantages(config: RlConfig) -> AdvantagesFn:
     """Makes the function that turns scores into what an update is made of.
 
     Its arguments are the agent's `extra`; `known` of every token, see `Experience`; `mask` bool `[B, T]`; `truncated`
-    bool, `lengths` int32, `scores` float32 and `groups` int32 `[B]`. It returns the new `extra`; values of tokens
-    `[B, T]` by the names that `make_rl_loss` reads; and two measures.
+    bool, `scores` float32 and `groups` int32 `[B]`, -1 for responses that are left out. It returns the new `extra`;
+    values of tokens `[B, T]` by the names that `make_rl_loss` reads; and measures.
     """
     shaping, policy, own = config.scores, config.policy, config.own
 
-    def shaped(scores: jax.Array, truncated: jax.Array, lengths: jax.Array, moments: Any) -> tuple[jax.Array, Any]:
-        if shaping.missing_end == "penalty":
-            scores = scores - shaping.missing_end_penalty * truncated
-        elif shaping.missing_end == "replace":
-            scores = jnp.where(truncated, -shaping.missing_end_penalty, scores)
-        if shaping.overlong_tokens:
-            scores = scores + overlong_penalty(lengths, config.limit, shaping.overlong_tokens)
-        moments = update_moments(moments, scores)
-        return shape_scores(scores, moments, scale=shaping.scale, center=shaping.center, clip=shaping.clip), moments
-
     def advantages(extra: Mapping[str, Any], known: Mapping[str, jax.Array], mask: jax.Array, truncated: jax.Array,
-                   lengths: jax.Array, scores: jax.Array, groups: jax.Array):
-        chex.assert_rank([mask, truncated, lengths, scores, groups], [2, 1, 1, 1, 1])
+                   scores: jax.Array, groups: jax.Array):
+        chex.assert_rank([mask, truncated, scores, groups], [2, 1, 1, 1])
         chex.assert_type([scores, groups], [float, int])
-        scores, moments = shaped(scores, truncated, lengths, extra["moments"])
+        moments = update_moments(extra["moments"], scores)
+        scores = shape_scores(scores, moments, scale=shaping.scale, center=shaping.center, clip=shaping.clip)
         coef, real = extra["kl_coef"], mask.astype(jnp.float32)
         kl = known["kl"] if config.kl_kind == "full" else token_kl(config.kl_kind, known["logprobs"],
                                                                    known["reference_logprobs"])
-        penalty = jnp.where(mask, kl, 0.0) * (config.kl_place == "reward")
+        estimate = jnp.where(mask, kl, 0.0)
+        penalty = estimate * (config.kl_place == "reward")
         targets = {"old_logprobs": known["logprobs"]}
         if own.has_groups:
             compared = group_advantages(scores - coef * penalty.sum(1), groups, config.train.batch_size,
@@ -317,14 +330,15 @@ def make_advantages(config: RlConfig) -> AdvantagesFn:
             targets["advantages"] = whiten(estimated, real)
             if own.has_values:
                 targets |= {"returns": returns, "old_values": values}
-        if config.kl_place == "loss":
+        if config.kl_in_loss:
             targets["reference_logprobs"] = known["reference_logprobs"]
         if policy.importance_cap is not None:
             targets["importance"] = importance_weights(known["logprobs"], known["sampler_logprobs"], real,
                                                        policy.importance_cap)
-        used = mask & ~(truncated[:, None] & (shaping.missing_end == "mask"))
+        used = mask & (groups >= 0)[:, None] & ~(truncated[:, None] & (shaping.missing_end == "mask"))
         targets["mask"] = used.astype(jnp.float32)
-        measures = {"shaped_score": scores.mean(), "advantage_std": jnp.std(targets["advantages"], where=mask)}
+        measures = {"shaped_score": scores.mean(), "advantage_std": jnp.std(targets["advantages"], where=mask),
+                    "penalty": estimate.sum(1).mean()}
         return {"kl_coef": coef, "moments": moments}, targets, measures
 
     return advantages
@@ -358,7 +372,7 @@ def make_rl_loss(spec: ModelSpec, config: RlConfig) -> LossFn:
         metrics = {"policy_loss": aggregate(settings.aggregate, losses, mask, config.limit),
                    "clip_fraction": mean(measures["clipped"]), "approx_kl": mean(measures["approx_kl"]),
                    "policy_kl": mean(measures["policy_kl"]), "ratio": mean(measures["ratio"]),
-                   "ratio_error": (error, jnp.float32(1.0))}
+                   "ratio_error": (error, jnp.any(mask > 0).astype(jnp.float32))}
         if "returns" in batch:
             values = tokens(token_values(spec, trained, frozen, hidden, batch, scale, dtype=dtype, remat=remat))
             errors = value_terms(values, given("old_values"), given("returns"), mask, clip=value_clip)

@@ -11,8 +11,8 @@ from jaxllm.config import SamplingConfig, check, check_seed, tunable
 from jaxllm.devices import DeviceConfig, MeshConfig
 from jaxllm.models import LoraConfig
 from jaxllm.ops import PolicySettings
-from jaxllm.ops.policy import KlKind
-from jaxllm.rl.algorithms import ALGORITHMS, Algorithm
+from jaxllm.ops.policy import Aggregate, KlKind
+from jaxllm.rl.algorithms import ALGORITHMS, Algorithm, KlPlace
 from jaxllm.train import OptimizerConfig
 from jaxllm.train.config import Tracker
 
@@ -32,7 +32,7 @@ class KlConfig:
     """
 
     kind: KlKind | None = None
-    place: Literal["reward", "loss"] | None = None
+    place: KlPlace | None = None
     coef: float | None = None
     adaptive: bool = False
     target: float = 6.0
@@ -100,7 +100,7 @@ class PolicyConfig:
     group_size: int | None = None
     clip_low: float | None = None
     clip_high: float | None = None
-    aggregate: Literal["token", "sequence", "constant"] | None = None
+    aggregate: Aggregate | None = None
     gamma: float = 1.0
     lam: float = 0.95
     value: Literal["shared", "separate"] = "shared"
@@ -206,6 +206,8 @@ class RlConfig:
         check(self.sampling.temperature > 0, "sampling.temperature", "greedy responses to a prompt are all the same",
               "use a temperature above 0")
         check(self.sampling.n == 1, "sampling.n", "is not used here", "set policy.group_size")
+        check(self.sampling.seed is None, "sampling.seed", "would give every iteration the same random numbers",
+              "set seed")
         check(self.lora is None or self.lora.dropout == 0, "lora.dropout",
               "would make the probabilities of a response differ between its sampling and its update", "set it to 0")
         check(self.lora is not None or self.device.quantize is None, "device.quantize",
@@ -223,10 +225,21 @@ class RlConfig:
               f"{self.algorithm} does not compare responses to a prompt", "leave it out")
         check(rows % self.minibatch_size == 0, "train.minibatch_size", f"must divide the {rows} responses of an "
               f"iteration, got {self.minibatch_size}")
-        check(self.kl_kind not in ("k1", "abs") or self.kl_place == "reward" or not self.kl_coef, "kl.kind",
+        check(self.kl_kind not in ("k1", "abs") or self.kl_place == "reward", "kl.kind",
               f"the expected gradient of {self.kl_kind} in a loss is not that of a divergence", "use k2 or k3")
-        check(self.kl_kind != "full" or self.kl_place == "reward" or not self.kl_coef, "kl.kind",
+        check(self.kl_kind != "full" or self.kl_place == "reward", "kl.kind",
               "the full divergence is a penalty of the reward", "use k2 or k3, or set kl.place to reward")
+        check(not self.kl.adaptive or self.kl_coef > 0, "kl.adaptive", "a coefficient of 0 stays 0", "set kl.coef")
+        check(not (own.has_groups and self.scores.whiten), "scores.whiten",
+              f"scales rewards of tokens, and {self.algorithm} compares whole responses", "set it to false")
+        check(own.has_values or self.policy.value == "shared", "policy.value", f"{self.algorithm} has no values",
+              "leave it out")
+        check(self.settings.ratio != "none" or self.policy.clip_low is None and self.policy.clip_high is None,
+              "policy.clip_low", f"{self.algorithm} has no ratio to clip", "leave clip_low and clip_high out")
+        plain = (self.sampling.top_k, self.sampling.top_p, self.sampling.min_p, self.sampling.repetition_penalty)
+        check(self.policy.importance_cap is None or plain == (0, 1.0, 0.0, 1.0) and not self.sampling.logit_bias,
+              "policy.importance_cap", "log-probabilities at sampling are those before top_k, top_p, min_p, penalty "
+              "and bias", "sample without these, or leave the cap out")
         check(self.limit >= self.scores.overlong_tokens, "scores.overlong_tokens",
               f"must be at most the limit of {self.limit} tokens, got {self.scores.overlong_tokens}")
 
@@ -278,9 +291,14 @@ class RlConfig:
         return self.own.kl_coef if self.kl.coef is None else self.kl.coef
 
     @property
-    def kl_place(self) -> str:
+    def kl_place(self) -> KlPlace:
         """Where the KL penalty goes: reward or loss."""
         return self.own.kl_place if self.kl.place is None else self.kl.place
+
+    @property
+    def kl_in_loss(self) -> bool:
+        """Whether the loss has a KL term."""
+        return self.kl_place == "loss" and self.kl_coef > 0
 
     @property
     def kl_kind(self) -> KlKind:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import os
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -112,13 +114,11 @@ class Reward:
 def _checked(function: RewardFn, prompts: Sequence[Text], responses: Sequence[str], rows: Sequence[Row]) -> np.ndarray:
     name = getattr(function, "__name__", type(function).__name__)
     try:
-        values = function(prompts, responses, rows)
-    except UserError:
-        raise
+        array = np.asarray(function(prompts, responses, rows))
     except Exception as error:
+        what = error.what if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         where = _failing_row(function, prompts, responses, rows)
-        raise UserError(f"the reward {name} raised {type(error).__name__}: {error}", where) from error
-    array = np.asarray(values)
+        raise UserError(f"the reward {name} failed: {what}", where) from error
     if array.dtype.kind not in "fiub":
         raise UserError(f"the reward {name} returned {array.dtype} values, and rewards are numbers", "reward")
     if array.shape != (len(responses),):
@@ -133,16 +133,17 @@ def _failing_row(function: RewardFn, prompts: Sequence[Text], responses: Sequenc
     """Finds the first row for which a reward raises on its own."""
     for i in range(len(responses)):
         try:
-            function(prompts[i:i + 1], responses[i:i + 1], rows[i:i + 1])
+            np.asarray(function(prompts[i:i + 1], responses[i:i + 1], rows[i:i + 1]))
         except Exception:
             return _named(rows, i)
     return "reward"
 
 
 def _named(rows: Sequence[Row], number: int) -> str:
-    """Names a row in an error message."""
-    given = rows[number].get("id")
-    return f"row {number + 1} of the batch" + ("" if given is None else f", id {given}")
+    """Names a row in an error message, by its id or else by the first of its texts."""
+    row = rows[number]
+    text = next((value for value in row.values() if isinstance(value, str)), "")
+    return f"id {row['id']}" if row.get("id") is not None else f"the row that begins with {text[:40]!r}"
 
 
 def open_reward(names: Sequence[str], config: RewardConfig, device: DeviceConfig | None = None) -> Reward:
@@ -203,6 +204,8 @@ def partial_named(function: Callable[..., Any], name: str, **given: Any) -> Rewa
 
 def _imported(path: str) -> tuple[RewardFn, str]:
     module_name, _, name = path.partition(":")
+    if "" not in sys.path and os.getcwd() not in sys.path:  # the installed command starts elsewhere
+        sys.path.insert(0, os.getcwd())
     try:
         module = importlib.import_module(module_name)
     except Exception as error:  # the module's own code may raise anything

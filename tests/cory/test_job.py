@@ -17,7 +17,7 @@ PHASES = ("rollout", "reward", "score", "update")
 
 
 def arguments(out, *more):
-    return ["rl", "--data.path=asset:tiny/reviews.jsonl", f"--out={out}", "--query.tokens=[3, 6]", "--reward=words",
+    return ["rl", "--data.path=asset:tiny/reviews.jsonl", f"--out={out}", "--query.tokens=[6, 9]", "--reward=words",
             "--rewards.words={was: 1, a: 0.5, the: -0.5}", "--agents=2", "--iterations=4", "--exchange_every=2",
             "--sampling.max_tokens=5", "--train.batch_size=4", "--train.passes=2", "--train.minibatch_size=2",
             "--train.lr=1e-3", "--train.save_every=1", "--lora.rank=4", "--held_back.rows=3", "--data.limit=20",
@@ -68,6 +68,7 @@ def test_files_and_numbers(finished):
     assert "By role" in page and "Samples" in page and "Roles are exchanged after iterations 1, 3" in page
 
 
+@pytest.mark.slow
 def test_adapters_load_again(finished):
     prompts = finished / "prompts.jsonl"
     prompts.write_text(json.dumps({"prompt": "Review: The soup"}) + "\n")
@@ -83,6 +84,7 @@ class Killed(BaseException):
     """In place of a kill: nothing that the job does on an error happens."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("phase", PHASES)
 def test_a_run_that_is_stopped_in_any_phase_comes_to_the_same_numbers(finished, phase, tmp_path, monkeypatch):
     out, plain, count = tmp_path / "run", team_module.Clock.phase, 0
@@ -106,6 +108,7 @@ def test_a_run_that_is_stopped_in_any_phase_comes_to_the_same_numbers(finished, 
     assert comparable(out) == comparable(finished)
 
 
+@pytest.mark.slow
 def test_a_run_that_is_stopped_at_an_exchange_comes_to_the_same_numbers(finished, tmp_path, monkeypatch):
     out, plain = tmp_path / "run", team_module.exchange
 
@@ -129,6 +132,7 @@ def test_a_finished_run_is_not_repeated(finished, capsys):
     assert (finished / "result.json").read_text() == before
 
 
+@pytest.mark.slow
 def test_one_agent_with_all_weights(tmp_path):
     out = tmp_path / "run"
     assert main(arguments(out, "--agents=1", "--lora=null", "--save=model", "--iterations=2",
@@ -138,6 +142,7 @@ def test_one_agent_with_all_weights(tmp_path):
     assert main(["inspect", str(out / "agents" / "llm1")]) == 0
 
 
+@pytest.mark.slow
 def test_a_dry_run(tmp_path, capsys):
     assert main(arguments(tmp_path / "run", "--dry_run=true")) == 0
     shown = capsys.readouterr().out
@@ -157,6 +162,7 @@ def test_rows_without_a_prompt(rows, more, message, tmp_path, capsys):
     assert message in out + (rejected.read_text() if rejected.exists() else "")
 
 
+@pytest.mark.slow
 def test_a_reward_that_fails_leaves_what_was_done(tmp_path, capsys, monkeypatch):
     calls = 0
 

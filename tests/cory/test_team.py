@@ -1,20 +1,34 @@
 """Two agents: roles, collective rewards, the observer's prompts, exchange, and dynamic sampling."""
 
-import dataclasses
+import gc
+from dataclasses import replace
 
 import chex
 import jax
 import numpy as np
 import pytest
 
-from jaxllm.cory import Config, CoryConfig, Team, Trainer, collective_rewards, exchange
-from jaxllm.cory.config import QueryConfig
+from jaxllm.config import SamplingConfig
+from jaxllm.cory import (
+    Config,
+    CoryConfig,
+    HeldBackConfig,
+    QueryConfig,
+    Team,
+    TeamConfig,
+    Trainer,
+    collective_rewards,
+    exchange,
+)
 from jaxllm.cory.prompts import encode_query, observer_prompt
+from jaxllm.cory.team import Clock
+from jaxllm.cory.training import split, train
 from jaxllm.devices import make_mesh
 from jaxllm.errors import UserError
 from jaxllm.generate import Generator
 from jaxllm.model import load
 from jaxllm.parsing import parse
+from jaxllm.rl.config import RlTrainConfig
 from jaxllm.rl.rewards import Reward
 from jaxllm.text.templates import fill
 
@@ -134,16 +148,19 @@ def test_an_iteration_of_two_agents(model):
         chex.assert_trees_all_close(before, jax.device_get(after.agents[0].params), atol=1e-6)
 
 
-def test_one_agent_learns_alone(model):
-    """The other agent's update cannot touch this one's: it is not among the arguments of its program."""
-    trainer, alone = make(model), make(model, "--agents=1")
+@pytest.mark.slow
+def test_with_own_rewards_the_pioneer_learns_as_one_agent_alone(model):
+    """Nothing of the observer reaches it: no gradient, no reward, no random number."""
+    trainer, alone = make(model, "--cory.reward=own"), make(model, "--agents=1")
     both, single = trainer.start(), alone.start()
-    both, *_ = trainer.iterate(both, 0)
-    single, metrics, turns = alone.iterate(single, 0)
+    for iteration in range(2):
+        both, *_ = trainer.iterate(both, iteration)
+        single, metrics, turns = alone.iterate(single, iteration)
     assert list(metrics["agents"]) == ["llm1"] and len(turns) == 1 and not metrics["exchanged"]
-    assert len(single.agents) == 1
+    chex.assert_trees_all_equal(jax.device_get(both.agents[0].params), jax.device_get(single.agents[0].params))
 
 
+@pytest.mark.slow
 def test_an_exchange_leaves_the_agents_as_they_are(model):
     trainer = make(model, "--exchange_every=1")
     team, metrics, _ = trainer.iterate(trainer.start(), 0)
@@ -161,6 +178,7 @@ def test_an_exchange_leaves_the_agents_as_they_are(model):
 
 @pytest.mark.parametrize(("resets", "optimizer", "coefficient"), [
     ("none", True, True), ("optimizer", False, True), ("all", False, False)])
+@pytest.mark.slow
 def test_what_an_exchange_resets(model, resets, optimizer, coefficient):
     trainer = make(model, "--exchange_every=1", f"--cory.exchange_resets={resets}", "--kl.adaptive=true",
                    "--kl.coef=0.4")
@@ -172,6 +190,7 @@ def test_what_an_exchange_resets(model, resets, optimizer, coefficient):
     trainer.iterate(team, 1)  # states fit the compiled programs
 
 
+@pytest.mark.slow
 def test_groups_pair_every_pioneer_with_an_observer(model):
     trainer = make(model, "--algorithm=rloo", "--policy.group_size=3", "--train.batch_size=2")
     _, metrics, turns = trainer.iterate(trainer.start(), 0)
@@ -181,6 +200,7 @@ def test_groups_pair_every_pioneer_with_an_observer(model):
         metrics["agents"]["llm1"]["task_reward"] + metrics["agents"]["llm2"]["task_reward"], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_dynamic_sampling_drops_groups_of_equal_rewards(model):
     """Rows of one kind always get the same reward; their groups are replaced by those of other prompts."""
     rows = [row | {"useful": i % 4 == 0} for i, row in enumerate(ROWS)]
@@ -193,6 +213,46 @@ def test_dynamic_sampling_drops_groups_of_equal_rewards(model):
     assert len(turns[0].scores) == 8 and team.drawn > 1
 
 
+@pytest.mark.slow
+def test_groups_of_equal_scores_that_fill_up_are_left_out_of_the_loss(model):
+    """Also where the penalty of long responses would give them advantages."""
+    rows = [row | {"useful": i == 0} for i, row in enumerate(ROWS[:4])]
+    mixed = lambda prompts, responses, given: [
+        even(None, [text], None)[0] if row["useful"] else 0.7 for text, row in zip(responses, given, strict=True)]
+    trainer = make(model, "--agents=1", "--algorithm=dapo", "--policy.group_size=4", "--train.batch_size=4",
+                   "--policy.resample=1", "--scores.overlong_tokens=4", reward=mixed, rows=rows)
+    turns, [groups], _ = trainer._collect(trainer.start(), 0, Clock())
+    useful = np.repeat([query.row["useful"] for query in turns[0].queries[::4]], 4)
+    assert (groups >= 0).tolist() == useful.tolist() and useful.sum() == 4
+    _, metrics, turns = trainer.iterate(trainer.start(), 0)
+    assert metrics["agents"]["llm1"]["weight"] == turns[0].rollout.lengths[useful].sum()
+
+
+@pytest.mark.slow
+def test_own_rewards_filter_by_either_agent(model):
+    """The pioneer's rewards are equal and the observer's are not: the groups count, for the observer."""
+    calls = []
+
+    def alternating(prompts, responses, rows):
+        calls.append(len(responses))
+        return [1.0] * len(responses) if len(calls) % 2 else even(None, responses, None)
+
+    trainer = make(model, "--algorithm=dapo", "--policy.group_size=4", "--train.batch_size=2", "--cory.reward=own",
+                   reward=alternating)
+    _, groups, _ = trainer._collect(trainer.start(), 0, Clock())
+    assert (groups[0] == -1).all() and (groups[1] >= 0).any()
+
+
+@pytest.mark.slow
+def test_each_agents_penalty_is_its_own(model):
+    """A response without an end loses its own score, and not that of the partner; both agents get the same sum."""
+    trainer = make(model, "--scores.missing_end=replace")
+    _, metrics, turns = trainer.iterate(trainer.start(), 0)
+    own = [np.where(turn.rollout.truncated, -1.0, turn.scores) for turn in turns]
+    for agent in metrics["agents"].values():
+        assert agent["shaped_score"] == pytest.approx(np.mean(own[0] + own[1]), rel=1e-5)
+
+
 def test_dynamic_sampling_ends_where_all_rewards_are_equal(model):
     trainer = make(model, "--agents=1", "--algorithm=dapo", "--policy.group_size=2", "--train.batch_size=2",
                    "--policy.resample=2", reward=lambda prompts, responses, rows: [1.0] * len(responses))
@@ -200,6 +260,7 @@ def test_dynamic_sampling_ends_where_all_rewards_are_equal(model):
         trainer.iterate(trainer.start(), 0)
 
 
+@pytest.mark.slow
 def test_a_constant_reward_is_noted(model, capsys):
     trainer = make(model, "--agents=1", reward=lambda prompts, responses, rows: [0.25] * len(responses))
     team, metrics, _ = trainer.iterate(trainer.start(), 0)
@@ -222,7 +283,15 @@ def test_agents_are_evaluated_alone_on_bare_queries(model):
     (["--train.minibatch_size=3"], "minibatch_size"), (["--kl.place=loss", "--kl.kind=k1"], "kl.kind"),
     (["--exchange_every=0"], "exchange_every"), (["--response_tokens=[5, 2]"], "response_tokens"),
     (["--scores.center=true"], "scores.scale"), (["--device.quantize=int4", "--lora=null"], "quantize"),
-    (["--query.tokens=[3]"], "query.tokens"), (["--query.template=fixed"], "query.template")])
+    (["--query.tokens=[3]"], "query.tokens"), (["--query.template=fixed"], "query.template"),
+    (["--sampling.seed=3"], "sampling.seed"), (["--algorithm=dapo", "--kl.kind=full"], "kl.kind"),
+    (["--algorithm=dapo", "--kl.adaptive=true"], "kl.adaptive"),
+    (["--algorithm=grpo", "--scores.whiten=true"], "scores.whiten"),
+    (["--algorithm=grpo", "--policy.value=separate"], "policy.value"),
+    (["--algorithm=reinforce", "--policy.clip_low=0.1"], "clip_low"),
+    (["--policy.importance_cap=2", "--sampling.top_p=0.5"], "importance_cap"),
+    (["--device.quantize=nf4", "--save=model"], "save"),
+    (["--cory.exchange_resets=all", "--train.schedule=linear"], "exchange_resets")])
 def test_settings_that_do_not_fit(arguments, message):
     with pytest.raises(UserError) as caught:
         parse(Config, ["--data.path=x", "--out=y", *arguments])
@@ -237,10 +306,57 @@ def test_a_prompt_longer_than_the_window_names_its_row(model):
         make(model, rows=[])
 
 
-def test_memory_of_a_second_agent(model):
-    """Both agents and the reference share the base: a second agent adds its adapter and optimizer only."""
-    trainer = make(model)
-    size = lambda tree: sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
-    one, two = (size((trainer.base.params, team.agents)) for team in (
-        dataclasses.replace(trainer.start(), agents=trainer.start().agents[:1]), trainer.start()))
-    assert two - one == size(trainer.start().agents[0])
+def test_held_back_prompts_are_unseen(model, capsys):
+    """No cut of a held-back prompt starts like one that is trained on; at most half of the prompts are held back."""
+    rows = [{"prompt": f"Review: The {thing} {rest}"} for thing in THINGS for rest in ("in Velmar", "is", "was")]
+    whole = QueryConfig()
+    training, held_back = split(rows, whole, 5, model)
+    assert len(held_back) == 5 and len(training) == 19
+    training, held_back = split(rows, QueryConfig(tokens=[5, 9]), 64, model)
+    starts = lambda own: {tuple(model.tokenizer.encode(row["prompt"])[:5]) for row in own}
+    count = len(starts(rows))
+    assert 4 <= count < 24 and not starts(training) & starts(held_back)
+    assert len(held_back) == count // 2 == len(starts(held_back)) and len(training) < 24 - len(held_back)
+    assert f"{count} different prompts, of which {count // 2}" in capsys.readouterr().err
+    assert split(rows[:1], whole, 64, model) == (rows[:1], [])
+
+
+@pytest.mark.slow
+def test_training_from_python(model):
+    config = TeamConfig(agents=2, iterations=2, sampling=SamplingConfig(max_tokens=6), held_back=HeldBackConfig(rows=2),
+                        train=RlTrainConfig(batch_size=4, passes=1))
+    trained = train(model, ROWS, even, config=config, progress=False)
+    assert len(trained.metrics) == 2 and set(trained.adapters) == {"llm1", "llm2"} and not trained.params
+    assert trained.after["llm1"]["task_reward"]["n"] == 2
+    with pytest.raises(UserError, match="row 1"):
+        train(model, ["text"], even, config=config)
+    with pytest.raises(UserError, match=r"held_back\.path"):
+        train(model, ROWS, even, config=replace(config, held_back=HeldBackConfig(rows=1, path="x")))
+
+
+@pytest.mark.slow
+def test_a_run_without_updates_ends(model):
+    """Infinite losses: each update is skipped, and the run says so instead of going on."""
+    config = TeamConfig(iterations=9, sampling=SamplingConfig(max_tokens=6), held_back=HeldBackConfig(rows=0),
+                        train=RlTrainConfig(batch_size=4, passes=1))
+    with pytest.raises(UserError, match="no update in 3 iterations"):
+        train(model, ROWS, lambda prompts, texts, rows: [1e30 * len(text) for text in texts], config=config,
+              progress=False)
+
+
+@pytest.mark.slow
+def test_a_second_agent_adds_its_adapter_and_optimizer_only(model):
+    """Live bytes after an iteration: both agents and the reference share the base."""
+    live = lambda: sum(array.nbytes for array in jax.live_arrays())
+
+    def grown(*arguments):
+        before, trainer = live(), make(model, *arguments)
+        team, _, turns = trainer.iterate(trainer.start(), 0)
+        del turns
+        gc.collect()
+        return live() - before, sum(leaf.nbytes for leaf in jax.tree.leaves(team.agents[0]))
+
+    (one, agent), (two, _) = grown("--agents=1"), grown()
+    base = sum(leaf.nbytes for leaf in jax.tree.leaves(model.params))
+    assert two - one < 1.05 * agent
+    assert agent < 0.5 * base

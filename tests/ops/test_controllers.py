@@ -41,6 +41,13 @@ def test_a_single_score_is_finite():
     assert np.isfinite(shape_scores(jnp.array([2.0]), moments, scale=True, center=True, clip=1.0)).all()
 
 
+@pytest.mark.parametrize("value", [-1.0, 0.5, 0.7, 0.0])
+def test_equal_scores_are_not_divided_by_rounding(value):
+    scores = jnp.full(7, value)
+    shaped = shape_scores(scores, update_moments(init_moments(), scores), scale=True, center=False, clip=None)
+    np.testing.assert_allclose(shaped, scores, rtol=1e-6)
+
+
 def test_scores_are_scaled_and_then_clipped():
     scores = jnp.array([1., 2, 3, 4])
     moments = update_moments(init_moments(), scores)

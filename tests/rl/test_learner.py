@@ -13,8 +13,8 @@ from jaxllm.devices import make_mesh
 from jaxllm.generate import Generator
 from jaxllm.model import load
 from jaxllm.models import LoraConfig
-from jaxllm.rl import ALGORITHMS, Learner, RlConfig, init_agent
-from jaxllm.rl.agent import drawn_seed
+from jaxllm.rl import ALGORITHMS, Learner, RlConfig, init_agent, penalized
+from jaxllm.rl.agent import drawn_seed, make_advantages
 from jaxllm.rl.config import KlConfig, PolicyConfig, RlTrainConfig, ScoreConfig
 from jaxllm.rl.rollouts import rollout_shape
 
@@ -78,9 +78,11 @@ def test_recorded_logprobs_are_those_of_the_sampler_and_of_scoring(moved):
 
 
 @pytest.mark.parametrize(("name", "changes", "quantize"), [
-    ("adapter", {}, None), ("all weights", {"lora": None}, None), ("int4", {}, "int4"), ("nf4", {}, "nf4"),
-    ("minibatches", {"train": RlTrainConfig(batch_size=BATCH, minibatch_size=4, lr=1e-3)}, None),
-    ("separate critic", {"policy": PolicyConfig(value="separate")}, None)])
+    ("adapter", {}, None),
+    *(pytest.param(*case, marks=pytest.mark.slow) for case in (
+        ("all weights", {"lora": None}, None), ("int4", {}, "int4"), ("nf4", {}, "nf4"),
+        ("minibatches", {"train": RlTrainConfig(batch_size=BATCH, minibatch_size=4, lr=1e-3)}, None),
+        ("separate critic", {"policy": PolicyConfig(value="separate")}, None)))])
 def test_the_first_update_starts_at_a_ratio_of_one(name, changes, quantize):
     setup = Setup(settings(**changes), quantize)
     for seed in range(2):
@@ -94,6 +96,7 @@ def test_the_first_update_starts_at_a_ratio_of_one(name, changes, quantize):
             assert experience.kl.mean() > 1e-5
 
 
+@pytest.mark.slow
 def test_without_a_change_no_ratio_is_clipped():
     """Both programs compute the same function on rows of one shape: what is left is the rounding of their fusions."""
     setup = Setup(settings(train=RlTrainConfig(batch_size=BATCH, lr=0.0, passes=3)))
@@ -109,6 +112,7 @@ def parameters(config, **options):
     return jax.device_get(setup.state.params), numbers
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("algorithm", ["ppo", "grpo"])
 @pytest.mark.parametrize("train", [
     {"accumulate": 4}, {"packing": False}, {"packing": False, "accumulate": 2}, {"remat": "full"}])
@@ -124,6 +128,7 @@ def test_how_an_update_is_computed_does_not_change_it(algorithm, train):
         assert numbers[name] == pytest.approx(others[name], rel=1e-3, abs=1e-5), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_every_algorithm_raises_its_reward(algorithm):
     """The reward is the share of tokens with an even id, which is a half at first."""
@@ -138,6 +143,7 @@ def test_every_algorithm_raises_its_reward(algorithm):
     assert np.mean(rewards[-4:]) > np.mean(rewards[:2]) + 0.1, rewards
 
 
+@pytest.mark.slow
 def test_the_penalty_in_the_loss_pulls_towards_the_reference(moved):
     """Without advantages a step of a penalty in the loss lowers the divergence."""
     config = settings("grpo", policy=PolicyConfig(group_size=8), kl=KlConfig(coef=1.0, kind="k2"),
@@ -171,6 +177,7 @@ def test_a_large_ratio_skips_the_update():
     chex.assert_trees_all_equal(before, jax.device_get((state.params, state.opt_state)))
 
 
+@pytest.mark.slow
 def test_passes_end_at_the_target_divergence():
     train = RlTrainConfig(batch_size=BATCH, lr=1e-2, passes=6)
     free = Setup(settings(train=train)).iterate()[1]["updates"]
@@ -178,11 +185,12 @@ def test_passes_end_at_the_target_divergence():
     assert free == 6 and bound < 6
 
 
+@pytest.mark.slow
 def test_responses_without_an_end():
     rows = {}
     for choice in ("keep", "penalty", "replace", "mask"):
         setup = Setup(settings(scores=ScoreConfig(missing_end=choice, missing_end_penalty=0.5)))
-        one = lambda rollout: np.ones(len(rollout.prompts), np.float32)
+        one = lambda rollout, config=setup.config: penalized(config, np.ones(BATCH, np.float32), rollout)
         experience, numbers = setup.iterate(scores=one)
         rows[choice], truncated = numbers, experience.rollout.truncated.mean()
     assert rows["keep"]["shaped_score"] == 1.0
@@ -193,6 +201,45 @@ def test_responses_without_an_end():
     assert rows["keep"]["weight"] == lengths.sum()
 
 
+@pytest.mark.slow
+def test_without_a_token_left_the_numbers_are_none():
+    setup = Setup(settings(scores=ScoreConfig(missing_end="mask")))
+    rollout = setup.learner.sample(setup.base, setup.state, setup.prompts, 2, 0)
+    experience = setup.learner.evaluate(setup.base, setup.state, dataclasses.replace(
+        rollout, truncated=np.ones(BATCH, bool)))
+    _, numbers = setup.learner.update(setup.base, setup.state, experience, np.arange(BATCH), setup.groups)
+    assert numbers["approx_kl"] is None and numbers["first_ratio_error"] is None
+    assert numbers["skipped"] == numbers["updates"] == 2
+
+
+@pytest.mark.slow
+def test_an_entropy_bonus_raises_the_entropy():
+    entropies = []
+    for coef in (0.0, 1.0):
+        setup = Setup(settings(policy=PolicyConfig(entropy_coef=coef), kl=KlConfig(coef=0.0)))
+        for seed in range(4):
+            experience, _ = setup.iterate(seed, lambda rollout: np.zeros(len(rollout.prompts), np.float32))
+        entropies.append(experience.known["entropy"][experience.rollout.mask].mean())
+    assert entropies[1] > entropies[0] + 0.1
+
+
+def test_importance_and_whitening_change_the_targets(moved):
+    rollout = moved.learner.sample(moved.base, moved.state, moved.prompts, LIMIT, 5)
+    known = moved.learner.evaluate(moved.base, moved.state, rollout).known
+    other = known | {"sampler_logprobs": known["logprobs"] - 0.5}
+    scores = np.arange(BATCH, dtype=np.float32)
+    targets = lambda **changes: make_advantages(settings(**changes))(
+        moved.state.extra, other, rollout.mask, rollout.truncated, scores, moved.groups)[1]
+    weights = targets(policy=PolicyConfig(importance_cap=1.5))["importance"]
+    assert_allclose(weights[rollout.mask], 1.5)
+    weights = targets(policy=PolicyConfig(importance_cap=2.0))["importance"]
+    assert_allclose(weights[rollout.mask], np.exp(0.5), rtol=1e-4)
+    plain, whitened = targets(), targets(scores=ScoreConfig(whiten=True))
+    assert np.abs(whitened["returns"]).max() < np.abs(plain["returns"]).max()
+    assert "importance" not in plain
+
+
+@pytest.mark.slow
 def test_one_program_for_each_number_of_rows(programs):
     """Limits that change from iteration to iteration compile a shape once, and nothing after that."""
     setup = Setup(settings(train=RlTrainConfig(batch_size=BATCH, lr=1e-3, passes=1)))
@@ -212,5 +259,5 @@ def test_one_program_for_each_number_of_rows(programs):
 
 
 def test_purposes_have_different_seeds():
-    seeds = {drawn_seed(0, *purpose) for purpose in ((0,), (1,), (0, 1), (1, 0), (0, 0, 1))}
-    assert len(seeds) == 5 and drawn_seed(0, 3) == drawn_seed(0, 3) != drawn_seed(1, 3)
+    seeds = {drawn_seed(0, *purpose) for purpose in ((0,), (1,), (0, 1), (1, 0), (0, 0, 1), (0, 1, 0))}
+    assert len(seeds) == 6 and drawn_seed(0, 3) == drawn_seed(0, 3) != drawn_seed(1, 3)

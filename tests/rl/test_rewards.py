@@ -47,7 +47,7 @@ def test_whole_numbers_become_floats():
 
 @pytest.mark.parametrize(("value", "message"), [
     ([1.0, 2.0], "shape"), ([[1.0], [2.0], [3.0]], "shape"), (["a", "b", "c"], "numbers"), ([1j, 0, 0], "numbers"),
-    ([1.0, float("nan"), 0.0], "row 2 of the batch, id b"), ([1.0, 0.0, float("inf")], "row 3 of the batch, id c"),
+    ([1.0, float("nan"), 0.0], "id b"), ([1.0, 0.0, float("inf")], "id c"), ([[1.0, 2.0], [3.0], []], "failed"),
     (None, "numbers")])
 def test_what_is_no_reward_is_refused(value, message):
     with pytest.raises(UserError, match=message):
@@ -58,7 +58,7 @@ def test_an_exception_names_its_row():
     def divide(prompts, responses, rows):
         return [1 / (text != "4") for text in responses]
 
-    with pytest.raises(UserError, match=r"divide raised ZeroDivisionError") as caught:
+    with pytest.raises(UserError, match=r"divide failed: ZeroDivisionError") as caught:
         reward(divide)
     assert "id b" in str(caught.value)
 

@@ -22,8 +22,9 @@ class KlConfig:
     """KL penalty against the model before training.
 
     Args:
-        kind: full is the divergence of whole next-token distributions; k1, k2, k3 and abs are computed from the
-            probability of the sampled token. null is full in the reward and k3 in the loss.
+        kind: k1, k2, k3 and abs are computed from the probability of the sampled token; full is the divergence of whole
+            next-token distributions, which as a reward restrains later tokens only. null is k1 in the reward and k3 in
+            the loss.
         place: subtract it from the reward of every token, or add it to the loss; null is the algorithm's own.
         coef: coefficient; null is the algorithm's own.
         adaptive: move the coefficient so that the divergence approaches the target.
@@ -305,7 +306,7 @@ class RlConfig:
         """Estimator of the KL penalty."""
         if self.kl.kind is not None:
             return self.kl.kind
-        return "full" if self.kl_place == "reward" else "k3"
+        return "k1" if self.kl_place == "reward" else "k3"
 
     @property
     def scale(self) -> float | None:

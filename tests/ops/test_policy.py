@@ -147,6 +147,16 @@ def test_expected_gradients_of_the_estimators(kind, expected):
     np.testing.assert_allclose(jax.grad(expectation)(jnp.log(P)), expected, atol=1e-6)
 
 
+def test_the_full_divergence_in_the_reward_of_one_token_has_no_gradient():
+    """It is the same for every token that may be sampled, so that no token is preferred for it."""
+    def surrogate(logits):
+        logp = jax.nn.log_softmax(logits)
+        reward = jax.lax.stop_gradient(jnp.sum(jnp.exp(logp) * (logp - jnp.log(Q))))
+        return jnp.sum(P * reward * logp)
+
+    np.testing.assert_allclose(jax.grad(surrogate)(jnp.log(P)), [0, 0, 0], atol=1e-6)
+
+
 def test_k1_in_the_reward_has_the_gradient_of_the_divergence():
     def surrogate(logits):
         logp = jax.nn.log_softmax(logits)

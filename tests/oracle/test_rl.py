@@ -192,7 +192,7 @@ def test_ten_iterations_equal_a_loop_in_torch(tmp_path):
     spec, params = load_model(tmp_path, jnp.float32)
     base = Generator(Model(spec, params, load_tokenizer("tiny")))
     config = RlConfig(iterations=ITERATIONS, sampling=SamplingConfig(max_tokens=LIMIT, temperature=TEMPERATURE),
-                      lora=None, kl=KlConfig(coef=COEF), policy=PolicyConfig(value_coef=VALUE_COEF),
+                      lora=None, kl=KlConfig(kind="full", coef=COEF), policy=PolicyConfig(value_coef=VALUE_COEF),
                       train=RlTrainConfig(batch_size=BATCH, passes=PASSES, lr=LR))
     random, mesh = np.random.default_rng(0), make_mesh(1)
     prompts = [random.integers(3, spec.vocab_size, size).astype(np.int32) for size in (2, 5, 3, 7, 4, 1, 6, 2)]

@@ -113,9 +113,8 @@ def parameters(config, **options):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("algorithm", ["ppo", "grpo"])
-@pytest.mark.parametrize("train", [
-    {"accumulate": 4}, {"packing": False}, {"packing": False, "accumulate": 2}, {"remat": "full"}])
+@pytest.mark.parametrize(("algorithm", "train"), [
+    ("ppo", {"packing": False, "accumulate": 2}), ("ppo", {"remat": "full"}), ("grpo", {"accumulate": 4})])
 def test_how_an_update_is_computed_does_not_change_it(algorithm, train):
     policy = PolicyConfig(group_size=4 if algorithm == "grpo" else None, aggregate="token")
     # With the usual eps Adam's first steps have the size of the rate wherever a gradient is rounding.
@@ -137,10 +136,10 @@ def test_every_algorithm_raises_its_reward(algorithm):
     setup = Setup(config)
     share = lambda rollout: ((rollout.ids % 2 == 0) & rollout.mask).sum(1) / np.float32(rollout.lengths)
     rewards = []
-    for seed in range(16):
+    for seed in range(12):
         experience, _ = setup.iterate(seed, share)
         rewards.append(share(experience.rollout).mean())
-    assert np.mean(rewards[-4:]) > np.mean(rewards[:2]) + 0.1, rewards
+    assert np.mean(rewards[-4:]) > np.mean(rewards[:2]) + 0.08, rewards
 
 
 @pytest.mark.slow

@@ -229,9 +229,9 @@ class Learner:
                 break
         fetched = jax.device_get(numbers)
         # Of updates without a token to train on there is nothing to average.
-        means: dict[str, float | None] = {name: _mean([float(one[name]) for one in fetched if one[name] != ABSENT])
-                                          for name in fetched[0] if name not in ("ratio_error", "skipped")}
-        means["first_ratio_error"] = _mean([float(one["ratio_error"]) for one in fetched[:1]])
+        mean = lambda name, some: _mean([float(one[name]) for one in some if one[name] != ABSENT])
+        means = {name: mean(name, fetched) for name in fetched[0] if name not in ("ratio_error", "skipped")}
+        means["first_ratio_error"] = mean("ratio_error", fetched[:1])
         counts = {"updates": len(fetched), "skipped": int(sum(one["skipped"] for one in fetched))}
         return state, means | counts | {name: float(value) for name, value in jax.device_get(measures).items()}
 

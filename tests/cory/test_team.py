@@ -336,7 +336,7 @@ def test_training_from_python(model):
 
 @pytest.mark.slow
 def test_a_run_without_updates_ends(model):
-    """Infinite losses: each update is skipped, and the run says so instead of going on."""
+    """Infinite losses: each update is skipped, and the run ends with the reason."""
     config = TeamConfig(iterations=9, sampling=SamplingConfig(max_tokens=6), held_back=HeldBackConfig(rows=0),
                         train=RlTrainConfig(batch_size=4, passes=1))
     with pytest.raises(UserError, match="no update in 3 iterations"):

@@ -24,7 +24,10 @@ test: $(VENV)/installed-test
 test-slow: $(VENV)/installed-test
 	$(BIN)/python -m pytest tests --ignore tests/oracle -n 2 --dist loadfile -m slow
 
-test-all: models test test-slow test-oracle
+# The fast and the slow suite in one run: what tests of a file share is made once.
+test-all: models $(VENV)/installed-test
+	$(BIN)/python -m pytest tests --ignore tests/oracle -n 2 --dist loadfile
+	$(MAKE) test-oracle
 
 test-oracle: $(VENV)/installed-oracle
 	$(BIN)/python -m pytest tests/oracle -n 2 --dist loadfile

@@ -44,7 +44,7 @@ PUBLIC: dict[str, str] = {
     "jaxllm.report": """
         Bars head Heat Histogram Lines markdown render Section Table""",
     "jaxllm.rl": """
-        Algorithm ALGORITHMS Experience init_agent Learner make_rollout RlConfig Rollout""",
+        Algorithm ALGORITHMS Experience init_agent Learner make_rollout penalized RlConfig Rollout""",
     "jaxllm.self_param": """
         answer_questions FormatConfig inject InjectConfig Injection Prompts QAPair""",
     "jaxllm.text": """

@@ -40,6 +40,7 @@ def comparable(out):
     return lines, (out / "rows.jsonl").read_text(), result
 
 
+@pytest.mark.slow
 def test_files_and_numbers(finished):
     lines = read_metrics(finished / "metrics.jsonl")
     assert [line["step"] for line in lines] == [line["iteration"] for line in lines] == [0, 1, 2, 3]
@@ -125,6 +126,7 @@ def test_a_run_that_is_stopped_at_an_exchange_comes_to_the_same_numbers(finished
     assert comparable(out) == comparable(finished)
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_not_repeated(finished, capsys):
     before = (finished / "result.json").read_text()
     assert main(arguments(finished)) == 0

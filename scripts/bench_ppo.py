@@ -138,9 +138,9 @@ def cory(options: argparse.Namespace) -> dict[str, Any]:
     from jaxllm.generate import Generator
     from jaxllm.models import LoraConfig
     from jaxllm.rl.config import PolicyConfig
-    from jaxllm.rl.rewards import Reward
+    from jaxllm.rl.rewards import Part, Reward
 
-    reward = Reward([(lambda prompts, responses, rows: [float(len(text)) for text in responses], 1.0)])
+    reward = Reward([Part(lambda prompts, responses, rows: [float(len(text)) for text in responses])])
     base = Generator(random_model(), consume=True)
     tokenizer = base.model.tokenizer
     rows = [{"prompt": tokenizer.decode(ids)} for ids in prompts_of(options.batch)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,12 +12,11 @@ from jaxllm.cory.config import Config
 from jaxllm.cory.job import read
 from jaxllm.cory.team import ROLES, prompt_lengths, row_shapes
 from jaxllm.devices import open_mesh
+from jaxllm.finetune.inputs import abstract_base
 from jaxllm.finetune.memory import abstract_adapter, device_bytes, memory_table
 from jaxllm.generate import Completion
-from jaxllm.model import Model, model_tokenizer
-from jaxllm.models import init_value_head, load_spec, native
-from jaxllm.models.loading import stored_dtype
-from jaxllm.models.mesh import batch_sharding, model_shardings, replicated
+from jaxllm.models import init_value_head
+from jaxllm.models.mesh import batch_sharding, replicated
 from jaxllm.ops import init_moments
 from jaxllm.rl.agent import Learner
 from jaxllm.rl.rollouts import make_rollout, response_batches
@@ -30,11 +29,9 @@ def dry_run(config: Config) -> str:
     Raises:
         UserError: as the run itself, before its first iteration.
     """
-    mesh, spec = open_mesh(config.mesh), load_spec(config.model)
-    dtype = config.device.param_dtype if config.lora is not None else config.device.trained_dtype
-    weights = native.abstract(spec, jnp.dtype(dtype or stored_dtype(config.model)), model_shardings(spec, mesh),
-                              config.device.quantize)
-    model = Model(spec, cast(Any, weights), model_tokenizer(config.model, spec))
+    mesh = open_mesh(config.mesh)
+    model = abstract_base(config, mesh)
+    spec, weights = model.spec, model.params
     rows, held_back = read(config, model, None)
     lengths = prompt_lengths(config, model, [*rows, *held_back])
     body = weights if config.lora is None else abstract_adapter(spec, config.lora, mesh)

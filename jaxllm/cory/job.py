@@ -19,16 +19,14 @@ from jaxllm.cory.training import agents_of, fit, split
 from jaxllm.devices import open_mesh
 from jaxllm.errors import UserError
 from jaxllm.evaluate.gsm8k import is_right
+from jaxllm.finetune.inputs import load_base, pin_inputs
 from jaxllm.finetune.trainable import as_adapter, merged
 from jaxllm.generate import Generator
 from jaxllm.job import Job, open_job
-from jaxllm.model import Model, load
+from jaxllm.model import Model
 from jaxllm.models import save_model, stack_layers
-from jaxllm.models.mesh import model_shardings
 from jaxllm.models.peft import save_adapter
-from jaxllm.models.tensors import fingerprint, model_directory
 from jaxllm.rl.rewards import Row, open_reward
-from jaxllm.text.readers import data_files
 from jaxllm.text.rows import Message, RowSet, read_rows
 from jaxllm.text.templates import fields_of
 from jaxllm.train import Checkpointer, MetricsSink, MetricsWriter, open_metrics, read_metrics
@@ -42,10 +40,7 @@ def run(config: Config) -> Path | None:
         print(dry_run(config))
         return None
     with open_job(config.out, config) as job:
-        job.pin_file("data", data_files(config.data.path), config.data.limit)
-        if config.held_back.path is not None:
-            job.pin_file("held-back data", data_files(config.held_back.path))
-        job.pin("model", fingerprint(model_directory(config.model)))
+        pin_inputs(config, job)
         return job.already_done() if job.finished else _run(config, job)
 
 
@@ -86,8 +81,7 @@ def _rows(config: Config, model: Model, path: str, limit: int | None, rejected_p
 
 def _run(config: Config, job: Job) -> Path:
     mesh = open_mesh(config.mesh)
-    dtype = config.device.param_dtype if config.lora is not None else config.device.trained_dtype
-    model = load(config.model, dtype, lambda spec: model_shardings(spec, mesh), config.device.quantize)
+    model = load_base(config, mesh)
     model.require_lm("be trained by rewards", config.model)
     rows, held_back = read(config, model, job)
     base = Generator(model, dtype=config.device.compute_dtype, mesh=mesh, consume=True,

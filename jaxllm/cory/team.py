@@ -27,7 +27,7 @@ from jaxllm.model import Model
 from jaxllm.models import ModelSpec
 from jaxllm.ops import combined_reward, init_moments
 from jaxllm.progress import notice
-from jaxllm.rl.agent import Experience, Learner, drawn_seed, init_agent, penalized
+from jaxllm.rl.agent import CRITIC, Experience, Learner, drawn_seed, init_agent, penalized
 from jaxllm.rl.rewards import RewardFn, Row
 from jaxllm.rl.rollouts import Rollout, concatenate, rollout_shape
 from jaxllm.statistics import interval
@@ -37,7 +37,7 @@ NAMES = ("llm1", "llm2")
 """Agents; the first is the pioneer of the first iteration."""
 ROLES = ("pioneer", "observer")
 # Purposes of random draws, see `drawn_seed`.
-_QUERIES, _LIMITS, _SAMPLES, _ORDER, _HELD_BACK = range(5)
+_QUERIES, _LIMITS, _SAMPLES, _ORDER, _HELD_BACK_QUERIES, _HELD_BACK_SAMPLES = range(CRITIC + 1, CRITIC + 7)
 # Tokens that an observer's prompt may have beyond the template, two queries and the longest response: a response that
 # is decoded and encoded again may take more.
 _SLACK = 8
@@ -56,10 +56,6 @@ class Team:
     agents: tuple[TrainState, ...]
     pioneer: int = 0
     drawn: int = 0
-
-    def role(self, agent: int) -> str:
-        """Returns the role of an agent."""
-        return ROLES[agent != self.pioneer]
 
     def in_role(self, role: int) -> int:
         """Returns the index of the pioneer (0) or the observer (1)."""
@@ -181,7 +177,7 @@ class Trainer:
         agents, lines = list(team.agents), {}
         for role, turn in enumerate(turns):
             agent, learner = team.in_role(role), self.learners[role]
-            seed = drawn_seed(config.seed, iteration, _ORDER, role)
+            seed = drawn_seed(config.seed, _ORDER, iteration, role)
             with clock.phase("score"):
                 experience = learner.evaluate(self.base, agents[agent], turn.rollout, seed)
             coef = float(agents[agent].extra["kl_coef"])
@@ -261,11 +257,11 @@ class Trainer:
         """Samples and scores one batch: the pioneer's responses, and the observer's."""
         config = self.config
         indices = row_indices(config.seed, drawn, config.train.batch_size, len(self.rows))
-        draws = np.random.default_rng(drawn_seed(config.seed, iteration, _QUERIES, attempt))
+        draws = np.random.default_rng(drawn_seed(config.seed, _QUERIES, iteration, attempt))
         limit = config.limit
         if config.response_tokens is not None:
             low, high = config.response_tokens
-            limit = int(np.random.default_rng(drawn_seed(config.seed, iteration, _LIMITS)).integers(low, high + 1))
+            limit = int(np.random.default_rng(drawn_seed(config.seed, _LIMITS, iteration)).integers(low, high + 1))
         longest = self.base.model.spec.max_positions - config.limit
         queries = [query for i in indices for query in [encode_query(
             self.base.model, config.query, self.rows[int(i)], longest, draws)] * config.group_size]
@@ -278,7 +274,7 @@ class Trainer:
             agent = team.in_role(role)
             with clock.phase("rollout"):
                 rollout = self.learners[role].sample(self.base, team.agents[agent], prompts, limit, drawn_seed(
-                    config.seed, iteration, _SAMPLES, attempt, agent))
+                    config.seed, _SAMPLES, iteration, attempt, agent))
             with clock.phase("reward"):
                 turns.append(Turn(queries, rollout, self._score(queries, rollout)))
         return turns
@@ -296,12 +292,12 @@ class Trainer:
         if not self.held_back:
             return found
         config, learner, size = self.config, self.learners[0], self.config.minibatch_size
-        draws = np.random.default_rng(drawn_seed(config.seed, _HELD_BACK))
+        draws = np.random.default_rng(drawn_seed(config.seed, _HELD_BACK_QUERIES))
         longest = self.base.model.spec.max_positions - config.limit
         queries = [encode_query(self.base.model, config.query, row, longest, draws) for row in self.held_back]
         for name, state in zip(NAMES, team.agents, strict=False):
             rollout = learner.sample(self.base, state, [query.ids for query in queries], config.limit,
-                                     drawn_seed(config.seed, _HELD_BACK, 1))
+                                     drawn_seed(config.seed, _HELD_BACK_SAMPLES))
             kl = [learner.evaluate(self.base, state, rollout.take(range(start, min(start + size, len(queries))))).kl
                   for start in range(0, len(queries), size)]
             found[name] = {"task_reward": interval(self._score(queries, rollout), config.seed),
@@ -320,13 +316,7 @@ def prompt_lengths(config: TeamConfig, model: Model, rows: Sequence[Row]) -> lis
     if not rows:
         raise UserError("there is no prompt to train on", "data")
     longest = model.spec.max_positions - config.limit
-    queries = []
-    for number, row in enumerate(rows, 1):
-        try:
-            queries.append(encode_query(model, config.query, row, longest))
-        except UserError as error:
-            raise UserError(error.what, f"row {number}" + (f", id {row['id']}" if "id" in row else ""),
-                            "remove it, or lower sampling.max_tokens") from None
+    queries = [encode_query(model, config.query, row, longest) for row in rows]
     lengths = [[len(query.ids) for query in queries]]
     if config.agents == 2:
         prompts = [observer_prompt(model, config.cory, query, "", longest) for query in queries]

@@ -19,7 +19,7 @@ from jaxllm.generate import Generator
 from jaxllm.model import Model
 from jaxllm.models import Adapter, Params
 from jaxllm.progress import notice
-from jaxllm.rl.rewards import Reward, RewardFn, Row
+from jaxllm.rl.rewards import Part, Reward, RewardFn, Row
 from jaxllm.train import Checkpointer, MetricsSink, Session, TrainState
 
 # Iterations in a row in which all updates of an agent are skipped, after which the run ends.
@@ -92,8 +92,8 @@ def fit(trainer: Trainer, team: Team, made: int, before: Mapping[str, Any], *, c
             for name, own in numbers["agents"].items():
                 idle[name] = idle[name] + 1 if own["skipped"] == own["updates"] else 0
                 if own["penalty"] < -1:
-                    notice(f"the KL penalty of kind {config.kl_kind} is negative, {own['penalty']:.1f} a response: "
-                           "sampling does not follow the policy, or tokens of high probability are avoided")
+                    notice(f"the KL penalty of kind {config.kl_kind} is below -1 nat a response: sampling does not "
+                           "follow the policy")
             due = config.held_back.every is not None and (iteration + 1) % config.held_back.every == 0
             if due and iteration + 1 < config.iterations:
                 numbers["held_back"] = trainer.evaluate(team)
@@ -157,11 +157,15 @@ def train(model: Model, rows: Sequence[Row], reward: RewardFn, *, config: TeamCo
     check(config.held_back.path is None, "held_back.path", "is read by the command alone", "leave it out")
     for number, row in enumerate(rows, 1):
         check(isinstance(row, Mapping), f"row {number}", f"must be a mapping, got {type(row).__name__}")
+        try:
+            encode_query(model, config.query, row, model.spec.max_positions - config.limit)
+        except UserError as error:
+            raise UserError(error.what, f"row {number}", "remove it, or lower sampling.max_tokens") from None
     training, held_back = split(rows, config.query, config.held_back.rows, model)
     mesh, lines = open_mesh(config.mesh), _Lines([])
     base = Generator(trainable_model(model, config.lora, config.device), dtype=config.device.compute_dtype, mesh=mesh,
                      batch_size=min(256, config.rows))
-    checked = reward if isinstance(reward, Reward) else Reward([(reward, 1.0)])
+    checked = reward if isinstance(reward, Reward) else Reward([Part(reward)])
     trainer = Trainer.make(config, base, training, held_back, checked, mesh)
     team = trainer.start()
     before = trainer.evaluate(team)

@@ -16,7 +16,7 @@ import optax
 from jaxllm.finetune.texts import Batch, RowShape, read_states
 from jaxllm.finetune.trainable import as_adapter, init_trained, student_of
 from jaxllm.generate import Generator
-from jaxllm.models import Adapter, ModelSpec, unembedding
+from jaxllm.models import ModelSpec, unembedding
 from jaxllm.models.heads import value_predictions
 from jaxllm.models.mesh import put_batch
 from jaxllm.models.network import Params
@@ -56,12 +56,14 @@ from jaxllm.train import (
     make_train_step,
 )
 
-# Largest number of a seed that is drawn for one purpose.
+# Seeds are below this.
 _SEEDS = 2**31 - 1
+CRITIC = 0
+"""Purpose of the random draws of a critic, see `drawn_seed`; those of `cory` have other numbers."""
 
 
 def drawn_seed(seed: int, *purpose: int) -> int:
-    """Draws a seed for one purpose of a run, such as (iteration, agent): no two purposes share a random stream."""
+    """Draws a seed for one purpose of a run: its number, and then (iteration, agent) for example."""
     # With its length: a shorter sequence counts as filled up with zeros.
     return int(np.random.SeedSequence([seed, len(purpose), *purpose]).generate_state(1)[0]) % _SEEDS
 
@@ -83,7 +85,7 @@ def init_agent(base: Generator, config: RlConfig, optimizer: optax.GradientTrans
     base.training_params()
     trained = init_trained(base.model, config.lora, mesh, seed, ["value_head"] if config.own.has_values else [])
     if config.own.has_values and config.policy.value == "separate":
-        trained["critic"] = init_trained(base.model, config.lora, mesh, drawn_seed(seed, 1))
+        trained["critic"] = init_trained(base.model, config.lora, mesh, drawn_seed(seed, CRITIC))
     return init_state(trained, optimizer, seed, {"kl_coef": np.float32(config.kl_coef), "moments": init_moments()})
 
 
@@ -243,10 +245,6 @@ class Learner:
         new = adapt_kl_coef(old, jnp.float32(kl), rows, target=self.config.kl.target, horizon=self.config.kl.horizon)
         return dataclasses.replace(state, extra=state.extra | {"kl_coef": jax.device_put(new, old.sharding)})
 
-    def adapter(self, state: TrainState) -> Adapter | None:
-        """Returns the agent's adapter; None where all weights are trained."""
-        return as_adapter(state.params, self.config.lora)
-
 
 def _mean(values: Sequence[float]) -> float | None:
     return float(np.mean(values)) if values else None
@@ -274,7 +272,7 @@ def known_of_tokens(spec: ModelSpec, trained: Any, frozen: Params, batch: Batch,
     reference = read_states(spec, frozen, None, batch, dtype=dtype)
     found = token_statistics(hidden, unembedding(spec, policy), reference, unembedding(spec, frozen), batch["labels"],
                              temperature=temperature)
-    # By the function that the update calls, so that its first ratio is exactly 1 where both share a shape.
+    # By the function that the update calls, so that its first ratio is 1 up to the rounding of two programs.
     found["logprobs"] = token_logprobs(hidden, unembedding(spec, policy), batch["labels"], temperature=temperature)
     if "value_head" in trained:
         found["values"] = token_values(spec, trained, frozen, hidden, batch, scale, dtype=dtype)

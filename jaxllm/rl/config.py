@@ -9,6 +9,7 @@ from typing import Literal
 
 from jaxllm.config import SamplingConfig, check, check_seed, tunable
 from jaxllm.devices import DeviceConfig, MeshConfig
+from jaxllm.finetune.inputs import check_trained_weights
 from jaxllm.models import LoraConfig
 from jaxllm.ops import PolicySettings
 from jaxllm.ops.policy import Aggregate, KlKind
@@ -211,10 +212,7 @@ class RlConfig:
               "set seed")
         check(self.lora is None or self.lora.dropout == 0, "lora.dropout",
               "would make the probabilities of a response differ between its sampling and its update", "set it to 0")
-        check(self.lora is not None or self.device.quantize is None, "device.quantize",
-              "quantized weights are frozen, and lora is null", "train an adapter, or do not quantize")
-        check(self.lora is not None or self.device.params != "bfloat16", "device.params",
-              "bfloat16 weights lose most updates when all of them are trained", "train an adapter, or use float32")
+        check_trained_weights(self.lora, self.device)
         if self.response_tokens is not None:
             check(len(self.response_tokens) == 2 and 1 <= self.response_tokens[0] <= self.response_tokens[1],
                   "response_tokens", f"must be the smallest and the largest limit, got {self.response_tokens}")

@@ -88,15 +88,35 @@ class RewardConfig:
 
 
 @dataclass(frozen=True)
+class Part:
+    """One reward of a sum.
+
+    Attributes:
+        function: the reward.
+        weight: its weight.
+        name: name in messages; by default that of the function.
+    """
+
+    function: RewardFn
+    weight: float = 1.0
+    name: str = ""
+
+    @property
+    def shown(self) -> str:
+        """The name in messages."""
+        return self.name or getattr(self.function, "__name__", type(self.function).__name__)
+
+
+@dataclass(frozen=True)
 class Reward:
     """A reward, checked: every response gets one finite number, or an error names its row.
 
     Attributes:
-        parts: functions with their weights.
+        parts: rewards that are added.
         identity: describes the rewards, to notice that a resumed run has others.
     """
 
-    parts: Sequence[tuple[RewardFn, float]]
+    parts: Sequence[Part]
     identity: str = ""
 
     def __call__(self, prompts: Sequence[Text], responses: Sequence[str], rows: Sequence[Row]) -> np.ndarray:
@@ -106,13 +126,13 @@ class Reward:
             UserError: a part raises, or returns something else than B finite numbers.
         """
         total = np.zeros(len(responses), np.float32)
-        for function, weight in self.parts:
-            total += np.float32(weight) * _checked(function, prompts, responses, rows)
+        for part in self.parts:
+            total += np.float32(part.weight) * _checked(part, prompts, responses, rows)
         return total
 
 
-def _checked(function: RewardFn, prompts: Sequence[Text], responses: Sequence[str], rows: Sequence[Row]) -> np.ndarray:
-    name = getattr(function, "__name__", type(function).__name__)
+def _checked(part: Part, prompts: Sequence[Text], responses: Sequence[str], rows: Sequence[Row]) -> np.ndarray:
+    function, name = part.function, part.shown
     try:
         array = np.asarray(function(prompts, responses, rows))
     except Exception as error:
@@ -160,24 +180,24 @@ def open_reward(names: Sequence[str], config: RewardConfig, device: DeviceConfig
         UserError: a model, judge or function cannot be used.
     """
     device = DeviceConfig() if device is None else device
-    functions, identities = [], []
-    for name in names:
+    weights = [1.0] * len(names) if config.weights is None else config.weights
+    parts, identities = [], []
+    for name, weight in zip(names, weights, strict=True):
         function, identity = _open(config, name, device)
-        functions.append(function)
+        parts.append(Part(function, weight, name))
         identities.append(identity)
-    weights = [1.0] * len(functions) if config.weights is None else config.weights
-    return Reward(list(zip(functions, weights, strict=True)), " + ".join(identities))
+    return Reward(parts, " + ".join(identities))
 
 
 def _open(config: RewardConfig, name: str, device: DeviceConfig) -> tuple[RewardFn, str]:
     if name in ("gsm8k", "gsm8k_strict"):
-        return partial_named(gsm8k_reward, name, strict=name == "gsm8k_strict"), name
+        return partial(gsm8k_reward, strict=name == "gsm8k_strict"), name
     if name == "words":
-        return partial_named(words_reward, name, values=config.words), f"words {sorted(config.words.items())}"
+        return partial(words_reward, values=config.words), f"words {sorted(config.words.items())}"
     if name == "judge":
         assert config.judge is not None
         judge = open_judge(config.judge, device)
-        return partial_named(judge_reward, name, judge=judge, question=config.question,
+        return partial(judge_reward, judge=judge, question=config.question,
                              options=config.options), judge.identity
     if name in ("classifier", "reward_model"):
         assert config.model is not None
@@ -188,18 +208,11 @@ def _open(config: RewardConfig, name: str, device: DeviceConfig) -> tuple[Reward
             identity += f" + {fingerprint(Path(config.adapter))}"
         if name == "reward_model":
             _check_labels(generator, config.model, single=True)
-            return partial_named(model_reward, name, generator=generator, adapter=adapter), identity
+            return partial(model_reward, generator=generator, adapter=adapter), identity
         label = _check_labels(generator, config.model, single=False, label=config.label)
-        return partial_named(classifier_reward, name, generator=generator, adapter=adapter, label=label,
+        return partial(classifier_reward, generator=generator, adapter=adapter, label=label,
                              output=config.output), identity
     return _imported(name)
-
-
-def partial_named(function: Callable[..., Any], name: str, **given: Any) -> RewardFn:
-    """Binds arguments of a reward, and names it for messages."""
-    bound = partial(function, **given)
-    bound.__name__ = name  # type: ignore[attr-defined]
-    return bound
 
 
 def _imported(path: str) -> tuple[RewardFn, str]:

@@ -29,7 +29,7 @@ from jaxllm.generate import Generator
 from jaxllm.model import load
 from jaxllm.parsing import parse
 from jaxllm.rl.config import RlTrainConfig
-from jaxllm.rl.rewards import Reward
+from jaxllm.rl.rewards import Part, Reward
 from jaxllm.text.templates import fill
 
 THINGS = ("soup", "lamp", "boat", "bed", "song", "coat", "room", "bread")
@@ -50,7 +50,7 @@ def make(model, *arguments, reward=even, rows=ROWS):
     config = parse(Config, ["--data.path=x", "--out=y", "--reward=words", "--rewards.words={a: 1}", "--agents=2",
                             "--sampling.max_tokens=6", "--train.batch_size=4", "--train.passes=1", "--train.lr=1e-3",
                             "--lora.rank=4", "--held_back.rows=2", *arguments])
-    return Trainer.make(config, Generator(model), rows, rows[:2], Reward([(reward, 1.0)]), make_mesh(1))
+    return Trainer.make(config, Generator(model), rows, rows[:2], Reward([Part(reward)]), make_mesh(1))
 
 
 def test_both_agents_get_the_sum():
@@ -73,7 +73,7 @@ def test_roles_are_exchanged_by_index():
     assert pioneers == [0] * 5 + [1] * 5 + [0] * 2
     assert exchange(exchange(Team(("a", "b")), 4, 5), 9, 5) == Team(("a", "b"))
     assert exchange(Team(("a",)), 4, 5).pioneer == 0
-    assert Team(("a", "b"), pioneer=1).role(0) == "observer"
+    assert [Team(("a", "b"), pioneer=1).in_role(role) for role in (0, 1)] == [1, 0]
 
 
 def test_the_observer_reads_query_and_response(model):
@@ -300,7 +300,9 @@ def test_settings_that_do_not_fit(arguments, message):
 
 def test_a_prompt_longer_than_the_window_names_its_row(model):
     long = {"prompt": "soup " * 600, "id": "x9"}
-    with pytest.raises(UserError, match="id x9"):
+    with pytest.raises(UserError, match="row 9"):
+        train(model, [*ROWS, long], even, config=TeamConfig(sampling=SamplingConfig(max_tokens=6)), progress=False)
+    with pytest.raises(UserError, match="604 tokens, and with a response 506 fit"):
         make(model, rows=[*ROWS, long])
     with pytest.raises(UserError, match="no prompt"):
         make(model, rows=[])

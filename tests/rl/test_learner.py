@@ -10,6 +10,7 @@ from numpy.testing import assert_allclose
 
 from jaxllm.config import SamplingConfig
 from jaxllm.devices import make_mesh
+from jaxllm.finetune.trainable import as_adapter
 from jaxllm.generate import Generator
 from jaxllm.model import load
 from jaxllm.models import LoraConfig
@@ -69,7 +70,7 @@ def test_recorded_logprobs_are_those_of_the_sampler_and_of_scoring(moved):
     assert_allclose(experience.known["logprobs"][mask], rollout.sampler_logprobs[mask], atol=1e-5)
     pairs = [(prompt, ids[:size]) for prompt, ids, size in zip(
         rollout.prompts, rollout.ids, rollout.lengths, strict=True)]
-    scored = moved.base.score(pairs, adapter=moved.learner.adapter(moved.state), temperature=0.7)
+    scored = moved.base.score(pairs, adapter=as_adapter(moved.state.params, moved.config.lora), temperature=0.7)
     plain = moved.base.score(pairs, temperature=0.7)
     for row, (own, reference) in enumerate(zip(scored, plain, strict=True)):
         assert_allclose(experience.known["logprobs"][row][mask[row]], own.logprobs, atol=1e-5)

@@ -14,6 +14,7 @@ from jaxllm.judge import FunctionJudge
 from jaxllm.model import load
 from jaxllm.parsing import parse
 from jaxllm.rl.rewards import (
+    Part,
     Reward,
     RewardConfig,
     classifier_reward,
@@ -29,12 +30,12 @@ PROMPTS, RESPONSES = ["one", "two", "three"], ["3", "4", "It is 5."]
 
 
 def reward(*functions):
-    return Reward([(function, 1.0) for function in functions])(PROMPTS, RESPONSES, ROWS)
+    return Reward([Part(function) for function in functions])(PROMPTS, RESPONSES, ROWS)
 
 
 def test_parts_are_weighed_and_added():
     lengths = lambda prompts, responses, rows: [len(text) for text in responses]
-    total = Reward([(gsm8k_reward, 2.0), (lengths, -0.5)])(PROMPTS, RESPONSES, ROWS)
+    total = Reward([Part(gsm8k_reward, 2.0), Part(lengths, -0.5)])(PROMPTS, RESPONSES, ROWS)
     np.testing.assert_allclose(total, [2 - .5, -.5, 2 - 4])
     assert total.dtype == np.float32
 

@@ -9,6 +9,7 @@ from typing import Literal
 from jaxllm.config import DataConfig, check, check_seed, tunable
 from jaxllm.devices import DeviceConfig, MeshConfig
 from jaxllm.errors import UserError
+from jaxllm.finetune.inputs import check_trained_weights
 from jaxllm.finetune.objectives import Kind, Objective
 from jaxllm.models import LoraConfig
 from jaxllm.ops.preference import resolve
@@ -177,10 +178,7 @@ class TuneConfig:
         check(self.loss is None or len(set(self.loss)) == len(self.loss) > 0, "loss",
               f"must name a loss or several different ones, got {self.loss}")
         check(0 <= self.centering, "centering", f"must be 0 or more, got {self.centering:g}")
-        check(self.lora is not None or self.device.params != "bfloat16", "device.params",
-              "bfloat16 weights lose most updates when all of them are trained", "train an adapter, or use float32")
-        check(self.lora is not None or self.device.quantize is None, "device.quantize",
-              "quantized weights are frozen, and lora is null", "train an adapter, or do not quantize")
+        check_trained_weights(self.lora, self.device)
         objective = self.objective
         named = ", ".join(name for name, _ in objective.losses)
         check(not objective.coupled or self.train.accumulate == 1, "train.accumulate",

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, cast
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxllm.devices import open_mesh
+from jaxllm.finetune.inputs import abstract_base
 from jaxllm.finetune.memory import abstract_adapter, device_bytes, memory_table
 from jaxllm.finetune.objectives import make_objective_loss
 from jaxllm.finetune.tune.config import Config
 from jaxllm.finetune.tune.data import read
 from jaxllm.finetune.tune.run import padding
 from jaxllm.finetune.tune.tuning import plan, scoring_model
-from jaxllm.model import Model, model_tokenizer
-from jaxllm.models import load_spec, native
-from jaxllm.models.loading import stored_dtype
-from jaxllm.models.mesh import batch_sharding, model_shardings
+from jaxllm.models.mesh import batch_sharding
 from jaxllm.train import abstract_state, make_schedule, make_train_step, row_indices
 
 
@@ -29,12 +25,11 @@ def dry_run(config: Config) -> str:
     Raises:
         UserError: as the run itself, before its first step.
     """
-    mesh, spec = open_mesh(config.mesh), load_spec(config.model)
-    dtype = config.device.param_dtype if config.lora is not None else config.device.trained_dtype
-    weights = native.abstract(spec, jnp.dtype(dtype or stored_dtype(config.model)), model_shardings(spec, mesh),
-                              config.device.quantize)
+    mesh = open_mesh(config.mesh)
+    base = abstract_base(config, mesh)
+    spec = base.spec
     rows, held_back = read(config, None)
-    model = scoring_model(config, Model(spec, cast(Any, weights), model_tokenizer(config.model, spec)), rows.labels)
+    model = scoring_model(config, base, rows.labels)
     made = plan(config, model, rows, held_back, limit_bad=config.data.limit_bad)
     settings, runner, data, objective = made.settings, made.runner, made.train.data, config.objective
     trained = model.params if config.lora is None else abstract_adapter(spec, config.lora, mesh)

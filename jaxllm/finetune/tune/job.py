@@ -13,6 +13,7 @@ import yaml
 from jaxllm.compile_cache import user_cache
 from jaxllm.config import to_yaml
 from jaxllm.devices import open_mesh
+from jaxllm.finetune.inputs import load_base, pin_inputs
 from jaxllm.finetune.trainable import as_adapter, merged
 from jaxllm.finetune.tune import report
 from jaxllm.finetune.tune.config import Config
@@ -20,12 +21,9 @@ from jaxllm.finetune.tune.data import read
 from jaxllm.finetune.tune.run import History, padding
 from jaxllm.finetune.tune.tuning import Tuning, prepare, scoring_model
 from jaxllm.job import Job, open_job
-from jaxllm.model import load
 from jaxllm.models import save_model, stack_layers
-from jaxllm.models.mesh import model_shardings
 from jaxllm.models.peft import save_adapter
 from jaxllm.models.tensors import fingerprint, model_directory
-from jaxllm.text.readers import data_files
 from jaxllm.train import TrainState, open_metrics, read_metrics
 
 
@@ -37,18 +35,14 @@ def run(config: Config) -> Path | None:
         print(dry_run(config))
         return None
     with open_job(config.out, config) as job:
-        job.pin_file("data", data_files(config.data.path), config.data.limit)
-        if config.held_back.path is not None:
-            job.pin_file("held-back data", data_files(config.held_back.path))
-        job.pin("model", fingerprint(model_directory(config.model)))
+        pin_inputs(config, job)
         return job.already_done() if job.finished else _run(config, job)
 
 
 def _run(config: Config, job: Job) -> Path:
     rows, held_back = read(config, job)
     mesh = open_mesh(config.mesh)
-    dtype = config.device.param_dtype if config.lora is not None else config.device.trained_dtype
-    model = load(config.model, dtype, lambda spec: model_shardings(spec, mesh), config.device.quantize)
+    model = load_base(config, mesh)
     cache = user_cache() / "reference", fingerprint(model_directory(config.model))
     tuning = prepare(config, scoring_model(config, model, rows.labels), rows, held_back, consume=True,
                      limit_bad=config.data.limit_bad, reference_cache=cache)

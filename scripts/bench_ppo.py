@@ -1,13 +1,14 @@
 """An iteration of PPO against TRL's last PPO trainer: the same model, prompts and settings, in one run, taking turns.
 
-    python scripts/bench_ppo.py TRL_WHEEL [--iterations 4] [--batch 16] [--repeats 2] [--json FILE]
+    python scripts/bench_ppo.py TRL_WHEEL [--iterations 4] [--batch 16] [--repeats 2] [--ragged] [--json FILE]
 
 TRL_WHEEL is the file of trl 1.12 (`pip download --no-deps trl==1.12.0`), the last one with a PPO trainer; it is read
-from the file. A decoder of 26 million random parameters; prompts of 16 to 48 tokens, responses of 32; all weights, a
-critic of its own, k1 in the reward, temperature 0.7, four passes over one minibatch. Seconds of an iteration (rollout,
-scoring, updates) are means without the first, which compiles; a ratio is the median over repeats. `shared` has a value
-head on the policy instead of a critic. Then an iteration of CORY with adapters against the sum of two of PPO, at the
-prompts of the pioneer and of the observer, by time and by memory.
+from the file. A decoder of 26 million random parameters; prompts of 16 to 48 tokens, or with --ragged in the lengths of
+64 rows of human preferences, which TRL pads; responses of 32; all weights, a critic of its own, k1 in the reward,
+temperature 0.7, four passes over one minibatch. Seconds of an iteration (rollout, scoring, updates) are means without
+the first, which compiles; a ratio is the median over repeats. `shared` has a value head on the policy instead of a
+critic. Then an iteration of CORY with adapters against the sum of two of PPO, at the prompts of the pioneer and of the
+observer, by time and by memory.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from bench_preference import LENGTHS
 
 CONFIG = dict(vocab_size=8192, hidden_size=512, intermediate_size=1408, num_hidden_layers=6, num_attention_heads=8,
               num_key_value_heads=4, max_position_embeddings=1024, tie_word_embeddings=False, bos_token_id=1,
@@ -31,9 +33,10 @@ CONFIG = dict(vocab_size=8192, hidden_size=512, intermediate_size=1408, num_hidd
 RESPONSE, PASSES, LR, TEMPERATURE, KL = 32, 4, 1e-5, 0.7, 0.05
 
 
-def prompts_of(count: int) -> list[list[int]]:
+def prompts_of(count: int, ragged: bool) -> list[list[int]]:
     draws = np.random.default_rng(0)
-    return [draws.integers(3, 1280, draws.integers(16, 49)).tolist() for _ in range(count)]
+    sizes = [LENGTHS[i % len(LENGTHS)][0] for i in range(count)] if ragged else draws.integers(16, 49, count)
+    return [draws.integers(3, 1280, size).tolist() for size in sizes]
 
 
 def trl(folder: Path, wheel: str, options: argparse.Namespace) -> list[float]:
@@ -56,7 +59,8 @@ def trl(folder: Path, wheel: str, options: argparse.Namespace) -> list[float]:
     critic, reward = (transformers.AutoModelForSequenceClassification.from_config(one) for one in (scoring, small))
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder, padding_side="left")
     tokenizer.pad_token_id = 0
-    rows = Dataset.from_list([{"input_ids": ids} for ids in prompts_of(options.batch * options.iterations)])
+    prompts = prompts_of(options.batch * options.iterations, options.ragged)
+    rows = Dataset.from_list([{"input_ids": ids} for ids in prompts])
     config = PPOConfig(output_dir=tempfile.mkdtemp(), per_device_train_batch_size=options.batch,
                        gradient_accumulation_steps=1, total_episodes=options.batch * options.iterations,
                        num_ppo_epochs=PASSES, num_mini_batches=1, response_length=RESPONSE, learning_rate=LR,
@@ -112,7 +116,7 @@ def ours(shared: bool, options: argparse.Namespace) -> list[float]:
     config = RlConfig(**settings(options, **({"policy": PolicyConfig()} if shared else {})))
     model, mesh = random_model(), make_mesh(1)
     base = Generator(model, consume=True)
-    prompts = [np.array(ids, np.int32) for ids in prompts_of(options.batch * options.iterations)]
+    prompts = [np.array(ids, np.int32) for ids in prompts_of(options.batch * options.iterations, options.ragged)]
     shape = rollout_shape([len(ids) for ids in prompts], RESPONSE, options.batch, 1, packed=True)
     learner = Learner.make(base.model.spec, config, shape, mesh)
     state, seconds = init_agent(base, config, learner.optimizer, mesh, 0), []
@@ -143,11 +147,11 @@ def cory(options: argparse.Namespace) -> dict[str, Any]:
     reward = Reward([Part(lambda prompts, responses, rows: [float(len(text)) for text in responses])])
     base = Generator(random_model(), consume=True)
     tokenizer = base.model.tokenizer
-    rows = [{"prompt": tokenizer.decode(ids)} for ids in prompts_of(options.batch)]
+    rows = [{"prompt": tokenizer.decode(ids)} for ids in prompts_of(options.batch, options.ragged)]
     common = settings(options, lora=LoraConfig(), policy=PolicyConfig())
     template = "{query}{response}\n{query}"
     observed = [{"prompt": row["prompt"] + tokenizer.decode(ids) + "\n" + row["prompt"]}
-                for row, ids in zip(rows, prompts_of(2 * options.batch)[options.batch:], strict=True)]
+                for row, ids in zip(rows, prompts_of(2 * options.batch, options.ragged)[options.batch:], strict=True)]
     teams = {"cory": (2, rows), "ppo, pioneer's prompts": (1, rows), "ppo, observer's prompts": (1, observed)}
     trainers, states = {}, {}
     for name, (agents, own) in teams.items():
@@ -180,6 +184,7 @@ def main() -> None:
     parser.add_argument("wheel")
     for name, value in (("iterations", 4), ("batch", 16), ("repeats", 2)):
         parser.add_argument(f"--{name}", type=int, default=value)
+    parser.add_argument("--ragged", action="store_true", help="prompts in the lengths of human preferences")
     parser.add_argument("--json", type=Path, help="also write the numbers here")
     parser.add_argument("--side", help=argparse.SUPPRESS)  # this process measures one side
     options = parser.parse_args()
@@ -192,6 +197,7 @@ def main() -> None:
         print(json.dumps(sides[options.side]()))
         return
     counts = [f"--{name}={getattr(options, name)}" for name in ("iterations", "batch")]
+    counts += ["--ragged"] if options.ragged else []
     run = lambda side: measured(options.wheel, *counts, f"--side={side}")
     seconds: dict[str, list[float]] = {"trl": [], "ours": [], "shared": []}
     for _ in range(options.repeats):
@@ -201,6 +207,8 @@ def main() -> None:
     for side, own in seconds.items():
         ratio = statistics.median(a / b for a, b in zip(seconds["trl"], own, strict=True))
         print(f"| {side} | {statistics.median(own):.2f} | {ratio:.2f} |", flush=True)
+    if options.json:
+        options.json.write_text(json.dumps({"seconds": seconds}, indent=2) + "\n")
     team = run("cory")
     both = team["seconds"]["ppo, pioneer's prompts"] + team["seconds"]["ppo, observer's prompts"]
     one, two = team["live_bytes"]["ppo, observer's prompts"], team["live_bytes"]["cory"]

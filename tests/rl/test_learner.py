@@ -131,16 +131,21 @@ def test_how_an_update_is_computed_does_not_change_it(algorithm, train):
 @pytest.mark.slow
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_every_algorithm_raises_its_reward(algorithm):
-    """The reward is the share of tokens with an even id, which is a half at first."""
-    config = settings(algorithm, train=RlTrainConfig(batch_size=BATCH, lr=1e-2), policy=PolicyConfig(
+    """The reward is the share of tokens with an even id less a half, so about zero at first: REINFORCE has no baseline.
+
+    The policies before and after are compared on 384 tokens each, whose share has a deviation of 0.026.
+    """
+    config = settings(algorithm, train=RlTrainConfig(batch_size=BATCH, lr=3e-3), policy=PolicyConfig(
         group_size=4 if ALGORITHMS[algorithm].has_groups else None), kl=KlConfig(coef=0.0))
     setup = Setup(config)
-    share = lambda rollout: ((rollout.ids % 2 == 0) & rollout.mask).sum(1) / np.float32(rollout.lengths)
-    rewards = []
-    for seed in range(12):
-        experience, _ = setup.iterate(seed, share)
-        rewards.append(share(experience.rollout).mean())
-    assert np.mean(rewards[-4:]) > np.mean(rewards[:2]) + 0.08, rewards
+    share = lambda rollout: ((rollout.ids % 2 == 0) & rollout.mask).sum(1) / np.float32(rollout.lengths) - 0.5
+    measured = lambda: np.mean([share(setup.learner.sample(
+        setup.base, setup.state, setup.prompts, LIMIT, 100 + seed)).mean() for seed in range(8)])
+    before = measured()
+    for seed in range(16):
+        setup.iterate(seed, share)
+    after = measured()
+    assert after > before + 0.1, (before, after)
 
 
 @pytest.mark.slow

@@ -22,7 +22,7 @@ from functools import partial
 from typing import Any
 
 import jaxllm
-from jaxllm.errors import StorageError, UserError
+from jaxllm.errors import LimitError, StorageError, UserError
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,7 @@ VERBS: dict[str, Verb] = {
                    subject="document"),
     "recommend": Verb("jaxllm.evaluate.recommend.job", "measure how often a model recommends the right item", True),
     "evaluate": Verb("jaxllm.evaluate.task_job", "measure exact match and pass@k on GSM8K, or question answers", True),
+    "judge": Verb("jaxllm.codejudge.job", "judge whether programs are right, without running them (CodeJudge)", True),
     "compare": Verb("jaxllm.evaluate.comparison.job", "measure how often one model answers better than another", True),
     "generate": Verb("jaxllm.generate.job", "complete prompts or answer conversations", True),
     "score": Verb("jaxllm.generate.score_job", "compute log-probabilities of completions, or scores of a classifier",
@@ -81,7 +82,8 @@ A job writes into DIR: config.yaml, metrics.jsonl, rows.jsonl, rejected.jsonl, r
 result.json, checkpoints/; the last line printed is the path of result.json. Run the same command again to resume a
 stopped job.
 
-Exit status: 0 done, 1 internal error or full disk, 2 error in the command, the config or the data, 130 stopped.
+Exit status: 0 done, 1 internal error or full disk, 2 error in the command, the config or the data, 3 a measure is below
+its --fail_under, 130 stopped.
 """
 
 
@@ -99,6 +101,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         fix = "free some space or choose another --out; then run it again"
         print(f"jaxllm: {error}\n  fix: {fix}", file=sys.stderr)
         return 1
+    except LimitError as error:
+        print(f"jaxllm: {error}", file=sys.stderr)
+        return 3
     except KeyboardInterrupt as stop:
         print(f"jaxllm: {str(stop) or 'stopped'}", file=sys.stderr)
         return 130

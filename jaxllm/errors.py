@@ -24,3 +24,10 @@ class StorageError(Exception):
     The command line prints it without a traceback and exits with status 1. Files written earlier are complete; no
     file is left half-written.
     """
+
+
+class LimitError(Exception):
+    """The job is done, and a measure is below the limit that the user gave.
+
+    The command line prints it without a traceback, after the result, and exits with status 3.
+    """

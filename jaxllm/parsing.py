@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import inspect
+import json
 import math
 import os
 import re
@@ -30,7 +31,8 @@ def parse(job: type[T], argv: Sequence[str], prog: str = "jaxllm") -> T:
     Args:
         job: dataclass of the config; its docstring describes the command in the help.
         argv: ``--config FILE`` and ``--key value``, ``--section.key value`` or ``--section.key=value``; later
-            ones override earlier ones. Lists are written ``'[a, b]'``, or extended with ``--key+ a``.
+            ones override earlier ones. Lists are written ``'[a, b]'``, lists of texts also ``a b``, and
+            extended with ``--key+ a``.
         prog: name of the command in the help.
 
     Raises:
@@ -157,17 +159,35 @@ def _check_arguments(argv: Sequence[str], known: dict[str, Any], job: type) -> d
 
 
 def _spell_out(argv: Sequence[str], known: dict[str, Any]) -> list[str]:
-    """Writes ``--flag`` as ``--flag true``, for keys of type bool; expands ``~`` in the names of config files."""
-    words = []
+    """Writes ``--flag`` as ``--flag true``, for keys of type bool, and ``--names a b`` as a list, for lists of texts or
+    paths; expands ``~`` in the names of config files.
+    """
+    words: list[str] = []
+    listed: list[str] | None = None  # values of the list that is being read
     for i, word in enumerate(argv):
+        if listed is not None and not word.startswith("--"):
+            listed.append(word)
+            words[-1] = json.dumps(listed)
+            continue
+        listed = None
         if word.startswith("--config=") or i and argv[i - 1] == "--config":
             option = "--config=" if word.startswith("--config=") else ""
             word = option + os.path.expanduser(word.removeprefix(option))
         words.append(word)
-        last = i + 1 == len(argv) or argv[i + 1].startswith("--")
-        if last and word.startswith("--") and known.get(word[2:]) is bool:
-            words.append("true")
+        following = argv[i + 1] if i + 1 < len(argv) else "--"
+        key = word[2:] if word.startswith("--") else ""
+        if following.startswith("--"):
+            if known.get(key) is bool:
+                words.append("true")
+        elif _is_list_of_texts(known.get(key)) and not following.startswith("["):
+            listed = []
+            words.append("[]")
     return words
+
+
+def _is_list_of_texts(hint: Any) -> bool:
+    inner = [typing.get_args(k)[0] for k in _alternatives(hint) if typing.get_origin(k) is list]
+    return any(k in (str, Path) or typing.get_origin(k) is typing.Literal for k in inner)
 
 
 def _below_free(key: str, known: dict[str, Any]) -> bool:

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "jaxllm"
-LEAVES = {"errors", "files", "directories", "config", "parsing", "assets", "statistics", "measures", "progress",
-          "devices", "job", "report", "compile_cache", "clock"}
+LEAVES = {"errors", "files", "directories", "config", "parsing", "assets", "statistics", "measures", "agreement",
+          "progress", "devices", "job", "report", "compile_cache", "clock"}
 # A package imports packages of its own row and the leaves.
 ALLOWED = {
     "ops": set(),
@@ -21,6 +21,7 @@ ALLOWED = {
     "evaluate": {"judge", "finetune", "train", "generate", "model", "text", "models", "ops"},
     "rl": {"evaluate", "judge", "finetune", "train", "generate", "model", "text", "models", "ops"},
     "cory": {"rl", "evaluate", "judge", "finetune", "train", "generate", "model", "text", "models", "ops"},
+    "codejudge": {"judge", "generate", "model", "text", "models", "ops"},
     "checkpoint": {"model", "text", "models", "ops"},
     "self_param": {"evaluate", "judge", "finetune", "train", "generate", "model", "text", "models", "ops"},
 }

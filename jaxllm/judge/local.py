@@ -62,6 +62,7 @@ class LocalJudge(Judge):
         self.generator = Generator(model, dtype=dtype, mesh=mesh, batch_size=batch_size, consume=consume)
         self.model, self.adapter = self.generator.model, adapter
         self.chat_texts = text_format == "chat" or text_format == "auto" and has_template
+        self.reads_messages = self.chat_texts
         self.identity = identity if text_format == "auto" else f"{identity}, texts as {text_format}"
         if model.tokenizer.dates:
             self.identity += f", with the date {', '.join(model.tokenizer.dates)}"

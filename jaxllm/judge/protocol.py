@@ -141,9 +141,11 @@ class Judge(Protocol):
 
     Attributes:
         identity: describes everything that the answers depend on besides prompt and settings; part of cache keys.
+        reads_messages: a prompt may be messages; False for a base model, which continues raw text.
     """
 
     identity: str
+    reads_messages: bool = True
 
     def complete(self, prompts: Sequence[Prompt], sampling: SamplingConfig, *, seed: int = 0,
                  on_answer: Callable[[int, list[Answer]], None] | None = None,

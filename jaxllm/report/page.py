@@ -29,11 +29,17 @@ class Table:
         rows: cells of each row: text, numbers, None for an empty cell, or {mean, ci_low, ci_high}, empty too if
             mean is None.
         note: line below the table.
+        filters: numbers of columns by whose values a reader can choose rows, such as a language or an outcome.
     """
 
     header: Sequence[str]
     rows: Sequence[Sequence[Any]]
     note: str = ""
+    filters: Sequence[int] = ()
+
+    def values(self, column: int) -> list[str]:
+        """Returns the distinct values of a column as they are shown."""
+        return list(dict.fromkeys(show(row[column]) for row in self.rows))
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,8 @@ class RewardConfig:
         judge: the judge.
         question: prompt of the judge, with the fields {prompt} and {response}.
         options: answers of the judge; the probability of the first is the reward.
+        prompts: prompts file, for functions that ask the judge in their own words, such as
+            jaxllm.codejudge.reward:verdict_probability.
         words: value of words, for the reward words: the sum over the words of a response, in any case.
     """
 
@@ -63,6 +65,7 @@ class RewardConfig:
     judge: JudgeConfig | None = None
     question: str = "{prompt}{response}\n\nIs this a good text? Answer Yes or No."
     options: list[str] = field(default_factory=lambda: ["Yes", "No"])
+    prompts: str | None = None
     words: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self):
@@ -212,10 +215,14 @@ def _open(config: RewardConfig, name: str, device: DeviceConfig) -> tuple[Reward
         label = _check_labels(generator, config.model, single=False, label=config.label)
         return partial(classifier_reward, generator=generator, adapter=adapter, label=label,
                              output=config.output), identity
-    return _imported(name)
+    function, identity = _imported(name)
+    if hasattr(function, "opened") and config.judge is not None:
+        judge = open_judge(config.judge, device)
+        return function.opened(judge, config.prompts), f"{identity}, {judge.identity}"
+    return function, identity
 
 
-def _imported(path: str) -> tuple[RewardFn, str]:
+def _imported(path: str) -> tuple[Any, str]:
     module_name, _, name = path.partition(":")
     if "" not in sys.path and os.getcwd() not in sys.path:  # the installed command starts elsewhere
         sys.path.insert(0, os.getcwd())

@@ -102,6 +102,7 @@ def read_rows(
     rejected_path: str | Path | None = None,
     limit: int | None = None,
     refusal: Callable[[dict[str, Any]], str | None] | None = None,
+    select: Callable[[dict[str, Any]], bool] | None = None,
 ) -> RowSet:
     """Reads all rows of `iter_rows` into memory.
 
@@ -112,12 +113,13 @@ def read_rows(
             for them.
         limit: stop after this many good rows.
         refusal: returns the reason why a row cannot be used, or None.
+        select: returns whether a row is among those that are asked for; others are passed over.
 
     Raises:
         UserError: there is no such file, it cannot be read, too many rows are rejected or all are.
         StorageError: `rejected_path` cannot be written because the disk is full.
     """
-    rows, lines, rejected = [], [], []
+    rows, lines, rejected, passed = [], [], [], 0
     stream = iter_rows(source, required, optional)
     while limit is None or len(rows) < limit:
         item = next(stream, None)
@@ -125,6 +127,8 @@ def read_rows(
             break
         if isinstance(item, Rejected):
             rejected.append(item)
+        elif select is not None and not select(item.fields):
+            passed += 1
         elif refusal is not None and (reason := refusal(item.fields)) is not None:
             rejected.append(Rejected(str(source), item.line, reason, as_text(item.fields)))
         else:
@@ -133,7 +137,8 @@ def read_rows(
     if rejected_path is not None:
         write_jsonl(rejected_path, map(asdict, rejected))
     if not rows and not rejected:
-        raise UserError("there are no rows in it", source)
+        raise UserError(f"none of its {passed} rows is among those that are asked for" if passed else
+                        "there are no rows in it", source)
     check_share(len(rows), rejected, limit_bad, rejected_path)
     return RowSet(rows, lines, rejected)
 

@@ -1,0 +1,238 @@
+"""Programs to judge: rows of a data file, or files of source code."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from jaxllm.codejudge.answers import GRADES
+from jaxllm.codejudge.prompts import LANGUAGE
+from jaxllm.errors import UserError
+from jaxllm.generate.rows_job import ID
+from jaxllm.text.rows import Rejected, RowSet, read_rows
+
+LANGUAGES = {"python": "Python", "py": "Python", "cpp": "C++", "c++": "C++", "java": "Java", "js": "JavaScript",
+             "javascript": "JavaScript", "go": "Go", "ts": "TypeScript", "typescript": "TypeScript", "rust": "Rust",
+             "csharp": "C#", "cs": "C#", "c": "C"}
+"""Names of languages as a judge reads them; others are shown as they are given."""
+SUFFIXES = {".py": "python", ".cpp": "cpp", ".cc": "cpp", ".cxx": "cpp", ".hpp": "cpp", ".h": "c", ".c": "c",
+            ".java": "java", ".js": "js", ".mjs": "js", ".jsx": "js", ".ts": "typescript", ".tsx": "typescript",
+            ".go": "go", ".rs": "rust", ".cs": "csharp", ".rb": "Ruby", ".php": "PHP", ".swift": "Swift",
+            ".kt": "Kotlin", ".scala": "Scala", ".sh": "shell", ".sql": "SQL", ".r": "R", ".jl": "Julia",
+            ".hs": "Haskell", ".lua": "Lua", ".pl": "Perl", ".ml": "OCaml", ".ex": "Elixir", ".dart": "Dart"}
+"""Suffix of a file -> its language."""
+UNNAMED = "an unnamed language"
+PROTOCOLS = ("pooled", "humanevalx", "apps", "bigcodebench", "conala")
+
+_TEXTS = ("task", "problem", "candidate", "language", "examples", "reference", "declaration", "group", "dataset",
+          "subset", "problem_id")
+_SCHEMA: dict[str, Any] = {"id": ID, **dict.fromkeys(_TEXTS, str), "group": ID, "problem_id": ID, "label": Any,
+                           "grade": Any, "grader_grades": list[float]}
+# Columns that a row takes from the row that its problem_id names.
+_SHARED = ("task", "problem", "examples", "reference", "declaration")
+
+
+@dataclass(frozen=True)
+class Item:
+    """A program to judge.
+
+    Attributes:
+        id: identifier, unique in a run.
+        task: what the program should do.
+        candidate: the program, or its part after the declaration.
+        language: language as given; None where it is not known.
+        examples: examples of inputs and outputs.
+        declaration: text before the candidate and the reference, such as imports and a signature.
+        reference: a right program, without the declaration.
+        label: 1 for a right program, 0 for a wrong one; None if it is not known.
+        grade: grade by people, 0 to 4; None if it is not known.
+        graders: grades of the single people.
+        group: rows of a group are dependent; by default those with the same task.
+        dataset: data set, in lower case letters and digits only.
+        subset: part of the data set.
+        edit: edit of `robustness.EDITS` that was applied to the candidate.
+    """
+
+    id: str
+    task: str
+    candidate: str
+    language: str | None = None
+    examples: str | None = None
+    declaration: str = ""
+    reference: str | None = None
+    label: int | None = None
+    grade: float | None = None
+    graders: tuple[float, ...] = ()
+    group: str = ""
+    dataset: str = ""
+    subset: str | None = None
+    edit: str | None = None
+
+    @property
+    def program(self) -> str:
+        """The whole program: declaration and candidate."""
+        return self.declaration + self.candidate
+
+    @property
+    def fields(self) -> dict[str, str | None]:
+        """Fields of a prompt."""
+        reference = None if self.reference is None else self.declaration + self.reference
+        language = UNNAMED if self.language is None else LANGUAGES.get(self.language.lower(), self.language)
+        return {"task": self.task.strip("\n"), "examples": self.examples, "reference": reference,
+                "program": self.program if self.program.strip() else "", "language": language}
+
+    @property
+    def protocol(self) -> str:
+        """Protocol of the row's data set, by which it is evaluated and worded; pooled for others."""
+        return self.dataset if self.dataset in PROTOCOLS else "pooled"
+
+
+def read_items(path: str | Path, limit: int | None = None, limit_bad: float = 0.1, subset: str | None = None,
+               problems: str | Path | None = None, rejected_path: Path | None = None) -> tuple[list[Item], RowSet]:
+    """Reads rows `{id?, task (or problem), candidate, language?, examples?, reference?, declaration?, label?, grade?,
+    group?, dataset?, subset?, problem_id?}`.
+
+    A row with a `problem_id` takes task, examples, reference and declaration from the row with that id, in `problems`
+    or in the same file. A row without an id has the number of its line.
+
+    Args:
+        path, limit, limit_bad, rejected_path: as in `rows.read_rows`.
+        subset: use only rows of this subset.
+        problems: file with the rows that `problem_id` names.
+
+    Raises:
+        UserError: a file cannot be read, or too many rows cannot be used.
+    """
+    known = _problems(path, problems)
+    seen: set[str] = set()
+
+    def refusal(row: dict[str, Any]) -> str | None:
+        if "problem_id" in row:
+            source = known.get(str(row["problem_id"]))
+            if source is None:
+                return f"there is no row with the id {row['problem_id']!r}, which problem_id names"
+            row |= {name: source[name] for name in _SHARED if name in source and name not in row}
+        if (reason := _row_problem(row)) is None and "id" in row:
+            if str(row["id"]) in seen:
+                return f"a second row with the id {row['id']!r}"
+            seen.add(str(row["id"]))
+        return reason
+
+    found = read_rows(path, {"candidate": str}, _SCHEMA, limit_bad, rejected_path, limit, refusal,
+                      None if subset is None else lambda row: row.get("subset") == subset)
+    ids = {str(row.get("id", "")) for row in found.rows}
+    items = []
+    for line, row in zip(found.lines, found.rows, strict=True):
+        name = str(row["id"]) if "id" in row else str(line)
+        while "id" not in row and name in ids:
+            name = f"line {name}"
+        items.append(_item(row, name))
+    return items, found
+
+
+def _problems(path: str | Path, problems: str | Path | None) -> dict[str, dict[str, Any]]:
+    """Rows by id: those of the file with the problems, or of the data file itself."""
+    rows = read_rows(path if problems is None else problems, {}, {"id": ID}, 1.0).rows
+    return {str(row["id"]): row for row in rows if "id" in row and "problem_id" not in row}
+
+
+def _row_problem(row: Mapping[str, Any]) -> str | None:
+    """Returns why a row cannot be judged; None if it can."""
+    task = row.get("task", row.get("problem"))
+    if task is None:
+        return "field 'task' is missing (or 'problem')"
+    if not task.strip():
+        return "field 'task' is empty"
+    language = row.get("language")
+    if language is not None and not LANGUAGE.fullmatch(language):
+        return f"language is {language[:40]!r}, which is no name of a language"
+    label = row.get("label")
+    if label is not None and (isinstance(label, str | list | dict) or label not in (0, 1)):
+        return (f"label is {label!r}, neither 0 (wrong) nor 1 (right); a grade from {GRADES[0]} to {GRADES[-1]} is a "
+                "field of its own")
+    grade = row.get("grade")
+    if grade is not None and (isinstance(grade, bool | str | list | dict) or not GRADES[0] <= grade <= GRADES[-1]):
+        return f"grade is {grade!r}, no number from {GRADES[0]} to {GRADES[-1]}"
+    return None
+
+
+def _item(row: Mapping[str, Any], name: str) -> Item:
+    task = row.get("task", row.get("problem", ""))
+    label = row.get("label")
+    return Item(name, task, row["candidate"], row.get("language"), row.get("examples"), row.get("declaration", ""),
+                row.get("reference"), None if label is None else int(label),
+                None if row.get("grade") is None else float(row["grade"]), tuple(row.get("grader_grades", ())),
+                str(row["group"]) if "group" in row else f"task {task}",
+                re.sub(r"[^a-z0-9]", "", row.get("dataset", "").lower()), row.get("subset"))
+
+
+def read_code(task: str, paths: Sequence[Path], language: str | None = None) -> tuple[list[Item], list[Rejected]]:
+    """Reads files of source code; of directories all files whose suffix names a language.
+
+    Args:
+        task: what the programs should do.
+        paths: files and directories.
+        language: language of all files; by default that of their suffix.
+
+    Returns:
+        Programs with their paths as ids, and files that are no text.
+
+    Raises:
+        UserError: a path does not exist, or there is no program.
+    """
+    items, rejected = [], []
+    for path in _code_files(paths):
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise UserError(f"cannot be read: {error.strerror or error}", path) from None
+        reason = _no_text(content)
+        if reason is not None:
+            rejected.append(Rejected(str(path), 1, reason, ""))
+            continue
+        items.append(Item(str(path), task, content.decode().replace("\r\n", "\n"),
+                          language or SUFFIXES.get(path.suffix.lower()), group=task))
+    if not items:
+        listed = "".join(f"\n  {one.file}: {one.reason}" for one in rejected[:3])
+        raise UserError(f"there is no program to judge{listed}", "code", "give files of source code, or a directory")
+    return items, rejected
+
+
+def _no_text(content: bytes) -> str | None:
+    if b"\0" in content:
+        return "it holds NUL bytes, so it is no source code"
+    try:
+        content.decode()
+    except UnicodeDecodeError as error:
+        return f"not valid UTF-8 at byte {error.start + 1}"
+    return None
+
+
+def _code_files(paths: Sequence[Path]) -> Iterator[Path]:
+    for path in dict.fromkeys(paths):
+        if path.is_dir():
+            for folder, folders, files in os.walk(path):
+                folders[:] = sorted(name for name in folders if not name.startswith("."))
+                yield from (Path(folder) / name for name in sorted(files) if Path(name).suffix.lower() in SUFFIXES)
+        elif path.is_file():
+            yield path
+        else:
+            raise UserError("there is no such file", path)
+
+
+def with_edits(items: Sequence[Item], edits: Sequence[str]) -> list[Item]:
+    """Returns the programs with each edit of `robustness.EDITS` that applies to them; ids get `/EDIT` appended."""
+    from jaxllm.codejudge.robustness import EDITS
+
+    changed = []
+    for item in items:
+        for name in edits:
+            candidate = EDITS[name].apply(item.declaration, item.candidate, (item.language or "").lower())
+            if candidate is not None:
+                changed.append(replace(item, id=f"{item.id}/{name}", candidate=candidate, edit=name))
+    return changed
+

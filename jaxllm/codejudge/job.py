@@ -1,0 +1,140 @@
+"""`jaxllm judge`: whether programs are right, without running them."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from jaxllm.codejudge.config import Config
+from jaxllm.codejudge.data import Item, read_code, read_items, with_edits
+from jaxllm.codejudge.export import export_rows
+from jaxllm.codejudge.judging import CodeJudge
+from jaxllm.codejudge.pairs import judge_pairs, pair_measures
+from jaxllm.codejudge.prompts import Prompts, load_prompts
+from jaxllm.codejudge.report import pair_sections, sections, verdict_text
+from jaxllm.codejudge.results import compared, flips, summarize
+from jaxllm.errors import LimitError, UserError
+from jaxllm.files import iter_jsonl, write_jsonl
+from jaxllm.job import Job, open_job
+from jaxllm.judge import open_judge
+from jaxllm.progress import notice
+from jaxllm.text.rows import Rejected, data_files
+
+__all__ = ["Config", "run"]
+
+
+def run(config: Config) -> Path | None:
+    """Runs the job, or resumes it; returns the path of its result.json, or None where nothing is written.
+
+    Raises:
+        UserError: the programs, the prompts or the judge cannot be used.
+        LimitError: a measure is below `fail_under`.
+    """
+    if config.out is not None:
+        return _run(config, config.out)
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            _run(config, Path(folder) / "judged")
+        except LimitError as error:
+            raise LimitError(str(error).split("\n")[0]) from None
+    return None
+
+
+def _run(config: Config, out: Path) -> Path:
+    prompts = load_prompts(config.prompts)
+    if unknown := set(config.weights) - set(prompts.weights):
+        raise UserError(f"there is no severity {sorted(unknown)[0]!r}", "weights",
+                        f"severities are {', '.join(prompts.weights)}")
+    with open_job(out, config) as job:
+        items, rejected = _read(config, job)
+        job.pin("prompts", prompts.sha256)
+        if job.finished:
+            path, result = job.already_done(), json.loads(job.result_path.read_text(encoding="utf-8"))
+        else:
+            result = _judge(config, job, prompts, items, rejected)
+            path = job.write_result(result)
+        if config.code:
+            for row in job.iter_rows():
+                print(verdict_text(row))
+        _check_limits(config, result, path)
+        return path
+
+
+def _read(config: Config, job: Job) -> tuple[list[Item], list[Rejected]]:
+    """Reads the programs; those of a stopped job must be the same."""
+    if config.data is None:
+        items, rejected = read_code(config.task or "", config.code, config.language)
+        job.pin("code", [(item.id, item.candidate) for item in items])
+        job.write_rejected(map(asdict, rejected))
+        for one in rejected:
+            notice(f"{one.file}: {one.reason}")
+        return items, rejected
+    data = config.data
+    items, found = read_items(data.path, data.limit, data.limit_bad, config.subset, config.problems, job.rejected_path)
+    job.pin_file("data", data_files(data.path), data.limit)
+    if config.problems is not None:
+        job.pin_file("problems", data_files(config.problems))
+    return items, found.rejected
+
+
+def _judge(config: Config, job: Job, prompts: Prompts, items: Sequence[Item], rejected: Sequence[Rejected]
+           ) -> dict[str, Any]:
+    judge = open_judge(config.judge, config.device)
+    common = {"method": config.method, "prompts_sha256": prompts.sha256, "rejected": len(rejected)}
+    title = f"Verdicts by {config.method}"
+    if config.method == "pairwise":
+        rows = judge_pairs(job, judge, items, config, prompts)
+        if not rows:
+            raise UserError("there is no group with a right and a wrong program in one language", "data.path",
+                            "pairwise needs rows with labels")
+        write_jsonl(job.rows_path, rows)
+        result = common | pair_measures(rows, config.seed)
+        job.write_report(title, f"{len(rows):,} pairs of a right and a wrong program, in both orders.",
+                         pair_sections(result, rows, items))
+        return result
+    asker = CodeJudge(judge, config, prompts)
+    rows = list(asker.run(job, items))
+    write_jsonl(job.rows_path, rows)
+    result = common | summarize(config, items, rows)
+    if config.robustness:
+        edited = with_edits(items, config.robustness)
+        changed = list(asker.run(job, edited, "robustness_"))
+        write_jsonl(job.directory / "robustness.jsonl", changed)
+        result["robustness"] = flips(config, items, rows, edited, changed)
+    if config.compare is not None:
+        result["compared"] = compared(config, rows, _other_rows(config.compare))
+    if config.export is not None:
+        exported = list(export_rows(asker, items, rows, config.export))
+        write_jsonl(job.directory / "export.jsonl", exported)
+        result["exported"] = len(exported)
+        if not exported:
+            notice(f"export.jsonl is empty: no row has a label and "
+                   f"{'a right answer' if config.export == 'sft' else 'both a right and a wrong answer'}")
+    invalid = sum(not row["valid"] for row in rows)
+    if invalid:
+        where = "" if config.out is None else f"; the reasons are in {job.rows_path}"
+        notice(f"{invalid} of {len(rows)} programs have no verdict{where}")
+    job.write_report(title, f"{len(rows):,} programs, judged by {judge.identity}.", sections(result, items, rows))
+    return result
+
+
+def _other_rows(directory: str) -> list[dict[str, Any]]:
+    path = Path(directory).expanduser() / "rows.jsonl"
+    if not path.is_file():
+        raise UserError("there is no rows.jsonl", directory, "give the --out of another run of jaxllm judge")
+    return list(iter_jsonl(path))
+
+
+def _check_limits(config: Config, result: Mapping[str, Any], path: Path) -> None:
+    for limit in config.fail_under:
+        name, _, least = limit.partition("=")
+        value = result.get(name)
+        value = value["mean"] if isinstance(value, Mapping) else value
+        if value is None:
+            raise LimitError(f"{name} is not known, and --fail_under asks for {least}\n  the result is in {path}")
+        if value < float(least):
+            raise LimitError(f"{name} is {value:.4f}, below --fail_under {least}\n  the result is in {path}")

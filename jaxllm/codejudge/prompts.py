@@ -1,0 +1,198 @@
+"""Prompts of the judge: instructions from a YAML file, and judged texts in fences that they cannot close.
+
+Task, program, reference and analysis are untrusted. They are inserted in one pass, so that braces in them stay text,
+between fences with more backticks than any run in them. Control tokens that they spell are text for the tokenizer of a
+local model, and a separate message to a server.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from jaxllm.codejudge.answers import Taxonomy
+from jaxllm.errors import UserError
+
+STEPS = ("analyze", "chain_of_thought", "summarize", "direct", "faults", "ice_score", "helpfulness", "pairwise")
+CATALOGUES = ("default", "extended", "conala")
+FIELDS = ("task", "examples", "reference", "program", "other", "analysis", "language", "note", "faults", "step_by_step",
+          "worked_example", "few_shot_summary")
+# Fields that hold judged texts, which are put in fences.
+_QUOTED = ("task", "examples", "reference", "program", "other", "analysis")
+_FIELD = re.compile(r"\{(" + "|".join(FIELDS) + r")\}")
+_RUN = re.compile(r"`{3,}")
+# Fence tag of a language whose name has other characters.
+LANGUAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9 +#._/-]{0,39}")
+_NO_PROGRAM = "(The program is empty.)"
+_EMPTY = {"program": _NO_PROGRAM, "other": _NO_PROGRAM, "analysis": "(The review is empty.)"}
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """The contents of a prompts file.
+
+    Attributes:
+        steps: name of a step -> system parts and user parts.
+        notes: data set -> what is special about its programs.
+        catalogues: name -> faults, each `{kind, severity, about, reference?}`.
+        weights, aliases: see `Taxonomy`.
+        settings: texts of step_by_step, worked_example and few_shot_summary.
+        fences: judged texts are put in fences; without them they can pose as parts of the prompt.
+        sha256: hash of the whole contents.
+    """
+
+    steps: Mapping[str, Mapping[str, Sequence[Any]]]
+    notes: Mapping[str, str]
+    catalogues: Mapping[str, Sequence[Mapping[str, Any]]]
+    weights: Mapping[str, float]
+    aliases: Mapping[str, str]
+    settings: Mapping[str, str]
+    fences: bool
+    sha256: str = field(repr=False)
+
+    def taxonomy(self, catalogue: str, weights: Mapping[str, float] | None = None) -> Taxonomy:
+        """Returns the kinds of faults of a catalogue, with other weights where given."""
+        kinds = {one["kind"]: one["severity"] for one in self.catalogues[catalogue]}
+        return Taxonomy({**self.weights, **(weights or {})}, kinds, self.aliases)
+
+    def fault_list(self, catalogue: str, reference: bool) -> str:
+        """Lists a catalogue for a prompt, one kind a line."""
+        return "\n".join(f"- {one['kind']} ({one['severity']}): {one['about']}" for one in self.catalogues[catalogue]
+                         if reference or not one.get("reference"))
+
+    def build(self, step: str, fields: Mapping[str, str | None], chat: bool = True) -> str | list[dict[str, str]]:
+        """Builds a prompt.
+
+        Args:
+            step: one of `STEPS`.
+            fields: values of `FIELDS`; a field that is absent, None or empty is not there for `if`, but a program
+                or an analysis may be empty.
+            chat: False makes one text of the instruction and the user's message.
+
+        Returns:
+            Messages, or a text where there is no instruction or `chat` is False.
+        """
+        there = {name: value for name, value in fields.items() if value or (value == "" and name in _EMPTY)}
+        fence = fence_for(*(there[name] or "" for name in _QUOTED if name in there))
+        tag = there.get("language") or ""
+        shown: dict[str, str] = {}
+        for name, value in there.items():
+            text = value or _EMPTY.get(name, "")
+            if name in _QUOTED and self.fences:
+                code = name in ("program", "other", "reference")
+                text = f"{fence}{_tag(tag) if code else ''}\n{text}\n{fence}"
+            shown[name] = text
+        system, user = (_joined(self.steps[step].get(role, ()), shown) for role in ("system", "user"))
+        if not system:
+            return user
+        if not chat:
+            return f"{system}\n\n{user}"
+        return [{"role": "system", "content": system}, {"role": "user", "content": user}]
+
+
+def fence_for(*texts: str) -> str:
+    """Returns a fence of backticks that none of the texts has."""
+    return "`" * max(3, *(len(run) + 1 for text in texts for run in _RUN.findall(text)), 3)
+
+
+def _tag(language: str) -> str:
+    return re.sub(r"[^\w+#.-]", "", language.lower())
+
+
+def _joined(parts: Sequence[Any], shown: Mapping[str, str]) -> str:
+    texts = []
+    for part in parts:
+        if isinstance(part, str):
+            texts.append(part)
+        elif ("if" in part and part["if"] in shown) or ("unless" in part and part["unless"] not in shown):
+            texts.append(part["text"])
+    return "\n\n".join(_FIELD.sub(lambda match: shown.get(match[1], ""), text).strip("\n") for text in texts)
+
+
+@cache
+def _default() -> Mapping[str, Any]:
+    return yaml.safe_load((Path(__file__).parent / "prompts.yaml").read_text(encoding="utf-8"))
+
+
+def load_prompts(path: str | Path | None = None) -> Prompts:
+    """Reads a prompts file; sections and steps that it leaves out are those of the package.
+
+    Raises:
+        UserError: it cannot be read, or has another form.
+    """
+    contents: dict[str, Any] = dict(_default())
+    if path is not None:
+        own = _read(Path(path).expanduser())
+        if unknown := set(own) - set(contents):
+            raise UserError(f"there is no section {sorted(unknown)[0]!r}", path,
+                            f"sections are {', '.join(contents)}")
+        for name, value in own.items():
+            merged = name in ("prompts", "notes", "catalogues") and isinstance(value, dict)
+            contents[name] = {**contents[name], **value} if merged else value
+    _check(contents, path or "prompts.yaml")
+    digest = hashlib.sha256(json.dumps(contents, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+    return Prompts({name: _roles(step) for name, step in contents["prompts"].items()}, contents["notes"],
+                   contents["catalogues"], {name: float(points) for name, points in contents["weights"].items()},
+                   contents["aliases"] or {},
+                   {name: contents[name] for name in ("step_by_step", "worked_example", "few_shot_summary")},
+                   bool(contents["fences"]), digest)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        own = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"the prompts cannot be read: {error.strerror or error}", path) from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"not valid UTF-8 at byte {error.start + 1}", path) from None
+    except yaml.YAMLError as error:
+        raise UserError(f"not valid YAML: {str(error).splitlines()[0]}", path) from None
+    if not isinstance(own, dict):
+        raise UserError("expected sections such as prompts and weights", path, "see jaxllm/codejudge/prompts.yaml")
+    return own
+
+
+def _roles(step: Mapping[str, Any]) -> dict[str, list[Any]]:
+    return {role: [parts] if isinstance(parts, str) else list(parts) for role, parts in step.items()}
+
+
+def _check(contents: Mapping[str, Any], where: Any) -> None:
+    for name in ("prompts", "notes", "catalogues", "weights"):
+        if not isinstance(contents[name], dict):
+            raise UserError(f"{name} is a mapping", where)
+    for name, points in contents["weights"].items():
+        if isinstance(points, bool) or not isinstance(points, int | float) or not 0 <= points < float("inf"):
+            raise UserError(f"the weight of {name} is no number of 0 or more: {points!r}", where)
+    severities = set(contents["weights"])
+    for alias, severity in (contents["aliases"] or {}).items():
+        if severity not in severities:
+            raise UserError(f"the alias {alias!r} names the severity {severity!r}, which has no weight", where)
+    for catalogue, faults in contents["catalogues"].items():
+        for fault in faults if isinstance(faults, list) else [None]:
+            if not isinstance(fault, dict) or not {"kind", "severity", "about"} <= set(fault):
+                raise UserError(f"a fault of the catalogue {catalogue} needs kind, severity and about", where)
+            if fault["severity"] not in severities:
+                raise UserError(f"the fault {fault['kind']} has the severity {fault['severity']!r}, which has no "
+                                "weight", where, f"severities are {', '.join(contents['weights'])}")
+    for name, step in contents["prompts"].items():
+        if name not in STEPS:
+            raise UserError(f"there is no prompt {name!r}", where, f"prompts are {', '.join(STEPS)}")
+        if not isinstance(step, dict) or "user" not in step or set(step) - {"system", "user"}:
+            raise UserError(f"the prompt {name} needs user, and perhaps system", where)
+        for part in (part for parts in _roles(step).values() for part in parts):
+            fits = isinstance(part, str) or isinstance(part, dict) and isinstance(part.get("text"), str) and (
+                set(part) in ({"if", "text"}, {"unless", "text"}))
+            if not fits:
+                raise UserError(f"a part of the prompt {name} is neither a text nor {{if, text}} nor {{unless, text}}",
+                                where)
+            if isinstance(part, dict) and (part.get("if") or part.get("unless")) not in FIELDS:
+                raise UserError(f"a part of the prompt {name} depends on {part.get('if') or part.get('unless')!r}, "
+                                "which is no field", where, f"fields are {', '.join(FIELDS)}")

@@ -1,0 +1,68 @@
+"""A reward for reinforcement learning: the probability that a judge says Yes to a program."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from jaxllm.codejudge.data import Item
+from jaxllm.codejudge.judging import METHODS, YES_NO, choice_probability, step_content
+from jaxllm.codejudge.prompts import load_prompts
+from jaxllm.errors import UserError
+from jaxllm.judge import Judge, Prompt
+from jaxllm.text.forms import Text
+
+_BLOCK = re.compile(r"```[^\n`]*\n(.*?)(?:```|\Z)", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class VerdictProbability:
+    """Rewards a program with the probability of Yes after the prompt of the method `direct`.
+
+    The task is the column `task` of a row or, without it, the prompt; the program is the column `declaration`, if there
+    is one, and the first fenced block of the response or, without a block, the whole response.
+
+    Args:
+        judge: the judge; `jaxllm rl` opens that of `rewards.judge`.
+        prompts: prompts file; None takes the package's.
+    """
+
+    judge: Judge | None = None
+    prompts: str | None = None
+
+    def opened(self, judge: Judge, prompts: str | None = None) -> VerdictProbability:
+        """Returns the reward with a judge."""
+        return VerdictProbability(judge, prompts)
+
+    def __call__(self, prompts: Sequence[Text], responses: Sequence[str], rows: Sequence[Mapping[str, Any]]
+                 ) -> list[float]:
+        """Returns a number from 0 to 1 for every response; see `rl.rewards.RewardFn`.
+
+        Raises:
+            UserError: there is no judge, or it gives no probability for a program.
+        """
+        if self.judge is None:
+            raise UserError("it needs a judge", "rewards.judge", "set rewards.judge.model")
+        wording, step = load_prompts(self.prompts), METHODS["direct"][0]
+        asked = []
+        for prompt, response, row in zip(prompts, responses, rows, strict=True):
+            item = Item("", str(row.get("task") or _as_text(prompt)), code_in(response), row.get("language"),
+                        row.get("examples"), row.get("declaration") or "", row.get("reference"))
+            asked.append(Prompt(step_content(wording, step, item, chat=self.judge.reads_messages)))
+        values = [choice_probability(choice) for choice in self.judge.choose(asked, YES_NO)]
+        return [0.0 if value is None else value for value in values]
+
+
+def code_in(response: str) -> str:
+    """Returns the first fenced block of a response, or all of it."""
+    match = _BLOCK.search(response)
+    return match[1] if match else response
+
+
+def _as_text(prompt: Text) -> str:
+    return prompt if isinstance(prompt, str) else str(prompt[-1]["content"])
+
+
+verdict_probability = VerdictProbability()

@@ -1,0 +1,145 @@
+"""Parsers of a judge's answers: both columns of the method's table, and answers that hide the end of a list."""
+
+import json
+
+import pytest
+
+from jaxllm.codejudge import PARSERS, fault_score, load_prompts
+from jaxllm.codejudge.answers import majority, without_thinking
+from jaxllm.judge import Invalid
+
+STRICT, COMPAT = PARSERS["strict"], PARSERS["compat"]
+TAXONOMY = load_prompts().taxonomy("default")
+INVALID = None
+
+
+def faults(*severities):
+    return json.dumps([{"inconsistency": "x", "severity": severity} for severity in severities])
+
+
+def score(parser, text, **options):
+    found = parser.faults(text, TAXONOMY, **options)
+    return INVALID if isinstance(found, Invalid) else fault_score([one.severity for one in found], TAXONOMY.weights)
+
+
+def value(parsed):
+    return INVALID if isinstance(parsed, Invalid) else parsed
+
+
+@pytest.mark.parametrize(("severities", "expected"), [
+    ([], 1.0), (["Negligible"] * 9, 1.0), (["Small"], 0.95), (["Major"], 0.5), (["Small", "Small", "Major"], 0.4),
+    (["Major", "Major", "Small"], 0.0), (["Fatal"], 0.0), (["Small"] * 19, 0.05), (["Small"] * 21, 0.0),
+    (["Small"] * 10 + ["Major"], 0.0), (["Fatal"] * 10_000, 0.0)])
+def test_fault_score(severities, expected):
+    assert fault_score(severities, TAXONOMY.weights) == pytest.approx(expected, abs=1e-12)
+
+
+def test_weights_can_be_changed():
+    weights = load_prompts().taxonomy("default", {"Small": 10}).weights
+    assert fault_score(["Small", "Major"], weights) == pytest.approx(0.4)
+
+
+@pytest.mark.parametrize(("text", "compat", "strict"), [
+    ('[{"inconsistency": "None", "severity": "Negligible"}]', 1.0, 1.0),
+    (faults("Major"), 0.5, 0.5), (faults("Small"), 0.95, 0.95), (faults("Major", "Major", "Small"), 0.0, 0.0),
+    (faults("Small", "small", "Major"), 0.4, 0.4), (faults("FATAL"), 0.0, 0.0),
+    (f"Here are the faults.\n```json\n{faults('Major')}\n```\nThat is all.", 0.5, 0.5),
+    ('{"inconsistency": "x", "severity": "Major"}', 0.5, 0.5),
+    (faults("Critical"), 1.0, INVALID),
+    ('[{"inconsistency": "a logic error in line 2"}]', 0.5, 0.5),
+    ('[{"inconsistency": "something odd"}]', INVALID, INVALID),
+    ("[]", INVALID, 1.0),
+    ('[{"inconsistency": "x", "severity": "Small"}, {"inconsistency": "y", "severity": Major}]', 0.95, 0.45),
+    ('[{"inconsistency": "x", "severity": null}]', INVALID, INVALID),
+    ("The program is fine.", INVALID, INVALID), ("", INVALID, INVALID),
+])
+def test_lists_of_faults(text, compat, strict):
+    assert (score(COMPAT, text), score(STRICT, text)) == (compat, strict)
+
+
+@pytest.mark.parametrize(("text", "expected"), [
+    ('[{"inconsistency": "prints [1, 2, ] and {a,}", "severity": "Small"}]', 0.95),
+    ('[{"inconsistency": "x", "severity": "Major"},]', 0.5),
+    ('{"faults": [{"inconsistency": "x", "severity": "Major"}, {"inconsistency": "y", "severity": "Small"}]}', 0.45),
+    ('[{"inconsistency": "off by one", "severity": "Small"},{"inconsistency": "never returns", "sev', INVALID),
+    ('[{"inconsistency": "off by one", "severity": "Small"},', INVALID),
+    ('{"faults": [{"inconsistency": "off by one", "severity": "Small"},', INVALID),
+    ("[{'inconsistency': 'x', 'severity': 'Major'}]", 0.5),
+    ('[{inconsistency: "x", severity: "Small"}, {inconsistency: "y", severity: "Major"}]', 0.45),
+    ('It returns [] for {"a": 1} and [1, 2]. [{"inconsistency": "x", "severity": "Major"}]', 0.5),
+    (f"The program prints {faults('Negligible')}. My answer: {faults('Fatal')}", INVALID),
+    (f"```json\n{faults('Negligible')}\n```\nis what it prints.\n```json\n{faults('Fatal')}\n```", INVALID),
+    (f"{faults('Small')}\nAgain: {faults('Small')}", 0.95),
+    ('[[{"inconsistency": "x", "severity": "Major"}]]', INVALID), ("[1, 2]", INVALID), ('{"a": 1}', INVALID),
+    ('[{"inconsistency": ["x"], "severity": "Major"}]', INVALID), ("[" * 10_000, INVALID), ("{" * 10_000, INVALID),
+    ('[{"inconsistency": "None", "severity": "None"}]', 1.0), ('[{"inconsistency": null, "severity": ""}]', 1.0),
+    ('[{"Inconsistency": "x", "Severity": " major "}]', 0.5), (faults(*["Small"] * 10_000), 0.0),
+    ('<think>[{"inconsistency": "x", "severity": "Fatal"}]</think>[]', 1.0),
+])
+def test_strict_lists(text, expected):
+    assert score(STRICT, text) == expected
+
+
+def test_a_text_is_kept_to_the_letter():
+    [fault] = STRICT.faults('[{"inconsistency": "prints [1, 2, ] and {a,}", "severity": "Small"}]', TAXONOMY)
+    assert fault.inconsistency == "prints [1, 2, ] and {a,}" and not fault.inferred
+    [fault] = STRICT.faults('[{"inconsistency": "A Logic Error"}]', TAXONOMY)
+    assert fault.severity == "Major" and fault.inferred
+
+
+def test_a_list_that_the_limit_cut_is_not_repaired():
+    damaged = '[{"inconsistency": "x", "severity": "Small"},]'
+    assert score(STRICT, damaged) == 0.95
+    assert score(STRICT, damaged, cut=True) is INVALID
+
+
+def test_aliases(tmp_path):
+    file = tmp_path / "prompts.yaml"
+    file.write_text("aliases: {Critical: Fatal}\n")
+    taxonomy = load_prompts(file).taxonomy("default")
+    [fault] = STRICT.faults(faults("critical"), taxonomy)
+    assert fault.severity == "Fatal"
+
+
+@pytest.mark.parametrize(("text", "compat", "strict"), [
+    ("Yes", True, True), ("No.", False, False), ("**NO**", False, False), ("yes, it is", True, True),
+    ("I do not know", False, INVALID), ("The code is incorrect", INVALID, INVALID),
+    ("The code is correct", INVALID, INVALID), ("Eyes on it: wrong", True, INVALID), ("", INVALID, INVALID),
+    ("No errors were found", False, INVALID), ("No, the loop is wrong", False, False), ("no the loop", False, False),
+    ("There is no doubt.\nAnswer: Yes", True, True), ("Yes\nNo", True, INVALID), ("Yes, but then:\nno", True, INVALID),
+    ("Reasons follow.\nThe answer is no.", False, False), ("noon", False, INVALID), ("yesterday", True, INVALID),
+    ("<think>No, wait</think>\nYes", True, True), ("<think>Yes, it", True, INVALID), ("wait</think>No", False, False),
+])
+def test_yes_and_no(text, compat, strict):
+    assert (value(COMPAT.verdict(text)), value(STRICT.verdict(text))) == (compat, strict)
+
+
+@pytest.mark.parametrize(("text", "compat", "strict"), [
+    ("Score: 3", 3, 3), ("4", 4, 4), ("3/4", INVALID, 3), ("Score (0-4): 2", 2, 2), ("Score: 7", 7, INVALID),
+    ("On a scale of 0 to 4, I give this a 3.", INVALID, 3), ("Score: -1", INVALID, INVALID), ("N/A", 0, INVALID),
+    ("Score: 3.5", INVALID, INVALID), ("It fails 2 of 9 cases. Score: 1", 1, 1), ("0", 0, 0), ("0 to 4", INVALID, INVALID),
+    ("Score: 2 or 3", 2, 2), ("2, perhaps 3", INVALID, INVALID), ("", INVALID, INVALID), ("none", INVALID, INVALID)])
+def test_grades(text, compat, strict):
+    assert (value(COMPAT.grade(text)), value(STRICT.grade(text))) == (compat, strict)
+
+
+@pytest.mark.parametrize(("text", "compat", "strict"), [
+    ("85", 0.85, 0.85), ("85%", 0.85, 0.85), ("3", 0.03, 0.03), ("3.5", 0.03, INVALID), ("(0-4) 2", 0.02, INVALID),
+    ("185", 1.85, INVALID), ("0.85", 0.0, INVALID), ("85 out of 100", 0.85, 0.85), ("Rating (0-100): 40", 0.0, 0.4),
+    ("100", 1.0, 1.0), ("none", INVALID, INVALID)])
+def test_helpfulness(text, compat, strict):
+    assert (value(COMPAT.helpfulness(text)), value(STRICT.helpfulness(text))) == (compat, strict)
+
+
+@pytest.mark.parametrize(("votes", "expected"), [
+    ([True, False], (None, 0.5)), ([True], (True, 1.0)), ([True, True, False], (True, 2 / 3)), ([], (None, None)),
+    ([False] * 3, (False, 1.0))])
+def test_majorities(votes, expected):
+    assert majority(votes) == expected
+
+
+def test_thinking_is_removed():
+    assert without_thinking("  <Think>a</think> b") == " b"
+    assert without_thinking("a</think>b") == "b"
+    assert without_thinking("it prints <think>x</think> here") == "it prints <think>x</think> here"
+    assert isinstance(without_thinking("<reasoning>a"), Invalid)

@@ -4,7 +4,7 @@
 
 ROWS has HumanEval-X programs in the form of `jaxllm judge`, five languages a problem; the first problems of the
 subset test are judged, by each method with and without the reference. Every run is a job in OUT that a second start
-resumes. At most `--max_tokens` tokens an answer; answers are asked for once.
+resumes. At most `--max_tokens` tokens an answer; answers that cannot be parsed are not generated anew.
 """
 
 from __future__ import annotations

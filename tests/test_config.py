@@ -97,6 +97,12 @@ def test_the_command_line_overrides_files_and_later_files_earlier_ones(written):
     assert config.sampling.stop == ["###"] and isinstance(config.train.lr, float)
 
 
+@pytest.mark.parametrize(("words", "expected"), [
+    (["a"], ["a"]), (["a", "b c", "--seed", "3"], ["a", "b c"]), (["1", "null"], ["1", "null"]), (["[a, b]"], ["a", "b"])])
+def test_lists_of_texts_are_written_as_words(words, expected):
+    assert parse(JobConfig, [*GIVEN, "--sampling.stop", *words]).sampling.stop == expected
+
+
 @pytest.mark.parametrize(
     "args, message",
     [
@@ -116,7 +122,6 @@ def test_the_command_line_overrides_files_and_later_files_earlier_ones(written):
         (["--data.limit", "x"], "command line: data.limit: expected int or null, got 'x'"),
         (["--divergence", "sideways"], "command line: divergence: expected one of forward, reverse, got 'sideways'"),
         (["--weights.a", "x"], "command line: weights: expected mapping to float, got 'x'"),
-        (["--sampling.stop", "a"], "command line: sampling.stop: expected list of text, got 'a'"),
         (["--train.lr", ".nan"], "command line: train.lr: expected a number, got nan"),
         (["--train.lr", "-1"], "command line: train.lr: must be positive, got -1"),
         (["--lora.lr", "0"], "command line: lora.lr: must be positive, got 0"),

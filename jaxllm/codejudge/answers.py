@@ -81,7 +81,7 @@ class Parser(Protocol):
         """Parses Yes or No."""
 
     def faults(self, text: str, taxonomy: Taxonomy, cut: bool = False) -> list[Fault] | Invalid:
-        """Parses a list of faults, empty for a right program; `cut` says that the token limit ended the answer."""
+        """Parses a list of faults, empty for a right program; `cut`: the token limit ended the answer."""
 
     def grade(self, text: str) -> int | Invalid:
         """Parses a grade from 0 to 4."""
@@ -112,7 +112,7 @@ def without_thinking(text: str) -> str | Invalid:
 # ---- strict ------------------------------------------------------------------------------------------------
 
 _WORD = re.compile(r"(?<![\w'])(yes|no)(?![\w'])", re.IGNORECASE)
-# "Yes, ..." and "No. ..." decide; "No errors are left" does not say no.
+# "Yes, ..." and "No. ..." decide; "No errors are left" is no verdict.
 _FIRST = re.compile(r"\W*(?:(yes)(?![\w'])|(no)(?=\W*$|\s*[.,;:!*\"\u2013\u2014-]|\s+(?:the|it|this|because|since)\b))",
                     re.IGNORECASE)
 _LAST = re.compile(r"(?:^|[\s\"'*:(\[])(yes|no)\W*$", re.IGNORECASE)
@@ -143,13 +143,13 @@ class Strict:
         if match := _LAST.search(lines[-1]):
             found.add(match[1].lower())
         if len(found) != 1:
-            return Invalid("it says both Yes and No" if found else "it is neither Yes nor No")
+            return Invalid("it has both Yes and No" if found else "it is neither Yes nor No")
         return found == {"yes"}
 
     def faults(self, text: str, taxonomy: Taxonomy, cut: bool = False) -> list[Fault] | Invalid:
         """Parses a JSON list of faults, one object, or an object around a list.
 
-        A list whose end is missing is invalid, since a cut list always looks better than it was meant; other slips of
+        A list without its end is invalid, since a cut list always looks better than it was meant; other slips of
         the notation are repaired, unless an object is lost by it. An empty list has no faults.
         """
         own = without_thinking(text)
@@ -179,7 +179,7 @@ class Strict:
 
 
 def _strict_fault(item: Any, number: int, taxonomy: Taxonomy) -> Fault | Invalid | None:
-    """Builds a fault; None for an entry that says that there is none."""
+    """Builds a fault; None for an entry without one."""
     if not isinstance(item, dict):
         return Invalid(f"entry {number} of its list is not an object with inconsistency and severity")
     fields = {str(name).strip().casefold(): value for name, value in item.items()}
@@ -250,7 +250,7 @@ def _as_items(value: Any, whole: bool) -> list[Any] | None:
 
     Args:
         value: the decoded JSON.
-        whole: it is all there is, so that an empty list says that there are no faults.
+        whole: it is all there is, so that an empty list means no faults.
     """
     if isinstance(value, dict):
         names = {str(name).strip().casefold() for name in value}
@@ -393,7 +393,7 @@ class Compat:
             return 0 if "N/A" in text else Invalid("there is no score in it")
 
     def helpfulness(self, text: str) -> float | Invalid:
-        """Divides the first whole number by 100, whatever the scale."""
+        """Divides the first whole number by 100, on any scale."""
         match = re.search(r"\d+", text.replace("(0-4)", ""))
         return Invalid("there is no number in it") if match is None else int(match.group()) / 100.0
 

@@ -28,7 +28,7 @@ class VariantConfig:
     """Variants of the prompts, of which the paper reports that they did not help.
 
     Args:
-        step_by_step: the analysis is asked to think step by step.
+        step_by_step: the instruction of the analysis demands thinking step by step.
         worked_example: the analysis sees a worked example.
         few_shot_summary: the summary sees three worked examples.
     """
@@ -52,7 +52,7 @@ class ValidationConfig:
 
     def __post_init__(self):
         check(0 <= self.share < 1, "share", f"must be at least 0 and below 1, got {self.share:g}")
-        check(self.subset is None or self.share == 0, "share", "does not apply beside a subset", "leave one out")
+        check(self.subset is None or self.share == 0, "share", "does not apply with a subset", "leave one out")
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Config:
         out: directory for the results.
         data: rows {id?, task (or problem), candidate, language?, examples?, reference?, declaration?, label?, grade?,
             group?, dataset?, subset?, problem_id?}.
-        task: what the files of --code should do.
+        task: description of what the files of --code should do.
         code: files of source code, or directories with such files.
         language: language of all files of --code; null takes that of the suffix.
         method: analyze_then_summarize (an analysis, then Yes or No about it alone), fault_localization (a list of
@@ -76,20 +76,21 @@ class Config:
         judge: the judge.
         use_reference: the judge sees the reference of a row.
         parser: strict accepts what can mean one thing only; compat reproduces the parser released with the paper.
-        attempts: an answer that cannot be parsed is asked for again with the reason, this many times in all; null is 3,
-            and 1 with the compat parser.
+        attempts: an answer that cannot be parsed is generated anew with the reason in the prompt, this many times in
+            all; null is 3, and 1 with the compat parser.
         samples: answers a program, of which the majority or the mean counts.
-        runs: repetitions whose measures are averaged; each has its own samples.
+        runs: repetitions, of which the mean of the measures is reported; each has its own samples.
         temperature: temperature of the answers; null is 0, and 0.4 for several samples or runs.
         top_p: nucleus sampling; null is 1, and 0.9 for several samples or runs.
         max_tokens: longest analysis or list of faults, in tokens.
         answer_tokens: longest Yes, No, grade or rating.
-        probability: probabilities of the answers are computed too, from one forward pass.
+        probability: probabilities of the answers are computed too, from one forward pass; null does so where the judge
+            can.
         decide: text takes the verdict from the sampled answer; probability from the probabilities, and samples none.
         threshold: a program is right from this score on, with decide=probability from this probability on; null is 1,
             for probabilities 0.5, and for helpfulness no verdict.
         weights: points of a fault by severity; a severity that is left out has those of the prompts.
-        catalogue: faults that the judge is told; null is conala for rows of CoNaLa, else default.
+        catalogue: faults that the prompt lists; null is conala for rows of CoNaLa, else default.
         prompts: YAML file with prompts, faults and weights in place of the package's.
         variant: variants of the prompts.
         protocol: how measures are aggregated, and how the task is described; null goes by the rows' dataset.
@@ -98,7 +99,7 @@ class Config:
         subset: judge only rows of this subset.
         problems: file with the rows that problem_id names; null is the data file itself.
         validation: rows on which a threshold and a temperature are fitted.
-        robustness: edits of the programs after which the judge is asked again: rename (of variables), praise (a comment
+        robustness: edits of the programs, which are judged as well: rename (of variables), praise (a comment
             that claims correctness), stub (a copy of the head before the function), truncate (the end is cut off).
         export: sft or preference writes export.jsonl for jaxllm tune, from the rows with labels.
         compare: directory of another run on the same rows, for paired differences.
@@ -123,7 +124,7 @@ class Config:
     top_p: float | None = None
     max_tokens: int = 1024
     answer_tokens: int = 10
-    probability: bool = True
+    probability: bool | None = None
     decide: Literal["text", "probability"] = "text"
     threshold: float | None = None
     weights: dict[str, float] = field(default_factory=dict)
@@ -163,7 +164,7 @@ class Config:
             check(0 <= points < float("inf"), "weights", f"{name} has {points} points, and needs 0 or more")
         check(self.decide == "text" or self.has_probability, "decide",
               f"is probability, and {self.method} has none", "use text")
-        check(self.decide == "text" or self.probability, "probability", "is off, and decide needs it")
+        check(self.decide == "text" or self.probability is not False, "probability", "is off, and decide needs it")
         check(self.method != "pairwise" or not (self.robustness or self.export or several), "method",
               "pairwise goes without samples, robustness and export")
         for limit in self.fail_under:
@@ -180,7 +181,7 @@ class Config:
 
     @property
     def most_attempts(self) -> int:
-        """Number of times that an answer is asked for."""
+        """Number of times that an answer is generated at most."""
         return self.attempts or (1 if self.parser == "compat" else 3)
 
     @property
@@ -193,7 +194,7 @@ class Config:
         several = SEVERAL if self.answers > 1 else {"temperature": 0.0, "top_p": 1.0}
         given = {name: getattr(self, name) for name in several if getattr(self, name) is not None}
         values = several | given
-        if self.judge.kind == "recorded" and n > 1:  # the texts are there, whatever the temperature
+        if self.judge.kind == "recorded" and n > 1:  # the texts are there at any temperature
             values["temperature"] = values["temperature"] or 1.0
         return SamplingConfig(**values, max_tokens=max_tokens, n=n)
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ SUFFIXES = {".py": "python", ".cpp": "cpp", ".cc": "cpp", ".cxx": "cpp", ".hpp":
 UNNAMED = "an unnamed language"
 PROTOCOLS = ("pooled", "humanevalx", "apps", "bigcodebench", "conala")
 
-_TEXTS = ("task", "problem", "candidate", "language", "examples", "reference", "declaration", "group", "dataset",
+_TEXTS = ("task", "problem", "language", "examples", "reference", "declaration", "group", "dataset",
           "subset", "problem_id")
 _SCHEMA: dict[str, Any] = {"id": ID, **dict.fromkeys(_TEXTS, str), "group": ID, "problem_id": ID, "label": Any,
                            "grade": Any, "grader_grades": list[float]}
@@ -42,7 +43,7 @@ class Item:
 
     Attributes:
         id: identifier, unique in a run.
-        task: what the program should do.
+        task: description of what the program should do.
         candidate: the program, or its part after the declaration.
         language: language as given; None where it is not known.
         examples: examples of inputs and outputs.
@@ -107,12 +108,12 @@ def read_items(path: str | Path, limit: int | None = None, limit_bad: float = 0.
     Raises:
         UserError: a file cannot be read, or too many rows cannot be used.
     """
-    known = _problems(path, problems)
+    known = cache(partial(_problems, path, problems))
     seen: set[str] = set()
 
     def refusal(row: dict[str, Any]) -> str | None:
         if "problem_id" in row:
-            source = known.get(str(row["problem_id"]))
+            source = known().get(str(row["problem_id"]))
             if source is None:
                 return f"there is no row with the id {row['problem_id']!r}, which problem_id names"
             row |= {name: source[name] for name in _SHARED if name in source and name not in row}
@@ -171,10 +172,10 @@ def _item(row: Mapping[str, Any], name: str) -> Item:
 
 
 def read_code(task: str, paths: Sequence[Path], language: str | None = None) -> tuple[list[Item], list[Rejected]]:
-    """Reads files of source code; of directories all files whose suffix names a language.
+    """Reads files of source code; of directories all files with the suffix of a language.
 
     Args:
-        task: what the programs should do.
+        task: description of what the programs should do.
         paths: files and directories.
         language: language of all files; by default that of their suffix.
 
@@ -212,16 +213,19 @@ def _no_text(content: bytes) -> str | None:
     return None
 
 
-def _code_files(paths: Sequence[Path]) -> Iterator[Path]:
-    for path in dict.fromkeys(paths):
+def _code_files(paths: Sequence[Path]) -> list[Path]:
+    """Lists files once each, in the order in which they are named; those of a directory by name."""
+    found: dict[Path, None] = {}
+    for path in paths:
         if path.is_dir():
             for folder, folders, files in os.walk(path):
                 folders[:] = sorted(name for name in folders if not name.startswith("."))
-                yield from (Path(folder) / name for name in sorted(files) if Path(name).suffix.lower() in SUFFIXES)
+                found |= {Path(folder) / name: None for name in sorted(files) if Path(name).suffix.lower() in SUFFIXES}
         elif path.is_file():
-            yield path
+            found[path] = None
         else:
             raise UserError("there is no such file", path)
+    return list(found)
 
 
 def with_edits(items: Sequence[Item], edits: Sequence[str]) -> list[Item]:

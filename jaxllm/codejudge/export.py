@@ -1,8 +1,8 @@
 """Rows of judged programs as fine-tuning data for a judge, for `jaxllm tune`.
 
-The verdict of a row with a label says whether an answer was right. `sft` writes the prompts with right answers;
+The verdict on a row with a label shows whether an answer was right. `sft` writes the prompts with right answers;
 `preference` writes prompts with a right and a wrong answer. Answers are those of the first step, which decides; of
-methods that answer Yes or No both words are known, whatever the judge said.
+methods that answer Yes or No both words are known without the judge.
 """
 
 from __future__ import annotations

@@ -135,6 +135,6 @@ def _check_limits(config: Config, result: Mapping[str, Any], path: Path) -> None
         value = result.get(name)
         value = value["mean"] if isinstance(value, Mapping) else value
         if value is None:
-            raise LimitError(f"{name} is not known, and --fail_under asks for {least}\n  the result is in {path}")
+            raise LimitError(f"{name} is not known, and --fail_under demands {least}\n  the result is in {path}")
         if value < float(least):
             raise LimitError(f"{name} is {value:.4f}, below --fail_under {least}\n  the result is in {path}")

@@ -28,8 +28,8 @@ class Step:
     Attributes:
         name: name of the step, in ids of prompts and in `texts`.
         prompt: name of its prompt.
-        value: what its answers are: an analysis (text), yes_no, faults, grade or rating.
-        options: answers whose probabilities are computed.
+        value: kind of its answers: an analysis (text), yes_no, faults, grade or rating.
+        options: answers that get probabilities.
     """
 
     name: str
@@ -52,7 +52,7 @@ METHODS: Mapping[str, tuple[Step, ...]] = {
 
 @dataclass(frozen=True)
 class Vote:
-    """What one sample says of a program.
+    """The verdict of one sample.
 
     Attributes:
         value: True or False, a score from 0 to 1, or faults; None where it is invalid.
@@ -94,7 +94,7 @@ class CodeJudge:
                                      self.config.weights)
 
     def parse(self, step: Step, item: Item, answer: Answer) -> Any | Invalid:
-        """Parses an answer to a value that JSON can hold, or tells why it is invalid."""
+        """Parses an answer to a value that JSON can hold, or returns the reason why it is invalid."""
         if step.value == "text":
             own = without_thinking(answer.text) if self.config.parser == "strict" else answer.text
             return own if isinstance(own, Invalid) or own.strip() else Invalid("it is empty")
@@ -109,7 +109,7 @@ class CodeJudge:
         return faults if isinstance(faults, Invalid) else [vars(fault) for fault in faults]
 
     def run(self, job: Job, items: Sequence[Item], name: str = "") -> Iterator[dict[str, Any]]:
-        """Asks the judge about all programs, or about those that a stopped job left; yields the row of each.
+        """Judges all programs, or those that a stopped job left; yields the row of each.
 
         Args:
             job: the job; answers are in its directory, a file a step.
@@ -134,7 +134,8 @@ class CodeJudge:
             long = last.value == "faults"
             self._ask(job, rows, last, prompt, item_of, config.max_tokens if long else config.answer_tokens, each,
                       files[last.name])
-        has_probability = bool(last.options) and config.probability
+        wanted = self.judge.can_choose if config.probability is None else config.probability
+        has_probability = bool(last.options) and (wanted or config.decide == "probability")
         if has_probability:
             judge_rows(job, self.judge, rows, prompt, Options(last.options), seed=config.seed,
                        prices=config.judge.prices, file=f"{name}probability.jsonl", name="probabilities",
@@ -262,7 +263,7 @@ def step_content(prompts: Prompts, step: Step, item: Item, analysis: str | None 
         prompts: instructions.
         step: the step.
         item: the program.
-        analysis: an analysis, beside which the judge sees neither the task nor the program.
+        analysis: an analysis, which replaces the task and the program.
         chat: False makes one text of all.
         protocol: data set, by which the task is described.
         use_reference: the judge sees the reference.
@@ -281,7 +282,7 @@ def step_content(prompts: Prompts, step: Step, item: Item, analysis: str | None 
 
 
 def is_right(config: Config, score: float) -> bool | None:
-    """Returns the verdict that a score stands for; None for ratings of helpfulness without a threshold."""
+    """Returns the verdict of a score; None for ratings of helpfulness without a threshold."""
     threshold = config.threshold
     if threshold is None:
         if METHODS[config.method][-1].value == "rating":

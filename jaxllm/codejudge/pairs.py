@@ -1,4 +1,4 @@
-"""Pairwise judging: which of two programs for one task is right, asked in both orders."""
+"""Pairwise judging: which of two programs for one task is right, in both orders."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def parse_letter(text: str) -> str | Invalid:
 
 def judge_pairs(job: Job, judge: Judge, items: Sequence[Item], config: Config, prompts: Prompts
                 ) -> list[dict[str, Any]]:
-    """Asks the judge about all pairs in both orders; returns a row for each pair."""
+    """Judges all pairs in both orders; returns a row for each pair."""
     shown = [(pair, swapped) for pair in pairs_of(items) for swapped in (False, True)]
     task: Any = Options(OPTIONS) if config.decide == "probability" else Completions(
         config.sampling(config.answer_tokens), lambda _, answer: parse_letter(answer.text), config.most_attempts)

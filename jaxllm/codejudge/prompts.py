@@ -29,7 +29,7 @@ FIELDS = ("task", "examples", "reference", "program", "other", "analysis", "lang
 _QUOTED = ("task", "examples", "reference", "program", "other", "analysis")
 _FIELD = re.compile(r"\{(" + "|".join(FIELDS) + r")\}")
 _RUN = re.compile(r"`{3,}")
-# Fence tag of a language whose name has other characters.
+# Names of languages, which are written into the prompt.
 LANGUAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9 +#._/-]{0,39}")
 _NO_PROGRAM = "(The program is empty.)"
 _EMPTY = {"program": _NO_PROGRAM, "other": _NO_PROGRAM, "analysis": "(The review is empty.)"}

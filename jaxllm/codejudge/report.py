@@ -1,4 +1,4 @@
-"""Report of a judge: measures, calibration, and verdicts beside the programs; and verdicts as text for a terminal."""
+"""Report of a judge: measures, calibration, and verdicts with the programs; and verdicts as text for a terminal."""
 
 from __future__ import annotations
 

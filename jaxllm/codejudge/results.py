@@ -234,7 +234,7 @@ def human_ceiling(items: Sequence[Item], seed: int = 0) -> dict[str, Any]:
 
 
 def _validation(config: Config, rows: Sequence[Row]) -> list[bool]:
-    """Tells which rows are validation rows; a group is so as a whole."""
+    """Marks the validation rows; a group is so as a whole."""
     settings = config.validation
     if settings.subset is not None:
         chosen = {row["group"] for row in rows if row["subset"] == settings.subset}

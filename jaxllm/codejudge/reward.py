@@ -1,4 +1,4 @@
-"""A reward for reinforcement learning: the probability that a judge says Yes to a program."""
+"""A reward for reinforcement learning: the probability that a judge gives to Yes for a program."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ class VerdictProbability:
         if self.judge is None:
             raise UserError("it needs a judge", "rewards.judge", "set rewards.judge.model")
         wording, step = load_prompts(self.prompts), METHODS["direct"][0]
-        asked = []
+        questions = []
         for prompt, response, row in zip(prompts, responses, rows, strict=True):
             item = Item("", str(row.get("task") or _as_text(prompt)), code_in(response), row.get("language"),
                         row.get("examples"), row.get("declaration") or "", row.get("reference"))
-            asked.append(Prompt(step_content(wording, step, item, chat=self.judge.reads_messages)))
-        values = [choice_probability(choice) for choice in self.judge.choose(asked, YES_NO)]
+            questions.append(Prompt(step_content(wording, step, item, chat=self.judge.reads_messages)))
+        values = [choice_probability(choice) for choice in self.judge.choose(questions, YES_NO)]
         return [0.0 if value is None else value for value in values]
 
 

@@ -45,7 +45,7 @@ class Cached(Judge):
 
     def __init__(self, judge: Judge, path: str | Path):
         self.judge, self.identity, self.path = judge, judge.identity, Path(path).expanduser()
-        self.reads_messages = judge.reads_messages
+        self.reads_messages, self.can_choose = judge.reads_messages, judge.can_choose
         self._lock = threading.Lock()
         self._pending: dict[str, str] = {}
         self._timer: threading.Timer | None = None

@@ -38,6 +38,7 @@ class FunctionJudge(Judge):
 
     def __init__(self, complete: Complete | None = None, choose: Choose | None = None, identity: str = UNNAMED):
         self._complete, self._choose, self.identity = complete, choose, identity
+        self.can_choose = choose is not None
 
     def complete(self, prompts: Sequence[Prompt], sampling: SamplingConfig, *, seed: int = 0,
                  on_answer: Callable[[int, list[Answer]], None] | None = None,

@@ -142,10 +142,12 @@ class Judge(Protocol):
     Attributes:
         identity: describes everything that the answers depend on besides prompt and settings; part of cache keys.
         reads_messages: a prompt may be messages; False for a base model, which continues raw text.
+        can_choose: `choose` can have answers.
     """
 
     identity: str
     reads_messages: bool = True
+    can_choose: bool = True
 
     def complete(self, prompts: Sequence[Prompt], sampling: SamplingConfig, *, seed: int = 0,
                  on_answer: Callable[[int, list[Answer]], None] | None = None,

@@ -29,7 +29,7 @@ class Table:
         rows: cells of each row: text, numbers, None for an empty cell, or {mean, ci_low, ci_high}, empty too if
             mean is None.
         note: line below the table.
-        filters: numbers of columns by whose values a reader can choose rows, such as a language or an outcome.
+        filters: numbers of columns, such as a language or an outcome, by which the page can show some of the rows.
     """
 
     header: Sequence[str]

@@ -113,7 +113,7 @@ def read_rows(
             for them.
         limit: stop after this many good rows.
         refusal: returns the reason why a row cannot be used, or None.
-        select: returns whether a row is among those that are asked for; others are passed over.
+        select: returns whether a row is wanted; others are passed over.
 
     Raises:
         UserError: there is no such file, it cannot be read, too many rows are rejected or all are.
@@ -137,7 +137,7 @@ def read_rows(
     if rejected_path is not None:
         write_jsonl(rejected_path, map(asdict, rejected))
     if not rows and not rejected:
-        raise UserError(f"none of its {passed} rows is among those that are asked for" if passed else
+        raise UserError(f"none of its {passed} rows is selected" if passed else
                         "there are no rows in it", source)
     check_share(len(rows), rejected, limit_bad, rejected_path)
     return RowSet(rows, lines, rejected)

@@ -117,7 +117,8 @@ def test_yes_and_no(text, compat, strict):
 @pytest.mark.parametrize(("text", "compat", "strict"), [
     ("Score: 3", 3, 3), ("4", 4, 4), ("3/4", INVALID, 3), ("Score (0-4): 2", 2, 2), ("Score: 7", 7, INVALID),
     ("On a scale of 0 to 4, I give this a 3.", INVALID, 3), ("Score: -1", INVALID, INVALID), ("N/A", 0, INVALID),
-    ("Score: 3.5", INVALID, INVALID), ("It fails 2 of 9 cases. Score: 1", 1, 1), ("0", 0, 0), ("0 to 4", INVALID, INVALID),
+    ("Score: 3.5", INVALID, INVALID), ("It fails 2 of 9 cases. Score: 1", 1, 1), ("0", 0, 0),
+    ("0 to 4", INVALID, INVALID),
     ("Score: 2 or 3", 2, 2), ("2, perhaps 3", INVALID, INVALID), ("", INVALID, INVALID), ("none", INVALID, INVALID)])
 def test_grades(text, compat, strict):
     assert (value(COMPAT.grade(text)), value(STRICT.grade(text))) == (compat, strict)

@@ -133,7 +133,7 @@ def test_how_an_update_is_computed_does_not_change_it(algorithm, train):
 def test_every_algorithm_raises_its_reward(algorithm):
     """The reward is the share of tokens with an even id less a half, so about zero at first: REINFORCE has no baseline.
 
-    The policies before and after are compared on 384 tokens each, whose share has a deviation of 0.026.
+    The policies before and after are compared on 384 tokens each, so that a share has a deviation of 0.026.
     """
     config = settings(algorithm, train=RlTrainConfig(batch_size=BATCH, lr=3e-3), policy=PolicyConfig(
         group_size=4 if ALGORITHMS[algorithm].has_groups else None), kl=KlConfig(coef=0.0))

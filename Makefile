@@ -16,21 +16,24 @@ demo: $(VENV)/installed-plot
 models: $(VENV)/installed
 	$(BIN)/python scripts/get_models.py $(MODELS)
 
+# Two processes, a file each at a time, in the order that tests/conftest.py gives them.
+WORKERS := -n 2 --dist loadfile --no-loadscope-reorder
+
 # Every value that a test asserts about one system is in the fast suite; the slow one has several devices, killed
 # processes and whole jobs.
 test: $(VENV)/installed-test
-	$(BIN)/python -m pytest tests --ignore tests/oracle -n 2 --dist loadfile -m "not slow"
+	$(BIN)/python -m pytest tests --ignore tests/oracle $(WORKERS) -m "not slow"
 
 test-slow: $(VENV)/installed-test
-	$(BIN)/python -m pytest tests --ignore tests/oracle -n 2 --dist loadfile -m slow
+	$(BIN)/python -m pytest tests --ignore tests/oracle $(WORKERS) -m slow
 
 # The fast and the slow suite in one run: what tests of a file share is made once.
 test-all: models $(VENV)/installed-test
-	$(BIN)/python -m pytest tests --ignore tests/oracle -n 2 --dist loadfile
+	$(BIN)/python -m pytest tests --ignore tests/oracle $(WORKERS)
 	$(MAKE) test-oracle
 
 test-oracle: $(VENV)/installed-oracle
-	$(BIN)/python -m pytest tests/oracle -n 2 --dist loadfile
+	$(BIN)/python -m pytest tests/oracle $(WORKERS)
 
 # The package as others get it: built, installed elsewhere, run away from the sources.
 wheel-check: $(VENV)/installed
@@ -38,7 +41,8 @@ wheel-check: $(VENV)/installed
 	$(BIN)/pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir build/wheel .
 	$(PYTHON) -m venv $(VENV)-wheel
 	$(VENV)-wheel/bin/pip install --quiet --disable-pip-version-check build/wheel/*.whl
-	cd build/wheel && ../../$(VENV)-wheel/bin/jaxllm demo --documents 1 --out run
+	cd build/wheel && echo 'def one(): return 1' > one.py && ../../$(VENV)-wheel/bin/jaxllm judge --method direct \
+		--task 'Return 1.' --code one.py --out run && test -s run/report.html
 	rm -rf build/wheel $(VENV)-wheel
 
 lint: $(VENV)/installed-lint

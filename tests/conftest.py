@@ -30,6 +30,14 @@ jax.monitoring.register_event_duration_secs_listener(
     lambda name, seconds, **_: _lowered.append(seconds) if name.endswith("jaxpr_to_mlir_module_duration") else None)
 
 
+def pytest_collection_modifyitems(items):
+    """Puts files with slow tests first, so that no worker is left alone with one of them at the end."""
+    slow = {}
+    for item in items:
+        slow[item.path] = slow.get(item.path, 0) + (item.get_closest_marker("slow") is not None)
+    items.sort(key=lambda item: -slow[item.path])
+
+
 @pytest.fixture
 def programs():
     """`programs()`: number of programs that jax has lowered so far; a cached one is not lowered again."""

@@ -236,7 +236,7 @@ def test_eight_devices_write_what_one_writes(tmp_path):
                "--unrelated.path", "asset:tiny/unrelated.jsonl"]
     meshes = {"one": [], "eight": ["--mesh.data", "2", "--mesh.fsdp", "2", "--mesh.tensor", "2"]}
     for name, mesh in meshes.items():
-        flags = "--xla_force_host_platform_device_count=8" if mesh else ""
+        flags = os.environ["XLA_FLAGS"] + (" --xla_force_host_platform_device_count=8" if mesh else "")
         done = subprocess.run([*command, *mesh, "--out", str(tmp_path / name)], capture_output=True, text=True,
                               env=dict(os.environ, XLA_FLAGS=flags, **CACHE), cwd=ROOT, timeout=300)
         assert done.returncode == 0, done.stderr[-2000:]

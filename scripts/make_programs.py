@@ -117,7 +117,7 @@ def edited(family: Family, bodies: Sequence[str]) -> Iterator[tuple[str, str]]:
 
 
 def unfinished(body: str) -> Iterator[str]:
-    """Yields a body cut off before each statement after the first, with each of the placeholders instead of the rest."""
+    """Yields a body cut off before each statement but the first, with each of the placeholders instead of the rest."""
     lines = body.split("\n")
     for line, placeholder in itertools.product(statement_lines(body)[1:], PLACEHOLDERS):
         yield "\n".join([*lines[:line], placeholder])

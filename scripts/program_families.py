@@ -1335,7 +1335,13 @@ STRINGS = [
          "Check that all letters of the English alphabet occur in a string, as capitals or small letters."),
         ('return all(ch in s.lower() for ch in "abcdefghijklmnopqrstuvwxyz")',
          'return len({ch for ch in s.lower() if "a" <= ch <= "z"}) == 26',
-         'return set("abcdefghijklmnopqrstuvwxyz") <= set(s.lower())'),
+         'return set("abcdefghijklmnopqrstuvwxyz") <= set(s.lower())',
+         """
+         for ch in "abcdefghijklmnopqrstuvwxyz":
+             if ch not in s.lower():
+                 return False
+         return True
+         """),
         (("missed_edge_case", 0, "s.lower()", "s"),
          ("wrong_operator", 0, "all(", "any("),
          ("off_by_one", 1, "== 26", "== 25"),
@@ -2786,7 +2792,12 @@ DICTS = [
          "Sort the keys of a dict by value first and by key second, both ascending."),
         ("return sorted(d, key=lambda w: (d[w], w))",
          "return sorted(sorted(d), key=d.get)",
-         "return [w for v, w in sorted((d[w], w) for w in d)]"),
+         "return [w for v, w in sorted((d[w], w) for w in d)]",
+         """
+         words = sorted(d)
+         words.sort(key=d.get)
+         return words
+         """),
         (("missed_edge_case", 0, "(d[w], w)", "d[w]"),
          ("wrong_operator", 0, "(d[w], w)", "(-d[w], w)"),
          ("missed_edge_case", 1, "sorted(sorted(d), key=d.get)", "sorted(d, key=d.get)"),

@@ -98,7 +98,8 @@ def test_the_command_line_overrides_files_and_later_files_earlier_ones(written):
 
 
 @pytest.mark.parametrize(("words", "expected"), [
-    (["a"], ["a"]), (["a", "b c", "--seed", "3"], ["a", "b c"]), (["1", "null"], ["1", "null"]), (["[a, b]"], ["a", "b"])])
+    (["a"], ["a"]), (["a", "b c", "--seed", "3"], ["a", "b c"]), (["1", "null"], ["1", "null"]),
+    (["[a, b]"], ["a", "b"])])
 def test_lists_of_texts_are_written_as_words(words, expected):
     assert parse(JobConfig, [*GIVEN, "--sampling.stop", *words]).sampling.stop == expected
 

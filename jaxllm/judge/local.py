@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from jaxllm.config import SamplingConfig
 from jaxllm.errors import UserError
-from jaxllm.generate import Completion, Generator, check_prompt
+from jaxllm.generate import Completion, GenerationStats, Generator, check_prompt
 from jaxllm.judge.options import Ids, OptionTokens
 from jaxllm.judge.protocol import (
     Answer,
@@ -48,6 +48,9 @@ class LocalJudge(Judge):
             `plain`: raw text that the model continues; `auto`: chat where the model has a template, else plain.
         consume: frees the stacked weights of `model`, which must not be used afterwards.
 
+    Attributes:
+        stats: counts of the work done so far.
+
     Raises:
         UserError: the model has a scoring head, or no chat template for `text_format="chat"`.
     """
@@ -62,7 +65,7 @@ class LocalJudge(Judge):
         self.generator = Generator(model, dtype=dtype, mesh=mesh, batch_size=batch_size, consume=consume)
         self.model, self.adapter = self.generator.model, adapter
         self.chat_texts = text_format == "chat" or text_format == "auto" and has_template
-        self.reads_messages = self.chat_texts
+        self.reads_messages, self.stats = self.chat_texts, GenerationStats()
         self.identity = identity if text_format == "auto" else f"{identity}, texts as {text_format}"
         if model.tokenizer.dates:
             self.identity += f", with the date {', '.join(model.tokenizer.dates)}"
@@ -83,7 +86,8 @@ class LocalJudge(Judge):
                 on_answer(number, results[number])
 
         self.generator.generate([encoded[number] for number in numbers], sampling, adapter=self.adapter, seed=seed,
-                                row_ids=[_row_id(prompts[number]) for number in numbers], on_prompt=finished)
+                                row_ids=[_row_id(prompts[number]) for number in numbers], stats=self.stats,
+                                on_prompt=finished)
         return results
 
     def choose(self, prompts: Sequence[Prompt], options: Sequence[str], *,
@@ -117,7 +121,7 @@ class LocalJudge(Judge):
             some = numbers[start:start + PROMPTS_PER_SCORE_CALL]
             pairs = [(number, continuation) for number in some for continuation in tokens[number]]
             scores = self.generator.score([(encoded[number], continuation) for number, continuation in pairs],
-                                          adapter=self.adapter)
+                                          adapter=self.adapter, stats=self.stats)
             probabilities = {pair: math.exp(score.logprob) for pair, score in zip(pairs, scores, strict=True)}
             for number in some:
                 shares = _shares(tokens[number], {ids: probabilities[number, ids] for ids in tokens[number]}, options)

@@ -109,6 +109,7 @@ def test_table_is_complete():
         assert all(wording.endswith((".", "?")) and '"' not in wording for wording in family.wordings), family.name
         assert {kind for kind, *_ in family.wrong} <= KINDS and len({kind for kind, *_ in family.wrong}) >= 3
         assert len(family.wrong) >= 7 and {kind for kind, _ in family.odd} <= HARMLESS, family.name
+        assert {program.fault for program in make_programs.wrong_programs(family)} >= {"unfinished", "undefined_name"}
         assert all(make_programs.local_names(program.body, program.params) <= {"f", *POOLS} for program in right)
 
 

@@ -15,59 +15,38 @@ DEPTH = 8
 
 @dataclass(frozen=True)
 class PrefixGroup:
-    """Prompts with one shared prefix.
+    """Prompts that continue the same prefix: a node of the prefix tree.
 
     Attributes:
-        prefix: `[P]` int32, the tokens that all of them begin with; may be empty.
-        members: indices of the prompts, ascending.
+        length: tokens of the prefix, which all of them begin with; may be 0.
+        parent: number of the group with the longest prefix of this one's; -1 where there is none.
+        example: index of a prompt with this prefix.
+        members: indices of the prompts, ascending; none where only longer prefixes continue this one.
     """
 
-    prefix: np.ndarray
+    length: int
+    parent: int
+    example: int
     members: list[int]
 
 
 def prefix_groups(prompts: Sequence[np.ndarray], shared: bool = True) -> list[PrefixGroup]:
-    """Assigns every prompt to one group, such that prefilling each prefix once saves the most tokens.
-
-    At least the last token of a prompt is left out of the prefix, since its hidden state predicts the first new token.
+    """Lists the nodes of `prefix_tree` depth first, parents before their children, in the order of their first prompts.
 
     Args:
-        prompts: token ids, `[T]` int32 each.
-        shared: False puts all in one group without a prefix: where rotary embeddings depend on the text's length
-            (dynamic NTK, longrope).
-
-    Returns:
-        The groups; the one without a prefix comes first.
+        prompts, shared: as in `prefix_tree`.
     """
-    nothing = np.zeros(0, np.int32)
-    if not shared:
-        return [PrefixGroup(nothing, list(range(len(prompts))))]
-    order = sorted(range(len(prompts)), key=lambda i: prompts[i].astype(">u4").tobytes())
-    chosen = _split(prompts, order, DEPTH)[1] if len(order) > 1 else []
-    taken = {i for group in chosen for i in group.members}
-    alone = [i for i in range(len(prompts)) if i not in taken]
-    ordered = sorted((PrefixGroup(group.prefix, sorted(group.members)) for group in chosen),
-                     key=lambda group: group.members)
-    return [PrefixGroup(nothing, alone), *ordered] if alone else ordered
+    groups: list[PrefixGroup] = []
+    waiting = [(prefix_tree(prompts, shared), -1)]
+    while waiting:
+        node, parent = waiting.pop()
+        groups.append(PrefixGroup(node.length, parent, node.example, node.members))
+        waiting += [(child, len(groups) - 1) for child in sorted(node.children, key=_first_prompt, reverse=True)]
+    return groups
 
 
-def _split(prompts: Sequence[np.ndarray], order: Sequence[int], depth: int) -> tuple[int, list[PrefixGroup]]:
-    """Tokens saved, and the groups that save them, of prompts in lexicographic order."""
-    first, last = prompts[order[0]], prompts[order[-1]]
-    # In lexicographic order the first and the last share what all share.
-    common = _common_tokens(first, last)
-    length = min(common, len(first) - 1)
-    whole = length * (len(order) - 1) if length >= SMALLEST_SHARED_TOKENS else 0
-    best = (whole, [PrefixGroup(first[:length], list(order))]) if whole >= SMALLEST_SAVED_TOKENS else (0, [])
-    if depth and len(order) > 2:
-        saved, parts = 0, []
-        for group in _by_token(prompts, order, common):
-            if len(group) > 1:
-                more, found = _split(prompts, group, depth - 1)
-                saved, parts = saved + more, parts + found
-        if saved > best[0]:
-            return saved, parts
-    return best
+def _first_prompt(node: PrefixNode) -> int:
+    return min([*node.members, *map(_first_prompt, node.children)])
 
 
 def _common_tokens(first: np.ndarray, last: np.ndarray) -> int:
@@ -115,7 +94,8 @@ def prefix_tree(prompts: Sequence[np.ndarray], shared: bool = True) -> PrefixNod
 
     Args:
         prompts: token ids, `[T]` int32 each, at least one.
-        shared: False returns a root without children; see `prefix_groups`.
+        shared: False returns a root without children: where rotary embeddings depend on the text's length (dynamic NTK,
+            longrope).
     """
     if not shared:
         return PrefixNode(0, 0, list(range(len(prompts))), [])

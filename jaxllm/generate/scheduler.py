@@ -21,9 +21,9 @@ from jaxllm.generate.slots import (
     DecodeState,
     PackedPrompts,
     decode,
+    extended_prefix,
     init_state,
     insert,
-    padded_prefix,
     prefill_pack,
     resize,
 )
@@ -46,6 +46,8 @@ SMALLEST_SLOT_TOKENS = 256
 SMALLEST_NEW_TOKENS = 64
 # Numbers of slots grow by this factor, so that calls with different numbers of prompts share programs.
 SLOT_COUNT_FACTOR = 4
+# Shared prefixes in memory at a time; one that is freed too early is computed again.
+PREFIXES_KEPT = 32
 # Prompts per slot that are sorted by length together: enough to end together, few enough to repeat when stopped.
 SORTED_PROMPTS_PER_SLOT = 16
 
@@ -154,9 +156,11 @@ class Scheduler:
         self.row_groups = 1 if mesh is None else mesh.shape["data"] * mesh.shape["fsdp"]
         wanted = min(len(prompts) * sampling.n, batch_size)
         self.count = self._divisible(bucket(wanted, growing_sizes(1, batch_size, SLOT_COUNT_FACTOR)))
-        self.groups, self.prefixes = prefix_groups(prompts, not model.spec.rope_depends_on_length), {}
-        self.waiting_in: collections.Counter[int] = collections.Counter()  # waiting requests per prefix group
-        longest = max(len(prompts[i]) - len(group.prefix) for group in self.groups for i in group.members)
+        self.groups = prefix_groups(prompts, not model.spec.rope_depends_on_length)
+        self.prefixes: dict[int, tuple[Prefix, jax.Array]] = {}
+        # Waiting requests per prefix group, those of groups with longer prefixes included.
+        self.waiting_in: collections.Counter[int] = collections.Counter()
+        longest = max(len(prompts[i]) - group.length for group in self.groups for i in group.members)
         self.packs = pack_sizes(longest, window)
 
     def run(self, finished: Callable[[int, int, Completion], None]) -> None:
@@ -187,7 +191,8 @@ class Scheduler:
     def _run(self, finished: Callable[[int, int, Completion], None], done: set[tuple[int, int]]) -> None:
         spec, active = self.model.spec, {}
         waiting = collections.deque(self._requests(done))
-        self.waiting_in = collections.Counter(request.group for request in waiting)
+        self.waiting_in = collections.Counter(
+            number for request in waiting for number in self._chain(request.group))
         state = init_state(spec, self.count, self.lengths[0], self.new, self.dtype, self.mesh)
         settings = None
         while waiting or active:
@@ -228,11 +233,11 @@ class Scheduler:
                 active: dict[int, _Sequence]) -> DecodeState:
         """Prefills the first waiting prompt, with later ones of its prefix group that fit the pack, into free slots."""
         number = waiting[0].group
-        prefix = self.groups[number].prefix
+        shared_length = self.groups[number].length
         free = [slot for slot in range(self.count) if slot not in active]
         chosen, parts, slots, starts, used, passed = [], [], [], [], 0, 0
         for request in waiting:
-            own = self.prompts[request.prompt][len(prefix):]
+            own = self.prompts[request.prompt][shared_length:]
             if request.group != number or used and used + len(own) > self.packs[-1] or (
                     len(request.samples) > len(free) - len(slots)):
                 passed += 1
@@ -248,10 +253,10 @@ class Scheduler:
             used += len(own)
         for request in chosen:
             waiting.remove(request)
-        self.waiting_in[number] -= len(chosen)
         state = self._fit(state, active)
         shared, shared_tokens = self._prefix(number)
-        pack = jax.device_put(self._pack(parts, slots, starts, len(prefix)), self.whole)
+        self._release(number, len(chosen))
+        pack = jax.device_put(self._pack(parts, slots, starts, shared_length), self.whole)
         next_logits, layers = prefill_pack(self.model.spec, self.model.params, self.adapter, pack, shared, self.dtype)
         return insert(state, pack, next_logits, layers, shared, shared_tokens)
 
@@ -271,19 +276,39 @@ class Scheduler:
             np.array([length for _, length in starts] + [1] * fill, np.int32),
             np.array(slots + [self.count] * fill, np.int32))
 
+    def _chain(self, number: int) -> list[int]:
+        """The prefix groups of which a group's prefix has the prefix, from the group itself to the shortest."""
+        chain = []
+        while number >= 0:
+            chain.append(number)
+            number = self.groups[number].parent
+        return chain
+
     def _prefix(self, number: int) -> tuple[Prefix | None, jax.Array | None]:
-        """The prefix of a group and its padded tokens; computed at first use, freed after the group's last prompt."""
-        tokens = self.groups[number].prefix
-        if not len(tokens):
+        """The prefix of a group, and its tokens padded to the prefix's size; computed from that of the parent."""
+        group = self.groups[number]
+        if not group.length:
             return None, None
         if number not in self.prefixes:
-            self.prefixes[number] = padded_prefix(self.model.spec, self.model.params, self.adapter, tokens, self.dtype,
-                                                  self.whole)
-            self.stats.prompt_tokens += len(tokens)
-        prefix = self.prefixes[number]
-        if not self.waiting_in[number]:
-            del self.prefixes[number]
-        return prefix
+            before, _ = self._prefix(group.parent)
+            start, ids = self.groups[group.parent].length, self.prompts[group.example][:group.length]
+            prefix = extended_prefix(self.model.spec, self.model.params, self.adapter, before, start, ids[start:],
+                                     self.dtype, self.whole)
+            size = prefix.layers[0][0].shape[1]
+            padded = np.pad(np.asarray(ids, np.int32), (0, size - len(ids)))
+            self.prefixes[number] = prefix, jax.device_put(padded, self.whole)
+            self.stats.prompt_tokens += len(ids) - start
+        return self.prefixes[number]
+
+    def _release(self, number: int, count: int) -> None:
+        """Frees the prefixes that no waiting prompt needs, and the oldest of too many."""
+        chain = self._chain(number)
+        for own in chain:
+            self.waiting_in[own] -= count
+            if not self.waiting_in[own]:
+                self.prefixes.pop(own, None)
+        for own in [own for own in self.prefixes if own not in chain][:max(len(self.prefixes) - PREFIXES_KEPT, 0)]:
+            del self.prefixes[own]
 
     def _settings(self, active: dict[int, _Sequence]) -> Sampling:
         """The slots' sampling settings as device arrays; those of empty slots have no effect."""

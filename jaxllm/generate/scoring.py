@@ -22,12 +22,12 @@ from jaxllm.errors import UserError
 from jaxllm.generate.completion import check_finite
 from jaxllm.generate.prefixes import PrefixNode, prefix_tree
 from jaxllm.generate.scheduler import GenerationStats, pack_sizes
-from jaxllm.generate.slots import SMALLEST_PREFIX, padded_prefix
+from jaxllm.generate.slots import extended_prefix
 from jaxllm.model import Model, check_ids
 from jaxllm.models import Adapter, ModelSpec, Params, Prefix, prefill, unembedding
 from jaxllm.models.mesh import batch_sharding, replicated
 from jaxllm.ops import token_logprobs
-from jaxllm.text.batches import bucket, bucket_sizes
+from jaxllm.text.batches import bucket
 
 Pairs = Sequence[tuple[np.ndarray, np.ndarray]]
 
@@ -113,7 +113,7 @@ def score_pairs(model: Model, adapter: Adapter | None, pairs: Pairs, *, temperat
         if node is not root:
             tokens = prompts[node.example][parent.length:node.length]
             stats.prompt_tokens += len(tokens)
-            prefix = _extended(model, adapter, prefix, parent.length, tokens, dtype, whole)
+            prefix = extended_prefix(model.spec, model.params, adapter, prefix, parent.length, tokens, dtype, whole)
         packs = _packs([(prompts[i][node.length:], members[i]) for i in node.members], pairs, window)
         for start in range(0, len(packs), count):
             rows, ranges = _rows(packs[start:start + count], pairs, node.length, window, count)
@@ -129,47 +129,6 @@ def score_pairs(model: Model, adapter: Adapter | None, pairs: Pairs, *, temperat
                 on_batch(done)
         waiting += [(child, node, prefix) for child in reversed(node.children)]
     return results
-
-
-def _extended(model: Model, adapter: Adapter | None, prefix: Prefix | None, length: int, tokens: np.ndarray,
-              dtype: jnp.dtype, sharding: jax.sharding.Sharding | None) -> Prefix:
-    """Appends tokens, padded to a bucket length, to a prefix of `length` tokens, or makes the first prefix."""
-    spec = model.spec
-    if prefix is None:
-        return padded_prefix(spec, model.params, adapter, tokens, dtype, sharding)[0]
-    padded = bucket(len(tokens), bucket_sizes(max(spec.max_positions, len(tokens)), SMALLEST_PREFIX))
-    size = bucket(length + padded, bucket_sizes(max(spec.max_positions, length + padded), SMALLEST_PREFIX))
-    size = max(size, prefix.layers[0][0].shape[1])
-    ids, count = jax.device_put((np.pad(tokens, (0, padded - len(tokens))), np.int32(len(tokens))), sharding)
-    return extend_prefix(spec, model.params, adapter, prefix, ids, count, size, dtype)
-
-
-@partial(jax.jit, static_argnames=("spec", "size", "dtype"))
-def extend_prefix(spec: ModelSpec, params: Params, adapter: Adapter | None, prefix: Prefix, tokens: jax.Array,
-                  count: jax.Array, size: int, dtype: jnp.dtype) -> Prefix:
-    """Computes the keys and values of the tokens after a prefix, and appends them to it.
-
-    Args:
-        spec, params, adapter: the network.
-        prefix: the prefix, `[KV, P, head_dim]` per layer.
-        tokens: `[T]` int32, of which the first `count` are real.
-        count: scalar int32.
-        size: tokens that the result can hold; at least the prefix's length + T.
-        dtype: dtype of activations.
-    """
-    chex.assert_rank([tokens, count], [1, 0])
-    chex.assert_type([tokens, count], jnp.int32)
-    index = jnp.arange(len(tokens), dtype=jnp.int32)
-    # Padding gets a position that exists: out of range, its keys could be NaN, which no mask removes.
-    positions = jnp.minimum(prefix.length + index, spec.max_positions - 1)
-    _, layers = prefill(spec, params, tokens[None], positions[None], (index < count).astype(jnp.int32)[None],
-                        prefix=prefix, adapter=adapter, dtype=dtype)
-
-    def append(first: jax.Array, rest: jax.Array) -> jax.Array:
-        buffer = jnp.zeros((first.shape[0], size, first.shape[2]), first.dtype).at[:, :first.shape[1]].set(first)
-        return jax.lax.dynamic_update_slice(buffer, rest[0].astype(first.dtype), (0, prefix.length, 0))
-
-    return Prefix(jax.tree.map(append, prefix.layers, layers), prefix.length + count)
 
 
 _Branches = tuple[np.ndarray, list[int]]  # a prompt without its shared prefix, and the indices of its pairs

@@ -9,7 +9,7 @@ them. The programs depend on the number of slots, their length and the size of a
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import lru_cache, partial
 
 import chex
@@ -116,13 +116,44 @@ def prefill_prefix(spec: ModelSpec, params: Params, adapter: Adapter | None, tok
     return Prefix(jax.tree.map(lambda part: part[0], layers), length)
 
 
-def padded_prefix(spec: ModelSpec, params: Params, adapter: Adapter | None, tokens: Sequence[int] | np.ndarray,
-                  dtype: jnp.dtype, sharding: jax.sharding.Sharding | None = None) -> tuple[Prefix, jax.Array]:
-    """Calls `prefill_prefix` on tokens padded to a bucket length; returns the prefix and its padded tokens `[P]`."""
-    size = bucket(len(tokens), bucket_sizes(max(spec.max_positions, len(tokens)), SMALLEST_PREFIX))
-    padded, length = jax.device_put(
-        (np.pad(np.asarray(tokens, np.int32), (0, size - len(tokens))), np.int32(len(tokens))), sharding)
-    return prefill_prefix(spec, params, adapter, padded, length, dtype), padded
+def extended_prefix(spec: ModelSpec, params: Params, adapter: Adapter | None, prefix: Prefix | None, length: int,
+                    tokens: np.ndarray, dtype: jnp.dtype, sharding: jax.sharding.Sharding | None = None) -> Prefix:
+    """Appends tokens, padded to a bucket length, to a prefix of `length` tokens, or makes the first prefix."""
+    padded = bucket(len(tokens), bucket_sizes(max(spec.max_positions, len(tokens)), SMALLEST_PREFIX))
+    ids, count = jax.device_put((np.pad(tokens, (0, padded - len(tokens))), np.int32(len(tokens))), sharding)
+    if prefix is None:
+        return prefill_prefix(spec, params, adapter, ids, count, dtype)
+    size = bucket(length + padded, bucket_sizes(max(spec.max_positions, length + padded), SMALLEST_PREFIX))
+    size = max(size, prefix.layers[0][0].shape[1])
+    return extend_prefix(spec, params, adapter, prefix, ids, count, size, dtype)
+
+
+@partial(jax.jit, static_argnames=("spec", "size", "dtype"))
+def extend_prefix(spec: ModelSpec, params: Params, adapter: Adapter | None, prefix: Prefix, tokens: jax.Array,
+                  count: jax.Array, size: int, dtype: jnp.dtype) -> Prefix:
+    """Computes the keys and values of the tokens after a prefix, and appends them to it.
+
+    Args:
+        spec, params, adapter: the network.
+        prefix: the prefix, `[KV, P, head_dim]` per layer.
+        tokens: `[T]` int32, of which the first `count` are real.
+        count: scalar int32.
+        size: tokens that the result can hold; at least the prefix's length + T.
+        dtype: dtype of activations.
+    """
+    chex.assert_rank([tokens, count], [1, 0])
+    chex.assert_type([tokens, count], jnp.int32)
+    index = jnp.arange(len(tokens), dtype=jnp.int32)
+    # Padding gets a position that exists: out of range, its keys could be NaN, which no mask removes.
+    positions = jnp.minimum(prefix.length + index, spec.max_positions - 1)
+    _, layers = prefill(spec, params, tokens[None], positions[None], (index < count).astype(jnp.int32)[None],
+                        prefix=prefix, adapter=adapter, dtype=dtype)
+
+    def append(first: jax.Array, rest: jax.Array) -> jax.Array:
+        buffer = jnp.zeros((first.shape[0], size, first.shape[2]), first.dtype).at[:, :first.shape[1]].set(first)
+        return lax.dynamic_update_slice(buffer, rest[0].astype(first.dtype), (0, prefix.length, 0))
+
+    return Prefix(jax.tree.map(append, prefix.layers, layers), prefix.length + count)
 
 
 @partial(jax.jit, static_argnames=("spec", "dtype"))

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from jaxllm.generate import GenerationStats, Generator, prefixes, scoring
-from jaxllm.generate.prefixes import PrefixNode, prefix_tree
+from jaxllm.config import SamplingConfig
+from jaxllm.generate import GenerationStats, Generator, prefixes, scheduler, slots
+from jaxllm.generate.prefixes import PrefixGroup, PrefixNode, prefix_groups, prefix_tree
 from jaxllm.model import Model
 from tests.letters import Letters
 from tests.networks import LLAMA, random_params
@@ -37,6 +38,33 @@ def test_nodes_by_hand():
     assert prefix_tree(prompts, shared=False) == PrefixNode(0, 0, list(range(13)), [])
 
 
+def test_groups_are_the_nodes_depth_first():
+    groups = prefix_groups([np.array(ids, np.int32) for ids in judge_prompts()])
+    assert groups[0] == PrefixGroup(0, -1, groups[0].example, [0])
+    assert groups[1] == PrefixGroup(40, 0, groups[1].example, []) and groups[1].example > 0
+    assert [(group.length, group.parent, group.members) for group in groups[2:]] == [
+        (80, 1, [1, 2, 3]), (80, 1, [4, 5, 6]), (80, 1, [7, 8, 9]), (80, 1, [10, 11, 12])]
+
+
+@pytest.mark.parametrize("kept", [0, 32])
+def test_generation_reads_every_prefix_once(monkeypatch, kept):
+    """The same tokens as without shared prefixes; with room for none, a prefix is computed again for each group."""
+    monkeypatch.setattr(scheduler, "PREFIXES_KEPT", kept)
+    generator = Generator(Model(SPEC, random_params(SPEC, seed=7), Letters()), batch_size=4)
+    sampling, stats, whole = SamplingConfig(temperature=0.7, max_tokens=5), GenerationStats(), GenerationStats()
+    prompts = judge_prompts()
+    texts = generator.generate(prompts, sampling, stats=stats)
+    monkeypatch.setattr(prefixes, "SMALLEST_SHARED_TOKENS", 10**6)
+    expected = generator.generate(prompts, sampling, stats=whole)
+    for ours, theirs in zip(texts, expected, strict=True):
+        assert ours[0].token_ids == theirs[0].token_ids
+        assert_allclose(ours[0].logprobs, theirs[0].logprobs, atol=1e-5)
+    own = 12 + 4 * (3 + 4 + 5)
+    assert whole.prompt_tokens == 12 * 80 + own
+    # The rubric is in the chain of every program, so that it stays in memory either way.
+    assert stats.prompt_tokens == 40 + 4 * 40 + own
+
+
 def test_prefixes_that_save_little_are_no_nodes():
     """Fifteen shared tokens are too few; so are 20 for three prompts. A prompt keeps its last token."""
     row = lambda *ids: np.array(ids, np.int32)
@@ -59,9 +87,9 @@ def test_scores_are_those_without_a_tree_and_every_prefix_is_read_once(monkeypat
     pairs = [(prompt, tokens(1 + option, option)) for prompt in judge_prompts() for option in range(2)]
     stats, whole = GenerationStats(), GenerationStats()
     scores = generator.score(pairs, stats=stats)
-    programs = scoring.extend_prefix._cache_size()
+    programs = slots.extend_prefix._cache_size()
     generator.score(pairs)
-    assert scoring.extend_prefix._cache_size() == programs
+    assert slots.extend_prefix._cache_size() == programs
     monkeypatch.setattr(prefixes, "SMALLEST_SHARED_TOKENS", 10**6)
     expected = generator.score(pairs, stats=whole)
     for score, other in zip(scores, expected, strict=True):

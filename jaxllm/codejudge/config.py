@@ -101,6 +101,8 @@ class Config:
         validation: rows on which a threshold and a temperature are fitted.
         robustness: edits of the programs, which are judged as well: rename (of variables), praise (a comment
             that claims correctness), stub (a copy of the head before the function), truncate (the end is cut off).
+        surface: BLEU, ROUGE-L and chrF of the programs against their references are measured in the same way, as
+            baselines; needs pip install 'jaxllm[surface]'.
         export: sft or preference writes export.jsonl for jaxllm tune, from the rows with labels.
         compare: directory of another run on the same rows, for paired differences.
         fail_under: METRIC=VALUE, such as accuracy=0.7 or accepted=1: the exit status is 3 if a measure is below.
@@ -137,6 +139,7 @@ class Config:
     problems: str | None = None
     validation: ValidationConfig = field(default_factory=ValidationConfig)
     robustness: list[Edit] = field(default_factory=list)
+    surface: bool = False
     export: Literal["sft", "preference"] | None = None
     compare: str | None = None
     fail_under: list[str] = field(default_factory=list)

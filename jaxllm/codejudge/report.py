@@ -36,6 +36,12 @@ def sections(result: Mapping[str, Any], items: Sequence[Item], rows: Sequence[Ma
     found += _probability_sections(result)
     if "human_ceiling" in result:
         found.append(_ceiling(result))
+    if "surface" in result:
+        lines = [[name, own["kendall"], own["spearman"], own["auroc"]] for name, own in result["surface"].items()
+                 if isinstance(own, Mapping)]
+        found.append(Section("Surface metrics", "Programs against their references, without a judge.", [Table(
+            ["metric", "tau-b", "rho", "AUROC"], [["judge", result["kendall"], result["spearman"], result["auroc"]],
+                                                  *lines])]))
     if "robustness" in result:
         lines = [[name, own["n"], own["flip_rate"], own["accepted_before"], own["accepted_after"],
                   own["keeps_meaning"]] for name, own in result["robustness"].items()]

@@ -96,6 +96,8 @@ def summarize(config: Config, items: Sequence[Item], rows: Sequence[Row]) -> dic
                              for language in languages}
     result["probability"], result["calibration"] = _probabilities(own, config.seed)
     result["anchors"] = _anchors(items, own, protocol, config.seed)
+    if config.surface:
+        result["surface"] = surface_measures(items, own, protocol, config.seed)
     if any(item.graders for item in items):
         result["human_ceiling"] = human_ceiling(items, config.seed)
     if any(validation):
@@ -206,6 +208,22 @@ def _anchors(items: Sequence[Item], rows: Sequence[Row], protocol: str, seed: in
     short = bootstrap(as_rows(lengths), {"kendall": agreement.kendall, "auroc": agreement.auroc}, seed=seed)
     return {"always_no": {"accuracy": never["accuracy"], "balanced_accuracy": never["balanced_accuracy"]},
             "shorter": short}
+
+
+def surface_measures(items: Sequence[Item], rows: Sequence[Row], protocol: str, seed: int = 0) -> dict[str, Any]:
+    """Measures surface metrics of candidate against reference, both without the declaration, as scores of a judge."""
+    from jaxllm.codejudge.surface import surface_scores
+
+    known = [(item, row) for item, row in zip(items, rows, strict=True)
+             if item.reference is not None and _truth(row) is not None]
+    found = surface_scores([item.candidate for item, _ in known], [item.reference or "" for item, _ in known])
+    result: dict[str, Any] = {"n": len(known)}
+    for name, scores in found.items():
+        scored = [{**row, "verdict": None, "score": score, "valid": True}
+                  for (_, row), score in zip(known, scores, strict=True)]
+        own = measures(scored, protocol, "drop", seed)
+        result[name] = {measure: own[measure] for measure in ("kendall", "spearman", "auroc")}
+    return result
 
 
 def human_ceiling(items: Sequence[Item], seed: int = 0) -> dict[str, Any]:

@@ -509,6 +509,16 @@ def test_anchors_of_real_rows(shared, files):
         1 - sum(passing.values()) / 495)
 
 
+def test_surface_metrics_of_real_rows(shared, files):
+    pytest.importorskip("sacrebleu")
+    rows = read_jsonl(shared / "codejudge" / "humanevalx.jsonl")
+    result, _ = files.run([{"id": f"{row['id']}/direct", "texts": ["No"]} for row in rows], "--method", "direct",
+                          "--subset", "test", "--surface", rows=rows)
+    assert {name: (round(own["kendall"]["mean"], 4), round(own["spearman"]["mean"], 4))
+            for name, own in result["surface"].items() if name != "n"} == {
+        "bleu": (0.3119, 0.3797), "rouge_l": (0.3230, 0.3931), "chrf": (0.3321, 0.4046)}
+
+
 def test_real_pairs(shared, files):
     both = [row for name in ("humanevalx", "humanevalx_extra")
             for row in read_jsonl(shared / "codejudge" / f"{name}.jsonl")]

@@ -183,8 +183,8 @@ def test_a_reward_that_fails_leaves_what_was_done(tmp_path, capsys, monkeypatch)
 @pytest.mark.slow
 def test_eight_devices_come_to_the_same_numbers(tmp_path):
     """Two devices split rows, two the base's weights and two the heads."""
-    common = ["--train.minibatch_size=8", "--train.batch_size=8", "--iterations=3", "--train.eps=1e-4",
-              "--train.accumulate=2"]
+    common = ["--train.minibatch_size=8", "--train.batch_size=8", "--iterations=2", "--exchange_every=1",
+              "--train.eps=1e-4", "--train.accumulate=2"]
     assert main(arguments(tmp_path / "one", *common)) == 0
     done = run_file(Path(__file__).with_name("rl_devices.py"), *arguments(tmp_path / "eight", *common)[1:],
                     "--mesh.data=2", "--mesh.fsdp=2", "--mesh.tensor=2", devices=8)

@@ -42,7 +42,7 @@ class Item:
     """A program to judge.
 
     Attributes:
-        id: identifier, unique in a run.
+        id: identifier, unique in a run, as given; by default the number of the line.
         task: description of what the program should do.
         candidate: the program, or its part after the declaration.
         language: language as given; None where it is not known.
@@ -58,7 +58,7 @@ class Item:
         edit: edit of `robustness.EDITS` that was applied to the candidate.
     """
 
-    id: str
+    id: str | int | float
     task: str
     candidate: str
     language: str | None = None
@@ -125,14 +125,8 @@ def read_items(path: str | Path, limit: int | None = None, limit_bad: float = 0.
 
     found = read_rows(path, {"candidate": str}, _SCHEMA, limit_bad, rejected_path, limit, refusal,
                       None if subset is None else lambda row: row.get("subset") == subset)
-    ids = {str(row.get("id", "")) for row in found.rows}
-    items = []
-    for line, row in zip(found.lines, found.rows, strict=True):
-        name = str(row["id"]) if "id" in row else str(line)
-        while "id" not in row and name in ids:
-            name = f"line {name}"
-        items.append(_item(row, name))
-    return items, found
+    return [_item(row, row.get("id", line if str(line) not in seen else f"line {line}"))
+            for line, row in zip(found.lines, found.rows, strict=True)], found
 
 
 def _problems(path: str | Path, problems: str | Path | None) -> dict[str, dict[str, Any]]:
@@ -161,7 +155,7 @@ def _row_problem(row: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _item(row: Mapping[str, Any], name: str) -> Item:
+def _item(row: Mapping[str, Any], name: str | int | float) -> Item:
     task = row.get("task", row.get("problem", ""))
     label = row.get("label")
     return Item(name, task, row["candidate"], row.get("language"), row.get("examples"), row.get("declaration", ""),

@@ -118,7 +118,7 @@ def outcome(row: Mapping[str, Any]) -> str:
 def _programs(items: Sequence[Item], rows: Sequence[Mapping[str, Any]]) -> Section:
     first = lambda i: (not outcome(rows[i]).endswith("mistaken"), rows[i]["valid"])
     order = sorted(range(len(rows)), key=first)[:SHOWN]
-    lines = [[items[i].id, items[i].language or "–", outcome(rows[i]), rows[i]["score"], rows[i]["probability"],
+    lines = [[str(items[i].id), items[i].language or "–", outcome(rows[i]), rows[i]["score"], rows[i]["probability"],
               _clipped(items[i].task), _clipped(items[i].program), _explained(rows[i])] for i in sorted(order)]
     note = "" if len(order) == len(rows) else (
         f"{len(order)} of {len(rows):,} programs, those with mistaken verdicts or none first; rows.jsonl has all.")

@@ -334,10 +334,10 @@ def flips(config: Config, items: Sequence[Item], rows: Sequence[Row], edited: Se
     """
     from jaxllm.codejudge.robustness import EDITS
 
-    before = {item.id: row for item, row in zip(items, rows, strict=True)}
+    before = {str(item.id): row for item, row in zip(items, rows, strict=True)}
     result: dict[str, Any] = {}
     for name in config.robustness:
-        pairs = [(before[item.id.removesuffix(f"/{name}")], row)
+        pairs = [(before[str(item.id).removesuffix(f"/{name}")], row)
                  for item, row in zip(edited, changed, strict=True) if item.edit == name]
         known = [(old, new) for old, new in pairs if old["verdict"] is not None and new["verdict"] is not None]
         share = lambda values, known=known: clustered(

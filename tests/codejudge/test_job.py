@@ -307,7 +307,7 @@ def test_unusual_programs(files):
             {"problem": "t", "candidate": "```\n{task}\u2028", "label": True}]
     answers = [{"id": f"{line}/direct", "texts": ["Yes"]} for line in (1, 2, 3)]
     _, judged = files.run(answers, "--method", "direct", rows=rows)
-    assert [row["id"] for row in judged] == ["1", "2", "3"] and all(row["verdict"] for row in judged)
+    assert [row["id"] for row in judged] == [1, 2, 3] and all(row["verdict"] for row in judged)
     assert judged[2]["label"] == 1 and judged[0]["label"] is None
 
 

@@ -232,7 +232,7 @@ def bootstrap(rows: Rows | Mapping[str, Rows], statistics: Mapping[str, Statisti
     names = np.unique(np.concatenate([own.clusters for own in ours.values()]))
     # The first resample is the sample itself.
     weights = np.concatenate([np.ones((1, len(names)), np.int64), cluster_weights(len(names), draws, seed)])
-    values = [{name: own.compute(statistics, weights[:, np.searchsorted(names, own.clusters)])
+    values = [{name: _resampled(own, statistics, weights, np.searchsorted(names, own.clusters))
                for name, own in judge.items()} for judge in judges]
     n, results = sum(len(own.scores) for own in ours.values()), {}
     for statistic in statistics:
@@ -244,6 +244,14 @@ def bootstrap(rows: Rows | Mapping[str, Rows], statistics: Mapping[str, Statisti
         if theirs is not None:
             results[statistic]["p"] = None if reasons else _p_value(samples[1:])
     return results
+
+
+def _resampled(rows: Rows, statistics: Mapping[str, Statistic], weights: np.ndarray, cluster: np.ndarray
+               ) -> dict[str, np.ndarray]:
+    """Computes statistics of resamples of clusters, in blocks of bounded memory."""
+    step = max(1, 4 * CELLS_PER_BLOCK // max(len(cluster), 1))
+    blocks = [rows.compute(statistics, weights[start:start + step, cluster]) for start in range(0, len(weights), step)]
+    return {name: np.concatenate([block[name] for block in blocks]) for name in statistics}
 
 
 def within_groups(scores: ArrayLike, labels: ArrayLike, groups: Sequence[Hashable] | np.ndarray, statistic: Statistic

@@ -173,13 +173,18 @@ def _spell_out(argv: Sequence[str], known: dict[str, Any]) -> list[str]:
         if word.startswith("--config=") or i and argv[i - 1] == "--config":
             option = "--config=" if word.startswith("--config=") else ""
             word = option + os.path.expanduser(word.removeprefix(option))
+        name, equals, value = word[2:].partition("=")
+        if equals and word.startswith("--") and _is_list_of_texts(known.get(name)) and value[:1] != "[" and not (
+                value == "null"):
+            words += [f"--{name}", json.dumps([value])]
+            continue
         words.append(word)
         following = argv[i + 1] if i + 1 < len(argv) else "--"
         key = word[2:] if word.startswith("--") else ""
         if following.startswith("--"):
             if known.get(key) is bool:
                 words.append("true")
-        elif _is_list_of_texts(known.get(key)) and not following.startswith("["):
+        elif _is_list_of_texts(known.get(key)) and following[:1] != "[" and following != "null":
             listed = []
             words.append("[]")
     return words

@@ -18,6 +18,8 @@ from jaxllm.judge import Invalid
 GRADES = (0, 1, 2, 3, 4)
 """Grades of ICE-Score (2304.14317): 0 is worst, 4 best."""
 HELPFULNESS_TOP = 100
+OTHER = "Other"
+"""Kind of faults of no other kind; its name is too common a word to mean the kind."""
 
 
 @dataclass(frozen=True)
@@ -43,9 +45,9 @@ class Taxonomy:
         return next((own for alias, own in self.aliases.items() if alias.casefold() == plain), None)
 
     def inferred(self, text: str) -> str | None:
-        """Returns the severity of the first kind of fault that a text names."""
-        plain = text.casefold()
-        found = [(plain.find(kind.casefold()), own) for kind, own in self.kinds.items() if kind.casefold() in plain]
+        """Returns the severity of the first kind of fault that a text names, as whole words; never that of `OTHER`."""
+        found = [(match.start(), own) for kind, own in self.kinds.items() if kind != OTHER
+                 and (match := re.search(rf"\b{re.escape(kind)}\b", text, re.IGNORECASE))]
         return min(found)[1] if found else None
 
 
@@ -115,7 +117,16 @@ _WORD = re.compile(r"(?<![\w'])(yes|no)(?![\w'])", re.IGNORECASE)
 # "Yes, ..." and "No. ..." decide; "No errors are left" is no verdict.
 _FIRST = re.compile(r"\W*(?:(yes)(?![\w'])|(no)(?=\W*$|\s*[.,;:!*\"\u2013\u2014-]|\s+(?:the|it|this|because|since)\b))",
                     re.IGNORECASE)
-_LAST = re.compile(r"(?:^|[\s\"'*:(\[])(yes|no)\W*$", re.IGNORECASE)
+_LAST = re.compile(r"(?:^|[\s\"'*:(\[{])(yes|no)\W*$", re.IGNORECASE)
+# What turns a Yes or No at the end of a line into its opposite, or makes it a choice.
+_HEDGED = re.compile(r"\b(?:not|never|cannot|can't|don't|doesn't|isn't|neither|nor|or|either|unsure|whether|if)\b"
+                     r"|n't\b", re.IGNORECASE)
+_LABELLED_WORD = re.compile(r"\b(?:answer|verdict|conclusion)(?:\s+is)?\s*:?[\s\"'*]*(yes|no)(?![\w'])", re.IGNORECASE)
+# A line that begins with Yes and then calls the program wrong, or with No and calls it right.
+_AGAINST = {"yes": re.compile(r"\b(?:incorrect|wrong|not correct|not right|fails?|faulty|buggy|however|but)\b",
+                              re.IGNORECASE),
+            "no": re.compile(r"\b(?:is|are|looks?) (?:fully |completely |entirely )?(?:correct|right)\b",
+                             re.IGNORECASE)}
 _FENCED = re.compile(r"```[^\n`]*\n(.*?)```", re.DOTALL)
 _JSON_START = re.compile(r"\[\s*\{|\{\s*[\"']")
 _NUMBER = re.compile(r"(?<![\w.])[-+]?\d+(?:[.,]\d+)?")
@@ -137,11 +148,7 @@ class Strict:
         lines = [line for line in own.splitlines() if line.strip()]
         if not lines:
             return Invalid("it is empty")
-        found = set()
-        if match := _FIRST.match(lines[0]):
-            found.add((match[1] or match[2]).lower())
-        if match := _LAST.search(lines[-1]):
-            found.add(match[1].lower())
+        found = _leading(lines[0]) | _closing(lines[-1])
         if len(found) != 1:
             return Invalid("it has both Yes and No" if found else "it is neither Yes nor No")
         return found == {"yes"}
@@ -178,6 +185,26 @@ class Strict:
         return value if isinstance(value, Invalid) else value / HELPFULNESS_TOP
 
 
+def _leading(line: str) -> set[str]:
+    """Returns the verdict with which a line begins; both verdicts where the rest of the line takes it back."""
+    match = _FIRST.match(line)
+    if match is None:
+        return set()
+    word, rest = (match[1] or match[2]).lower(), line[match.end():]
+    verdicts = {word, *(other.lower() for other in _WORD.findall(rest))}
+    return {"yes", "no"} if _AGAINST[word].search(rest) else verdicts
+
+
+def _closing(line: str) -> set[str]:
+    """Returns the verdict with which a line ends, or that it labels as its answer; both where it is negated."""
+    match = _LABELLED_WORD.search(line) or _LAST.search(line)
+    if match is None:
+        return set()
+    before, after = line[:match.start(1)], line[match.end(1):]
+    verdicts = {match[1].lower(), *(other.lower() for other in _WORD.findall(after))}
+    return {"yes", "no"} if _HEDGED.search(before) else verdicts
+
+
 def _strict_fault(item: Any, number: int, taxonomy: Taxonomy) -> Fault | Invalid | None:
     """Builds a fault; None for an entry without one."""
     if not isinstance(item, dict):
@@ -211,20 +238,26 @@ def _fault_list(text: str, cut: bool) -> list[Any] | Invalid:
     items = _as_items(_loads(text.strip()), whole=True)
     if items is not None:
         return items
-    found = [own for block in _FENCED.findall(text)
-             if (own := _as_items(_loads(block.strip()), whole=True)) is not None]
-    damaged = None
-    if not found:
-        spans, damaged = _json_spans(text)
-        found = [own for start, end in spans if (own := _as_items(_loads(text[start:end]), whole=False)) is not None]
+    blocks = list(_FENCED.finditer(text))
+    inside = [own for block in blocks if (own := _as_items(_loads(block[1].strip()), whole=False)) is not None]
+    outside = _FENCED.sub("\n", text)
+    if len(blocks) == 1 and not outside.strip() and blocks[0][1].strip() == "[]":
+        return []
+    spans, damaged = _json_spans(outside)
+    found = inside + [own for start, end in spans
+                      if (own := _as_items(_loads(outside[start:end]), whole=False)) is not None]
     if any(own != found[0] for own in found):
         return Invalid("it has several lists of faults")
     if damaged is not None:
-        end = _closed_at(text, damaged)
+        end = _closed_at(outside, damaged)
         if cut or end is None:
             return Invalid("its JSON list is cut off")
-        return Invalid("its JSON cannot be read") if found else _repaired(text[damaged:end])
-    return found[0] if found else Invalid("there is no JSON list in it")
+        return Invalid("its JSON cannot be read") if found else _repaired(outside[damaged:end])
+    if found:
+        return found[0]
+    if len(blocks) == 1 and not outside.strip():
+        return _fault_list(blocks[0][1], cut)  # a fenced list with slips
+    return Invalid("there is no JSON list in it")
 
 
 def _repaired(span: str) -> list[Any] | Invalid:
@@ -333,12 +366,9 @@ def _strict_number(text: str, scale: re.Pattern, top: int) -> float | Invalid:
     if len(found) > 1:
         return Invalid("it has several numbers")
     word = found.pop()
-    if not re.fullmatch(r"\+?\d+", word):
-        return Invalid(f"{word} is not a whole number from 0 to {top}")
-    value = int(word)
-    if value > top:
-        return Invalid(f"{word} is not a whole number from 0 to {top}")
-    return float(value)
+    if not re.fullmatch(r"\+?[0-9]{1,9}", word) or int(word) > top:
+        return Invalid(f"{word:.20} is not a whole number from 0 to {top}")
+    return float(int(word))
 
 
 # ---- as released -------------------------------------------------------------------------------------------
@@ -384,18 +414,20 @@ class Compat:
         sentences = [part for line in lines for part in line.lstrip("0123456789. ").split(". ")
                      if any(word in part for word in ("score", "functional", "correctness", "usefulness"))]
         words = [word for part in sentences
-                 for word in part.strip(".").replace("out of ", "/").replace("/4", "").split() if word.isnumeric()]
+                 for word in part.strip(".").replace("out of ", "/").replace("/4", "").split()
+                 if re.fullmatch(r"[0-9]{1,9}", word)]
         if words:
             return int(Counter(words).most_common(1)[0][0])
-        try:
+        if re.fullmatch(r"[-+]?[0-9]{1,9}", text.strip()):
             return int(text)
-        except ValueError:
-            return 0 if "N/A" in text else Invalid("there is no score in it")
+        return 0 if "N/A" in text else Invalid("there is no score in it")
 
     def helpfulness(self, text: str) -> float | Invalid:
         """Divides the first whole number by 100, on any scale."""
-        match = re.search(r"\d+", text.replace("(0-4)", ""))
-        return Invalid("there is no number in it") if match is None else int(match.group()) / 100.0
+        match = re.search(r"[0-9]+", text.replace("(0-4)", ""))
+        if match is None or len(match.group()) > 9:
+            return Invalid("there is no number in it")
+        return int(match.group()) / 100.0
 
 
 def _released_fault(item: Any, taxonomy: Taxonomy) -> Fault | None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+import math
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from jaxllm.codejudge.prompts import CATALOGUES
-from jaxllm.config import DataConfig, SamplingConfig, check, check_seed
+from jaxllm.config import DataConfig, SamplingConfig, check, check_seed, tunable
 from jaxllm.devices import DeviceConfig
 from jaxllm.judge import JudgeConfig
 
@@ -16,11 +17,13 @@ Method = Literal["analyze_then_summarize", "fault_localization", "direct", "chai
 Protocol = Literal["pooled", "humanevalx", "apps", "bigcodebench", "conala"]
 InvalidPolicy = Literal["drop", "wrong", "opposite", "zero"]
 Edit = Literal["rename", "praise", "stub", "truncate"]
+# Methods in which an analysis comes first.
+TWO_STEPS = ("analyze_then_summarize", "chain_of_thought", "analyze_then_rate")
 # Settings of several samples where no temperature is given, those of the paper for models that are sampled.
 SEVERAL = {"temperature": 0.4, "top_p": 0.9}
 # Measures that fail_under may name: keys of result.json that are numbers, or have a mean.
-LIMITED = ("accepted", "accuracy", "balanced_accuracy", "precision", "recall", "f1", "mcc", "kendall", "spearman",
-           "pearson", "auroc", "agreement")
+LIMITED = ("accepted", "valid_rate", "accuracy", "balanced_accuracy", "precision", "recall", "f1", "mcc", "kendall",
+           "spearman", "pearson", "auroc", "agreement")
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ class ValidationConfig:
     """Groups on which a threshold and a temperature are fitted; the result is measured on the others.
 
     Args:
-        subset: the rows of this subset are the validation rows; their groups must not occur elsewhere.
+        subset: groups with a row of this subset are the validation groups.
         share: without a subset, the share of groups that is drawn.
     """
 
@@ -79,7 +82,7 @@ class Config:
         attempts: an answer that cannot be parsed is generated anew with the reason in the prompt, this many times in
             all; null is 3, and 1 with the compat parser.
         samples: answers a program, of which the majority or the mean counts.
-        runs: repetitions, of which the mean of the measures is reported; each has its own samples.
+        runs: repetitions, each with its own samples; measures are means over them. A row's verdict is of the first.
         temperature: temperature of the answers; null is 0, and 0.4 for several samples or runs.
         top_p: nucleus sampling; null is 1, and 0.9 for several samples or runs.
         max_tokens: longest analysis or list of faults, in tokens.
@@ -105,7 +108,8 @@ class Config:
             baselines; needs pip install 'jaxllm[surface]'.
         export: sft or preference writes export.jsonl for jaxllm tune, from the rows with labels.
         compare: directory of another run on the same rows, for paired differences.
-        fail_under: METRIC=VALUE, such as accuracy=0.7 or accepted=1: the exit status is 3 if a measure is below.
+        fail_under: METRIC=VALUE, such as accuracy=0.7, valid_rate=0.9 or accepted=1 (programs judged right, of all):
+            the exit status is 3 if a measure is below.
         device: number formats of a local judge.
         seed: base of all random draws.
     """
@@ -142,7 +146,7 @@ class Config:
     surface: bool = False
     export: Literal["sft", "preference"] | None = None
     compare: str | None = None
-    fail_under: list[str] = field(default_factory=list)
+    fail_under: list[str] = tunable(default_factory=list)
     device: DeviceConfig = field(default_factory=DeviceConfig)
     seed: int = 0
 
@@ -168,8 +172,15 @@ class Config:
         check(self.decide == "text" or self.has_probability, "decide",
               f"is probability, and {self.method} has none", "use text")
         check(self.decide == "text" or self.probability is not False, "probability", "is off, and decide needs it")
-        check(self.method != "pairwise" or not (self.robustness or self.export or several), "method",
-              "pairwise goes without samples, robustness and export")
+        check(self.method != "pairwise" or not (self.robustness or self.export or several or self.compare
+                                                or self.validation != ValidationConfig()), "method",
+              "pairwise goes without samples, robustness, export, compare and validation")
+        check(not several or self.decide == "text" or self.method in TWO_STEPS, "decide",
+              "is probability, which is the same in each sample", "use one sample and one run")
+        check(self.variant == VariantConfig() or self.method in TWO_STEPS, "variant",
+              f"does not apply to {self.method}, which has no analysis")
+        check(self.method == "fault_localization" or not self.weights and self.catalogue is None,
+              "weights" if self.weights else "catalogue", f"does not apply to {self.method}, which lists no faults")
         for limit in self.fail_under:
             check(limit.partition("=")[0] in LIMITED, "fail_under",
                   f"there is no measure {limit.partition('=')[0]!r}", f"measures are {', '.join(LIMITED)}")
@@ -205,14 +216,9 @@ class Config:
         """Returns the name of the catalogue of faults for the rows of a data set."""
         return self.catalogue or ("conala" if protocol == "conala" else CATALOGUES[0])
 
-    def without_out(self, out: Path) -> Config:
-        """Returns the config with a directory."""
-        return replace(self, out=out)
-
 
 def _is_number(text: str) -> bool:
     try:
-        float(text)
+        return math.isfinite(float(text))
     except ValueError:
         return False
-    return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -92,7 +93,8 @@ class Item:
         return self.dataset if self.dataset in PROTOCOLS else "pooled"
 
 
-def read_items(path: str | Path, limit: int | None = None, limit_bad: float = 0.1, subset: str | None = None,
+def read_items(path: str | Path, limit: int | None = None, limit_bad: float = 0.1,
+               subsets: Sequence[str] | None = None,
                problems: str | Path | None = None, rejected_path: Path | None = None) -> tuple[list[Item], RowSet]:
     """Reads rows `{id?, task (or problem), candidate, language?, examples?, reference?, declaration?, label?, grade?,
     group?, dataset?, subset?, problem_id?}`.
@@ -102,7 +104,7 @@ def read_items(path: str | Path, limit: int | None = None, limit_bad: float = 0.
 
     Args:
         path, limit, limit_bad, rejected_path: as in `rows.read_rows`.
-        subset: use only rows of this subset.
+        subsets: use only rows of these subsets.
         problems: file with the rows that `problem_id` names.
 
     Raises:
@@ -124,14 +126,14 @@ def read_items(path: str | Path, limit: int | None = None, limit_bad: float = 0.
         return reason
 
     found = read_rows(path, {"candidate": str}, _SCHEMA, limit_bad, rejected_path, limit, refusal,
-                      None if subset is None else lambda row: row.get("subset") == subset)
+                      None if subsets is None else lambda row: row.get("subset") in subsets)
     return [_item(row, row.get("id", line if str(line) not in seen else f"line {line}"))
             for line, row in zip(found.lines, found.rows, strict=True)], found
 
 
 def _problems(path: str | Path, problems: str | Path | None) -> dict[str, dict[str, Any]]:
-    """Rows by id: those of the file with the problems, or of the data file itself."""
-    rows = read_rows(path if problems is None else problems, {}, {"id": ID}, 1.0).rows
+    """Rows by id: those of the file with the problems, or of the data file itself; wrong ones are left out."""
+    rows = read_rows(path if problems is None else problems, {}, _SCHEMA, 1.0).rows
     return {str(row["id"]): row for row in rows if "id" in row and "problem_id" not in row}
 
 
@@ -158,10 +160,11 @@ def _row_problem(row: Mapping[str, Any]) -> str | None:
 def _item(row: Mapping[str, Any], name: str | int | float) -> Item:
     task = row.get("task", row.get("problem", ""))
     label = row.get("label")
+    group = str(row["group"]) if "group" in row else "task " + hashlib.sha256(task.encode()).hexdigest()[:16]
     return Item(name, task, row["candidate"], row.get("language"), row.get("examples"), row.get("declaration", ""),
                 row.get("reference"), None if label is None else int(label),
                 None if row.get("grade") is None else float(row["grade"]), tuple(row.get("grader_grades", ())),
-                str(row["group"]) if "group" in row else f"task {task}",
+                group,
                 re.sub(r"[^a-z0-9]", "", row.get("dataset", "").lower()), row.get("subset"))
 
 

@@ -61,6 +61,4 @@ def _answers(judge: CodeJudge, item: Item, row: Mapping[str, Any]) -> tuple[list
 def _verdicts(judge: CodeJudge, item: Item, row: Mapping[str, Any], count: int) -> list[bool | None]:
     """The verdict of every sample; None where it is invalid."""
     values = row.get("values") or [None] * count
-    if judge.steps[-1].value == "yes_no" and judge.config.decide == "text":
-        return [None if value is None else bool(value) for value in values]
     return [None if value is None else is_right(judge.config, float(value)) for value in values]

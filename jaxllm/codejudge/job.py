@@ -37,10 +37,7 @@ def run(config: Config) -> Path | None:
     if config.out is not None:
         return _run(config, config.out)
     with tempfile.TemporaryDirectory() as folder:
-        try:
-            _run(config, Path(folder) / "judged")
-        except LimitError as error:
-            raise LimitError(str(error).split("\n")[0]) from None
+        _run(config, Path(folder) / "judged")
     return None
 
 
@@ -74,7 +71,11 @@ def _read(config: Config, job: Job) -> tuple[list[Item], list[Rejected]]:
             notice(f"{one.file}: {one.reason}")
         return items, rejected
     data = config.data
-    items, found = read_items(data.path, data.limit, data.limit_bad, config.subset, config.problems, job.rejected_path)
+    validation = [config.validation.subset] if config.validation.subset is not None else []
+    subsets = None if config.subset is None else [config.subset, *validation]
+    items, found = read_items(data.path, data.limit, data.limit_bad, subsets, config.problems, job.rejected_path)
+    if validation and not any(item.subset == validation[0] for item in items):
+        raise UserError(f"no row has the subset {validation[0]!r}", "validation.subset")
     job.pin_file("data", data_files(data.path), data.limit)
     if config.problems is not None:
         job.pin_file("problems", data_files(config.problems))
@@ -106,7 +107,7 @@ def _judge(config: Config, job: Job, prompts: Prompts, items: Sequence[Item], re
         write_jsonl(job.directory / "robustness.jsonl", changed)
         result["robustness"] = flips(config, items, rows, edited, changed)
     if config.compare is not None:
-        result["compared"] = compared(config, rows, _other_rows(config.compare))
+        result["compared"] = compared(config, items, rows, _other_rows(config.compare))
     if config.export is not None:
         exported = list(export_rows(asker, items, rows, config.export))
         write_jsonl(job.directory / "export.jsonl", exported)
@@ -130,11 +131,12 @@ def _other_rows(directory: str) -> list[dict[str, Any]]:
 
 
 def _check_limits(config: Config, result: Mapping[str, Any], path: Path) -> None:
+    where = "" if config.out is None else f"\n  the result is in {path}"
     for limit in config.fail_under:
         name, _, least = limit.partition("=")
         value = result.get(name)
         value = value["mean"] if isinstance(value, Mapping) else value
         if value is None:
-            raise LimitError(f"{name} is not known, and --fail_under demands {least}\n  the result is in {path}")
+            raise LimitError(f"{name} is not known, and --fail_under demands {least}{where}")
         if value < float(least):
-            raise LimitError(f"{name} is {value:.4f}, below --fail_under {least}\n  the result is in {path}")
+            raise LimitError(f"{name} is {value:.4f}, below --fail_under {least}{where}")

@@ -16,7 +16,17 @@ from jaxllm.codejudge.data import Item
 from jaxllm.codejudge.prompts import Prompts
 from jaxllm.files import iter_jsonl
 from jaxllm.job import Job
-from jaxllm.judge import Answer, Choice, Completions, Invalid, Judge, Options, Prompt, judge_rows
+from jaxllm.judge import (
+    Answer,
+    Choice,
+    Completions,
+    Invalid,
+    Judge,
+    Options,
+    Prompt,
+    judge_rows,
+    retry_in_conversation,
+)
 
 YES_NO = ("Yes", "No")
 
@@ -102,9 +112,10 @@ class CodeJudge:
             return self.parser.verdict(answer.text)
         if step.value == "grade":
             grade = self.parser.grade(answer.text)
-            return grade if isinstance(grade, Invalid) else grade / GRADES[-1]
+            return grade if isinstance(grade, Invalid) else _on_scale(grade / GRADES[-1])
         if step.value == "rating":
-            return self.parser.helpfulness(answer.text)
+            rating = self.parser.helpfulness(answer.text)
+            return rating if isinstance(rating, Invalid) else _on_scale(rating)
         faults = self.parser.faults(answer.text, self.taxonomy(item), answer.finish_reason == "length")
         return faults if isinstance(faults, Invalid) else [vars(fault) for fault in faults]
 
@@ -134,7 +145,9 @@ class CodeJudge:
             long = last.value == "faults"
             self._ask(job, rows, last, prompt, item_of, config.max_tokens if long else config.answer_tokens, each,
                       files[last.name])
-        wanted = self.judge.can_choose if config.probability is None else config.probability
+        wanted = config.probability
+        if wanted is None:  # a server may have no log-probabilities, which shows only when all answers are paid for
+            wanted = self.judge.can_choose and config.judge.kind != "openai"
         has_probability = bool(last.options) and (wanted or config.decide == "probability")
         if has_probability:
             judge_rows(job, self.judge, rows, prompt, Options(last.options), seed=config.seed,
@@ -146,7 +159,7 @@ class CodeJudge:
              item_of: Callable[[Any], Item], max_tokens: int, n: int, file: str) -> None:
         task: Completions[Any] = Completions(
             self.config.sampling(max_tokens, n), lambda row, answer: self.parse(step, item_of(row), answer),
-            self.config.most_attempts)
+            self.config.most_attempts, _retry(self.judge))
         judge_rows(job, self.judge, rows, prompt, task, seed=self.config.seed, prices=self.config.judge.prices,
                    file=file, name=step.name, unit="programs")
 
@@ -190,8 +203,8 @@ class CodeJudge:
             finish[last.name] = [sample.get("finish_reason") for sample in samples]
         attempts = [sample.get("attempts", 0) for sample in [*samples, *(analysis or {"samples": []})["samples"]]]
         votes = [self._vote(item, sample) for sample in samples]
-        runs = [self._verdict(votes[start:start + config.samples], failed)
-                for start in range(0, max(len(votes), 1), config.samples)]
+        runs = [self._verdict(votes[run * config.samples:(run + 1) * config.samples], failed)
+                for run in range(config.runs)]
         row = {"id": item.id, **runs[0], "probability": probability, "mass": mass, "faults": None, "texts": texts,
                "attempts": max(attempts, default=0), "tokens": _tokens([analysis, *answers, *choices]),
                "values": [vote.value for vote in votes], "finish": finish}
@@ -233,25 +246,20 @@ class CodeJudge:
         return Vote(value, None)
 
     def _verdict(self, votes: Sequence[Vote], failed: str | None) -> dict[str, Any]:
-        """Combines the samples of a run: the majority of Yes and No, or the mean score."""
+        """Combines the samples of a run: the majority of their verdicts, and the mean of their scores."""
         config = self.config
         valid = [vote.value for vote in votes if vote.value is not None]
         nothing = {"verdict": None, "score": None, "valid": False, "valid_samples": len(valid), "agreement": None}
         if not valid:
             reasons = [vote.reason for vote in votes if vote.reason is not None]
             return nothing | {"reason": failed or next(iter(reasons), "there is no answer")}
-        if self.steps[-1].value == "yes_no" and config.decide == "text":
-            verdict, share = majority([bool(value) for value in valid])
-            if verdict is None:
-                return nothing | {"reason": f"tie: {len(valid)} votes are split evenly", "agreement": share}
-            score = float(np.mean(valid))
-        else:
-            score, share = float(np.mean([float(value) for value in valid])), None
-            verdict = is_right(config, score)
-            if verdict is not None and len(valid) > 1:
-                share = float(np.mean([is_right(config, float(value)) == verdict for value in valid]))
+        score = float(np.mean([float(value) for value in valid]))
+        verdicts = [is_right(config, float(value)) for value in valid]
+        verdict, share = majority([one for one in verdicts if one is not None])
+        if verdict is None and None not in verdicts:
+            return nothing | {"reason": f"tie: {len(valid)} votes are split evenly", "agreement": share}
         return {"verdict": verdict, "score": score, "valid": True, "reason": None, "valid_samples": len(valid),
-                "agreement": 1.0 if share is None and verdict is not None else share}
+                "agreement": share}
 
 
 def step_content(prompts: Prompts, step: Step, item: Item, analysis: str | None = None, *, chat: bool = True,
@@ -275,19 +283,21 @@ def step_content(prompts: Prompts, step: Step, item: Item, analysis: str | None 
         fields["reference"] = None
     if analysis is not None:
         fields = {"analysis": analysis, "language": fields["language"]}
-    fields |= {"note": prompts.notes.get(protocol, ""),
+    fields |= {"note": prompts.note(protocol, bool(fields.get("reference"))),
                "faults": prompts.fault_list(catalogue, bool(fields.get("reference"))),
                **{name: prompts.settings[name] for name in settings}}
     return prompts.build(step.prompt, fields, chat)
 
 
 def is_right(config: Config, score: float) -> bool | None:
-    """Returns the verdict of a score; None for ratings of helpfulness without a threshold."""
-    threshold = config.threshold
+    """Returns the verdict of the score of one sample; None for ratings of helpfulness without a threshold."""
+    threshold, kind = config.threshold, METHODS[config.method][-1].value
     if threshold is None:
-        if METHODS[config.method][-1].value == "rating":
+        if kind == "rating":
             return None
-        threshold = 0.5 if config.decide == "probability" else 1.0
+        threshold = 1.0
+        if config.decide == "probability":
+            threshold = 0.5 if kind == "yes_no" else 1 - 0.5 / GRADES[-1]  # expected grades nearest to the highest one
     return bool(score >= threshold - 1e-9)
 
 
@@ -296,6 +306,18 @@ def expected(probabilities: Mapping[str, float]) -> float:
     if set(probabilities) == set(YES_NO):
         return float(probabilities[YES_NO[0]])
     return sum(float(grade) * share for grade, share in probabilities.items()) / GRADES[-1]
+
+
+def _on_scale(score: float) -> float | Invalid:
+    return score if 0 <= score <= 1 else Invalid("its number is outside of the scale")
+
+
+def _retry(judge: Judge) -> Callable[[Prompt, Answer, str], Prompt]:
+    """Returns how a prompt is repeated: in the conversation or, for a base model, as a continued text."""
+    def as_text(prompt: Prompt, answer: Answer, reason: str) -> Prompt:
+        return Prompt(f"{prompt.content}{answer.text}\n\nThis answer cannot be used: {reason}. The answer again:")
+
+    return retry_in_conversation if judge.reads_messages else as_text
 
 
 def _itself(item: Item) -> Item:

@@ -50,7 +50,7 @@ class Prompts:
     """
 
     steps: Mapping[str, Mapping[str, Sequence[Any]]]
-    notes: Mapping[str, str]
+    notes: Mapping[str, Any]
     catalogues: Mapping[str, Sequence[Mapping[str, Any]]]
     weights: Mapping[str, float]
     aliases: Mapping[str, str]
@@ -62,6 +62,11 @@ class Prompts:
         """Returns the kinds of faults of a catalogue, with other weights where given."""
         kinds = {one["kind"]: one["severity"] for one in self.catalogues[catalogue]}
         return Taxonomy({**self.weights, **(weights or {})}, kinds, self.aliases)
+
+    def note(self, protocol: str, reference: bool) -> str:
+        """Returns what is special about the programs of a data set."""
+        parts = self.notes.get(protocol) or ()
+        return _joined([parts] if isinstance(parts, str) else parts, {"reference": ""} if reference else {})
 
     def fault_list(self, catalogue: str, reference: bool) -> str:
         """Lists a catalogue for a prompt, one kind a line."""

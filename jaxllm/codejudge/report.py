@@ -29,13 +29,25 @@ def sections(result: Mapping[str, Any], items: Sequence[Item], rows: Sequence[Ma
     valid = f"{result['n_valid']:,} of {result['n']:,} programs have a valid answer."
     shown = [name for name in _NAMES if isinstance(result.get(name), Mapping)]
     never = (result["anchors"] or {}).get("always_no", {})
-    table = Table(["", "measure", "always No"], [[_NAMES[name], result[name], never.get(name)] for name in shown],
-                  f"{_PROTOCOLS[result['protocol']]} 95 % intervals from resampled groups.")
+    short, people = (result["anchors"] or {}).get("shorter", {}), result.get("human_ceiling", {})
+    zeros = {name: result[name].get("mean_with_zeros") for name in shown}
+    columns = {"always No": never, "shorter is right": short, "one person": people, "undefined as 0": zeros}
+    used = {title: own for title, own in columns.items() if any(own.get(name) is not None for name in shown)}
+    table = Table(["", "measure", *used], [[_NAMES[name], result[name], *(own.get(name) for own in used.values())]
+                                           for name in shown],
+                  f"{_PROTOCOLS[result['protocol']]} 95 % intervals from resampled groups; "
+                  f"{result['n_groups_valid']:,} groups have a value; {result['invalid_rate'] or 0:.1%} of the answers "
+                  "are invalid.")
     found = [Section("Measures", valid, [table, *_drawn(result)])]
     found.append(Section("Languages", parts=[_languages(result)]))
     found += _probability_sections(result)
     if "human_ceiling" in result:
         found.append(_ceiling(result))
+    if "runs" in result:
+        lines = [[_NAMES[name], own["mean"], own["std"], *own["values"]] for name, own in result["runs"].items()
+                 if name in _NAMES]
+        found.append(Section("Runs", "Mean and deviation over runs.", [Table(
+            ["", "mean", "deviation", *(f"run {number + 1}" for number in range(result["runs"]["count"]))], lines)]))
     if "surface" in result:
         lines = [[name, own["kendall"], own["spearman"], own["auroc"]] for name, own in result["surface"].items()
                  if isinstance(own, Mapping)]
@@ -43,10 +55,12 @@ def sections(result: Mapping[str, Any], items: Sequence[Item], rows: Sequence[Ma
             ["metric", "tau-b", "rho", "AUROC"], [["judge", result["kendall"], result["spearman"], result["auroc"]],
                                                   *lines])]))
     if "robustness" in result:
-        lines = [[name, own["n"], own["flip_rate"], own["accepted_before"], own["accepted_after"],
-                  own["keeps_meaning"]] for name, own in result["robustness"].items()]
+        lines = [[name, own["n"], *(own[key] for key in ("flip_rate", "accepted_before", "accepted_after",
+                                                         "still_accepted", "keeps_meaning"))]
+                 for name, own in result["robustness"].items()]
         found.append(Section("Robustness", parts=[Table(
-            ["edit", "programs", "verdict changes", "accepted before", "accepted after", "same meaning"], lines)]))
+            ["edit", "programs", "verdict changes", "accepted before", "accepted after", "of those accepted before",
+             "same meaning"], lines)]))
     if "compared" in result:
         found.append(Section("Compared with the other run", parts=[Table(
             ["", "difference", "p"], [[_NAMES[name], own, own.get("p")] for name, own in result["compared"].items()

@@ -24,7 +24,7 @@ GRADED = {**CORRELATIONS, "rmse": agreement.rmse}
 COMPARED = ("accuracy", "balanced_accuracy", "mcc", "kendall", "spearman", "auroc")
 # Draws of one grade per program, for the agreement of a single person with the aggregated grade.
 GRADER_DRAWS = 100
-NO_LABELS, NO_GRADES = "no row has a label", "no row has a grade"
+NO_LABELS = "no row has a label"
 Row = Mapping[str, Any]
 
 
@@ -82,28 +82,31 @@ def summarize(config: Config, items: Sequence[Item], rows: Sequence[Row]) -> dic
     protocol, validation = protocol_of(config, items), _validation(config, rows)
     tested = [(item, row) for item, row, held in zip(items, rows, validation, strict=True) if not held]
     items, own = [item for item, _ in tested], [row for _, row in tested]
+    runs = [[{**row, **row["runs"][number]} if config.runs > 1 else row for row in own]
+            for number in range(config.runs)]
     result: dict[str, Any] = {"protocol": protocol, "n": len(own), "n_valid": sum(row["valid"] for row in own)}
-    result["invalid_rate"] = 1 - result["n_valid"] / len(own) if own else None
+    result["invalid_rate"] = float(np.mean([not row["valid"] for run in runs for row in run])) if own else None
+    result["valid_rate"] = None if result["invalid_rate"] is None else 1 - result["invalid_rate"]
     result["n_groups_valid"] = len({row["group"] for row in own if row["valid"]})
-    result |= measures(own, protocol, config.invalid_policy, config.seed)
-    decided = [row for row in own if row["verdict"] is not None]
-    result["accepted"] = clustered([float(row["verdict"]) for row in decided], [row["group"] for row in decided],
-                                   config.seed) if decided else None
+    result |= measures(runs, protocol, config.invalid_policy, config.seed)
+    gives_verdicts = any(row["verdict"] is not None for row in own) or not any(row["valid"] for row in own)
+    result["accepted"] = clustered([float(row["verdict"] is True) for row in own], [row["group"] for row in own],
+                                   config.seed) if own and gives_verdicts else None
     several = [row["agreement"] for row in own if row["agreement"] is not None]
     result["agreement"] = float(np.mean(several)) if several and config.samples > 1 else None
     languages = list(dict.fromkeys(row["language"] for row in own))
-    result["by_language"] = {str(language): _of_language([row for row in own if row["language"] == language], config)
-                             for language in languages}
-    result["probability"], result["calibration"] = _probabilities(own, config.seed)
+    result["by_language"] = {str(language): _of_language(
+        [[row for row in run if row["language"] == language] for run in runs], config) for language in languages}
+    result["probability"], result["calibration"] = _probabilities(own, config)
     result["anchors"] = _anchors(items, own, protocol, config.seed)
     if config.surface:
         result["surface"] = surface_measures(items, own, protocol, config.seed)
-    if any(item.graders for item in items):
+    if any(item.graders and item.grade is not None for item in items):
         result["human_ceiling"] = human_ceiling(items, config.seed)
     if any(validation):
         result["fitted"] = _fitted([row for row, held in zip(rows, validation, strict=True) if held], own, config)
     if config.runs > 1:
-        result["runs"] = _runs(own, protocol, config)
+        result["runs"] = _runs(runs, protocol, config)
     result["cut_off"] = _cut_off(rows)
     result["attempts"] = {str(count): sum(row["attempts"] == count for row in rows)
                           for count in sorted({row["attempts"] for row in rows})}
@@ -111,53 +114,82 @@ def summarize(config: Config, items: Sequence[Item], rows: Sequence[Row]) -> dic
     return result
 
 
-def measures(rows: Sequence[Row], protocol: str, policy: InvalidPolicy, seed: int, draws: int = 2000
+def measures(runs: Sequence[Sequence[Row]], protocol: str, policy: InvalidPolicy, seed: int, draws: int = 2000
              ) -> dict[str, Any]:
     """Computes the measures of a protocol, with intervals from resampled groups.
 
     `humanevalx` takes the mean over languages; `conala` correlates within each group (the programs for one request)
     and takes the mean over groups with a value; the others pool all rows. Where the protocol does not pool,
-    `pooled` has the measures over all rows.
+    `pooled` has the measures over all rows. Of several runs the mean is taken, from the same resamples.
+
+    Args:
+        runs: rows of every run.
+        protocol: see `Config.protocol`.
+        policy: see `Config.invalid_policy`.
+        seed, draws: seed and number of the resamples.
     """
-    verdicts, scores = judged(rows, policy)
+    own = [judged(rows, policy) for rows in runs]
+    verdicts, scores = [run[0] for run in own], [run[1] for run in own]
     flat = _pooled(verdicts, scores, seed, draws)
-    if protocol == "humanevalx":
-        languages = list(dict.fromkeys(row["language"] for row, _ in scores or verdicts))
-        sliced = lambda pairs: {str(name): as_rows([pair for pair in pairs if pair[0]["language"] == name])
-                                for name in languages}
-        if not all(row["label"] is not None for row, _ in scores) or not languages:
-            return flat
-        own = bootstrap(sliced(verdicts), VERDICTS, draws=draws, seed=seed) if verdicts else _missing(VERDICTS)
-        if scores:
-            own |= bootstrap(sliced(scores), SCORED, draws=draws, seed=seed)
-        return own | {"pooled": flat}
-    graded = [(row, score) for row, score in scores if row["grade"] is not None]
-    if protocol == "conala" and graded:
-        columns = ([score for _, score in graded], [row["grade"] for row, _ in graded],
-                   [row["group"] for row, _ in graded])
-        own = {name: mean_over_groups(within_groups(*columns, statistic), draws, seed)
-               for name, statistic in CORRELATIONS.items()}
-        return flat | own | {"n_groups_valid": own["kendall"]["valid"], "pooled": flat}
+    has_labels = any(row["label"] is not None for row in runs[0])
+    if protocol == "humanevalx" and has_labels:
+        languages = list(dict.fromkeys(row["language"] for row in runs[0] if row["label"] is not None))
+        sliced = lambda pairs: {f"{name}" if len(pairs) == 1 else f"{name}, run {number}": as_rows(
+            [pair for pair in run if pair[0]["language"] == name])
+            for number, run in enumerate(pairs, 1) for name in languages}
+        labelled = [[pair for pair in run if pair[0]["label"] is not None] for run in scores]
+        return _counted(bootstrap(sliced(verdicts), VERDICTS, draws=draws, seed=seed)
+                        | bootstrap(sliced(labelled), SCORED, draws=draws, seed=seed), len(runs)) | {"pooled": flat}
+    graded = [[(row, score) for row, score in run if row["grade"] is not None] for run in scores]
+    if protocol == "conala" and any(graded):
+        groups = sorted({row["group"] for run in graded for row, _ in run})
+        within = {name: mean_over_groups(_mean_of_runs([_by_group(run, groups, statistic) for run in graded]), draws,
+                                         seed) for name, statistic in CORRELATIONS.items()}
+        return flat | within | {"n_groups_valid": within["kendall"]["valid"], "pooled": flat}
     return flat
 
 
-def _pooled(verdicts: Sequence[tuple[Row, float]], scores: Sequence[tuple[Row, float]], seed: int, draws: int
-            ) -> dict[str, Any]:
-    result = bootstrap(as_rows(verdicts), VERDICTS, draws=draws, seed=seed) if verdicts else _missing(VERDICTS)
-    labelled = [pair for pair in scores if pair[0]["label"] is not None]
-    if labelled:
-        return result | bootstrap(as_rows(labelled), SCORED, draws=draws, seed=seed)
-    if scores:
-        return result | _missing(SCORED, NO_LABELS) | bootstrap(as_rows(scores), GRADED, draws=draws, seed=seed)
-    return result | _missing(SCORED, "no valid row has a label or a grade")
+def _by_group(pairs: Sequence[tuple[Row, float]], groups: Sequence[str], statistic: agreement.Statistic) -> np.ndarray:
+    """Computes a statistic of scores and grades in each of `groups`, NaN where it has no value."""
+    names = sorted({row["group"] for row, _ in pairs})
+    values = dict(zip(names, within_groups([score for _, score in pairs], [row["grade"] for row, _ in pairs],
+                                           [row["group"] for row, _ in pairs], statistic), strict=True))
+    return np.array([values.get(name, np.nan) for name in groups])
+
+
+def _mean_of_runs(values: Sequence[np.ndarray]) -> np.ndarray:
+    """Computes the mean over the runs with a value."""
+    known = ~np.isnan(values)
+    return np.divide(np.where(known, values, 0).sum(0), known.sum(0), out=np.full(len(values[0]), np.nan),
+                     where=known.any(0))
+
+
+def _counted(results: dict[str, Any], runs: int) -> dict[str, Any]:
+    """Counts each row once where it is in several runs."""
+    return {name: own | {"n": own["n"] // runs} for name, own in results.items()}
+
+
+def _pooled(verdicts: Sequence[Sequence[tuple[Row, float]]], scores: Sequence[Sequence[tuple[Row, float]]], seed: int,
+            draws: int) -> dict[str, Any]:
+    sliced = lambda runs: {"" if len(runs) == 1 else f"run {number}": as_rows(run)
+                           for number, run in enumerate(runs, 1)}
+    result = bootstrap(sliced(verdicts), VERDICTS, draws=draws, seed=seed) if any(verdicts) else _missing(VERDICTS)
+    labelled = [[pair for pair in run if pair[0]["label"] is not None] for run in scores]
+    if any(labelled):
+        result |= bootstrap(sliced(labelled), SCORED, draws=draws, seed=seed)
+    elif any(scores):
+        result |= _missing(SCORED) | bootstrap(sliced(scores), GRADED, draws=draws, seed=seed)
+    else:
+        result |= _missing(SCORED, "no valid row has a label or a grade")
+    return _counted(result, len(verdicts))
 
 
 def _missing(names: Any, reason: str = NO_LABELS) -> dict[str, Any]:
     return {name: {"mean": None, "ci_low": None, "ci_high": None, "n": 0, "reason": reason} for name in names}
 
 
-def _of_language(rows: Sequence[Row], config: Config) -> dict[str, Any]:
-    verdicts, scores = judged(rows, config.invalid_policy)
+def _of_language(runs: Sequence[Sequence[Row]], config: Config) -> dict[str, Any]:
+    rows, own = runs[0], [judged(run, config.invalid_policy) for run in runs]
     valid = sum(row["valid"] for row in rows)
     counts = {"n": len(rows), "n_valid": valid, "invalid_rate": 1 - valid / len(rows)}
     confusion: dict[str, int] = {}
@@ -165,14 +197,15 @@ def _of_language(rows: Sequence[Row], config: Config) -> dict[str, Any]:
         if row["label"] is not None:
             key = f"{'right' if row['label'] else 'wrong'} judged {_word(row['verdict'])}"
             confusion[key] = confusion.get(key, 0) + 1
-    return counts | {"confusion": confusion} | _pooled(verdicts, scores, config.seed, 2000)
+    return counts | {"confusion": confusion} | _pooled([run[0] for run in own], [run[1] for run in own], config.seed,
+                                                       2000)
 
 
 def _word(verdict: bool | None) -> str:
     return "nothing" if verdict is None else "right" if verdict else "wrong"
 
 
-def _probabilities(rows: Sequence[Row], seed: int) -> tuple[Any, Any]:
+def _probabilities(rows: Sequence[Row], config: Config) -> tuple[Any, Any]:
     """Measures of the probabilities, and their calibration; a reason where there are none."""
     known = [row for row in rows if row["probability"] is not None]
     labelled = [row for row in known if row["label"] is not None]
@@ -185,7 +218,9 @@ def _probabilities(rows: Sequence[Row], seed: int) -> tuple[Any, Any]:
     if not labelled:
         return result | {"reason": NO_LABELS}, {"ece": None, "bins": [], "reason": NO_LABELS}
     pairs = [(row, row["probability"]) for row in labelled]
-    result |= bootstrap(as_rows(pairs), SCORED, seed=seed)
+    result |= bootstrap(as_rows(pairs), SCORED, seed=config.seed)
+    if config.method == "ice_score":
+        return result, {"ece": None, "bins": [], "reason": "an expected grade is no probability"}
     shares, labels = np.array([value for _, value in pairs]), np.array([row["label"] for row in labelled], np.float64)
     bins = reliability(shares, labels)
     clipped = np.clip(shares, 1e-7, 1 - 1e-7)
@@ -202,7 +237,7 @@ def _anchors(items: Sequence[Item], rows: Sequence[Row], protocol: str, seed: in
     known = [(item, row) for item, row in zip(items, rows, strict=True) if row["label"] is not None]
     if not known:
         return None
-    never = measures([{**row, "verdict": False, "score": 0.0, "valid": True} for _, row in known], protocol, "drop",
+    never = measures([[{**row, "verdict": False, "score": 0.0, "valid": True} for _, row in known]], protocol, "drop",
                      seed)
     lengths = [(row, -float(len(item.program))) for item, row in known]
     short = bootstrap(as_rows(lengths), {"kendall": agreement.kendall, "auroc": agreement.auroc}, seed=seed)
@@ -221,7 +256,7 @@ def surface_measures(items: Sequence[Item], rows: Sequence[Row], protocol: str, 
     for name, scores in found.items():
         scored = [{**row, "verdict": None, "score": score, "valid": True}
                   for (_, row), score in zip(known, scores, strict=True)]
-        own = measures(scored, protocol, "drop", seed)
+        own = measures([scored], protocol, "drop", seed)
         result[name] = {measure: own[measure] for measure in ("kendall", "spearman", "auroc")}
     return result
 
@@ -229,9 +264,12 @@ def surface_measures(items: Sequence[Item], rows: Sequence[Row], protocol: str, 
 def human_ceiling(items: Sequence[Item], seed: int = 0) -> dict[str, Any]:
     """Compares single people with the aggregated grade: a bound for judges, which are measured by that grade.
 
+    The rows do not name the people, so that a person is drawn for each program anew, which mixes severe and lenient
+    ones: one person's own grades would agree better.
+
     Returns:
-        `exact` and `mae` of single grades; `kendall` and `spearman` of one person's grades within groups, the mean over
-        random choices of the person; and `mean_kendall`, `mean_pearson` of the mean of all people.
+        `exact` and `mae` of single grades; `kendall` and `spearman` within groups of the grade of a person drawn for
+        each program, the mean over `GRADER_DRAWS` draws; and `mean_kendall`, `mean_pearson` of the mean of all people.
     """
     own = [item for item in items if item.graders and item.grade is not None]
     grades, groups = np.array([item.grade for item in own], np.float64), [item.group for item in own]
@@ -296,10 +334,9 @@ def _logits(probabilities: np.ndarray) -> np.ndarray:
     return np.log(clipped) - np.log1p(-clipped)
 
 
-def _runs(rows: Sequence[Row], protocol: str, config: Config) -> dict[str, Any]:
+def _runs(runs: Sequence[Sequence[Row]], protocol: str, config: Config) -> dict[str, Any]:
     """Measures of every run, with mean and population deviation over the runs, as the paper reports them."""
-    own = [measures([{**row, **row["runs"][number]} for row in rows], protocol, config.invalid_policy, config.seed, 1)
-           for number in range(config.runs)]
+    own = [measures([rows], protocol, config.invalid_policy, config.seed, 1) for rows in runs]
     result: dict[str, Any] = {"count": config.runs}
     for name in own[0]:
         if isinstance(own[0][name], Mapping) and "mean" in own[0][name]:
@@ -330,7 +367,8 @@ def flips(config: Config, items: Sequence[Item], rows: Sequence[Row], edited: Se
 
     Returns:
         Per edit `n`, programs with a verdict before and after; `flip_rate` with its interval; `accepted_before` and
-        `accepted_after`, shares of verdicts that the program is right; and `keeps_meaning`: whether a flip is an error.
+        `accepted_after`, shares of verdicts that the program is right; `still_accepted`, of the programs accepted
+        before; and `keeps_meaning`: whether a flip is an error. Where the edit breaks the program, `still_accepted` is.
     """
     from jaxllm.codejudge.robustness import EDITS
 
@@ -346,20 +384,41 @@ def flips(config: Config, items: Sequence[Item], rows: Sequence[Row], edited: Se
                         "flip_rate": share([float(old["verdict"] != new["verdict"]) for old, new in known]),
                         "accepted_before": share([float(old["verdict"]) for old, _ in known]),
                         "accepted_after": share([float(new["verdict"]) for _, new in known])}
+        kept = [(old, new) for old, new in known if old["verdict"]]
+        result[name]["still_accepted"] = clustered([float(new["verdict"]) for _, new in kept],
+                                                   [old["group"] for old, _ in kept], config.seed) if kept else None
     return result
 
 
-def compared(config: Config, rows: Sequence[Row], others: Sequence[Row]) -> dict[str, Any]:
-    """Compares two runs on the rows that both have, this one less the other, from the same resamples of groups."""
+def compared(config: Config, items: Sequence[Item], rows: Sequence[Row], others: Sequence[Row]) -> dict[str, Any]:
+    """Compares two runs on the rows that both have, this one less the other, from the same resamples of groups.
+
+    By the protocol of this run; validation rows are left out.
+    """
     by_id = {str(row["id"]): row for row in others}
-    common = [(row, {**by_id[str(row["id"])], "label": row["label"], "grade": row["grade"], "group": row["group"]})
-              for row in rows if str(row["id"]) in by_id and row["label"] is not None]
-    result: dict[str, Any] = {"n": len(common)}
+    common = [(row, {**by_id[str(row["id"])], **{name: row[name] for name in ("label", "grade", "group", "language")}})
+              for row, held in zip(rows, _validation(config, rows), strict=True)
+              if str(row["id"]) in by_id and not held and _truth(row) is not None]
+    protocol, result = protocol_of(config, items), dict[str, Any](n=len(common))
     sides = [[judged([pair[side]], config.invalid_policy) for pair in common] for side in (0, 1)]
     for number, statistics in enumerate((VERDICTS, SCORED)):
         both = [(one[number][0], two[number][0]) for one, two in zip(*sides, strict=True)
                 if one[number] and two[number]]
         names = {name: statistic for name, statistic in statistics.items() if name in COMPARED}
-        result |= bootstrap(as_rows([one for one, _ in both]), names, as_rows([two for _, two in both]),
-                            seed=config.seed) if both else _missing(names, "no row is in both runs")
+        if not both:
+            result |= _missing(names, "no row has both verdicts" if number == 0 else "no row has both scores")
+            continue
+        if number and both[0][0][0]["label"] is None:
+            names = {name: statistic for name, statistic in names.items() if name in GRADED}
+        ours, theirs = ([pair[side] for pair in both] for side in (0, 1))
+        if number and protocol == "conala":
+            groups = sorted({row["group"] for row, _ in ours})
+            result |= {name: mean_over_groups(_by_group(ours, groups, statistic) - _by_group(theirs, groups, statistic),
+                                              seed=config.seed) for name, statistic in names.items()}
+            continue
+        languages = {row["language"] for row, _ in ours} if protocol == "humanevalx" else {None}
+        sliced = lambda pairs, languages=languages: {str(name): as_rows(
+            [pair for pair in pairs if name is None or pair[0]["language"] == name])
+            for name in sorted(languages, key=str)}
+        result |= bootstrap(sliced(ours), names, sliced(theirs), seed=config.seed)
     return result

@@ -12,6 +12,7 @@ from jaxllm.codejudge.judging import METHODS, YES_NO, choice_probability, step_c
 from jaxllm.codejudge.prompts import load_prompts
 from jaxllm.errors import UserError
 from jaxllm.judge import Judge, Prompt
+from jaxllm.progress import notice
 from jaxllm.text.forms import Text
 
 _BLOCK = re.compile(r"```[^\n`]*\n(.*?)(?:```|\Z)", re.DOTALL)
@@ -36,12 +37,19 @@ class VerdictProbability:
         """Returns the reward with a judge."""
         return VerdictProbability(judge, prompts)
 
+    @property
+    def identity(self) -> str:
+        """Describes judge and prompts."""
+        return f"{None if self.judge is None else self.judge.identity}, prompts {load_prompts(self.prompts).sha256}"
+
     def __call__(self, prompts: Sequence[Text], responses: Sequence[str], rows: Sequence[Mapping[str, Any]]
                  ) -> list[float]:
         """Returns a number from 0 to 1 for every response; see `rl.rewards.RewardFn`.
 
+        A program that the judge cannot read, such as a very long one, has the reward 0, with a notice.
+
         Raises:
-            UserError: there is no judge, or it gives no probability for a program.
+            UserError: there is no judge.
         """
         if self.judge is None:
             raise UserError("it needs a judge", "rewards.judge", "set rewards.judge.model")
@@ -51,7 +59,9 @@ class VerdictProbability:
             item = Item("", str(row.get("task") or _as_text(prompt)), code_in(response), row.get("language"),
                         row.get("examples"), row.get("declaration") or "", row.get("reference"))
             questions.append(Prompt(step_content(wording, step, item, chat=self.judge.reads_messages)))
-        values = [choice_probability(choice) for choice in self.judge.choose(questions, YES_NO)]
+        choices = self.judge.choose(questions, YES_NO, on_failure=lambda _, reason: notice(
+            f"a program without a verdict has the reward 0: {reason}"))
+        values = [choice_probability(choice) for choice in choices]
         return [0.0 if value is None else value for value in values]
 
 

@@ -181,6 +181,7 @@ class Scheduler:
                 before, self.count = self.count, self._divisible(self.count // 2)
                 if "RESOURCE_EXHAUSTED" not in str(error) or self.count == before:
                     raise
+                self.prefixes.clear()
                 print(f"jaxllm: out of memory with {before} sequences at a time; going on with {self.count}",
                       file=sys.stderr)
 

@@ -217,8 +217,8 @@ def _open(config: RewardConfig, name: str, device: DeviceConfig) -> tuple[Reward
                              output=config.output), identity
     function, identity = _imported(name)
     if hasattr(function, "opened") and config.judge is not None:
-        judge = open_judge(config.judge, device)
-        return function.opened(judge, config.prompts), f"{identity}, {judge.identity}"
+        opened = function.opened(open_judge(config.judge, device), config.prompts)
+        return opened, f"{identity}, {opened.identity}"
     return function, identity
 
 

@@ -2,6 +2,7 @@
 
 import json
 
+import hypothesis
 import pytest
 
 from jaxllm.codejudge import PARSERS, fault_score, load_prompts
@@ -70,6 +71,11 @@ def test_lists_of_faults(text, compat, strict):
     (f"The program prints {faults('Negligible')}. My answer: {faults('Fatal')}", INVALID),
     (f"```json\n{faults('Negligible')}\n```\nis what it prints.\n```json\n{faults('Fatal')}\n```", INVALID),
     (f"{faults('Small')}\nAgain: {faults('Small')}", 0.95),
+    (f"It prints\n```\n[]\n```\nMy answer: {faults('Fatal')}", 0.0),
+    (f"```\n{faults('Negligible')}\n```\nbut {faults('Fatal')}", INVALID),
+    ('```\n{"result": []}\n```\nis printed: ' + faults("Fatal"), 0.0),
+    ("```\n[]\n```\nis what it prints, a fatal fault", INVALID), ("```json\n[]\n```", 1.0),
+    ("```json\n[{'inconsistency': 'x', 'severity': 'Major'},]\n```", 0.5),
     ('[[{"inconsistency": "x", "severity": "Major"}]]', INVALID), ("[1, 2]", INVALID), ('{"a": 1}', INVALID),
     ('[{"inconsistency": ["x"], "severity": "Major"}]', INVALID), ("[" * 10_000, INVALID), ("{" * 10_000, INVALID),
     ('[{"inconsistency": "None", "severity": "None"}]', 1.0), ('[{"inconsistency": null, "severity": ""}]', 1.0),
@@ -85,6 +91,24 @@ def test_a_text_is_kept_to_the_letter():
     assert fault.inconsistency == "prints [1, 2, ] and {a,}" and not fault.inferred
     [fault] = STRICT.faults('[{"inconsistency": "A Logic Error"}]', TAXONOMY)
     assert fault.severity == "Major" and fault.inferred
+
+
+def test_kinds_are_whole_words():
+    conala = load_prompts().taxonomy("conala")
+    for text in ("it uses another undefined variable", "it fails otherwise", "great inefficiency"):
+        assert conala.inferred(text) is None
+    assert conala.inferred("an out of bounds access") == "Fatal"
+
+
+@hypothesis.given(hypothesis.strategies.text(), hypothesis.strategies.sampled_from(
+    ["Yes", "No", "[{", "}]", '"severity": "Major"', "```", "Score: \u00bd", "score \u00b2", "9" * 5000, "<think>"]))
+@hypothesis.settings(max_examples=150, deadline=None)
+def test_every_text_has_a_value_or_a_reason(text, part):
+    for parser in PARSERS.values():
+        for answer in (text, part, f"{text}{part}", f"{part}\n{text}", f"score {part}{text}"):
+            for parse in (parser.verdict, parser.grade, parser.helpfulness):
+                assert isinstance(parse(answer), bool | int | float | Invalid)
+            assert isinstance(parser.faults(answer, TAXONOMY), list | Invalid)
 
 
 def test_a_list_that_the_limit_cut_is_not_repaired():
@@ -108,6 +132,11 @@ def test_aliases(tmp_path):
     ("No errors were found", False, INVALID), ("No, the loop is wrong", False, False), ("no the loop", False, False),
     ("There is no doubt.\nAnswer: Yes", True, True), ("Yes\nNo", True, INVALID), ("Yes, but then:\nno", True, INVALID),
     ("Reasons follow.\nThe answer is no.", False, False), ("noon", False, INVALID), ("yesterday", True, INVALID),
+    ("Yes/No", True, INVALID), ("Yes|No", True, INVALID), ("Is the program right? Answer Yes or No.", True, INVALID),
+    ("Not yes", True, INVALID), ("I cannot say yes", True, INVALID), ("Yes, the program is incorrect.", True, INVALID),
+    ("The answer is not no", False, INVALID), ("The answer is: Yes. It works", True, True),
+    ("\\boxed{Yes}", True, True),
+    ("No. The program is correct.", False, INVALID), ("The verdict: **No**, it fails", False, False),
     ("<think>No, wait</think>\nYes", True, True), ("<think>Yes, it", True, INVALID), ("wait</think>No", False, False),
 ])
 def test_yes_and_no(text, compat, strict):

@@ -172,7 +172,7 @@ def test_runs_have_samples_of_their_own(files):
     assert [run_["verdict"] for run_ in rows[0]["runs"]] == [True, False, True] and rows[0]["verdict"] is True
     assert result["runs"]["accuracy"]["values"] == [1.0, 0.5, 0.5]
     assert result["runs"]["accuracy"]["std"] == pytest.approx(np.std([1, 0.5, 0.5]))
-    assert result["accuracy"]["mean"] == 1.0
+    assert result["accuracy"]["mean"] == pytest.approx(2 / 3) and result["accuracy"]["n"] == 8
 
 
 def test_samples_of_two_steps_are_paired(files):
@@ -264,6 +264,72 @@ def test_robustness(files):
     assert {row["edit"] for row in read_jsonl(files.out / "robustness.jsonl")} == {"rename", "praise"}
 
 
+def test_a_row_without_any_answer_in_several_runs(files):
+    answers = [row for row in recorded("direct", lambda row: ["Yes", "No"]) if row["id"] != "a0/direct"]
+    result, rows = files.run(answers, "--method", "direct", "--runs", "2")
+    assert [len(row["runs"]) for row in rows] == [2] * 8 and rows[0]["runs"][1]["valid"] is False
+    assert result["accuracy"]["n"] == 7 and result["invalid_rate"] == 1 / 8
+
+
+def test_samples_of_scores_vote(files):
+    lists = [[], [], [], [], ["Small"]]
+    answers = recorded("faults", lambda row: [json.dumps(
+        [{"inconsistency": "x", "severity": one} for one in own]) for own in lists])
+    _, rows = files.run(answers, "--method", "fault_localization", "--samples", "5")
+    assert rows[0]["verdict"] is True and rows[0]["score"] == pytest.approx(0.99) and rows[0]["agreement"] == 0.8
+
+
+def test_numbers_outside_of_the_scale(files):
+    answers = recorded("ice_score", lambda row: "Score: 7" if row["id"] == "a0" else "Score: 4")
+    result, rows = files.run(answers, "--method", "ice_score", "--parser", "compat")
+    assert rows[0]["score"] is None and "outside of the scale" in rows[0]["reason"] and result["brier"]["n"] == 7
+
+
+def test_programs_without_a_verdict_are_not_accepted(files):
+    answers = recorded("direct", lambda row: "Yes" if row["id"] == "a0" else "Who knows?")
+    result, _ = files.run(answers, "--method", "direct", "--attempts", "1", "--fail_under", "accepted=0.5")
+    assert files.status == 3 and result["accepted"]["mean"] == 1 / 8 and result["valid_rate"] == 1 / 8
+    # A new limit needs no new run.
+    assert main(["judge", "--data.path", str(files.folder / "rows.jsonl"), "--judge.kind", "recorded", "--judge.path",
+                 str(files.folder / "answers.jsonl"), "--out", str(files.out), "--method", "direct", "--attempts", "1",
+                 "--fail_under", "accepted=0.1"]) == 0
+
+
+def test_a_language_without_valid_answers_is_not_left_out(files):
+    answers = recorded("direct", lambda row: "Yes" if row["language"] == "python" and row["label"] else (
+        "No" if row["language"] == "python" else "?"))
+    rows = programs(dataset="humaneval-x")
+    result, _ = files.run(answers, "--method", "direct", "--attempts", "1", "--invalid_policy", "wrong", rows=rows)
+    assert result["accuracy"]["mean"] == 0.5 and result["kendall"]["mean"] is None
+    assert "go: there are no rows" in result["kendall"]["reason"]
+
+
+def test_grades_of_people_without_an_aggregate(files):
+    rows = [row | {"grader_grades": [1, 2]} for row in programs()]
+    result, _ = files.run(direct(), "--method", "direct", rows=rows)
+    assert "human_ceiling" not in result
+
+
+def test_runs_on_grades_are_compared(files):
+    rows = [{name: value for name, value in row.items() if name != "label"} | {"grade": 4 * row["label"],
+                                                                             "dataset": "conala"} for row in programs()]
+    ratings = lambda best: [{"id": f"{row['id']}/helpfulness", "texts": [str(best if row["grade"] else 50)]}
+                            for row in rows]
+    files.run(ratings(10), "--method", "helpfulness", rows=rows, out="worse")
+    result, _ = files.run(ratings(90), "--method", "helpfulness", "--compare", str(files.folder / "worse"), rows=rows)
+    assert result["compared"]["n"] == 8 and result["compared"]["kendall"]["mean"] == 2.0
+
+
+def test_a_validation_subset_with_a_test_subset(files):
+    rows = [row | {"subset": "validation" if row["group"] in "ab" else "test"} for row in programs()]
+    answers = direct(probabilities={"Yes": 0.5, "No": 0.4})
+    options = ["--method", "direct", "--subset", "test", "--validation.subset"]
+    result, judged = files.run(answers, *options, "validation", rows=rows)
+    assert result["n"] == 4 and len(judged) == 8 and "fitted" in result
+    files.run(answers, *options, "dev", rows=rows)
+    assert files.status == 2
+
+
 # ---- pairs -------------------------------------------------------------------------------------------------
 
 def test_pairs(files):
@@ -349,14 +415,21 @@ def test_limits(files, capsys, options, status):
     (["--samples", "0"], "samples"), (["--judge.kind", "reward", "--judge.model", "m"], "gives no reasons"),
     (["--method", "helpfulness", "--decide", "probability"], "has none"), (["--task", "t"], "belongs to --code"),
     (["--method", "guess"], "method"), (["--samples", "2", "--temperature", "0"], "same answer again"),
-    (["--validation.share", "1"], "share"), (["--weights.Small", "-1"], "points"), (["--threshold", "2"], "threshold")])
+    (["--validation.share", "1"], "share"), (["--weights.Small", "-1"], "points"),
+    (["--weights.Small", "1"], "lists no faults"),
+    (["--method", "direct", "--catalogue", "extended"], "lists no faults"),
+    (["--method", "direct", "--variant.step_by_step"], "has no analysis"),
+    (["--fail_under", "accuracy=nan"], "no number"),
+    (["--method", "pairwise", "--compare", "x"], "pairwise goes without"),
+    (["--method", "direct", "--decide", "probability", "--runs", "2"], "the same in each sample"),
+    (["--threshold", "2"], "threshold")])
 def test_settings_that_are_refused(options, message):
     with pytest.raises(UserError, match=message):
         parse(Config, ["--data.path", "rows.jsonl", "--out", "out", *options])
 
 
 def test_a_severity_without_weight_is_refused(files, capsys):
-    files.run(direct(), "--weights.Severe", "3")
+    files.run(direct(), "--method", "fault_localization", "--weights.Severe", "3")
     assert files.status == 2 and "no severity 'Severe'" in capsys.readouterr().err
 
 

@@ -582,6 +582,7 @@ def test_anchors_of_real_rows(shared, files):
         1 - sum(passing.values()) / 495)
 
 
+@pytest.mark.slow
 def test_surface_metrics_of_real_rows(shared, files):
     pytest.importorskip("sacrebleu")
     rows = read_jsonl(shared / "codejudge" / "humanevalx.jsonl")

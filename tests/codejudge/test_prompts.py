@@ -171,7 +171,9 @@ def test_the_template_of_a_model_is_out_of_reach():
     judge = asker()
     count = lambda item: sum(id in control for id in tokenizer.chat_prompt(judge.prompt(judge.steps[0], item).content))
     plain = count(ITEM)
-    for payload in PAYLOADS:
+    spelled = [payload for payload in PAYLOADS if "<" in payload or "[" in payload]
+    assert len(spelled) > 12
+    for payload in spelled:
         assert count(Item("1", payload, payload, "python", payload, reference=payload)) == plain, payload
 
 

@@ -48,7 +48,7 @@ def test_groups_are_the_nodes_depth_first():
 
 @pytest.mark.parametrize("kept", [0, 32])
 def test_generation_reads_every_prefix_once(monkeypatch, kept):
-    """The same tokens as without shared prefixes; where none is kept, a prefix is computed again for each group."""
+    """The same tokens as without shared prefixes; with none in memory, a prefix is computed again for each group."""
     monkeypatch.setattr(scheduler, "PREFIXES_KEPT", kept)
     generator = Generator(Model(SPEC, random_params(SPEC, seed=7), Letters()), batch_size=4)
     sampling, stats, whole = SamplingConfig(temperature=0.7, max_tokens=5), GenerationStats(), GenerationStats()

@@ -530,7 +530,8 @@ def test_exports_are_fine_tuning_rows(files, kind, method):
 def test_exports_train(files, kind, method):
     files.run(direct(), "--method", "direct", "--export", kind)
     assert main(["tune", "--method", method, "--model", "tiny", "--data.path", str(files.out / "export.jsonl"),
-                 "--train.steps", "1", "--train.batch_size", "2", "--out", str(files.folder / "tuned")]) == 0
+                 "--train.steps", "1", "--train.epochs", "null", "--train.batch_size", "2",
+                 "--out", str(files.folder / "tuned")]) == 0
 
 
 def test_the_report_shows_text_as_text(files):

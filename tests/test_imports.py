@@ -22,6 +22,7 @@ ALLOWED = {
     "rl": {"evaluate", "judge", "finetune", "train", "generate", "model", "text", "models", "ops"},
     "cory": {"rl", "evaluate", "judge", "finetune", "train", "generate", "model", "text", "models", "ops"},
     "codejudge": {"judge", "generate", "model", "text", "models", "ops"},
+    "consistency": {"judge", "generate", "model", "text", "models", "ops"},
     "checkpoint": {"model", "text", "models", "ops"},
     "self_param": {"evaluate", "judge", "finetune", "train", "generate", "model", "text", "models", "ops"},
 }

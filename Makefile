@@ -35,15 +35,16 @@ test-all: models $(VENV)/installed-test
 test-oracle: $(VENV)/installed-oracle
 	$(BIN)/python -m pytest tests/oracle $(WORKERS)
 
-# The package as others get it: built, installed elsewhere, run away from the sources.
+# The package as others get it: built, installed apart from the sources, run away from them.
+WHEEL_PYTHON := PYTHONPATH=site ../../$(BIN)/python
 wheel-check: $(VENV)/installed
-	rm -rf build/wheel $(VENV)-wheel
+	rm -rf build/wheel
 	$(BIN)/pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir build/wheel .
-	$(PYTHON) -m venv $(VENV)-wheel
-	$(VENV)-wheel/bin/pip install --quiet --disable-pip-version-check build/wheel/*.whl
-	cd build/wheel && echo 'def one(): return 1' > one.py && ../../$(VENV)-wheel/bin/jaxllm judge --method direct \
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target build/wheel/site build/wheel/*.whl
+	cd build/wheel && $(WHEEL_PYTHON) -c 'import jaxllm; assert "/wheel/site/" in jaxllm.__file__, jaxllm.__file__'
+	cd build/wheel && echo 'def one(): return 1' > one.py && $(WHEEL_PYTHON) -m jaxllm judge --method direct \
 		--task 'Return 1.' --code one.py --out run && test -s run/report.html
-	rm -rf build/wheel $(VENV)-wheel
+	rm -rf build/wheel
 
 lint: $(VENV)/installed-lint
 	$(BIN)/ruff check .

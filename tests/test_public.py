@@ -25,6 +25,8 @@ PUBLIC: dict[str, str] = {
         TargetSource TeacherCache train_run TrainPlan TrainResult""",
     "jaxllm.generate": """
         check_prompt Completion generate GenerationStats Generator Score score""",
+    "jaxllm.codejudge": """
+        CodeJudge Config Fault fault_score Item load_prompts METHODS PARSERS Prompts read_code read_items Taxonomy""",
     "jaxllm.judge": """
         Answer Cached Choice choice_of Completions FunctionJudge Invalid Judge judge_rows JudgeConfig JudgedRow
         JudgeSummary LocalJudge NoAnswer open_judge Options Prices Prompt RecordedJudge retry_in_conversation

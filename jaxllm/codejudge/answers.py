@@ -44,11 +44,11 @@ class Taxonomy:
                 return name
         return next((own for alias, own in self.aliases.items() if alias.casefold() == plain), None)
 
-    def inferred(self, text: str) -> str | None:
-        """Returns the severity of the first kind of fault that a text names, as whole words; never that of `OTHER`."""
+    def named(self, text: str) -> list[str]:
+        """Lists the severities of the kinds of faults that a text names as whole words, in order; never `OTHER`'s."""
         found = [(match.start(), own) for kind, own in self.kinds.items() if kind != OTHER
                  and (match := re.search(rf"\b{re.escape(kind)}\b", text, re.IGNORECASE))]
-        return min(found)[1] if found else None
+        return [severity for _, severity in sorted(found)]
 
 
 @dataclass(frozen=True)
@@ -113,28 +113,45 @@ def without_thinking(text: str) -> str | Invalid:
 
 # ---- strict ------------------------------------------------------------------------------------------------
 
-_WORD = re.compile(r"(?<![\w'])(yes|no)(?![\w'])", re.IGNORECASE)
-# "Yes, ..." and "No. ..." decide; "No errors are left" is no verdict.
-_FIRST = re.compile(r"\W*(?:(yes)(?![\w'])|(no)(?=\W*$|\s*[.,;:!*\"\u2013\u2014-]|\s+(?:the|it|this|because|since)\b))",
-                    re.IGNORECASE)
-_LAST = re.compile(r"(?:^|[\s\"'*:(\[{])(yes|no)\W*$", re.IGNORECASE)
-# What turns a Yes or No at the end of a line into its opposite, or makes it a choice.
-_HEDGED = re.compile(r"\b(?:not|never|cannot|can't|don't|doesn't|isn't|neither|nor|or|either|unsure|whether|if)\b"
-                     r"|n't\b", re.IGNORECASE)
-_LABELLED_WORD = re.compile(r"\b(?:answer|verdict|conclusion)(?:\s+is)?\s*:?[\s\"'*]*(yes|no)(?![\w'])", re.IGNORECASE)
+# Marks around a verdict that mean nothing: **Yes**, "Yes", \\boxed{Yes}.
+_MARKS = re.compile(r"\\\\boxed|\\boxed|[*_`\"'#>(){}\[\]]")
+_VERDICT = r"(?:yes|no)"
+# "Yes, ...", "No. ..." and "No, ..." decide; "No errors are left" is no verdict.
+_LEADING = re.compile(
+    r"\s*(?:(yes)(?=\s*$|\s*[.,;:!]|\s+(?:it|the|this|that|because|since|all)\b)"
+    r"|(no)(?=\s*$|\s*[.,;:!]|\s+(?:it|the|this|that|because|since)\b))", re.IGNORECASE | re.ASCII)
+# The last clause of a line may have these words before its verdict, and no others.
+_CLOSING = re.compile(
+    r"\s*(?:(?:so|therefore|thus|hence|and|in|short|my|the|final|overall|answer|verdict|conclusion|is|review|says)\s+)*"
+    rf"({_VERDICT})\s*", re.IGNORECASE | re.ASCII)
+_LABELLED_VERDICT = re.compile(
+    rf"\b(?:answer|verdict|conclusion)(?:\s+is)?\s{{0,3}}:?\s{{0,3}}({_VERDICT})(?=\s*$|\s*[.,;!])",
+    re.IGNORECASE | re.ASCII)
+_OTHER_VERDICT = re.compile(rf"(?:^|[.,;:!])\s{{0,3}}({_VERDICT})(?=\s{{0,3}}(?:[.,;:!]|$))", re.IGNORECASE | re.ASCII)
 # A line that begins with Yes and then calls the program wrong, or with No and calls it right.
-_AGAINST = {"yes": re.compile(r"\b(?:incorrect|wrong|not correct|not right|fails?|faulty|buggy|however|but)\b",
-                              re.IGNORECASE),
-            "no": re.compile(r"\b(?:is|are|looks?) (?:fully |completely |entirely )?(?:correct|right)\b",
-                             re.IGNORECASE)}
-_FENCED = re.compile(r"```[^\n`]*\n(.*?)```", re.DOTALL)
-_JSON_START = re.compile(r"\[\s*\{|\{\s*[\"']")
-_NUMBER = re.compile(r"(?<![\w.])[-+]?\d+(?:[.,]\d+)?")
-# "(0-4)", "on a scale of 0 to 4", "/4" and "out of 4" are no grades.
-_SCALE = r"\b0\s*(?:-|\u2013|to|and|through)\s*{top}\b|/\s*{top}(?![\d.])|\bout\s+of\s+{top}\b"
-_GRADE_SCALE, _HELP_SCALE = (re.compile(_SCALE.format(top=top), re.IGNORECASE) for top in (GRADES[-1], HELPFULNESS_TOP))
-_LABELLED = re.compile(r"(?:score|grade|rating|usefulness|correctness|helpfulness)[^\w+-]*(?:is|of)?[^\w+-]*"
-                       r"([-+]?\d+(?:[.,]\d+)?)", re.IGNORECASE)
+_AGAINST = {
+    "yes": re.compile(r"\b(?:incorrect|wrong|faulty|buggy|however)\b|\bnot (?:correct|right)\b"
+                      r"|(?<!not )(?<!n't )(?<!cannot )(?<!never )\bfails?\b", re.IGNORECASE),
+    "no": re.compile(r"\b(?:is|are|looks?) (?:(?!not\b)\w{1,20} )?(?:correct|right)\b", re.IGNORECASE)}
+# Where JSON may begin, and keys of faults.
+_OPENING = re.compile(r"[\[{]")
+_JSON_START = re.compile(r"\[\s{0,99}\{|\{\s{0,99}[\"'a-zA-Z]")
+_KEY = re.compile(r"[\"']?\b(inconsistency|severity)\b[\"']?\s{0,9}:", re.IGNORECASE)
+_FENCE = re.compile(r"^\s*```.*$", re.MULTILINE)
+_LIST_NAMES = ("faults", "inconsistencies", "issues", "errors", "problems")
+# A number of its own; neither 1e2 nor 0x3 nor v2.
+_NUMBER = re.compile(r"(?<![\w.,])[0-9]+(?:[.,][0-9]+)?(?![\w])", re.ASCII)
+_DASHES = "-\u2010\u2011\u2012\u2013\u2014\u2212"
+# "0-4", "0 to 4", "/4" and "out of 4" repeat the scale and are no grades; another scale makes the answer invalid.
+_GRADE_SCALE, _HELP_SCALE = (re.compile(
+    rf"\b0\s{{0,3}}(?:[{_DASHES}]|to|and|through|\.\.)\s{{0,3}}{top}\b|/\s{{0,3}}{top}(?![\w.])"
+    rf"|\bout\s{{1,3}}of\s{{1,3}}{top}\b", re.IGNORECASE) for top in (GRADES[-1], HELPFULNESS_TOP))
+_OTHER_SCALE = re.compile(rf"[%/{_DASHES}\u00b2\u00b3\u00b9]|\s{{0,3}}(?:/|out of|of|or|to)\s{{0,3}}[0-9]")
+_LABEL = r"(?:score|grade|rating|usefulness|correctness|helpfulness|final|answer|verdict)"
+_LABELLED_LINE = re.compile(
+    rf"^\W{{0,9}}(?:[a-z]+\s){{0,3}}{_LABEL}(?:\s+is)?[\s:*=()]{{0,9}}([0-9]+)(%?)[\s.*]{{0,9}}$",
+    re.IGNORECASE | re.MULTILINE | re.ASCII)
+_LABELLED = re.compile(rf"\b{_LABEL}\b", re.IGNORECASE)
 
 
 class Strict:
@@ -145,7 +162,7 @@ class Strict:
         own = without_thinking(text)
         if isinstance(own, Invalid):
             return own
-        lines = [line for line in own.splitlines() if line.strip()]
+        lines = [line for line in _MARKS.sub(" ", own).splitlines() if line.strip()]
         if not lines:
             return Invalid("it is empty")
         found = _leading(lines[0]) | _closing(lines[-1])
@@ -154,10 +171,10 @@ class Strict:
         return found == {"yes"}
 
     def faults(self, text: str, taxonomy: Taxonomy, cut: bool = False) -> list[Fault] | Invalid:
-        """Parses a JSON list of faults, one object, or an object around a list.
+        """Parses a JSON list of faults, objects without a list, or an object around a list.
 
         A list without its end is invalid, since a cut list always looks better than it was meant; other slips of
-        the notation are repaired, unless an object is lost by it. An empty list has no faults.
+        the notation are repaired, unless a fault could be lost by it. An empty list, alone, has no faults.
         """
         own = without_thinking(text)
         if isinstance(own, Invalid):
@@ -176,33 +193,32 @@ class Strict:
 
     def grade(self, text: str) -> int | Invalid:
         """Parses a whole number from 0 to 4; a scale that the answer repeats is no grade."""
-        value = _strict_number(text, _GRADE_SCALE, GRADES[-1])
+        value = _strict_number(text, _GRADE_SCALE, GRADES[-1], percent=False)
         return value if isinstance(value, Invalid) else int(value)
 
     def helpfulness(self, text: str) -> float | Invalid:
         """Parses a whole number or percentage from 0 to 100."""
-        value = _strict_number(text, _HELP_SCALE, HELPFULNESS_TOP)
+        value = _strict_number(text, _HELP_SCALE, HELPFULNESS_TOP, percent=True)
         return value if isinstance(value, Invalid) else value / HELPFULNESS_TOP
 
 
 def _leading(line: str) -> set[str]:
     """Returns the verdict with which a line begins; both verdicts where the rest of the line takes it back."""
-    match = _FIRST.match(line)
+    match = _LEADING.match(line)
     if match is None:
         return set()
     word, rest = (match[1] or match[2]).lower(), line[match.end():]
-    verdicts = {word, *(other.lower() for other in _WORD.findall(rest))}
-    return {"yes", "no"} if _AGAINST[word].search(rest) else verdicts
+    if _AGAINST[word].search(rest):
+        return {"yes", "no"}
+    return {word, *(other.lower() for other in _OTHER_VERDICT.findall(rest))}
 
 
 def _closing(line: str) -> set[str]:
-    """Returns the verdict with which a line ends, or that it labels as its answer; both where it is negated."""
-    match = _LABELLED_WORD.search(line) or _LAST.search(line)
-    if match is None:
-        return set()
-    before, after = line[:match.start(1)], line[match.end(1):]
-    verdicts = {match[1].lower(), *(other.lower() for other in _WORD.findall(after))}
-    return {"yes", "no"} if _HEDGED.search(before) else verdicts
+    """Returns the verdict of the last clause of a line, or that the line labels as its answer."""
+    clause = re.split(r"[.,;:!?\u2013\u2014]", line.rstrip(" \t.,;:!"))[-1]
+    if match := _CLOSING.fullmatch(clause):
+        return {match[1].lower()}
+    return {word.lower() for word in _LABELLED_VERDICT.findall(line)}
 
 
 def _strict_fault(item: Any, number: int, taxonomy: Taxonomy) -> Fault | Invalid | None:
@@ -216,10 +232,10 @@ def _strict_fault(item: Any, number: int, taxonomy: Taxonomy) -> Fault | Invalid
         return Invalid(f"the inconsistency of entry {number} is not a text")
     nothing = text.strip().strip(".").casefold() in ("none", "no inconsistency", "")
     if "severity" not in fields:
-        severity = taxonomy.inferred(text)
-        if severity is None:
+        severities = set(taxonomy.named(text))
+        if len(severities) != 1:
             return Invalid(f"entry {number} has no severity")
-        return Fault(text, severity, inferred=True)
+        return Fault(text, severities.pop(), inferred=True)
     word = fields["severity"]
     if not isinstance(word, str):
         return Invalid(f"the severity of entry {number} is not a text")
@@ -234,68 +250,83 @@ def _strict_fault(item: Any, number: int, taxonomy: Taxonomy) -> Fault | Invalid
 
 
 def _fault_list(text: str, cut: bool) -> list[Any] | Invalid:
-    """Finds the list of faults in an answer: as the whole of it, in a fenced block, or anywhere, if there is one."""
-    items = _as_items(_loads(text.strip()), whole=True)
-    if items is not None:
-        return items
-    blocks = list(_FENCED.finditer(text))
-    inside = [own for block in blocks if (own := _as_items(_loads(block[1].strip()), whole=False)) is not None]
-    outside = _FENCED.sub("\n", text)
-    if len(blocks) == 1 and not outside.strip() and blocks[0][1].strip() == "[]":
+    """Finds the one list of faults in an answer, with or without fences and other text around it."""
+    plain = _FENCE.sub("", text).strip()
+    if plain == "[]":
         return []
-    spans, damaged = _json_spans(outside)
-    found = inside + [own for start, end in spans
-                      if (own := _as_items(_loads(outside[start:end]), whole=False)) is not None]
-    if any(own != found[0] for own in found):
-        return Invalid("it has several lists of faults")
+    spans, damaged = _json_spans(text)
+    values = [_loads(text[start:end]) for start, end in spans]
+    objects = [value for value in values if _is_fault(value)]
+    lists = [items for value in values if (items := _as_list(value)) is not None]
+    if not lists and len(values) == 1 and plain == text[slice(*spans[0])].strip() and not objects:
+        if isinstance(values[0], list):
+            return values[0]  # not a list of objects: each entry has its reason
+    between = [0, *(place for span in spans for place in span), len(text)]
+    rest = "".join(text[start:end] for start, end in zip(between[::2], between[1::2], strict=True))
     if damaged is not None:
-        end = _closed_at(outside, damaged)
-        if cut or end is None:
-            return Invalid("its JSON list is cut off")
-        return Invalid("its JSON cannot be read") if found else _repaired(outside[damaged:end])
-    if found:
-        return found[0]
-    if len(blocks) == 1 and not outside.strip():
-        return _fault_list(blocks[0][1], cut)  # a fenced list with slips
-    return Invalid("there is no JSON list in it")
+        return Invalid("its JSON cannot be read") if objects or lists else _repaired(text[damaged:], cut)
+    if _KEY.search(rest) or lists and objects or any(items != lists[0] for items in lists):
+        return Invalid("it has several lists of faults")
+    if lists:
+        return lists[0]
+    return objects or Invalid("there is no JSON list in it")
 
 
-def _repaired(span: str) -> list[Any] | Invalid:
-    """Repairs slips such as a trailing comma or a missing quote, as long as no object gets lost."""
+def _repaired(text: str, cut: bool) -> list[Any] | Invalid:
+    """Repairs slips such as a trailing comma or single quotes; invalid where a fault could be lost.
+
+    Args:
+        text: the answer from the start of its JSON on.
+        cut: the token limit ended the answer.
+    """
+    end = max(text.rfind("]"), text.rfind("}")) + 1
+    span, rest = text[:end], text[end:]
+    balanced = all(span.count(left) == span.count(right) for left, right in ("[]", "{}"))
+    if cut or not balanced or _KEY.search(rest) or _OPENING.search(rest):
+        return Invalid("its JSON list is cut off or damaged")
     import json_repair
 
-    value = json_repair.loads(span)
-    items = _as_items(value, whole=True)
-    if items is None or not items or len(items) < _objects(span):
+    value: Any
+    try:
+        value = json_repair.loads(span)
+    except Exception:  # of a library, on text of any kind
+        return Invalid("its JSON cannot be read")
+    items = [value] if _is_fault(value) else _as_list(value)
+    keys = [key.lower() for key in _KEY.findall(span)]
+    if items is None or not all(isinstance(item, dict) for item in items) or any(
+            keys.count(name) != sum(name in map(str.lower, item) for item in items)
+            for name in ("inconsistency", "severity")):
         return Invalid("its JSON cannot be read")
     return items
 
 
 def _loads(text: str) -> Any:
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_unique)
     except (ValueError, RecursionError):
         return None
 
 
-def _as_items(value: Any, whole: bool) -> list[Any] | None:
-    """Returns the entries of a decoded list of faults; None if it is something else.
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Builds an object; a `ValueError` where two keys differ in nothing but case and outer blanks."""
+    if len({name.strip().casefold() for name, _ in pairs}) < len(pairs):
+        raise ValueError("a key is given twice")
+    return dict(pairs)
 
-    Args:
-        value: the decoded JSON.
-        whole: it is all there is, so that an empty list means no faults.
-    """
-    if isinstance(value, dict):
-        names = {str(name).strip().casefold() for name in value}
-        if names & {"inconsistency", "severity"}:
-            return [value]
-        lists = [inner for inner in value.values() if isinstance(inner, list)]
-        return _as_items(lists[0], whole) if len(value) == len(lists) == 1 else None
-    if isinstance(value, list):
-        if not value:
-            return value if whole else None
-        return value if whole or any(isinstance(item, dict) for item in value) else None
-    return None
+
+def _is_fault(value: Any) -> bool:
+    return isinstance(value, dict) and bool({str(name).strip().casefold() for name in value}
+                                            & {"inconsistency", "severity"})
+
+
+def _as_list(value: Any) -> list[Any] | None:
+    """Returns the entries of a decoded list of faults, or of an object around one; None if it is something else."""
+    if isinstance(value, dict) and len(value) == 1:
+        [(name, inner)] = value.items()
+        if isinstance(inner, list) and (inner or str(name).strip().casefold() in _LIST_NAMES):
+            return inner if not inner or any(map(_is_fault, inner)) else None
+        return None
+    return value if isinstance(value, list) and any(map(_is_fault, value)) else None
 
 
 def _json_spans(text: str) -> tuple[list[tuple[int, int]], int | None]:
@@ -303,8 +334,8 @@ def _json_spans(text: str) -> tuple[list[tuple[int, int]], int | None]:
 
     What follows a damaged start is not searched: parts of a list must not pass for the whole of it.
     """
-    decoder, spans, at = json.JSONDecoder(), [], 0
-    while match := re.compile(r"[\[{]").search(text, at):
+    decoder, spans, at = json.JSONDecoder(object_pairs_hook=_unique), [], 0
+    while match := _OPENING.search(text, at):
         try:
             at = decoder.raw_decode(text, match.start())[1]
         except RecursionError:
@@ -318,55 +349,31 @@ def _json_spans(text: str) -> tuple[list[tuple[int, int]], int | None]:
     return spans, None
 
 
-def _closed_at(text: str, start: int) -> int | None:
-    """Returns the end of the bracket that opens at `start`, outside of strings; None if it is never closed."""
-    depth, quoted, at = 0, False, start
-    while at < len(text):
-        letter = text[at]
-        if letter == "\\" and quoted:
-            at += 1
-        elif letter == '"':
-            quoted = not quoted
-        elif not quoted:
-            depth += (letter in "[{") - (letter in "]}")
-            if depth == 0:
-                return at + 1
-        at += 1
-    return None
-
-
-def _objects(span: str) -> int:
-    """Counts objects that are not in one another, outside of strings."""
-    count = depth = 0
-    quoted = escaped = False
-    for letter in span:
-        if escaped:
-            escaped = False
-        elif letter == "\\":
-            escaped = quoted
-        elif letter == '"':
-            quoted = not quoted
-        elif not quoted:
-            count += letter == "{" and depth == 0
-            depth += (letter == "{") - (letter == "}")
-    return count
-
-
-def _strict_number(text: str, scale: re.Pattern, top: int) -> float | Invalid:
+def _strict_number(text: str, scale: re.Pattern, top: int, percent: bool) -> float | Invalid:
+    """Parses the only number of an answer, or the one that a line labels as the score."""
     own = without_thinking(text)
     if isinstance(own, Invalid):
         return own
     if not own.strip():
         return Invalid("it is empty")
     plain = scale.sub(" ", own)
-    found = {match[1] for match in _LABELLED.finditer(plain)} or set(_NUMBER.findall(plain))
-    if not found:
-        lone = re.findall(rf"\b(?:0|{top})\b", own)  # an answer of 0 to 4 alone is a scale, 4/4 is not
-        return Invalid("there is no number in it" if not lone else f"it gives no single number from 0 to {top}")
-    if len(found) > 1:
+    labelled = {number for number, unit in _LABELLED_LINE.findall(plain) if percent or not unit}
+    label = _LABELLED.search(plain)
+    numbers = list(_NUMBER.finditer(plain, label.start() if label else 0))
+    if len(labelled) == 1:
+        word = labelled.pop()
+    elif labelled or len(numbers) > 1:
         return Invalid("it has several numbers")
-    word = found.pop()
-    if not re.fullmatch(r"\+?[0-9]{1,9}", word) or int(word) > top:
+    elif not numbers:
+        return Invalid("there is no number in it")
+    else:
+        [match] = numbers
+        before, after = plain[:match.start()], plain[match.end():]
+        after = after.removeprefix("%") if percent else after
+        if before[-1:] in tuple(_DASHES) or _OTHER_SCALE.match(after):
+            return Invalid("its number is of another scale")
+        word = match.group()
+    if not re.fullmatch(r"[0-9]{1,9}", word) or int(word) > top:
         return Invalid(f"{word:.20} is not a whole number from 0 to {top}")
     return float(int(word))
 
@@ -374,8 +381,7 @@ def _strict_number(text: str, scale: re.Pattern, top: int) -> float | Invalid:
 # ---- as released -------------------------------------------------------------------------------------------
 
 _PENALTIES = {"fatal": 100.0, "major": 50.0, "small": 5.0}
-_LIST_SPAN = re.compile(r"\[\s*\{.*?\}\s*\]", re.DOTALL)
-_OBJECT_SPAN = re.compile(r"\{.*?\}", re.DOTALL)
+_LIST_START, _LIST_END = re.compile(r"\[\s*\{"), re.compile(r"\}\s*\]")
 
 
 class Compat:
@@ -392,11 +398,11 @@ class Compat:
 
     def faults(self, text: str, taxonomy: Taxonomy, cut: bool = False) -> list[Fault] | Invalid:
         """Decodes the first `[{...}]`, or else the first `{...}`; unknown severities cost nothing."""
-        items = None
-        if match := _LIST_SPAN.search(text):
-            items = _loads(match.group())
-        if items is None and (match := _OBJECT_SPAN.search(text)):
-            single = _loads(match.group())
+        items, start = None, _LIST_START.search(text)
+        if start and (end := _LIST_END.search(text, start.end())):
+            items = _decoded(text[start.start():end.end()])
+        if items is None and (first := text.find("{")) >= 0:
+            single = _decoded(text[first:text.find("}", first) + 1])
             items = None if single is None else [single]
         if not isinstance(items, list):
             return Invalid("there is no JSON list in it")
@@ -430,12 +436,19 @@ class Compat:
         return int(match.group()) / 100.0
 
 
+def _decoded(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
 def _released_fault(item: Any, taxonomy: Taxonomy) -> Fault | None:
     try:
-        text = item.get("inconsistency", "")
+        text = item["inconsistency"]
         if "severity" not in item:
-            severity = taxonomy.inferred(text)
-            return None if severity is None else Fault(text, severity, inferred=True)
+            severities = taxonomy.named(text)
+            return Fault(text, severities[0], inferred=True) if severities else None
         word = item["severity"].lower()
         if text.lower() == "none":
             word = "negligible"

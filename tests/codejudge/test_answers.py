@@ -1,8 +1,10 @@
 """Parsers of a judge's answers: both columns of the method's table, and answers that hide the end of a list."""
 
 import json
+import time
 
 import hypothesis
+import numpy as np
 import pytest
 
 from jaxllm.codejudge import PARSERS, fault_score, load_prompts
@@ -51,7 +53,7 @@ def test_weights_can_be_changed():
     ('[{"inconsistency": "something odd"}]', INVALID, INVALID),
     ("[]", INVALID, 1.0),
     ('[{"inconsistency": "x", "severity": "Small"}, {"inconsistency": "y", "severity": Major}]', 0.95, 0.45),
-    ('[{"inconsistency": "x", "severity": null}]', INVALID, INVALID),
+    ('[{"inconsistency": "x", "severity": null}]', INVALID, INVALID), ('[{"severity": "Major"}]', INVALID, 0.5),
     ("The program is fine.", INVALID, INVALID), ("", INVALID, INVALID),
 ])
 def test_lists_of_faults(text, compat, strict):
@@ -76,6 +78,18 @@ def test_lists_of_faults(text, compat, strict):
     ('```\n{"result": []}\n```\nis printed: ' + faults("Fatal"), 0.0),
     ("```\n[]\n```\nis what it prints, a fatal fault", INVALID), ("```json\n[]\n```", 1.0),
     ("```json\n[{'inconsistency': 'x', 'severity': 'Major'},]\n```", 0.5),
+    ("[{'inconsistency': 'index ] off', 'severity': 'Small'}, {'inconsistency': 'b', 'severity': 'Fatal'}]", INVALID),
+    ("[{'inconsistency': 'missing }', 'severity': 'Negligible'}, {'inconsistency': 'b', 'severity': 'Major'}]",
+     INVALID),
+    ('[{"inconsistency": "a", "severity": "Small"},]\n\n' + faults("Fatal"), INVALID),
+    ('{"inconsistency": "a", "severity": "Small",}\n{"inconsistency": "b", "severity": "Fatal"}', INVALID),
+    ('[{"inconsistency": "a", "severity": "Small"}}, {"inconsistency": "b", "severity": "Fatal"}]', INVALID),
+    ('```\n[{"inconsistency": "a", "severity": "Fatal"},]\n```\n```\n' + faults("Negligible") + "\n```", INVALID),
+    ('{"severity": "Fatal", "inconsistency": "a", "severity": "Negligible"}', INVALID),
+    ('{"inconsistency": "a", "severity": "Major"}\n{"inconsistency": "a", "severity": "Major"}', 0.0),
+    ('{"uncertain_points": []}', INVALID), ('{"faults": []}', 1.0), ("severity: Fatal. []", INVALID),
+    ("[" * 100_000 + "]" * 100_000, INVALID), ('[{"a":' * 150 + "1," + "}]" * 150, INVALID),
+    ('[{"inconsistency": "not a logic error: Incompletion"}]', INVALID),
     ('[[{"inconsistency": "x", "severity": "Major"}]]', INVALID), ("[1, 2]", INVALID), ('{"a": 1}', INVALID),
     ('[{"inconsistency": ["x"], "severity": "Major"}]', INVALID), ("[" * 10_000, INVALID), ("{" * 10_000, INVALID),
     ('[{"inconsistency": "None", "severity": "None"}]', 1.0), ('[{"inconsistency": null, "severity": ""}]', 1.0),
@@ -84,6 +98,32 @@ def test_lists_of_faults(text, compat, strict):
 ])
 def test_strict_lists(text, expected):
     assert score(STRICT, text) == expected
+
+
+def test_no_repaired_list_scores_better_than_it_was_meant():
+    """Lists with one slip each: the score is right, or there is none."""
+    random = np.random.default_rng(0)
+    severities, texts = list(TAXONOMY.weights), [
+        "x", "index ] off", "missing }", "it's {a, b]", 'says \\"no\\"', "a: b, c"]
+    slips = [lambda text: text.replace('"', "'"), lambda text: text[:-1] + ",]", lambda text: text.replace("},", "}"),
+             lambda text: text.replace('"severity"', "severity"), lambda text: text[: random.integers(1, len(text))],
+             lambda text: text.replace("}", "}}", 1), lambda text: text.replace('": "', '" "', 1),
+             lambda text: text[1:]]
+    read = 0
+    for _ in range(600):
+        own = random.choice(severities, random.integers(1, 4))
+        entries = [f'{{"inconsistency": "{random.choice(texts)}", "severity": "{one}"}}' for one in own]
+        whole = f"[{', '.join(entries)}]"
+        found = score(STRICT, slips[random.integers(len(slips))](whole))
+        assert found is None or found == fault_score(own, TAXONOMY.weights), whole
+        read += found is not None
+    assert read > 150
+
+
+def test_the_time_of_compat_is_linear():
+    started = time.monotonic()
+    assert score(COMPAT, '{"a":' * 20_000) is INVALID and score(COMPAT, "[{" * 20_000) is INVALID
+    assert time.monotonic() - started < 5
 
 
 def test_a_text_is_kept_to_the_letter():
@@ -96,8 +136,8 @@ def test_a_text_is_kept_to_the_letter():
 def test_kinds_are_whole_words():
     conala = load_prompts().taxonomy("conala")
     for text in ("it uses another undefined variable", "it fails otherwise", "great inefficiency"):
-        assert conala.inferred(text) is None
-    assert conala.inferred("an out of bounds access") == "Fatal"
+        assert conala.named(text) == []
+    assert conala.named("an out of bounds access") == ["Fatal"]
 
 
 @hypothesis.given(hypothesis.strategies.text(), hypothesis.strategies.sampled_from(
@@ -137,6 +177,13 @@ def test_aliases(tmp_path):
     ("The answer is not no", False, INVALID), ("The answer is: Yes. It works", True, True),
     ("\\boxed{Yes}", True, True),
     ("No. The program is correct.", False, INVALID), ("The verdict: **No**, it fails", False, False),
+    ("NO YES", True, INVALID), ("No *major* issues were found.", False, INVALID),
+    ("I would hardly say yes", True, INVALID),
+    ('No "bug" was found.', False, INVALID), ("Far from a yes", True, INVALID), ("No - errors found", False, INVALID),
+    ("Ye\u017f", INVALID, INVALID), ("Yes. No errors.", True, True), ("Yes, there is no error", True, True),
+    ("Yes, it does not fail", True, True), ("It does not fail. Yes.", True, True), ("Yes, no, maybe", True, INVALID),
+    ("Yes, all requirements are met, but naming could be better.", True, True), ("Yes, but it fails", True, INVALID),
+    ("The program cannot fail, so yes", True, True), ("No, it is not correct", False, False),
     ("<think>No, wait</think>\nYes", True, True), ("<think>Yes, it", True, INVALID), ("wait</think>No", False, False),
 ])
 def test_yes_and_no(text, compat, strict):
@@ -148,9 +195,34 @@ def test_yes_and_no(text, compat, strict):
     ("On a scale of 0 to 4, I give this a 3.", INVALID, 3), ("Score: -1", INVALID, INVALID), ("N/A", 0, INVALID),
     ("Score: 3.5", INVALID, INVALID), ("It fails 2 of 9 cases. Score: 1", 1, 1), ("0", 0, 0),
     ("0 to 4", INVALID, INVALID),
-    ("Score: 2 or 3", 2, 2), ("2, perhaps 3", INVALID, INVALID), ("", INVALID, INVALID), ("none", INVALID, INVALID)])
+    ("Score: 2 or 3", 2, INVALID), ("2, perhaps 3", INVALID, INVALID), ("", INVALID, INVALID),
+    ("none", INVALID, INVALID)])
 def test_grades(text, compat, strict):
     assert (value(COMPAT.grade(text)), value(STRICT.grade(text))) == (compat, strict)
+
+
+@pytest.mark.parametrize(("text", "expected"), [
+    ("Rating: 4/10", INVALID), ("Score: 3/5", INVALID), ("Score: 2 out of 10", INVALID),
+    ("Score (1 to 10): 8", INVALID), ("Rating (1-5): 4", INVALID), ("Score (0-5): 3", INVALID),
+    ("Score: \u22121", INVALID), ("Score: \u20131", INVALID),
+    ("\u22121", INVALID), ("Score: 3%", INVALID), ("3%", INVALID), ("Score: 2-3", INVALID), ("1e2", INVALID),
+    ("Score: 4, no wait, 2", INVALID), ("Score: 4 - 1 = 3", INVALID), ("Score: 3\n\nFinal: 2", INVALID),
+    ("Score (4 is best): 3", INVALID), ("0x3", INVALID), ("3\u00b2", INVALID), ("\u00bd", INVALID), ("v3", INVALID),
+    ("Score: 3\nIt fails for 2 inputs.", 3), ("**Score: 3**", 3), ("Final score: 3.", 3), ("3.", 3), ("score = 2", 2),
+    ("score" + " " * 100_000 + "x", INVALID), ("score " * 20_000, INVALID), ("9" * 5000, INVALID)])
+def test_strict_grades(text, expected):
+    started = time.monotonic()
+    assert value(STRICT.grade(text)) == expected
+    assert time.monotonic() - started < 5, "the time of a parser grows with the square of the text"
+
+
+@pytest.mark.parametrize("text", ["Rating: 9/10", "Score: 3 out of 4", "Score (0-4): 2", "Score: 85-90", "\u221285"])
+def test_ratings_of_another_scale(text):
+    assert isinstance(STRICT.helpfulness(text), Invalid)
+
+
+def test_the_scale_of_ratings_in_other_forms():
+    assert STRICT.helpfulness("Score (0..100): 85") == STRICT.helpfulness("Score: 85%") == 0.85
 
 
 @pytest.mark.parametrize(("text", "compat", "strict"), [

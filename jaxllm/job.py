@@ -262,6 +262,8 @@ class Job:
         try:
             page = render(title, lead, sections, to_yaml(self.config), versions())
             summary = markdown(title, lead, headline or next(iter(tables), None))
+            # A lone surrogate, as half of an emoji that a model wrote, has no form in UTF-8.
+            page, summary = (text.encode("utf-8", "backslashreplace").decode() for text in (page, summary))
         except Exception as error:  # matplotlib and jinja2 raise many types
             print(f"jaxllm: the report cannot be drawn ({type(error).__name__}: {error}); the numbers are in "
                   f"{self.result_path}", file=sys.stderr)

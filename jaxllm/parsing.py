@@ -159,34 +159,33 @@ def _check_arguments(argv: Sequence[str], known: dict[str, Any], job: type) -> d
 
 
 def _spell_out(argv: Sequence[str], known: dict[str, Any]) -> list[str]:
-    """Writes ``--flag`` as ``--flag true``, for keys of type bool, and ``--names a b`` as a list, for lists of texts or
-    paths; expands ``~`` in the names of config files.
+    """Writes ``--flag`` as ``--flag true``, for keys of type bool; words after the key of a list of texts, and those
+    after it in another place, as one list; and expands ``~`` in the names of config files.
     """
     words: list[str] = []
-    listed: list[str] | None = None  # values of the list that is being read
-    for i, word in enumerate(argv):
-        if listed is not None and not word.startswith("--"):
-            listed.append(word)
-            words[-1] = json.dumps(listed)
-            continue
-        listed = None
-        if word.startswith("--config=") or i and argv[i - 1] == "--config":
+    lists: dict[str, list[str]] = {}  # all values of a key so far
+    at = 0
+    while at < len(argv):
+        word = argv[at]
+        at += 1
+        if word.startswith("--config=") or at > 1 and argv[at - 2] == "--config":
             option = "--config=" if word.startswith("--config=") else ""
             word = option + os.path.expanduser(word.removeprefix(option))
-        name, equals, value = word[2:].partition("=")
-        if equals and word.startswith("--") and _is_list_of_texts(known.get(name)) and value[:1] != "[" and not (
-                value == "null"):
-            words += [f"--{name}", json.dumps([value])]
+        name, equals, value = word[2:].partition("=") if word.startswith("--") else ("", "", "")
+        following = argv[at] if at < len(argv) else "--"
+        first = value if equals else following
+        if _is_list_of_texts(known.get(name)) and first[:1] != "[" and first != "null" and (
+                equals or not following.startswith("--")):
+            values = lists.setdefault(name, [])
+            values += [value] if equals else []
+            while at < len(argv) and not equals and not argv[at].startswith("--"):
+                values.append(argv[at])
+                at += 1
+            words += [f"--{name}", json.dumps(values)]
             continue
         words.append(word)
-        following = argv[i + 1] if i + 1 < len(argv) else "--"
-        key = word[2:] if word.startswith("--") else ""
-        if following.startswith("--"):
-            if known.get(key) is bool:
-                words.append("true")
-        elif _is_list_of_texts(known.get(key)) and following[:1] != "[" and following != "null":
-            listed = []
-            words.append("[]")
+        if known.get(name) is bool and not equals and following.startswith("--"):
+            words.append("true")
     return words
 
 

@@ -100,6 +100,7 @@ def test_the_command_line_overrides_files_and_later_files_earlier_ones(written):
 @pytest.mark.parametrize(("words", "expected"), [
     (["a"], ["a"]), (["a", "b c", "--seed", "3"], ["a", "b c"]), (["1", "null"], ["1", "null"]),
     (["=x=1"], ["x=1"]), (["=[a, b]"], ["a", "b"]),
+    (["a", "--sampling.stop", "b", "--sampling.stop=c"], ["a", "b", "c"]),
     (["[a, b]"], ["a", "b"])])
 def test_lists_of_texts_are_written_as_words(words, expected):
     first = ["--sampling.stop" + words.pop(0)] if words[0].startswith("=") else ["--sampling.stop"]

@@ -21,6 +21,8 @@ Edit = Literal["rename", "praise", "stub", "truncate"]
 TWO_STEPS = ("analyze_then_summarize", "chain_of_thought", "analyze_then_rate")
 # Settings of several samples where no temperature is given, those of the paper for models that are sampled.
 SEVERAL = {"temperature": 0.4, "top_p": 0.9}
+# Measures that need scores and no verdicts.
+_OF_SCORES = ("valid_rate", "kendall", "spearman", "pearson", "auroc", "agreement")
 # Measures that fail_under may name: keys of result.json that are numbers, or have a mean.
 LIMITED = ("accepted", "valid_rate", "accuracy", "balanced_accuracy", "precision", "recall", "f1", "mcc", "kendall",
            "spearman", "pearson", "auroc", "agreement")
@@ -186,6 +188,14 @@ class Config:
                   f"there is no measure {limit.partition('=')[0]!r}", f"measures are {', '.join(LIMITED)}")
             check(_is_number(limit.partition("=")[2]), "fail_under", f"has no number after '=': {limit!r}",
                   "write accuracy=0.7")
+        check(self.threshold is None or self.decide == "probability" or self.method not in (
+            "analyze_then_summarize", "chain_of_thought", "direct", "pairwise"), "threshold",
+              f"does not apply to {self.method}, which answers Yes or No", "set decide to probability")
+        for name in (limit.partition("=")[0] for limit in self.fail_under):
+            known = {"pairwise": name == "accuracy", "helpfulness": name in _OF_SCORES, "analyze_then_rate":
+                     name in _OF_SCORES}.get(self.method, True)
+            check((known or self.threshold is not None and self.method != "pairwise") and (
+                name != "agreement" or self.samples > 1), "fail_under", f"{name} is never known with these settings")
         check_seed(self.seed)
 
     @property

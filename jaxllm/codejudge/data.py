@@ -17,13 +17,14 @@ from jaxllm.errors import UserError
 from jaxllm.generate.rows_job import ID
 from jaxllm.text.rows import Rejected, RowSet, read_rows
 
-LANGUAGES = {"python": "Python", "py": "Python", "cpp": "C++", "c++": "C++", "java": "Java", "js": "JavaScript",
-             "javascript": "JavaScript", "go": "Go", "ts": "TypeScript", "typescript": "TypeScript", "rust": "Rust",
-             "csharp": "C#", "cs": "C#", "c": "C"}
+LANGUAGES = {"python": "Python", "cpp": "C++", "java": "Java", "js": "JavaScript", "go": "Go", "ts": "TypeScript",
+             "rust": "Rust", "cs": "C#", "c": "C"}
 """Names of languages as a judge reads them; others are shown as they are given."""
+_OTHER_NAMES = {"py": "python", "python3": "python", "c++": "cpp", "javascript": "js", "golang": "go",
+                "typescript": "ts", "csharp": "cs", "c#": "cs"}
 SUFFIXES = {".py": "python", ".cpp": "cpp", ".cc": "cpp", ".cxx": "cpp", ".hpp": "cpp", ".h": "c", ".c": "c",
-            ".java": "java", ".js": "js", ".mjs": "js", ".jsx": "js", ".ts": "typescript", ".tsx": "typescript",
-            ".go": "go", ".rs": "rust", ".cs": "csharp", ".rb": "Ruby", ".php": "PHP", ".swift": "Swift",
+            ".java": "java", ".js": "js", ".mjs": "js", ".jsx": "js", ".ts": "ts", ".tsx": "ts",
+            ".go": "go", ".rs": "rust", ".cs": "cs", ".rb": "Ruby", ".php": "PHP", ".swift": "Swift",
             ".kt": "Kotlin", ".scala": "Scala", ".sh": "shell", ".sql": "SQL", ".r": "R", ".jl": "Julia",
             ".hs": "Haskell", ".lua": "Lua", ".pl": "Perl", ".ml": "OCaml", ".ex": "Elixir", ".dart": "Dart"}
 """Suffix of a file -> its language."""
@@ -32,8 +33,8 @@ PROTOCOLS = ("pooled", "humanevalx", "apps", "bigcodebench", "conala")
 
 _TEXTS = ("task", "problem", "language", "examples", "reference", "declaration", "group", "dataset",
           "subset", "problem_id")
-_SCHEMA: dict[str, Any] = {"id": ID, **dict.fromkeys(_TEXTS, str), "group": ID, "problem_id": ID, "label": Any,
-                           "grade": Any, "grader_grades": list[float]}
+_SCHEMA: dict[str, Any] = {"id": ID, **dict.fromkeys(_TEXTS, str), "group": ID, "problem_id": ID,
+                           "label": int | bool, "grade": float, "grader_grades": list[float]}
 # Columns that a row takes from the row that its problem_id names.
 _SHARED = ("task", "problem", "examples", "reference", "declaration")
 
@@ -46,7 +47,7 @@ class Item:
         id: identifier, unique in a run, as given; by default the number of the line.
         task: description of what the program should do.
         candidate: the program, or its part after the declaration.
-        language: language as given; None where it is not known.
+        language: language, by one name for all its spellings; None where it is not known.
         examples: examples of inputs and outputs.
         declaration: text before the candidate and the reference, such as imports and a signature.
         reference: a right program, without the declaration.
@@ -118,7 +119,9 @@ def read_items(path: str | Path, limit: int | None = None, limit_bad: float = 0.
             source = known().get(str(row["problem_id"]))
             if source is None:
                 return f"there is no row with the id {row['problem_id']!r}, which problem_id names"
-            row |= {name: source[name] for name in _SHARED if name in source and name not in row}
+            has_task = "task" in row or "problem" in row
+            row |= {name: source[name] for name in _SHARED if name in source and name not in row
+                    and not (has_task and name in ("task", "problem"))}
         if (reason := _row_problem(row)) is None and "id" in row:
             if str(row["id"]) in seen:
                 return f"a second row with the id {row['id']!r}"
@@ -133,8 +136,12 @@ def read_items(path: str | Path, limit: int | None = None, limit_bad: float = 0.
 
 def _problems(path: str | Path, problems: str | Path | None) -> dict[str, dict[str, Any]]:
     """Rows by id: those of the file with the problems, or of the data file itself; wrong ones are left out."""
-    rows = read_rows(path if problems is None else problems, {}, _SCHEMA, 1.0).rows
-    return {str(row["id"]): row for row in rows if "id" in row and "problem_id" not in row}
+    found: dict[str, dict[str, Any]] = {}
+    for row in read_rows(path if problems is None else problems, {}, _SCHEMA, 1.0).rows:
+        if "id" in row and "problem_id" not in row and found.setdefault(str(row["id"]), row) is not row:
+            if problems is not None:  # in the data file the second row is rejected
+                raise UserError(f"a second row with the id {row['id']!r}", problems, "remove one")
+    return found
 
 
 def _row_problem(row: Mapping[str, Any]) -> str | None:
@@ -148,21 +155,27 @@ def _row_problem(row: Mapping[str, Any]) -> str | None:
     if language is not None and not LANGUAGE.fullmatch(language):
         return f"language is {language[:40]!r}, which is no name of a language"
     label = row.get("label")
-    if label is not None and (isinstance(label, str | list | dict) or label not in (0, 1)):
+    if label is not None and label not in (0, 1):
         return (f"label is {label!r}, neither 0 (wrong) nor 1 (right); a grade from {GRADES[0]} to {GRADES[-1]} is a "
                 "field of its own")
     grade = row.get("grade")
-    if grade is not None and (isinstance(grade, bool | str | list | dict) or not GRADES[0] <= grade <= GRADES[-1]):
+    if grade is not None and not GRADES[0] <= grade <= GRADES[-1]:
         return f"grade is {grade!r}, no number from {GRADES[0]} to {GRADES[-1]}"
     return None
+
+
+def language_of(name: str | None) -> str | None:
+    """Returns the one name of a language that is given by any of its names; others as they are."""
+    lower = (name or "").lower()
+    return _OTHER_NAMES.get(lower, lower if lower in LANGUAGES else name)
 
 
 def _item(row: Mapping[str, Any], name: str | int | float) -> Item:
     task = row.get("task", row.get("problem", ""))
     label = row.get("label")
     group = str(row["group"]) if "group" in row else "task " + hashlib.sha256(task.encode()).hexdigest()[:16]
-    return Item(name, task, row["candidate"], row.get("language"), row.get("examples"), row.get("declaration", ""),
-                row.get("reference"), None if label is None else int(label),
+    return Item(name, task, row["candidate"], language_of(row.get("language")), row.get("examples"),
+                row.get("declaration", ""), row.get("reference"), None if label is None else int(label),
                 None if row.get("grade") is None else float(row["grade"]), tuple(row.get("grader_grades", ())),
                 group,
                 re.sub(r"[^a-z0-9]", "", row.get("dataset", "").lower()), row.get("subset"))
@@ -177,52 +190,61 @@ def read_code(task: str, paths: Sequence[Path], language: str | None = None) -> 
         language: language of all files; by default that of their suffix.
 
     Returns:
-        Programs with their paths as ids, and files that are no text.
+        Programs with their paths as ids, and files and folders of directories that cannot be read.
 
     Raises:
-        UserError: a path does not exist, or there is no program.
+        UserError: a path does not exist, a file that is named cannot be read, or there is no program.
     """
-    items, rejected = [], []
-    for path in _code_files(paths):
-        try:
-            content = path.read_bytes()
-        except OSError as error:
-            raise UserError(f"cannot be read: {error.strerror or error}", path) from None
-        reason = _no_text(content)
-        if reason is not None:
-            rejected.append(Rejected(str(path), 1, reason, ""))
-            continue
-        items.append(Item(str(path), task, content.decode().replace("\r\n", "\n"),
-                          language or SUFFIXES.get(path.suffix.lower()), group=task))
+    items: list[Item] = []
+    files, rejected = _code_files(paths)
+    for path in files:
+        text = _text(path)
+        if isinstance(text, str):
+            items.append(Item(str(path), task, text, language_of(language) or SUFFIXES.get(path.suffix.lower()),
+                              group=task))
+        elif path in paths:
+            raise UserError(text.reason, path)
+        else:
+            rejected.append(text)
     if not items:
         listed = "".join(f"\n  {one.file}: {one.reason}" for one in rejected[:3])
         raise UserError(f"there is no program to judge{listed}", "code", "give files of source code, or a directory")
     return items, rejected
 
 
-def _no_text(content: bytes) -> str | None:
-    if b"\0" in content:
-        return "it holds NUL bytes, so it is no source code"
+def _text(path: Path) -> str | Rejected:
+    """Reads a file, or returns why it is no source code."""
     try:
-        content.decode()
+        content = path.read_bytes()
+        if b"\0" in content:
+            return Rejected(str(path), 1, "it holds NUL bytes, so it is no source code", "")
+        return content.decode().replace("\r\n", "\n")
     except UnicodeDecodeError as error:
-        return f"not valid UTF-8 at byte {error.start + 1}"
-    return None
+        return Rejected(str(path), 1, f"not valid UTF-8 at byte {error.start + 1}", "")
+    except OSError as error:
+        return Rejected(str(path), 1, f"cannot be read: {error.strerror or error}", "")
 
 
-def _code_files(paths: Sequence[Path]) -> list[Path]:
-    """Lists files once each, in the order in which they are named; those of a directory by name."""
+def _code_files(paths: Sequence[Path]) -> tuple[list[Path], list[Rejected]]:
+    """Lists files once each, in the order in which they are named; those of a directory by name; and folders that
+    cannot be read. Pipes and devices are passed over."""
     found: dict[Path, None] = {}
+    failed: list[Rejected] = []
+    note = lambda error: failed.append(Rejected(str(error.filename), 1, f"cannot be read: {error.strerror}", ""))
     for path in paths:
-        if path.is_dir():
-            for folder, folders, files in os.walk(path):
-                folders[:] = sorted(name for name in folders if not name.startswith("."))
-                found |= {Path(folder) / name: None for name in sorted(files) if Path(name).suffix.lower() in SUFFIXES}
-        elif path.is_file():
-            found[path] = None
-        else:
-            raise UserError("there is no such file", path)
-    return list(found)
+        try:
+            if path.is_dir():
+                for folder, folders, files in os.walk(path, onerror=note):
+                    folders[:] = sorted(name for name in folders if not name.startswith("."))
+                    found |= {file: None for name in sorted(files) if (file := Path(folder) / name).suffix.lower()
+                              in SUFFIXES and (file.is_file() or file.is_symlink())}
+            elif path.is_file():
+                found[path] = None
+            else:
+                raise UserError("there is no such file", path)
+        except OSError as error:
+            raise UserError(f"cannot be read: {error.strerror or error}", path) from None
+    return list(found), failed
 
 
 def with_edits(items: Sequence[Item], edits: Sequence[str]) -> list[Item]:

@@ -16,7 +16,7 @@ from jaxllm.codejudge.judging import CodeJudge
 from jaxllm.codejudge.pairs import judge_pairs, pair_measures
 from jaxllm.codejudge.prompts import Prompts, load_prompts
 from jaxllm.codejudge.report import pair_sections, sections, verdict_text
-from jaxllm.codejudge.results import compared, flips, summarize
+from jaxllm.codejudge.results import check_validation, compared, flips, summarize
 from jaxllm.errors import LimitError, UserError
 from jaxllm.files import iter_jsonl, write_jsonl
 from jaxllm.job import Job, open_job
@@ -46,13 +46,14 @@ def _run(config: Config, out: Path) -> Path:
     if unknown := set(config.weights) - set(prompts.weights):
         raise UserError(f"there is no severity {sorted(unknown)[0]!r}", "weights",
                         f"severities are {', '.join(prompts.weights)}")
+    others = None if config.compare is None else _other_rows(config.compare)
     with open_job(out, config) as job:
         items, rejected = _read(config, job)
         job.pin("prompts", prompts.sha256)
         if job.finished:
             path, result = job.already_done(), json.loads(job.result_path.read_text(encoding="utf-8"))
         else:
-            result = _judge(config, job, prompts, items, rejected)
+            result = _judge(config, job, prompts, items, rejected, others)
             path = job.write_result(result)
         if config.code:
             for row in job.iter_rows():
@@ -74,16 +75,15 @@ def _read(config: Config, job: Job) -> tuple[list[Item], list[Rejected]]:
     validation = [config.validation.subset] if config.validation.subset is not None else []
     subsets = None if config.subset is None else [config.subset, *validation]
     items, found = read_items(data.path, data.limit, data.limit_bad, subsets, config.problems, job.rejected_path)
-    if validation and not any(item.subset == validation[0] for item in items):
-        raise UserError(f"no row has the subset {validation[0]!r}", "validation.subset")
+    check_validation(config, items)
     job.pin_file("data", data_files(data.path), data.limit)
     if config.problems is not None:
         job.pin_file("problems", data_files(config.problems))
     return items, found.rejected
 
 
-def _judge(config: Config, job: Job, prompts: Prompts, items: Sequence[Item], rejected: Sequence[Rejected]
-           ) -> dict[str, Any]:
+def _judge(config: Config, job: Job, prompts: Prompts, items: Sequence[Item], rejected: Sequence[Rejected],
+           others: Sequence[dict[str, Any]] | None) -> dict[str, Any]:
     judge = open_judge(config.judge, config.device)
     common = {"method": config.method, "prompts_sha256": prompts.sha256, "rejected": len(rejected)}
     title = f"Verdicts by {config.method}"
@@ -100,14 +100,14 @@ def _judge(config: Config, job: Job, prompts: Prompts, items: Sequence[Item], re
     asker = CodeJudge(judge, config, prompts)
     rows = list(asker.run(job, items))
     write_jsonl(job.rows_path, rows)
-    result = common | summarize(config, items, rows)
+    result = common | summarize(config, items, rows, len(rejected) if config.code else 0)
     if config.robustness:
         edited = with_edits(items, config.robustness)
         changed = list(asker.run(job, edited, "robustness_"))
         write_jsonl(job.directory / "robustness.jsonl", changed)
         result["robustness"] = flips(config, items, rows, edited, changed)
-    if config.compare is not None:
-        result["compared"] = compared(config, items, rows, _other_rows(config.compare))
+    if others is not None:
+        result["compared"] = compared(config, items, rows, others)
     if config.export is not None:
         exported = list(export_rows(asker, items, rows, config.export))
         write_jsonl(job.directory / "export.jsonl", exported)
@@ -127,7 +127,10 @@ def _other_rows(directory: str) -> list[dict[str, Any]]:
     path = Path(directory).expanduser() / "rows.jsonl"
     if not path.is_file():
         raise UserError("there is no rows.jsonl", directory, "give the --out of another run of jaxllm judge")
-    return list(iter_jsonl(path))
+    rows = list(iter_jsonl(path))
+    if not rows or not {"id", "verdict", "score", "valid"} <= set(rows[0]):
+        raise UserError("its rows have no verdicts", path, "give the --out of another run of jaxllm judge")
+    return rows
 
 
 def _check_limits(config: Config, result: Mapping[str, Any], path: Path) -> None:
@@ -138,5 +141,5 @@ def _check_limits(config: Config, result: Mapping[str, Any], path: Path) -> None
         value = value["mean"] if isinstance(value, Mapping) else value
         if value is None:
             raise LimitError(f"{name} is not known, and --fail_under demands {least}{where}")
-        if value < float(least):
+        if value < float(least) - 1e-9:
             raise LimitError(f"{name} is {value:.4f}, below --fail_under {least}{where}")

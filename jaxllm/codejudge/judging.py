@@ -205,11 +205,14 @@ class CodeJudge:
         votes = [self._vote(item, sample) for sample in samples]
         runs = [self._verdict(votes[run * config.samples:(run + 1) * config.samples], failed)
                 for run in range(config.runs)]
-        row = {"id": item.id, **runs[0], "probability": probability, "mass": mass, "faults": None, "texts": texts,
-               "attempts": max(attempts, default=0), "tokens": _tokens([analysis, *answers, *choices]),
-               "values": [vote.value for vote in votes], "finish": finish}
+        row: dict[str, Any] = {
+            "id": item.id, **runs[0], "probability": probability, "mass": mass, "faults": None, "texts": texts,
+            "attempts": max(attempts, default=0), "tokens": _tokens([analysis, *answers, *choices]),
+            "values": [vote.value for vote in votes], "finish": finish}
         if last.value == "faults":
-            shown = next((vote.faults for vote in votes if vote.faults is not None), None)
+            # Those of the first sample that agrees with the verdict.
+            shown = next((vote.faults for vote in votes[:config.samples] if vote.faults is not None
+                          and vote.value is not None and is_right(config, vote.value) == row["verdict"]), None)
             row["faults"] = None if shown is None else [vars(fault) for fault in shown]
         if config.runs > 1:
             row["runs"] = runs

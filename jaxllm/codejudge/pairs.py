@@ -14,6 +14,7 @@ from jaxllm.codejudge.answers import without_thinking
 from jaxllm.codejudge.config import Config
 from jaxllm.codejudge.data import Item
 from jaxllm.codejudge.prompts import Prompts
+from jaxllm.errors import UserError
 from jaxllm.files import iter_jsonl
 from jaxllm.job import Job
 from jaxllm.judge import Completions, Invalid, Judge, Options, Prompt, judge_rows
@@ -70,6 +71,9 @@ def judge_pairs(job: Job, judge: Judge, items: Sequence[Item], config: Config, p
                 ) -> list[dict[str, Any]]:
     """Judges all pairs in both orders; returns a row for each pair."""
     shown = [(pair, swapped) for pair in pairs_of(items) for swapped in (False, True)]
+    ids = {pair_prompt(prompts, config, *row).id for row in shown}
+    if len(ids) < len(shown):
+        raise UserError("ids with '/' give two pairs the same id", "data.path", "use ids without it")
     task: Any = Options(OPTIONS) if config.decide == "probability" else Completions(
         config.sampling(config.answer_tokens), lambda _, answer: parse_letter(answer.text), config.most_attempts)
     judge_rows(job, judge, shown, lambda row: pair_prompt(prompts, config, row[0], row[1], judge.reads_messages), task,

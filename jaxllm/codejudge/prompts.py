@@ -30,7 +30,9 @@ _QUOTED = ("task", "examples", "reference", "program", "other", "analysis")
 _FIELD = re.compile(r"\{(" + "|".join(FIELDS) + r")\}")
 _RUN = re.compile(r"`{3,}")
 # Names of languages, which are written into the prompt.
-LANGUAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9 +#._/-]{0,39}")
+LANGUAGE = re.compile(r"(?=.{1,40}$)[A-Za-z][\w+#/-]*(?:\.[\w+#/-]+)*(?: [\w+#/.-]*[\w+#])?", re.ASCII)
+# Fields that a prompt must show; the others need the task and the program.
+_DEMANDED = {"summarize": ("analysis",), "pairwise": ("task", "program", "other")}
 _NO_PROGRAM = "(The program is empty.)"
 _EMPTY = {"program": _NO_PROGRAM, "other": _NO_PROGRAM, "analysis": "(The review is empty.)"}
 
@@ -137,10 +139,10 @@ def load_prompts(path: str | Path | None = None) -> Prompts:
     if path is not None:
         own = _read(Path(path).expanduser())
         if unknown := set(own) - set(contents):
-            raise UserError(f"there is no section {sorted(unknown)[0]!r}", path,
+            raise UserError(f"there is no section {sorted(map(str, unknown))[0]!r}", path,
                             f"sections are {', '.join(contents)}")
         for name, value in own.items():
-            merged = name in ("prompts", "notes", "catalogues") and isinstance(value, dict)
+            merged = isinstance(contents[name], dict) and isinstance(value, dict)
             contents[name] = {**contents[name], **value} if merged else value
     _check(contents, path or "prompts.yaml")
     digest = hashlib.sha256(json.dumps(contents, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
@@ -166,38 +168,54 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _roles(step: Mapping[str, Any]) -> dict[str, list[Any]]:
-    return {role: [parts] if isinstance(parts, str) else list(parts) for role, parts in step.items()}
+    return {role: list(parts) if isinstance(parts, list) else [parts] for role, parts in step.items()}
 
 
 def _check(contents: Mapping[str, Any], where: Any) -> None:
-    for name in ("prompts", "notes", "catalogues", "weights"):
-        if not isinstance(contents[name], dict):
-            raise UserError(f"{name} is a mapping", where)
+    """Raises a `UserError` unless all sections have their form, and every prompt shows what is judged."""
+    def demand(fine: bool, what: str, fix: str | None = None) -> None:
+        if not fine:
+            raise UserError(what, where, fix)
+
+    for name in ("prompts", "notes", "catalogues", "weights", "aliases"):
+        demand(isinstance(contents[name], dict) and all(isinstance(key, str) for key in contents[name]),
+               f"{name} is a mapping from texts", "quote words such as 'No'")
+    for name in ("step_by_step", "worked_example", "few_shot_summary"):
+        demand(isinstance(contents[name], str), f"{name} is a text")
+    demand(isinstance(contents["fences"], bool), "fences is true or false")
     for name, points in contents["weights"].items():
-        if isinstance(points, bool) or not isinstance(points, int | float) or not 0 <= points < float("inf"):
-            raise UserError(f"the weight of {name} is no number of 0 or more: {points!r}", where)
-    severities = set(contents["weights"])
-    for alias, severity in (contents["aliases"] or {}).items():
-        if severity not in severities:
-            raise UserError(f"the alias {alias!r} names the severity {severity!r}, which has no weight", where)
+        demand(isinstance(points, int | float) and not isinstance(points, bool) and 0 <= points < float("inf"),
+               f"the weight of {name} is no number of 0 or more: {points!r}")
+    severities = tuple(contents["weights"])
+    for alias, severity in contents["aliases"].items():
+        demand(severity in severities, f"the alias {alias!r} names the severity {severity!r}, which has no weight")
     for catalogue, faults in contents["catalogues"].items():
         for fault in faults if isinstance(faults, list) else [None]:
-            if not isinstance(fault, dict) or not {"kind", "severity", "about"} <= set(fault):
-                raise UserError(f"a fault of the catalogue {catalogue} needs kind, severity and about", where)
-            if fault["severity"] not in severities:
-                raise UserError(f"the fault {fault['kind']} has the severity {fault['severity']!r}, which has no "
-                                "weight", where, f"severities are {', '.join(contents['weights'])}")
+            own = fault if isinstance(fault, dict) else {}
+            demand(all(isinstance(own.get(key), str) for key in ("kind", "severity", "about")),
+                   f"a fault of the catalogue {catalogue} needs kind, severity and about")
+            demand(own["severity"] in severities, f"the fault {own['kind']} has the severity {own['severity']!r}, "
+                   "which has no weight", f"severities are {', '.join(severities)}")
+    for name, note in contents["notes"].items():
+        _check_parts(note if isinstance(note, list) else [note], f"the note {name}", where)
     for name, step in contents["prompts"].items():
-        if name not in STEPS:
-            raise UserError(f"there is no prompt {name!r}", where, f"prompts are {', '.join(STEPS)}")
-        if not isinstance(step, dict) or "user" not in step or set(step) - {"system", "user"}:
-            raise UserError(f"the prompt {name} needs user, and perhaps system", where)
-        for part in (part for parts in _roles(step).values() for part in parts):
-            fits = isinstance(part, str) or isinstance(part, dict) and isinstance(part.get("text"), str) and (
-                set(part) in ({"if", "text"}, {"unless", "text"}))
-            if not fits:
-                raise UserError(f"a part of the prompt {name} is neither a text nor {{if, text}} nor {{unless, text}}",
-                                where)
-            if isinstance(part, dict) and (part.get("if") or part.get("unless")) not in FIELDS:
-                raise UserError(f"a part of the prompt {name} depends on {part.get('if') or part.get('unless')!r}, "
-                                "which is no field", where, f"fields are {', '.join(FIELDS)}")
+        demand(name in STEPS, f"there is no prompt {name!r}", f"prompts are {', '.join(STEPS)}")
+        demand(isinstance(step, dict) and "user" in step and not set(step) - {"system", "user"},
+               f"the prompt {name} needs user, and perhaps system")
+        for role, parts in _roles(step).items():
+            _check_parts(parts, f"{role} of the prompt {name}", where)
+        shown = str(step)
+        for field_name in _DEMANDED.get(name, ("task", "program")):
+            demand(f"{{{field_name}}}" in shown, f"the prompt {name} does not show {{{field_name}}}")
+
+
+def _check_parts(parts: Sequence[Any], name: str, where: Any) -> None:
+    for part in parts:
+        text = part.get("text") if isinstance(part, dict) else part
+        keys = set(part) if isinstance(part, dict) else {"if", "text"}
+        if not isinstance(text, str) or keys not in ({"if", "text"}, {"unless", "text"}):
+            raise UserError(f"a part of {name} is neither a text nor {{if, text}} nor {{unless, text}}", where)
+        used = set(re.findall(r"\{(\w+)\}", text))
+        used |= {part.get("if") or part.get("unless")} if isinstance(part, dict) else set()
+        if unknown := [one for one in used if one not in FIELDS]:
+            raise UserError(f"{name} uses {unknown[0]!r}, which is no field", where, f"fields are {', '.join(FIELDS)}")

@@ -14,7 +14,7 @@ _NAMES = {"accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "pre
           "brier": "Brier score", "rmse": "root mean squared error"}
 _PROTOCOLS = {"humanevalx": "Means over languages.", "conala": "Correlations within requests, means over requests.",
               "pooled": "All rows together.", "apps": "All rows together.", "bigcodebench": "All rows together."}
-# Programs that the report shows: those with a wrong verdict or none first.
+# Programs that the report shows.
 SHOWN = 150
 _LONG = 4000
 
@@ -31,7 +31,7 @@ def sections(result: Mapping[str, Any], items: Sequence[Item], rows: Sequence[Ma
     never = (result["anchors"] or {}).get("always_no", {})
     short, people = (result["anchors"] or {}).get("shorter", {}), result.get("human_ceiling", {})
     zeros = {name: result[name].get("mean_with_zeros") for name in shown}
-    columns = {"always No": never, "shorter is right": short, "one person": people, "undefined as 0": zeros}
+    columns = {"always No": never, "shorter is right": short, "a random person": people, "undefined as 0": zeros}
     used = {title: own for title, own in columns.items() if any(own.get(name) is not None for name in shown)}
     table = Table(["", "measure", *used], [[_NAMES[name], result[name], *(own.get(name) for own in used.values())]
                                            for name in shown],
@@ -130,12 +130,17 @@ def outcome(row: Mapping[str, Any]) -> str:
 
 
 def _programs(items: Sequence[Item], rows: Sequence[Mapping[str, Any]]) -> Section:
-    first = lambda i: (not outcome(rows[i]).endswith("mistaken"), rows[i]["valid"])
-    order = sorted(range(len(rows)), key=first)[:SHOWN]
+    kinds: dict[Any, int] = {}
+    turn = []  # the how manieth of its language and outcome a program is
+    for item, row in zip(items, rows, strict=True):
+        kind = item.language, outcome(row)
+        kinds[kind] = kinds.get(kind, -1) + 1
+        turn.append(kinds[kind])
+    order = sorted(range(len(rows)), key=lambda i: turn[i])[:SHOWN]
     lines = [[str(items[i].id), items[i].language or "–", outcome(rows[i]), rows[i]["score"], rows[i]["probability"],
               _clipped(items[i].task), _clipped(items[i].program), _explained(rows[i])] for i in sorted(order)]
     note = "" if len(order) == len(rows) else (
-        f"{len(order)} of {len(rows):,} programs, those with mistaken verdicts or none first; rows.jsonl has all.")
+        f"{len(order)} of {len(rows):,} programs, as many of each language and outcome; rows.jsonl has all.")
     return Section("Programs", parts=[Table(
         ["id", "language", "outcome", "score", "P(right)", "task", "program", "faults and answers"], lines, note,
         filters=(1, 2))])

@@ -10,8 +10,9 @@ import numpy as np
 from jaxllm import agreement
 from jaxllm.agreement import Rows, bootstrap, mean_over_groups, within_groups
 from jaxllm.codejudge.answers import GRADES
-from jaxllm.codejudge.config import Config, InvalidPolicy
+from jaxllm.codejudge.config import Config, InvalidPolicy, ValidationConfig
 from jaxllm.codejudge.data import Item
+from jaxllm.errors import UserError
 from jaxllm.measures import reliability
 from jaxllm.statistics import clustered
 
@@ -72,12 +73,13 @@ def as_rows(pairs: Sequence[tuple[Row, float]]) -> Rows:
     return Rows([value for _, value in pairs], truths, [row["group"] for row, _ in pairs])
 
 
-def summarize(config: Config, items: Sequence[Item], rows: Sequence[Row]) -> dict[str, Any]:
+def summarize(config: Config, items: Sequence[Item], rows: Sequence[Row], unread: int = 0) -> dict[str, Any]:
     """Computes the contents of result.json.
 
     Args:
         config: settings.
         items, rows: the programs, and their rows.
+        unread: number of files that could not be read; none of them is accepted.
     """
     protocol, validation = protocol_of(config, items), _validation(config, rows)
     tested = [(item, row) for item, row, held in zip(items, rows, validation, strict=True) if not held]
@@ -90,7 +92,8 @@ def summarize(config: Config, items: Sequence[Item], rows: Sequence[Row]) -> dic
     result["n_groups_valid"] = len({row["group"] for row in own if row["valid"]})
     result |= measures(runs, protocol, config.invalid_policy, config.seed)
     gives_verdicts = any(row["verdict"] is not None for row in own) or not any(row["valid"] for row in own)
-    result["accepted"] = clustered([float(row["verdict"] is True) for row in own], [row["group"] for row in own],
+    result["accepted"] = clustered([float(row["verdict"] is True) for row in own] + [0.0] * unread,
+                                   [row["group"] for row in own] + ["unread"] * unread,
                                    config.seed) if own and gives_verdicts else None
     several = [row["agreement"] for row in own if row["agreement"] is not None]
     result["agreement"] = float(np.mean(several)) if several and config.samples > 1 else None
@@ -280,13 +283,33 @@ def human_ceiling(items: Sequence[Item], seed: int = 0) -> dict[str, Any]:
     for _ in range(GRADER_DRAWS):
         chosen = [item.graders[rng.integers(len(item.graders))] for item in own]
         for name, values in drawn.items():
-            values.append(float(np.nanmean(within_groups(chosen, grades, groups, CORRELATIONS[name]))))
+            values.append(_mean_or_nan(within_groups(chosen, grades, groups, CORRELATIONS[name])))
     means = np.array([np.mean(item.graders) for item in own])
     pooled = Rows(means, grades, groups).compute({"pearson": agreement.pearson})
     return {"n": len(own), "exact": float(np.mean(errors == 0)), "mae": float(errors.mean()),
-            **{name: float(np.mean(values)) for name, values in drawn.items()},
+            **{name: _known(_mean_or_nan(np.array(values))) for name, values in drawn.items()},
             "mean_kendall": mean_over_groups(within_groups(means, grades, groups, agreement.kendall), seed=seed),
-            "mean_pearson": float(pooled["pearson"][0])}
+            "mean_pearson": _known(float(pooled["pearson"][0]))}
+
+
+def _mean_or_nan(values: np.ndarray) -> float:
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if known.size else np.nan
+
+
+def _known(value: float) -> float | None:
+    return None if np.isnan(value) else value
+
+
+def check_validation(config: Config, items: Sequence[Item]) -> None:
+    """Raises a `UserError` where no group, or each one, is a validation group although some are wanted."""
+    if config.validation == ValidationConfig():
+        return
+    held = _validation(config, [{"group": item.group, "subset": item.subset} for item in items])
+    if not any(held) or all(held):
+        key = "validation.share" if config.validation.subset is None else "validation.subset"
+        raise UserError(f"selects {'no' if not any(held) else 'each'} group of {len({item.group for item in items})}",
+                        key, "validation groups are some of all groups")
 
 
 def _validation(config: Config, rows: Sequence[Row]) -> list[bool]:

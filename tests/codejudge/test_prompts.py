@@ -185,10 +185,11 @@ def test_fences_are_longer_than_any_run():
 
 def test_a_file_replaces_what_it_names(tmp_path):
     file = tmp_path / "prompts.yaml"
-    file.write_text("prompts:\n  direct: {user: 'Right? {program}'}\nweights: {Negligible: 0, Small: 1, Major: 2, "
+    file.write_text("prompts:\n  direct: {user: '{task} Right? {program}'}\n"
+                    "weights: {Negligible: 0, Small: 1, Major: 2, "
                     "Fatal: 3}\nfences: false\n")
     own = load_prompts(file)
-    assert own.build("direct", ITEM.fields) == f"Right? {ITEM.program}".strip("\n")
+    assert own.build("direct", ITEM.fields) == f"{ITEM.task} Right? {ITEM.program}".strip("\n")
     assert own.weights["Major"] == 2 and own.sha256 != PROMPTS.sha256
     assert own.steps["analyze"] == PROMPTS.steps["analyze"]
 
@@ -198,7 +199,16 @@ def test_a_file_replaces_what_it_names(tmp_path):
     ("weights: {Small: x}", "weight of Small"), ("aliases: {Bad: Worse}", "has no weight"),
     ("prompts: {direct: 1}", "needs user"),
     ("prompts: {other: {user: a}}", "no prompt 'other'"), ("prompts: {direct: {user: [1]}}", "neither a text"),
-    ("prompts: {direct: {user: [{if: nothing, text: a}]}}", "is no field"), ("a: [", "not valid YAML"),
+    ("prompts: {direct: {user: [{if: nothing, text: '{task} {program}'}]}}", "'nothing', which is no field"),
+    ("prompts: {direct: {user: 5}}", "neither a text"), ("prompts: {direct: {user: null}}", "neither a text"),
+    ("prompts: {direct: {user: a}}", "does not show {task}"), ("prompts: {direct: {user: '{task}'}}", "show {program}"),
+    ("prompts: {direct: {user: '{task} {progam}'}}", "'progam', which is no field"),
+    ("notes: {pooled: 5}", "neither a text"),
+    ("prompts: {summarize: {user: '{task} {program}'}}", "show {analysis}"), ("aliases: [a]", "is a mapping"),
+    ("aliases: {x: [Fatal]}", "which has no weight"), ("weights: {3: 5}", "is a mapping from texts"),
+    ("weights: {No: 5}", "quote words"), ("1: 2\na: 3", "there is no section"), ("fences: 1", "true or false"),
+    ("catalogues: {default: [{kind: a, severity: [Small], about: c}]}", "needs kind, severity and about"),
+    ("a: [", "not valid YAML"),
     ("catalogues: {default: [{kind: a}]}", "needs kind, severity and about"),
     ("catalogues: {default: [{kind: a, severity: b, about: c}]}", "which has no weight")])
 def test_wrong_files(tmp_path, text, message):
@@ -206,6 +216,14 @@ def test_wrong_files(tmp_path, text, message):
     file.write_text(text)
     with pytest.raises(UserError, match=re.escape(message)):
         load_prompts(file)
+
+
+def test_a_part_without_a_list_and_one_weight(tmp_path):
+    file = tmp_path / "prompts.yaml"
+    file.write_text('prompts:\n  direct: {user: {if: task, text: "{task}\\n{program}"}}\nweights: {Small: 10}\n')
+    own = load_prompts(file)
+    assert blocks(own.build("direct", ITEM.fields)) == [ITEM.task, ITEM.program]
+    assert own.weights == PROMPTS.weights | {"Small": 10}
 
 
 def test_every_field_and_catalogue_is_used():

@@ -9,133 +9,23 @@ Items that no chain of comparisons connects are ordered by the methods that scor
 
 from __future__ import annotations
 
-import functools
-import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from jaxllm.consistency.comparisons import Comparisons, components_of, groups_of
+from jaxllm.consistency.optimal_orders import optimal_orders
 from jaxllm.errors import UserError
 
-WINNERS = ("first", "second", "tie")
 # Wins that are added to both items of every pair that was compared, for estimates that need them to be finite.
 PRIOR = 0.1
 # Scores that differ by less are equal: those of a counting method, up to rounding, and those of an iterative one.
 SLACK, TOLERANCE = 1e-12, 1e-6
 # Steps of the maximum-likelihood fit: minorization-maximization, which is slow on sparse graphs, then Newton's method.
 MM_STEPS, NEWTON_STEPS = 20, 1000
-# Up to this number of items all subsets are enumerated for Kemeny's orders (100 MB, seconds); beyond that, integer
-# programming is used, for which some noisy comparisons are hard.
-MOST_ENUMERATED = 20
-
-
-@dataclass(frozen=True)
-class Comparisons:
-    """Comparisons of the items of one instance, in the order in which they were made.
-
-    Attributes:
-        first, second: numbers of the items that were shown first and second, `[C]`, from 0 to N - 1.
-        winner: "first", "second" or "tie", `[C]`.
-        count: N, the number of items, with those that were never compared.
-    """
-
-    first: np.ndarray
-    second: np.ndarray
-    winner: np.ndarray
-    count: int
-
-    def __init__(self, first: ArrayLike, second: ArrayLike, winner: Sequence[str] | np.ndarray, count: int) -> None:
-        """Checks the columns; a `ValueError` where one is invalid."""
-        columns = [np.asarray(column, np.int64) for column in (first, second)]
-        words = np.asarray(winner, np.str_)
-        if any(column.shape != (words.size,) for column in columns) or words.ndim != 1:
-            raise ValueError(f"columns have the shapes {[column.shape for column in (*columns, words)]}")
-        if any(np.any((column < 0) | (column >= count)) for column in columns):
-            raise ValueError(f"an item's number is not in 0..{count - 1}")
-        if np.any(columns[0] == columns[1]):
-            raise ValueError("an item is compared with itself")
-        if not np.isin(words, WINNERS).all():
-            word = next(str(word) for word in words if word not in WINNERS)
-            raise ValueError(f"a winner is {word!r}, not first, second or tie")
-        for name, value in zip(("first", "second", "winner", "count"), (*columns, words, int(count)), strict=True):
-            object.__setattr__(self, name, value)
-
-    @classmethod
-    def from_counts(cls, wins: ArrayLike, ties: ArrayLike | None = None) -> Comparisons:
-        """Builds comparisons from counts, pair by pair.
-
-        Args:
-            wins: number of wins of each item (row) over each other one (column), `[N, N]`, 0 on the diagonal.
-            ties: number of ties, `[N, N]`, symmetric.
-
-        Raises:
-            ValueError: a matrix has another shape, or a number is negative, no whole number, or on the diagonal.
-        """
-        won = np.asarray(wins)
-        tied = np.zeros_like(won) if ties is None else np.asarray(ties)
-        for counts in (won, tied):
-            if counts.ndim != 2 or counts.shape != (len(won), len(won)):
-                raise ValueError(f"counts of wins and ties have the shapes {won.shape} and {tied.shape}")
-            if np.any((counts < 0) | (counts != np.floor(counts))) or np.any(np.diagonal(counts)):
-                raise ValueError("counts are whole numbers from 0, and 0 on the diagonal")
-        if not np.array_equal(tied, tied.T):
-            raise ValueError("the counts of ties are not symmetric")
-        upper, lower = np.triu_indices(len(won), 1)
-        counts = np.stack([won[upper, lower], won[lower, upper], tied[upper, lower]], 1).astype(np.int64).ravel()
-        pair = np.repeat(np.arange(len(upper)), 3).repeat(counts)
-        return cls(upper[pair], lower[pair], np.tile(WINNERS, len(upper)).repeat(counts), len(won))
-
-    @functools.cached_property
-    def points(self) -> np.ndarray:
-        """Computes the share of the win that the first item has: 1, 0, or 0.5 for a tie, `[C]`."""
-        return np.select([self.winner == "first", self.winner == "second"], [1.0, 0.0], 0.5)
-
-    @functools.cached_property
-    def wins(self) -> np.ndarray:
-        """Counts the wins of each item over each other one, `[N, N]`."""
-        wins = np.zeros((self.count, self.count), np.int64)
-        won = self.winner == "first"
-        np.add.at(wins, (self.first[won], self.second[won]), 1)
-        lost = self.winner == "second"
-        np.add.at(wins, (self.second[lost], self.first[lost]), 1)
-        return wins
-
-    @functools.cached_property
-    def ties(self) -> np.ndarray:
-        """Counts the ties of each pair, `[N, N]`, symmetric."""
-        ties = np.zeros((self.count, self.count), np.int64)
-        tied = self.winner == "tie"
-        np.add.at(ties, (self.first[tied], self.second[tied]), 1)
-        return ties + ties.T
-
-    @property
-    def votes(self) -> np.ndarray:
-        """Computes wins with half of the ties, `[N, N]`."""
-        return self.wins + self.ties / 2
-
-    @property
-    def played(self) -> np.ndarray:
-        """Counts the comparisons of each pair, ties included, `[N, N]`, symmetric."""
-        return self.wins + self.wins.T + self.ties
-
-    @property
-    def margins(self) -> np.ndarray:
-        """Computes wins less losses of each item against each other one, `[N, N]`, antisymmetric."""
-        return self.wins - self.wins.T
-
-    @functools.cached_property
-    def compared(self) -> np.ndarray:
-        """Marks the items that have comparisons, `[N]`."""
-        return self.played.sum(1) > 0
-
-    @functools.cached_property
-    def components(self) -> np.ndarray:
-        """Numbers the connected components of the comparison graph, `[N]`, without regard to who won."""
-        return _components(self.played > 0)
 
 
 @dataclass(frozen=True)
@@ -303,7 +193,7 @@ def kemeny(comparisons: Comparisons, keep_ties: bool = True, time_limit: float =
     """
     items = np.flatnonzero(comparisons.compared)
     inside = np.ix_(items, items)
-    order, common = _optimal_orders(comparisons.margins[inside], time_limit)
+    order, common = optimal_orders(comparisons.margins[inside], time_limit)
     decided = np.zeros_like(comparisons.wins, bool)
     decided[inside] = common if keep_ties else _above(order)
     return _by_order(comparisons, decided, contradicted(comparisons, items[order]))
@@ -325,7 +215,7 @@ def has_maximum_likelihood(comparisons: Comparisons) -> bool:
     """Checks whether the plain Bradley-Terry likelihood has a maximum (Ford 1957): the digraph of wins is strongly
     connected within each component of the comparison graph. A tie is an edge in both directions.
     """
-    return _components(comparisons.votes > 0, "strong").max(initial=-1) == comparisons.components.max(initial=-1)
+    return components_of(comparisons.votes > 0, "strong").max(initial=-1) == comparisons.components.max(initial=-1)
 
 
 def log_strengths(votes: ArrayLike) -> np.ndarray:
@@ -350,7 +240,7 @@ def log_strengths(votes: ArrayLike) -> np.ndarray:
     scores = np.zeros(len(wins))
     if len(wins) < 2:
         return scores
-    if _components(wins > 0, "strong").any():
+    if components_of(wins > 0, "strong").any():
         raise _without_maximum("log_strengths")
     for _ in range(MM_STEPS):
         strengths = np.exp(scores)
@@ -397,21 +287,6 @@ def _known(scores: np.ndarray, comparisons: Comparisons) -> np.ndarray:
     return np.where(comparisons.compared, scores, np.nan)
 
 
-def _components(adjacency: np.ndarray, connection: str = "weak") -> np.ndarray:
-    """Numbers the components of a digraph `[N, N]` from 0, `[N]`."""
-    from scipy.sparse import csgraph, csr_array
-
-    if not len(adjacency):
-        return np.zeros(0, np.int64)
-    return csgraph.connected_components(csr_array(adjacency), directed=True, connection=connection)[1]
-
-
-def _groups(labels: np.ndarray) -> Iterator[np.ndarray]:
-    """Yields the positions of each label, `[G]`, in ascending order of their first positions."""
-    for label in dict.fromkeys(labels.tolist()):
-        yield np.flatnonzero(labels == label)
-
-
 def _votes(comparisons: Comparisons, prior: float, method: str) -> np.ndarray:
     """Adds a prior to the votes of compared pairs, `[N, N]`; refuses votes without a finite estimate."""
     if not 0 <= prior < np.inf:
@@ -429,7 +304,7 @@ def _without_maximum(method: str) -> UserError:
 def _fitted(comparisons: Comparisons, components: np.ndarray, fit: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
     """Fits each component of compared items for itself, `[N]`; the mean of a component is 0."""
     scores = np.full(comparisons.count, np.nan)
-    for items in _groups(components):
+    for items in groups_of(components):
         if comparisons.compared[items[0]]:
             scores[items] = fit(items)
     return scores
@@ -454,127 +329,3 @@ def _above(order: np.ndarray) -> np.ndarray:
     """Computes the matrix "row is above column" of an order of N items, best first."""
     position = np.argsort(order)
     return position[:, None] < position
-
-
-def _closure(edges: np.ndarray) -> np.ndarray:
-    """Computes the transitive closure of a digraph, `[N, N]`."""
-    reached = edges.copy()
-    for middle in range(len(edges)):
-        reached |= reached[:, middle, None] & reached[middle]
-    return reached
-
-
-def _optimal_orders(margins: np.ndarray, time_limit: float) -> tuple[np.ndarray, np.ndarray]:
-    """Searches for the orders that reverse as little margin as possible.
-
-    Args:
-        margins: wins less losses, whole numbers, `[N, N]`.
-        time_limit: seconds for an integer program.
-
-    Returns:
-        An optimal order, best first, `[N]`, and the order that is common to all optimal orders, `[N, N]`.
-    """
-    parts, is_chain = list(_groups(_components(margins != 0))), False
-    if len(parts) == 1:
-        parts, is_chain = _cuts(margins), True
-    if len(parts) > 1:  # parts that are independent; or each of which beats all later ones, in every optimal order
-        common, order = np.zeros(margins.shape, bool), []
-        for number, part in enumerate(parts):
-            own, below = _optimal_orders(margins[np.ix_(part, part)], time_limit)
-            common[np.ix_(part, part)] = below
-            order.append(part[own])
-            if is_chain and number + 1 < len(parts):
-                common[np.ix_(part, np.concatenate(parts[number + 1:]))] = True
-        return np.concatenate(order), common
-    reached = _closure(margins > 0)
-    if not reached.diagonal().any():  # no cycles: nothing has to be reversed
-        return np.argsort(reached.sum(0), kind="stable"), reached
-    if len(margins) <= MOST_ENUMERATED:
-        return _enumerated(margins)
-    return _programmed(margins, time_limit)
-
-
-def _cuts(margins: np.ndarray) -> list[np.ndarray]:
-    """Splits items into consecutive parts of which each item beats all items of later parts."""
-    positive = margins > 0
-    order = np.argsort(-np.sign(margins).sum(1), kind="stable")  # such parts differ in the number of items they beat
-    ends = [end for end in range(1, len(order)) if positive[np.ix_(order[:end], order[end:])].all()]
-    return [np.sort(part) for part in np.split(order, ends) if len(part)]
-
-
-def _enumerated(margins: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Solves `_optimal_orders` by dynamic programming over subsets of the items on top, 2^N of them."""
-    count = len(margins)
-    half = count // 2
-    subsets, bits = np.arange(2**count), 1 << np.arange(count)
-    reversed_by = np.maximum(margins, 0)  # [i, j]: cost of j above i
-    # Cost of an item next after a subset, as a sum of two tables by the lower and the upper bits of the subset.
-    low, high = (-(np.arange(2**len(part))[:, None] >> np.arange(len(part)) & 1) @ part
-                 for part in (reversed_by[:half], reversed_by[half:]))
-    low += reversed_by.sum(0)
-    cost = lambda item, subset: low[subset & (1 << half) - 1, item] + high[subset >> half, item]
-    size = np.bitwise_count(subsets)
-    layers = [subsets[size == layer] for layer in range(count)]
-    unreached = int(reversed_by.sum()) + 1
-    top, rest = np.full(len(subsets), unreached), np.full(len(subsets), unreached)  # least cost before, and after
-    top[0] = rest[-1] = 0
-    for layer, (item, bit) in itertools.product(layers, enumerate(bits)):
-        own = layer[(layer & bit) == 0]
-        top[own | bit] = np.minimum(top[own | bit], top[own] + cost(item, own))
-    for layer, (item, bit) in itertools.product(reversed(layers), enumerate(bits)):
-        own = layer[(layer & bit) == 0]
-        rest[own] = np.minimum(rest[own], cost(item, own) + rest[own | bit])
-    optimal = np.stack([((subsets & bit) == 0) & (top + cost(item, subsets) + rest[subsets | bit] == rest[0])
-                        for item, bit in enumerate(bits)])
-    # Items (rows, as bits) that are above an item (columns) in some optimal order.
-    above = (np.array([np.bitwise_or.reduce(subsets[own]) for own in optimal]) & bits[:, None]) > 0
-    order, subset = [], 0
-    while len(order) < count:
-        order.append(int(np.argmax(optimal[:, subset])))
-        subset |= int(bits[order[-1]])
-    return np.array(order), above & ~above.T
-
-
-def _programmed(margins: np.ndarray, time_limit: float) -> tuple[np.ndarray, np.ndarray]:
-    """Solves `_optimal_orders` by integer programs: one for an optimal order, and then, as long as there is one, for an
-    optimal order that reverses as many of the pairs as possible that no order has reversed yet.
-    """
-    from scipy import optimize, sparse
-
-    count = len(margins)
-    upper, lower = np.triu_indices(count, 1)  # variables: 1 where the item with the lower number is above
-    variable = np.zeros((count, count), np.int64)
-    variable[upper, lower] = np.arange(len(upper))
-    a, b, c = np.array(list(itertools.combinations(range(count), 3))).T
-    columns = np.stack([variable[a, b], variable[b, c], variable[a, c]], 1)
-    triangles = optimize.LinearConstraint(sparse.csr_array(
-        (np.tile([1.0, 1.0, -1.0], len(a)), columns.ravel(), np.arange(0, 3 * len(a) + 1, 3)),
-        (len(a), len(upper))), 0, 1)
-    weights = margins[upper, lower]
-    # A majority between items that no cycle connects is never reversed.
-    strong = _components(margins > 0, "strong")
-    fixed = (strong[upper] != strong[lower]) & (weights != 0)
-    bounds = optimize.Bounds(np.where(fixed & (weights > 0), 1.0, 0.0), np.where(fixed & (weights < 0), 0.0, 1.0))
-
-    def solve(objective: np.ndarray, *further: Any) -> np.ndarray:
-        solved = optimize.milp(objective, integrality=np.ones(len(upper)), bounds=bounds,
-                               constraints=[triangles, *further],
-                               options={"mip_rel_gap": 0.0, "time_limit": time_limit})
-        if solved.status != 0:
-            raise UserError(f"no optimal order of {count} items in {time_limit:g} seconds", "kemeny",
-                            "use another estimator (schulze), or increase the time limit")
-        return solved.x > 0.5
-
-    best = solve(-weights)
-    optimal = optimize.LinearConstraint(weights[None].astype(float), weights[best].sum() - 0.5, np.inf)
-    common, changed = ~fixed, np.ones(1, bool)
-    while changed.any() and common.any():
-        other = solve(np.where(common, np.where(best, 1.0, -1.0), 0.0), optimal)
-        changed = common & (other != best)
-        common &= ~changed
-    common |= fixed
-    above = np.zeros((count, count), bool)
-    above[upper, lower], above[lower, upper] = best, ~best
-    agreed = np.zeros((count, count), bool)
-    agreed[upper, lower] = agreed[lower, upper] = common
-    return np.argsort(above.sum(0)), above & agreed

@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxllm.consistency.ranking import ESTIMATORS, WINNERS, Comparisons, Estimator, Ranking
+from jaxllm.consistency.comparisons import WINNERS, Comparisons
+from jaxllm.consistency.ranking import ESTIMATORS, Estimator, Ranking
 from jaxllm.errors import UserError
 from jaxllm.text.rows import Rejected, RowSet, as_text
 from jaxllm.text.schema import check_row

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy import optimize
 from scipy.special import log_expit
 
-from jaxllm.consistency import ranking
+from jaxllm.consistency import optimal_orders
 from jaxllm.consistency.ranking import (
     ESTIMATORS,
     Comparisons,
@@ -547,9 +547,9 @@ def test_dynamic_and_integer_programming_agree(seed, monkeypatch):
     margins = own.margins[np.ix_(items, items)]
     cost, common = brute_force(own)
     inside = common[np.ix_(items, items)]
-    for order, decided in (ranking._enumerated(margins), ranking._programmed(margins, 60)):
+    for order, decided in (optimal_orders._enumerated(margins), optimal_orders._programmed(margins, 60)):
         assert np.array_equal(decided, inside) and contradicted(own, items[order]) == cost
-    monkeypatch.setattr(ranking, "MOST_ENUMERATED", 2)
+    monkeypatch.setattr(optimal_orders, "MOST_ENUMERATED", 2)
     assert np.array_equal(kemeny(own).decided, common) and kemeny(own).distance == cost
 
 
@@ -559,7 +559,7 @@ def test_kemeny_of_real_sizes(count, noise, monkeypatch):
     upper = np.triu(rng.random((count, count)) >= noise, 1).astype(int)
     own = Comparisons.from_counts(upper + np.tril(1 - upper.T, -1))
     ranked = kemeny(own)
-    monkeypatch.setattr(ranking, "MOST_ENUMERATED", 2)
+    monkeypatch.setattr(optimal_orders, "MOST_ENUMERATED", 2)
     other = kemeny(own)
     assert other.distance == ranked.distance and np.array_equal(other.decided, ranked.decided)
 
@@ -584,7 +584,7 @@ def test_kemeny_of_a_large_cycle_is_an_integer_program():
 
 
 def test_a_program_without_an_answer_in_time(monkeypatch):
-    monkeypatch.setattr(ranking, "MOST_ENUMERATED", 2)
+    monkeypatch.setattr(optimal_orders, "MOST_ENUMERATED", 2)
     with pytest.raises(UserError, match="no optimal order of 12 items") as error:
         kemeny(random_counts(12, 0, share=1.0, ties=False), time_limit=0)
     assert error.value.where == "kemeny" and "schulze" in error.value.fix

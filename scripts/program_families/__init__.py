@@ -1,0 +1,16 @@
+"""Lists small programming tasks with right implementations, faults to put into them, and examples.
+
+`make_programs.py` derives labelled programs from this table; `tests/codejudge` runs every one of them on the examples.
+A body is the text of a function `f` with the parameters of the family. Names of parameters and local variables are
+among `POOLS`, from which other names are drawn.
+"""
+
+from program_families.dicts import DICTS
+from program_families.family import POOLS, SEVERITY, Family
+from program_families.lists import LISTS
+from program_families.numbers import NUMBERS
+from program_families.strings import STRINGS
+
+FAMILIES = [*NUMBERS, *STRINGS, *LISTS, *DICTS]
+
+__all__ = ["FAMILIES", "POOLS", "SEVERITY", "Family"]

@@ -1,0 +1,787 @@
+"""Families of programs on strings."""
+
+from program_families.family import Family
+
+STRINGS = [
+    Family(
+        "count_vowels", "s: str", "int",
+        ("Count the vowels a, e, i, o and u of a string, in lower and upper case.",
+         "Return how many characters of a text are one of the letters aeiou or their capitals.",
+         "Given a string, return the number of its vowels; the case of letters does not matter and y is no vowel."),
+        ('return sum(ch in "aeiou" for ch in s.lower())',
+         """
+         count = 0
+         for ch in s:
+             if ch in "aeiouAEIOU":
+                 count += 1
+         return count
+         """,
+         """
+         s = s.lower()
+         return sum(s.count(ch) for ch in "aeiou")
+         """),
+        (("missed_edge_case", 0, "s.lower()", "s"),
+         ("wrong_initial_value", 1, "count = 0", "count = 1"),
+         ("missed_edge_case", 1, '"aeiouAEIOU"', '"aeiou"'),
+         ("wrong_operator", 1, "if ch in", "if ch not in"),
+         ("wrong_return", 1, "return count", "return len(s) - count"),
+         ("missed_edge_case", 2, "s = s.lower()\n", ""),
+         ("off_by_one", 1, "for ch in s:", "for ch in s[1:]:"),
+         ("off_by_one", 2, '"aeiou"', '"aeio"')),
+        ((("",), 0), (("Apple",), 2), (("rhythm",), 0), (("QUEUE",), 4), (("audio you",), 6))),
+    Family(
+        "reverse_words", "s: str", "str",
+        ("Put the words of a string in reverse order. Words are separated by one or more spaces; the result has one "
+         "space between words and none at its ends.",
+         "Return the words of a text from the last to the first, joined by single spaces; additional spaces are "
+         "dropped.",
+         "Split a string at whitespace and join the words again, with one space each, in the opposite order."),
+        ('return " ".join(s.split()[::-1])',
+         """
+         out = []
+         for w in s.split():
+             out.insert(0, w)
+         return " ".join(out)
+         """,
+         """
+         words = s.split()
+         words.reverse()
+         return " ".join(words)
+         """),
+        (("wrong_return", 0, '" ".join(s.split()[::-1])', "s[::-1]"),
+         ("wrong_operator", 1, "out.insert(0, w)", "out.append(w)"),
+         ("wrong_return", 2, '" ".join(words)', "words"),
+         ("off_by_one", 0, "[::-1]", "[:0:-1]"),
+         ("wrong_return", 1, '" ".join(out)', '"".join(out)'),
+         ("missed_edge_case", 0, "s.split()", 's.split(" ")'),
+         ("off_by_one", 1, "insert(0,", "insert(1,"),
+         ("missed_edge_case", 2, "words.reverse()\n", "words.sort()\n")),
+        ((("one two three",), "three two one"), (("",), ""), (("a  b",), "b a"), (("solo",), "solo"),
+         ((" x y ",), "y x"))),
+    Family(
+        "is_palindrome", "s: str", "bool",
+        ("Decide whether a string reads the same forwards and backwards when the case of letters is ignored. Every "
+         "character counts.",
+         "Return True if a text equals its own reverse, where capitals and small letters are the same.",
+         "Check that the first character matches the last one, the second matches the last but one, and so on, "
+         "regardless of case."),
+        ("""
+         s = s.lower()
+         return s == s[::-1]
+         """,
+         """
+         s = s.lower()
+         for i in range(len(s) // 2):
+             if s[i] != s[-1 - i]:
+                 return False
+         return True
+         """,
+         """
+         s = s.lower()
+         left, right = 0, len(s) - 1
+         while left < right:
+             if s[left] != s[right]:
+                 return False
+             left += 1
+             right -= 1
+         return True
+         """),
+        (("missed_edge_case", 0, "s = s.lower()\n", ""),
+         ("off_by_one", 1, "s[-1 - i]", "s[-i]"),
+         ("wrong_return", 1, "return True", "return False"),
+         ("wrong_operator", 1, "!=", "=="),
+         ("off_by_one", 2, "len(s) - 1", "len(s)"),
+         ("wrong_return", 2, "!= s[right]:\n        return False", "== s[right]:\n        return True"),
+         ("off_by_one", 1, "len(s) // 2", "len(s) // 2 - 1"),
+         ("missed_edge_case", 0, "", 'if s == "":\n    return False\n')),
+        ((("",), True), (("Anna",), True), (("ab",), False), (("abca",), False), (("radar",), True), (("x",), True))),
+    Family(
+        "encode_runs", "s: str", "str",
+        ("Replace every run of equal characters of a string by the character and the length of the run, so aab becomes "
+         "a2b1.",
+         "Compress a text by run lengths: each group of equal neighbours is written as the character followed by its "
+         "count, also for groups of one.",
+         "Return the run-length encoding of a string, with the count after each character; an empty string stays "
+         "empty."),
+        ("""
+         out = ""
+         i = 0
+         while i < len(s):
+             j = i
+             while j < len(s) and s[j] == s[i]:
+                 j += 1
+             out += s[i] + str(j - i)
+             i = j
+         return out
+         """,
+         """
+         from itertools import groupby
+         return "".join(ch + str(len(list(g))) for ch, g in groupby(s))
+         """,
+         """
+         parts = []
+         for ch in s:
+             if parts and parts[-1][0] == ch:
+                 parts[-1][1] += 1
+             else:
+                 parts.append([ch, 1])
+         return "".join(ch + str(n) for ch, n in parts)
+         """),
+        (("off_by_one", 0, "str(j - i)", "str(j - i - 1)"),
+         ("missed_edge_case", 0, "j < len(s) and ", ""),
+         ("wrong_initial_value", 2, "[ch, 1]", "[ch, 0]"),
+         ("wrong_return", 1, "ch + str(len(list(g)))", "str(len(list(g))) + ch"),
+         ("missed_edge_case", 2, "parts and ", ""),
+         ("wrong_operator", 2, "parts[-1][0] == ch", "parts[-1][0] != ch"),
+         ("wrong_return", 2, "ch + str(n)", "ch * n"),
+         ("wrong_initial_value", 1, "return", "return s[:1] +")),
+        ((("",), ""), (("aaab",), "a3b1"), (("abba",), "a1b2a1"), (("z",), "z1")),
+        kin="run lengths"),
+    Family(
+        "decode_runs", "pairs: list[tuple[str, int]]", "str",
+        ("Build a string from a list of pairs of a text and a count: each text is repeated as often as its count "
+         "states.",
+         "Given pairs (text, n), write every text n times, one pair after the other, and return the string.",
+         "Undo a run-length encoding that is given as a list of (text, count) pairs; an empty list gives an empty "
+         "string."),
+        ('return "".join(ch * n for ch, n in pairs)',
+         """
+         out = ""
+         for ch, n in pairs:
+             out += ch * n
+         return out
+         """,
+         """
+         out = []
+         for ch, n in pairs:
+             for i in range(n):
+                 out.append(ch)
+         return "".join(out)
+         """),
+        (("off_by_one", 2, "range(n)", "range(n - 1)"),
+         ("wrong_operator", 0, "ch * n", "ch + str(n)"),
+         ("wrong_initial_value", 1, 'out = ""', 'out = " "'),
+         ("wrong_return", 2, '"".join(out)', '" ".join(out)'),
+         ("wrong_operator", 1, "out += ch", "out = ch"),
+         ("wrong_return", 1, "    out += ch * n\nreturn out", "    out += ch * n\n    return out"),
+         ("off_by_one", 0, "in pairs", "in pairs[1:]"),
+         ("missed_edge_case", 2, "    for i in range(n):\n        out.append(ch)", "    out.append(ch)")),
+        ((([("a", 3), ("b", 1)],), "aaab"), (([],), ""), (([("x", 0), ("y", 2)],), "yy"), (([("z", 1)],), "z"),
+         (([("ab", 2), ("c", 2)],), "ababcc")),
+        kin="run lengths"),
+    Family(
+        "are_anagrams", "s: str, t: str", "bool",
+        ("Decide whether two strings are anagrams: the same characters, each equally often, with case ignored.",
+         "Return True if the characters of the first text can be put in another order to give the second text, where "
+         "capitals count as small letters.",
+         "Check that two strings have the same characters with the same counts, regardless of order and case."),
+        ("return sorted(s.lower()) == sorted(t.lower())",
+         """
+         from collections import Counter
+         return Counter(s.lower()) == Counter(t.lower())
+         """,
+         """
+         s, t = s.lower(), t.lower()
+         return len(s) == len(t) and all(s.count(ch) == t.count(ch) for ch in s)
+         """),
+        (("missed_edge_case", 0, "sorted(t.lower())", "sorted(t)"),
+         ("missed_edge_case", 1, "Counter(s.lower()) == Counter(t.lower())", "set(s.lower()) == set(t.lower())"),
+         ("wrong_operator", 2, "and all", "or all"),
+         ("missed_edge_case", 2, "len(s) == len(t) and ", ""),
+         ("wrong_return", 0, "sorted(s.lower()) == sorted(t.lower())", "s.lower() == t.lower()[::-1]"),
+         ("off_by_one", 2, "for ch in s)", "for ch in s[1:])"),
+         ("wrong_operator", 0, "==", "!="),
+         ("missed_edge_case", 0, "", "if s == t:\n    return False\n")),
+        ((("Listen", "siLent"), True), (("aab", "abb"), False), (("ab", "abc"), False), (("abc", "xyz"), False),
+         (("ab", "cb"), False), (("", ""), True), (("Tea", "eaT"), True))),
+    Family(
+        "brackets_match", "s: str", "bool",
+        ("Decide whether the brackets (), [] and {} of a string are closed in the right order. Other characters are "
+         "ignored.",
+         "Return True if every opening bracket of a text, round, square or curly, has its closing partner and pairs "
+         "are nested properly.",
+         "Check the nesting of the three kinds of brackets in a string; text without brackets is fine."),
+        ("""
+         stack = []
+         for ch in s:
+             if ch in "([{":
+                 stack.append(ch)
+             elif ch in ")]}":
+                 if not stack or "([{".index(stack.pop()) != ")]}".index(ch):
+                     return False
+         return not stack
+         """,
+         """
+         s = "".join(ch for ch in s if ch in "()[]{}")
+         while "()" in s or "[]" in s or "{}" in s:
+             s = s.replace("()", "").replace("[]", "").replace("{}", "")
+         return s == ""
+         """,
+         """
+         d = {")": "(", "]": "[", "}": "{"}
+         stack = []
+         for ch in s:
+             if ch in d.values():
+                 stack.append(ch)
+             elif ch in d:
+                 if stack[-1:] != [d[ch]]:
+                     return False
+                 stack.pop()
+         return len(stack) == 0
+         """),
+        (("missed_edge_case", 0, "not stack or ", ""),
+         ("wrong_return", 0, "return not stack", "return True"),
+         ("wrong_operator", 1, 's == ""', 's != ""'),
+         ("missed_edge_case", 1, ' or "{}" in s', ""),
+         ("wrong_operator", 0, "!=", "=="),
+         ("off_by_one", 2, "len(stack) == 0", "len(stack) <= 1"),
+         ("missed_edge_case", 1, 's = "".join(ch for ch in s if ch in "()[]{}")\n', ""),
+         ("wrong_return", 2, "return False", "return True")),
+        ((("",), True), (("a(b)",), True), (("([)]",), False), (("(",), False), ((")",), False), (("{[]}",), True),
+         (("{}",), True), (("([]{})",), True))),
+    Family(
+        "shift_letters", "s: str, k: int", "str",
+        ("Move every small letter a to z of a string k places forward in the alphabet, from z on to a again; other "
+         "characters stay. The number k is 0 or more.",
+         "Encrypt a text with the Caesar cipher: shift letters from a to z by k, a non-negative number that may exceed "
+         "26, and copy the rest.",
+         "Given a string and a shift of at least 0, replace each lower-case letter by the one that many places later "
+         "in the circular alphabet and leave everything else alone."),
+        ("""
+         out = ""
+         for ch in s:
+             if "a" <= ch <= "z":
+                 out += chr((ord(ch) - 97 + k) % 26 + 97)
+             else:
+                 out += ch
+         return out
+         """,
+         """
+         t = "abcdefghijklmnopqrstuvwxyz"
+         return "".join(t[(t.index(ch) + k) % 26] if ch in t else ch for ch in s)
+         """,
+         """
+         k %= 26
+         t = "abcdefghijklmnopqrstuvwxyz"
+         return s.translate(str.maketrans(t, t[k:] + t[:k]))
+         """),
+        (("missed_edge_case", 1, "(t.index(ch) + k) % 26", "t.index(ch) + k"),
+         ("wrong_operator", 0, "- 97 + k", "- 97 - k"),
+         ("off_by_one", 0, "% 26", "% 25"),
+         ("missed_edge_case", 0, "    else:\n        out += ch\n", ""),
+         ("missed_edge_case", 2, "k %= 26\n", ""),
+         ("wrong_operator", 2, "t[k:] + t[:k]", "t[:k] + t[k:]"),
+         ("wrong_initial_value", 0, 'out = ""', "out = s"),
+         ("wrong_return", 1, '"".join(t[(t.index(ch) + k) % 26] if ch in t else ch for ch in s)',
+          '[t[(t.index(ch) + k) % 26] if ch in t else ch for ch in s]')),
+        ((("abc", 1), "bcd"), (("xyz", 3), "abc"), (("hi, you", 0), "hi, you"), (("a b", 27), "b c"),
+         (("Ab", 1), "Ac"))),
+    Family(
+        "capitalize_words", "s: str", "str",
+        ("Make the first character of every word upper case and leave all others as they are. Words are separated by "
+         "spaces, and the spaces stay.",
+         "Return a text with a capital at the start of each word; the remaining letters and the spaces do not change.",
+         "Given a string, convert every letter at its start or directly after a space to a capital and nothing else."),
+        ('return " ".join(w[:1].upper() + w[1:] for w in s.split(" "))',
+         """
+         out = ""
+         last = " "
+         for ch in s:
+             out += ch.upper() if last == " " else ch
+             last = ch
+         return out
+         """,
+         """
+         words = s.split(" ")
+         for i in range(len(words)):
+             if words[i]:
+                 words[i] = words[i][0].upper() + words[i][1:]
+         return " ".join(words)
+         """),
+        (("wrong_return", 0, "+ w[1:]", "+ w[1:].lower()"),
+         ("wrong_initial_value", 1, 'last = " "', 'last = ""'),
+         ("off_by_one", 0, "w[1:]", "w[2:]"),
+         ("wrong_operator", 1, '== " "', '!= " "'),
+         ("wrong_return", 0, "w[:1].upper() + w[1:]", "w.upper()"),
+         ("missed_edge_case", 0, "w[:1]", "w[0]"),
+         ("off_by_one", 2, "range(len(words))", "range(1, len(words))"),
+         ("missed_edge_case", 2, "    if words[i]:\n        words[i] =", "    words[i] =")),
+        ((("hello world",), "Hello World"), (("",), ""), (("a helLo",), "A HelLo"), (("x  yes",), "X  Yes"))),
+    Family(
+        "longest_word", "words: list[str]", "str",
+        ("Return the longest string of a list, the first one where several have that length, and an empty string for "
+         "an empty list.",
+         "Find the word with the most characters; of equally long words the earliest wins, and no words give an empty "
+         "text.",
+         "From a list of words pick the one of greatest length. Ties go to the one that comes first. Without words "
+         "return the empty string."),
+        ("""
+         best = ""
+         for w in words:
+             if len(w) > len(best):
+                 best = w
+         return best
+         """,
+         'return max(words, key=len, default="")',
+         """
+         if not words:
+             return ""
+         words = sorted(words, key=len, reverse=True)
+         return words[0]
+         """),
+        (("wrong_operator", 0, ">", ">="),
+         ("wrong_operator", 0, ">", "<"),
+         ("missed_edge_case", 1, ', default=""', ""),
+         ("wrong_return", 0, "return best", "return len(best)"),
+         ("missed_edge_case", 2, 'if not words:\n    return ""\n', ""),
+         ("off_by_one", 2, "words[0]", "words[-1]"),
+         ("wrong_operator", 1, "key=len, ", ""),
+         ("wrong_initial_value", 0, 'best = ""', "best = words[-1]")),
+        (((["a", "bbb", "cc"],), "bbb"), (([],), ""), ((["ab", "cd"],), "ab"), ((["zoo", "apples"],), "apples"),
+         ((["long", "i", "am"],), "long"))),
+    Family(
+        "count_characters", "s: str", "dict[str, int]",
+        ("Count how often each character occurs in a string; return a dict from character to count.",
+         "Map every character of a text to the number of its occurrences. An empty text gives an empty dict.",
+         "Build a table of character frequencies, as a dict, for a given string."),
+        ("""
+         out = {}
+         for ch in s:
+             out[ch] = out.get(ch, 0) + 1
+         return out
+         """,
+         "return {ch: s.count(ch) for ch in s}",
+         """
+         from collections import Counter
+         return dict(Counter(s))
+         """),
+        (("wrong_initial_value", 0, "out.get(ch, 0)", "out.get(ch, 1)"),
+         ("missed_edge_case", 0, "out.get(ch, 0) + 1", "1"),
+         ("wrong_return", 1, "{ch: s.count(ch) for ch in s}", "{s.count(ch): ch for ch in s}"),
+         ("missed_edge_case", 0, "out.get(ch, 0)", "out[ch]"),
+         ("wrong_return", 2, "dict(Counter(s))", "len(Counter(s))"),
+         ("off_by_one", 0, "for ch in s:", "for ch in s[1:]:"),
+         ("wrong_operator", 0, ") + 1", ") - 1"),
+         ("off_by_one", 1, "s.count(ch) for", "s.count(ch) - 1 for")),
+        ((("",), {}), (("aab",), {"a": 2, "b": 1}), (("x",), {"x": 1}), (("a a",), {"a": 2, " ": 1})),
+        kin="character counts"),
+    Family(
+        "first_unique", "s: str", "str",
+        ("Return the first character of a string that occurs exactly once in it, or an empty string if there is none.",
+         "Find the earliest character of a text without a second occurrence. If every character is repeated, or the "
+         "text is empty, return the empty string.",
+         "Of the characters that appear a single time in a string, give the one furthest to the left; with no such "
+         "character give an empty text."),
+        ("""
+         for ch in s:
+             if s.count(ch) == 1:
+                 return ch
+         return ""
+         """,
+         """
+         d = {}
+         for ch in s:
+             d[ch] = d.get(ch, 0) + 1
+         for ch in s:
+             if d[ch] == 1:
+                 return ch
+         return ""
+         """,
+         'return next((ch for ch in s if s.find(ch) == s.rfind(ch)), "")'),
+        (("wrong_operator", 0, "== 1", ">= 1"),
+         ("missed_edge_case", 2, ', "")', ")"),
+         ("missed_edge_case", 0, 'return ""', "return s[0]"),
+         ("off_by_one", 1, "d[ch] == 1", "d[ch] == 2"),
+         ("wrong_initial_value", 1, "d.get(ch, 0)", "d.get(ch, 1)"),
+         ("wrong_operator", 2, "==", "!="),
+         ("off_by_one", 0, "for ch in s:", "for ch in s[1:]:"),
+         ("wrong_return", 0, "return ch", "return s.index(ch)")),
+        ((("aabcd",), "b"), (("aabb",), ""), (("",), ""), (("z",), "z"), (("xyzy",), "x")),
+        kin="character counts"),
+    Family(
+        "count_overlapping", "s: str, t: str", "int",
+        ("Count the places of the first string at which the second one, which is not empty, occurs. Occurrences may "
+         "overlap.",
+         "Return how often a non-empty pattern, the second argument, is found in a text, the first argument; "
+         "overlapping finds count separately.",
+         "Given a text and a pattern of at least one character, return the number of positions at which the pattern "
+         "starts in the text."),
+        ("return sum(s[i:i + len(t)] == t for i in range(len(s) - len(t) + 1))",
+         """
+         count = 0
+         for i in range(len(s)):
+             if s.startswith(t, i):
+                 count += 1
+         return count
+         """,
+         """
+         count, i = 0, s.find(t)
+         while i >= 0:
+             count += 1
+             i = s.find(t, i + 1)
+         return count
+         """),
+        (("missed_edge_case", "return s.count(t)"),
+         ("off_by_one", 0, "len(s) - len(t) + 1", "len(s) - len(t)"),
+         ("wrong_operator", 2, "i >= 0", "i > 0"),
+         ("missed_edge_case", 2, "i + 1", "i + len(t)"),
+         ("wrong_initial_value", 1, "count = 0", "count = 1"),
+         ("wrong_return", 2, "return count", "return i"),
+         ("off_by_one", 1, "range(len(s))", "range(1, len(s))"),
+         ("wrong_operator", 1, "s.startswith(t, i)", "s.endswith(t, i)")),
+        ((("aaa", "aa"), 2), (("abcabc", "abc"), 2), (("abc", "x"), 0), (("", "a"), 0), (("abcbd", "b"), 2))),
+    Family(
+        "is_subsequence", "s: str, t: str", "bool",
+        ("Decide whether the first string can be made from the second by deleting characters, without a change of "
+         "order.",
+         "Return True if all characters of the first text occur in the second one in the same order, not necessarily "
+         "next to each other.",
+         "Is the first argument a subsequence of the second argument? Both are strings; the empty string always is."),
+        ("""
+         i = 0
+         for ch in t:
+             if i < len(s) and s[i] == ch:
+                 i += 1
+         return i == len(s)
+         """,
+         """
+         g = iter(t)
+         return all(ch in g for ch in s)
+         """,
+         """
+         for ch in s:
+             i = t.find(ch)
+             if i < 0:
+                 return False
+             t = t[i + 1:]
+         return True
+         """),
+        (("missed_edge_case", 0, "i < len(s) and ", ""),
+         ("missed_edge_case", 1, "iter(t)", "list(t)"),
+         ("off_by_one", 2, "t[i + 1:]", "t[i:]"),
+         ("wrong_return", 0, "i == len(s)", "i > 0"),
+         ("wrong_operator", 2, "i < 0", "i > 0"),
+         ("wrong_initial_value", 0, "i = 0", "i = 1"),
+         ("wrong_return", 2, "return True", "return len(t) > 0"),
+         ("wrong_operator", 1, "all(", "any(")),
+        ((("ace", "abcde"), True), (("aec", "abcde"), False), (("", "x"), True), (("aa", "a"), False),
+         (("a", "abc"), True), (("ab", "b"), False), (("ba", "ab"), False), (("c", "abc"), True))),
+    Family(
+        "count_differences", "s: str, t: str", "int",
+        ("Count the positions at which two strings of equal length differ.",
+         "Return the Hamming distance of two texts, which have the same number of characters.",
+         "Compare two equally long strings character by character and return how many pairs are not equal."),
+        ("return sum(a != b for a, b in zip(s, t))",
+         """
+         count = 0
+         for i in range(len(s)):
+             if s[i] != t[i]:
+                 count += 1
+         return count
+         """),
+        (("wrong_operator", 0, "a != b", "a == b"),
+         ("off_by_one", 1, "range(len(s))", "range(1, len(s))"),
+         ("off_by_one", 1, "range(len(s))", "range(len(s) - 1)"),
+         ("wrong_initial_value", 1, "count = 0", "count = 1"),
+         ("wrong_return", 1, "return count", "return len(s) - count"),
+         ("wrong_return", 1, "count += 1\nreturn", "count += 1\n    return"),
+         ("wrong_operator", 2, "len(s) - sum", "len(s) + sum"),
+         ("missed_edge_case", 1, "", 'if s == t:\n    return 1\n')),
+        ((("abc", "abd"), 1), (("", ""), 0), (("xbc", "abz"), 2), (("same", "same"), 0)),
+        odd=(("another_algorithm", "return len(s) - sum(map(str.__eq__, s, t))"),)),
+    Family(
+        "common_prefix", "words: list[str]", "str",
+        ("Return the longest string with which all strings of a list start; an empty list gives an empty string.",
+         "Find the longest common prefix of a list of words. Without words, or without a common prefix, return the "
+         "empty string.",
+         "Given a list of texts, give as many of their first characters as all of them share; for no texts give an "
+         "empty string."),
+        ("""
+         if not words:
+             return ""
+         best = words[0]
+         for w in words:
+             while not w.startswith(best):
+                 best = best[:-1]
+         return best
+         """,
+         """
+         out = ""
+         for p in zip(*words):
+             if len(set(p)) > 1:
+                 break
+             out += p[0]
+         return out
+         """),
+        (("missed_edge_case", 0, 'if not words:\n    return ""\n', ""),
+         ("off_by_one", 0, "best[:-1]", "best[:-2]"),
+         ("wrong_operator", 1, "len(set(p)) > 1", "len(set(p)) == 1"),
+         ("missed_edge_case", 1, "        break\n", "        continue\n"),
+         ("wrong_return", 1, "return out", "return len(out)"),
+         ("wrong_initial_value", 1, 'out = ""', 'out = words[0]'),
+         ("off_by_one", 1, "> 1", "> 2"),
+         ("wrong_return", 2, "commonprefix(words)", "commonprefix(words)[::-1]")),
+        (((["flow", "flag"],), "fl"), (([],), ""), ((["abc", "abd"],), "ab"), ((["abc", "xbc"],), ""),
+         ((["solo"],), "solo")),
+        odd=(("another_algorithm", """
+              from os.path import commonprefix
+              return commonprefix(words)
+              """),)),
+    Family(
+        "initials", "s: str", "str",
+        ("Return the first letters of the words of a string as capitals, without anything between them. Words are "
+         "separated by one or more spaces.",
+         "Build an abbreviation of a text: the upper-case initial of each word, joined. An empty text gives an empty "
+         "string.",
+         "Given words separated by spaces, possibly several, return the acronym of their first characters in upper "
+         "case."),
+        ('return "".join(w[0].upper() for w in s.split())',
+         """
+         out = ""
+         for w in s.split():
+             out += w[0]
+         return out.upper()
+         """),
+        (("missed_edge_case", 0, ".upper()", ""),
+         ("off_by_one", 0, "w[0]", "w[-1]"),
+         ("wrong_return", 1, "out.upper()", "out.lower()"),
+         ("missed_edge_case", 1, "s.split()", 's.split(" ")'),
+         ("wrong_initial_value", 1, 'out = ""', "out = s[:1]"),
+         ("missed_edge_case", 2, "i == 0 or ", ""),
+         ("wrong_return", 0, '"".join', '".".join'),
+         ("off_by_one", 2, "s[i - 1]", "s[i + 1]")),
+        ((("world health group",), "WHG"), (("",), ""), (("a  b",), "AB"), (("Solo",), "S")),
+        odd=(("another_algorithm",
+              'return "".join(s[i] for i in range(len(s)) if s[i] != " " and (i == 0 or s[i - 1] == " ")).upper()'),)),
+    Family(
+        "squeeze_spaces", "s: str", "str",
+        ("Replace every run of spaces of a string by a single space, at its ends as well.",
+         "Shorten each group of neighbouring spaces in a text to one space and leave other characters alone. Spaces at "
+         "the start and end are treated the same way.",
+         "Return a string in which no two spaces follow each other: of each run of spaces one remains."),
+        ("""
+         out = ""
+         for ch in s:
+             if ch != " " or not out.endswith(" "):
+                 out += ch
+         return out
+         """,
+         """
+         while "  " in s:
+             s = s.replace("  ", " ")
+         return s
+         """,
+         """
+         import re
+         return re.sub(" +", " ", s)
+         """),
+        (("missed_edge_case", 'return " ".join(s.split())'),
+         ("missed_edge_case", 'return s.replace("  ", " ")'),
+         ("wrong_return", 2, '" ", s', '"", s'),
+         ("wrong_operator", 0, "or not", "and not"),
+         ("wrong_initial_value", 0, 'out = ""', 'out = " "'),
+         ("wrong_return", 1, 'replace("  ", " ")', 'replace("  ", "")'),
+         ("wrong_operator", 0, "!=", "=="),
+         ("off_by_one", 0, "for ch in s:", "for ch in s[1:]:")),
+        ((("a  b",), "a b"), (("a    b",), "a b"), ((" x ",), " x "), (("",), ""), (("  ",), " "))),
+    Family(
+        "swap_case", "s: str", "str",
+        ("Turn small letters of a string into capitals and capitals into small letters. Other characters stay.",
+         "Return a text in which the case of every letter is the opposite of what it was.",
+         "Exchange upper and lower case in a string; digits, spaces and signs remain as they are."),
+        ("return s.swapcase()",
+         'return "".join(ch.lower() if ch.isupper() else ch.upper() for ch in s)',
+         """
+         out = ""
+         for ch in s:
+             if ch.isupper():
+                 out += ch.lower()
+             elif ch.islower():
+                 out += ch.upper()
+             else:
+                 out += ch
+         return out
+         """),
+        (("wrong_operator", 1, "ch.isupper()", "ch.islower()"),
+         ("wrong_return", 0, "swapcase", "capitalize"),
+         ("missed_edge_case", 2, "    else:\n        out += ch\n", ""),
+         ("wrong_operator", 2, "out += ch.upper()", "out += ch.lower()"),
+         ("wrong_initial_value", 2, 'out = ""', "out = s"),
+         ("wrong_return", 0, "swapcase", "upper"),
+         ("off_by_one", 2, "for ch in s:", "for ch in s[:-1]:"),
+         ("missed_edge_case", 1, "", "if s.islower():\n    return s\n")),
+        ((("aB c1",), "Ab C1"), (("",), ""), (("Hello",), "hELLO"), (("ok",), "OK"))),
+    Family(
+        "parse_settings", "s: str", "dict[str, int]",
+        ("Read a string like a=1;b=2 into a dict from names to integers. An empty string gives an empty dict; later "
+         "entries replace earlier ones.",
+         "Given settings in the form name=integer, separated by semicolons, return them as a dict; an empty text has "
+         "no settings, and of a repeated name the last value counts.",
+         "Split a text at semicolons and every part at its equals sign, and return a dict of the left sides with the "
+         "right sides as integers. No text means no entries."),
+        ("""
+         out = {}
+         if not s:
+             return out
+         for p in s.split(";"):
+             a, b = p.split("=")
+             out[a] = int(b)
+         return out
+         """,
+         'return {p.split("=")[0]: int(p.split("=")[1]) for p in s.split(";") if p}',
+         """
+         out = {}
+         for p in filter(None, s.split(";")):
+             i = p.index("=")
+             out[p[:i]] = int(p[i + 1:])
+         return out
+         """),
+        (("missed_edge_case", 0, "if not s:\n    return out\n", ""),
+         ("wrong_return", 0, "int(b)", "b"),
+         ("off_by_one", 1, 'int(p.split("=")[1])', 'int(p.split("=")[0])'),
+         ("missed_edge_case", 1, " if p", ""),
+         ("wrong_operator", 0, 'split(";")', 'split(",")'),
+         ("wrong_return", 0, "out[a] = int(b)", "out[int(b)] = a"),
+         ("off_by_one", 2, "p[:i]", "p[:i + 1]"),
+         ("wrong_return", 2, "1:])\nreturn", "1:])\n    return")),
+        ((("a=1;b=22",), {"a": 1, "b": 22}), (("",), {}), (("x=0",), {"x": 0}), (("k=5;k=6",), {"k": 6}))),
+    Family(
+        "pad_left", "s: str, n: int", "str",
+        ("Put stars in front of a string until it has n characters. A string that is already that long stays as it is.",
+         "Fill a text with * on its left up to a given width; texts of that width or more are returned unchanged.",
+         "Given a string and a minimal length, return the string with as many leading stars as are missing."),
+        ('return "*" * (n - len(s)) + s',
+         """
+         while len(s) < n:
+             s = "*" + s
+         return s
+         """,
+         'return s.rjust(n, "*")'),
+        (("wrong_operator", 0, '"*" * (n - len(s)) + s', 's + "*" * (n - len(s))'),
+         ("off_by_one", 1, "len(s) < n", "len(s) <= n"),
+         ("wrong_operator", 2, "rjust", "ljust"),
+         ("wrong_operator", 0, "n - len(s)", "len(s) - n"),
+         ("missed_edge_case", 2, 's.rjust(n, "*")', 's.rjust(n, "*")[:n]'),
+         ("off_by_one", 0, "n - len(s)", "n - len(s) - 1"),
+         ("missed_edge_case", 1, "", 'if not s:\n    return ""\n'),
+         ("wrong_return", 1, '"*" + s\nreturn', '"*" + s\n    return')),
+        ((("ab", 4), "**ab"), (("abcdef", 3), "abcdef"), (("", 3), "***"), (("xyz", 3), "xyz"))),
+    Family(
+        "has_all_letters", "s: str", "bool",
+        ("Decide whether a string has every letter from a to z at least once, in upper or lower case.",
+         "Return True if a text is a pangram: none of the 26 letters is missing, and case does not matter.",
+         "Check that all letters of the English alphabet occur in a string, as capitals or small letters."),
+        ('return all(ch in s.lower() for ch in "abcdefghijklmnopqrstuvwxyz")',
+         'return len({ch for ch in s.lower() if "a" <= ch <= "z"}) == 26',
+         'return set("abcdefghijklmnopqrstuvwxyz") <= set(s.lower())',
+         """
+         for ch in "abcdefghijklmnopqrstuvwxyz":
+             if ch not in s.lower():
+                 return False
+         return True
+         """),
+        (("missed_edge_case", 0, "s.lower()", "s"),
+         ("wrong_operator", 0, "all(", "any("),
+         ("off_by_one", 1, "== 26", "== 25"),
+         ("missed_edge_case", 1, ' if "a" <= ch <= "z"', ""),
+         ("wrong_operator", 2, "<=", "<"),
+         ("missed_edge_case", 1, '{ch for ch in s.lower() if "a" <= ch <= "z"}',
+          '[ch for ch in s.lower() if "a" <= ch <= "z"]'),
+         ("wrong_operator", 2, "<=", ">="),
+         ("off_by_one", 0, "xyz", "xy")),
+        ((("The five boxing wizards jump quickly",), True), (("abcdefghijklmnopqrstuvwxyz",), True),
+         (("hello",), False), (("",), False), (("abcdefghijklmnopqrstuvwxy",), False),
+         (("Waltz bad nymph for quick jigs vex",), True))),
+    Family(
+        "count_words", "s: str", "int",
+        ("Count the words of a string. Words are separated by one or more spaces; spaces at the ends do not count.",
+         "Return the number of groups of characters that are not spaces in a text.",
+         "How many words has a text if any number of spaces can come before, between and after them?"),
+        ("return len(s.split())",
+         """
+         count = 0
+         last = " "
+         for ch in s:
+             if ch != " " and last == " ":
+                 count += 1
+             last = ch
+         return count
+         """,
+         'return len([w for w in s.split(" ") if w])'),
+        (("missed_edge_case", 0, "s.split()", 's.split(" ")'),
+         ("wrong_initial_value", 1, 'last = " "', 'last = "x"'),
+         ("wrong_operator", 1, "and", "or"),
+         ("missed_edge_case", 2, " if w", ""),
+         ("off_by_one", 0, "len(s.split())", "len(s.split()) - 1"),
+         ("missed_edge_case", 'return s.count(" ") + 1'),
+         ("wrong_return", 1, "return count", "return len(s) - count"),
+         ("wrong_return", 2, 'len([w for w in s.split(" ") if w])', '[w for w in s.split(" ") if w]')),
+        ((("one two",), 2), (("",), 0), (("a  b c",), 3), ((" x ",), 1))),
+    Family(
+        "is_rotation", "s: str, t: str", "bool",
+        ("Decide whether the first string is a rotation of the second: some characters from its front moved to its "
+         "end. A string is a rotation of itself.",
+         "Return True if the second text can be cut into two parts, of which one may be empty, that give the first "
+         "text when they are joined in the opposite order.",
+         "Check whether two strings are equal up to a circular shift."),
+        ("return len(s) == len(t) and s in t + t",
+         """
+         if len(s) != len(t):
+             return False
+         return s == t or any(t[i:] + t[:i] == s for i in range(len(t)))
+         """),
+        (("missed_edge_case", 0, "len(s) == len(t) and ", ""),
+         ("wrong_operator", 0, "t + t", "t"),
+         ("off_by_one", 1, "range(len(t))", "range(len(t) - 1)"),
+         ("missed_edge_case", 1, "s == t or ", ""),
+         ("wrong_operator", 1, "t[i:] + t[:i]", "t[:i] + t[i:]"),
+         ("wrong_return", 1, "return False", "return True"),
+         ("wrong_operator", 0, "==", "!="),
+         ("off_by_one", 2, "s[1:] + s[:1]", "s[2:] + s[:1]"),
+         ("wrong_return", 2, "return True", "return False")),
+        ((("cab", "abc"), True), (("ab", "abc"), False), (("", ""), True), (("acb", "abc"), False),
+         (("aa", "aa"), True), (("abab", "baba"), True)),
+        odd=(("another_algorithm", """
+              for ch in s:
+                  if s == t:
+                      return True
+                  s = s[1:] + s[:1]
+              return s == t
+              """),)),
+    Family(
+        "word_positions", "s: str", "dict[str, list[int]]",
+        ("Return a dict from each word of a string to the ascending list of its positions. Words are separated by "
+         "spaces, and the first word has position 0.",
+         "Build an index of a text: for every word, the numbers of the places at which it occurs, counted from 0 in "
+         "words.",
+         "Split a string at whitespace and map each word to the list of all its indices among the words."),
+        ("""
+         out = {}
+         for i, w in enumerate(s.split()):
+             out.setdefault(w, []).append(i)
+         return out
+         """,
+         """
+         words = s.split()
+         return {w: [i for i in range(len(words)) if words[i] == w] for w in words}
+         """,
+         """
+         out = {}
+         i = 0
+         for w in s.split():
+             if w not in out:
+                 out[w] = []
+             out[w].append(i)
+             i += 1
+         return out
+         """),
+        (("missed_edge_case", 0, "out.setdefault(w, []).append(i)", "out[w] = [i]"),
+         ("wrong_return", 1, "[i for i in range(len(words)) if words[i] == w]", "words.index(w)"),
+         ("off_by_one", 1, "range(len(words))", "range(len(words) - 1)"),
+         ("missed_edge_case", 2, "    if w not in out:\n        out[w] = []\n", "    out[w] = []\n"),
+         ("wrong_initial_value", 2, "i = 0", "i = 1"),
+         ("wrong_operator", 1, "==", "!="),
+         ("wrong_return", 0, "setdefault(w, []).append(i)", "setdefault(i, []).append(w)"),
+         ("off_by_one", 0, "append(i)", "append(i + 1)")),
+        ((("a b a",), {"a": [0, 2], "b": [1]}), (("",), {}), (("one",), {"one": [0]}), (("x x",), {"x": [0, 1]}))),
+]

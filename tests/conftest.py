@@ -15,6 +15,7 @@ import jax  # noqa: E402
 import pytest  # noqa: E402
 
 from jaxllm.assets import fetched_path  # noqa: E402
+from jaxllm.progress import notice  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared" / "data"
@@ -28,6 +29,12 @@ jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 _lowered: list[float] = []
 jax.monitoring.register_event_duration_secs_listener(
     lambda name, seconds, **_: _lowered.append(seconds) if name.endswith("jaxpr_to_mlir_module_duration") else None)
+
+
+@pytest.fixture(autouse=True)
+def each_test_sees_notices():
+    """A notice is printed once a process, and many tests share one."""
+    notice.cache_clear()
 
 
 def pytest_collection_modifyitems(items):

@@ -9,14 +9,12 @@ from jaxllm.errors import UserError
 from jaxllm.models import load_model, load_spec, save_model
 from jaxllm.models.peft import load_adapter
 from jaxllm.models.tensors import save_tensors
-from jaxllm.progress import notice
 
 
 @pytest.fixture
 def described(llama, tmp_path):
     """A checkpoint with full weights, and a method of quantization in its config."""
     def make(**quantization):
-        notice.cache_clear()
         config = save_model(tmp_path / "model", *llama) / "config.json"
         config.write_text(json.dumps(json.loads(config.read_text()) | {"quantization_config": quantization}))
         return config.parent

@@ -14,7 +14,6 @@ from jaxllm.errors import StorageError, UserError
 from jaxllm.models import compute_logits, load_model, load_spec, save_model
 from jaxllm.models.families import read_config
 from jaxllm.models.rope import inverse_frequencies
-from jaxllm.progress import notice
 from tests.networks import forward
 
 
@@ -242,7 +241,6 @@ def test_end_tokens_are_numbers(checkpoint, value):
 
 @pytest.mark.parametrize(("value", "ids"), [([2, 5], (2, 5)), (5, (5,)), ([7, 5, 7], (7, 5)), (None, (2,)), ([], (2,))])
 def test_end_tokens_of_the_generation_config_replace_those_of_the_config(checkpoint, capsys, value, ids):
-    notice.cache_clear()
     (checkpoint / "generation_config.json").write_text(json.dumps({"eos_token_id": value}))
     assert load_spec(checkpoint).eos_ids == load_spec(checkpoint).eos_ids == ids
     assert capsys.readouterr().err.count("[2] of config.json ends nothing") == (2 not in ids)

@@ -84,9 +84,6 @@ def test_the_begin_token_is_there_once():
 
 
 def test_a_template_without_an_end_token_is_noticed(saved, capsys):
-    from jaxllm.progress import notice
-
-    notice.cache_clear()
     pair = encode_pair(saved("byte_level", PLAIN)[0], PairRow(Q, "a", "b"))
     assert len(pair.texts[0].ids) == pair.prompt_length + 1
     assert "does not learn to stop" in capsys.readouterr().err

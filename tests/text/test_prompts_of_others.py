@@ -8,7 +8,6 @@ from jaxllm.cli import main
 from jaxllm.errors import UserError
 from jaxllm.judge import LocalJudge, Prompt
 from jaxllm.model import load
-from jaxllm.progress import notice
 
 ANSWERS = ["It is", " It is  ", "It is\n", "a\nb"]
 
@@ -37,7 +36,6 @@ def test_a_last_text_that_cannot_be_located(saved):
 
 @pytest.mark.slow
 def test_jobs_and_judges_continue_it(tmp_path, capsys):
-    notice.cache_clear()
     model, messages = load("tiny"), turns("Who sails?", "The sailor is")
     ids = model.tokenizer.chat(messages, add_generation_prompt=False)
     prompt = model.tokenizer.chat_prompt(messages)

@@ -7,7 +7,7 @@ export HF_HUB_OFFLINE := 1
 # Pretrained models that `make models` fetches: smollm2 (98 MB), gemma270 (253 MB).
 MODELS ?= smollm2
 
-.PHONY: demo models test test-slow test-oracle test-all wheel-check lint clean
+.PHONY: demo models test test-slow test-oracle test-all test-long wheel-check lint clean
 
 demo: $(VENV)/installed-plot
 	$(BIN)/jaxllm demo
@@ -22,18 +22,22 @@ WORKERS := -n 2 --dist loadfile --no-loadscope-reorder
 # Every value that a test asserts about one system is in the fast suite; the slow one has several devices, killed
 # processes and whole jobs.
 test: $(VENV)/installed-test
-	$(BIN)/python -m pytest tests --ignore tests/oracle $(WORKERS) -m "not slow"
+	$(BIN)/python -m pytest tests --ignore tests/oracle $(WORKERS) -m "not slow and not long"
 
 test-slow: $(VENV)/installed-test
 	$(BIN)/python -m pytest tests --ignore tests/oracle $(WORKERS) -m slow
 
 # The fast and the slow suite in one run: what tests of a file share is made once.
 test-all: models $(VENV)/installed-test
-	$(BIN)/python -m pytest tests --ignore tests/oracle $(WORKERS)
+	$(BIN)/python -m pytest tests --ignore tests/oracle $(WORKERS) -m "not long"
 	$(MAKE) test-oracle
 
 test-oracle: $(VENV)/installed-oracle
-	$(BIN)/python -m pytest tests/oracle $(WORKERS)
+	$(BIN)/python -m pytest tests/oracle $(WORKERS) -m "not long"
+
+# Tests of a minute or more each, before a release: whole trainings, jobs on eight devices, a second real model.
+test-long: models $(VENV)/installed-oracle
+	$(BIN)/python -m pytest tests $(WORKERS) -m long
 
 # The package as others get it: built, installed apart from the sources, run away from them.
 WHEEL_PYTHON := PYTHONPATH=site ../../$(BIN)/python

@@ -174,6 +174,10 @@ class Job:
         """DIR/result.json."""
         return self.directory / "result.json"
 
+    def result(self) -> dict[str, Any]:
+        """Reads result.json of a finished run."""
+        return json.loads(self.result_path.read_text(encoding="utf-8"))
+
     def rows_written(self) -> int:
         """Counts the complete rows in rows.jsonl, those of earlier starts included, without parsing them."""
         return count_lines(self.rows_path)

@@ -21,6 +21,7 @@ import yaml
 from jaxllm.config import MASK, PATH_KEYS, SECRET
 from jaxllm.errors import UserError
 
+_MARK = "\N{ZERO WIDTH SPACE}"
 T = TypeVar("T")
 _FLAGS = ("config", "help", "print_config")
 
@@ -331,7 +332,9 @@ def _build(hint: Any, value: Any, prefix: str, origins: dict[str, str]) -> Any:
     if not isinstance(value, dict):
         raise UserError(f"{prefix[:-1]} is a section: expected keys below it", _origin(prefix[:-1], origins))
     hints = _hints(section)
-    fields = {name: _build(hints[name], v, f"{prefix}{name}.", origins) for name, v in value.items()}
+    # jsonargparse marks keys that are names of a dictionary's methods, such as items.
+    own = {name.removeprefix(_MARK): v for name, v in value.items()}
+    fields = {name: _build(hints[name], v, f"{prefix}{name}.", origins) for name, v in own.items()}
     try:
         return section(**fields)
     except UserError as error:

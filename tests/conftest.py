@@ -41,7 +41,7 @@ def pytest_collection_modifyitems(items):
     """Puts files with slow tests first, so that no worker is left alone with one of them at the end."""
     slow = {}
     for item in items:
-        slow[item.path] = slow.get(item.path, 0) + (item.get_closest_marker("slow") is not None)
+        slow[item.path] = slow.get(item.path, 0) + (any(map(item.get_closest_marker, ("slow", "long"))))
     items.sort(key=lambda item: -slow[item.path])
 
 

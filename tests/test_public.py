@@ -16,6 +16,9 @@ import jaxllm
 PUBLIC: dict[str, str] = {
     "jaxllm": """
         __version__ Generator load Model SamplingConfig""",
+    "jaxllm.consistency": """
+        Comparisons ESTIMATORS Instance load_template measure merge_sort rank Ranking read_instances read_matrices
+        repair Repaired Settings summarize Template""",
     "jaxllm.cory": """
         collective_rewards Config CoryConfig exchange HeldBackConfig QueryConfig Team TeamConfig train
         Trained Trainer""",
@@ -37,14 +40,17 @@ PUBLIC: dict[str, str] = {
         save_model stack_layers sum_adapters text_scores unembedding unstack_layers value_predictions
         with_score_head""",
     "jaxllm.ops": """
-        adapt_kl_coef aggregate class_cross_entropy combined_reward cross_entropy gae group_advantages
-        importance_weights init_moments kl_distillation ld_token_weights masked_sum matmul nll_scale
-        overlong_penalty Pairs policy_terms PolicySettings preference_loss PreferenceSettings quantize
-        Quantized reward_loss shape_scores standard_deviation token_aligned_logprobs token_divergence
-        token_entropy token_kl token_logprobs token_mean token_rewards token_statistics top_k_kl
-        top_k_logprobs Unembedding Unpaired update_moments value_terms whiten wpo_weights""",
+        acyclic adapt_kl_coef aggregate class_cross_entropy combined_reward commutativity
+        cross_entropy cyclic_triads debias gae group_advantages hodge_rank importance_weights
+        init_moments kendall_zeta kl_distillation ld_token_weights masked_sum matmul
+        negation_invariance nll_scale order_accuracy overlong_penalty Pairs pairwise_accuracy
+        policy_terms PolicySettings position_bias preference_graph preference_loss
+        PreferenceSettings quantize Quantized reward_loss sampled_transitivity shape_scores
+        standard_deviation token_aligned_logprobs token_divergence token_entropy token_kl
+        token_logprobs token_mean token_rewards token_statistics top_k_kl top_k_logprobs
+        transitivity Unembedding Unpaired update_moments value_terms whiten wpo_weights""",
     "jaxllm.report": """
-        Bars head Heat Histogram Lines markdown render Section Table""",
+        Bars Graph head Heat Histogram Lines markdown render Section Table""",
     "jaxllm.rl": """
         Algorithm ALGORITHMS Experience init_agent Learner make_rollout penalized RlConfig Rollout""",
     "jaxllm.self_param": """

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from jaxllm.judge import Invalid
+from jaxllm.judge.answers import without_thinking
 
 GRADES = (0, 1, 2, 3, 4)
 """Grades of ICE-Score (2304.14317): 0 is worst, 4 best."""
@@ -93,22 +94,6 @@ class Parser(Protocol):
 
 
 # ---- thinking ----------------------------------------------------------------------------------------------
-
-_OPEN = re.compile(r"\s*<(think|thinking|reasoning|reason)>", re.IGNORECASE)
-_ANY_TAG = re.compile(r"<(/?)(?:think|thinking|reasoning|reason)>", re.IGNORECASE)
-
-
-def without_thinking(text: str) -> str | Invalid:
-    """Removes the thinking with which a reasoning model begins its answer.
-
-    The opening tag may be part of the prompt, so that the answer has only the closing one.
-    """
-    opened = _OPEN.match(text)
-    if opened is None:
-        tags = list(_ANY_TAG.finditer(text))
-        return text[tags[-1].end():] if tags and all(tag[1] for tag in tags) else text
-    closed = re.compile(f"</{opened[1]}>", re.IGNORECASE).search(text, opened.end())
-    return Invalid("it ends within its thinking") if closed is None else text[closed.end():]
 
 
 # ---- strict ------------------------------------------------------------------------------------------------

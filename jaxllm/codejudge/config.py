@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -11,6 +10,7 @@ from jaxllm.codejudge.prompts import CATALOGUES
 from jaxllm.config import DataConfig, SamplingConfig, check, check_seed, tunable
 from jaxllm.devices import DeviceConfig
 from jaxllm.judge import JudgeConfig
+from jaxllm.limits import check_limits
 
 Method = Literal["analyze_then_summarize", "fault_localization", "direct", "chain_of_thought", "ice_score",
                  "helpfulness", "analyze_then_rate", "pairwise"]
@@ -183,11 +183,7 @@ class Config:
               f"does not apply to {self.method}, which has no analysis")
         check(self.method == "fault_localization" or not self.weights and self.catalogue is None,
               "weights" if self.weights else "catalogue", f"does not apply to {self.method}, which lists no faults")
-        for limit in self.fail_under:
-            check(limit.partition("=")[0] in LIMITED, "fail_under",
-                  f"there is no measure {limit.partition('=')[0]!r}", f"measures are {', '.join(LIMITED)}")
-            check(_is_number(limit.partition("=")[2]), "fail_under", f"has no number after '=': {limit!r}",
-                  "write accuracy=0.7")
+        check_limits(self.fail_under, LIMITED)
         check(self.threshold is None or self.decide == "probability" or self.method not in (
             "analyze_then_summarize", "chain_of_thought", "direct", "pairwise"), "threshold",
               f"does not apply to {self.method}, which answers Yes or No", "set decide to probability")
@@ -225,10 +221,3 @@ class Config:
     def catalogue_for(self, protocol: str) -> str:
         """Returns the name of the catalogue of faults for the rows of a data set."""
         return self.catalogue or ("conala" if protocol == "conala" else CATALOGUES[0])
-
-
-def _is_number(text: str) -> bool:
-    try:
-        return math.isfinite(float(text))
-    except ValueError:
-        return False

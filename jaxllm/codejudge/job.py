@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,10 +16,11 @@ from jaxllm.codejudge.pairs import judge_pairs, pair_measures
 from jaxllm.codejudge.prompts import Prompts, load_prompts
 from jaxllm.codejudge.report import pair_sections, sections, verdict_text
 from jaxllm.codejudge.results import check_validation, compared, flips, summarize
-from jaxllm.errors import LimitError, UserError
+from jaxllm.errors import UserError
 from jaxllm.files import iter_jsonl, write_jsonl
 from jaxllm.job import Job, open_job
 from jaxllm.judge import open_judge
+from jaxllm.limits import require_limits
 from jaxllm.progress import notice
 from jaxllm.text.rows import Rejected, data_files
 
@@ -51,14 +51,15 @@ def _run(config: Config, out: Path) -> Path:
         items, rejected = _read(config, job)
         job.pin("prompts", prompts.sha256)
         if job.finished:
-            path, result = job.already_done(), json.loads(job.result_path.read_text(encoding="utf-8"))
+            path, result = job.already_done(), job.result()
         else:
             result = _judge(config, job, prompts, items, rejected, others)
             path = job.write_result(result)
         if config.code:
             for row in job.iter_rows():
                 print(verdict_text(row))
-        _check_limits(config, result, path)
+        where = "" if config.out is None else f"\n  the result is in {path}"
+        require_limits(config.fail_under, result, where)
         return path
 
 
@@ -131,15 +132,3 @@ def _other_rows(directory: str) -> list[dict[str, Any]]:
     if not rows or not {"id", "verdict", "score", "valid"} <= set(rows[0]):
         raise UserError("its rows have no verdicts", path, "give the --out of another run of jaxllm judge")
     return rows
-
-
-def _check_limits(config: Config, result: Mapping[str, Any], path: Path) -> None:
-    where = "" if config.out is None else f"\n  the result is in {path}"
-    for limit in config.fail_under:
-        name, _, least = limit.partition("=")
-        value = result.get(name)
-        value = value["mean"] if isinstance(value, Mapping) else value
-        if value is None:
-            raise LimitError(f"{name} is not known, and --fail_under demands {least}{where}")
-        if value < float(least) - 1e-9:
-            raise LimitError(f"{name} is {value:.4f}, below --fail_under {least}{where}")

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxllm.codejudge.answers import GRADES, PARSERS, Fault, Parser, Taxonomy, fault_score, majority, without_thinking
+from jaxllm.codejudge.answers import GRADES, PARSERS, Fault, Parser, Taxonomy, fault_score, majority
 from jaxllm.codejudge.config import Config
 from jaxllm.codejudge.data import Item
 from jaxllm.codejudge.prompts import Prompts
@@ -27,6 +27,7 @@ from jaxllm.judge import (
     judge_rows,
     retry_in_conversation,
 )
+from jaxllm.judge.answers import without_thinking
 
 YES_NO = ("Yes", "No")
 

@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from jaxllm.codejudge.answers import without_thinking
 from jaxllm.codejudge.config import Config
 from jaxllm.codejudge.data import Item
 from jaxllm.codejudge.prompts import Prompts
 from jaxllm.errors import UserError
 from jaxllm.files import iter_jsonl
 from jaxllm.job import Job
-from jaxllm.judge import Completions, Invalid, Judge, Options, Prompt, judge_rows
+from jaxllm.judge import Completions, Judge, Options, Prompt, judge_rows
+from jaxllm.judge.answers import last_line_option
 from jaxllm.statistics import clustered
 
 OPTIONS = ("A", "B")
-_LETTER = re.compile(r"(?:answer|program|verdict)?\W*\b([AB])\b\W*", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -57,16 +55,6 @@ def pair_prompt(prompts: Prompts, config: Config, pair: Pair, swapped: bool, cha
     return Prompt(prompts.build("pairwise", fields, chat), f"{first.id}/{second.id}/pairwise")
 
 
-def parse_letter(text: str) -> str | Invalid:
-    """Parses A or B as the whole of the last line."""
-    own = without_thinking(text)
-    if isinstance(own, Invalid):
-        return own
-    lines = [line for line in own.splitlines() if line.strip()]
-    match = _LETTER.fullmatch(lines[-1].strip()) if lines else None
-    return Invalid("its last line is neither A nor B") if match is None else match[1].upper()
-
-
 def judge_pairs(job: Job, judge: Judge, items: Sequence[Item], config: Config, prompts: Prompts
                 ) -> list[dict[str, Any]]:
     """Judges all pairs in both orders; returns a row for each pair."""
@@ -75,7 +63,8 @@ def judge_pairs(job: Job, judge: Judge, items: Sequence[Item], config: Config, p
     if len(ids) < len(shown):
         raise UserError("ids with '/' give two pairs the same id", "data.path", "use ids without it")
     task: Any = Options(OPTIONS) if config.decide == "probability" else Completions(
-        config.sampling(config.answer_tokens), lambda _, answer: parse_letter(answer.text), config.most_attempts)
+        config.sampling(config.answer_tokens), lambda _, answer: last_line_option(answer.text, OPTIONS, ("program",)),
+        config.most_attempts)
     judge_rows(job, judge, shown, lambda row: pair_prompt(prompts, config, row[0], row[1], judge.reads_messages), task,
                seed=config.seed, prices=config.judge.prices, file="pairwise.jsonl", name="pairwise", unit="verdicts")
     lines = list(iter_jsonl(job.directory / "pairwise.jsonl"))

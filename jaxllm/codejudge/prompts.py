@@ -20,6 +20,7 @@ import yaml
 
 from jaxllm.codejudge.answers import Taxonomy
 from jaxllm.errors import UserError
+from jaxllm.text.fences import fence_for, fenced
 
 STEPS = ("analyze", "chain_of_thought", "summarize", "direct", "faults", "ice_score", "helpfulness", "pairwise")
 CATALOGUES = ("default", "extended", "conala")
@@ -28,7 +29,6 @@ FIELDS = ("task", "examples", "reference", "program", "other", "analysis", "lang
 # Fields that hold judged texts, which are put in fences.
 _QUOTED = ("task", "examples", "reference", "program", "other", "analysis")
 _FIELD = re.compile(r"\{(" + "|".join(FIELDS) + r")\}")
-_RUN = re.compile(r"`{3,}")
 # Names of languages, which are written into the prompt.
 LANGUAGE = re.compile(r"(?=.{1,40}$)[A-Za-z][\w+#/-]*(?:\.[\w+#/-]+)*(?: [\w+#/.-]*[\w+#])?", re.ASCII)
 # Fields that a prompt must show; the others need the task and the program.
@@ -95,7 +95,7 @@ class Prompts:
             text = value or _EMPTY.get(name, "")
             if name in _QUOTED and self.fences:
                 code = name in ("program", "other", "reference")
-                text = f"{fence}{_tag(tag) if code else ''}\n{text}\n{fence}"
+                text = fenced(text, fence, _tag(tag) if code else "")
             shown[name] = text
         system, user = (_joined(self.steps[step].get(role, ()), shown) for role in ("system", "user"))
         if not system:
@@ -103,11 +103,6 @@ class Prompts:
         if not chat:
             return f"{system}\n\n{user}"
         return [{"role": "system", "content": system}, {"role": "user", "content": user}]
-
-
-def fence_for(*texts: str) -> str:
-    """Returns a fence of backticks that none of the texts has."""
-    return "`" * max(3, *(len(run) + 1 for text in texts for run in _RUN.findall(text)), 3)
 
 
 def _tag(language: str) -> str:

@@ -131,6 +131,10 @@ class Cached(Judge):
         """See `Judge.unanswerable_reason`."""
         return self.judge.unanswerable_reason(prompt, max_tokens)
 
+    def count_tokens(self, prompt: Prompt) -> int | None:
+        """See `Judge.count_tokens`."""
+        return self.judge.count_tokens(prompt)
+
     def _query(self, call: Callable[..., list[Any]], indices: Sequence[Sequence[int]],
                store: Callable[[int, Any], None], on_failure: OnFailure | None) -> None:
         """Passes prompts on to the judge; `indices` are those that each of them has among all prompts."""

@@ -7,7 +7,7 @@ import re
 import urllib.parse
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from jaxllm.config import check, tunable
 from jaxllm.devices import DeviceConfig, MeshConfig, open_mesh
@@ -45,6 +45,8 @@ class JudgeConfig:
         mesh: how the devices share a local model's work.
         format: encoding of prompts that are plain texts by a local model. auto is chat where the model has a chat
             template, else plain; chat makes the text one user message; plain continues the raw text.
+        spellings: an option's probability is the sum over its spellings (with a blank before it, in other case), or
+            that of the most probable one (max).
         prompt_price: price of a million prompt tokens, for the costs in the results; null without costs.
         completion_price: price of a million completion tokens.
     """
@@ -63,6 +65,7 @@ class JudgeConfig:
     adapter: str | None = None
     mesh: MeshConfig = tunable(MeshConfig())
     format: Literal["auto", "chat", "plain"] = "auto"
+    spellings: Literal["sum", "max"] = "sum"
     prompt_price: float | None = None
     completion_price: float | None = None
 
@@ -78,6 +81,8 @@ class JudgeConfig:
         check(self.format == "auto" or self.kind in ("local", "reward"), "format",
               f"does not apply to a judge of kind {self.kind}, which always gets texts as user messages",
               "leave it at auto")
+        check(self.spellings == "sum" or self.kind in ("local", "openai"), "spellings",
+              f"does not apply to a judge of kind {self.kind}", "leave it at sum")
         check(self.cache is None or self.kind != "recorded", "cache", "recorded answers are in a file already",
               "leave it out")
         if self.base_url is not None:
@@ -124,7 +129,7 @@ def open_judge(config: JudgeConfig, device: DeviceConfig | None = None) -> Judge
 def _open(config: JudgeConfig, device: DeviceConfig) -> Judge:
     if config.kind == "openai":
         return ServerJudge(config.model or "", config.base_url, config.key_variable, config.concurrency,
-                           config.per_minute, config.seconds, config.retries)
+                           config.per_minute, config.seconds, config.retries, config.spellings)
     if config.kind == "recorded":
         return RecordedJudge(config.path or "")
     if config.kind == "callable":
@@ -138,6 +143,7 @@ def _open(config: JudgeConfig, device: DeviceConfig) -> Judge:
     identity = f"{name} ({fingerprint(model_directory(name))}{quantized})"
     if config.adapter is not None:
         identity += f" + {config.adapter} ({fingerprint(Path(config.adapter))})"
-    judge = RewardJudge if config.kind == "reward" else LocalJudge
-    return judge(model, identity, config.batch_size, device.compute_dtype, adapter=adapter, mesh=mesh,
-                 text_format=config.format, consume=True)
+    settings: dict[str, Any] = dict(adapter=adapter, mesh=mesh, text_format=config.format, consume=True)
+    if config.kind == "reward":
+        return RewardJudge(model, identity, config.batch_size, device.compute_dtype, **settings)
+    return LocalJudge(model, identity, config.batch_size, device.compute_dtype, **settings, spellings=config.spellings)

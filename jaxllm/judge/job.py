@@ -162,7 +162,7 @@ def split_answerable(judge: Judge, rows: Iterable[Row], prompt: Callable[[Row], 
 def judge_rows(job: Job, judge: Judge, rows: Sequence[Row], prompt: Callable[[Row], Prompt],
                task: Completions[Row] | Options, *, seed: int = 0, prices: Prices | None = None,
                fields: Callable[[Row, JudgedRow], Mapping[str, Any]] | None = None, file: str = "rows.jsonl",
-               name: str = "judge", unit: str = "rows") -> JudgeSummary:
+               name: str = "judge", unit: str = "rows", shown: bool = True) -> JudgeSummary:
     """Judges every row and writes the outcomes, one line a row, in the order of the rows.
 
     Lines are `{id, valid, reason, ..., prompt_tokens, completion_tokens, cost}`, with the columns of `fields` between
@@ -181,6 +181,7 @@ def judge_rows(job: Job, judge: Judge, rows: Sequence[Row], prompt: Callable[[Ro
         fields: builds further columns; by default `JudgedRow.fields`.
         file: name of the file in the job's directory.
         name, unit: shown with the progress.
+        shown: show the progress.
 
     Returns:
         Counts of all rows in the file, those of earlier starts included.
@@ -193,7 +194,7 @@ def judge_rows(job: Job, judge: Judge, rows: Sequence[Row], prompt: Callable[[Ro
     path = job.directory / file
     start = count_lines(path)
     fields = fields or (lambda row, outcome: outcome.fields())
-    with (bar(len(rows), name, unit, done=start) as show, JsonlWriter(path) as writer,
+    with (bar(len(rows), name, unit, shown, start) as show, JsonlWriter(path) as writer,
           JsonlWriter(job.metrics_path) as metrics):
         progress = _Progress(metrics, show, start)
         for first in range(start, len(rows), ROWS_PER_BLOCK):

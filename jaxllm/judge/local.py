@@ -15,12 +15,14 @@ from jaxllm.errors import UserError
 from jaxllm.generate import Completion, GenerationStats, Generator, check_prompt
 from jaxllm.judge.options import Ids, OptionTokens
 from jaxllm.judge.protocol import (
+    MOST_PROBABLE,
     Answer,
     Choice,
     Judge,
     NoAnswer,
     OnFailure,
     Prompt,
+    Spellings,
     Usage,
     check_options,
     choice_of,
@@ -46,6 +48,7 @@ class LocalJudge(Judge):
         mesh: splits rows over `data` and `fsdp` and KV heads over `tensor`.
         text_format: encoding of a prompt that is a text, not messages. `chat`: one user message in the chat template;
             `plain`: raw text that the model continues; `auto`: chat where the model has a template, else plain.
+        spellings: the probability of an option is the sum over its spellings, or that of the most probable one.
         consume: frees the stacked weights of `model`, which must not be used afterwards.
 
     Attributes:
@@ -57,7 +60,7 @@ class LocalJudge(Judge):
 
     def __init__(self, model: Model, identity: str, batch_size: int = 32, dtype: jnp.dtype | None = None, *,
                  adapter: Adapter | None = None, mesh: jax.sharding.Mesh | None = None,
-                 text_format: TextFormat = "auto", consume: bool = False):
+                 text_format: TextFormat = "auto", spellings: Spellings = "sum", consume: bool = False):
         model.require_lm("answer prompts", identity)
         has_template = model.tokenizer.has_chat_template
         if text_format == "chat" and not has_template:
@@ -67,6 +70,9 @@ class LocalJudge(Judge):
         self.chat_texts = text_format == "chat" or text_format == "auto" and has_template
         self.reads_messages, self.stats = self.chat_texts, GenerationStats()
         self.identity = identity if text_format == "auto" else f"{identity}, texts as {text_format}"
+        self.spellings = spellings
+        if spellings == "max":
+            self.identity += MOST_PROBABLE
         if model.tokenizer.dates:
             self.identity += f", with the date {', '.join(model.tokenizer.dates)}"
 
@@ -93,7 +99,7 @@ class LocalJudge(Judge):
     def choose(self, prompts: Sequence[Prompt], options: Sequence[str], *,
                on_answer: Callable[[int, Choice], None] | None = None,
                on_failure: OnFailure | None = None) -> list[Choice | None]:
-        """See `Judge.choose`; an option's probability is summed over its spellings.
+        """See `Judge.choose`; an option's probability is that of its spellings.
 
         A prompt is tokenized and prefilled once for all options and spellings. Where an option is the start of
         another, the probability of the longer one is not counted for the shorter one.
@@ -124,7 +130,8 @@ class LocalJudge(Judge):
                                           adapter=self.adapter, stats=self.stats)
             probabilities = {pair: math.exp(score.logprob) for pair, score in zip(pairs, scores, strict=True)}
             for number in some:
-                shares = _shares(tokens[number], {ids: probabilities[number, ids] for ids in tokens[number]}, options)
+                shares = _shares(tokens[number], {ids: probabilities[number, ids] for ids in tokens[number]}, options,
+                                 self.spellings)
                 results[number] = choice = choice_of(shares, Usage(len(encoded[number]), 0))
                 if on_answer is not None:
                     on_answer(number, choice)
@@ -139,6 +146,13 @@ class LocalJudge(Judge):
         except UserError as error:
             return _reason(error)
         return None
+
+    def count_tokens(self, prompt: Prompt) -> int | None:
+        """See `Judge.count_tokens`; None where the chat template refuses the prompt."""
+        try:
+            return len(self._ids(prompt))
+        except UserError:
+            return None
 
     def _is_chat(self, prompt: Prompt) -> bool:
         return self.chat_texts or not isinstance(prompt.content, str)
@@ -190,9 +204,9 @@ def _row_id(prompt: Prompt) -> int:
     return int(digest[:8], 16)
 
 
-def _shares(option_of: Mapping[Ids, str], probabilities: Mapping[Ids, float], options: Sequence[str]
-            ) -> dict[str, float]:
-    """Sums the probability of every option over its token sequences.
+def _shares(option_of: Mapping[Ids, str], probabilities: Mapping[Ids, float], options: Sequence[str],
+            spellings: Spellings) -> dict[str, float]:
+    """Sums the probability of every option over its token sequences, or takes the largest one.
 
     A sequence's probability includes that of all its continuations; those of other options are subtracted.
     """
@@ -201,5 +215,6 @@ def _shares(option_of: Mapping[Ids, str], probabilities: Mapping[Ids, float], op
         longer = [other for other in option_of if len(other) > len(ids) and other[:len(ids)] == ids]
         nearest = [other for other in longer
                    if not any(other != middle and other[:len(middle)] == middle for middle in longer)]
-        shares[option] += max(probabilities[ids] - sum(probabilities[other] for other in nearest), 0.0)
+        own = max(probabilities[ids] - sum(probabilities[other] for other in nearest), 0.0)
+        shares[option] = shares[option] + own if spellings == "sum" else max(shares[option], own)
     return shares

@@ -9,7 +9,7 @@ import sys
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 from jaxllm.config import SamplingConfig
 from jaxllm.errors import UserError
@@ -134,6 +134,10 @@ class NoAnswer(Exception):
 
 
 OnFailure = Callable[[int, str], None]
+Spellings = Literal["sum", "max"]
+"""How the probability of an option is found from those of its spellings."""
+MOST_PROBABLE = ", most probable spellings"
+"""End of the identity of a judge that takes the most probable spelling of each option."""
 
 
 class Judge(Protocol):
@@ -181,6 +185,10 @@ class Judge(Protocol):
     def unanswerable_reason(self, prompt: Prompt, max_tokens: int) -> str | None:
         """Returns why the judge could not answer a prompt with `max_tokens` tokens, so that a job can reject the row
         before it starts; None if it can, or if that is not known."""
+        return None
+
+    def count_tokens(self, prompt: Prompt) -> int | None:
+        """Counts the tokens of a prompt; None where they are not known before it is sent."""
         return None
 
 

@@ -14,11 +14,13 @@ from typing import Any, TypeVar
 from jaxllm.config import SamplingConfig
 from jaxllm.errors import UserError
 from jaxllm.judge.protocol import (
+    MOST_PROBABLE,
     Answer,
     Choice,
     Judge,
     OnFailure,
     Prompt,
+    Spellings,
     Usage,
     check_options,
     choice_of,
@@ -66,13 +68,15 @@ class ServerJudge(Judge):
         per_minute: requests started per minute; None for no limit.
         seconds: time-out of a request.
         retries: number of times that a failed request is sent again.
+        spellings: the probability of an option is the sum over its spellings, or that of the most probable one.
 
     Raises:
         UserError: the client is not installed, or there is no key for OpenAI's own interface.
     """
 
     def __init__(self, model: str, base_url: str | None = None, key_variable: str = "OPENAI_API_KEY",
-                 concurrency: int = 8, per_minute: float | None = None, seconds: float = 60.0, retries: int = 5):
+                 concurrency: int = 8, per_minute: float | None = None, seconds: float = 60.0, retries: int = 5,
+                 spellings: Spellings = "sum"):
         try:
             import openai
         except ImportError:
@@ -87,6 +91,9 @@ class ServerJudge(Judge):
         self._openai, self.model, self.retries, self.concurrency = openai, model, retries, concurrency
         url = self._client.base_url
         self.identity = f"{model} at {url.host}{f':{url.port}' if url.port else ''}{url.path.rstrip('/')}"
+        self.spellings = spellings
+        if spellings == "max":
+            self.identity += MOST_PROBABLE
         self._interval = 0.0 if per_minute is None else 60.0 / per_minute
         self._next, self._lock = 0.0, threading.Lock()
         self._limit = "max_tokens"  # this server's name of it
@@ -148,7 +155,8 @@ class ServerJudge(Judge):
                 raise ValueError("it lists no token probabilities")
             for top in listed:
                 if (option := option_of(top.token)) is not None:
-                    shares[option] += math.exp(top.logprob)
+                    own = math.exp(top.logprob)
+                    shares[option] = shares[option] + own if self.spellings == "sum" else max(shares[option], own)
             return choice_of(shares, _usage(response))
 
         settings = dict(max_tokens=1, temperature=1.0, logprobs=True, top_logprobs=TOP_LOGPROBS)

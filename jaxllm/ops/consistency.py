@@ -147,7 +147,25 @@ def pairwise_accuracy(p: jax.Array, scores: jax.Array, items: jax.Array | None =
     """
     chex.assert_equal_shape_prefix([p, scores], p.ndim - 1)
     chex.assert_type(scores, float)
-    order = jnp.sign(_float(scores)[..., :, None] - _float(scores)[..., None, :])
+    return order_accuracy(p, jnp.sign(_float(scores)[..., :, None] - _float(scores)[..., None, :]), items, tie=tie)
+
+
+@jax.jit
+def order_accuracy(p: jax.Array, order: jax.Array, items: jax.Array | None = None, *, tie: float | None = None
+                   ) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Computes `pairwise_accuracy` for preferences that need no scores.
+
+    Args:
+        p, items, tie: see the top of this file.
+        order: `[..., N, N]` float: above 0 where item i is better than j, below 0 where it is worse, 0 where they are
+            equal, NaN where it is unknown.
+
+    Returns:
+        See `pairwise_accuracy`.
+    """
+    chex.assert_equal_shape([p, order])
+    chex.assert_type(order, float)
+    order = jnp.sign(order)
     answers = _answers(p, items, tie)
     answered = answers != UNKNOWN
     mean, n = mean_over((1.0 + answers * order) / 2.0, answered & (jnp.abs(order) > 0))

@@ -128,7 +128,40 @@ class Heat:
         axes.set_ylabel(_literal(self.y))
 
 
-Plot = Lines | Bars | Histogram | Heat
+@dataclass(frozen=True)
+class Graph:
+    """Small directed graph with its nodes on a circle.
+
+    Attributes:
+        title: title of the plot.
+        nodes: labels of the nodes.
+        edges: (from, to), by numbers of the nodes.
+        marked: edges that are drawn in color, such as those of a cycle.
+    """
+
+    title: str
+    nodes: Sequence[str]
+    edges: Sequence[tuple[int, int]]
+    marked: Sequence[tuple[int, int]] = ()
+
+    def draw(self, axes) -> None:
+        """Draws on the axes of matplotlib."""
+        angles = [math.pi / 2 - 2 * math.pi * i / len(self.nodes) for i in range(len(self.nodes))]
+        places = [(math.cos(angle), math.sin(angle)) for angle in angles]
+        for edge in sorted(self.edges, key=lambda edge: edge in self.marked):
+            color, width = (COLORS[1], 1.8) if edge in self.marked else ("#bbbbbb", 0.7)
+            axes.annotate("", places[edge[1]], places[edge[0]], arrowprops=dict(
+                arrowstyle="-|>", color=color, lw=width, shrinkA=11, shrinkB=11))
+        for label, (x, y) in zip(self.nodes, places, strict=True):
+            axes.text(x, y, _literal(label), ha="center", va="center", fontsize="small",
+                      bbox=dict(boxstyle="circle,pad=0.25", fc="white", ec=COLORS[0]))
+        axes.set_xlim(-1.3, 1.3)
+        axes.set_ylim(-1.3, 1.3)
+        axes.set_aspect("equal")
+        axes.set_axis_off()
+
+
+Plot = Lines | Bars | Histogram | Heat | Graph
 
 
 def svg(plot: Plot) -> str | None:

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from jaxllm.codejudge import PARSERS, fault_score, load_prompts
-from jaxllm.codejudge.answers import majority, without_thinking
+from jaxllm.codejudge.answers import majority
 from jaxllm.judge import Invalid
+from jaxllm.judge.answers import without_thinking
 
 STRICT, COMPAT = PARSERS["strict"], PARSERS["compat"]
 TAXONOMY = load_prompts().taxonomy("default")

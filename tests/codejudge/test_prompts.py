@@ -8,10 +8,11 @@ import pytest
 from jaxllm.codejudge import CodeJudge, Config, Item, load_prompts
 from jaxllm.codejudge.data import LANGUAGES
 from jaxllm.codejudge.judging import METHODS
-from jaxllm.codejudge.prompts import CATALOGUES, FIELDS, fence_for
+from jaxllm.codejudge.prompts import CATALOGUES, FIELDS
 from jaxllm.errors import UserError
 from jaxllm.judge import FunctionJudge
 from jaxllm.model import load
+from jaxllm.text.fences import fence_for
 
 PROMPTS = load_prompts()
 ITEM = Item("1", "Return the sum of a and b.", "    return a + b\n", "python", ">>> f(1, 2)\n3", "def f(a, b):\n",

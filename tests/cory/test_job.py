@@ -180,7 +180,7 @@ def test_a_reward_that_fails_leaves_what_was_done(tmp_path, capsys, monkeypatch)
     assert read_metrics(out / "metrics.jsonl"), "iterations before are kept"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_eight_devices_come_to_the_same_numbers(tmp_path):
     """Two devices split rows, two the base's weights and two the heads."""
     common = ["--train.minibatch_size=8", "--train.batch_size=8", "--iterations=2", "--exchange_every=1",

@@ -123,7 +123,7 @@ def test_a_step_compiles_nothing_anew(run, programs, method):
     assert len({line["seen"] for line in lines}) == 1
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_eight_devices(tmp_path, one_device):
     """Two copies of the weights, each split over two groups, each of two devices; the evaluation too."""
     rows, expected = one_device

@@ -104,7 +104,9 @@ def test_an_option_that_is_the_start_of_another_gets_the_rest(tiny, judge):
     assert choice.answer == "10" and choice.probabilities["10"] > 0.5 and choice.mass <= 1.0
     option_of = {(1,): "a", (1, 2): "ab", (1, 2, 3): "abc", (4,): "a"}
     probabilities = {(1,): 0.6, (1, 2): 0.3, (1, 2, 3): 0.2, (4,): 0.1}
-    assert _shares(option_of, probabilities, ["a", "ab", "abc"]) == pytest.approx({"a": 0.4, "ab": 0.1, "abc": 0.2})
+    shares = lambda spellings: _shares(option_of, probabilities, ["a", "ab", "abc"], spellings)
+    assert shares("sum") == pytest.approx({"a": 0.4, "ab": 0.1, "abc": 0.2})
+    assert shares("max") == pytest.approx({"a": 0.3, "ab": 0.1, "abc": 0.2})
 
 
 def test_choices_before_an_interrupt_reach_the_callback(judge, monkeypatch):
@@ -351,3 +353,12 @@ def test_a_function_that_changed_is_another_judge(tmp_path, monkeypatch):
 
 def shout(prompt, sampling, seed):
     return [prompt.content.upper()] * sampling.n
+
+
+def test_the_most_probable_spelling(tiny):
+    """Less mass than the sum, the same judge otherwise; answers are not shared in a cache."""
+    prompts = [Prompt("Question: Is the sky red? Answer:"), Prompt("Question: What is 2 + 8? Answer:")]
+    every, best = (LocalJudge(tiny, "tiny", text_format="plain", spellings=kind) for kind in ("sum", "max"))
+    for one, other in zip(every.choose(prompts, ["Yes", "No"]), best.choose(prompts, ["Yes", "No"]), strict=True):
+        assert 0 < other.mass <= one.mass and sum(other.probabilities.values()) == pytest.approx(1)
+    assert best.identity != every.identity and best.count_tokens(prompts[0]) == len(tiny.prompt_ids(prompts[0].content))

@@ -172,7 +172,7 @@ def test_merging_gives_full_kernels(llama, dtype):
                         forward(spec, quantized, tokens, adapter=adapter).hidden, atol=2e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_an_adapter_learns_on_quantized_weights_as_on_full_ones():
     """The losses that `scripts/quantized.py` reports, for one seed."""
     model = load("tiny")

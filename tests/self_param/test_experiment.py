@@ -32,7 +32,7 @@ QUICK = ["inject", "--data.path", "asset:tiny/documents.jsonl", "--unrelated.pat
          "--format.mode", "plain"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_sequential_injection_resumes(tmp_path, monkeypatch, capsys):
     """Stopped after training and before the record, twice: the same numbers to the last digit."""
     command = [*QUICK, "--documents", "3", "--setting", "sequential", "--compare", "[replay, retrieval]",

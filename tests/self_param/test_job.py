@@ -214,7 +214,7 @@ def tiny_is_there():
         return False
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(not tiny_is_there(), reason="the packaged model has not been made")
 def test_the_demo_teaches_the_packaged_model(tmp_path, capsys):
     """One document end to end: wrong closed-book answers before the injection, correct ones after it."""
@@ -226,7 +226,7 @@ def test_the_demo_teaches_the_packaged_model(tmp_path, capsys):
     assert mean("closed_book") <= 0.15 and mean("self_param") >= 0.8 * mean("open_book") > 0.6
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_eight_devices_write_what_one_writes(tmp_path):
     """Weights split four ways, rows two ways: the same losses, the same model, the same answers."""
     command = [sys.executable, "-m", "jaxllm", "inject", "--data.path", "asset:tiny/documents.jsonl",

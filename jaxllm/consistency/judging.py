@@ -1,0 +1,240 @@
+"""Comparisons of every two items of an instance by a judge, in both orders, with both questions, as matrices."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+
+from jaxllm.consistency.config import Config, PairConfig
+from jaxllm.consistency.data import Instance
+from jaxllm.consistency.templates import Template
+from jaxllm.errors import UserError
+from jaxllm.files import iter_jsonl
+from jaxllm.job import Job
+from jaxllm.judge import Completions, Judge, Options, Prompt, judge_rows
+from jaxllm.judge.answers import last_line_option
+from jaxllm.progress import notice
+from jaxllm.text.rows import Rejected
+
+T = TypeVar("T")
+# Prompts that are tokenized to estimate the number of tokens of all.
+COUNTED = 16
+FILE = "answers.jsonl"
+
+
+class Question(NamedTuple):
+    """One question to the judge: item `first` in the first slot, `second` in the other one."""
+
+    instance: int
+    first: int
+    second: int
+    negated: bool = False
+    paraphrase: int = 0
+
+
+class Picked(NamedTuple):
+    """Answer to a question: the probability of the first slot, or None and the reason why there is none; and the
+    probability mass of both answers, None for sampled ones."""
+
+    first: float | None
+    mass: float | None
+    reason: str | None
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Answers of a judge about one instance, NaN where there is none.
+
+    Attributes:
+        p, q: probability that the first slot is picked, `[N, N]`; q is that of the negated question, or None.
+        paraphrased: p for each paraphrase, `[P, N, N]`.
+        mass: probability of both options before the normalization, `[N, N]`, the mean of both questions; None for
+            sampled answers.
+        reasons: why answers are missing, with their numbers.
+    """
+
+    p: np.ndarray
+    q: np.ndarray | None
+    paraphrased: np.ndarray
+    mass: np.ndarray | None
+    reasons: Counter[str]
+
+
+class PairJudge:
+    """Builds prompts of pairs, and lets a judge answer them.
+
+    Args:
+        judge: the judge.
+        config: settings.
+        template: the question.
+        instances: the instances.
+    """
+
+    def __init__(self, judge: Judge, config: PairConfig, template: Template, instances: Sequence[Instance]):
+        self.judge, self.config, self.template, self.instances = judge, config, template, instances
+        if config.method == "probability" and not judge.can_choose:
+            raise UserError(f"{judge.identity} has no probabilities of answers", "method",
+                            "set method to text or chain_of_thought")
+        self._prompt_of = cache_last(self._builder)
+
+    def split(self, negated: bool) -> list[Rejected]:
+        """Leaves out the instances with a prompt that does not fit the judge's context window, and returns them."""
+        length = 1 if self.config.method == "probability" else self.config.sampling.max_tokens
+        fitting, rejected, both = [], [], (False, True) if negated else (False,)
+        for number, instance in enumerate(self.instances):
+            longest = sorted(range(len(instance.items)), key=lambda i: -len(instance.items[i]))[:2]
+            prompts = [self.prompt(Question(number, longest[0], longest[1], own)) for own in both]
+            reason = next(filter(None, (self.judge.unanswerable_reason(prompt, length) for prompt in prompts)), None)
+            if reason is None:
+                fitting.append(instance)
+            else:
+                rejected.append(Rejected(self.config.data.path, 0, f"instance {instance.id!r}: {reason}", ""))
+        if not fitting:
+            raise UserError(f"no instance fits: {rejected[0].reason}", "data.path",
+                            "shorten contexts or items, or use a judge with a longer context window")
+        self.instances, self._prompt_of = fitting, cache_last(self._builder)
+        return rejected
+
+    def prompt(self, question: Question) -> Prompt:
+        """Builds the prompt of a question; the last instance's parts are held for the next one."""
+        return self._prompt_of(question.instance)(question)
+
+    def announce(self, job: Job, questions: Sequence[Question]) -> None:
+        """Prints the number of prompts and tokens, before the first one is sent."""
+        if (job.directory / FILE).exists():
+            return
+        chosen = [questions[i] for i in np.linspace(0, len(questions) - 1, min(COUNTED, len(questions))).astype(int)]
+        known = [count for question in chosen if (count := self.judge.count_tokens(self.prompt(question))) is not None]
+        text = f"{len(self.instances):,} instances, {len(questions):,} prompts"
+        if self.config.answers > 1:
+            text += f" with {self.config.answers} answers each"
+        if known:
+            text += f", about {float(np.mean(known)) * len(questions):,.0f} prompt tokens without what they share"
+        notice(text)
+
+    def answer(self, job: Job, questions: Sequence[Question], start: int = 0, shown: bool = True) -> list[Picked]:
+        """Answers all questions that a stopped job left.
+
+        Args:
+            job: the job.
+            questions: all questions of the job so far, those of earlier calls included.
+            start: number of the first question with an answer that is wanted.
+            shown: show the progress.
+
+        Returns:
+            The answers from `start` on.
+        """
+        task: Any = Options(self.template.options) if self.config.method == "probability" else Completions(
+            self.config.sampling, lambda _, answer: last_line_option(answer.text, self.template.options,
+                                                                     (self.template.item,)))
+        judge_rows(job, self.judge, questions, self.prompt, task, seed=self.config.seed,
+                   prices=self.config.judge.prices, file=FILE, name="pairs", unit="answers", shown=shown)
+        lines = itertools.islice(iter_jsonl(job.directory / FILE), start, len(questions))
+        return [_picked(line, self.template.options[0]) for line in lines]
+
+    def _builder(self, number: int) -> Callable[[Question], Prompt]:
+        instance = self.instances[number]
+        build = self.template.builder(instance.context, instance.items)
+        settings = dict(reasons=self.config.method == "chain_of_thought", chat=self.judge.reads_messages)
+
+        def prompt(question: Question) -> Prompt:
+            content = build(question.first, question.second, negated=question.negated, paraphrase=question.paraphrase,
+                            **settings)
+            name = f"{instance.id}/{question.first}/{question.second}" + ("/negated" if question.negated else "")
+            return Prompt(content, name + (f"/paraphrase{question.paraphrase}" if question.paraphrase else ""))
+
+        return prompt
+
+
+def judge_matrices(job: Job, judge: PairJudge, config: Config) -> list[Answers]:
+    """Compares the pairs of all instances, with both questions and the paraphrases."""
+    if config.paraphrases >= len(judge.template.questions):
+        raise UserError(f"the template has {len(judge.template.questions) - 1} paraphrases", "paraphrases",
+                        "use fewer, or a template file with more")
+    questions = [question for number, instance in enumerate(judge.instances)
+                 for question in _questions(number, len(instance.items), config)]
+    judge.announce(job, questions)
+    picked = iter(judge.answer(job, questions))
+    found = []
+    for number, own in itertools.groupby(questions, key=lambda question: question.instance):
+        count = len(judge.instances[number].items)
+        # p, q and the paraphrases; the masses of p and q.
+        values = np.full((config.paraphrases + 2, count, count), np.nan, np.float32)
+        masses = np.full((2, count, count), np.nan, np.float32)
+        reasons: Counter[str] = Counter()
+        for question, one in zip(own, picked, strict=False):
+            kind = 1 if question.negated else question.paraphrase + 1 if question.paraphrase else 0
+            if one.first is None:
+                reasons[one.reason or "there is no answer"] += 1
+            else:
+                values[kind, question.first, question.second] = one.first
+            if one.mass is not None and kind < 2:
+                masses[kind, question.first, question.second] = one.mass
+        known = np.sum(~np.isnan(masses), 0)
+        mass = np.where(known > 0, np.nansum(masses, 0) / np.maximum(known, 1), np.nan)
+        found.append(Answers(values[0], values[1] if config.negated else None, values[2:],
+                             mass if config.method == "probability" else None, reasons))
+    return found
+
+
+def _questions(number: int, count: int, config: Config) -> Iterator[Question]:
+    """Lists the questions of an instance so that neighbors share as much of the prompt as they can."""
+    pairs = chosen_pairs(count, config.pairs, (config.seed, number))
+    for first, second in sorted({*pairs, *((j, i) for i, j in pairs)}):
+        yield Question(number, first, second)
+        if config.negated:
+            yield Question(number, first, second, True)
+        yield from (Question(number, first, second, False, paraphrase)
+                    for paraphrase in range(1, config.paraphrases + 1))
+
+
+def chosen_pairs(count: int, budget: int | None, seed: Sequence[int] | int) -> list[tuple[int, int]]:
+    """Lists pairs of items i < j: all, or a random choice that connects all items where the budget allows.
+
+    Args:
+        count: number of items.
+        budget: number of pairs at most; None for all.
+        seed: seed of the choice.
+    """
+    pairs = list(itertools.combinations(range(count), 2))
+    if budget is None or budget >= len(pairs):
+        return pairs
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(count).tolist()
+    chain = [(min(pair), max(pair)) for pair in itertools.pairwise(order)][:budget]
+    chained = set(chain)
+    rest = [pairs[i] for i in rng.permutation(len(pairs)) if pairs[i] not in chained]
+    return sorted(chain + rest[:budget - len(chain)])
+
+
+def with_answers(instance: Instance, answers: Answers) -> Instance:
+    """Returns the instance with the judge's matrices."""
+    return replace(instance, p=answers.p, q=answers.q, mass=answers.mass)
+
+
+def cache_last(build: Callable[[int], T]) -> Callable[[int], T]:
+    """Caches the result of the last number only."""
+    held: list[Any] = [None, None]
+
+    def cached(number: int) -> T:
+        if held[0] != number:
+            held[:] = number, build(number)
+        return held[1]
+
+    return cached
+
+
+def _picked(line: Mapping[str, Any], first: str) -> Picked:
+    if "samples" in line:
+        values = [sample["value"] for sample in line["samples"] if sample["value"] is not None]
+        return Picked(float(np.mean([value == first for value in values])) if values else None, None, line["reason"])
+    if line["probabilities"] is None:
+        return Picked(None, None, line["reason"])
+    if not line["mass"]:
+        return Picked(None, 0.0, "both answers have probability 0")
+    return Picked(line["probabilities"][first], line["mass"], None)

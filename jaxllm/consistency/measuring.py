@@ -1,0 +1,245 @@
+"""Measures of matrices of answers, instance by instance, computed for many instances of similar size at once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxllm.consistency.data import Instance
+from jaxllm.errors import UserError
+from jaxllm.ops import consistency as ops
+from jaxllm.ops import preference_graphs as graphs
+
+# Elements of the arrays of a batch at most: [B, N, N], and [B, M, K, K] for sampled subsets.
+ELEMENTS, SUBSET_ELEMENTS = 2**22, 2**26
+# Steps N^(K - 1) for which s_tran(K) is computed exactly, and items for the least-squares ranking and for cycles, at a
+# cost of N^3.
+EXACT_STEPS, MOST_FOR_CUBIC = 2e10, 2000
+# Instances of a batch at least.
+LEAST_BATCH = 8
+_NOTHING = Instance("", "", ())
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How matrices are measured; see `config.Config`."""
+
+    sizes: Sequence[int] = (3, 4, 5)
+    subsets: int = 1000
+    shuffle: bool = False
+    tie: float | None = None
+    missing: str = "drop"
+    violations: int = 10
+    seed: int = 0
+    samples: int = 1
+
+
+def measure(instances: Sequence[Instance], settings: Settings) -> list[dict[str, Any]]:
+    """Measures instances with matrices.
+
+    Returns:
+        For each instance `{n, s_tran, s_tran_debiased, s_comm, s_neg, human_agreement, human_pairs, human_ties,
+        position_bias, answer_mass, coverage, zeta, hodge, self_agreement, longer_wins, violations, positions}`; None
+        where something is not known. `s_tran` is `{K: {exact, sampled, subsets, reason}}`.
+
+    Raises:
+        UserError: an answer is missing, and `missing` is "error".
+    """
+    rows: list[dict[str, Any]] = [{} for _ in instances]
+    for batch in _batches(instances, settings):
+        own = _filled([instances[i] for i in batch])
+        numbers = [*batch, *[0] * (len(own) - len(batch))]
+        for number, row in zip(batch, _measure(own, numbers, settings), strict=False):
+            rows[number] = row
+    return rows
+
+
+def confidence_curve(instances: Sequence[Instance], settings: Settings, thresholds: Sequence[float]
+                     ) -> list[dict[str, float | None]]:
+    """Computes means over instances of the measures of those answers that are at least so far from 0.5.
+
+    Returns:
+        `{threshold, coverage, s_comm, human_agreement}` for each threshold; None where no instance has a value.
+    """
+    parts: dict[str, list[np.ndarray]] = {"coverage": [], "s_comm": [], "human_agreement": []}
+    for batch in _batches(instances, settings):
+        own = _filled([instances[i] for i in batch])
+        size = _padded(max(len(one.items) for one in own))
+        items, p = _items(own, size), _stack([one.p for one in own], size, settings)
+        order = _stack([one.order for one in own], size)
+        left = [ops.abstain(p, threshold) for threshold in thresholds]
+        parts["coverage"].append(np.array([ops.coverage(one, items)[0] for one in left]))
+        parts["s_comm"].append(np.array([ops.commutativity(one, items)[0] for one in left]))
+        parts["human_agreement"].append(np.array([ops.order_accuracy(one, order, items)[0] for one in left]))
+    columns = {name: np.concatenate(values, 1) for name, values in parts.items()}
+    return [{"threshold": float(threshold), **{name: _mean(values[number]) for name, values in columns.items()}}
+            for number, threshold in enumerate(thresholds)]
+
+
+def _batches(instances: Sequence[Instance], settings: Settings) -> Iterator[list[int]]:
+    """Groups instances of similar size, few enough for the bounds of memory."""
+    by_size: dict[int, list[int]] = {}
+    for number, instance in enumerate(instances):
+        by_size.setdefault(_padded(len(instance.items)), []).append(number)
+    for size, numbers in sorted(by_size.items()):
+        limit = min(ELEMENTS // size**2, SUBSET_ELEMENTS // (settings.subsets * max(settings.sizes)**2))
+        limit = 2**int(math.log2(max(1, limit)))
+        yield from (numbers[start:start + limit] for start in range(0, len(numbers), limit))
+
+
+def _filled(instances: list[Instance]) -> list[Instance]:
+    """Appends instances without items, so that batches of many lengths need few programs."""
+    if len(instances[0].items) > MOST_FOR_CUBIC:
+        return instances
+    return instances + [_NOTHING] * (max(LEAST_BATCH, 2**(len(instances) - 1).bit_length()) - len(instances))
+
+
+def _padded(count: int) -> int:
+    """Rounds a number of items up, so that instances of many sizes need few programs."""
+    step = 16 if count <= 32 else 32 if count <= 512 else 1
+    return -(-count // step) * step
+
+
+def _items(instances: Sequence[Instance], size: int) -> np.ndarray:
+    return np.arange(size) < np.array([[len(one.items)] for one in instances])
+
+
+def _stack(matrices: Sequence[np.ndarray | None], size: int, settings: Settings | None = None) -> np.ndarray:
+    """Stacks matrices to `[B, size, size]`, NaN where there is none."""
+    stacked = np.full((len(matrices), size, size), np.nan, np.float32)
+    for target, matrix in zip(stacked, matrices, strict=True):
+        if matrix is not None:
+            target[:len(matrix), :len(matrix)] = matrix
+            if settings is not None and settings.missing == "first":
+                target[:len(matrix), :len(matrix)] = ops.fill_missing(matrix)
+    return stacked
+
+
+def _measure(instances: Sequence[Instance], numbers: Sequence[int], settings: Settings) -> list[dict[str, Any]]:
+    count = len(instances)
+    size = _padded(max(len(one.items) for one in instances))
+    items = _items(instances, size)
+    p = _stack([one.p for one in instances], size, settings)
+    q = _stack([one.q for one in instances], size, settings)
+    covered = ops.coverage(p, items)[0]
+    if settings.missing == "error" and (lacking := np.flatnonzero(np.asarray(covered) < 1)).size:
+        raise UserError(f"instance {instances[lacking[0]].id!r} has comparisons without an answer", "missing",
+                        "set missing to drop or first")
+    positions = np.stack([_positions(one, number, size, settings) for one, number in zip(instances, numbers,
+                                                                                        strict=True)])
+    graph = ops.preference_graph(p, items, positions=positions, tie=settings.tie)
+    debiased = ops.preference_graph(ops.debias(p), items, positions=positions, tie=settings.tie)
+    order = _stack([one.order for one in instances], size)
+    agreement, pairs, ties = ops.order_accuracy(p, order, items, tie=settings.tie)
+    lengths = np.zeros((count, size), np.float32)
+    for own, one in zip(lengths, instances, strict=True):
+        own[:len(one.items)] = [len(text) for text in one.items] if any(one.items) else np.nan
+    small = size <= MOST_FOR_CUBIC
+    columns: dict[str, Any] = {
+        "s_comm": ops.commutativity(p, items, tie=settings.tie)[0],
+        "s_neg": ops.negation_invariance(p, q, items, tie=settings.tie)[0],
+        "human_agreement": agreement, "human_pairs": pairs, "human_ties": ties,
+        "position_bias": ops.position_bias(p, items, tie=settings.tie)[0],
+        "answer_mass": [_mean(one.mass) for one in instances],
+        "coverage": covered,
+        "zeta": graphs.kendall_zeta(graph, items),
+        "hodge": graphs.hodge_rank(ops.log_odds(p), items)[1] if small else np.full(count, np.nan),
+        "self_agreement": ops.self_agreement(p, items)[0] if settings.samples > 1 else np.full(count, np.nan),
+        "longer_wins": ops.pairwise_accuracy(p, lengths, items, tie=settings.tie)[0]}
+    transitive = {name: [_transitivity(own, items, instances, numbers, k, settings) for k in settings.sizes]
+                  for name, own in (("s_tran", graph), ("s_tran_debiased", debiased))}
+    found = _violations(p, q, items, positions, settings, small) if settings.violations else [[] for _ in instances]
+    columns = {name: np.asarray(values) for name, values in columns.items()}
+    rows = []
+    for i, instance in enumerate(instances):
+        row: dict[str, Any] = {"n": len(instance.items)}
+        for name, by_size in transitive.items():
+            row[name] = {str(k): {key: _known(values[i]) for key, values in own.items()}
+                         for k, own in zip(settings.sizes, by_size, strict=True)}
+        row |= {name: _known(values[i]) for name, values in columns.items()}
+        if not instance.human:
+            row["human_pairs"] = row["human_ties"] = None
+        row["violations"] = found[i]
+        row["positions"] = positions[i, :len(instance.items)].tolist()
+        rows.append(row)
+    return rows
+
+
+def _positions(instance: Instance, number: int, size: int, settings: Settings) -> np.ndarray:
+    """Returns the positions of an instance's items in the order by which the graph is built."""
+    count, positions = len(instance.items), np.arange(size, dtype=np.int32)
+    if settings.shuffle:
+        positions[:count] = np.random.default_rng((settings.seed, number, 1)).permutation(count)
+    elif instance.positions is not None:
+        positions[:count] = instance.positions
+    return positions
+
+
+def _transitivity(graph: jax.Array, items: np.ndarray, instances: Sequence[Instance], numbers: Sequence[int], k: int,
+                  settings: Settings) -> dict[str, Any]:
+    """Computes s_tran(K) of every instance, exactly and by samples, with the reason where there is no exact one."""
+    count, size = len(instances), items.shape[1]
+    nothing = np.full(count, np.nan)
+    too_large = size**(k - 1) > EXACT_STEPS or size > graphs.MOST_ITEMS or math.comb(size - 1, k - 1) >= 2**31
+    exact = nothing if too_large or k > size else np.asarray(graphs.transitivity(graph, k, items))
+    sampled, drawn = nothing, np.zeros(count, int)
+    if k <= size:
+        chosen = np.stack([graphs.subsets(len(one.items), k, settings.subsets, (settings.seed, number, k))
+                           if len(one.items) >= k else np.full((settings.subsets, k), -1, np.int32)
+                           for one, number in zip(instances, numbers, strict=True)])
+        sampled, drawn = map(np.asarray, graphs.sampled_transitivity(graph, chosen))
+    reasons: list[str | None] = []
+    for i, one in enumerate(instances):
+        if len(one.items) < k:
+            reasons.append(f"it has fewer than {k} items")
+        elif too_large:
+            reasons.append(f"too many items to count all sets of {k}")
+        else:
+            reasons.append(None if not math.isnan(exact[i]) else "the graph is partial, or has ties")
+    return {"exact": exact, "sampled": sampled, "subsets": drawn, "reason": reasons}
+
+
+def _violations(p: np.ndarray, q: np.ndarray, items: np.ndarray, positions: np.ndarray, settings: Settings, small: bool
+                ) -> list[list[dict[str, Any]]]:
+    """Lists the strongest contradictions of every instance."""
+    limit, tie = settings.violations, settings.tie
+    kinds: dict[str, Callable[[], ops.Violations]] = {
+        "cycle": lambda: ops.cyclic_triples(p, items, positions=positions, tie=tie, limit=limit),
+        "order_flip": lambda: ops.order_flips(p, items, tie=tie, limit=limit),
+        "negation_failure": lambda: ops.negation_failures(p, q, items, tie=tie, limit=limit)}
+    if not small:
+        del kinds["cycle"]
+    rows: list[list[dict[str, Any]]] = [[] for _ in p]
+    for kind, find in kinds.items():
+        for row, indices, strengths in zip(rows, *map(np.asarray, find()), strict=True):
+            row += [{"kind": kind, "items": own.tolist(), "strength": round(float(strength), 6)}
+                    for own, strength in zip(indices, strengths, strict=True) if own[0] >= 0]
+    return rows
+
+
+def _known(value: Any) -> Any:
+    """Converts to a number or text that JSON can hold; None for NaN."""
+    if value is None or isinstance(value, str):
+        return value
+    number = value.item() if isinstance(value, np.generic) else value
+    return None if isinstance(number, float) and math.isnan(number) else number
+
+
+def _mean(values: np.ndarray | None) -> float | None:
+    known = np.array([]) if values is None else values[~np.isnan(values)]
+    return float(np.mean(known, dtype=np.float64)) if known.size else None
+
+
+def column(rows: Sequence[Mapping[str, Any]], *path: str) -> np.ndarray:
+    """Returns a measure of all instances as an array, NaN where it is not known."""
+    def of(row: Any) -> float:
+        for key in path:
+            row = row[key]
+        return math.nan if row is None else float(row)
+
+    return np.array([of(row) for row in rows])

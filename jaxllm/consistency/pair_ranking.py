@@ -1,0 +1,132 @@
+"""Ranks of items by PairS: all instances and orders to begin with share the calls of the judge."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from jaxllm.consistency.data import Instance
+from jaxllm.consistency.sorting import Key, Pair, Steps, merge_sort, together
+
+Source = Callable[[Sequence[tuple[int, Pair]]], list[float | None]]
+"""Returns the probability that the first slot is picked, for pairs of items of instances; None without an answer."""
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Ranks of the items of one instance.
+
+    Attributes:
+        ranks: position of every item in the result of each order to begin with, 0 for the worst one, `[O, N]`.
+        answers: pair -> probability that its first item is better, each answered once.
+    """
+
+    ranks: np.ndarray
+    answers: Mapping[Pair, float]
+
+    @property
+    def scores(self) -> np.ndarray:
+        """Mean ranks, `[N]`, higher for better items."""
+        return self.ranks.mean(0)
+
+    @property
+    def order(self) -> np.ndarray:
+        """Items from the best one to the worst, `[N]`."""
+        return np.argsort(-self.scores, kind="stable")
+
+    @property
+    def uncertainty(self) -> np.ndarray:
+        """Mean entropy of the comparisons of every item, in bits, `[N]`."""
+        total, count = np.zeros(self.ranks.shape[1]), np.zeros(self.ranks.shape[1])
+        for pair, p in self.answers.items():
+            own = -sum(share * math.log2(share) for share in (p, 1 - p) if share > 0)
+            for item in pair:
+                total[item] += own
+                count[item] += 1
+        return total / np.maximum(count, 1)
+
+
+def rank(sizes: Sequence[int], source: Source, *, beam: int = 1, tie_margin: float = 0.1, calibrated: bool = False,
+         orders: int = 1, seed: int = 0, progress: Callable[[int], None] = lambda answers: None) -> list[Ranks]:
+    """Ranks the items of instances by merge sorts from random orders.
+
+    Args:
+        sizes: number of items of each instance.
+        source: answers pairs, each once. Without an answer both items are equal.
+        beam, tie_margin: see `sorting.merge_sort`.
+        calibrated: compare in both orders, and use the mean.
+        orders: number of orders to begin with.
+        seed: seed of these orders.
+        progress: called with the number of answers so far.
+    """
+    starts = lambda number, size: [np.random.default_rng((seed, number, order)).permutation(size).tolist()
+                                   for order in range(orders)]
+    all_orders = lambda number, size: together(*(merge_sort(start, beam, tie_margin) for start in starts(number, size)))
+    sorts = together(*(_of_instance(number, all_orders(number, size)) for number, size in enumerate(sizes)))
+    known: dict[tuple[int, Pair], float] = {}
+    try:
+        wanted = next(sorts)
+        while True:
+            new = [one for one in dict.fromkeys(one for number, pair in wanted for one in (
+                ((number, pair), (number, pair[::-1])) if calibrated else ((number, pair),))) if one not in known]
+            if new:
+                known.update((one, 0.5 if p is None else p) for one, p in zip(new, source(new), strict=True))
+                progress(len(known))
+            wanted = sorts.send({(number, pair): (known[number, pair] + 1 - known[number, pair[::-1]]) / 2
+                                 if calibrated else known[number, pair] for number, pair in wanted})
+    except StopIteration as stop:
+        sorted_items: list[list[list[int]]] = stop.value
+    answers: list[dict[Pair, float]] = [{} for _ in sizes]
+    for (number, pair), p in known.items():
+        answers[number][pair] = p
+    return [Ranks(np.argsort(np.array(own).reshape(orders, size), -1), answers[number])
+            for number, (own, size) in enumerate(zip(sorted_items, sizes, strict=True))]
+
+
+def agreement(ranks: np.ndarray, instance: Instance) -> dict[str, float | None]:
+    """Compares ranks `[N]`, higher for better items, with people.
+
+    Returns:
+        `{spearman, kendall, accuracy}`: Spearman's rho and Kendall's tau-b with their scores, and the share of the
+        pairs on which people decide that are in their order; None where it is not defined.
+    """
+    from scipy import stats
+
+    found: dict[str, float | None] = dict.fromkeys(("spearman", "kendall", "accuracy"))
+    order = instance.order
+    if order is None:
+        return found
+    if (order > 0).any():
+        found["accuracy"] = float((ranks[:, None] > ranks)[order > 0].mean())
+    if not isinstance(instance.human[0], list):
+        scores = np.array([np.nan if one is None else one for one in instance.human], float)
+        own = ~np.isnan(scores)
+        if own.sum() > 1 and np.ptp(scores[own]) > 0:
+            found["spearman"] = float(stats.spearmanr(ranks[own], scores[own]).statistic)
+            found["kendall"] = float(stats.kendalltau(ranks[own], scores[own]).statistic)
+    return found
+
+
+def mean_agreement(ranks: Ranks, instance: Instance) -> dict[str, float | None]:
+    """Returns the means of `agreement` over the orders to begin with."""
+    found = [agreement(own, instance) for own in ranks.ranks]
+    means: dict[str, Any] = {}
+    for name in found[0]:
+        values = [one[name] for one in found if one[name] is not None]
+        means[name] = float(np.mean(np.array(values, float))) if values else None
+    return means
+
+
+def _of_instance(number: int, sort: Steps[list[list[int]]]) -> Steps[list[list[int]]]:
+    """Adds the number of the instance to the pairs that a sort needs."""
+    try:
+        pairs: list[Key] = next(sort)
+        while True:
+            answers = yield [(number, pair) for pair in pairs]
+            pairs = sort.send({pair: answers[number, pair] for pair in pairs})
+    except StopIteration as stop:
+        return stop.value

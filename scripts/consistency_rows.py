@@ -1,0 +1,95 @@
+"""Rows for `jaxllm consistency` and `jaxllm rank` from SummEval, NovelEval and CaTeRS.
+
+    python scripts/consistency_rows.py summeval.jsonl rows.jsonl --documents 10 --items 8 --context_tokens 256 \
+        --model smollm2
+
+Each data set has its template: coherence for SummEval, relevance for NovelEval, temporal for CaTeRS.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from jaxllm.files import iter_jsonl, write_jsonl
+
+# Events that a story must have; stories with fewer make few subsets of five.
+EVENTS = 7
+
+
+def summeval(row: Mapping[str, Any], dimension: str) -> dict[str, Any]:
+    """Returns the summaries of an article, with the mean scores of the experts."""
+    return {"id": row["doc_id"], "context": row["source"], "items": [own["summary"] for own in row["candidates"]],
+            "human": [own["expert"][dimension] for own in row["candidates"]]}
+
+
+def noveleval(row: Mapping[str, Any], dimension: str) -> dict[str, Any]:
+    """Returns the passages for a query, with their relevance."""
+    return {"id": row["query_id"], "context": row["query"], "items": [own["text"] for own in row["candidates"]],
+            "human": [own["relevance"] for own in row["candidates"]]}
+
+
+def caters(row: Mapping[str, Any], dimension: str) -> dict[str, Any] | None:
+    """Returns the events of a story, with the pairs of which one happens before the other."""
+    number = {own["id"]: i for i, own in enumerate(row["events"])}
+    if len(number) < EVENTS:
+        return None
+    before = {(number[own["arg1"]], number[own["arg2"]]) for own in row["relations"]
+              if own["type"].endswith("BEFORE")}
+    return {"id": row["story_id"], "context": " ".join(row["sentences"]),
+            "items": [own["text"] for own in row["events"]], "human": sorted(map(list, before))}
+
+
+KINDS = {"doc_id": summeval, "query_id": noveleval, "story_id": caters}
+
+
+def rows_of(path: str, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Converts the rows of a data set; with fewer items than a row has, those are drawn."""
+    rng, cut = np.random.default_rng(options.seed), _cutter(options)
+    for source in iter_jsonl(path):
+        row = next(convert for key, convert in KINDS.items() if key in source)(source, options.dimension)
+        if row is None:
+            continue
+        if options.items is not None and len(row["items"]) > options.items:
+            chosen = sorted(rng.permutation(len(row["items"]))[:options.items].tolist())
+            place = {old: new for new, old in enumerate(chosen)}
+            pairs = bool(row["human"]) and isinstance(row["human"][0], list)
+            row["human"] = [[place[i], place[j]] for i, j in row["human"] if i in place and j in place] if pairs else [
+                row["human"][i] for i in chosen]
+            row["items"] = [row["items"][i] for i in chosen]
+        yield row | {"context": cut(row["context"])}
+
+
+def _cutter(options: argparse.Namespace):
+    if options.context_tokens is None:
+        return lambda text: text
+    from jaxllm.model import load
+
+    tokenizer = load(options.model).tokenizer
+    return lambda text: tokenizer.decode(tokenizer.encode(text)[:options.context_tokens]).strip()
+
+
+def main() -> None:
+    """Writes the rows."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("source", help="file of the data set")
+    parser.add_argument("target", help="file to write")
+    parser.add_argument("--dimension", default="coherence", help="scores of SummEval (coherence)")
+    parser.add_argument("--documents", type=int, help="number of rows; all by default")
+    parser.add_argument("--skip", type=int, default=0, help="rows that are passed over first (0)")
+    parser.add_argument("--items", type=int, help="items of a row at most; all by default")
+    parser.add_argument("--context_tokens", type=int, help="contexts are cut to this many tokens of --model")
+    parser.add_argument("--model", default="smollm2", help="model with the tokenizer for --context_tokens (smollm2)")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    last = None if options.documents is None else options.skip + options.documents
+    rows = list(rows_of(options.source, options))[options.skip:last]
+    write_jsonl(options.target, rows)
+    print(f"{len(rows)} rows, {sum(len(row['items']) for row in rows)} items")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,273 @@
+"""`jaxllm consistency`: what it writes for judges of known consistency, and what it does with bad input."""
+
+import json
+
+import numpy as np
+import pytest
+
+from jaxllm.judge import FunctionJudge
+from tests.consistency.conftest import answers, instances, oracle
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def biased(count, size, bias, seed=0, **extra):
+    """Matrices of a noiseless judge with latent scores and a bias to the first slot."""
+    rows = []
+    for number, theta in enumerate(np.random.default_rng(seed).normal(size=(count, size))):
+        difference = theta[:, None] - theta
+        rows.append({"id": number, "p": sigmoid(difference + bias).tolist(), "q": sigmoid(bias - difference).tolist(),
+                     "human": theta.tolist(), **extra})
+    return rows
+
+
+def test_a_judge_without_contradictions(consistency, capsys):
+    rows = instances()
+    result = consistency(rows, "--template", "coherence", recorded=answers(rows, oracle))
+    for name in ("s_tran", "s_tran_debiased"):
+        for k in "345":
+            assert result[name][k]["exact"] == result[name][k]["sampled"] == {
+                "mean": 1, "ci_low": 1, "ci_high": 1, "n": 4}
+            assert result[name][k]["reason"] is None
+    for name in ("s_comm", "s_neg", "human_agreement", "coverage", "zeta"):
+        assert result[name]["mean"] == 1 and result[name]["n"] == 4
+    assert result["position_bias"]["mean"] == 0 and result["answer_mass"]["mean"] == pytest.approx(0.9)
+    assert result["self_agreement"] is None and result["human_pairs"] == 4 * 20 and result["human_ties"] == 0
+    assert result["violations"] == {"cycle": 0, "order_flip": 0, "negation_failure": 0}
+    assert result["question"].startswith("Which of the two summaries") and result["missing_reasons"] == {}
+    assert result["chance"]["s_tran"] == {"3": 0.75, "4": 0.375, "5": 0.1171875}
+    assert "4 instances, 160 prompts" in capsys.readouterr().err
+    assert consistency.rows("violations.jsonl") == []
+    for row, own in zip(consistency.rows(), rows, strict=True):
+        assert row["human"] == own["human"] and row["items"] == own["items"]
+        assert row["p"][0][1] == float(own["human"][0] > own["human"][1]) and row["p"][0][0] is None
+        assert sorted(row["positions"]) == [0, 1, 2, 3, 4]
+    assert any(row["positions"] != [0, 1, 2, 3, 4] for row in consistency.rows())
+
+
+def test_a_judge_that_always_picks_the_first_slot(consistency, capsys):
+    """It is transitive, and the page begins with the reason why that means nothing."""
+    rows = instances()
+    result = consistency(rows, recorded=answers(rows, lambda *_: 0.9, mass=0.3))
+    assert result["s_tran"]["5"]["exact"]["mean"] == 1
+    assert result["s_comm"]["mean"] == result["s_neg"]["mean"] == 0 and result["position_bias"]["mean"] == 0.5
+    assert result["always_first"]["s_comm"] == 0 and result["adjusted"]["s_comm"] == -1
+    assert result["human_agreement"]["mean"] == 0.5 and result["low_mass"] == 1
+    page = (consistency.out / "report.html").read_text()
+    assert "shown first in 100% of all comparisons" in page and "30% of the probability mass" in page
+    assert "shown first in 100%" in capsys.readouterr().err
+    kinds = {row["kind"] for row in consistency.rows("violations.jsonl")}
+    assert kinds == {"order_flip", "negation_failure"}
+
+
+def test_a_judge_that_does_not_hear_the_negation(consistency):
+    rows = instances()
+    result = consistency(rows, recorded=answers(rows, lambda i, j, row, negative: oracle(i, j, row, False)))
+    assert result["s_neg"]["mean"] == 0 and result["s_comm"]["mean"] == result["s_tran"]["5"]["exact"]["mean"] == 1
+    first = consistency.rows("violations.jsonl")[0]
+    assert first["kind"] == "negation_failure" and first["probabilities"] in ([1, 1], [0, 0])
+    assert first["texts"] == [rows[0]["items"][i] for i in first["items"]]
+
+
+@pytest.mark.parametrize(("bias", "expected"), [(0.5, (0.922, 0.729, 0.135)), (2.0, (0.809, 0.159, 0.421))])
+def test_position_bias_of_matrices(consistency, bias, expected):
+    """Golden values of a judge with an additive bias, 16 items; debiased it is perfect."""
+    result = consistency(biased(60, 16, bias), "--judge.kind", "matrix", "--violations", 0)
+    found = [result["s_tran"]["5"]["exact"]["mean"], result["s_comm"]["mean"], result["position_bias"]["mean"]]
+    assert found == pytest.approx(expected, abs=0.03)
+    assert result["s_tran_debiased"]["5"]["exact"]["mean"] == 1 and result["judge"] is None
+    assert result["s_tran"]["5"]["sampled"]["mean"] == pytest.approx(found[0], abs=0.01)
+
+
+def test_matrices_of_several_sizes_are_measured_alone(consistency):
+    """Padding changes nothing: each row is that of a run of its own."""
+    rows = [row for size in (2, 3, 5, 16) for row in biased(2, size, 0.6, seed=size)]
+    rows = [{**row, "id": number} for number, row in enumerate(rows)]
+    consistency(rows, "--judge.kind", "matrix")
+    together = consistency.rows()
+    assert [row["n"] for row in together] == [2, 2, 3, 3, 5, 5, 16, 16]
+    for number in (0, 3, 6):
+        consistency([rows[number]], "--judge.kind", "matrix")
+        alone = consistency.rows()[0]
+        for name in ("s_comm", "s_neg", "human_agreement", "position_bias", "zeta", "hodge", "coverage"):
+            assert alone[name] == pytest.approx(together[number][name], abs=1e-6), name
+        for k in "345":
+            assert alone["s_tran"][k]["exact"] == together[number]["s_tran"][k]["exact"]
+    assert together[0]["s_tran"]["3"] == {"exact": None, "sampled": None, "subsets": 0,
+                                          "reason": "it has fewer than 3 items"}
+
+
+def test_rows_of_a_run_can_be_measured_again(consistency):
+    rows = instances(6, 6)
+    rng = np.random.default_rng(1)
+    noisy = {(row["id"], i, j): rng.random() for row in rows for i in range(6) for j in range(6)}
+    first = consistency(rows, recorded=answers(rows, lambda i, j, row, _: noisy[row["id"], i, j]))
+    again = consistency(consistency.rows(), "--judge.kind", "matrix")
+    for name in ("s_tran", "s_tran_debiased", "s_comm", "s_neg", "human_agreement", "position_bias", "hodge",
+                 "answer_mass"):
+        assert json.dumps(first[name]) == json.dumps(again[name]), name
+    assert first["violations"]["cycle"] > 0
+
+
+def test_missing_answers(consistency, capsys):
+    rows = instances(2, 5)
+    partial = lambda i, j, row, negative: None if {i, j} == {0, 1} and row["id"] == "i0" else oracle(
+        i, j, row, negative)
+    recorded = answers(rows, partial)
+    result = consistency(rows, recorded=recorded)
+    assert result["s_tran"]["5"]["exact"] is None and "1 of 2 instances: the graph is partial" in result["s_tran"]["5"][
+        "reason"]
+    assert result["s_tran"]["5"]["sampled"]["mean"] == 1 and result["coverage"]["mean"] == pytest.approx(0.95)
+    assert sum(result["missing_reasons"].values()) == 4 and result["zeta"]["n"] == 1
+    assert consistency.rows()[0]["p"][0][1] is None
+    result = consistency(rows, "--missing", "first", recorded=recorded)
+    assert result["coverage"]["mean"] == 1 and result["s_comm"]["mean"] == pytest.approx((1 + 0.9) / 2)
+    assert result["s_tran"]["5"]["exact"] is not None
+    assert consistency(rows, "--missing", "error", recorded=recorded) is None
+    assert "instance 'i0' has comparisons without an answer" in capsys.readouterr().err and consistency.status == 2
+
+
+def test_sampled_answers_and_reasons(consistency):
+    """Ten texts a question: p is the share of the valid ones, and agreement among them has a chance level."""
+    rows, texts = instances(1, 3), {}
+    for i, j in ((0, 1), (0, 2), (1, 0), (1, 2), (2, 0), (2, 1)):
+        texts[f"i0/{i}/{j}"] = ["Well.\nA"] * 6 + ["B"] * 2 + ["I cannot tell"] * 2
+    recorded = [{"id": name, "texts": own} for name, own in texts.items()]
+    result = consistency(rows, "--method", "chain_of_thought", "--negated", "false", recorded=recorded)
+    assert consistency.rows()[0]["p"][0][1] == 0.75 and result["self_agreement"]["mean"] == pytest.approx(0.75)
+    assert result["chance"]["self_agreement"] == pytest.approx(0.623, abs=1e-3)
+    assert result["s_neg"] is None and result["answer_mass"] is None and result["position_bias"]["mean"] == 0.5
+
+
+def test_paraphrases(consistency):
+    rows = instances(3, 4)
+    recorded = answers(rows, oracle, options=("Yes", "No"))
+    for number in (1, 2):
+        own = answers(rows, (lambda *_: 0.9) if number == 1 else oracle, options=("Yes", "No"), negated=False)
+        recorded += [{**line, "id": f"{line['id']}/paraphrase{number}"} for line in own]
+    result = consistency(rows, "--template", "temporal", "--paraphrases", 2, recorded=recorded)
+    assert [one["s_comm"] for one in result["paraphrases"]["wordings"]] == [1, 0, 1]
+    assert [one["human_agreement"] for one in result["paraphrases"]["wordings"]] == [1, 0.5, 1]
+    assert result["paraphrases"]["s_comm_and_human_agreement"]["pearson"] == pytest.approx(1)
+    assert result["s_comm"]["mean"] == 1
+
+
+def test_a_budget_of_pairs_connects_all_items(consistency, capsys):
+    rows = instances(3, 8)
+    result = consistency(rows, "--pairs", 9, recorded=answers(rows, oracle))
+    assert "3 instances, 108 prompts" in capsys.readouterr().err
+    assert result["coverage"]["mean"] == pytest.approx(9 / 28) and result["s_comm"]["mean"] == 1
+    for row in consistency.rows():
+        compared = np.array([[value is not None for value in line] for line in row["p"]])
+        reached = np.linalg.matrix_power(compared + np.eye(8, dtype=int), 8)
+        assert (compared == compared.T).all() and (reached > 0).all()
+
+
+def test_a_stopped_run_resumes_within_a_matrix(consistency):
+    rows = instances(2, 4)
+    recorded = answers(rows, oracle)
+    whole = consistency(rows, recorded=recorded)
+    lines = (consistency.out / "answers.jsonl").read_text().splitlines(keepends=True)
+    assert consistency(rows, recorded=recorded, out="stopped") == whole
+    (consistency.out / "result.json").unlink()
+    (consistency.out / "answers.jsonl").write_text("".join(lines[:17]))
+    assert consistency(rows, recorded=recorded, out="stopped") == whole
+    assert (consistency.out / "answers.jsonl").read_text() == "".join(lines)
+    assert consistency(rows[:1], recorded=recorded, out="stopped") == whole and consistency.status == 2
+
+
+def test_two_runs_compared(consistency):
+    rows = instances(6, 5)
+    consistency(rows, recorded=answers(rows, lambda *_: 0.9), out="first")
+    result = consistency(rows, "--compare", consistency.out, recorded=answers(rows, oracle))
+    own = result["compared"]
+    assert own["n"] == 6 and own["s_comm"]["mean"] == 1 and own["s_comm"]["p"] < 0.05
+    assert own["s_tran"]["mean"] == 0 and own["position_bias"]["mean"] == -0.5
+
+
+def test_limits(consistency, capsys):
+    rows = instances()
+    result = consistency(rows, "--fail_under", '["s_comm=0.5", "s_tran=1"]', recorded=answers(rows, lambda *_: 0.9))
+    assert consistency.status == 3 and result["s_comm"]["mean"] == 0
+    assert "s_comm is 0.0000, below --fail_under 0.5" in capsys.readouterr().err
+    assert consistency(rows, "--fail_under", "s_self=1") is None and consistency.status == 2
+
+
+def test_instances_that_cannot_be_used(consistency):
+    good = instances(20)
+    bad = [{"id": "b0", "items": []}, {"id": "b1", "items": ["x"]}, {"id": "b2", "items": ["x", " "]},
+           {"id": "b3", "items": ["x", "y"], "human": [1]}, {"id": "b4", "items": ["x", "y"], "human": [[0, 2]]},
+           {"id": "b5", "items": ["x", "y"], "human": [[0, 1], [1, 0]]}, {"id": "b6", "items": ["x", "y"],
+                                                                        "human": ["x", 1]},
+           {"id": "i0", "items": ["x", "y"]}, {"id": "b8", "items": ["x", 3]}, {"id": "b9"}]
+    result = consistency([*good, *bad], "--data.limit_bad", 0.5, recorded=answers(good, oracle))
+    assert result["n"] == 20 and result["rejected"] == len(bad)
+    reasons = [row["reason"] for row in consistency.rows("rejected.jsonl")]
+    for reason, expected in zip(reasons, ("there are 0 items", "there are 1 items", "item 1 is empty",
+                                          "1 scores for 2 items", "items are 0 to 1", "both [0, 1] and [1, 0]",
+                                          "neither a score", "second row with the id 'i0'", "'items'", "'items' is"),
+                                strict=True):
+        assert expected in reason or expected.replace("[0, 1] and [1, 0]", "[1, 0] and [0, 1]") in reason
+
+
+def test_matrices_that_cannot_be_used(consistency):
+    good, half = biased(20, 4, 0.3), [[None, 0.5], [0.5, None]]
+    bad = [{"p": [[0, 1, 1], [1, 0]]}, {"p": [[0, 1.2], [0, 0]]}, {"p": [[0, "x"], [0, 0]]}, {"p": [[0, True], [0, 0]]},
+           {"p": []}, {"p": [[0.5]]}, {"p": half, "q": [[0]]}, {"p": half, "human": [1, 2, 3]},
+           {"p": half, "positions": [0, 0]}, {"p": half, "items": ["x"]}, {"q": half}]
+    result = consistency([*good, *bad], "--judge.kind", "matrix", "--data.limit_bad", 0.5)
+    assert result["n"] == 20 and result["rejected"] == len(bad)
+    reasons = [row["reason"] for row in consistency.rows("rejected.jsonl")]
+    for reason, expected in zip(reasons, ("p is not square", "p[0][1] is 1.2", "p[0][1] is 'x'", "p[0][1] is True",
+                                          "p has 0 items", "p has 1 items", "q is not square", "3 scores for 2 items",
+                                          "no order of 2 items", "1 items, and 2 rows", "'p' is missing"), strict=True):
+        assert expected in reason
+    (consistency.folder / "nan.jsonl").write_text('{"p": [[0, NaN], [0.5, 0]]}\n')
+    assert consistency(good, "--judge.kind", "matrix", "--data.path", consistency.folder / "nan.jsonl") is None
+
+
+def test_two_items_and_equal_texts(consistency, capsys):
+    rows = [{"id": "two", "items": ["a", "b"], "human": [2, 1]}, {"id": "same", "items": ["a", "a", "c"]}]
+    result = consistency(rows, recorded=answers(rows, lambda *_: 0.9))
+    assert result["s_tran"]["3"]["exact"]["n"] == 1 and result["s_comm"]["n"] == 2 and result["repeated_items"] == 1
+    assert "1 items have the text of another item" in capsys.readouterr().err
+    assert result["human_agreement"]["n"] == 1
+
+
+def test_untrusted_items_in_the_report(consistency):
+    rows = instances(1, 4)
+    rows[0]["items"][1] = "<script>alert(1)</script>"
+    rows[0]["id"] = "<b>x</b>"
+    consistency(rows, recorded=answers(rows, lambda *_: 0.9))
+    page = (consistency.out / "report.html").read_text()
+    assert "<script>alert" not in page and "<b>x</b>" not in page and "&lt;script&gt;" in page
+
+
+@pytest.mark.parametrize(("options", "reason"), [
+    (["--judge.kind", "matrix", "--template", "coherence"], "does not apply to matrices"),
+    (["--judge.kind", "matrix", "--judge.model", "tiny"], "does not apply to matrices"),
+    (["--samples", 3], "does not apply to probabilities"), (["--sizes", "[2]"], "3 or more"),
+    (["--sizes", "[3, 3]"], "different"), (["--tie", 0.5], "below 0.5"), (["--pairs", 0], "1 or more"),
+    (["--method", "text", "--temperature", 0, "--samples", 2], "the same answer 2 times")])
+def test_wrong_settings(consistency, capsys, options, reason):
+    assert consistency(instances(1), *options) is None
+    assert reason in capsys.readouterr().err and consistency.status == 2 and not consistency.out.exists()
+
+
+def test_a_judge_from_python_and_ties(consistency, monkeypatch):
+    import jaxllm.consistency.job as job
+
+    def choose(prompt, options):
+        first, second = (int(part.split("\n")[2].split()[-1]) for part in prompt.content.split("Response ")[1:])
+        p = 0.5 if abs(first - second) < 3 else float(first > second)
+        p = 1 - p if "worse" in prompt.content else p
+        return {options[0]: p, options[1]: 1 - p}
+
+    monkeypatch.setattr(job, "open_judge", lambda *_: FunctionJudge(lambda *_: [], choose=choose))
+    result = consistency(instances(5, 6), "--tie", 0.1, "--judge.kind", "callable", "--judge.path", "x:y")
+    assert result["s_comm"]["mean"] == result["s_neg"]["mean"] == 1
+    assert result["s_tran"]["3"]["exact"] is None and result["s_tran"]["3"]["sampled"]["mean"] <= 1
+    untied = consistency(instances(5, 6), "--judge.kind", "callable", "--judge.path", "x:y")
+    assert untied["s_comm"]["mean"] < 1

@@ -1,0 +1,72 @@
+"""`jaxllm rank` on recorded answers and matrices."""
+
+import itertools
+
+import pytest
+
+from tests.consistency.conftest import answers, instances, oracle
+
+
+def test_items_are_ranked(rank):
+    rows = instances(3, 7)
+    result = rank(rows, "--template", "coherence", recorded=answers(rows, oracle, negated=False))
+    rho = result["spearman"]
+    assert rho["mean"] == rho["ci_low"] == pytest.approx(1) and rho["n"] == 3
+    assert result["accuracy"]["mean"] == 1 and result["undefined"] == 0 and result["uncertainty"] == 0
+    counts = result["comparisons"]
+    assert counts["made"] <= counts["one_order_at_most"] == 3 * 14 and counts["all_pairs"] == 63
+    assert counts["n_log_n"] == pytest.approx(58.96, abs=0.01) and counts["missing"] == 0
+    for row, own in zip(rank.rows(), rows, strict=True):
+        assert [own["human"][i] for i in row["order"]] == sorted(own["human"], reverse=True)
+        assert sorted(row["scores"]) == list(range(7)) and row["scores"][row["order"][0]] == 6
+        assert len(row["uncertainty"]) == 7 and row["deviation"] == [0] * 7
+    assert "always the first" in (rank.out / "report.html").read_text()
+
+
+@pytest.mark.parametrize("options", [[], ["--calibrated", "true"], ["--algorithm", "beam"], ["--orders", 4]])
+def test_a_stopped_run_resumes(rank, options):
+    rows = instances(2, 6)
+    recorded = answers(rows, lambda i, j, row, _: 0.2 + 0.6 * oracle(i, j, row, False), negated=False)
+    whole = rank(rows, *options, recorded=recorded)
+    written, lines = rank.rows(), (rank.out / "answers.jsonl").read_text().splitlines(keepends=True)
+    rank(rows, *options, recorded=recorded, out="stopped")
+    (rank.out / "result.json").unlink()
+    (rank.out / "answers.jsonl").write_text("".join(lines[:5]))
+    assert rank(rows, *options, recorded=recorded, out="stopped") == whole and rank.rows() == written
+    assert (rank.out / "answers.jsonl").read_text() == "".join(lines)
+    assert len({line.split('"valid"')[0] for line in lines}) == len(lines) == whole["comparisons"]["made"]
+
+
+def test_matrices_and_missing_answers(rank):
+    p = [[None if i == j or {i, j} == {0, 1} else float(i < j) for j in range(4)] for i in range(4)]
+    rows = [{"id": "m", "p": p, "human": [4, 3, 2, 1]}, {"id": "same", "p": p, "human": [1, 1, 1, 1]}]
+    result = rank(rows, "--judge.kind", "matrix", "--orders", 20)
+    assert result["comparisons"]["missing"] > 0 and result["undefined"] == 1 and result["spearman"]["n"] == 1
+    assert rank.rows()[0]["order"][2:] == [2, 3] and rank.rows()[0]["spearman"] > 0.8
+    assert rank.rows()[1]["spearman"] is None and result["judge"] is None
+
+
+def test_the_order_of_the_file_tells_nothing(rank):
+    """A judge that always picks the first slot, on items that are sorted: the mean over orders is about 0."""
+    rows = [{"id": str(k), "p": [[1.0] * 8 for _ in range(8)], "human": list(range(8, 0, -1))} for k in range(20)]
+    result = rank(rows, "--judge.kind", "matrix", "--orders", 50)
+    assert abs(result["spearman"]["mean"]) < 0.1 and result["always_first"]["spearman"] == result["spearman"]
+
+
+@pytest.mark.parametrize(("options", "reason"), [
+    (["--beam", 0], "1 or more"), (["--tie_margin", 0.6], "between 0 and 0.5"), (["--algorithm", "quick"], "greedy"),
+    (["--orders", 0], "1 or more"), (["--judge.kind", "matrix", "--template", "temporal"], "does not apply")])
+def test_wrong_settings(rank, capsys, options, reason):
+    assert rank(instances(1), *options) is None
+    assert reason in capsys.readouterr().err and rank.status == 2
+
+
+def test_an_instance_longer_than_the_window(rank, capsys):
+    """It is left out, and the others are ranked."""
+    rows = instances(2, 3)
+    rows[1]["items"][0] = "word " * 3000
+    result = rank(rows, "--judge.model", "tiny", "--judge.format", "plain")
+    assert result["n"] == 1 and result["rejected"] == 1 and [row["id"] for row in rank.rows()] == ["i0"]
+    assert "instance 'i1'" in rank.rows("rejected.jsonl")[0]["reason"]
+    assert "1 instances are left out" in capsys.readouterr().err
+    assert all(0 <= p <= 1 for p in itertools.chain(rank.rows()[0]["uncertainty"]))

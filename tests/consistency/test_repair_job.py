@@ -1,0 +1,139 @@
+"""`jaxllm repair`: rows without contradictions, the audit, and rows to train on."""
+
+import json
+
+import numpy as np
+import pytest
+
+from jaxllm.cli import main
+from jaxllm.consistency.repair import measure_rows
+from tests.consistency.conftest import instances
+
+
+def comparisons(rows, share=0.6, seed=0):
+    """Comparisons of a share of all pairs, as people prefer."""
+    rng, found = np.random.default_rng(seed), []
+    for row in rows:
+        count = len(row["items"])
+        for i in range(count):
+            for j in range(i + 1, count):
+                if rng.random() < share:
+                    first, second = (i, j) if rng.random() < 0.5 else (j, i)
+                    winner = "first" if row["human"][first] > row["human"][second] else "second"
+                    found.append({"instance": row["id"], "first": first, "second": second, "winner": winner})
+    return found
+
+
+@pytest.mark.parametrize("estimator", ["win_loss", "elo", "bradley_terry", "copeland", "rank_centrality", "schulze",
+                                       "kemeny"])
+def test_every_estimator_leaves_no_conflict(repair, estimator):
+    rows = comparisons(instances(20, 8), 0.9)
+    result = repair(rows, "--estimator", estimator, "--flip", 0.15)
+    written = repair.rows()
+    counts = measure_rows(written)
+    assert counts["conflicting_pairs"] == counts["cyclic_instances"] == 0 and counts["first_slot"] == 0.5
+    assert result["after"]["rows"] == len(written) and result["before"]["cycles"] > 0
+    flipped = result["flipped"]
+    assert flipped["flipped"] == round(0.15 * len(rows)) and flipped["right_before"] == pytest.approx(0.85, abs=0.001)
+    # With one comparison of a pair, both of these trust a surprising win over the best item too much.
+    assert flipped["right_after"] > (0.8 if estimator in ("rank_centrality", "elo") else 0.86)
+    assert flipped["restored"] + flipped["left_flipped"] <= flipped["flipped"]
+    assert len(repair.rows("audit.jsonl")) == len(repair.rows("noisy.jsonl")) == len(rows)
+    assert {row["evidence"] for row in written} <= {"observed", "inferred", "overturned"}
+    assert all(row["margin"] > 0 for row in written)
+
+
+def test_negations_double_the_rows_and_name_the_other_item(repair):
+    rows = comparisons(instances(3, 5))
+    single = repair(rows, "--both_orders", "false")["after"]["rows"]
+    assert repair(rows)["after"]["rows"] == 2 * single
+    result = repair(rows, "--negations", "true")
+    assert result["after"]["rows"] == 4 * single
+    for original, negated in zip(repair.rows()[::2], repair.rows()[1::2], strict=True):
+        assert (original["relation"], negated["relation"]) == ("original", "negated")
+        assert original["winner"] != negated["winner"] and original["first"] == negated["first"]
+
+
+@pytest.mark.parametrize("kind", ["sft", "preference"])
+@pytest.mark.parametrize("form", ["chat", "plain"])
+def test_exported_rows(repair, tmp_path, kind, form):
+    items = [{key: row[key] for key in ("id", "context", "items")} for row in instances(3, 5)]
+    (tmp_path / "items.jsonl").write_text("\n".join(map(json.dumps, items)))
+    result = repair(comparisons(instances(3, 5)), "--negations", "true", "--items.path", tmp_path / "items.jsonl",
+                    "--export", kind, "--format", form, "--rows", 12, "--template", "coherence")
+    exported = repair.rows("export.jsonl")
+    assert result["exported"] == len(exported) == 12
+    human = {row["id"]: row["human"] for row in instances(3, 5)}
+    for row in exported:
+        name, first, second, *negated = row["id"].split("/")
+        prompt, answer = row["prompt"], row["completion" if kind == "sft" else "chosen"]
+        if form == "chat":
+            prompt, answer = prompt[0]["content"], answer[0]["content"]
+        else:
+            assert prompt.endswith("\n\nAnswer:") and answer[0] == " "
+        assert ("less coherent" in prompt) == bool(negated)
+        shown = [f"number {human[name][int(number)]}\n" for number in (first, second)]
+        assert prompt.index(shown[0]) < prompt.rindex(shown[1])
+        better = human[name][int(first)] > human[name][int(second)]
+        assert answer.strip() == ("A" if better != bool(negated) else "B")
+    assert main(["check", str(repair.out / "export.jsonl"), "--out", str(tmp_path / "checked"), "--model", "tiny"]) == 0
+    assert json.loads((tmp_path / "checked" / "result.json").read_text())["rejected"] == 0
+
+
+@pytest.mark.slow
+def test_exported_rows_train_for_one_step(repair, tmp_path):
+    (tmp_path / "items.jsonl").write_text("\n".join(map(json.dumps, instances(3, 5))))
+    for kind, method in (("sft", "sft"), ("preference", "dpo")):
+        repair(comparisons(instances(3, 5)), "--items.path", tmp_path / "items.jsonl", "--export", kind, "--format",
+               "plain")
+        assert main(["tune", "--method", method, "--model", "tiny", "--data.path", str(repair.out / "export.jsonl"),
+                     "--train.steps", "1", "--train.epochs", "null", "--train.batch_size", "2",
+                     "--out", str(tmp_path / f"tuned_{kind}")]) == 0
+
+
+def test_names_of_items(repair, tmp_path, capsys):
+    items = [{"id": "x", "items": ["red", "blue", "7"]}]
+    (tmp_path / "items.jsonl").write_text("\n".join(map(json.dumps, items)))
+    options = ["--items.path", tmp_path / "items.jsonl", "--export", "sft", "--format", "plain"]
+    repair([{"instance": "x", "first": "red", "second": "blue", "winner": "second"}], *options)
+    first = repair.rows("export.jsonl")[0]
+    assert first["id"] == "x/0/1" and first["completion"] == " B"
+    assert repair([{"instance": "x", "first": "red", "second": "green", "winner": "first"}], *options) is None
+    assert "instance 'x' has no item 'green'" in capsys.readouterr().err
+    assert repair([{"instance": "y", "first": 0, "second": 1, "winner": "first"}], *options) is None
+    assert "no items of the instance 'y'" in capsys.readouterr().err
+
+
+def test_rows_that_are_no_comparisons(repair):
+    good = comparisons(instances(6, 6))
+    bad = [{"instance": "i0", "first": 1, "second": 1, "winner": "first"},
+           {"instance": "i0", "first": 0, "second": 1, "winner": "A"}, {"instance": "i0", "first": 0}]
+    result = repair([*good, *bad])
+    assert result["rejected"] == 3 and result["before"]["rows"] == len(good)
+    reasons = [row["reason"] for row in repair.rows("rejected.jsonl")]
+    for reason, expected in zip(reasons, ("compared with itself", "not first, second or tie", "'second'"), strict=True):
+        assert expected in reason
+
+
+def test_contradictory_answers(repair):
+    rows = comparisons(instances(4, 5), 1.0)
+    turned = {"first": "second", "second": "first"}
+    rows.append({**rows[0], "winner": turned[rows[0]["winner"]]})
+    assert repair(rows)["rejected"] == 0
+    result = repair(rows, "--contradictory", "reject")
+    assert result["rejected"] == 2 and "contradictory" in repair.rows("rejected.jsonl")[0]["reason"]
+
+
+def test_only_ties(repair, capsys):
+    result = repair([{"instance": "x", "first": 0, "second": 1, "winner": "tie"}])
+    assert result["after"]["rows"] == 0 and result["overturned_share"] is None
+    assert "no comparison is left" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("options", "reason"), [
+    (["--flip", 1.5], "between 0 and 1"), (["--export", "sft"], "it has the texts"), (["--rows", 3], "set export"),
+    (["--permutations", 3], "does not apply to win_loss"), (["--prior", 1], "does not apply to win_loss"),
+    (["--estimator", "borda"], "win_loss"), (["--min_margin", -1], "0 or more")])
+def test_wrong_settings(repair, capsys, options, reason):
+    assert repair(comparisons(instances(1)), *options) is None
+    assert reason in capsys.readouterr().err and repair.status == 2

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -22,7 +23,10 @@ from jaxllm.text.fences import fence_for, fenced
 
 SLOTS = ("A", "B")
 """Labels of the item that is shown first and of the other one."""
-_KEYS = {"context", "item", "question", "negated", "options", "paraphrases", "system", "fences"}
+FIELDS = ("context", "first", "second", "question", "form")
+"""What a prompt of one's own may show: the texts, the question, and how to answer."""
+_KEYS = {"context", "item", "question", "negated", "options", "paraphrases", "system", "fences", "prompt"}
+_FIELD = re.compile(r"\{(" + "|".join(FIELDS) + r")\}")
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,7 @@ class Template:
         item: label of an item, such as "Summary".
         system: system message; none by default.
         fences: context and items are put in fences; without them they can pose as parts of the prompt.
+        prompt: text with `FIELDS` in braces in place of the usual layout; a base model continues it as it is.
         sha256: hash of the whole template.
     """
 
@@ -45,6 +50,7 @@ class Template:
     item: str
     system: str | None
     fences: bool
+    prompt: str | None
     sha256: str = field(repr=False)
 
     def builder(self, context: str, items: Sequence[str]) -> Callable[..., str | list[dict[str, str]]]:
@@ -55,20 +61,27 @@ class Template:
         (True; False makes one text that a base model continues with the answer).
         """
         fence = fence_for(context, *items)
-        block = lambda label, text: f"{label}:\n{fenced(text, fence) if self.fences else text}"
+        quoted = lambda text: fenced(text, fence) if self.fences else text
+        block = lambda label, text: f"{label}:\n{quoted(text)}"
         head = f"{block(self.context, context)}\n\n" if context.strip() else ""
         named = " or ".join(self.options)
 
         def build(first: int, second: int, *, negated: bool = False, paraphrase: int = 0, reasons: bool = False,
                   chat: bool = True) -> str | list[dict[str, str]]:
-            shown = "\n\n".join(block(f"{self.item} {slot}", items[number])
-                                for slot, number in zip(SLOTS, (first, second), strict=True))
             form = (f"Think about it step by step. Then write {named} alone on the last line." if reasons else
                     f"Answer with {named} only.")
-            text = f"{head}{shown}\n\n{self.questions[paraphrase][negated]} {form}"
+            question = self.questions[paraphrase][negated]
+            if self.prompt is None:
+                shown = "\n\n".join(block(f"{self.item} {slot}", items[number])
+                                    for slot, number in zip(SLOTS, (first, second), strict=True))
+                text = f"{head}{shown}\n\n{question} {form}"
+                cue = "\n\nReasons:" if reasons else "\n\nAnswer:"
+            else:
+                texts = {"context": quoted(context), "first": quoted(items[first]), "second": quoted(items[second]),
+                         "question": question, "form": form}
+                text, cue = _FIELD.sub(lambda match: texts[match[1]], self.prompt), ""
             if not chat:
-                return (f"{self.system}\n\n" if self.system else "") + text + ("\n\nReasons:" if reasons else
-                                                                             "\n\nAnswer:")
+                return (f"{self.system}\n\n" if self.system else "") + text + cue
             return [{"role": "system", "content": self.system}, {"role": "user", "content": text}] if self.system \
                 else text
 
@@ -89,7 +102,7 @@ def load_template(name: str) -> Template:
     """Returns a packaged template, or reads one from a YAML file.
 
     A file has the keys question, negated and options, and perhaps context and item (labels), paraphrases (each
-    {question, negated}), system and fences (true).
+    {question, negated}), system, fences (true) and prompt (a layout; see `Template`).
 
     Raises:
         UserError: there is no such template or file, or it has another form.
@@ -132,10 +145,14 @@ def _template(contents: Any, where: Any) -> Template:
         demand(all(isinstance(text, str) and text.strip() for text in pair),
                f"a question without its negation: {pair[0]!r}", "declare both question and negated")
         demand(pair[0] != pair[1], f"a question is its own negation: {pair[0]!r}")
-    for key in ("context", "item", "system"):
+    for key in ("context", "item", "system", "prompt"):
         demand(isinstance(contents.get(key, ""), str), f"{key} is not a text")
     demand(isinstance(contents.get("fences", True), bool), "fences is not true or false")
+    lacking = [name for name in ("first", "second", "question") if f"{{{name}}}" not in contents.get("prompt", "")]
+    demand("prompt" not in contents or not lacking, f"the prompt does not show {{{''.join(lacking[:1])}}}",
+           f"fields are {', '.join(FIELDS)}")
     digest = hashlib.sha256(json.dumps(contents, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
     return Template([(question.strip(), negated.strip()) for question, negated in questions],
                     (options[0].strip(), options[1].strip()), contents.get("context", "Context"),
-                    contents.get("item", "Item"), contents.get("system"), contents.get("fences", True), digest)
+                    contents.get("item", "Item"), contents.get("system"), contents.get("fences", True),
+                    contents.get("prompt"), digest)

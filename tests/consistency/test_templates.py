@@ -61,6 +61,19 @@ def test_a_template_of_ones_own(tmp_path):
     assert template.sha256 != load_template("overall").sha256
 
 
+def test_a_layout_of_ones_own(tmp_path):
+    path = tmp_path / "own.yaml"
+    own = {"question": "Which is larger?", "negated": "Which is smaller?", "options": ["A", "B"], "fences": False,
+           "prompt": "Question: {question} A: {first} B: {second} Answer:"}
+    path.write_text(yaml.dump(own))
+    build = load_template(str(path)).builder("unused", ["12", "{second}"])
+    assert build(0, 1, chat=False) == build(0, 1) == "Question: Which is larger? A: 12 B: {second} Answer:"
+    assert build(1, 0, negated=True) == "Question: Which is smaller? A: {second} B: 12 Answer:"
+    path.write_text(yaml.dump(own | {"prompt": "{question} {first}"}))
+    with pytest.raises(UserError, match="does not show {second}"):
+        load_template(str(path))
+
+
 @pytest.mark.parametrize(("contents", "reason"), [
     ({"question": "x?", "options": ["A", "B"]}, "without its negation"),
     ({"question": "x?", "negated": "x?", "options": ["A", "B"]}, "its own negation"),

@@ -1,0 +1,184 @@
+"""Judges trained on noisy, repaired and negated comparisons: consistency on instances that were held back.
+
+    python scripts/consistency_study.py reviews OUT --model tiny
+    python scripts/consistency_study.py numbers OUT --model tiny
+    python scripts/consistency_study.py summeval.jsonl OUT --model smollm2 --context_tokens 256
+
+Every arm trains on the same number of rows for one epoch: `clean` labels, labels of which `--flip` are exchanged
+(`noisy`), their repair in both orders (`repaired`), and the repair with negated questions (`negated`). `untrained` is
+the model itself. Finished steps are not repeated: the same command resumes a stopped study. Prints a Markdown table of
+means over the seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxllm.cli import main as jaxllm
+from jaxllm.files import read_jsonl, write_atomic, write_jsonl
+from scripts.consistency_rows import rows_of
+from scripts.tiny_world import World
+
+ARMS = ("untrained", "clean", "noisy", "repaired", "negated")
+ROOT = Path(__file__).resolve().parent.parent
+ORDERS = 100  # orders to begin with, for the ranks
+
+
+def run(*arguments: Any) -> None:
+    """Runs a verb; a finished one does nothing."""
+    words = [str(argument) for argument in arguments]
+    if jaxllm(words):
+        raise SystemExit(f"jaxllm {' '.join(words)} failed")
+
+
+def toy_rows(task: str, documents: int, items: int, seed: int) -> list[dict[str, Any]]:
+    """Draws instances of the packaged model's tasks: reviews of four levels, or numbers."""
+    world, rows = World(seed, heldout=True), []
+    for number in range(documents):
+        if task == "numbers":
+            values = world.rng.sample(range(100), items)
+            texts = [str(value) for value in values]
+        else:
+            values = [(-2, -1, 1, 2)[i % 4] for i in range(items)]
+            world.rng.shuffle(values)
+            texts = []
+            while len(texts) < items:
+                text = world.review(values[len(texts)], 1)[0]
+                texts += [text] if text not in texts else []
+        rows.append({"id": str(number), "items": texts, "human": values})
+    return rows
+
+
+def comparisons(rows: list[dict[str, Any]], count: int, seed: int) -> list[dict[str, Any]]:
+    """Draws comparisons of untied pairs, in random orders of presentation."""
+    rng, found = random.Random(seed), []
+    for row in rows:
+        human = row["human"]
+        pairs = [(i, j) for i in range(len(human)) for j in range(len(human)) if i < j and human[i] != human[j]]
+        for pair in rng.sample(pairs, min(count, len(pairs))):
+            first, second = pair if rng.random() < 0.5 else pair[::-1]
+            found.append({"instance": row["id"], "first": first, "second": second,
+                          "winner": "first" if human[first] > human[second] else "second"})
+    return found
+
+
+def exported(folder: Path, rows: list[dict[str, Any]], arm: str, options: argparse.Namespace, template: str, seed: int
+             ) -> Path:
+    """Writes the training rows of an arm with `jaxllm repair`; returns their file.
+
+    The labels of `clean` and `noisy` go through it with an estimator that changes none: one instance a comparison.
+    """
+    given = comparisons(rows, options.comparisons, seed)
+    settings = ["--seed", seed, "--export", "sft", "--template", template, "--format", options.format]
+    if arm in ("clean", "noisy"):
+        single = [{**row, "instance": str(number)} for number, row in enumerate(given)]
+        by_id = {row["id"]: row for row in rows}
+        items = [{key: value for key, value in (by_id[row["instance"]] | {"id": str(number)}).items() if key != "human"}
+                 for number, row in enumerate(given)]
+        settings += ["--both_orders", "false", "--flip", options.flip if arm == "noisy" else 0]
+    else:
+        single, items = given, [{key: value for key, value in row.items() if key != "human"} for row in rows]
+        settings += ["--both_orders", "true", "--flip", options.flip, "--estimator", options.estimator,
+                     "--rows", len(given)]
+        if arm == "negated":
+            settings += ["--negations", "true"]
+    folder.mkdir(parents=True, exist_ok=True)
+    write_jsonl(folder / "comparisons.jsonl", single)
+    write_jsonl(folder / "items.jsonl", items)
+    run("repair", "--data.path", folder / "comparisons.jsonl", "--items.path", folder / "items.jsonl", "--out",
+        folder / "repaired", *settings)
+    return folder / "repaired" / "export.jsonl"
+
+
+def measured(folder: Path, test: Path, adapter: Path | None, options: argparse.Namespace, template: str
+             ) -> dict[str, float | None]:
+    """Measures a judge on the held-back instances, and the ranks by its answers."""
+    judge = ["--judge.model", options.model, "--judge.format", "auto" if options.format == "chat" else "plain"]
+    judge += [] if adapter is None else ["--judge.adapter", adapter]
+    run("consistency", "--data.path", test, "--template", template, "--out", folder / "consistency", *judge)
+    found = json.loads((folder / "consistency" / "result.json").read_text())
+    ranks = {}
+    for name, calibrated in (("pairs", "false"), ("pairs_calibrated", "true")):
+        run("rank", "--data.path", folder / "consistency" / "rows.jsonl", "--judge.kind", "matrix", "--orders", ORDERS,
+            "--calibrated", calibrated, "--out", folder / name)
+        own = json.loads((folder / name / "result.json").read_text())["spearman"]
+        ranks[name] = None if own is None else own["mean"]
+    mean = lambda own: None if own is None else own["mean"]
+    return {"human_agreement": mean(found["human_agreement"]), "s_tran": mean(found["s_tran"]["5"]["exact"]),
+            "s_tran_debiased": mean(found["s_tran_debiased"]["5"]["exact"]), "s_comm": mean(found["s_comm"]),
+            "s_neg": mean(found["s_neg"]), "position_bias": mean(found["position_bias"]),
+            "answer_mass": mean(found["answer_mass"]), **ranks}
+
+
+def table(results: dict[str, list[dict[str, float | None]]]) -> str:
+    """Formats means and ranges over seeds, in percent."""
+    names = list(next(iter(results.values()))[0])
+    lines = ["| arm | " + " | ".join(names) + " |", "|---|" + "---|" * len(names)]
+    for arm, own in results.items():
+        cells = []
+        for name in names:
+            values = np.array([np.nan if one[name] is None else 100 * one[name] for one in own])
+            low, high = np.nanmin(values), np.nanmax(values)
+            cells.append(f"{np.nanmean(values):.1f}" + (f" [{low:.1f}, {high:.1f}]" if len(values) > 1 else ""))
+        lines.append(f"| {arm} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Runs the study."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("task", help="reviews, numbers, or a file for scripts/consistency_rows.py")
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--model", default="tiny")
+    parser.add_argument("--format", choices=("chat", "plain"), help="plain for tiny by default, else chat")
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--documents", type=int, default=40)
+    parser.add_argument("--held_back", type=int, default=10)
+    parser.add_argument("--items", type=int, default=8)
+    parser.add_argument("--comparisons", type=int, default=12)
+    parser.add_argument("--flip", type=float, default=0.1)
+    parser.add_argument("--estimator", default="win_loss")
+    parser.add_argument("--lr", type=float, default=2e-4)
+    parser.add_argument("--context_tokens", type=int)
+    parser.add_argument("--dimension", default="coherence")
+    parser.add_argument("--train", nargs="*", default=[], help="further keys of jaxllm tune")
+    options = parser.parse_args()
+    options.format = options.format or ("plain" if options.model == "tiny" else "chat")
+    toy = options.task in ("reviews", "numbers")
+    template = str(ROOT / f"configs/consistency/tiny_{options.task}.yaml") if toy else "coherence"
+    total = options.documents + options.held_back
+    if toy:
+        rows = toy_rows(options.task, total, options.items, seed=7)
+    else:
+        options.seed = 0
+        rows = list(rows_of(options.task, options))[:total]
+    options.out.mkdir(parents=True, exist_ok=True)
+    test = options.out / "held_back.jsonl"
+    write_jsonl(test, rows[options.documents:])
+    results: dict[str, list[dict[str, float | None]]] = {}
+    for arm in options.arms:
+        for seed in options.seeds if arm != "untrained" else options.seeds[:1]:
+            folder, adapter = options.out / f"{arm}_{seed}", None
+            if arm != "untrained":
+                data = exported(folder, rows[:options.documents], arm, options, template, seed)
+                run("tune", "--method", "sft", "--model", options.model, "--data.path", data, "--out", folder / "tuned",
+                    "--seed", seed, "--train.epochs", 1, "--train.batch_size", 8, "--train.lr", options.lr,
+                    "--lora.rank", 16, "--lora.alpha", 64, "--held_back.share", 0, *options.train)
+                adapter = folder / "tuned" / "adapter"
+            results.setdefault(arm, []).append(measured(folder, test, adapter, options, template))
+            write_atomic(options.out / "results.json", json.dumps(results, indent=2))
+            print(table(results), flush=True)
+    sizes = {arm: len(read_jsonl(options.out / f"{arm}_{options.seeds[0]}" / "repaired" / "export.jsonl"))
+             for arm in options.arms if arm != "untrained"}
+    print(f"rows of each arm: {sizes}")
+
+
+if __name__ == "__main__":
+    main()

@@ -145,10 +145,9 @@ def main() -> None:
     parser.add_argument("--comparisons", type=int, default=12)
     parser.add_argument("--flip", type=float, default=0.1)
     parser.add_argument("--estimator", default="win_loss")
-    parser.add_argument("--lr", type=float, default=2e-4)
     parser.add_argument("--context_tokens", type=int)
     parser.add_argument("--dimension", default="coherence")
-    parser.add_argument("--train", nargs="*", default=[], help="further keys of jaxllm tune")
+    parser.add_argument("--train", nargs="*", default=[], help="keys of jaxllm tune, as --train=--train.lr=1e-3")
     options = parser.parse_args()
     options.format = options.format or ("plain" if options.model == "tiny" else "chat")
     toy = options.task in ("reviews", "numbers")
@@ -168,9 +167,8 @@ def main() -> None:
             folder, adapter = options.out / f"{arm}_{seed}", None
             if arm != "untrained":
                 data = exported(folder, rows[:options.documents], arm, options, template, seed)
-                run("tune", "--method", "sft", "--model", options.model, "--data.path", data, "--out", folder / "tuned",
-                    "--seed", seed, "--train.epochs", 1, "--train.batch_size", 8, "--train.lr", options.lr,
-                    "--lora.rank", 16, "--lora.alpha", 64, "--held_back.share", 0, *options.train)
+                run("tune", "--config", ROOT / "configs/consistency/study.yaml", "--model", options.model,
+                    "--data.path", data, "--out", folder / "tuned", "--seed", seed, *options.train)
                 adapter = folder / "tuned" / "adapter"
             results.setdefault(arm, []).append(measured(folder, test, adapter, options, template))
             write_atomic(options.out / "results.json", json.dumps(results, indent=2))

@@ -38,7 +38,7 @@ def run(config: Config) -> Path:
         UserError: the instances, the template or the judge cannot be used.
         LimitError: a measure is below `fail_under`.
     """
-    others = None if config.compare is None else _other_rows(config.compare)
+    others = None if config.compare is None else _other_rows(config.compare, config.sizes[-1])
     template = load_template(config.template) if config.needs_judge else None
     with open_job(config.out, config) as job:
         read = read_instances if config.needs_judge else read_matrices
@@ -142,11 +142,13 @@ def _listed(matrix: np.ndarray | None) -> list[list[float | None]] | None:
     return [[None if np.isnan(value) else float(f"{value:.9g}") for value in line] for line in matrix]
 
 
-def _other_rows(directory: str) -> list[dict[str, Any]]:
+def _other_rows(directory: str, size: int) -> list[dict[str, Any]]:
     path = Path(directory).expanduser() / "rows.jsonl"
     if not path.is_file():
         raise UserError("there is no rows.jsonl", directory, "give the --out of another run of jaxllm consistency")
     rows = list(iter_jsonl(path))
     if not rows or not {"id", "s_tran", "s_comm"} <= set(rows[0]):
         raise UserError("its rows have no measures", path, "give the --out of another run of jaxllm consistency")
+    if str(size) not in rows[0]["s_tran"]:
+        raise UserError(f"the other run has no s_tran({size})", path, "let both runs end with the same of sizes")
     return rows

@@ -56,8 +56,8 @@ def summarize(rows: Sequence[Mapping[str, Any]], sizes: Sequence[int], samples: 
         **{name: {k: _adjusted(best(own), chance["s_tran"][k]) for k, own in result[name].items()}
            for name in TRANSITIVE},
         **{name: _adjusted(result[name], chance[name]) for name in ("s_comm", "s_neg", "human_agreement")}}
-    result["violations"] = {kind: sum(one["kind"] == kind for row in rows for one in row["violations"])
-                            for kind in ("cycle", "order_flip", "negation_failure")}
+    result["listed"] = {kind: sum(one["kind"] == kind for row in rows for one in row["violations"])
+                        for kind in ("cycle", "order_flip", "negation_failure")}
     result["correlations"] = {
         "s_tran_and_self_agreement": _correlation(column(rows, "s_tran", str(sizes[-1]), "sampled"),
                                                   column(rows, "self_agreement")),

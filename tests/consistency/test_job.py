@@ -35,7 +35,7 @@ def test_a_judge_without_contradictions(consistency, capsys):
         assert result[name]["mean"] == 1 and result[name]["n"] == 4
     assert result["position_bias"]["mean"] == 0 and result["answer_mass"]["mean"] == pytest.approx(0.9)
     assert result["self_agreement"] is None and result["human_pairs"] == 4 * 20 and result["human_ties"] == 0
-    assert result["violations"] == {"cycle": 0, "order_flip": 0, "negation_failure": 0}
+    assert result["listed"] == {"cycle": 0, "order_flip": 0, "negation_failure": 0}
     assert result["question"].startswith("Which of the two summaries") and result["missing_reasons"] == {}
     assert result["chance"]["s_tran"] == {"3": 0.75, "4": 0.375, "5": 0.1171875}
     assert "4 instances, 160 prompts" in capsys.readouterr().err
@@ -108,7 +108,7 @@ def test_rows_of_a_run_can_be_measured_again(consistency):
     for name in ("s_tran", "s_tran_debiased", "s_comm", "s_neg", "human_agreement", "position_bias", "hodge",
                  "answer_mass"):
         assert json.dumps(first[name]) == json.dumps(again[name]), name
-    assert first["violations"]["cycle"] > 0
+    assert first["listed"]["cycle"] > 0
 
 
 def test_missing_answers(consistency, capsys):
@@ -178,13 +178,15 @@ def test_a_stopped_run_resumes_within_a_matrix(consistency):
     assert consistency(rows[:1], recorded=recorded, out="stopped") == whole and consistency.status == 2
 
 
-def test_two_runs_compared(consistency):
+def test_two_runs_compared(consistency, capsys):
     rows = instances(6, 5)
     consistency(rows, recorded=answers(rows, lambda *_: 0.9), out="first")
     result = consistency(rows, "--compare", consistency.out, recorded=answers(rows, oracle))
     own = result["compared"]
     assert own["n"] == 6 and own["s_comm"]["mean"] == 1 and own["s_comm"]["p"] < 0.05
     assert own["s_tran"]["mean"] == 0 and own["position_bias"]["mean"] == -0.5
+    assert consistency(rows, "--compare", consistency.out, "--sizes", "[3, 6]", recorded=answers(rows, oracle)) is None
+    assert "the other run has no s_tran(6)" in capsys.readouterr().err
 
 
 def test_limits(consistency, capsys):

@@ -1,0 +1,26 @@
+"""The recipes of `configs/consistency`: those for `jaxllm tune` are taken, and the templates can be loaded."""
+
+import pytest
+
+from jaxllm.consistency.templates import load_template
+from jaxllm.finetune.tune.config import Config
+from jaxllm.parsing import parse
+from tests.conftest import ROOT
+
+FOLDER = ROOT / "configs" / "consistency"
+
+
+@pytest.mark.parametrize("name", ["paper", "study"])
+def test_recipes(name, tmp_path):
+    config = parse(Config, ["--config", str(FOLDER / f"{name}.yaml"), "--data.path", "rows.jsonl", "--out",
+                            str(tmp_path)])
+    assert config.method == "sft" and (config.lora.rank, config.lora.alpha) == (16, 64)
+    assert config.train.batch_size == 8 and config.train.weight_decay == 0.01
+    if name == "paper":
+        assert config.train.epochs == 2 and config.train.lr == 5e-5 and config.train.accumulate == 2
+
+
+@pytest.mark.parametrize("name", ["tiny_numbers", "tiny_reviews"])
+def test_templates_of_the_packaged_model(name):
+    build = load_template(str(FOLDER / f"{name}.yaml")).builder("", ["12", "87"])
+    assert build(0, 1, chat=False).startswith("Question: Which ") and build(0, 1).endswith(" A: 12 B: 87 Answer:")

@@ -9,6 +9,7 @@ Each data set has its template: coherence for SummEval, relevance for NovelEval,
 from __future__ import annotations
 
 import argparse
+import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -46,13 +47,18 @@ def caters(row: Mapping[str, Any], dimension: str) -> dict[str, Any] | None:
 KINDS = {"doc_id": summeval, "query_id": noveleval, "story_id": caters}
 
 
+def chosen_rows(path: str, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Yields the rows with enough items, without those to skip, and no more than are wanted."""
+    converted = (next(convert for key, convert in KINDS.items() if key in source)(source, options.dimension)
+                 for source in iter_jsonl(path))
+    last = None if options.documents is None else options.skip + options.documents
+    yield from itertools.islice((row for row in converted if row is not None), options.skip, last)
+
+
 def rows_of(path: str, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Converts the rows of a data set; with fewer items than a row has, those are drawn."""
     rng, cut = np.random.default_rng(options.seed), _cutter(options)
-    for source in iter_jsonl(path):
-        row = next(convert for key, convert in KINDS.items() if key in source)(source, options.dimension)
-        if row is None:
-            continue
+    for row in chosen_rows(path, options):
         if options.items is not None and len(row["items"]) > options.items:
             chosen = sorted(rng.permutation(len(row["items"]))[:options.items].tolist())
             place = {old: new for new, old in enumerate(chosen)}
@@ -85,8 +91,7 @@ def main() -> None:
     parser.add_argument("--model", default="smollm2", help="model with the tokenizer for --context_tokens (smollm2)")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    last = None if options.documents is None else options.skip + options.documents
-    rows = list(rows_of(options.source, options))[options.skip:last]
+    rows = list(rows_of(options.source, options))
     write_jsonl(options.target, rows)
     print(f"{len(rows)} rows, {sum(len(row['items']) for row in rows)} items")
 

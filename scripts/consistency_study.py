@@ -4,7 +4,7 @@
     python scripts/consistency_study.py numbers OUT --model tiny
     python scripts/consistency_study.py summeval.jsonl OUT --model smollm2 --context_tokens 256
 
-Every arm trains on the same number of rows for one epoch: `clean` labels, labels of which `--flip` are exchanged
+Every variant trains on the same number of rows for one epoch: `clean` labels, labels of which `--flip` are exchanged
 (`noisy`), their repair in both orders (`repaired`), and the repair with negated questions (`negated`). `untrained` is
 the model itself. Finished steps are not repeated: the same command resumes a stopped study. Prints a Markdown table of
 means over the seeds.
@@ -19,13 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from consistency_rows import rows_of
+from tiny_world import World
 
 from jaxllm.cli import main as jaxllm
 from jaxllm.files import read_jsonl, write_atomic, write_jsonl
-from scripts.consistency_rows import rows_of
-from scripts.tiny_world import World
 
-ARMS = ("untrained", "clean", "noisy", "repaired", "negated")
+VARIANTS = ("untrained", "clean", "noisy", "repaired", "negated")
 ROOT = Path(__file__).resolve().parent.parent
 ORDERS = 100  # orders to begin with, for the ranks
 
@@ -68,25 +68,25 @@ def comparisons(rows: list[dict[str, Any]], count: int, seed: int) -> list[dict[
     return found
 
 
-def exported(folder: Path, rows: list[dict[str, Any]], arm: str, options: argparse.Namespace, template: str, seed: int
-             ) -> Path:
-    """Writes the training rows of an arm with `jaxllm repair`; returns their file.
+def exported(folder: Path, rows: list[dict[str, Any]], variant: str, options: argparse.Namespace, template: str,
+             seed: int) -> Path:
+    """Writes the training rows of a variant with `jaxllm repair`; returns their file.
 
     The labels of `clean` and `noisy` go through it with an estimator that changes none: one instance a comparison.
     """
     given = comparisons(rows, options.comparisons, seed)
     settings = ["--seed", seed, "--export", "sft", "--template", template, "--format", options.format]
-    if arm in ("clean", "noisy"):
+    if variant in ("clean", "noisy"):
         single = [{**row, "instance": str(number)} for number, row in enumerate(given)]
         by_id = {row["id"]: row for row in rows}
         items = [{key: value for key, value in (by_id[row["instance"]] | {"id": str(number)}).items() if key != "human"}
                  for number, row in enumerate(given)]
-        settings += ["--both_orders", "false", "--flip", options.flip if arm == "noisy" else 0]
+        settings += ["--both_orders", "false", "--flip", options.flip if variant == "noisy" else 0]
     else:
         single, items = given, [{key: value for key, value in row.items() if key != "human"} for row in rows]
         settings += ["--both_orders", "true", "--flip", options.flip, "--estimator", options.estimator,
                      "--rows", len(given)]
-        if arm == "negated":
+        if variant == "negated":
             settings += ["--negations", "true"]
     folder.mkdir(parents=True, exist_ok=True)
     write_jsonl(folder / "comparisons.jsonl", single)
@@ -119,14 +119,14 @@ def measured(folder: Path, test: Path, adapter: Path | None, options: argparse.N
 def table(results: dict[str, list[dict[str, float | None]]]) -> str:
     """Formats means and ranges over seeds, in percent."""
     names = list(next(iter(results.values()))[0])
-    lines = ["| arm | " + " | ".join(names) + " |", "|---|" + "---|" * len(names)]
-    for arm, own in results.items():
+    lines = ["| variant | " + " | ".join(names) + " |", "|---|" + "---|" * len(names)]
+    for variant, own in results.items():
         cells = []
         for name in names:
             values = np.array([np.nan if one[name] is None else 100 * one[name] for one in own])
             low, high = np.nanmin(values), np.nanmax(values)
             cells.append(f"{np.nanmean(values):.1f}" + (f" [{low:.1f}, {high:.1f}]" if len(values) > 1 else ""))
-        lines.append(f"| {arm} | " + " | ".join(cells) + " |")
+        lines.append(f"| {variant} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
@@ -137,7 +137,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--model", default="tiny")
     parser.add_argument("--format", choices=("chat", "plain"), help="plain for tiny by default, else chat")
-    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--documents", type=int, default=40)
     parser.add_argument("--held_back", type=int, default=10)
@@ -156,26 +156,26 @@ def main() -> None:
     if toy:
         rows = toy_rows(options.task, total, options.items, seed=7)
     else:
-        options.seed = 0
-        rows = list(rows_of(options.task, options))[:total]
+        own = argparse.Namespace(**vars(options) | {"seed": 0, "skip": 0, "documents": total})
+        rows = list(rows_of(options.task, own))
     options.out.mkdir(parents=True, exist_ok=True)
     test = options.out / "held_back.jsonl"
     write_jsonl(test, rows[options.documents:])
     results: dict[str, list[dict[str, float | None]]] = {}
-    for arm in options.arms:
-        for seed in options.seeds if arm != "untrained" else options.seeds[:1]:
-            folder, adapter = options.out / f"{arm}_{seed}", None
-            if arm != "untrained":
-                data = exported(folder, rows[:options.documents], arm, options, template, seed)
+    for variant in options.variants:
+        for seed in options.seeds if variant != "untrained" else options.seeds[:1]:
+            folder, adapter = options.out / f"{variant}_{seed}", None
+            if variant != "untrained":
+                data = exported(folder, rows[:options.documents], variant, options, template, seed)
                 run("tune", "--config", ROOT / "configs/consistency/study.yaml", "--model", options.model,
                     "--data.path", data, "--out", folder / "tuned", "--seed", seed, *options.train)
                 adapter = folder / "tuned" / "adapter"
-            results.setdefault(arm, []).append(measured(folder, test, adapter, options, template))
+            results.setdefault(variant, []).append(measured(folder, test, adapter, options, template))
             write_atomic(options.out / "results.json", json.dumps(results, indent=2))
             print(table(results), flush=True)
-    sizes = {arm: len(read_jsonl(options.out / f"{arm}_{options.seeds[0]}" / "repaired" / "export.jsonl"))
-             for arm in options.arms if arm != "untrained"}
-    print(f"rows of each arm: {sizes}")
+    sizes = {variant: len(read_jsonl(options.out / f"{variant}_{options.seeds[0]}" / "repaired" / "export.jsonl"))
+             for variant in options.variants if variant != "untrained"}
+    print(f"rows of each variant: {sizes}")
 
 
 if __name__ == "__main__":

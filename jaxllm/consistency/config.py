@@ -76,6 +76,8 @@ class PairConfig:
               f"must be 0 or more, got {self.temperature}")
         check(not self.temperature == 0 or self.samples in (None, 1), "samples",
               f"temperature 0 gives the same answer {self.samples} times", "set temperature above 0")
+        check(self.max_tokens == 512 or self.method == "chain_of_thought", "max_tokens",
+              f"does not apply to {self.method}, which has no reasons", "set method to chain_of_thought")
         if self.needs_judge and self.method == "probability":
             for name in ("samples", "temperature"):
                 check(getattr(self, name) is None, name, "does not apply to probabilities, which are computed",
@@ -122,7 +124,8 @@ class Config(PairConfig):
     Args:
         negated: use the negated questions too.
         paraphrases: paraphrases of the question that are used as well, for the spread over wordings.
-        pairs: compare this many pairs of an instance only, which connect all its items; null compares all.
+        pairs: compare this many pairs of an instance only, which connect as many of its items as they can; null
+            compares all.
         shuffle: the graph is built from a random order of the items, not from theirs; null is false for matrices, and
             true else.
         tie: two items are equal where the probability is this close to 0.5; null decides every comparison.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -28,6 +30,7 @@ class Instance:
         items: texts of the items; "" for a matrix without them.
         human: scores of the items, or pairs (i, j) of which i is before j; empty without any.
         p, q, mass: answers of a matrix, `[N, N]`, NaN where missing; None for instances to judge.
+        compared: ordered pairs that the judge was given, `[N, N]`; None for all.
         positions: order of the items by which the graph is built, `[N]`; None for the order of `items`.
     """
 
@@ -38,7 +41,13 @@ class Instance:
     p: np.ndarray | None = None
     q: np.ndarray | None = None
     mass: np.ndarray | None = None
+    compared: np.ndarray | None = None
     positions: np.ndarray | None = None
+
+    @cached_property
+    def key(self) -> int:
+        """Number for seeds, from the id: other instances of a file do not change the draws for this one."""
+        return int.from_bytes(hashlib.sha256(str(self.id).encode("utf-8", "surrogatepass")).digest()[:4], "big")
 
     @cached_property
     def order(self) -> np.ndarray | None:
@@ -160,9 +169,18 @@ def _human_problem(human: Sequence[Any] | None, count: int) -> str | None:
         return None
     if any(one is not None and (isinstance(one, bool) or not isinstance(one, int | float)) for one in human):
         return "human is neither a score for each item nor a list of pairs [i, j]"
+    if any(one is not None and not _is_finite(one) for one in human):
+        return "human has a score that is not finite"
     if len(human) != count:
         return f"human has {len(human)} scores for {count} items"
     return None
+
+
+def _is_finite(value: int | float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
 
 
 def _instance(row: Mapping[str, Any], name: str | int | float) -> Instance:
@@ -173,4 +191,4 @@ def _instance(row: Mapping[str, Any], name: str | int | float) -> Instance:
     items = tuple(row["items"]) if "items" in row else ("",) * (0 if p is None else len(p))
     positions = None if "positions" not in row else np.array(row["positions"], np.int32)
     return Instance(name, row.get("context", ""), items, row.get("human") or (), p, matrix("q"), matrix("mass"),
-                    positions)
+                    positions=positions)

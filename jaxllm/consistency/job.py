@@ -51,6 +51,8 @@ def run(config: Config) -> Path:
             path = job.already_done()
             result = job.result()
         else:
+            if others is not None and not {str(row["id"]) for row in others} & {str(one.id) for one in instances}:
+                raise UserError("the other run has none of these instances", "compare", "ids must be the same")
             result = _measured(config, job, instances, found.rejected, others)
             path = job.write_result(result)
         require_limits(config.fail_under, limited(result), f"\n  the result is in {path}")
@@ -67,7 +69,7 @@ def _measured(config: Config, job: Job, instances: Sequence[Instance], rejected:
         judge = open_judge(config.judge, config.device)
         template = load_template(config.template)
         pairs = PairJudge(judge, config, template, instances)
-        if unfit := pairs.split(config.negated):
+        if unfit := pairs.split(config.negated, config.paraphrases):
             rejected = [*rejected, *unfit]
             job.write_rejected(map(asdict, rejected))
             notice(f"{len(unfit)} instances are left out: {unfit[0].reason}")
@@ -79,12 +81,15 @@ def _measured(config: Config, job: Job, instances: Sequence[Instance], rejected:
                                      for instance, own in zip(instances, answers, strict=True)],
                                     replace(settings, violations=0)))
         instances = [with_answers(instance, own) for instance, own in zip(instances, answers, strict=True)]
+        _write_rows(job, [{"id": one.id, "n": len(one.items), "violations": []} for one in instances], instances)
+    elif config.shuffle is False:
+        instances = [replace(instance, positions=None) for instance in instances]
     if repeated := sum(instance.repeated for instance in instances):
         notice(f"{repeated} items have the text of another item of their instance: their comparison means nothing")
     measures = measure(instances, settings)
     rows = [{"id": instance.id, **row} for instance, row in zip(instances, measures, strict=True)]
     result = {**common, "rejected": len(rejected), "repeated_items": repeated,
-              **summarize(rows, config.sizes, config.answers, config.seed)}
+              **summarize(rows, config.sizes, config.answers, config.seed, config.tie is not None)}
     result["confidence"] = confidence_curve(instances, settings, THRESHOLDS)
     if wordings:
         own = over_paraphrases([measures, *wordings], config.sizes[-1])
@@ -93,8 +98,6 @@ def _measured(config: Config, job: Job, instances: Sequence[Instance], rejected:
         result["paraphrases"] = own
     if others is not None:
         result["compared"] = compared(rows, others, config.sizes[-1], config.seed)
-        if not result["compared"]["n"]:
-            raise UserError("the other run has none of these instances", "compare", "ids must be the same")
     _write_rows(job, rows, instances)
     lead = f"{len(rows):,} instances" + (f", judged by {common['judge']}." if config.needs_judge else ".")
     graphs = {number: np.asarray(preference_graph(instances[number].p, positions=np.array(rows[number]["positions"]),
@@ -111,7 +114,8 @@ def _write_rows(job: Job, rows: Sequence[dict[str, Any]], instances: Sequence[In
     def violations():
         for row, instance in zip(rows, instances, strict=True):
             for one in row["violations"]:
-                yield {"id": row["id"], **one, "probabilities": _probabilities(instance, one),
+                shown, probabilities = _contradicting(instance, one, row["positions"])
+                yield {"id": row["id"], **one, "shown": shown, "probabilities": probabilities,
                        "texts": [instance.items[i] for i in one["items"]]}
 
     def full():
@@ -124,15 +128,19 @@ def _write_rows(job: Job, rows: Sequence[dict[str, Any]], instances: Sequence[In
     write_jsonl(job.rows_path, full())
 
 
-def _probabilities(instance: Instance, violation: Mapping[str, Any]) -> list[float | None]:
-    """Returns the answers that contradict each other."""
+def _contradicting(instance: Instance, violation: Mapping[str, Any], positions: Sequence[int]
+                   ) -> tuple[list[list[int]], list[float | None]]:
+    """Returns the comparisons that contradict each other, as [item shown first, other item], and their answers."""
     i, j, *rest = violation["items"]
     p, q = instance.answers, instance.q
-    if violation["kind"] == "cycle":
-        found = [p[a, b] for a, b in ((i, j), (j, rest[0]), (rest[0], i))]
+    if violation["kind"] == "cycle":  # one answer a pair, that with the earlier item in the first slot
+        shown = [[a, b] if positions[a] < positions[b] else [b, a] for a, b in ((i, j), (j, rest[0]), (rest[0], i))]
     else:
-        found = [p[i, j], p[j, i] if violation["kind"] == "order_flip" or q is None else q[i, j]]
-    return [None if np.isnan(value) else float(value) for value in found]
+        shown = [[i, j], [j, i] if violation["kind"] == "order_flip" else [i, j]]
+    found = [p[a, b] for a, b in shown]
+    if violation["kind"] == "negation_failure" and q is not None:
+        found[1] = q[i, j]
+    return shown, [None if np.isnan(value) else float(value) for value in found]
 
 
 def _listed(matrix: np.ndarray | None) -> list[list[float | None]] | None:

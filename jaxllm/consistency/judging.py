@@ -17,9 +17,9 @@ from jaxllm.errors import UserError
 from jaxllm.files import iter_jsonl
 from jaxllm.job import Job
 from jaxllm.judge import Completions, Judge, Options, Prompt, judge_rows
-from jaxllm.judge.answers import last_line_option
+from jaxllm.judge.answers import last_line_option, short_option
 from jaxllm.progress import notice
-from jaxllm.text.rows import Rejected
+from jaxllm.text.rows import Rejected, check_share
 
 T = TypeVar("T")
 # Prompts that are tokenized to estimate the number of tokens of all.
@@ -55,6 +55,7 @@ class Answers:
         paraphrased: p for each paraphrase, `[P, N, N]`.
         mass: probability of both options before the normalization, `[N, N]`, the mean of both questions; None for
             sampled answers.
+        compared: ordered pairs that the judge was given, `[N, N]`.
         reasons: why answers are missing, with their numbers.
     """
 
@@ -62,6 +63,7 @@ class Answers:
     q: np.ndarray | None
     paraphrased: np.ndarray
     mass: np.ndarray | None
+    compared: np.ndarray
     reasons: Counter[str]
 
 
@@ -82,13 +84,20 @@ class PairJudge:
                             "set method to text or chain_of_thought")
         self._prompt_of = cache_last(self._builder)
 
-    def split(self, negated: bool) -> list[Rejected]:
-        """Leaves out the instances with a prompt that does not fit the judge's context window, and returns them."""
+    def split(self, negated: bool, paraphrases: int = 0) -> list[Rejected]:
+        """Leaves out the instances with a prompt that does not fit the judge's context window, and returns them.
+
+        Args:
+            negated, paraphrases: wordings that are used.
+        """
         length = 1 if self.config.method == "probability" else self.config.sampling.max_tokens
         fitting, rejected, both = [], [], (False, True) if negated else (False,)
         for number, instance in enumerate(self.instances):
-            longest = sorted(range(len(instance.items)), key=lambda i: -len(instance.items[i]))[:2]
-            prompts = [self.prompt(Question(number, longest[0], longest[1], own)) for own in both]
+            longest = sorted(range(len(instance.items)), key=lambda i: -len(instance.items[i].encode()))[:2]
+            prompts = [self.prompt(Question(number, first, second, own, paraphrase))
+                       for first, second in (longest, longest[::-1])
+                       for own, paraphrase in [*((own, 0) for own in both), *((False, one + 1) for one in
+                                                                              range(paraphrases))]]
             reason = next(filter(None, (self.judge.unanswerable_reason(prompt, length) for prompt in prompts)), None)
             if reason is None:
                 fitting.append(instance)
@@ -97,6 +106,7 @@ class PairJudge:
         if not fitting:
             raise UserError(f"no instance fits: {rejected[0].reason}", "data.path",
                             "shorten contexts or items, or use a judge with a longer context window")
+        check_share(len(fitting), rejected, self.config.data.limit_bad)
         self.instances, self._prompt_of = fitting, cache_last(self._builder)
         return rejected
 
@@ -129,9 +139,9 @@ class PairJudge:
         Returns:
             The answers from `start` on.
         """
+        parse = last_line_option if self.config.method == "chain_of_thought" else short_option
         task: Any = Options(self.template.options) if self.config.method == "probability" else Completions(
-            self.config.sampling, lambda _, answer: last_line_option(answer.text, self.template.options,
-                                                                     (self.template.item,)))
+            self.config.sampling, lambda _, answer: parse(answer.text, self.template.options, (self.template.item,)))
         judge_rows(job, self.judge, questions, self.prompt, task, seed=self.config.seed,
                    prices=self.config.judge.prices, file=FILE, name="pairs", unit="answers", shown=shown)
         lines = itertools.islice(iter_jsonl(job.directory / FILE), start, len(questions))
@@ -157,7 +167,7 @@ def judge_matrices(job: Job, judge: PairJudge, config: Config) -> list[Answers]:
         raise UserError(f"the template has {len(judge.template.questions) - 1} paraphrases", "paraphrases",
                         "use fewer, or a template file with more")
     questions = [question for number, instance in enumerate(judge.instances)
-                 for question in _questions(number, len(instance.items), config)]
+                 for question in _questions(number, instance, config)]
     judge.announce(job, questions)
     picked = iter(judge.answer(job, questions))
     found = []
@@ -166,8 +176,10 @@ def judge_matrices(job: Job, judge: PairJudge, config: Config) -> list[Answers]:
         # p, q and the paraphrases; the masses of p and q.
         values = np.full((config.paraphrases + 2, count, count), np.nan, np.float32)
         masses = np.full((2, count, count), np.nan, np.float32)
+        compared = np.zeros((count, count), bool)
         reasons: Counter[str] = Counter()
         for question, one in zip(own, picked, strict=False):
+            compared[question.first, question.second] = True
             kind = 1 if question.negated else question.paraphrase + 1 if question.paraphrase else 0
             if one.first is None:
                 reasons[one.reason or "there is no answer"] += 1
@@ -178,13 +190,13 @@ def judge_matrices(job: Job, judge: PairJudge, config: Config) -> list[Answers]:
         known = np.sum(~np.isnan(masses), 0)
         mass = np.where(known > 0, np.nansum(masses, 0) / np.maximum(known, 1), np.nan)
         found.append(Answers(values[0], values[1] if config.negated else None, values[2:],
-                             mass if config.method == "probability" else None, reasons))
+                             mass if config.method == "probability" else None, compared, reasons))
     return found
 
 
-def _questions(number: int, count: int, config: Config) -> Iterator[Question]:
+def _questions(number: int, instance: Instance, config: Config) -> Iterator[Question]:
     """Lists the questions of an instance so that neighbors share as much of the prompt as they can."""
-    pairs = chosen_pairs(count, config.pairs, (config.seed, number))
+    pairs = chosen_pairs(len(instance.items), config.pairs, (config.seed, instance.key))
     for first, second in sorted({*pairs, *((j, i) for i, j in pairs)}):
         yield Question(number, first, second)
         if config.negated:
@@ -214,7 +226,7 @@ def chosen_pairs(count: int, budget: int | None, seed: Sequence[int] | int) -> l
 
 def with_answers(instance: Instance, answers: Answers) -> Instance:
     """Returns the instance with the judge's matrices."""
-    return replace(instance, p=answers.p, q=answers.q, mass=answers.mass)
+    return replace(instance, p=answers.p, q=answers.q, mass=answers.mass, compared=answers.compared)
 
 
 def cache_last(build: Callable[[int], T]) -> Callable[[int], T]:

@@ -19,10 +19,14 @@ from jaxllm.ops import preference_graphs as graphs
 ELEMENTS, SUBSET_ELEMENTS = 2**22, 2**26
 # Steps N^(K - 1) for which s_tran(K) is computed exactly, and items for the least-squares ranking and for cycles, at a
 # cost of N^3.
-EXACT_STEPS, MOST_FOR_CUBIC = 2e10, 2000
-# Instances of a batch at least.
-LEAST_BATCH = 8
+EXACT_STEPS, MOST_FOR_CUBIC = 2e10, 1000
+# Instances of a batch at least, where none has more items than this.
+LEAST_BATCH, MOST_FILLED = 8, 64
+# Largest sets that are counted exactly: of larger ones, samples are as good and take seconds.
+LARGEST_EXACT = 5
 _NOTHING = Instance("", "", ())
+# Why there is no exact s_tran: its chance level is not that of a complete tournament either.
+PARTIAL = "the graph is partial, or has ties"
 
 
 @dataclass(frozen=True)
@@ -44,17 +48,15 @@ def measure(instances: Sequence[Instance], settings: Settings) -> list[dict[str,
 
     Returns:
         For each instance `{n, s_tran, s_tran_debiased, s_comm, s_neg, human_agreement, human_pairs, human_ties,
-        position_bias, answer_mass, coverage, zeta, hodge, self_agreement, longer_wins, violations, positions}`; None
-        where something is not known. `s_tran` is `{K: {exact, sampled, subsets, reason}}`.
+        position_bias, answer_mass, coverage, coverage_negated, zeta, hodge, self_agreement, longer_wins, violations,
+        positions}`; None where something is not known. `s_tran` is `{K: {exact, sampled, subsets, reason}}`.
 
     Raises:
         UserError: an answer is missing, and `missing` is "error".
     """
     rows: list[dict[str, Any]] = [{} for _ in instances]
     for batch in _batches(instances, settings):
-        own = _filled([instances[i] for i in batch])
-        numbers = [*batch, *[0] * (len(own) - len(batch))]
-        for number, row in zip(batch, _measure(own, numbers, settings), strict=False):
+        for number, row in zip(batch, _measure(_filled([instances[i] for i in batch]), settings), strict=False):
             rows[number] = row
     return rows
 
@@ -70,12 +72,17 @@ def confidence_curve(instances: Sequence[Instance], settings: Settings, threshol
     for batch in _batches(instances, settings):
         own = _filled([instances[i] for i in batch])
         size = _padded(max(len(one.items) for one in own))
-        items, p = _items(own, size), _stack([one.p for one in own], size, settings)
-        order = _stack([one.order for one in own], size)
-        left = [ops.abstain(p, threshold) for threshold in thresholds]
-        parts["coverage"].append(np.array([ops.coverage(one, items)[0] for one in left]))
-        parts["s_comm"].append(np.array([ops.commutativity(one, items)[0] for one in left]))
-        parts["human_agreement"].append(np.array([ops.order_accuracy(one, order, items)[0] for one in left]))
+        items, p = _items(own, size), _stack([one.p for one in own], own, settings)
+        order = _stack([one.order for one in own], own) if any(map(_has_order, own)) else None
+        values: dict[str, list[np.ndarray]] = {name: [] for name in parts}
+        for threshold in thresholds:  # one after the other: p may be large
+            left = ops.abstain(p, threshold)
+            values["coverage"].append(_coverage(left, items, own)[0])
+            values["s_comm"].append(ops.commutativity(left, items, tie=settings.tie)[0])
+            values["human_agreement"].append(np.full(len(own), np.nan) if order is None else ops.order_accuracy(
+                left, order, items, tie=settings.tie)[0])
+        for name in parts:
+            parts[name].append(np.array(values[name]))
     columns = {name: np.concatenate(values, 1) for name, values in parts.items()}
     return [{"threshold": float(threshold), **{name: _mean(values[number]) for name, values in columns.items()}}
             for number, threshold in enumerate(thresholds)]
@@ -94,7 +101,7 @@ def _batches(instances: Sequence[Instance], settings: Settings) -> Iterator[list
 
 def _filled(instances: list[Instance]) -> list[Instance]:
     """Appends instances without items, so that batches of many lengths need few programs."""
-    if len(instances[0].items) > MOST_FOR_CUBIC:
+    if _padded(len(instances[0].items)) > MOST_FILLED:
         return instances
     return instances + [_NOTHING] * (max(LEAST_BATCH, 2**(len(instances) - 1).bit_length()) - len(instances))
 
@@ -109,49 +116,77 @@ def _items(instances: Sequence[Instance], size: int) -> np.ndarray:
     return np.arange(size) < np.array([[len(one.items)] for one in instances])
 
 
-def _stack(matrices: Sequence[np.ndarray | None], size: int, settings: Settings | None = None) -> np.ndarray:
-    """Stacks matrices to `[B, size, size]`, NaN where there is none."""
+def _stack(matrices: Sequence[np.ndarray | None], instances: Sequence[Instance], settings: Settings | None = None
+           ) -> np.ndarray:
+    """Stacks matrices to `[B, size, size]`, NaN where there is none; missing answers are filled where settings demand
+    it, except those of pairs that were not compared."""
+    size = _padded(max(len(one.items) for one in instances))
     stacked = np.full((len(matrices), size, size), np.nan, np.float32)
-    for target, matrix in zip(stacked, matrices, strict=True):
+    for target, matrix, instance in zip(stacked, matrices, instances, strict=True):
         if matrix is not None:
-            target[:len(matrix), :len(matrix)] = matrix
+            count = len(matrix)
             if settings is not None and settings.missing == "first":
-                target[:len(matrix), :len(matrix)] = ops.fill_missing(matrix)
+                filled = np.asarray(ops.fill_missing(matrix))
+                matrix = filled if instance.compared is None else np.where(instance.compared, filled, matrix)
+            target[:count, :count] = matrix
     return stacked
 
 
-def _measure(instances: Sequence[Instance], numbers: Sequence[int], settings: Settings) -> list[dict[str, Any]]:
+def _has_order(instance: Instance) -> bool:
+    return instance.order is not None
+
+
+def _coverage(p: np.ndarray | jax.Array, items: np.ndarray, instances: Sequence[Instance]) -> tuple[np.ndarray, ...]:
+    """Computes the share of the compared ordered pairs that have an answer, and their number, `[B]` each."""
+    if all(one.compared is None for one in instances):
+        return tuple(map(np.asarray, ops.coverage(p, items)))
+    wanted = np.zeros(p.shape, bool)
+    for target, instance in zip(wanted, instances, strict=True):
+        count = len(instance.items)
+        target[:count, :count] = True if instance.compared is None else instance.compared
+    wanted &= np.asarray(graphs.pairs_of(p, items))
+    return tuple(map(np.asarray, graphs.mean_over(~np.isnan(np.asarray(p)), wanted)))
+
+
+def _measure(instances: Sequence[Instance], settings: Settings) -> list[dict[str, Any]]:
     count = len(instances)
     size = _padded(max(len(one.items) for one in instances))
     items = _items(instances, size)
-    p = _stack([one.p for one in instances], size, settings)
-    q = _stack([one.q for one in instances], size, settings)
-    covered = ops.coverage(p, items)[0]
-    if settings.missing == "error" and (lacking := np.flatnonzero(np.asarray(covered) < 1)).size:
+    given = _stack([one.p for one in instances], instances)
+    p = _stack([one.p for one in instances], instances, settings) if settings.missing == "first" else given
+    negated = any(one.q is not None for one in instances)
+    q = _stack([one.q for one in instances], instances, settings) if negated else None
+    nothing = np.full(count, np.nan)
+    covered = _coverage(p, items, instances)[0]
+    covered_negated = nothing if q is None else np.where([one.q is None for one in instances], np.nan,
+                                                         _coverage(q, items, instances)[0])
+    lacking = np.flatnonzero((covered < 1) | (covered_negated < 1))
+    if settings.missing == "error" and lacking.size:
         raise UserError(f"instance {instances[lacking[0]].id!r} has comparisons without an answer", "missing",
-                        "set missing to drop or first")
-    positions = np.stack([_positions(one, number, size, settings) for one, number in zip(instances, numbers,
-                                                                                        strict=True)])
+                        "set missing to drop or first; rows.jsonl has the answers, for --judge.kind matrix")
+    positions = np.stack([_positions(one, size, settings) for one in instances])
     graph = ops.preference_graph(p, items, positions=positions, tie=settings.tie)
     debiased = ops.preference_graph(ops.debias(p), items, positions=positions, tie=settings.tie)
-    order = _stack([one.order for one in instances], size)
-    agreement, pairs, ties = ops.order_accuracy(p, order, items, tie=settings.tie)
+    order = _stack([one.order for one in instances], instances) if any(map(_has_order, instances)) else None
+    agreement, pairs, ties = (nothing, nothing, nothing) if order is None else ops.order_accuracy(
+        p, order, items, tie=settings.tie)
     lengths = np.zeros((count, size), np.float32)
     for own, one in zip(lengths, instances, strict=True):
         own[:len(one.items)] = [len(text) for text in one.items] if any(one.items) else np.nan
     small = size <= MOST_FOR_CUBIC
     columns: dict[str, Any] = {
         "s_comm": ops.commutativity(p, items, tie=settings.tie)[0],
-        "s_neg": ops.negation_invariance(p, q, items, tie=settings.tie)[0],
+        "s_neg": nothing if q is None else ops.negation_invariance(p, q, items, tie=settings.tie)[0],
         "human_agreement": agreement, "human_pairs": pairs, "human_ties": ties,
         "position_bias": ops.position_bias(p, items, tie=settings.tie)[0],
         "answer_mass": [_mean(one.mass) for one in instances],
-        "coverage": covered,
+        "coverage": covered, "coverage_negated": covered_negated,
         "zeta": graphs.kendall_zeta(graph, items),
-        "hodge": graphs.hodge_rank(ops.log_odds(p), items)[1] if small else np.full(count, np.nan),
-        "self_agreement": ops.self_agreement(p, items)[0] if settings.samples > 1 else np.full(count, np.nan),
+        "hodge": graphs.hodge_rank(ops.log_odds(p), items)[1] if small else nothing,
+        "self_agreement": ops.self_agreement(given, items)[0] if settings.samples > 1 else nothing,
         "longer_wins": ops.pairwise_accuracy(p, lengths, items, tie=settings.tie)[0]}
-    transitive = {name: [_transitivity(own, items, instances, numbers, k, settings) for k in settings.sizes]
+    chosen = {k: _subsets(instances, k, settings) for k in settings.sizes}
+    transitive = {name: [_transitivity(own, items, instances, k, chosen[k]) for k in settings.sizes]
                   for name, own in (("s_tran", graph), ("s_tran_debiased", debiased))}
     found = _violations(p, q, items, positions, settings, small) if settings.violations else [[] for _ in instances]
     columns = {name: np.asarray(values) for name, values in columns.items()}
@@ -170,42 +205,51 @@ def _measure(instances: Sequence[Instance], numbers: Sequence[int], settings: Se
     return rows
 
 
-def _positions(instance: Instance, number: int, size: int, settings: Settings) -> np.ndarray:
+def _positions(instance: Instance, size: int, settings: Settings) -> np.ndarray:
     """Returns the positions of an instance's items in the order by which the graph is built."""
     count, positions = len(instance.items), np.arange(size, dtype=np.int32)
     if settings.shuffle:
-        positions[:count] = np.random.default_rng((settings.seed, number, 1)).permutation(count)
+        positions[:count] = np.random.default_rng((settings.seed, instance.key, 1)).permutation(count)
     elif instance.positions is not None:
         positions[:count] = instance.positions
     return positions
 
 
-def _transitivity(graph: jax.Array, items: np.ndarray, instances: Sequence[Instance], numbers: Sequence[int], k: int,
-                  settings: Settings) -> dict[str, Any]:
+def _subsets(instances: Sequence[Instance], k: int, settings: Settings) -> np.ndarray:
+    """Draws subsets of k items of every instance, `[B, M, K]`, -1 where an instance has fewer."""
+    drawn = [graphs.subsets(len(one.items), k, settings.subsets, (settings.seed, one.key, k))
+             if len(one.items) >= k else np.full((settings.subsets, k), -1, np.int32) for one in instances]
+    most = max(int((rows[:, 0] >= 0).sum()) for rows in drawn)
+    return np.stack(drawn)[:, :most]
+
+
+def _transitivity(graph: jax.Array, items: np.ndarray, instances: Sequence[Instance], k: int, chosen: np.ndarray
+                  ) -> dict[str, Any]:
     """Computes s_tran(K) of every instance, exactly and by samples, with the reason where there is no exact one."""
     count, size = len(instances), items.shape[1]
     nothing = np.full(count, np.nan)
-    too_large = size**(k - 1) > EXACT_STEPS or size > graphs.MOST_ITEMS or math.comb(size - 1, k - 1) >= 2**31
-    exact = nothing if too_large or k > size else np.asarray(graphs.transitivity(graph, k, items))
+    uncounted = (k > LARGEST_EXACT or size**(k - 1) > EXACT_STEPS or size > graphs.MOST_ITEMS
+                 or math.comb(size - 1, k - 1) >= 2**31)
+    exact = nothing if uncounted or k > size else np.asarray(graphs.transitivity(graph, k, items))
     sampled, drawn = nothing, np.zeros(count, int)
-    if k <= size:
-        chosen = np.stack([graphs.subsets(len(one.items), k, settings.subsets, (settings.seed, number, k))
-                           if len(one.items) >= k else np.full((settings.subsets, k), -1, np.int32)
-                           for one, number in zip(instances, numbers, strict=True)])
+    if chosen.shape[1]:
         sampled, drawn = map(np.asarray, graphs.sampled_transitivity(graph, chosen))
+    # A graph without an edge has no cycle, whatever the judge is.
+    sampled = np.where(np.asarray(graph & graphs.pairs_of(graph, items)).any((1, 2)), sampled, np.nan)
+    whole = np.asarray(graphs.complete(graph, items))
     reasons: list[str | None] = []
     for i, one in enumerate(instances):
         if len(one.items) < k:
             reasons.append(f"it has fewer than {k} items")
-        elif too_large:
-            reasons.append(f"too many items to count all sets of {k}")
+        elif not whole[i]:
+            reasons.append(PARTIAL)
         else:
-            reasons.append(None if not math.isnan(exact[i]) else "the graph is partial, or has ties")
+            reasons.append(f"too many sets of {k} items to count them all" if uncounted else None)
     return {"exact": exact, "sampled": sampled, "subsets": drawn, "reason": reasons}
 
 
-def _violations(p: np.ndarray, q: np.ndarray, items: np.ndarray, positions: np.ndarray, settings: Settings, small: bool
-                ) -> list[list[dict[str, Any]]]:
+def _violations(p: np.ndarray, q: np.ndarray | None, items: np.ndarray, positions: np.ndarray, settings: Settings,
+                small: bool) -> list[list[dict[str, Any]]]:
     """Lists the strongest contradictions of every instance."""
     limit, tie = settings.violations, settings.tie
     kinds: dict[str, Callable[[], ops.Violations]] = {
@@ -214,6 +258,8 @@ def _violations(p: np.ndarray, q: np.ndarray, items: np.ndarray, positions: np.n
         "negation_failure": lambda: ops.negation_failures(p, q, items, tie=tie, limit=limit)}
     if not small:
         del kinds["cycle"]
+    if q is None:
+        del kinds["negation_failure"]
     rows: list[list[dict[str, Any]]] = [[] for _ in p]
     for kind, find in kinds.items():
         for row, indices, strengths in zip(rows, *map(np.asarray, find()), strict=True):

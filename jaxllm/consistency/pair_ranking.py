@@ -22,11 +22,13 @@ class Ranks:
 
     Attributes:
         ranks: position of every item in the result of each order to begin with, 0 for the worst one, `[O, N]`.
-        answers: pair -> probability that its first item is better, each answered once.
+        answers: pair -> probability that its first item is better, as the sort used it: calibrated if it was.
+        comparisons: number of comparisons that were made, each once.
     """
 
     ranks: np.ndarray
     answers: Mapping[Pair, float]
+    comparisons: int
 
     @property
     def scores(self) -> np.ndarray:
@@ -35,8 +37,8 @@ class Ranks:
 
     @property
     def order(self) -> np.ndarray:
-        """Items from the best one to the worst, `[N]`."""
-        return np.argsort(-self.scores, kind="stable")
+        """Items from the best one to the worst, `[N]`; of equal scores as the first sort has them."""
+        return np.lexsort((-self.ranks[0], -self.scores))
 
     @property
     def uncertainty(self) -> np.ndarray:
@@ -51,7 +53,8 @@ class Ranks:
 
 
 def rank(sizes: Sequence[int], source: Source, *, beam: int = 1, tie_margin: float = 0.1, calibrated: bool = False,
-         orders: int = 1, seed: int = 0, progress: Callable[[int], None] = lambda answers: None) -> list[Ranks]:
+         orders: int = 1, seed: int = 0, keys: Sequence[int] | None = None,
+         progress: Callable[[int], None] = lambda answers: None) -> list[Ranks]:
     """Ranks the items of instances by merge sorts from random orders.
 
     Args:
@@ -60,10 +63,11 @@ def rank(sizes: Sequence[int], source: Source, *, beam: int = 1, tie_margin: flo
         beam, tie_margin: see `sorting.merge_sort`.
         calibrated: compare in both orders, and use the mean.
         orders: number of orders to begin with.
-        seed: seed of these orders.
+        seed, keys: seed of these orders, and a number of each instance for its own; by default its position.
         progress: called with the number of answers so far.
     """
-    starts = lambda number, size: [np.random.default_rng((seed, number, order)).permutation(size).tolist()
+    keys = range(len(sizes)) if keys is None else keys
+    starts = lambda number, size: [np.random.default_rng((seed, keys[number], order)).permutation(size).tolist()
                                    for order in range(orders)]
     all_orders = lambda number, size: together(*(merge_sort(start, beam, tie_margin) for start in starts(number, size)))
     sorts = together(*(_of_instance(number, all_orders(number, size)) for number, size in enumerate(sizes)))
@@ -81,9 +85,11 @@ def rank(sizes: Sequence[int], source: Source, *, beam: int = 1, tie_margin: flo
     except StopIteration as stop:
         sorted_items: list[list[list[int]]] = stop.value
     answers: list[dict[Pair, float]] = [{} for _ in sizes]
+    counts = [0] * len(sizes)
     for (number, pair), p in known.items():
-        answers[number][pair] = p
-    return [Ranks(np.argsort(np.array(own).reshape(orders, size), -1), answers[number])
+        counts[number] += 1
+        answers[number][pair] = (p + 1 - known[number, pair[::-1]]) / 2 if calibrated else p
+    return [Ranks(np.argsort(np.array(own).reshape(orders, size), -1), answers[number], counts[number])
             for number, (own, size) in enumerate(zip(sorted_items, sizes, strict=True))]
 
 

@@ -28,6 +28,9 @@ from jaxllm.text.rows import data_files
 __all__ = ["Config", "run"]
 
 
+MEASURES = ("spearman", "kendall", "accuracy")
+
+
 @dataclass(frozen=True)
 class Config(PairConfig):
     """Orders the items of each instance by a judge of pairs, with a merge sort (PairS).
@@ -50,6 +53,8 @@ class Config(PairConfig):
         super().__post_init__()
         check(self.beam >= 1, "beam", f"must be 1 or more, got {self.beam}")
         check(0 <= self.tie_margin <= 0.5, "tie_margin", f"must be between 0 and 0.5, got {self.tie_margin:g}")
+        check(self.algorithm == "beam" or self.beam == 100 and self.tie_margin == 0.1,
+              "beam" if self.beam != 100 else "tie_margin", "does not apply to greedy", "set algorithm to beam")
         check(self.orders >= 1, "orders", f"must be 1 or more, got {self.orders}")
 
 
@@ -123,11 +128,11 @@ def _rows(config: Config, instances: Sequence[Instance], source: Source) -> tupl
     with bar(_most(config, sizes), "rank", "comparisons") as show:
         ranked = rank(sizes, counted, beam=1 if config.algorithm == "greedy" else config.beam,
                       tie_margin=config.tie_margin, calibrated=config.calibrated, orders=config.orders,
-                      seed=config.seed, progress=show)
+                      seed=config.seed, keys=[one.key for one in instances], progress=show)
     rows = []
     for instance, own in zip(instances, ranked, strict=True):
         rows.append({"id": instance.id, "order": own.order.tolist(), "scores": own.scores.tolist(),
-                     "comparisons": len(own.answers), "uncertainty": own.uncertainty.tolist(),
+                     "comparisons": own.comparisons, "uncertainty": own.uncertainty.tolist(),
                      "deviation": own.ranks.std(0).tolist(), **mean_agreement(own, instance)})
     return rows, missing
 
@@ -142,23 +147,22 @@ def _most(config: Config, sizes: Sequence[int]) -> int:
 def _summary(config: Config, rows: Sequence[Mapping[str, Any]], instances: Sequence[Instance], missing: int
              ) -> dict[str, Any]:
     """Builds result.json: agreement with people over instances, and numbers of comparisons."""
-    column = lambda name: np.array([math.nan if row[name] is None else row[name] for row in rows])
+    column = lambda name, found: np.array([math.nan if row[name] is None else row[name] for row in found])
     sizes = [len(instance.items) for instance in instances]
     factor = 2 if config.calibrated else 1
     # What a judge without any opinion, which always picks the first slot, reaches from the same orders.
     blind = rank(sizes, lambda wanted: [1.0] * len(wanted), calibrated=config.calibrated, orders=config.orders,
-                 seed=config.seed)
-    blind_rho = [mean_agreement(own, instance)["spearman"] for own, instance in zip(blind, instances, strict=True)]
-    first = np.array([math.nan if rho is None else rho for rho in blind_rho])
+                 seed=config.seed, keys=[one.key for one in instances])
+    first = [mean_agreement(own, instance) for own, instance in zip(blind, instances, strict=True)]
     return {
-        "n": len(rows), **{name: mean(column(name), config.seed) for name in ("spearman", "kendall", "accuracy")},
+        "n": len(rows), **{name: mean(column(name, rows), config.seed) for name in MEASURES},
         "undefined": int(sum(row["spearman"] is None and bool(one.human) and not isinstance(one.human[0], list)
                              for row, one in zip(rows, instances, strict=True))),
-        "always_first": {"spearman": mean(first, config.seed)},
+        "always_first": {name: mean(column(name, first), config.seed) for name in MEASURES},
         "uncertainty": float(np.mean([value for row in rows for value in row["uncertainty"]])),
         "comparisons": {"made": int(sum(row["comparisons"] for row in rows)), "missing": missing,
                         "one_order_at_most": int(sum(factor * most_comparisons(size) for size in sizes)),
-                        "n_log_n": float(sum(size * math.log2(size) for size in sizes)),
+                        "n_log_n": float(sum(factor * size * math.log2(size) for size in sizes)),
                         "all_pairs": int(sum(factor * size * (size - 1) // 2 for size in sizes))}}
 
 

@@ -25,7 +25,6 @@ from jaxllm.consistency.repair import (
     row_problem,
 )
 from jaxllm.consistency.templates import Template, load_template
-from jaxllm.errors import UserError
 from jaxllm.files import write_jsonl
 from jaxllm.job import open_job
 from jaxllm.progress import notice
@@ -58,7 +57,8 @@ class Config:
         min_margin: least difference of scores, in units of the estimator.
         contradictory: several answers to the same question are votes (count), or are all left out (reject).
         flip: exchange winner and loser in this share of the rows first, to simulate noise.
-        items: rows {id, context?, items} of the instances, for export; comparisons name items by number or by text.
+        items: rows {id, context?, items} of the instances; comparisons name items by their numbers from 0 or by their
+            texts, and are written with numbers.
         export: write export.jsonl for jaxllm tune: sft {prompt, completion} or preference {prompt, chosen, rejected}.
         template: question of the exported prompts, as in jaxllm consistency.
         format: exported prompts are conversations (chat), or texts that a base model continues (plain).
@@ -123,7 +123,11 @@ def run(config: Config) -> Path:
             job.pin("template", template.sha256)
         if job.finished:
             return job.already_done()
-        found = read_rows(data.path, REQUIRED, OPTIONAL, data.limit_bad, job.rejected_path, data.limit, row_problem)
+        instances = [] if config.items is None else read_instances(config.items.path, config.items.limit,
+                                                                   config.items.limit_bad)[0]
+        by_id = {str(instance.id): instance for instance in instances}
+        refusal = row_problem if config.items is None else partial(_numbered, by_id)
+        found = read_rows(data.path, REQUIRED, OPTIONAL, data.limit_bad, job.rejected_path, data.limit, refusal)
         given, flipped = found.rows, np.zeros(len(found.rows), bool)
         if config.flip:
             given, flipped = flip_labels(found.rows, config.flip, config.seed)
@@ -141,8 +145,7 @@ def run(config: Config) -> Path:
         if config.flip:
             result["flipped"] = _recovery(found.rows, found.lines, flipped, repaired.audit)
         if config.items is not None and config.export is not None:
-            exported = list(_export(config, template, repaired.rows, read_instances(
-                config.items.path, config.items.limit, config.items.limit_bad)[0]))
+            exported = list(_export(config, template, repaired.rows, by_id))
             result["exported"] = len(exported)
             write_jsonl(job.directory / "export.jsonl", exported)
         if not repaired.rows:
@@ -173,10 +176,9 @@ def _recovery(rows: Sequence[Mapping[str, Any]], lines: Sequence[int], flipped: 
                      "right_after": right / len(decided) if decided else None}
 
 
-def _export(config: Config, template: Template, rows: Sequence[Mapping[str, Any]], instances: Sequence[Instance]
+def _export(config: Config, template: Template, rows: Sequence[Mapping[str, Any]], by_id: Mapping[str, Instance]
             ) -> Iterator[dict[str, Any]]:
-    """Yields fine-tuning rows of comparisons."""
-    by_id = {str(instance.id): instance for instance in instances}
+    """Yields fine-tuning rows of comparisons that name items by their numbers."""
     chosen: Sequence[int] = range(len(rows))
     if config.rows is not None and config.rows < len(rows):
         chosen = sorted(np.random.default_rng(config.seed).permutation(len(rows))[:config.rows].tolist())
@@ -184,13 +186,10 @@ def _export(config: Config, template: Template, rows: Sequence[Mapping[str, Any]
     for number in chosen:
         row = rows[number]
         name = str(row["instance"])
-        if name not in by_id:
-            raise UserError(f"there are no items of the instance {name!r}", config.items and config.items.path,
-                            "give a row with this id, or leave its comparisons out")
         instance = by_id[name]
         if name not in builders:
             builders[name] = template.builder(instance.context, instance.items)
-        first, second = (_number(row[slot], instance) for slot in ("first", "second"))
+        first, second = row["first"], row["second"]
         negated, chat = row["relation"] == "negated", config.format == "chat"
         prompt = builders[name](first, second, negated=negated, chat=chat)
         right, wrong = template.options if row["winner"] == "first" else template.options[::-1]
@@ -203,16 +202,24 @@ def _export(config: Config, template: Template, rows: Sequence[Mapping[str, Any]
             yield {"id": key, "prompt": shown, "chosen": answer(right), "rejected": answer(wrong)}
 
 
-def _number(name: str | int, instance: Instance) -> int:
-    """Returns the number of an item that is named by its number or its text."""
-    if isinstance(name, int) or name.isdecimal():
-        number = int(name)
-        if 0 <= number < len(instance.items):
-            return number
-    elif name in instance.items:
-        return instance.items.index(name)
-    raise UserError(f"instance {instance.id!r} has no item {name!r}", "items",
-                    "name items by their numbers from 0, or by their texts")
+def _numbered(by_id: Mapping[str, Instance], row: dict[str, Any]) -> str | None:
+    """Replaces the names in a row by the id of the instance and the numbers of items, or returns why it cannot."""
+    if (reason := row_problem(row)) is not None:
+        return reason
+    instance = by_id.get(str(row["instance"]))
+    if instance is None:
+        return f"there are no items of the instance {row['instance']!r}"
+    for slot in ("first", "second"):
+        name = row[slot]
+        matches = {i for i, text in enumerate(instance.items) if text == name}
+        if str(name).isascii() and str(name).isdecimal() and int(name) < len(instance.items):
+            matches.add(int(name))
+        if len(matches) != 1:
+            return (f"instance {instance.id!r} has no item {name!r}" if not matches else
+                    f"{name!r} may be any of the items {sorted(matches)} of the instance {instance.id!r}")
+        row[slot] = matches.pop()
+    row["instance"] = instance.id
+    return None if row["first"] != row["second"] else "an item is compared with itself"
 
 
 def _lead(result: Mapping[str, Any]) -> str:

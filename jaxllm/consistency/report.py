@@ -9,16 +9,18 @@ import numpy as np
 
 from jaxllm.consistency.data import Instance
 from jaxllm.consistency.results import best
+from jaxllm.judge.protocol import LOW_MASS
 from jaxllm.report import Bars, Graph, Heat, Lines, Section, Table
 
 # Contradictions, cycles as graphs, and characters of a text that the page shows.
 SHOWN, GRAPHS, LONG = 60, 2, 400
 # From this first-slot excess on, and below this mass, the page warns at its head.
-BIASED, LOW_MASS = 0.1, 0.5
+BIASED = 0.1
 _NAMES = {"s_comm": "commutativity s_comm", "s_neg": "negation invariance s_neg", "human_agreement":
           "agreement with people (H.)", "self_agreement": "self-agreement of samples", "position_bias":
           "first-slot excess", "zeta": "Kendall's zeta", "hodge": "HodgeRank inconsistency", "longer_wins":
-          "the longer item wins", "answer_mass": "probability mass of both answers", "coverage": "share answered"}
+          "the longer item wins", "answer_mass": "probability mass of both answers", "coverage": "share answered",
+          "coverage_negated": "share answered, negated question"}
 _KINDS = {"cycle": "cycle", "order_flip": "order decides", "negation_failure": "negation ignored"}
 
 
@@ -80,11 +82,11 @@ def _scores(result: Mapping[str, Any]) -> Table:
     chance, always, lines = result["chance"], result["always_first"], []
     for name, label in (("s_tran", "transitivity s_tran({k})"),
                         ("s_tran_debiased", "s_tran({k}), both orders averaged")):
-        lines += [[label.format(k=k), best(own), chance["s_tran"][k], always["s_tran"][k] if name == "s_tran" else None,
+        lines += [[label.format(k=k), best(own), chance[name][k], always["s_tran"][k] if name == "s_tran" else None,
                    result["adjusted"][name][k]] for k, own in result[name].items()]
     lines += [[label, result[name], chance.get(name), always.get(name), result["adjusted"].get(name)]
               for name, label in _NAMES.items() if result[name] is not None]
-    reasons = {own["reason"] for own in result["s_tran"].values() if own["reason"]}
+    reasons = {own["reason"] for own in result["s_tran"].values() if own["reason"] and own["exact"] is None}
     note = "95 % intervals from resampled instances. Adjusted: 0 by chance, 1 at best."
     return Table(["", "measure", "chance", "always the first", "adjusted"], lines,
                  note + "".join(f" Transitivity is sampled: {reason}." for reason in sorted(reasons)))

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from jaxllm.consistency.measuring import column
+from jaxllm.consistency.measuring import PARTIAL, column
+from jaxllm.judge.protocol import LOW_MASS
 from jaxllm.ops.consistency import CHANCE, adjusted, chance_self_agreement
 from jaxllm.ops.preference_graphs import chance_transitivity
 from jaxllm.statistics import interval, paired
 
 # Measures of an instance that are numbers.
-MEANS = ("s_comm", "s_neg", "human_agreement", "position_bias", "answer_mass", "coverage", "zeta", "hodge",
-         "self_agreement", "longer_wins")
+MEANS = ("s_comm", "s_neg", "human_agreement", "position_bias", "answer_mass", "coverage",
+         "coverage_negated", "zeta", "hodge", "self_agreement", "longer_wins")
 # Measures that are compared with another run.
 COMPARED = ("s_comm", "s_neg", "human_agreement", "position_bias")
 TRANSITIVE = ("s_tran", "s_tran_debiased")
-# Below this mean probability mass of both answers the judge would rather write something else.
-LOW_MASS = 0.5
 
 
 def mean(values: np.ndarray, seed: int = 0) -> dict[str, Any] | None:
@@ -28,8 +28,8 @@ def mean(values: np.ndarray, seed: int = 0) -> dict[str, Any] | None:
     return dict(interval(known, seed)) if known.size else None
 
 
-def summarize(rows: Sequence[Mapping[str, Any]], sizes: Sequence[int], samples: int = 1, seed: int = 0
-              ) -> dict[str, Any]:
+def summarize(rows: Sequence[Mapping[str, Any]], sizes: Sequence[int], samples: int = 1, seed: int = 0,
+              ties: bool = False) -> dict[str, Any]:
     """Builds result.json from the measures of all instances.
 
     Args:
@@ -37,6 +37,7 @@ def summarize(rows: Sequence[Mapping[str, Any]], sizes: Sequence[int], samples: 
         sizes: numbers of items of s_tran.
         samples: answers to a question.
         seed: seed of the bootstrap over instances.
+        ties: items may be equal. Chance levels are not known then, nor on partial graphs.
     """
     result: dict[str, Any] = {"n": len(rows), "items": sorted({row["n"] for row in rows})}
     for name in TRANSITIVE:
@@ -47,22 +48,24 @@ def summarize(rows: Sequence[Mapping[str, Any]], sizes: Sequence[int], samples: 
         result[name] = None if np.isnan(known).all() else int(np.nansum(known))
     result["low_mass"] = _share_below(column(rows, "answer_mass"), LOW_MASS)
     chance: dict[str, Any] = {
-        "s_tran": {str(k): chance_transitivity(k) for k in sizes}, "s_comm": CHANCE, "s_neg": CHANCE,
-        "human_agreement": CHANCE, "self_agreement": chance_self_agreement(samples) if samples > 1 else None}
+        **{name: {k: None if own["partial"] else chance_transitivity(int(k)) for k, own in result[name].items()}
+           for name in TRANSITIVE},
+        "s_comm": None if ties else CHANCE, "s_neg": None if ties else CHANCE, "human_agreement": CHANCE,
+        "self_agreement": chance_self_agreement(samples) if samples > 1 else None}
     result["chance"] = chance
     result["always_first"] = {"s_tran": {str(k): 1.0 for k in sizes}, "s_comm": 0.0, "s_neg": 0.0,
                               "human_agreement": CHANCE, "position_bias": 0.5}
     result["adjusted"] = {
-        **{name: {k: _adjusted(best(own), chance["s_tran"][k]) for k, own in result[name].items()}
-           for name in TRANSITIVE},
-        **{name: _adjusted(result[name], chance[name]) for name in ("s_comm", "s_neg", "human_agreement")}}
+        **{name: {k: _adjusted(best(own), chance[name][k]) for k, own in result[name].items()} for name in TRANSITIVE},
+        **{name: _adjusted(result[name], chance[name]) for name in ("s_comm", "s_neg", "human_agreement",
+                                                                    "self_agreement")}}
     result["listed"] = {kind: sum(one["kind"] == kind for row in rows for one in row["violations"])
                         for kind in ("cycle", "order_flip", "negation_failure")}
     result["correlations"] = {
-        "s_tran_and_self_agreement": _correlation(column(rows, "s_tran", str(sizes[-1]), "sampled"),
+        "s_tran_and_self_agreement": _correlation(_values(rows, ("s_tran", str(sizes[-1]))),
                                                   column(rows, "self_agreement")),
         "s_tran_debiased_and_human_agreement": _correlation(
-            column(rows, "s_tran_debiased", str(sizes[-1]), "sampled"), column(rows, "human_agreement")),
+            _values(rows, ("s_tran_debiased", str(sizes[-1]))), column(rows, "human_agreement")),
         "s_comm_and_human_agreement": _correlation(column(rows, "s_comm"), column(rows, "human_agreement"))}
     return result
 
@@ -83,10 +86,9 @@ def compared(rows: Sequence[Mapping[str, Any]], others: Sequence[Mapping[str, An
     by_id = {str(row["id"]): row for row in others}
     pairs = [(row, by_id[str(row["id"])]) for row in rows if str(row["id"]) in by_id]
     result: dict[str, Any] = {"n": len(pairs)}
-    paths: dict[str, tuple[str, ...]] = {name: (name,) for name in COMPARED}
-    paths |= {name: (name, str(size), "sampled") for name in TRANSITIVE}
-    for name, path in paths.items():
-        ours, theirs = (column([pair[side] for pair in pairs], *path) for side in (0, 1))
+    for name in (*COMPARED, *TRANSITIVE):
+        values = lambda own, name=name: _values(own, (name, str(size))) if name in TRANSITIVE else column(own, name)
+        ours, theirs = (values([pair[side] for pair in pairs]) for side in (0, 1))
         both = ~np.isnan(ours) & ~np.isnan(theirs)
         result[name] = dict(paired(ours[both], theirs[both], seed)) if both.any() else None
     return result
@@ -103,7 +105,7 @@ def over_paraphrases(measures: Sequence[Sequence[Mapping[str, Any]]], size: int)
     for number, rows in enumerate(measures):
         values = {"s_comm": column(rows, "s_comm"), "human_agreement": column(rows, "human_agreement"),
                   "position_bias": column(rows, "position_bias"),
-                  "s_tran": column(rows, "s_tran", str(size), "sampled")}
+                  "s_tran": _values(rows, ("s_tran", str(size)))}
         wordings.append({"paraphrase": number, **{name: _plain_mean(own) for name, own in values.items()}})
     of = lambda name: np.array([np.nan if one[name] is None else one[name] for one in wordings])
     spread = {name: None if np.isnan(of(name)).all() else float(np.nanstd(of(name)))
@@ -114,12 +116,18 @@ def over_paraphrases(measures: Sequence[Sequence[Mapping[str, Any]]], size: int)
 
 def _transitivity(rows: Sequence[Mapping[str, Any]], name: str, k: str, seed: int) -> dict[str, Any]:
     exact, sampled = (column(rows, name, k, kind) for kind in ("exact", "sampled"))
-    reasons = [row[name][k]["reason"] for row in rows]
-    lacking = [reason for reason in reasons if reason is not None]
+    lacking = Counter(row[name][k]["reason"] for row in rows if row[name][k]["reason"] is not None)
+    reason = "; ".join(f"{count} of {len(rows)} instances: {why}" for why, count in lacking.most_common()) or None
     # A mean over complete graphs only would be one of other instances than the sampled one.
-    partial = np.isnan(exact) & ~np.isnan(sampled)
-    reason = f"{len(lacking)} of {len(rows)} instances: {max(set(lacking), key=lacking.count)}" if lacking else None
-    return {"exact": None if partial.any() else mean(exact, seed), "sampled": mean(sampled, seed), "reason": reason}
+    uncounted = np.isnan(exact) & ~np.isnan(sampled)
+    return {"exact": None if uncounted.any() else mean(exact, seed), "sampled": mean(sampled, seed), "reason": reason,
+            "partial": lacking[PARTIAL]}
+
+
+def _values(rows: Sequence[Mapping[str, Any]], path: Sequence[str]) -> np.ndarray:
+    """Returns s_tran of all instances, exact where it is known, else sampled."""
+    exact, sampled = (column(rows, *path, kind) for kind in ("exact", "sampled"))
+    return np.where(np.isnan(exact), sampled, exact)
 
 
 def _plain_mean(values: np.ndarray) -> float | None:
@@ -131,8 +139,8 @@ def _share_below(values: np.ndarray, limit: float) -> float | None:
     return float(np.mean(known < limit)) if known.size else None
 
 
-def _adjusted(value: Mapping[str, Any] | None, chance: float) -> float | None:
-    return None if value is None else float(adjusted(value["mean"], chance))
+def _adjusted(value: Mapping[str, Any] | None, chance: float | None) -> float | None:
+    return None if value is None or chance is None else float(adjusted(value["mean"], chance))
 
 
 def _correlation(first: np.ndarray, second: np.ndarray) -> dict[str, Any] | None:

@@ -18,6 +18,8 @@ Steps = Generator[list[Key], Mapping[Key, float], T]
 
 # A beam's probabilities are at least this: its mean of logarithms stays finite.
 LEAST = 1e-6
+# Slack of the margin: 0.6 is further from 0.5 than 0.1, and 0.4 is not.
+SLACK = 1e-9
 
 
 def most_comparisons(count: int) -> int:
@@ -99,9 +101,9 @@ def _beam_merge(left: Sequence[int], right: Sequence[int], beam: int, tie_margin
                                                                                  right[j]))))
                 continue
             p = min(max(known[left[i], right[j]], LEAST), 1 - LEAST)
-            if p <= 0.5 + tie_margin:
+            if p <= 0.5 + tie_margin + SLACK:
                 following.append((logprob + math.log1p(-p), count + 1, i + 1, (*merged, left[i])))
-            if p > 0.5 - tie_margin:
+            if p > 0.5 - tie_margin - SLACK:
                 following.append((logprob + math.log(p), count + 1, i, (*merged, right[j])))
         states = sorted(following, key=mean, reverse=True)[:beam]
     return list(states[0][3])

@@ -83,7 +83,7 @@ def transitivity(graph: jax.Array, k: int = 5, items: jax.Array | None = None) -
     """
     total = _by_size([float(math.comb(n, k)) for n in range(graph.shape[-1] + 1)], graph, items)
     share = (total - _cyclic(graph, items, k)) / jnp.maximum(total, 1.0)
-    return jnp.where(_complete(graph, items) & (total > 0), share, jnp.nan)
+    return jnp.where(complete(graph, items) & (total > 0), share, jnp.nan)
 
 
 @jax.jit
@@ -97,7 +97,7 @@ def cyclic_triads(graph: jax.Array, items: jax.Array | None = None) -> jax.Array
     Returns:
         `[...]` float32, rounded above 2^24; NaN where a pair has no edge or two.
     """
-    return jnp.where(_complete(graph, items), _cyclic(graph, items, 3), jnp.nan)
+    return jnp.where(complete(graph, items), _cyclic(graph, items, 3), jnp.nan)
 
 
 @jax.jit
@@ -257,8 +257,9 @@ def _reachable(graph: jax.Array) -> jax.Array:
     return lax.fori_loop(0, graph.shape[-1], step, graph) if graph.shape[-1] else graph
 
 
-def _complete(graph: jax.Array, items: jax.Array | None) -> jax.Array:
-    """Decides whether every pair has one edge."""
+@jax.jit
+def complete(graph: jax.Array, items: jax.Array | None = None) -> jax.Array:
+    """Decides whether every pair of items has one edge, `[...]` bool."""
     return jnp.all((jnp.asarray(graph) ^ transpose(graph)) | ~pairs_of(graph, items), (-2, -1))
 
 

@@ -96,7 +96,8 @@ class Histogram:
 
     def draw(self, axes) -> None:
         """Draws on the axes of matplotlib."""
-        values = [value for value in self.values if math.isfinite(value)]
+        # Bins need values that differ by more than rounding.
+        values = [float(f"{value:.9g}") for value in self.values if math.isfinite(value)]
         axes.hist(values, bins=min(40, max(len(set(values)), 1)), color=COLORS[0])
         axes.set_xlabel(_literal(self.x))
         axes.set_ylabel("count")

@@ -129,6 +129,67 @@ def test_missing_answers(consistency, capsys):
     assert "instance 'i0' has comparisons without an answer" in capsys.readouterr().err and consistency.status == 2
 
 
+def test_pairs_that_were_not_compared_are_not_missing(consistency):
+    """They have no answer by intention: no policy fills them, and the chance level of a tournament does not hold."""
+    rows = instances(3, 8)
+    recorded = answers(rows, oracle)
+    for missing in ("drop", "first", "error"):
+        result = consistency(rows, "--pairs", 7, "--missing", missing, recorded=recorded)
+        assert result["coverage"]["mean"] == result["s_comm"]["mean"] == 1 and result["position_bias"]["mean"] == 0
+        assert result["chance"]["s_tran"]["5"] is result["adjusted"]["s_tran"]["5"] is None
+    assert "have no answer" not in (consistency.out / "report.html").read_text()
+
+
+def test_answers_to_the_negated_question_can_be_missing(consistency, capsys):
+    rows = biased(3, 4, 0.3)
+    rows[1]["q"] = [[None] * 4 for _ in range(4)]
+    result = consistency(rows, "--judge.kind", "matrix")
+    assert result["coverage"]["mean"] == 1 and result["coverage_negated"]["mean"] == pytest.approx(2 / 3)
+    assert consistency(rows, "--judge.kind", "matrix", "--missing", "error") is None
+    assert "instance 1 has" in capsys.readouterr().err
+
+
+def test_no_answers_at_all(consistency):
+    result = consistency([{"p": [[None] * 5 for _ in range(5)]}], "--judge.kind", "matrix")
+    assert result["s_tran"]["5"]["sampled"] is result["s_comm"] is result["adjusted"]["s_tran"]["5"] is None
+    assert result["coverage"]["mean"] == 0
+
+
+def test_the_order_of_the_file_does_not_matter(consistency):
+    """Draws depend on the ids: rows in another order have the same measures, and no difference between runs."""
+    rng = np.random.default_rng(2)
+    rows = [{"id": f"r{k}", "p": rng.random((9, 9)).tolist(), "human": rng.random(9).tolist()} for k in range(6)]
+    first = consistency(rows, "--judge.kind", "matrix", "--shuffle", "true", "--subsets", 40)
+    result = consistency(rows[::-1], "--judge.kind", "matrix", "--shuffle", "true", "--subsets", 40, "--compare",
+                         consistency.out)
+    assert result["s_tran"]["5"]["sampled"]["mean"] == pytest.approx(first["s_tran"]["5"]["sampled"]["mean"])
+    assert result["compared"]["s_tran"]["mean"] == 0 and result["compared"]["s_tran"]["p"] == 1
+
+
+def test_the_answers_of_a_cycle_are_those_of_its_graph(consistency):
+    p = [[0, 0.9, 0.1], [0.8, 0, 0.9], [0.2, 0.7, 0]]
+    consistency([{"id": "c", "p": p}], "--judge.kind", "matrix")
+    cycle = next(row for row in consistency.rows("violations.jsonl") if row["kind"] == "cycle")
+    assert cycle["items"] == [0, 1, 2] and cycle["shown"] == [[0, 1], [1, 2], [0, 2]]
+    assert cycle["probabilities"] == pytest.approx([0.9, 0.9, 0.1]) and cycle["strength"] == pytest.approx(0.4)
+
+
+def test_ties_in_the_confidence_curve_and_chance(consistency):
+    rows = biased(10, 6, 0.4)
+    result = consistency(rows, "--judge.kind", "matrix", "--tie", 0.2)
+    assert result["confidence"][0]["s_comm"] == pytest.approx(result["s_comm"]["mean"])
+    assert result["chance"]["s_comm"] is result["adjusted"]["s_neg"] is None
+
+
+def test_an_instance_longer_than_the_window(consistency, capsys):
+    rows = instances(2, 3)
+    rows[1]["context"] = "word " * 3000
+    result = consistency(rows, "--judge.model", "tiny", "--judge.format", "plain", "--data.limit_bad", 0.5)
+    assert result["n"] == 1 and result["rejected"] == 1
+    assert consistency(rows, "--judge.model", "tiny", "--judge.format", "plain") is None
+    assert "1 of 2 rows cannot be used" in capsys.readouterr().err
+
+
 def test_sampled_answers_and_reasons(consistency):
     """Ten texts a question: p is the share of the valid ones, and agreement among them has a chance level."""
     rows, texts = instances(1, 3), {}
@@ -158,9 +219,10 @@ def test_a_budget_of_pairs_connects_all_items(consistency, capsys):
     rows = instances(3, 8)
     result = consistency(rows, "--pairs", 9, recorded=answers(rows, oracle))
     assert "3 instances, 108 prompts" in capsys.readouterr().err
-    assert result["coverage"]["mean"] == pytest.approx(9 / 28) and result["s_comm"]["mean"] == 1
+    assert result["coverage"]["mean"] == 1 and result["s_comm"]["mean"] == 1
     for row in consistency.rows():
         compared = np.array([[value is not None for value in line] for line in row["p"]])
+        assert compared.sum() == 18
         reached = np.linalg.matrix_power(compared + np.eye(8, dtype=int), 8)
         assert (compared == compared.T).all() and (reached > 0).all()
 
@@ -203,13 +265,15 @@ def test_instances_that_cannot_be_used(consistency):
            {"id": "b3", "items": ["x", "y"], "human": [1]}, {"id": "b4", "items": ["x", "y"], "human": [[0, 2]]},
            {"id": "b5", "items": ["x", "y"], "human": [[0, 1], [1, 0]]}, {"id": "b6", "items": ["x", "y"],
                                                                         "human": ["x", 1]},
-           {"id": "i0", "items": ["x", "y"]}, {"id": "b8", "items": ["x", 3]}, {"id": "b9"}]
+           {"id": "i0", "items": ["x", "y"]}, {"id": "b7", "items": ["x", "y"], "human": [10**400, 1]},
+           {"id": "b8", "items": ["x", 3]}, {"id": "b9"}]
     result = consistency([*good, *bad], "--data.limit_bad", 0.5, recorded=answers(good, oracle))
     assert result["n"] == 20 and result["rejected"] == len(bad)
     reasons = [row["reason"] for row in consistency.rows("rejected.jsonl")]
     for reason, expected in zip(reasons, ("there are 0 items", "there are 1 items", "item 1 is empty",
                                           "1 scores for 2 items", "items are 0 to 1", "both [0, 1] and [1, 0]",
-                                          "neither a score", "second row with the id 'i0'", "'items'", "'items' is"),
+                                          "neither a score", "second row with the id 'i0'", "not finite", "'items'",
+                                          "'items' is"),
                                 strict=True):
         assert expected in reason or expected.replace("[0, 1] and [1, 0]", "[1, 0] and [0, 1]") in reason
 

@@ -51,10 +51,12 @@ def test_the_order_of_the_file_tells_nothing(rank):
     rows = [{"id": str(k), "p": [[1.0] * 8 for _ in range(8)], "human": list(range(8, 0, -1))} for k in range(20)]
     result = rank(rows, "--judge.kind", "matrix", "--orders", 50)
     assert abs(result["spearman"]["mean"]) < 0.1 and result["always_first"]["spearman"] == result["spearman"]
+    assert result["always_first"]["accuracy"] == result["accuracy"]
 
 
 @pytest.mark.parametrize(("options", "reason"), [
     (["--beam", 0], "1 or more"), (["--tie_margin", 0.6], "between 0 and 0.5"), (["--algorithm", "quick"], "greedy"),
+    (["--beam", 7], "does not apply to greedy"),
     (["--orders", 0], "1 or more"), (["--judge.kind", "matrix", "--template", "temporal"], "does not apply")])
 def test_wrong_settings(rank, capsys, options, reason):
     assert rank(instances(1), *options) is None
@@ -65,7 +67,7 @@ def test_an_instance_longer_than_the_window(rank, capsys):
     """It is left out, and the others are ranked."""
     rows = instances(2, 3)
     rows[1]["items"][0] = "word " * 3000
-    result = rank(rows, "--judge.model", "tiny", "--judge.format", "plain")
+    result = rank(rows, "--judge.model", "tiny", "--judge.format", "plain", "--data.limit_bad", 0.5)
     assert result["n"] == 1 and result["rejected"] == 1 and [row["id"] for row in rank.rows()] == ["i0"]
     assert "instance 'i1'" in rank.rows("rejected.jsonl")[0]["reason"]
     assert "1 instances are left out" in capsys.readouterr().err

@@ -92,16 +92,20 @@ def test_exported_rows_train_for_one_step(repair, tmp_path):
 
 
 def test_names_of_items(repair, tmp_path, capsys):
-    items = [{"id": "x", "items": ["red", "blue", "7"]}]
+    items = [{"id": "x", "items": ["red", "blue", "7", "0", "1"]}]
     (tmp_path / "items.jsonl").write_text("\n".join(map(json.dumps, items)))
     options = ["--items.path", tmp_path / "items.jsonl", "--export", "sft", "--format", "plain"]
     repair([{"instance": "x", "first": "red", "second": "blue", "winner": "second"}], *options)
     first = repair.rows("export.jsonl")[0]
     assert first["id"] == "x/0/1" and first["completion"] == " B"
-    assert repair([{"instance": "x", "first": "red", "second": "green", "winner": "first"}], *options) is None
-    assert "instance 'x' has no item 'green'" in capsys.readouterr().err
-    assert repair([{"instance": "y", "first": 0, "second": 1, "winner": "first"}], *options) is None
-    assert "no items of the instance 'y'" in capsys.readouterr().err
+    repair([{"instance": "x", "first": "7", "second": 3, "winner": "first"}], *options)
+    assert [row["id"] for row in repair.rows("export.jsonl")] == ["x/2/3", "x/3/2"]
+    for row, reason in (({"first": "red", "second": "green"}, "instance 'x' has no item 'green'"),
+                        ({"first": "1", "second": 2}, "'1' may be any of the items [1, 4]"),
+                        ({"first": "red", "second": 0}, "an item is compared with itself"),
+                        ({"instance": "y", "first": 0, "second": 1}, "no items of the instance 'y'")):
+        assert repair([{"instance": "x", "winner": "first", **row}], *options) is None
+        assert reason in capsys.readouterr().err
 
 
 def test_rows_that_are_no_comparisons(repair):

@@ -89,7 +89,7 @@ def test_ranks_from_many_orders():
     calibrated = rank([6], first_slot, calibrated=True, orders=5)
     equal = rank([6], lambda wanted: [None] * len(wanted), orders=5)
     assert (calibrated[0].ranks == equal[0].ranks).all() and set(equal[0].answers.values()) == {0.5}
-    assert (equal[0].uncertainty == 1).all() and (calibrated[0].uncertainty == 0).all()
+    assert (equal[0].uncertainty == 1).all() and (calibrated[0].uncertainty == 1).all()
 
 
 def test_noise_lowers_the_correlation():

@@ -3,7 +3,7 @@
 import pytest
 
 from jaxllm.judge import Invalid
-from jaxllm.judge.answers import last_line_option
+from jaxllm.judge.answers import last_line_option, short_option
 
 
 @pytest.mark.parametrize(("text", "expected"), [
@@ -13,6 +13,15 @@ from jaxllm.judge.answers import last_line_option
     ("A\nbut who knows", None), ("<think>A", None), ("C", None), ("AB", None), ("A, B", None), ("I think A", None)])
 def test_an_option_is_alone_on_the_last_line(text, expected):
     found = last_line_option(text, ["A", "B"], ["summary"])
+    assert isinstance(found, Invalid) if expected is None else found == expected
+
+
+@pytest.mark.parametrize(("text", "expected"), [
+    ("A", "A"), ("A\nExplanation: it is", "A"), ("Summary A is more coherent.", "A"), ("Option B", "B"),
+    ("$\\boxed{A}$", "A"), ("B: it reads better", "B"), ("A good one is the second", None), ("A because\nB", "B"),
+    ("A.\nAnswer: B", None), ("", None), ("neither", None), ("**B** - it flows", "B"), ("The better one is A", None)])
+def test_short_answers(text, expected):
+    found = short_option(text, ["A", "B"], ["summary"])
     assert isinstance(found, Invalid) if expected is None else found == expected
 
 

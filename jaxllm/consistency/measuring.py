@@ -234,7 +234,7 @@ def _transitivity(graph: jax.Array, items: np.ndarray, instances: Sequence[Insta
     sampled, drawn = nothing, np.zeros(count, int)
     if chosen.shape[1]:
         sampled, drawn = map(np.asarray, graphs.sampled_transitivity(graph, chosen))
-    # A graph without an edge has no cycle, whatever the judge is.
+    # A graph without an edge has no cycle, for any judge.
     sampled = np.where(np.asarray(graph & graphs.pairs_of(graph, items)).any((1, 2)), sampled, np.nan)
     whole = np.asarray(graphs.complete(graph, items))
     reasons: list[str | None] = []

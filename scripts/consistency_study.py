@@ -147,7 +147,7 @@ def main() -> None:
     parser.add_argument("--estimator", default="win_loss")
     parser.add_argument("--context_tokens", type=int)
     parser.add_argument("--dimension", default="coherence")
-    parser.add_argument("--train", nargs="*", default=[], help="keys of jaxllm tune, as --train=--train.lr=1e-3")
+    parser.add_argument("--lr", type=float, default=2e-4, help="learning rate; 2e-3 for tiny")
     options = parser.parse_args()
     options.format = options.format or ("plain" if options.model == "tiny" else "chat")
     toy = options.task in ("reviews", "numbers")
@@ -168,7 +168,7 @@ def main() -> None:
             if variant != "untrained":
                 data = exported(folder, rows[:options.documents], variant, options, template, seed)
                 run("tune", "--config", ROOT / "configs/consistency/study.yaml", "--model", options.model,
-                    "--data.path", data, "--out", folder / "tuned", "--seed", seed, *options.train)
+                    "--data.path", data, "--out", folder / "tuned", "--seed", seed, "--train.lr", options.lr)
                 adapter = folder / "tuned" / "adapter"
             results.setdefault(variant, []).append(measured(folder, test, adapter, options, template))
             write_atomic(options.out / "results.json", json.dumps(results, indent=2))

@@ -48,8 +48,12 @@ def storage(path: str | Path) -> Iterator[None]:
         raise full from error
 
 
-def write_atomic(path: str | Path, text: str) -> None:
+def write_atomic(path: str | Path, text: str | Iterable[str]) -> None:
     """Writes a whole text file, or leaves the old one unchanged.
+
+    Args:
+        path: the file.
+        text: its text, or parts of it, which are written as they come.
 
     Raises:
         StorageError: the disk is full.
@@ -58,8 +62,8 @@ def write_atomic(path: str | Path, text: str) -> None:
     with storage(path):
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
         try:
-            with open(temporary, "x", encoding="utf-8") as file:
-                file.write(text)
+            with open(temporary, "x", encoding="utf-8", newline="\n") as file:
+                file.writelines([text] if isinstance(text, str) else text)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)
@@ -118,8 +122,8 @@ class JsonlWriter:
 
 
 def write_jsonl(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Writes a whole JSONL file atomically; errors as `JsonlWriter.write`."""
-    write_atomic(path, "".join(map(_line, rows)).encode("utf-8", "backslashreplace").decode())
+    """Writes a whole JSONL file atomically, row by row; errors as `JsonlWriter.write`."""
+    write_atomic(path, (_line(row).encode("utf-8", "backslashreplace").decode() for row in rows))
 
 
 def _line(row: Mapping[str, Any]) -> str:

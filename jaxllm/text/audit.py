@@ -9,7 +9,8 @@ import collections
 import contextlib
 import hashlib
 import itertools
-from collections.abc import Iterable, Sequence
+from array import array
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -18,9 +19,9 @@ import numpy as np
 
 from jaxllm.errors import UserError
 from jaxllm.statistics import clustered
-from jaxllm.text.forms import ORDERED, ClassifyRow, Kind, PairRow, SftRow, Text, UnpairedRow, form_of, rows_of
+from jaxllm.text.forms import ORDERED, AnyRow, ClassifyRow, Kind, PairRow, Text, UnpairedRow, form_of, rows_of
 from jaxllm.text.preferences import COLUMNS, PreferenceRows, normalized, prompt_of
-from jaxllm.text.rows import Row, iter_rows
+from jaxllm.text.rows import Rejected, Row, iter_rows
 
 # Issue -> what it means, in the order of reports.
 ISSUES = {
@@ -36,6 +37,10 @@ ISSUES = {
     "cut": "rows with a completion or prompt that is cut",
     "refused": "rows that the tokenizer or its chat template refuses",
 }
+
+
+# Columns of numbers and the value that stands for none.
+_PLAIN = {"weight": 1.0, "label_probability": 1.0, "margin": 0.0}
 
 
 @dataclass
@@ -64,32 +69,199 @@ class Audit:
 
 
 def audit_rows(read: PreferenceRows, seed: int = 0) -> Audit:
-    """Audits rows of one kind: counts, duplicates, contradictions, and length bias or balance of the labels.
-
-    Texts are compared as `normalized`.
+    """Audits rows of one kind; see `Auditor`.
 
     Args:
         read: rows of one kind.
         seed: seed of the intervals.
     """
-    lines = len(set(read.lines))
-    audit = Audit({
-        "kind": read.kind, "forms": read.forms, "lines": lines + len(read.rejected), "rows": len(read.rows),
-        "rejected": len(read.rejected), "ties": read.ties, "unscored": read.unscored,
-        "rejected_reasons": dict(collections.Counter(row.reason for row in read.rejected).most_common())},
-        {line: row.id for line, row in zip(read.lines, read.rows, strict=True)})
-    for row in read.rejected:
-        audit.add(row.line, "rejected", row.reason)
-    prompts = [_digest(prompt_of(row)) for row in read.rows]
-    _count_prompts(audit, read, prompts)
-    _find_equal(audit, read, prompts)
-    if read.kind == "paired":
-        _audit_pairs(audit, read, prompts, seed)
-    elif read.kind == "classify":
-        _audit_classes(audit, read.rows)
-    else:
-        _audit_completions(audit, read.rows)
-    return audit
+    auditor = Auditor(read.kind)
+    for line, row in zip(read.lines, read.rows, strict=True):
+        auditor.add(line, row)
+    return auditor.finish(read.rejected, read.forms, read.ties, read.unscored, seed)
+
+
+class Auditor:
+    """Audits rows of one kind, one after another: counts, duplicates, contradictions, and length bias or balance of the
+    labels.
+
+    Texts are compared as `normalized`; digests and lengths of them are all that is kept.
+
+    Args:
+        kind: kind of the rows.
+    """
+
+    def __init__(self, kind: Kind):
+        self.kind = kind
+        self._audit = Audit({}, {})
+        self._lines = array("q")
+        # Digests of the prompt and of two columns, such that a contradicting row has the latter exchanged (pairs) or
+        # another second one.
+        self._prompts, self._first, self._second = array("Q"), array("Q"), array("Q")
+        self._words = array("l")  # of both answers of a pair
+        self._groups: dict[str, list[int]] = collections.defaultdict(list)
+        self._columns = dict.fromkeys(_PLAIN, 0)
+        self._label_types: set[str] = set()
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+    @property
+    def prompts(self) -> np.ndarray:
+        """Digests of the prompts, `[N]` uint64, 0 without one."""
+        return np.array(self._prompts, np.uint64)
+
+    @property
+    def answers(self) -> np.ndarray:
+        """Digests of the chosen and the rejected answer of pairs, `[N, 2]` uint64."""
+        return np.stack([np.array(self._first, np.uint64), np.array(self._second, np.uint64)], 1)
+
+    @property
+    def words(self) -> np.ndarray:
+        """Words of the chosen and the rejected answer of pairs, `[N, 2]`."""
+        return np.array(self._words, np.int64).reshape(-1, 2)
+
+    def add(self, line: int, row: AnyRow) -> None:
+        """Adds a row."""
+        self._audit.ids[line] = row.id
+        self._lines.append(line)
+        self._prompts.append(digest_of(prompt_of(row)))
+        for name, default in _PLAIN.items():
+            self._columns[name] += getattr(row, name, default) != default
+        turns = getattr(row, "prompt", None)
+        turns = turns if isinstance(turns, list) else getattr(row, "completion", None) if turns is None else None
+        if isinstance(turns, list) and any(a["role"] == b["role"] for a, b in itertools.pairwise(turns)):
+            self._audit.add(line, "roles", "a role repeats")
+        if isinstance(row, PairRow):
+            chosen, rejected = normalized(row.chosen), normalized(row.rejected)
+            digests = digest_of(chosen), digest_of(rejected)
+            if chosen in rejected or rejected in chosen:
+                self._audit.add(line, "contained", "one answer contains the other")
+            self._words.extend((words(row.chosen), words(row.rejected)))
+        elif isinstance(row, ClassifyRow):
+            digests = 0, digest_of(f"{type(row.label).__name__} {row.label}")
+            text = row.text if isinstance(row.text, str) else " ".join(turn["content"] for turn in row.text)
+            self._groups[str(row.label)].append(words(text) + words(row.pair or ""))
+            self._label_types.add("name" if isinstance(row.label, str) else "number")
+        else:
+            name = "completions"
+            if isinstance(row, UnpairedRow):
+                name = "desirable" if row.label else "undesirable"
+            elif row.prompt is None:
+                name = "texts" if isinstance(row.completion, str) else "conversations"
+            self._groups[name].append(words(row.completion))
+            digests = digest_of(normalized(row.completion)), int(getattr(row, "label", 0))
+        self._first.append(digests[0])
+        self._second.append(digests[1])
+
+    def finish(self, rejected: Sequence[Rejected], forms: Mapping[str, int], ties: int = 0, unscored: int = 0,
+               seed: int = 0) -> Audit:
+        """Returns the findings on all rows.
+
+        Args:
+            rejected, forms, ties, unscored: as in `PreferenceRows`.
+            seed: seed of the intervals.
+        """
+        audit, lines = self._audit, np.array(self._lines, np.int64)
+        audit.result |= {
+            "kind": self.kind, "forms": dict(forms), "lines": len(np.unique(lines)) + len(rejected), "rows": len(lines),
+            "rejected": len(rejected), "ties": ties, "unscored": unscored,
+            "rejected_reasons": dict(collections.Counter(row.reason for row in rejected).most_common())}
+        for row in rejected:
+            audit.add(row.line, "rejected", row.reason)
+        self._count_prompts(lines)
+        self._find_equal(lines)
+        if self.kind == "paired":
+            self._find_both(lines)
+            self._measure_lengths(seed)
+        elif self.kind == "classify":
+            order = sorted(self._groups, key=lambda name: (not name.isdecimal(), int(name) if name.isdecimal() else 0,
+                                                           name))
+            largest = max(map(len, self._groups.values()), default=0)
+            audit.result["classes"] = {name: _spread(self._groups[name]) for name in order}
+            audit.result["largest_class"] = largest / max(len(lines), 1)
+            audit.result["label_types"] = sorted(self._label_types)
+        else:
+            audit.result["completions"] = {name: _spread(values) for name, values in self._groups.items()}
+        order_of_issues = list(ISSUES)
+        for own in audit.issues.values():
+            own.sort(key=lambda issue: order_of_issues.index(issue[0]))
+        return audit
+
+    def _count_prompts(self, lines: np.ndarray) -> None:
+        """Counts prompts, and the lines that share one."""
+        pairs = np.unique(np.stack([self.prompts, lines.astype(np.uint64)]), axis=1)  # a line may give several rows
+        prompts, counts = np.unique(pairs[0][pairs[0] > 0], return_counts=True)
+        repeated = counts[counts > 1]
+        self._audit.result["prompts"] = {
+            "distinct": len(prompts), "repeated": len(repeated), "lines_with_repeated": int(repeated.sum()),
+            "lines_without": int((pairs[0] == 0).sum())}
+        self._audit.result["columns"] = {name: n for name, n in self._columns.items() if n}
+
+    def _find_equal(self, lines: np.ndarray) -> None:
+        """Finds duplicates and contradictions."""
+        first, second = self.answers.T
+        keys = np.stack([self.prompts, first, second], 1)
+        groups, starts, group = _grouped(keys)
+        earliest = lines[starts]
+        for i in np.flatnonzero(lines != earliest[group]):
+            self._audit.add(int(lines[i]), "duplicate", f"duplicate of line {earliest[group[i]]}")
+        if self.kind == "classify":  # any other class contradicts
+            _, text_starts, text = _grouped(keys[:, :1])
+            other = np.full(len(text_starts), len(lines))  # first row of another class than the first row's
+            different = np.flatnonzero(second != second[text_starts[text]])
+            np.minimum.at(other, text[different], different)
+            at = np.where(second == second[text_starts[text]], other[text], text_starts[text])
+            for i in np.flatnonzero(at < len(lines)):
+                self._audit.add(int(lines[i]), "contradiction", f"contradicts line {lines[at[i]]}")
+        elif self.kind != "sft":
+            opposite = np.stack([self.prompts, second, first] if self.kind == "paired" else
+                                [self.prompts, first, 1 - second], 1)
+            _, _, both = _grouped(np.concatenate([groups, opposite]))
+            known = np.full(both.max(initial=-1) + 1, -1)
+            known[both[:len(groups)]] = np.arange(len(groups))
+            found = known[both[len(groups):]]
+            for i in np.flatnonzero(found >= 0):
+                self._audit.add(int(lines[i]), "contradiction", f"contradicts line {earliest[found[i]]}")
+
+    def _find_both(self, lines: np.ndarray) -> None:
+        """Finds answers that are chosen in a line and rejected in another one.
+
+        Within one scored or ranked line, an answer between two others is both.
+        """
+        prompts, answers = self.prompts, self.answers
+        _, starts, answer = _grouped(np.concatenate([np.stack([prompts, answers[:, side]], 1) for side in (0, 1)]))
+        answer, flagged = answer.reshape(2, -1), set()
+        touched = np.zeros(len(starts), bool)
+        for side in (0, 1):
+            low, high = np.full(len(starts), np.iinfo(np.int64).max), np.full(len(starts), -1)
+            np.minimum.at(low, answer[1 - side], lines)  # lines in which the answer is on the other side
+            np.maximum.at(high, answer[1 - side], lines)
+            own = answer[side]
+            found = (high[own] >= 0) & ((low[own] != lines) | (high[own] != lines))
+            touched[own[found]] = True
+            flagged |= set(lines[found].tolist())
+        for line in flagged:
+            self._audit.add(line, "both", "an answer is chosen here and rejected in another line, or the other way "
+                            "around")
+        self._audit.result["answers_chosen_and_rejected"] = int(touched.sum())
+
+    def _measure_lengths(self, seed: int) -> None:
+        if not len(self):
+            return
+        lengths = self.words
+        difference, (mean_chosen, mean_rejected) = lengths[:, 0] - lengths[:, 1], lengths.mean(0).tolist()
+        self._audit.result["length"] = {
+            "unit": "words", "mean_chosen": mean_chosen, "mean_rejected": mean_rejected,
+            "chosen_longer": int((difference > 0).sum()), "rejected_longer": int((difference < 0).sum()),
+            "equal": int((difference == 0).sum()),
+            "longer_is_better": clustered((np.sign(difference) + 1) / 2, self.prompts, seed)}
+
+
+def _grouped(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Groups equal rows of `[N, K]`: returns the distinct ones, the first index of each, and the group of every row."""
+    distinct, starts, group = np.unique(keys, axis=0, return_index=True, return_inverse=True)
+    return distinct, starts, group.reshape(-1)
 
 
 def audit_overlap(audit: Audit, read: PreferenceRows, other: str | Path) -> None:
@@ -107,20 +279,20 @@ def audit_overlap(audit: Audit, read: PreferenceRows, other: str | Path) -> None
     for item in iter_rows(other, {}, COLUMNS):
         if isinstance(item, Row):
             found = _prompts_in(item.fields)
-            prompts |= set(map(_digest, found))
+            prompts |= set(map(digest_of, found))
             lines += bool(found)
-    common: collections.Counter[bytes] = collections.Counter()
+    common: collections.Counter[int] = collections.Counter()
     for line, row in zip(read.lines, read.rows, strict=True):
-        if (prompt := _digest(prompt_of(row))) in prompts:
+        if (prompt := digest_of(prompt_of(row))) in prompts:
             common[prompt] += 1
             audit.add(line, "overlap", f"its prompt is in {name} too")
     audit.result["overlap"] = {"file": name, "lines_there": lines, "prompts": len(common),
                                "rows": sum(common.values())}
 
 
-def _digest(text: str) -> bytes:
-    """Returns a digest in place of a normalized text, of which a file may have many; empty of an empty one."""
-    return hashlib.blake2b(text.encode(), digest_size=16).digest() if text else b""
+def digest_of(text: str) -> int:
+    """Returns a digest of 64 bits in place of a normalized text, of which a file may have many; 0 of an empty one."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") if text else 0
 
 
 def _prompts_in(row: dict[str, Any]) -> set[str]:
@@ -138,112 +310,6 @@ def words(text: Text) -> int:
     if isinstance(text, str):
         return len(text.split())
     return sum(len(turn["content"].split()) for turn in text if turn["role"] == "assistant")
-
-
-def _count_prompts(audit: Audit, read: PreferenceRows, prompts: Sequence[bytes]) -> None:
-    lines: dict[bytes, set[int]] = collections.defaultdict(set)
-    for line, row, prompt in zip(read.lines, read.rows, prompts, strict=True):
-        lines[prompt].add(line)
-        turns = getattr(row, "prompt", None)
-        turns = turns if isinstance(turns, list) else getattr(row, "completion", None) if turns is None else None
-        if isinstance(turns, list) and any(a["role"] == b["role"] for a, b in itertools.pairwise(turns)):
-            audit.add(line, "roles", "a role repeats")
-    without = len(lines.pop(b"", ()))
-    repeated = [own for own in lines.values() if len(own) > 1]
-    audit.result["prompts"] = {"distinct": len(lines), "repeated": len(repeated),
-                               "lines_with_repeated": sum(map(len, repeated)), "lines_without": without}
-    columns = {"weight": 1.0, "label_probability": 1.0, "margin": 0.0}
-    audit.result["columns"] = {name: n for name, default in columns.items()
-                               if (n := sum(getattr(row, name, default) != default for row in read.rows))}
-
-
-def _find_equal(audit: Audit, read: PreferenceRows, prompts: Sequence[bytes]) -> None:
-    """Finds duplicates and contradictions."""
-    equal: dict[tuple, list[int]] = collections.defaultdict(list)
-    opposite = []
-    for line, row, prompt in zip(read.lines, read.rows, prompts, strict=True):
-        key, other = _keys(row, prompt)
-        opposite.append(other)
-        if line not in equal[key][-1:]:
-            equal[key].append(line)
-    for lines in equal.values():
-        for line in lines[1:]:
-            audit.add(line, "duplicate", f"duplicate of line {lines[0]}")
-    for line, other in zip(read.lines, opposite, strict=True):
-        if other is not None and other in equal:
-            audit.add(line, "contradiction", f"contradicts line {equal[other][0]}")
-    if read.kind == "classify":  # any other class contradicts
-        texts: dict[bytes, list[tuple[int, Any]]] = collections.defaultdict(list)
-        for line, row, text in zip(read.lines, read.rows, prompts, strict=True):
-            texts[text].append((line, row.label))
-        for own in texts.values():
-            for line, label in own:
-                if (first := next((at for at, its in own if its != label), None)) is not None:
-                    audit.add(line, "contradiction", f"contradicts line {first}")
-
-
-def _keys(row: Any, prompt: bytes) -> tuple[tuple, tuple | None]:
-    """Returns what equal rows have in common, and the same of rows with the opposite label; None without one."""
-    if isinstance(row, PairRow):
-        chosen, rejected = _digest(normalized(row.chosen)), _digest(normalized(row.rejected))
-        return (prompt, chosen, rejected), (prompt, rejected, chosen)
-    if isinstance(row, UnpairedRow):
-        completion = _digest(normalized(row.completion))
-        return (prompt, completion, row.label), (prompt, completion, not row.label)
-    return (prompt, row.label if isinstance(row, ClassifyRow) else _digest(normalized(row.completion))), None
-
-
-def _audit_pairs(audit: Audit, read: PreferenceRows, prompts: Sequence[bytes], seed: int) -> None:
-    sides: dict[tuple[bytes, bytes], tuple[set[int], set[int]]] = collections.defaultdict(lambda: (set(), set()))
-    lengths = []
-    for line, row, prompt in zip(read.lines, read.rows, prompts, strict=True):
-        answers = normalized(row.chosen), normalized(row.rejected)
-        for i, answer in enumerate(answers):
-            sides[prompt, _digest(answer)][i].add(line)
-        if answers[0] in answers[1] or answers[1] in answers[0]:
-            audit.add(line, "contained", "one answer contains the other")
-        lengths.append((words(row.chosen), words(row.rejected)))
-    both = 0
-    for chosen, rejected in sides.values():
-        # Within one scored or ranked line, an answer between two others is both.
-        lines = {line for line in chosen if rejected - {line}} | {line for line in rejected if chosen - {line}}
-        both += bool(lines)
-        for line in lines:
-            audit.add(line, "both", "an answer is chosen here and rejected in another line, or the other way around")
-    audit.result["answers_chosen_and_rejected"] = both
-    if not lengths:
-        return
-    difference = np.array([chosen - rejected for chosen, rejected in lengths])
-    mean_chosen, mean_rejected = np.mean(lengths, axis=0).tolist()
-    audit.result["length"] = {
-        "unit": "words", "mean_chosen": mean_chosen, "mean_rejected": mean_rejected,
-        "chosen_longer": int((difference > 0).sum()), "rejected_longer": int((difference < 0).sum()),
-        "equal": int((difference == 0).sum()),
-        "longer_is_better": clustered((np.sign(difference) + 1) / 2, [prompt.hex() for prompt in prompts], seed)}
-
-
-def _audit_completions(audit: Audit, rows: Sequence[SftRow | UnpairedRow]) -> None:
-    groups: dict[str, list[int]] = collections.defaultdict(list)
-    for row in rows:
-        name = "completions"
-        if isinstance(row, UnpairedRow):
-            name = "desirable" if row.label else "undesirable"
-        elif row.prompt is None:
-            name = "texts" if isinstance(row.completion, str) else "conversations"
-        groups[name].append(words(row.completion))
-    audit.result["completions"] = {name: _spread(values) for name, values in groups.items()}
-
-
-def _audit_classes(audit: Audit, rows: Sequence[ClassifyRow]) -> None:
-    groups: dict[str, list[int]] = collections.defaultdict(list)
-    for row in rows:
-        text = row.text if isinstance(row.text, str) else " ".join(turn["content"] for turn in row.text)
-        groups[str(row.label)].append(words(text) + words(row.pair or ""))
-    order = sorted(groups, key=lambda name: (not name.isdecimal(), int(name) if name.isdecimal() else 0, name))
-    largest = max(map(len, groups.values()), default=0)
-    audit.result["classes"] = {name: _spread(groups[name]) for name in order}
-    audit.result["largest_class"] = largest / max(len(rows), 1)
-    audit.result["label_types"] = sorted({"name" if isinstance(row.label, str) else "number" for row in rows})
 
 
 def _spread(values: Iterable[int]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from jaxllm.errors import UserError
 from jaxllm.files import write_jsonl
@@ -35,8 +35,8 @@ from jaxllm.text.forms import (
 )
 from jaxllm.text.rows import Rejected, Row, as_text, check_share, iter_rows
 
-__all__ = ["AnyRow", "ClassifyRow", "Kind", "PairRow", "PreferenceRows", "SftRow", "Text", "UnpairedRow", "normalized",
-           "preference_rows", "prompt_of", "read_forms", "split_by_prompt"]
+__all__ = ["AnyRow", "ClassifyRow", "FormLine", "Kind", "PairRow", "PreferenceRows", "SftRow", "Text", "UnpairedRow",
+           "iter_forms", "normalized", "preference_rows", "prompt_of", "read_forms", "split_by_prompt"]
 
 # Columns that forms have, of any type: types are checked with reasons that hold no text of the row.
 COLUMNS: dict[str, Any] = dict.fromkeys(("prompt", "chosen", "rejected", "completion", "completions", "label", "scores",
@@ -65,6 +65,27 @@ class PreferenceRows:
     forms: dict[str, int]
     ties: int = 0
     unscored: int = 0
+
+
+class FormLine(NamedTuple):
+    """A line of a data file, as rows of one kind.
+
+    Fields:
+        line: number of the line.
+        fields: its columns.
+        kind: kind of the rows.
+        form: form of the line.
+        rows: its rows.
+        ties, unscored: as in `PreferenceRows`, of this line.
+    """
+
+    line: int
+    fields: dict[str, Any]
+    kind: Kind
+    form: str
+    rows: list[Any]
+    ties: int
+    unscored: int
 
 
 def preference_rows(source: str | Path, kind: Kind, *, limit: int | None = None, limit_bad: float = 0.1,
@@ -103,33 +124,48 @@ def read_forms(source: str | Path, kind: Kind | None = None, limit: int | None =
         UserError: there is no such file, it cannot be read, or it has no lines.
     """
     rows, lines, rejected, forms, ties, unscored = [], [], [], dict.fromkeys(FORMS, 0), 0, 0
+    for item in iter_forms(source, kind, limit, pairing):
+        if isinstance(item, Rejected):
+            rejected.append(item)
+            continue
+        kind = item.kind
+        ties, unscored = ties + item.ties, unscored + item.unscored
+        forms[item.form] += 1
+        rows += item.rows
+        lines += [item.line] * len(item.rows)
+    if not rows and not rejected:
+        raise UserError("there are no rows in it", source)
+    return PreferenceRows(cast(Kind, kind or "paired"), rows, lines, rejected,
+                          {name: n for name, n in forms.items() if n}, ties, unscored)
+
+
+def iter_forms(source: str | Path, kind: Kind | None = None, limit: int | None = None, pairing: Pairing = "all"
+               ) -> Iterator[FormLine | Rejected]:
+    """Yields the lines of a data file as rows of one kind; holds one line in memory. See `read_forms`."""
     stream: Iterator[Row | Rejected] = iter_rows(source, {}, COLUMNS)
     if kind is None:
         first = list(itertools.islice(stream, _SAMPLE))
         kind = _most_frequent([item.fields for item in first if isinstance(item, Row)])
         stream = itertools.chain(first, stream)
+    used = 0
     for item in stream:
-        if limit is not None and sum(forms.values()) >= limit:
-            break
+        if used == limit:
+            return
         if isinstance(item, Rejected):
-            rejected.append(item)
+            yield item
             continue
         try:
             made = rows_of(item.fields, kind, item.line, pairing)
         except UserError as error:
-            rejected.append(Rejected(str(source), item.line, error.what, as_text(item.fields)))
+            yield Rejected(str(source), item.line, error.what, as_text(item.fields))
             continue
+        ties = unscored = 0
         if (form := form_of(item.fields)) in ORDERED:
             values = order_of(item.fields, ORDERED[form][0])
             counts = collections.Counter(value for value in values if value is not None)
-            ties += sum(math.comb(n, 2) for n in counts.values())
-            unscored += values.count(None)
-        forms[form] += 1
-        rows += made
-        lines += [item.line] * len(made)
-    if not rows and not rejected:
-        raise UserError("there are no rows in it", source)
-    return PreferenceRows(kind, rows, lines, rejected, {name: n for name, n in forms.items() if n}, ties, unscored)
+            ties, unscored = sum(math.comb(n, 2) for n in counts.values()), values.count(None)
+        used += 1
+        yield FormLine(item.line, item.fields, kind, form, made, ties, unscored)
 
 
 def _most_frequent(rows: Sequence[dict[str, Any]]) -> Kind:

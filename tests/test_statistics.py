@@ -44,7 +44,7 @@ def test_large_samples_agree_with_the_normal_interval_in_bounded_memory(monkeypa
     grades = np.floor(4 * rng.random(n))
     tracemalloc.start()
     try:
-        results = interval(values), interval(grades), clustered(values, np.arange(n) // 2, draws=200)
+        results = interval(values), interval(grades), clustered(values, np.arange(n) // 2, draws=400)
         p_equal, p_other = paired(values, values[::-1])["p"], paired(values, values + 0.01 * rng.normal(1, 1, n))["p"]
         peak = tracemalloc.get_traced_memory()[1]
     finally:

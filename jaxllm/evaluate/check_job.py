@@ -98,7 +98,7 @@ def audit(config: Config) -> Audit:
     read = read_forms(config.data.path, limit=config.data.limit)
     found = audit_rows(read, config.seed)
     if config.compare is not None:
-        audit_overlap(found, read, config.compare)
+        audit_overlap(found, config.compare)
     if config.model is not None:
         _audit_tokens(found, read, config)
     found.result["issues"] = found.counts()

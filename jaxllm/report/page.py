@@ -30,12 +30,14 @@ class Table:
             mean is None.
         note: line below the table.
         filters: numbers of columns, such as a language or an outcome, by which the page can show some of the rows.
+        folded: numbers of columns whose cells are shown by a click only, such as texts that may be harmful.
     """
 
     header: Sequence[str]
     rows: Sequence[Sequence[Any]]
     note: str = ""
     filters: Sequence[int] = ()
+    folded: Sequence[int] = ()
 
     def values(self, column: int) -> list[str]:
         """Returns the distinct values of a column as they are shown."""

@@ -51,11 +51,15 @@ class Audit:
         result: numbers, for result.json.
         issues: (issue, reason) of lines that have any, by line; issues are keys of `ISSUES`.
         ids: ids of usable lines.
+        lines: line of each row.
+        prompts: digest of each row's prompt, 0 without one.
     """
 
     result: dict[str, Any]
     ids: dict[int, Any]
     issues: dict[int, list[tuple[str, str]]] = field(default_factory=lambda: collections.defaultdict(list))
+    lines: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    prompts: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint64))
 
     def add(self, line: int, issue: str, reason: str) -> None:
         """Adds an issue of a line, once."""
@@ -163,6 +167,7 @@ class Auditor:
             seed: seed of the intervals.
         """
         audit, lines = self._audit, np.array(self._lines, np.int64)
+        audit.lines, audit.prompts = lines, self.prompts
         audit.result |= {
             "kind": self.kind, "forms": dict(forms), "lines": len(np.unique(lines)) + len(rejected), "rows": len(lines),
             "rejected": len(rejected), "ties": ties, "unscored": unscored,
@@ -264,12 +269,11 @@ def _grouped(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return distinct, starts, group.reshape(-1)
 
 
-def audit_overlap(audit: Audit, read: PreferenceRows, other: str | Path) -> None:
+def audit_overlap(audit: Audit, other: str | Path) -> None:
     """Adds the rows of which another file has the prompt, such as a test set that training must not see.
 
     Args:
         audit: changed in place.
-        read: rows of the audited file.
         other: the other file; of its lines in none of the forms the column `prompt` counts.
 
     Raises:
@@ -282,8 +286,8 @@ def audit_overlap(audit: Audit, read: PreferenceRows, other: str | Path) -> None
             prompts |= set(map(digest_of, found))
             lines += bool(found)
     common: collections.Counter[int] = collections.Counter()
-    for line, row in zip(read.lines, read.rows, strict=True):
-        if (prompt := digest_of(prompt_of(row))) in prompts:
+    for line, prompt in zip(audit.lines.tolist(), audit.prompts.tolist(), strict=True):
+        if prompt in prompts:
             common[prompt] += 1
             audit.add(line, "overlap", f"its prompt is in {name} too")
     audit.result["overlap"] = {"file": name, "lines_there": lines, "prompts": len(common),

@@ -42,6 +42,32 @@ class VerdictConfig:
 
 
 @dataclass(frozen=True)
+class JudgingConfig:
+    """A judge that compares pairs of answers, whichever job needs it.
+
+    Args:
+        judge: the judge.
+        verdict: how it compares.
+        device: number formats of a local judge.
+        seed: base of all random draws.
+    """
+
+    judge: JudgeConfig
+    verdict: VerdictConfig
+    device: DeviceConfig
+    seed: int
+
+    @property
+    def form(self) -> Literal["choice", "text", "rating", "score"]:
+        """Form of the verdicts; a reward model scores."""
+        if self.judge.kind == "reward":
+            return "score"
+        if self.verdict.form == "auto":
+            return "choice" if self.judge.kind == "local" else "text"
+        return self.verdict.form
+
+
+@dataclass(frozen=True)
 class Config:
     """Compares the answers of two models to the same prompts: wins, ties and losses of A.
 
@@ -115,13 +141,14 @@ class Config:
         return " + ".join(part for part in self.side(side) if part is not None)
 
     @property
+    def judging(self) -> JudgingConfig:
+        """The judge and how it compares."""
+        return JudgingConfig(self.judge, self.verdict, self.device, self.seed)
+
+    @property
     def form(self) -> Literal["choice", "text", "rating", "score"]:
         """Form of the verdicts; a reward model scores."""
-        if self.judge.kind == "reward":
-            return "score"
-        if self.verdict.form == "auto":
-            return "choice" if self.judge.kind == "local" else "text"
-        return self.verdict.form
+        return self.judging.form
 
     @property
     def disagreement(self) -> Disagreement:

@@ -55,7 +55,8 @@ def _run(config: Config, job: Job, data: RowSet) -> Path:
     pairs, rejected = _pairs(config, data, rows, sides)
     job.write_rejected(rejected)
     check_share(len(pairs), rejected, config.data.limit_bad)
-    summary = (score_pairs if config.form == "score" else judge_pairs)(config, job, pairs)
+    summary = (score_pairs(config, job, pairs) if config.form == "score" else
+               judge_pairs(config.judging, job, pairs))
     table = outcome_rows(config, pairs, iter_jsonl(job.directory / VERDICTS))
     write_jsonl(job.rows_path, table)
     if all(row["outcome"] is None for row in table):

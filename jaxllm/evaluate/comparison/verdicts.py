@@ -8,7 +8,7 @@ from typing import Any
 
 from jaxllm.errors import UserError
 from jaxllm.evaluate.comparison.answers import PromptRow
-from jaxllm.evaluate.comparison.config import Config
+from jaxllm.evaluate.comparison.config import Config, JudgingConfig
 from jaxllm.evaluate.comparison.measures import SIDES, Verdict, higher, outcome, word_count
 from jaxllm.evaluate.comparison.prompts import (
     OPTIONS,
@@ -63,8 +63,8 @@ class Presentation:
         return ORDERS[self.swapped]
 
 
-def judge_pairs(config: Config, job: Job, pairs: Sequence[Pair]) -> JudgeSummary:
-    """Writes the verdicts on all pairs in both orders into verdicts.jsonl, or the rest of them."""
+def judge_pairs(config: JudgingConfig, job: Job, pairs: Sequence[Pair], file: str = VERDICTS) -> JudgeSummary:
+    """Writes the verdicts on all pairs in both orders into a file of the job, or the rest of them."""
     judge, settings = open_judge(config.judge, config.device), config.verdict
     template = TEMPLATES[config.form] if settings.template is None else settings.template
     parse = parse_ratings if config.form == "rating" else parse_verdict
@@ -77,7 +77,7 @@ def judge_pairs(config: Config, job: Job, pairs: Sequence[Pair]) -> JudgeSummary
 
     shown = [Presentation(pair, swapped) for pair in pairs for swapped in (False, True)]
     return judge_rows(job, judge, shown, prompt, task, seed=config.seed, prices=config.judge.prices,
-                      fields=_columns, file=VERDICTS, name="judge", unit="verdicts")
+                      fields=_columns, file=file, name="judge", unit="verdicts")
 
 
 def _columns(shown: Presentation, judged: JudgedRow) -> dict[str, Any]:

@@ -1,0 +1,106 @@
+"""`jaxllm audit`: preference pairs, a committee that votes on their labels, and what the votes say about them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxllm.feedback.auditing import FILE, Findings, find, informative, save, summarize, suspicious
+from jaxllm.feedback.config import AuditConfig as Config
+from jaxllm.feedback.data import Pairs, read_pairs
+from jaxllm.feedback.members import needs_texts, read_members
+from jaxllm.feedback.report import lead, sections
+from jaxllm.feedback.sources import CODES, RULES
+from jaxllm.feedback.votes import ABSTAIN, bucket_names
+from jaxllm.files import write_jsonl
+from jaxllm.job import open_job
+from jaxllm.progress import notice
+from jaxllm.text.audit import audit_overlap
+from jaxllm.text.forms import PairRow
+from jaxllm.text.preferences import FormLine, iter_forms
+from jaxllm.text.rows import data_files
+
+__all__ = ["Config", "run"]
+
+
+def run(config: Config) -> Path:
+    """Runs the job, or resumes it; returns the path of its result.json.
+
+    Raises:
+        UserError: the rows, the scores or a member cannot be used.
+    """
+    with open_job(config.out, config) as job:
+        data = config.data
+        job.pin_file("data", data_files(data.path), data.limit)
+        if job.finished:
+            return job.already_done()
+        pairs = read_pairs(data.path, data.limit, data.limit_bad, job.rejected_path, needs_texts(config), config.seed)
+        if config.compare is not None:
+            job.pin_file("compare", data_files(config.compare))
+            audit_overlap(pairs.audit, config.compare)
+        members, unusable = read_members(config, job, pairs)
+        if unusable:
+            notice(f"{len(unusable):,} lines of scores cannot be used, such as {unusable[0]}")
+            job.write_rejected(map(asdict, [*pairs.rejected, *unusable]))
+        found = find(config, pairs, members)
+        write_jsonl(job.rows_path, _rows(config, pairs, found))
+        save(job.directory / FILE, pairs, found)
+        result = summarize(config, pairs, found)
+        result["rejected_scores"] = len(unusable)
+        shown = suspicious(found)[:config.suspicious]
+        texts = texts_of(config, pairs, {int(number) for number in shown})
+        if config.review:
+            write_jsonl(job.directory / "review.jsonl", _review(config, pairs, found))
+        for note in result["notes"]:
+            notice(note)
+        job.write_report("Audit of preference data", lead(result), sections(config, result, pairs, found, shown, texts))
+        return job.write_result(result)
+
+
+def _rows(config: Config, pairs: Pairs, found: Findings) -> Iterator[Mapping[str, Any]]:
+    """Yields the lines of rows.jsonl; they hold no text."""
+    names = bucket_names(config.committee.edges)
+    keys = [member.key for member in found.voting]
+    votes, voters = (column.tolist() for column in found.count)
+    by_member, right = found.votes.tolist(), found.right.tolist()
+    quantile, gap = (np.where(np.isnan(values), None, values.astype(object)).tolist()
+                     for values in (np.round(found.quantile, 6), np.round(found.gap, 6)))
+    for number, name in enumerate(pairs.ids):
+        yield {"id": name, "votes": votes[number], "voters": voters[number],
+               "bucket": names[found.bucket[number]] if voters[number] else None,
+               "source": CODES[found.source[number]], "rule": RULES[found.rule[number]],
+               "label_probability": round(right[number], 6), "gap": gap[number], "quantiles": quantile[number],
+               "by_member": {key: None if vote == ABSTAIN else vote
+                             for key, vote in zip(keys, by_member[number], strict=True)},
+               "issues": list(pairs.issues[number])}
+
+
+def texts_of(config: Config, pairs: Pairs, wanted: set[int]) -> dict[int, PairRow]:
+    """Returns the texts of some pairs, read again where they were not kept."""
+    if pairs.rows is not None:
+        return {number: pairs.rows[number] for number in wanted}
+    found: dict[int, PairRow] = {}
+    if not wanted:
+        return found
+    index = {str(pairs.ids[number]): number for number in wanted}
+    for item in iter_forms(config.data.path, "paired", config.data.limit):
+        if isinstance(item, FormLine):
+            found |= {index[str(row.id)]: row for row in item.rows if str(row.id) in index}
+        if len(found) == len(wanted):
+            break
+    return found
+
+
+def _review(config: Config, pairs: Pairs, found: Findings) -> Iterator[Mapping[str, Any]]:
+    """Yields the pairs for people to answer, with their texts."""
+    chosen: Sequence[int] = informative(found, config.review).tolist()
+    texts = texts_of(config, pairs, set(chosen))
+    for number in chosen:
+        row = texts[number]
+        yield {"id": pairs.ids[number], "prompt": row.prompt, "chosen": row.chosen, "rejected": row.rejected,
+               "votes": int(found.count.votes[number]), "voters": int(found.count.voters[number]),
+               "label_probability": round(float(found.right[number]), 6), "answer": None, "note": None}

@@ -1,0 +1,328 @@
+"""Preference pairs with what is known of their labels, and scores or votes of committee members, line by line.
+
+Texts are kept only where members read them: a file of any length is audited and cleaned in the memory that its ids and
+digests take.
+"""
+
+from __future__ import annotations
+
+import collections
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from jaxllm.errors import UserError
+from jaxllm.feedback.votes import ABSTAIN, consistent_votes, votes_of_scores
+from jaxllm.files import write_jsonl
+from jaxllm.progress import notice
+from jaxllm.text.audit import Audit, Auditor
+from jaxllm.text.forms import PairRow
+from jaxllm.text.preferences import iter_forms
+from jaxllm.text.rows import Rejected, Row, as_text, check_share, iter_rows
+
+Criterion = Literal["helpfulness", "harmlessness"]
+CRITERIA = ("helpfulness", "harmlessness")
+_FROM_CELL = {"1": 1, "0": 0, "-1": -1, "": None}
+DOMAIN = "mixed"  # of a row without one
+# What a person may have answered, and its number in files.
+ANSWERS: dict[Any, str] = {"chosen": "chosen", "rejected": "rejected", "both_good": "both_good", "both_bad": "both_bad",
+                           "tie": "tie", "uncertain": "uncertain", 1: "chosen", -1: "rejected", 0: "tie",
+                           None: "uncertain"}
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Pairs of a file, `N` in all.
+
+    Attributes:
+        ids: id of each pair, all different as text.
+        clusters: number of each pair's prompt; pairs without a prompt are alone.
+        digests: digest of each pair's texts, in hexadecimal.
+        words: words of the chosen and the rejected answer, `[N, 2]`.
+        domains: domain of each pair.
+        people: what people answered, of each pair.
+        tags: tags of each prompt.
+        issues: what a check of the data found, of each pair.
+        audit: findings of that check.
+        rows: the pairs with their texts; None if they were not kept.
+        rejected: lines that cannot be used.
+    """
+
+    ids: list[Any]
+    clusters: np.ndarray
+    digests: list[str]
+    words: np.ndarray
+    domains: list[str]
+    people: list[tuple[str, ...]]
+    tags: list[tuple[str, ...]]
+    issues: list[tuple[str, ...]]
+    audit: Audit
+    rows: list[PairRow] | None
+    rejected: list[Rejected]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def decisions(self) -> np.ndarray:
+        """Answer of more than half of the people, `[N]` text; "" without one."""
+        return np.array([decision_of(own) for own in self.people], dtype="U12")
+
+    def index(self) -> dict[str, int]:
+        """Returns the number of each id, as text."""
+        return {str(name): number for number, name in enumerate(self.ids)}
+
+
+def read_pairs(path: str | Path, limit: int | None = None, limit_bad: float = 0.1,
+               rejected_path: str | Path | None = None, texts: bool = False, seed: int = 0) -> Pairs:
+    """Reads preference pairs, and checks them as `jaxllm check` does.
+
+    Args:
+        path: rows `{id?, prompt, chosen, rejected, domain?, human_votes?, tags?}`, or of another form with pairs.
+        limit, limit_bad: see `config.DataConfig`.
+        rejected_path: file for lines that cannot be used.
+        texts: keep the texts.
+        seed: seed of intervals.
+
+    Raises:
+        UserError: the file cannot be read, an id occurs twice, or too many lines cannot be used.
+    """
+    auditor, rejected = Auditor("paired"), []
+    ids, digests, domains, people, tags, lines = [], [], [], [], [], []
+    rows: list[PairRow] = []
+    forms: collections.Counter[str] = collections.Counter()
+    first: dict[str, int] = {}
+    ties = unscored = 0
+    for item in iter_forms(path, "paired", limit):
+        reason = item.reason if isinstance(item, Rejected) else _extra_reason(item.fields)
+        if isinstance(item, Rejected):
+            rejected.append(item)
+            continue
+        if reason is not None:
+            rejected.append(Rejected(str(path), item.line, reason, as_text(item.fields)))
+            continue
+        forms[item.form] += 1
+        ties, unscored = ties + item.ties, unscored + item.unscored
+        for row in item.rows:
+            if (before := first.setdefault(str(row.id), item.line)) != item.line:
+                raise UserError(f"the id {row.id!r} occurs twice, in lines {before} and {item.line}", path,
+                                "give every row an id of its own")
+            auditor.add(item.line, row)
+            ids.append(row.id)
+            lines.append(item.line)
+            digests.append(digest_of(row))
+            domains.append(str(item.fields.get("domain") or DOMAIN))
+            people.append(tuple(ANSWERS[vote] for vote in item.fields.get("human_votes") or ()))
+            tags.append(tuple(dict.fromkeys(map(str, item.fields.get("tags") or ()))))
+            if texts:
+                rows.append(row)
+    if rejected_path is not None:
+        write_jsonl(rejected_path, map(asdict, rejected))
+    if not ids and not rejected:
+        raise UserError("there are no rows in it", path)
+    check_share(sum(forms.values()), rejected, limit_bad, rejected_path)
+    prompts, words = auditor.prompts, auditor.words
+    audit = auditor.finish(rejected, forms, ties, unscored, seed)
+    _, clusters = np.unique(prompts, return_inverse=True)
+    alone = prompts == 0
+    clusters = np.where(alone, len(ids) + np.arange(len(ids)), clusters.reshape(-1))
+    issues = [tuple(dict.fromkeys(issue for issue, _ in audit.issues.get(line, ()))) for line in lines]
+    return Pairs(ids, clusters, digests, words, domains, people, tags, issues, audit, rows if texts else None, rejected)
+
+
+def _extra_reason(row: Mapping[str, Any]) -> str | None:
+    """Returns why columns about the label cannot be used, or None."""
+    votes, tags = row.get("human_votes"), row.get("tags")
+    if votes is not None and not (isinstance(votes, list) and all(
+            vote is None or isinstance(vote, str | int) and not isinstance(vote, bool) and vote in ANSWERS
+            for vote in votes)):
+        names = ", ".join(name for name in ANSWERS if isinstance(name, str))
+        return f"human_votes must be a list of {names}, or 1, -1, 0, null"
+    if tags is not None and not (isinstance(tags, list) and all(isinstance(tag, str) for tag in tags)):
+        return "tags must be a list of texts"
+    return None
+
+
+def decision_of(answers: Sequence[str]) -> str:
+    """Returns the answer of more than half of the people who are not uncertain; "" without one."""
+    counts = collections.Counter(answer for answer in answers if answer != "uncertain")
+    most = counts.most_common(1)
+    return most[0][0] if most and 2 * most[0][1] > sum(counts.values()) else ""
+
+
+def digest_of(row: PairRow) -> str:
+    """Returns a digest of the texts of a pair, by which a ledger knows it again."""
+    text = json.dumps([row.prompt, row.chosen, row.rejected], ensure_ascii=True)
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+@dataclass
+class Member:
+    """A member of a committee.
+
+    Attributes:
+        name: its name.
+        criterion: helpfulness or harmlessness; None for the better answer as a whole.
+        votes: vote on each pair, `[N]`.
+        scores: scores of the chosen and the rejected answer `[N, 2]`, NaN where there are none; None for a member that
+            votes.
+        kind: kind of the member.
+        orders: votes with the chosen answer first and with the rejected one first, `[N, 2]`, of a member that voted in
+            both orders.
+    """
+
+    name: str
+    criterion: str | None
+    votes: np.ndarray
+    scores: np.ndarray | None = None
+    kind: str = "scores"
+    orders: np.ndarray | None = None
+
+    @property
+    def key(self) -> str:
+        """Name with the criterion."""
+        return self.name if self.criterion is None else f"{self.name} ({self.criterion})"
+
+    @property
+    def directions(self) -> np.ndarray:
+        """Votes as numbers `[N]`, NaN where the member abstains; in place of gaps where it has no scores."""
+        return np.where(self.votes == ABSTAIN, np.nan, self.votes)
+
+
+@dataclass
+class _Column:
+    """Scores or votes of a member while a file is read."""
+
+    count: int
+    scores: np.ndarray | None = None
+    votes: np.ndarray | None = None
+    twice: bool = False
+    known: np.ndarray = field(init=False)
+
+    def __post_init__(self):
+        self.known = np.zeros(self.count, bool)
+
+
+class Scores:
+    """Collects scores and votes of members from files.
+
+    Args:
+        pairs: the pairs.
+        tolerance: scores that differ by no more are a tie.
+    """
+
+    def __init__(self, pairs: Pairs, tolerance: float = 0.0):
+        self._index, self._count, self._tolerance = pairs.index(), len(pairs), tolerance
+        self._columns: dict[tuple[str, str | None], _Column] = {}
+        self._unknown = 0
+
+    def read(self, path: str | Path, limit_bad: float = 0.1) -> list[Rejected]:
+        """Reads a file: rows `{id, member, chosen, rejected}`, `{id, member, vote, vote_swapped?}`, both with
+        `criterion?`, or `{id, scores: {member: [chosen, rejected]}}`. Returns the lines that cannot be used.
+
+        Raises:
+            UserError: the file cannot be read, a member has two entries for a pair, or too many lines cannot be used.
+        """
+        rejected, good, unknown = [], 0, self._unknown
+        # Votes are not declared, so that null (no vote) differs from a column that is absent.
+        for item in iter_rows(path, {"id": Any}, dict.fromkeys(("member", "chosen", "rejected", "criterion", "scores"),
+                                                               Any)):
+            if isinstance(item, Rejected):
+                rejected.append(item)
+            elif reason := self._take(item, path):
+                rejected.append(Rejected(str(path), item.line, reason, as_text(item.fields)))
+            else:
+                good += 1
+        check_share(good, rejected, limit_bad)
+        if not good:
+            raise UserError("there are no scores in it", path)
+        if self._unknown - unknown == good:
+            raise UserError("none of its ids is that of a row", path, "let the rows and the scores have the same ids")
+        return rejected
+
+    def _take(self, item: Row, path: str | Path) -> str | None:
+        """Takes a line; returns the reason why it cannot be used."""
+        row = item.fields
+        number = self._index.get(str(row["id"]))
+        if number is None:
+            self._unknown += 1
+        if (wide := row.get("scores")) is not None:
+            if not isinstance(wide, dict) or not wide:
+                return "scores must map members to [chosen, rejected]"
+            for name, both in wide.items():
+                if not isinstance(both, list) or len(both) != 2 or not all(map(_is_score, both)):
+                    return f"the scores of {name!r} must be two numbers (or null): [chosen, rejected]"
+            for name, both in wide.items():
+                self._put((name, None), number, both, None, item, path)
+            return None
+        name, criterion = row.get("member"), row.get("criterion")
+        if not isinstance(name, str) or not name:
+            return "field 'member' is missing, or no text"
+        if criterion is not None and criterion not in CRITERIA:
+            return f"criterion must be one of {', '.join(CRITERIA)}"
+        if "vote" in row or "vote_swapped" in row:
+            votes = [row[column] for column in ("vote", "vote_swapped") if column in row]
+            votes = [_FROM_CELL.get(vote, vote) if isinstance(vote, str) else vote for vote in votes]
+            if not all(vote is None or isinstance(vote, int) and not isinstance(vote, bool) and -1 <= vote <= 1
+                       for vote in votes):
+                return "a vote must be 1 (agrees with the label), -1 (disagrees), 0 (tie) or null"
+            self._put((name, criterion), number, None, votes, item, path)
+            return None
+        both = [row.get("chosen"), row.get("rejected")]
+        if not all(map(_is_score, both)):
+            return "chosen and rejected must be numbers (or null)"
+        self._put((name, criterion), number, both, None, item, path)
+        return None
+
+    def _put(self, key: tuple[str, str | None], number: int | None, scores: Sequence[Any] | None,
+             votes: Sequence[Any] | None, item: Row, path: str | Path) -> None:
+        if number is None:
+            return
+        column = self._columns.setdefault(key, _Column(self._count))
+        if column.known[number]:
+            raise UserError(f"member {key[0]!r} has two entries for the id {item.fields['id']!r}; line {item.line} is "
+                            "the second", path, "leave one of them")
+        column.known[number] = True
+        if votes is not None:
+            if column.votes is None:
+                column.votes = np.full((self._count, 2), ABSTAIN, np.int8)
+            column.twice |= len(votes) == 2
+            column.votes[number] = [ABSTAIN if None in votes else vote for vote in (votes[0], votes[-1])]
+        elif scores is not None and None not in scores:
+            if column.scores is None:
+                column.scores = np.full((self._count, 2), np.nan)
+            column.scores[number] = scores
+
+    def members(self) -> Iterator[Member]:
+        """Yields the members.
+
+        Raises:
+            UserError: a member has scores for some pairs and votes for others.
+        """
+        if self._unknown:
+            notice(f"{self._unknown:,} lines of scores have ids that no row has; they are left out")
+        most = max((int(column.known.sum()) for column in self._columns.values()), default=0)
+        for (name, criterion), column in self._columns.items():
+            if column.scores is not None and column.votes is not None:
+                raise UserError(f"member {name!r} has scores for some rows and votes for others", "committee.scores",
+                                "give the two different names")
+            if (scored := int(column.known.sum())) < self._count:
+                kind = "fewer rows than others" if scored < most else "not all rows"
+                notice(f"member {name} has scored {kind}: {scored:,} of {self._count:,}; it abstains on the rest")
+            if column.votes is not None:
+                orders = column.votes
+                yield Member(name, criterion, consistent_votes(orders[:, 0], orders[:, 1]), None, "votes",
+                             orders if column.twice else None)
+            else:
+                scores = np.full((self._count, 2), np.nan) if column.scores is None else column.scores
+                yield Member(name, criterion, votes_of_scores(scores, self._tolerance), scores)
+
+
+def _is_score(value: Any) -> bool:
+    return value is None or isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

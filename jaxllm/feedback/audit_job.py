@@ -20,9 +20,9 @@ from jaxllm.files import write_jsonl
 from jaxllm.job import open_job
 from jaxllm.progress import notice
 from jaxllm.text.audit import audit_overlap
-from jaxllm.text.forms import PairRow
-from jaxllm.text.preferences import FormLine, iter_forms
-from jaxllm.text.rows import data_files
+from jaxllm.text.forms import PairRow, rows_of
+from jaxllm.text.preferences import COLUMNS
+from jaxllm.text.rows import Row, data_files, iter_rows
 
 __all__ = ["Config", "run"]
 
@@ -86,12 +86,14 @@ def texts_of(config: Config, pairs: Pairs, wanted: set[int]) -> dict[int, PairRo
     found: dict[int, PairRow] = {}
     if not wanted:
         return found
+    lines = {pairs.lines[number] for number in wanted}
     index = {str(pairs.ids[number]): number for number in wanted}
-    for item in iter_forms(config.data.path, "paired", config.data.limit):
-        if isinstance(item, FormLine):
-            found |= {index[str(row.id)]: row for row in item.rows if str(row.id) in index}
-        if len(found) == len(wanted):
-            break
+    for item in iter_rows(config.data.path, {}, COLUMNS):
+        if isinstance(item, Row) and item.line in lines:
+            found |= {index[str(row.id)]: row for row in rows_of(item.fields, "paired", item.line)
+                      if str(row.id) in index}
+            if len(found) == len(wanted):
+                break
     return found
 
 

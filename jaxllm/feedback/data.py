@@ -7,6 +7,7 @@ digests take.
 from __future__ import annotations
 
 import collections
+import functools
 import hashlib
 import json
 import math
@@ -42,6 +43,7 @@ class Pairs:
 
     Attributes:
         ids: id of each pair, all different as text.
+        lines: line of each pair.
         clusters: number of each pair's prompt; pairs without a prompt are alone.
         digests: digest of each pair's texts, in hexadecimal.
         words: words of the chosen and the rejected answer, `[N, 2]`.
@@ -55,6 +57,7 @@ class Pairs:
     """
 
     ids: list[Any]
+    lines: list[int]
     clusters: np.ndarray
     digests: list[str]
     words: np.ndarray
@@ -69,7 +72,7 @@ class Pairs:
     def __len__(self) -> int:
         return len(self.ids)
 
-    @property
+    @functools.cached_property
     def decisions(self) -> np.ndarray:
         """Answer of more than half of the people, `[N]` text; "" without one."""
         return np.array([decision_of(own) for own in self.people], dtype="U12")
@@ -100,7 +103,7 @@ def read_pairs(path: str | Path, limit: int | None = None, limit_bad: float = 0.
     first: dict[str, int] = {}
     ties = unscored = 0
     for item in iter_forms(path, "paired", limit):
-        reason = item.reason if isinstance(item, Rejected) else _extra_reason(item.fields)
+        reason = item.reason if isinstance(item, Rejected) else extra_reason(item.fields)
         if isinstance(item, Rejected):
             rejected.append(item)
             continue
@@ -133,10 +136,11 @@ def read_pairs(path: str | Path, limit: int | None = None, limit_bad: float = 0.
     alone = prompts == 0
     clusters = np.where(alone, len(ids) + np.arange(len(ids)), clusters.reshape(-1))
     issues = [tuple(dict.fromkeys(issue for issue, _ in audit.issues.get(line, ()))) for line in lines]
-    return Pairs(ids, clusters, digests, words, domains, people, tags, issues, audit, rows if texts else None, rejected)
+    return Pairs(ids, lines, clusters, digests, words, domains, people, tags, issues, audit, rows if texts else None,
+                 rejected)
 
 
-def _extra_reason(row: Mapping[str, Any]) -> str | None:
+def extra_reason(row: Mapping[str, Any]) -> str | None:
     """Returns why columns about the label cannot be used, or None."""
     votes, tags = row.get("human_votes"), row.get("tags")
     if votes is not None and not (isinstance(votes, list) and all(
@@ -284,7 +288,8 @@ class Scores:
              votes: Sequence[Any] | None, item: Row, path: str | Path) -> None:
         if number is None:
             return
-        column = self._columns.setdefault(key, _Column(self._count))
+        if (column := self._columns.get(key)) is None:
+            column = self._columns[key] = _Column(self._count)
         if column.known[number]:
             raise UserError(f"member {key[0]!r} has two entries for the id {item.fields['id']!r}; line {item.line} is "
                             "the second", path, "leave one of them")

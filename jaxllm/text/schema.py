@@ -40,11 +40,11 @@ def check_row(row: dict, schema: Mapping[str, tuple[Any, bool]], clean: bool = F
                 return f"field {name!r} is " + ("null" if name in row else f"missing{_present(row)}")
             absent.append(name)
             continue
-        if type(value) is not expected or expected is float:
+        if expected is not Any and (type(value) is not expected or expected is float):
             if (reason := mismatch(value, expected)) is not None:
                 return f"field {name!r}{reason}"
             numbers[name] = _with_numbers(value, expected)
-        if (reason := _bad_value(value, clean)) is not None:
+        if not (clean and type(value) is str) and (reason := _bad_value(value, clean)) is not None:
             return f"field {name!r} holds {reason}"
     row.update(numbers)
     for name in absent:

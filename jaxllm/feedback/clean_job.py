@@ -1,0 +1,282 @@
+"""`jaxllm clean`: decides by an audit what is done with each preference pair, and does it."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxllm import agreement
+from jaxllm.errors import UserError
+from jaxllm.feedback.auditing import FILE
+from jaxllm.feedback.cleaning_config import Config
+from jaxllm.feedback.data import ANSWERS, decision_of, digest_of, extra_reason
+from jaxllm.feedback.difficulty import difficulties
+from jaxllm.feedback.ledger import Line, cleaned, columns_of, entry, replayed, unpaired
+from jaxllm.feedback.methods import ACTIONS, FLIP, KEEP, METHODS, REMOVE, SOFT, Decision, Inputs, decide
+from jaxllm.files import JsonlWriter
+from jaxllm.job import Job, open_job
+from jaxllm.progress import notice
+from jaxllm.report import Section, Table
+from jaxllm.text.audit import ISSUES
+from jaxllm.text.preferences import iter_forms
+from jaxllm.text.rows import Rejected, check_share, data_files, iter_rows
+
+__all__ = ["Config", "run"]
+
+LEDGER, CLEANED, UNPAIRED_FILE = "ledger.jsonl", "cleaned.jsonl", "cleaned_unpaired.jsonl"
+# Flips are refused whose estimated precision is below.
+GATE = 0.5
+_REFUSED = "; the flip is refused: its estimated precision is {}"
+
+
+def run(config: Config) -> Path:
+    """Runs the job; returns the path of its result.json.
+
+    Raises:
+        UserError: the rows, the audit, the ledger or another file cannot be used.
+    """
+    with open_job(config.out, config) as job:
+        job.pin_file("data", data_files(config.data.path), config.data.limit)
+        for name in ("truth", "answers", "replay"):
+            if (path := getattr(config, name)) is not None:
+                job.pin_file(name, path)
+        if job.finished:
+            return job.already_done()
+        rejected: list[Rejected] = []
+        lines = _lines(config, rejected)
+        if config.replay is not None:
+            counts = _write(job, replayed(config.replay, lines))
+            result: dict[str, Any] = {"method": None, "replayed": config.replay}
+            tables: list[Table] = []
+        else:
+            decision, result, tables = _decided(config)
+            counts = _write(job, _entries(lines, decision))
+        job.write_rejected(map(asdict, rejected))
+        check_share(sum(counts.values()), rejected, config.data.limit_bad)
+        actions = {name: counts.get(name, 0) for name in ACTIONS}
+        total = sum(counts.values())
+        result = {"rows": total, "rejected": len(rejected), "actions": actions,
+                  "kept": total - actions["remove"] - actions["unpaired"], **result}
+        summary = Table(["action", "pairs", "share"],
+                        [[name, n, n / max(total, 1)] for name, n in actions.items() if n])
+        job.write_report("Cleaned preference data", _lead(config, result),
+                         [Section("Actions", parts=[summary]), *(Section(table.note or "Rules", parts=[table])
+                                                                 for table in tables)])
+        return job.write_result(result)
+
+
+def _lead(config: Config, result: Mapping[str, Any]) -> str:
+    done = ", ".join(f"{n:,} {name}" for name, n in result["actions"].items() if n)
+    return f"{result['rows']:,} pairs, {f'method {config.method}' if config.method else 'replay of a ledger'}: {done}."
+
+
+def _lines(config: Config, rejected: list[Rejected]) -> Iterator[Line]:
+    """Yields the pairs of the data; collects the lines that cannot be used."""
+    for item in iter_forms(config.data.path, "paired", config.data.limit):
+        if isinstance(item, Rejected):
+            rejected.append(item)
+        elif (reason := extra_reason(item.fields)) is not None:
+            rejected.append(Rejected(config.data.path, item.line, reason, ""))
+        else:
+            yield from (Line(row, columns_of(row, item.form, item.fields)) for row in item.rows)
+
+
+def _write(job: Job, entries: Iterator[tuple[Line, dict[str, Any]]]) -> collections.Counter[str]:
+    """Writes ledger, cleaned rows and rows for KTO; counts the actions."""
+    counts: collections.Counter[str] = collections.Counter()
+    paths = [job.directory / name for name in (LEDGER, CLEANED, UNPAIRED_FILE)]
+    parts = [path.with_name(f".{path.name}.part") for path in paths]
+    try:
+        with contextlib.ExitStack() as stack:
+            for part in parts:
+                part.unlink(missing_ok=True)
+            ledger, rows, both = [stack.enter_context(JsonlWriter(part)) for part in parts]
+            for line, own in entries:
+                counts[own["action"]] += 1
+                ledger.write(own)
+                if (row := cleaned(line, own)) is not None:
+                    rows.write(row)
+                for one in unpaired(line, own):
+                    both.write(one)
+        for path, part in zip(paths[:None if counts["unpaired"] else 2], parts, strict=False):
+            os.replace(part, path)
+    finally:
+        for part in parts:
+            part.unlink(missing_ok=True)
+    return counts
+
+
+def _entries(lines: Iterator[Line], decision: Decision) -> Iterator[tuple[Line, dict[str, Any]]]:
+    """Yields the pairs with their lines of the ledger."""
+    actions, rules, values = decision.action.tolist(), decision.rule.tolist(), decision.value.tolist()
+    for number, line in enumerate(lines):
+        value = round(values[number], 6) if actions[number] >= SOFT and ACTIONS[actions[number]] != "unpaired" else None
+        yield line, entry(line.row, ACTIONS[actions[number]], decision.rules[rules[number]], value)
+
+
+def _decided(config: Config) -> tuple[Decision, dict[str, Any], list[Table]]:
+    """Decides what is done; returns that, contents of result.json, and tables of the report."""
+    ids, digests, tags = _index(config)
+    audit, meta = (None, {}) if config.audit is None else _audit(config.audit, digests)
+    inputs = Inputs(len(ids), tags, None, audit, [own["name"] for own in json.loads(meta.get("members", "[]"))],
+                    float(meta.get("noise", 0)))
+    needs = None if config.method == "sac" else METHODS[str(config.method)].needs
+    if needs == "ifd" and (config.ifd.model or config.ifd.path):
+        inputs = Inputs(inputs.count, tags, difficulties(config, ids), audit, inputs.members, inputs.noise)
+    decision = decide(config, inputs)
+    gate = _gate(config, decision, inputs)
+    if config.drop:
+        bits = sum(1 << number for number, name in enumerate(ISSUES) if name in config.drop)
+        decision.set((audit["issues"] & bits) > 0, REMOVE, f"dropped: {', '.join(config.drop)}")
+    if config.answers is not None:
+        _apply_answers(config.answers, ids, decision)
+    result: dict[str, Any] = {"method": config.method, "gate": gate,
+                              "rules": {decision.rules[number]: int(n) for number, n in zip(
+                                  *np.unique(decision.rule, return_counts=True), strict=True)}}
+    tables = [Table(["rule", "pairs"], [[rule, n] for rule, n in result["rules"].items()])]
+    if audit is not None:
+        result["by_bucket"] = _by_bucket(decision, audit["bucket"])
+    if config.truth is not None:
+        result |= _detection(config, ids, decision, np.arange(len(ids)) if audit is None else audit["clusters"])
+        tables.append(Table(["detection of wrong labels", ""], [[name, result[name]] for name in (
+            "precision", "recall", "f1", "auroc") if result[name]["mean"] is not None], "Detection"))
+    return decision, result, tables
+
+
+def _index(config: Config) -> tuple[list[str], np.ndarray, list[Sequence[str]]]:
+    """Reads ids, digests and tags of the pairs."""
+    ids, digests, tags, rejected = [], [], [], []
+    for line in _lines(config, rejected):
+        ids.append(str(line.row.id))
+        digests.append(int(digest_of(line.row), 16))
+        tags.append(tuple(dict.fromkeys(map(str, line.fields.get("tags") or ()))))
+    if not ids and not rejected:
+        raise UserError("there are no rows in it", config.data.path)
+    check_share(len(ids), rejected, config.data.limit_bad)
+    if len(set(ids)) < len(ids):
+        twice = next(name for name, n in collections.Counter(ids).items() if n > 1)
+        raise UserError(f"the id {twice!r} occurs twice", config.data.path, "give every row an id of its own")
+    return ids, np.array(digests, np.uint64), tags
+
+
+def _audit(folder: str, digests: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Reads the arrays of an audit, and what describes its members."""
+    from safetensors import SafetensorError, safe_open
+
+    path = Path(folder).expanduser() / FILE
+    if not path.is_file():
+        raise UserError(f"there is no {FILE}", folder, "give the --out of a finished jaxllm audit")
+    try:
+        with safe_open(path, "np") as file:
+            arrays, meta = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()
+    except SafetensorError as error:
+        raise UserError(f"not a whole file: {error}", path, "run jaxllm audit again") from None
+    if not np.array_equal(arrays["rows"], digests):
+        raise UserError("the audit is of other rows", folder,
+                        "audit the file that is cleaned, with the same data.limit")
+    return arrays, meta
+
+
+def _gate(config: Config, decision: Decision, inputs: Inputs) -> dict[str, Any]:
+    """Refuses flips of which more than half would be wrong, by the calibrated committee."""
+    flips = decision.action == FLIP
+    gate: dict[str, Any] = {"flips": int(flips.sum()), "estimated_precision": None, "refused": False}
+    if not flips.any():
+        return gate
+    precision = None if inputs.audit is None else float((1 - inputs.audit["right"][flips]).mean())
+    gate["estimated_precision"] = precision
+    known = "not known without an audit" if precision is None else f"{precision:.2f}"
+    if precision is not None and precision >= GATE:
+        return gate
+    if config.force:
+        notice(f"warning: {flips.sum():,} labels are flipped by --force, and the estimated precision is {known}: "
+               f"most of these labels may have been right")
+        return gate
+    gate["refused"] = True
+    notice(f"{flips.sum():,} flips are refused, and the rows kept: the estimated precision is {known}, and below "
+           f"{GATE:g} a flip spoils more labels than it mends. Remove the rows instead ({_removing(config)}), or force "
+           "the flips with --force.")
+    for number in np.unique(decision.rule[flips]):
+        rule = decision.rules[number] + _REFUSED.format(known)
+        decision.set(flips & (decision.rule == number), KEEP, rule)
+    return gate
+
+
+def _removing(config: Config) -> str:
+    if config.method == "sac":
+        return "--actions.mislabeled remove"
+    return f"--method {str(config.method)[:-2]}_r" if str(config.method).endswith("_f") else "--action remove"
+
+
+def _apply_answers(path: str, ids: Sequence[str], decision: Decision) -> None:
+    """Lets people's answers decide their pairs."""
+    given: dict[str, list[str]] = collections.defaultdict(list)
+    for item in iter_rows(path, {"id": Any}, {"answer": Any}):
+        if isinstance(item, Rejected):
+            raise UserError(f"line {item.line} cannot be used: {item.reason}", path)
+        answer = item.fields.get("answer")
+        if answer is None:
+            continue
+        if not isinstance(answer, str | int) or answer not in ANSWERS:
+            names = ", ".join(name for name in ANSWERS if isinstance(name, str))
+            raise UserError(f"the answer in line {item.line} must be one of {names}", path)
+        given[str(item.fields["id"])].append(ANSWERS[answer])
+    index = {name: number for number, name in enumerate(ids)}
+    if unknown := [name for name in given if name not in index]:
+        raise UserError(f"there is no pair {unknown[0]!r} in the data", path)
+    for name, answers in given.items():
+        where = np.zeros(len(ids), bool)
+        where[index[name]] = True
+        answer = decision_of(answers)
+        action, value = {"chosen": (KEEP, 0.0), "rejected": (FLIP, 0.0), "both_bad": (REMOVE, 0.0)}.get(
+            answer, (SOFT, 0.5))
+        decision.set(where, action, f"people: {answer or 'undecided'}", value)
+    if not given:
+        notice(f"{path} has no answers yet")
+
+
+def _by_bucket(decision: Decision, bucket: np.ndarray) -> dict[str, dict[str, int]]:
+    """Counts actions by the number of the bucket, from none (0) to full; -1 has no votes."""
+    return {str(number): {ACTIONS[action]: int(((bucket == number) & (decision.action == action)).sum())
+                          for action in np.unique(decision.action[bucket == number])} for number in np.unique(bucket)}
+
+
+def _detection(config: Config, ids: Sequence[str], decision: Decision, clusters: np.ndarray) -> dict[str, Any]:
+    """Measures how well wrong labels are detected: a pair counts as detected if it is flipped or removed."""
+    truth: dict[str, bool] = {}
+    for item in iter_rows(str(config.truth), {"id": Any, "flipped": bool}):
+        if isinstance(item, Rejected):
+            raise UserError(f"line {item.line} cannot be used: {item.reason}", config.truth)
+        truth[str(item.fields["id"])] = item.fields["flipped"]
+    used = np.array([name in truth for name in ids])
+    if not used.any():
+        raise UserError("none of its ids is that of a pair", config.truth)
+    if not used.all():
+        notice(f"{(~used).sum():,} pairs are not in {config.truth}; they do not count in the detection")
+    flipped = np.array([truth.get(name, False) for name in ids])
+    detected = np.isin(decision.action, (FLIP, REMOVE, ACTIONS.index("unpaired")))
+    draws = 2000 if used.sum() <= 20_000 else 200
+    result: dict[str, Any] = {"detection": {
+        "true_positives": int((detected & flipped & used).sum()), "false_positives": int((detected & ~flipped & used
+                                                                                           ).sum()),
+        "false_negatives": int((~detected & flipped & used).sum()), "flipped": int((flipped & used).sum()),
+        "detected": int((detected & used).sum())}}
+    own = agreement.Rows(detected[used], flipped[used], clusters[used])
+    result |= agreement.bootstrap(own, {"precision": agreement.precision, "recall": agreement.recall,
+                                        "f1": agreement.f1}, draws=draws, seed=config.seed)
+    suspicion = detected.astype(float) if decision.suspicion is None else decision.suspicion
+    known = used & ~np.isnan(suspicion)
+    if known.any():
+        result |= agreement.bootstrap(agreement.Rows(suspicion[known], flipped[known], clusters[known]),
+                                      {"auroc": agreement.auroc}, draws=min(draws, 500), seed=config.seed)
+    else:
+        result["auroc"] = {"mean": None, "ci_low": None, "ci_high": None, "n": 0, "reason": "no pair has a score"}
+    return result

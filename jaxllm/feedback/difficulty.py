@@ -1,0 +1,83 @@
+"""Instruction-following difficulty of answers: IFD = perplexity after the prompt / perplexity without it (2308.12032).
+
+In PrefCleanBench's code log-probabilities are taken one position too early; here each token has its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxllm.errors import UserError
+from jaxllm.feedback.cleaning_config import Config
+from jaxllm.files import iter_jsonl
+from jaxllm.generate import Generator
+from jaxllm.model import load
+from jaxllm.text.forms import PairRow, Text
+from jaxllm.text.preferences import iter_forms
+from jaxllm.text.rows import Rejected
+
+
+def difficulties(config: Config, ids: Sequence[str]) -> np.ndarray:
+    """Returns the difficulty of the chosen and the rejected answer of each pair, `[N, 2]`; NaN where there is none.
+
+    Raises:
+        UserError: the file or the model cannot be used.
+    """
+    if config.ifd.path is not None:
+        return _read(config.ifd.path, ids)
+    model = load(str(config.ifd.model), config.device.param_dtype)
+    model.require_lm("compute perplexities")
+    rows = [row for item in iter_forms(config.data.path, "paired", config.data.limit) if not isinstance(item, Rejected)
+            for row in item.rows]
+    index = {name: number for number, name in enumerate(ids)}
+    rows = [row for row in rows if str(row.id) in index]
+    return of_rows(Generator(model, dtype=config.device.compute_dtype, batch_size=config.ifd.batch_size), rows,
+                   config.ifd.answer_tokens)
+
+
+def of_rows(generator: Generator, rows: Sequence[PairRow], limit: int = 512) -> np.ndarray:
+    """Computes difficulties with a model, `[N, 2]`.
+
+    Texts are plain: the prompt, turns in lines of their own, then the answer. Answers of one character or one token
+    have none.
+
+    Args:
+        generator: the model.
+        rows: the pairs.
+        limit: the most tokens of the prompt, which keeps its end, and of an answer, which keeps its start.
+    """
+    model = generator.model
+    if not model.start:
+        raise UserError("the model has no token to start a text with", "ifd.model", "use another model")
+    after, alone, places = [], [], []
+    for number, row in enumerate(rows):
+        for side, answer in enumerate((_plain(row.chosen), _plain(row.rejected))):
+            prompt, ids = model.pair_ids(_plain(row.prompt), answer)
+            if len(answer.strip()) > 1 and len(ids) > 1:
+                after.append((prompt[-limit:], ids[:limit]))
+                alone.append((list(model.start), ids[:limit]))
+                places.append((number, side))
+    found = np.full((len(rows), 2), np.nan)
+    if places:
+        nats = [[-score.logprob / score.tokens for score in generator.score(pairs)] for pairs in (after, alone)]
+        found[tuple(np.transpose(places))] = np.exp(np.subtract(*nats))
+    return found
+
+
+def _plain(text: Text) -> str:
+    return text if isinstance(text, str) else "\n".join(f"{turn['role']}: {turn['content']}" for turn in text)
+
+
+def _read(path: str, ids: Sequence[str]) -> np.ndarray:
+    found, index = np.full((len(ids), 2), np.nan), {name: number for number, name in enumerate(ids)}
+    known: dict[str, Any] = {str(row.get("id")): row for row in iter_jsonl(path)}
+    if not known.keys() & index.keys():
+        raise UserError("none of its ids is that of a pair", path)
+    for name, row in known.items():
+        if name in index:
+            found[index[name]] = [np.nan if row.get(side) is None else float(row[side])
+                                  for side in ("chosen", "rejected")]
+    return found

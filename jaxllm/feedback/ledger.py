@@ -1,0 +1,103 @@
+"""What was done with each pair, and the rows that come of it.
+
+A ledger has a line for every pair of the data, in their order: `{id, action, rule, value, texts}`. `texts` is a digest
+of the pair's texts, so that a ledger of another file is recognized. The same function makes the rows of a first run and
+of a replay, so that they are the same to the byte.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jaxllm.errors import UserError
+from jaxllm.feedback.data import digest_of
+from jaxllm.feedback.methods import ACTIONS
+from jaxllm.files import iter_jsonl
+from jaxllm.text.forms import PairRow
+
+
+@dataclass(frozen=True)
+class Line:
+    """A pair of the data.
+
+    Attributes:
+        row: the pair.
+        fields: columns of its line, or of a pair that a scored or ranked line makes.
+    """
+
+    row: PairRow
+    fields: Mapping[str, Any]
+
+
+def columns_of(row: PairRow, form: str, fields: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Returns the columns of a pair as they are written: those of its line, untouched, or of the pair itself where a
+    line makes several."""
+    if form == "paired":
+        return fields
+    own = {name: value for name, value in fields.items()
+           if name not in ("completions", "scores", "ranks", "chosen", "rejected", "prompt", "id")}
+    return {"id": row.id, "prompt": row.prompt, "chosen": row.chosen, "rejected": row.rejected, **own}
+
+
+def entry(row: PairRow, action: str, rule: str, value: float | None = None) -> dict[str, Any]:
+    """Makes the ledger's line of a pair."""
+    own: dict[str, Any] = {"id": row.id, "action": action, "rule": rule}
+    if value is not None:
+        own["value"] = value
+    return own | {"texts": digest_of(row)}
+
+
+def cleaned(line: Line, own: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Applies a ledger's line to its pair: returns the row, None where it is removed.
+
+    A flip exchanges the answers and nothing else: weight and label probability hold for the new label.
+    """
+    row, action = dict(line.fields), own["action"]
+    if action in ("remove", "unpaired"):
+        return None
+    if action == "flip":
+        row["chosen"], row["rejected"] = row["rejected"], row["chosen"]
+    elif action == "soft":
+        row["label_probability"] = own["value"]
+    elif action == "reweight":
+        row["weight"] = own["value"] * line.row.weight
+    elif action == "margin":
+        row["margin"] = own["value"]
+    return row
+
+
+def unpaired(line: Line, own: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Makes the rows for KTO of a pair with two bad answers: both are undesirable."""
+    if own["action"] != "unpaired":
+        return []
+    row = line.row
+    return [{"id": f"{row.id}/{name}", "prompt": row.prompt, "completion": getattr(row, name), "label": False}
+            for name in ("chosen", "rejected")]
+
+
+def replayed(path: str | Path, lines: Iterator[Line]) -> Iterator[tuple[Line, dict[str, Any]]]:
+    """Pairs the lines of the data with those of a ledger.
+
+    Raises:
+        UserError: the ledger is of other data, or damaged.
+    """
+    fix = "give the ledger and the file that were used together, with the same data.limit"
+    entries = iter_jsonl(path)
+    for number, line in enumerate(lines, 1):
+        own = next(entries, None)
+        if own is None:
+            raise UserError(f"the ledger ends after {number - 1} pairs, and the data goes on", path, fix)
+        if missing := {"id", "action", "texts"} - own.keys():
+            raise UserError(f"line {number} has no {sorted(missing)[0]!r}: it is no ledger", path, fix)
+        if own["action"] not in ACTIONS or own["action"] in ("soft", "reweight", "margin") and not isinstance(
+                own.get("value"), int | float):
+            raise UserError(f"line {number} has an action that is not known", path, fix)
+        if str(own["id"]) != str(line.row.id) or own["texts"] != digest_of(line.row):
+            raise UserError(f"line {number} is of the pair {own['id']!r}, and the data has {line.row.id!r} there, or "
+                            "other texts", path, fix)
+        yield line, own
+    if next(entries, None) is not None:
+        raise UserError("the ledger has more pairs than the data", path, fix)

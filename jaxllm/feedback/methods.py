@@ -1,0 +1,351 @@
+"""Methods that decide what is done with each preference pair: Source-Aware Cleaning (2410.01957), the thirteen of
+PrefCleanBench (2509.23564) in their corrected meaning, baselines, and deciding by a calibrated committee.
+
+A method gives every pair a score of suspicion, flags some, and names the action for these. `_r` removes flagged pairs,
+`_f` exchanges their answers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from jaxllm.errors import UserError
+from jaxllm.feedback.cleaning_config import ActionsConfig, Config
+from jaxllm.feedback.sources import BAD, CODES, DISAGREEMENT, RULES, standardized_gaps
+from jaxllm.feedback.votes import ABSTAIN, Count, count_votes
+
+# What is done with a pair; `keep` is first.
+ACTIONS = ("keep", "flip", "remove", "soft", "reweight", "margin", "unpaired")
+KEEP, FLIP, REMOVE, SOFT, REWEIGHT, MARGIN, UNPAIRED = range(len(ACTIONS))
+# Least weight of a pair: training has no rows of weight 0.
+LEAST_WEIGHT = 0.05
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What methods decide by, for N pairs and M members.
+
+    Attributes:
+        count: number of pairs.
+        tags: tags of each prompt.
+        ifd: instruction-following difficulty of both answers, `[N, 2]`, NaN where it is not known; None if it was not
+            computed.
+        audit: arrays of an audit; None without one.
+        members: names of the members of the audit.
+        noise: share of wrong labels that the audit expected.
+    """
+
+    count: int
+    tags: Sequence[Sequence[str]] = ()
+    ifd: np.ndarray | None = None
+    audit: Any = None
+    members: Sequence[str] = ()
+    noise: float = 0.0
+
+    @property
+    def votes(self) -> Count:
+        """Votes and voters."""
+        return count_votes(self.audit["votes"])
+
+    @property
+    def agreement(self) -> np.ndarray:
+        """Share of the voters that agree with the label; one half without voters."""
+        return np.nan_to_num(self.votes.rate, nan=0.5)
+
+
+@dataclass
+class Decision:
+    """What is done with N pairs.
+
+    Attributes:
+        action: number in `ACTIONS`.
+        value: label probability (soft), factor of the weight (reweight) or margin.
+        rule: number in `rules`.
+        rules: why.
+        suspicion: how likely each label is wrong, in any unit, NaN where nothing is known; None if the method has none.
+    """
+
+    action: np.ndarray
+    value: np.ndarray
+    rule: np.ndarray
+    rules: list[str]
+    suspicion: np.ndarray | None = None
+
+    def set(self, where: np.ndarray, action: int, rule: str, value: np.ndarray | float = 0.0) -> None:
+        """Decides some pairs."""
+        if rule not in self.rules:
+            self.rules.append(rule)
+        self.action[where], self.rule[where] = action, self.rules.index(rule)
+        self.value[where] = np.broadcast_to(value, where.shape)[where]
+
+
+def undecided(count: int) -> Decision:
+    """Keeps every pair."""
+    return Decision(np.zeros(count, np.int8), np.zeros(count), np.zeros(count, np.int32), ["not flagged"])
+
+
+@dataclass(frozen=True)
+class Flags:
+    """Outcome of a method's score: which pairs are flagged, why, and how suspicious each is."""
+
+    flagged: np.ndarray
+    rule: str
+    suspicion: np.ndarray | None = None
+
+
+Method = Callable[[Config, Inputs], Flags]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A method.
+
+    Attributes:
+        help: what it does.
+        flag: computes the flags.
+        action: what is done with flagged pairs.
+        needs: what it needs: audit, scores (an audit whose members have scores), tags or ifd.
+    """
+
+    help: str
+    flag: Method
+    action: int
+    needs: str | None = "audit"
+
+
+def decide(config: Config, inputs: Inputs) -> Decision:
+    """Decides what is done with each pair.
+
+    Raises:
+        UserError: the method needs what is not there.
+    """
+    decision = undecided(inputs.count)
+    if config.method == "sac":
+        _require("audit", inputs)
+        _source_aware(config.actions, inputs, decision)
+        return decision
+    entry = METHODS[config.method]
+    _require(entry.needs, inputs)
+    flags = entry.flag(config, inputs)
+    decision.suspicion = flags.suspicion
+    action = entry.action if config.action is None else ACTIONS.index(config.action)
+    decision.set(flags.flagged, action, flags.rule, _value(config, inputs, action))
+    return decision
+
+
+def _require(needs: str | None, inputs: Inputs) -> None:
+    if needs in ("audit", "scores") and inputs.audit is None:
+        raise UserError("this method decides by a committee", "audit", "give --audit, the --out of jaxllm audit")
+    if needs == "scores" and np.isnan(inputs.audit["scores"]).all():
+        raise UserError("this method needs scores, and the members of the audit give votes alone", "audit",
+                        "use a method that decides by votes")
+    if needs == "tags" and not any(inputs.tags):
+        raise UserError("this method needs the column tags", "data.path",
+                        "add the tags of each prompt, a list of texts")
+    if needs == "ifd" and inputs.ifd is None:
+        raise UserError("this method needs the instruction-following difficulty of both answers", "ifd",
+                        "give --ifd.model, or --ifd.path with rows {id, chosen, rejected}")
+
+
+def _value(config: Config, inputs: Inputs, action: int) -> np.ndarray | float:
+    """Returns the label probabilities, weights or margins that an action sets."""
+    if action == SOFT and config.method == "smooth":
+        return 1 - config.epsilon
+    if action in (SOFT, REWEIGHT):
+        _require("audit", inputs)
+        by_committee = config.method.startswith(("calibrated", "confident", "soft_calibrated"))
+        share = inputs.audit["right"] if by_committee else inputs.agreement
+        return share if action == SOFT else np.maximum(share, LEAST_WEIGHT)
+    if action == MARGIN:
+        _require("scores", inputs)
+        return np.nan_to_num(inputs.audit["gap"])
+    return 0.0
+
+
+def _source_aware(actions: ActionsConfig, inputs: Inputs, decision: Decision) -> None:
+    """Decides by the sources of the audit; bad pairs come before wrong labels."""
+    source, rule = inputs.audit["source"], inputs.audit["rule"]
+    decision.suspicion = 1 - inputs.audit["right"]
+    for names, action in ((BAD, actions.bad), (("1",), actions.mislabeled), (DISAGREEMENT, actions.disagreement)):
+        for name in names:
+            own = source == CODES.index(name)
+            for number in np.unique(rule[own]):
+                where, code = own & (rule == number), ACTIONS.index(action)
+                share = inputs.agreement
+                value = share if code == SOFT else np.maximum(share, LEAST_WEIGHT)
+                decision.set(where, code, f"source {name}: {RULES[number]}", value)
+
+
+def _lowest(values: np.ndarray, fraction: float) -> np.ndarray:
+    """Flags the share of the pairs with the lowest values, the earlier one of equal ones; NaN is not ranked."""
+    known = np.flatnonzero(~np.isnan(values))
+    count = min(math.floor(fraction * len(known) + 1e-9), len(known))
+    flagged = np.zeros(len(values), bool)
+    flagged[known[np.argsort(values[known], kind="stable")[:count]]] = True
+    return flagged
+
+
+def _judge(config: Config, inputs: Inputs) -> Flags:
+    """LLM-Judge: the judge prefers the rejected answer; ties are kept."""
+    names = list(inputs.members)
+    if config.member is None and len(names) > 1:
+        raise UserError("the audit has several members", "member", f"name one of {', '.join(names)}")
+    name = config.member or names[0]
+    if name not in names:
+        raise UserError(f"the audit has no member {name!r}", "member", f"name one of {', '.join(names)}")
+    votes, scores = inputs.audit["votes"][:, names.index(name)], inputs.audit["scores"][:, names.index(name)]
+    gap = scores[:, 0] - scores[:, 1]
+    suspicion = np.where(np.isnan(gap), np.where(votes == ABSTAIN, np.nan, -votes), -gap)
+    return Flags(votes == -1, f"{name} prefers the rejected answer", suspicion)
+
+
+def _gap(config: Config, inputs: Inputs) -> Flags:
+    """RwGap: the lowest fraction by mean gap over the members."""
+    scores = inputs.audit["scores"]
+    gaps = scores[:, :, 0] - scores[:, :, 1]
+    if config.gaps == "standardized":
+        gaps = np.stack([standardized_gaps(own) for own in np.moveaxis(scores, 1, 0)], 1)
+    known = (~np.isnan(gaps)).sum(1)
+    mean = np.divide(np.nansum(gaps, 1), known, out=np.full(len(gaps), np.nan), where=known > 0)
+    return Flags(_lowest(mean, config.fraction), f"lowest {config.fraction:.0%} by mean gap", -mean)
+
+
+def _small_loss(config: Config, inputs: Inputs) -> Flags:
+    gaps = np.stack([standardized_gaps(own) for own in np.moveaxis(inputs.audit["scores"], 1, 0)], 1)
+    losses, known = np.logaddexp(0, -gaps), (~np.isnan(gaps)).sum(1)
+    mean = np.divide(np.nansum(losses, 1), known, out=np.full(len(gaps), np.nan), where=known > 0)
+    return Flags(_lowest(-mean, config.fraction), f"highest {config.fraction:.0%} by mean loss", mean)
+
+
+def _vote_all(config: Config, inputs: Inputs) -> Flags:
+    votes, voters = inputs.votes
+    return Flags((votes == 0) & (voters > 0), "no votes", 1 - inputs.agreement)
+
+
+def _vote_majority(config: Config, inputs: Inputs) -> Flags:
+    votes, voters = inputs.votes
+    return Flags(2 * votes < voters, "a minority of votes", 1 - inputs.agreement)
+
+
+def _vote_full(config: Config, inputs: Inputs) -> Flags:
+    votes, voters = inputs.votes
+    return Flags((votes < voters) | (voters == 0), "not all votes", 1 - inputs.agreement)
+
+
+def _weighted(config: Config, inputs: Inputs) -> Flags:
+    total = inputs.audit["weighted"]
+    return Flags(total < 0, "weighted votes are against the label", -total)
+
+
+def _calibrated(config: Config, inputs: Inputs) -> Flags:
+    right = inputs.audit["right"]
+    return Flags(right < 0.5, "more likely wrong than right", 1 - right)
+
+
+def _confident(config: Config, inputs: Inputs) -> Flags:
+    """Confident learning with two classes: which of both answers, in an order that the label has no part in, is better.
+    """
+    right, noise = np.clip(inputs.audit["right"], 1e-12, 1 - 1e-12), inputs.noise
+    better = 1 / (1 + (1 - right) / right * (1 - noise) / noise)  # without the label as evidence
+    side = (inputs.audit["rows"] % 2).astype(int)
+    thresholds = [better[side == own].mean() if (side == own).any() else 1.0 for own in (0, 1)]
+    given, other = np.take(thresholds, side), np.take(thresholds, 1 - side)
+    slack = 1e-6
+    passes_given, passes_other = better >= given - slack, 1 - better >= other - slack
+    return Flags(passes_other & (~passes_given | (better < 0.5)), "confidently another class", 1 - better)
+
+
+def _random(config: Config, inputs: Inputs) -> Flags:
+    """As many pairs as Source-Aware Cleaning acts on, or a count, at random."""
+    count = config.count
+    if count is None and inputs.audit is not None:
+        decision = undecided(inputs.count)
+        _source_aware(config.actions, inputs, decision)
+        count = int((decision.action != KEEP).sum())
+    elif count is None:
+        count = math.floor(config.fraction * inputs.count + 1e-9)
+    flagged = np.zeros(inputs.count, bool)
+    flagged[np.random.default_rng(config.seed).permutation(inputs.count)[:count]] = True
+    return Flags(flagged, "drawn at random")
+
+
+def _everything(config: Config, inputs: Inputs) -> Flags:
+    return Flags(np.ones(inputs.count, bool), "every pair")
+
+
+def _nothing(config: Config, inputs: Inputs) -> Flags:
+    return Flags(np.zeros(inputs.count, bool), "not flagged")
+
+
+def _tags(config: Config, inputs: Inputs, order: np.ndarray) -> Flags:
+    """Keeps pairs that add a tag, in an order, and fills up with others at random, without replacement."""
+    seen: set[str] = set()
+    kept = []
+    for number in order:
+        if len(kept) == config.keep:
+            break
+        if new := set(inputs.tags[number]) - seen:
+            seen |= new
+            kept.append(number)
+    rest = np.setdiff1d(np.arange(inputs.count), kept)
+    filled = np.random.default_rng(config.seed).permutation(rest)[:max(config.keep - len(kept), 0)]
+    flagged = np.ones(inputs.count, bool)
+    flagged[[*kept, *filled]] = False
+    return Flags(flagged, f"not among the {config.keep:,} pairs that are kept for their tags")
+
+
+def _most_tags(config: Config, inputs: Inputs) -> Flags:
+    return _tags(config, inputs, np.argsort([-len(own) for own in inputs.tags], kind="stable"))
+
+
+def _diverse_tags(config: Config, inputs: Inputs) -> Flags:
+    return _tags(config, inputs, np.random.default_rng(config.seed + 1).permutation(inputs.count))
+
+
+def _easy(config: Config, inputs: Inputs) -> Flags:
+    """IFD: the lowest fraction by the difficulty of the chosen answer; those above 1 are not ranked."""
+    assert inputs.ifd is not None
+    chosen = inputs.ifd[:, 0]
+    ranked = np.where(chosen <= 1, chosen, np.nan)
+    return Flags(_lowest(ranked, config.fraction), f"lowest {config.fraction:.0%} by difficulty", -chosen)
+
+
+def _difficulty_gap(config: Config, inputs: Inputs) -> Flags:
+    assert inputs.ifd is not None
+    gap = inputs.ifd[:, 0] - inputs.ifd[:, 1]
+    return Flags(_lowest(gap, config.fraction), f"lowest {config.fraction:.0%} by gap of difficulty", -gap)
+
+
+def _both(name: str, help_: str, flag: Method, needs: str | None = "audit") -> dict[str, Entry]:
+    return {f"{name}_r": Entry(f"remove: {help_}", flag, REMOVE, needs),
+            f"{name}_f": Entry(f"flip: {help_}", flag, FLIP, needs)}
+
+
+METHODS: dict[str, Entry] = {
+    **_both("llm_judge", "a judge prefers the rejected answer", _judge),
+    **_both("rwgap", "lowest fraction by mean reward gap", _gap, "scores"),
+    **_both("vote_all", "no member agrees with the label", _vote_all),
+    **_both("vote_maj", "less than half of the members agree", _vote_majority),
+    "tag_cmp": Entry("keep pairs with most tags that cover the tags", _most_tags, REMOVE, "tags"),
+    "tag_div": Entry("keep pairs in a random order that cover the tags", _diverse_tags, REMOVE, "tags"),
+    "ifd_r": Entry("remove: lowest fraction by instruction-following difficulty", _easy, REMOVE, "ifd"),
+    **_both("ifd_gap", "lowest fraction by gap of difficulty", _difficulty_gap, "ifd"),
+    "none": Entry("keep all pairs", _nothing, KEEP, None),
+    **_both("random", "at random, as many as sac acts on", _random, None),
+    "vote_full": Entry("remove: not all members agree", _vote_full, REMOVE),
+    **_both("small_loss", "highest fraction by mean loss of the members", _small_loss, "scores"),
+    **_both("confident", "confident learning", _confident),
+    **_both("weighted", "votes weighted by the members' accuracy are against the label", _weighted),
+    **_both("calibrated", "by the calibrated committee more likely wrong than right", _calibrated),
+    "soft_votes": Entry("soften all labels to the share of votes", _everything, SOFT),
+    "soft_calibrated": Entry("soften all labels to their probability", _everything, SOFT),
+    "weight_votes": Entry("weigh all pairs by the share of votes", _everything, REWEIGHT),
+    "margin_gaps": Entry("set margins to standardized gaps", _everything, MARGIN, "scores"),
+    "smooth": Entry("smooth all labels by epsilon", _everything, SOFT, None),
+}
+NAMES = ("sac", *METHODS)

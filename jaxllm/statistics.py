@@ -71,7 +71,7 @@ def paired(ours: ArrayLike, theirs: ArrayLike, seed: int = 0) -> dict[str, float
     return interval(differences, seed) | {"p": p}
 
 
-def clustered(values: ArrayLike, clusters: Sequence[Hashable], seed: int = 0, level: float = 0.95,
+def clustered(values: ArrayLike, clusters: Sequence[Hashable] | np.ndarray, seed: int = 0, level: float = 0.95,
               draws: int = 2000, weights: ArrayLike | None = None) -> dict[str, float | int]:
     """Computes the mean of values that are dependent within clusters, with a cluster bootstrap interval.
 
@@ -80,7 +80,7 @@ def clustered(values: ArrayLike, clusters: Sequence[Hashable], seed: int = 0, le
         clusters: the cluster of every value, in the same order.
         seed: seed of the resampling.
         level: coverage of the interval.
-        draws: number of resamples; less with more than 20,000 clusters, whose quantiles vary less.
+        draws: number of resamples.
         weights: weight of every value in the mean, above 0; equal by default.
 
     Returns:
@@ -95,14 +95,9 @@ def clustered(values: ArrayLike, clusters: Sequence[Hashable], seed: int = 0, le
     names = clusters if isinstance(clusters, np.ndarray) else np.asarray([str(name) for name in clusters])
     _, cluster = np.unique(names, return_inverse=True)
     weight = np.ones_like(sample) if weights is None else np.asarray(weights, np.float64)
-    sums, counts = np.bincount(cluster, sample * weight), np.bincount(cluster, weight)
-    rng = np.random.default_rng(seed)
-
-    def block(rows: int) -> np.ndarray:
-        chosen = rng.integers(len(sums), size=(rows, len(sums)))
-        return sums[chosen].sum(1) / counts[chosen].sum(1)
-
-    low, high = _quantiles(np.concatenate(list(_blocks(block, _draws(draws, len(sums)), len(sums)))), level)
+    sums = np.stack([np.bincount(cluster, sample * weight), np.bincount(cluster, weight)], 1)
+    resampled = _resampled_sums(sums, np.random.default_rng(seed), draws)
+    low, high = _quantiles(resampled[:, 0] / resampled[:, 1], level)
     return {"mean": float(np.average(sample, weights=weight)), "ci_low": low, "ci_high": high, "n": int(sample.size)}
 
 
@@ -117,7 +112,7 @@ def clustered_sums(rows: ArrayLike, ratio: Callable[[np.ndarray], np.ndarray],
         clusters: the cluster of every row.
         seed: seed of the resampling.
         level: coverage of the interval.
-        draws: number of resamples; less with more than 20,000 clusters, whose quantiles vary less.
+        draws: number of resamples.
 
     Returns:
         As `interval`; `n` counts the rows. All None where the rows themselves have no value.
@@ -128,15 +123,24 @@ def clustered_sums(rows: ArrayLike, ratio: Callable[[np.ndarray], np.ndarray],
     value = float(ratio(sums.sum(0)))
     if np.isnan(value):
         return {"mean": None, "ci_low": None, "ci_high": None, "n": len(columns)}
-    rng, total = np.random.default_rng(seed), len(sums)
-    weights = (np.bincount(rng.integers(total, size=total), minlength=total) for _ in range(_draws(draws, total)))
-    resampled = ratio(np.stack([own @ sums for own in weights]))
+    resampled = ratio(_resampled_sums(sums, np.random.default_rng(seed), draws))
     low, high = _quantiles(resampled[~np.isnan(resampled)], level)
     return {"mean": value, "ci_low": low, "ci_high": high, "n": len(columns)}
 
 
-def _draws(draws: int, clusters: int) -> int:
-    return min(draws, max(200, 4 * 10**7 // clusters))
+def _resampled_sums(sums: np.ndarray, rng: np.random.Generator, draws: int) -> np.ndarray:
+    """Adds up the rows `[C, S]` of as many clusters as there are, drawn with replacement, `[draws, S]`."""
+    total = len(sums)
+    if total > LARGE:  # equal clusters are counted together
+        distinct, counts = np.unique(sums, axis=0, return_counts=True)
+        if len(distinct) <= MOST_DISTINCT:
+            return rng.multinomial(total, counts / total, size=draws) @ distinct
+
+    def block(rows: int) -> np.ndarray:
+        chosen = rng.integers(total, size=(rows, total))
+        return np.stack([column[chosen].sum(1) for column in sums.T], 1)
+
+    return np.concatenate(list(_blocks(block, draws, total)))
 
 
 def _rows_per_block(size: int) -> int:

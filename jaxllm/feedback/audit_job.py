@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -51,8 +52,8 @@ def run(config: Config) -> Path:
         save(job.directory / FILE, pairs, found)
         result = summarize(config, pairs, found)
         result["rejected_scores"] = len(unusable)
-        shown = suspicious(found)[:config.suspicious]
-        texts = texts_of(config, pairs, {int(number) for number in shown})
+        shown = suspicious(found)[:config.suspicious].tolist()
+        texts = texts_of(config, pairs, set(shown))
         if config.review:
             write_jsonl(job.directory / "review.jsonl", _review(config, pairs, found))
         for note in result["notes"]:
@@ -67,8 +68,8 @@ def _rows(config: Config, pairs: Pairs, found: Findings) -> Iterator[Mapping[str
     keys = [member.key for member in found.voting]
     votes, voters = (column.tolist() for column in found.count)
     by_member, right = found.votes.tolist(), found.right.tolist()
-    quantile, gap = (np.where(np.isnan(values), None, values.astype(object)).tolist()
-                     for values in (np.round(found.quantile, 6), np.round(found.gap, 6)))
+    quantile = [[_number(one) for one in pair] for pair in np.round(found.quantile, 6).tolist()]
+    gap = [_number(one) for one in np.round(found.gap, 6).tolist()]
     for number, name in enumerate(pairs.ids):
         yield {"id": name, "votes": votes[number], "voters": voters[number],
                "bucket": names[found.bucket[number]] if voters[number] else None,
@@ -77,6 +78,10 @@ def _rows(config: Config, pairs: Pairs, found: Findings) -> Iterator[Mapping[str
                "by_member": {key: None if vote == ABSTAIN else vote
                              for key, vote in zip(keys, by_member[number], strict=True)},
                "issues": list(pairs.issues[number])}
+
+
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else value
 
 
 def texts_of(config: Config, pairs: Pairs, wanted: set[int]) -> dict[int, PairRow]:

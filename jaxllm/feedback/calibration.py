@@ -97,19 +97,19 @@ def fit(x: ArrayLike, noise: float, known: Known | None = None) -> Model:
     """
     from scipy import optimize
 
-    x = np.asarray(x, np.float64)
-    rate = np.full(len(x), noise)
+    inputs = np.asarray(x, np.float64)
+    rate = np.full(len(inputs), noise)
     if known is not None:
         rate = np.where(known.judged, 0.0, noise)
-        x = np.where(known.judged & ~known.right, -1.0, 1.0)[:, None] * x
+        inputs = np.where(known.judged & ~known.right, -1.0, 1.0)[:, None] * inputs
 
     def loss(weights: np.ndarray) -> tuple[float, np.ndarray]:
-        better = _sigmoid(x @ weights)
+        better = _sigmoid(inputs @ weights)
         likelihood = np.maximum(rate + (1 - 2 * rate) * better, 1e-300)
         slope = (1 - 2 * rate) * better * (1 - better) / likelihood
-        return (-np.log(likelihood).sum() + 0.5 * PENALTY * weights @ weights, -x.T @ slope + PENALTY * weights)
+        return (-np.log(likelihood).sum() + 0.5 * PENALTY * weights @ weights, -inputs.T @ slope + PENALTY * weights)
 
-    start = np.full(x.shape[1], 0.5)
+    start = np.full(inputs.shape[1], 0.5)
     return Model(optimize.minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": 500}).x, noise)
 
 

@@ -133,7 +133,7 @@ def _decided(config: Config) -> tuple[Decision, dict[str, Any], list[Table]]:
         inputs = Inputs(inputs.count, tags, difficulties(config, ids), audit, inputs.members, inputs.noise)
     decision = decide(config, inputs)
     gate = _gate(config, decision, inputs)
-    if config.drop:
+    if config.drop and audit is not None:
         bits = sum(1 << number for number, name in enumerate(ISSUES) if name in config.drop)
         decision.set((audit["issues"] & bits) > 0, REMOVE, f"dropped: {', '.join(config.drop)}")
     if config.answers is not None:
@@ -151,7 +151,7 @@ def _decided(config: Config) -> tuple[Decision, dict[str, Any], list[Table]]:
     return decision, result, tables
 
 
-def _index(config: Config) -> tuple[list[str], np.ndarray, list[Sequence[str]]]:
+def _index(config: Config) -> tuple[list[str], np.ndarray, list[tuple[str, ...]]]:
     """Reads ids, digests and tags of the pairs."""
     ids, digests, tags, rejected = [], [], [], []
     for line in _lines(config, rejected):

@@ -31,7 +31,7 @@ class MemberConfig:
         adapter: LoRA adapter of the model.
         reference: reference of a policy; null is the model without its adapter.
         beta: factor of the implicit reward.
-        path: file of scores or votes.
+        path: file of scores or votes, such as rows.jsonl of jaxllm score.
         criterion: what the member judges, if not the better answer as a whole.
         judge: another judge than a local model, such as a server.
         verdict: how a judge compares.

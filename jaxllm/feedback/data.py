@@ -219,10 +219,11 @@ class Scores:
     Args:
         pairs: the pairs.
         tolerance: scores that differ by no more are a tie.
+        member: name of the member of rows that name none.
     """
 
-    def __init__(self, pairs: Pairs, tolerance: float = 0.0):
-        self._index, self._count, self._tolerance = pairs.index(), len(pairs), tolerance
+    def __init__(self, pairs: Pairs, tolerance: float = 0.0, member: str | None = None):
+        self._index, self._count, self._tolerance, self._member = pairs.index(), len(pairs), tolerance, member
         self._columns: dict[tuple[str, str | None], _Column] = {}
         self._unknown = 0
 
@@ -265,7 +266,7 @@ class Scores:
             for name, both in wide.items():
                 self._put((name, None), number, both, None, item, path)
             return None
-        name, criterion = row.get("member"), row.get("criterion")
+        name, criterion = row.get("member", self._member), row.get("criterion")
         if not isinstance(name, str) or not name:
             return "field 'member' is missing, or no text"
         if criterion is not None and criterion not in CRITERIA:

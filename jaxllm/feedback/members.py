@@ -72,7 +72,7 @@ def needs_texts(config: AuditConfig) -> bool:
 def _of_kind(own: MemberConfig, number: int, config: AuditConfig, job: Job, pairs: Pairs, rejected: list[Rejected]
              ) -> list[Member]:
     if own.kind == "scores":
-        file, read = str(own.path), Scores(pairs, config.committee.tolerance)
+        file, read = str(own.path), Scores(pairs, config.committee.tolerance, own.name)
         job.pin_file(f"scores of {own.name}", file)
         rejected += read.read(file)
         found = list(read.members())

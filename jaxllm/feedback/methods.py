@@ -129,7 +129,7 @@ def decide(config: Config, inputs: Inputs) -> Decision:
         _require("audit", inputs)
         _source_aware(config.actions, inputs, decision)
         return decision
-    entry = METHODS[config.method]
+    entry = METHODS[str(config.method)]
     _require(entry.needs, inputs)
     flags = entry.flag(config, inputs)
     decision.suspicion = flags.suspicion
@@ -158,7 +158,7 @@ def _value(config: Config, inputs: Inputs, action: int) -> np.ndarray | float:
         return 1 - config.epsilon
     if action in (SOFT, REWEIGHT):
         _require("audit", inputs)
-        by_committee = config.method.startswith(("calibrated", "confident", "soft_calibrated"))
+        by_committee = str(config.method).startswith(("calibrated", "confident", "soft_calibrated"))
         share = inputs.audit["right"] if by_committee else inputs.agreement
         return share if action == SOFT else np.maximum(share, LEAST_WEIGHT)
     if action == MARGIN:

@@ -128,7 +128,7 @@ def _data(result: Mapping[str, Any]) -> Section:
 def _suspicious(pairs: Pairs, found: Findings, shown: Sequence[int], texts: Mapping[int, PairRow]) -> Section:
     rows = []
     for number in shown:
-        row = texts.get(int(number))
+        row = texts.get(number)
         rows.append([str(pairs.ids[number]), float(found.right[number]),
                      f"{found.count.votes[number]} of {found.count.voters[number]}",
                      CODES[found.source[number]], RULES[found.rule[number]], ", ".join(pairs.issues[number]),

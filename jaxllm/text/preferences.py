@@ -135,7 +135,7 @@ def read_forms(source: str | Path, kind: Kind | None = None, limit: int | None =
         lines += [item.line] * len(item.rows)
     if not rows and not rejected:
         raise UserError("there are no rows in it", source)
-    return PreferenceRows(cast(Kind, kind or "paired"), rows, lines, rejected,
+    return PreferenceRows(kind or "paired", rows, lines, rejected,
                           {name: n for name, n in forms.items() if n}, ties, unscored)
 
 

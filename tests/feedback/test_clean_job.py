@@ -1,0 +1,173 @@
+"""`jaxllm clean`: rows that are written, ledger and replay, people's answers, the gate, and input that is wrong."""
+
+import gzip
+import json
+
+import numpy as np
+import pytest
+
+from jaxllm.text.preferences import preference_rows
+from tests.feedback.rows import audit, clean, pair, pairs, read, run, wide, write
+
+
+def scores(count=40, wrong=(1, 5), seed=0):
+    """Three members that find all labels right but some."""
+    rng = np.random.default_rng(seed)
+    gap = np.where(np.isin(np.arange(count), wrong), -1.0, 1.0)
+    base = rng.normal(0, 1, (count, 1, 1))
+    return base + np.stack([gap / 2, -gap / 2], 1)[:, None] * rng.uniform(0.9, 1.1, (count, 3, 1))
+
+
+def test_rows_keep_their_order_and_columns(tmp_path):
+    rows = [pair(number, extra={"a": [number]}, weight=2.0, label_probability=0.9) for number in range(40)]
+    audit(tmp_path, rows, wide(scores()))
+    result = clean(tmp_path, "calibrated_f")
+    cleaned = read(tmp_path / "calibrated_f" / "cleaned.jsonl")
+    assert [row["id"] for row in cleaned] == [row["id"] for row in rows]
+    for number, (row, before) in enumerate(zip(cleaned, rows, strict=True)):
+        swapped = before | {"chosen": before["rejected"], "rejected": before["chosen"]}
+        assert row == (swapped if number in (1, 5) else before) and list(row) == list(before)
+    assert result["actions"]["flip"] == 2 and result["gate"]["estimated_precision"] > 0.5
+    ledger = read(tmp_path / "calibrated_f" / "ledger.jsonl")
+    assert [line["action"] for line in ledger].count("keep") == 38
+    assert set(ledger[0]) == {"id", "action", "rule", "texts"}
+
+
+@pytest.mark.parametrize(("method", "keys"), [("sac", {}), ("weighted_r", {}), ("soft_votes", {}), ("margin_gaps", {}),
+                                              ("weight_votes", {}), ("vote_maj_r", {"action": "unpaired"}),
+                                              ("none", {})])
+def test_training_takes_the_cleaned_rows_and_a_replay_makes_them_again(tmp_path, method, keys):
+    rows = [pair(number, weight=2.0, more="é \u2028 \U0001f600") for number in range(40)]
+    audit(tmp_path, rows, wide(scores()))
+    clean(tmp_path, method, **keys)
+    out = tmp_path / method
+    read_again = preference_rows(out / "cleaned.jsonl", "paired", limit_bad=0.0).rows
+    assert len(read_again) == sum(line["action"] not in ("remove", "unpaired") for line in read(out / "ledger.jsonl"))
+    if method == "weight_votes":
+        assert {row.weight for row in read_again} == {2.0, 0.1}
+    if keys:
+        assert len(preference_rows(out / "cleaned_unpaired.jsonl", "unpaired", limit_bad=0.0).rows) == 4
+    run("clean", tmp_path / "again", data__path=tmp_path / "rows.jsonl", replay=out / "ledger.jsonl")
+    for file in out.glob("cleaned*.jsonl"):
+        assert (tmp_path / "again" / file.name).read_bytes() == file.read_bytes()
+    assert (tmp_path / "again" / "ledger.jsonl").read_bytes() == (out / "ledger.jsonl").read_bytes()
+
+
+def test_a_ledger_of_another_file_is_refused(tmp_path, capsys):
+    rows = pairs(10)
+    ledger = tmp_path / "none" / "ledger.jsonl"
+    run("clean", tmp_path / "none", method="none", data__path=write(tmp_path / "rows.jsonl", rows))
+    changed = [*rows[:3], rows[3] | {"chosen": "another text"}, *rows[4:]]
+    for other, match in ((changed, "other texts"), (rows[:9], "more pairs than the data"),
+                         ([*rows, pair(10)], "ends after 10 pairs"), (rows[::-1], "pair 'r0'")):
+        out = tmp_path / "replay"
+        run("clean", out, expected=2, replay=ledger, data__path=write(tmp_path / "other.jsonl", other))
+        assert match in capsys.readouterr().err and not out.exists()
+    run("clean", tmp_path / "replay", expected=2, replay=write(tmp_path / "no.jsonl", rows),
+        data__path=tmp_path / "rows.jsonl")
+    assert "it is no ledger" in capsys.readouterr().err
+
+
+def test_an_audit_of_other_rows_is_refused(tmp_path, capsys):
+    audit(tmp_path, pairs(40), wide(scores()))
+    run("clean", tmp_path / "out", expected=2, method="sac", audit=tmp_path / "audit",
+        data__path=write(tmp_path / "other.jsonl", pairs(40)[::-1]))
+    assert "the audit is of other rows" in capsys.readouterr().err
+    run("clean", tmp_path / "out", expected=2, method="sac", audit=tmp_path / "missing",
+        data__path=tmp_path / "rows.jsonl")
+    assert "there is no committee.safetensors" in capsys.readouterr().err
+    (tmp_path / "audit" / "committee.safetensors").write_bytes(b"damaged")
+    run("clean", tmp_path / "out", expected=2, method="sac", audit=tmp_path / "audit",
+        data__path=tmp_path / "rows.jsonl")
+    assert "not a whole file" in capsys.readouterr().err
+
+
+def test_flips_that_would_spoil_more_than_they_mend(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    audit(tmp_path, pairs(60), wide(rng.normal(0, 1, (60, 3, 2))))
+    capsys.readouterr()
+    refused = clean(tmp_path, "vote_maj_f")
+    assert refused["gate"]["refused"] and refused["actions"]["flip"] == 0
+    assert "flips are refused" in capsys.readouterr().err
+    rules = {line["rule"] for line in read(tmp_path / "vote_maj_f" / "ledger.jsonl")}
+    assert any(rule.startswith("a minority of votes; the flip is refused") for rule in rules)
+    assert (tmp_path / "vote_maj_f" / "cleaned.jsonl").read_text() == (tmp_path / "rows.jsonl").read_text()
+    forced = clean(tmp_path, "vote_maj_f", "forced", force="true")
+    assert forced["actions"]["flip"] == refused["gate"]["flips"] > 10
+    assert "flipped by --force" in capsys.readouterr().err
+    unknown = run("clean", tmp_path / "unknown", method="random_f", data__path=tmp_path / "rows.jsonl")
+    assert unknown["gate"] == {"flips": 6, "estimated_precision": None, "refused": True}
+
+
+def test_people_have_the_last_word(tmp_path, capsys):
+    audit(tmp_path, pairs(40), wide(scores()), review=4)
+    review = read(tmp_path / "audit" / "review.jsonl")
+    assert len(review) == 4 and all(row["answer"] is None and row["prompt"] for row in review)
+    probabilities = {row["id"]: row["label_probability"] for row in read(tmp_path / "audit" / "rows.jsonl")}
+    least_sure = sorted(probabilities, key=lambda name: abs(probabilities[name] - 0.5))[:4]
+    assert {row["id"] for row in review} == set(least_sure)
+    answers = [{"id": "r1", "answer": "chosen"}, {"id": "r7", "answer": "rejected"}, {"id": "r8", "answer": "both_bad"},
+               {"id": "r9", "answer": "tie"}, {"id": "r10", "answer": "chosen"}, {"id": "r10", "answer": "rejected"},
+               {"id": "r11", "answer": None}]
+    clean(tmp_path, "calibrated_f", answers=write(tmp_path / "answers.jsonl", answers))
+    ledger = {line["id"]: line for line in read(tmp_path / "calibrated_f" / "ledger.jsonl")}
+    assert [ledger[f"r{n}"]["action"] for n in (1, 5, 7, 8, 9, 10, 11)] == ["keep", "flip", "flip", "remove", "soft",
+                                                                            "soft", "keep"]
+    assert ledger["r9"]["value"] == 0.5 and ledger["r10"]["rule"] == "people: undecided"
+    for answer, match in (({"id": "r1", "answer": "perhaps"}, "must be one of chosen"),
+                          ({"id": "other", "answer": "chosen"}, "no pair 'other'")):
+        run("clean", tmp_path / "bad", expected=2, method="none", data__path=tmp_path / "rows.jsonl",
+            answers=write(tmp_path / "bad.jsonl", [answer]))
+        assert match in capsys.readouterr().err
+
+
+def test_issues_of_the_data_check_are_dropped(tmp_path):
+    rows = pairs(40)
+    rows[3] = rows[2] | {"id": "r3"}
+    audit(tmp_path, rows, wide(scores(wrong=())))
+    assert clean(tmp_path, "none", drop='["duplicate"]')["actions"]["remove"] == 1
+    assert "r3" not in {row["id"] for row in read(tmp_path / "none" / "cleaned.jsonl")}
+
+
+def test_detection_counts_what_is_flipped_or_removed(tmp_path):
+    audit(tmp_path, pairs(40), wide(scores(wrong=(1, 5, 6))))
+    truth = write(tmp_path / "truth.jsonl", [{"id": f"r{n}", "flipped": n in (1, 5, 20)} for n in range(40)])
+    result = clean(tmp_path, "vote_all_r", truth=truth)
+    assert result["detection"] == {"true_positives": 2, "false_positives": 1, "false_negatives": 1, "flipped": 3,
+                                   "detected": 3}
+    assert result["precision"]["mean"] == pytest.approx(2 / 3) and result["recall"]["mean"] == pytest.approx(2 / 3)
+    assert result["f1"]["mean"] == pytest.approx(2 / 3)
+    # Of the pairs of a wrong and a right label; ties count one half.
+    assert result["auroc"]["mean"] == pytest.approx((2 * (36 + 0.5) + 0.5 * 36) / (3 * 37))
+
+
+def test_other_forms_and_files(tmp_path):
+    """Scored lines make pairs with ids of their own; implicit prompts, compressed files."""
+    rows = [{"id": "s", "prompt": "Question?", "completions": ["one", "two", "three"], "scores": [1, 3, 2],
+             "domain": "helpful"},
+            {"id": "i", "chosen": "\n\nHuman: hi\n\nAssistant: yes", "rejected": "\n\nHuman: hi\n\nAssistant: no"}]
+    path = tmp_path / "rows.jsonl.gz"
+    path.write_bytes(gzip.compress("".join(json.dumps(row) + "\n" for row in rows).encode()))
+    votes = [{"id": name, "member": "m", "vote": vote} for name, vote in (("s/1-0", 1), ("s/1-2", -1), ("s/2-0", 1),
+                                                                         ("i", -1))]
+    scored = write(tmp_path / "scores.jsonl", votes)
+    result = run("audit", tmp_path / "audit", data__path=path, committee__scores=scored)
+    assert result["vote_histogram"] == [2, 2]
+    run("clean", tmp_path / "out", data__path=path, audit=tmp_path / "audit", method="vote_maj_f", force="true")
+    cleaned = {row["id"]: row for row in read(tmp_path / "out" / "cleaned.jsonl")}
+    assert cleaned["s/1-2"] == {"id": "s/1-2", "prompt": "Question?", "chosen": "three", "rejected": "two",
+                                "domain": "helpful"}
+    assert cleaned["i"]["chosen"].endswith("no") and set(cleaned["i"]) == {"id", "chosen", "rejected"}
+
+
+def test_runs_that_are_done_and_texts_that_are_not_shown(tmp_path, capsys):
+    audit(tmp_path, pairs(40), wide(scores()))
+    clean(tmp_path, "sac")
+    captured = capsys.readouterr()
+    for text in (captured.out, captured.err, (tmp_path / "audit" / "rows.jsonl").read_text(),
+                 (tmp_path / "sac" / "ledger.jsonl").read_text(), (tmp_path / "sac" / "report.html").read_text()):
+        assert "good answer" not in text and "Question" not in text
+    page = (tmp_path / "audit" / "report.html").read_text()
+    assert page.count("<details><summary>show</summary>PROMPT") == 40
+    clean(tmp_path, "sac")
+    assert "nothing was done" in capsys.readouterr().err

@@ -1,0 +1,148 @@
+"""Files of pairs and scores: forms, what is missing, and input that is wrong."""
+
+import json
+
+import numpy as np
+import pytest
+
+from jaxllm.feedback.data import decision_of
+from tests.feedback.rows import audit, pair, pairs, read, run, wide, write
+
+
+def fails(tmp_path, capsys, rows, scores, match, **keys):
+    run("audit", tmp_path / "audit", expected=2, data__path=write(tmp_path / "rows.jsonl", rows),
+        committee__scores=write(tmp_path / "scores.jsonl", scores), **keys)
+    error = capsys.readouterr().err
+    assert match in error, error
+    assert not (tmp_path / "audit" / "result.json").exists()
+
+
+def votes(count, members=2, vote=1):
+    return [{"id": f"r{n}", "member": f"m{m}", "vote": vote} for n in range(count) for m in range(members)]
+
+
+def test_long_and_wide_scores_are_the_same(tmp_path):
+    scores = np.random.default_rng(0).normal(0, 1, (20, 3, 2))
+    long = [{"id": f"r{n}", "member": f"m{m}", "chosen": scores[n, m, 0], "rejected": scores[n, m, 1]}
+            for n in range(20) for m in range(3)]
+    for name, own in (("a", wide(scores)), ("b", long)):
+        (tmp_path / name).mkdir()
+        audit(tmp_path / name, pairs(20), own)
+    read_rows = [(tmp_path / name / "audit" / "rows.jsonl").read_bytes() for name in "ab"]
+    assert read_rows[0] == read_rows[1]
+
+
+def test_members_that_scored_other_rows_abstain_there(tmp_path, capsys):
+    own = votes(10)[:-3] + [{"id": "other", "member": "m0", "vote": 1}]
+    result = audit(tmp_path, pairs(10), own)
+    error = capsys.readouterr().err
+    assert "member m0 has scored fewer rows" in error or "member m1 has scored fewer rows" in error
+    assert "1 lines of scores have ids that no row has" in error
+    assert result["members"]["m0"]["abstained"] + result["members"]["m1"]["abstained"] == 3
+    assert sum(result["vote_histogram"]) + result["without_votes"] == 10
+
+
+def test_null_is_no_vote_and_zero_is_a_tie(tmp_path):
+    own = [{"id": "r0", "member": "m", "vote": None}, {"id": "r1", "member": "m", "vote": 0},
+           {"id": "r2", "member": "m", "vote": 1, "vote_swapped": None},
+           {"id": "r3", "member": "m", "vote": 1, "vote_swapped": -1},
+           {"id": "r4", "member": "m", "vote": 1, "vote_swapped": 1}]
+    result = audit(tmp_path, pairs(5), own)
+    assert [row["by_member"]["m"] for row in read(tmp_path / "audit" / "rows.jsonl")] == [None, 0, None, None, 1]
+    assert result["vote_histogram"] == [1, 1] and result["without_votes"] == 3
+
+
+@pytest.mark.parametrize(("line", "match"), [
+    ('{"id": "r0", "scores": {"m0": [NaN, 1.0]}}', "not finite"),
+    ('{"id": "r0", "scores": {"m0": [1.0]}}', "must be two numbers"),
+    ('{"id": "r0", "scores": {"m0": ["1", 2]}}', "must be two numbers"),
+    ('{"id": "r0", "scores": {"m0": [1e999, 2]}}', ""),
+    ('{"id": "r0", "member": "m0", "vote": 2}', "a vote must be 1"),
+    ('{"id": "r0", "member": "m0", "vote": true}', "a vote must be 1"),
+    ('{"id": "r0", "vote": 1}', "'member' is missing"),
+    ('{"id": "r0", "member": "m0", "vote": 1, "criterion": "taste"}', "criterion must be one of"),
+    ('{"id": "r0", "member": "m0", "chosen": "high", "rejected": 1}', "must be numbers"),
+    ('{"member": "m0", "vote": 1}', "'id' is missing")])
+def test_lines_of_scores_that_cannot_be_used(tmp_path, capsys, line, match):
+    """A bad line of many is reported and its member abstains there; a file of bad lines is refused."""
+    good = "".join(json.dumps(row) + "\n" for row in wide(np.ones((30, 1, 2)))[1:])
+    (tmp_path / "scores.jsonl").write_text(line + "\n" + good)
+    result = run("audit", tmp_path / "audit", data__path=write(tmp_path / "rows.jsonl", pairs(30)),
+                 committee__scores=tmp_path / "scores.jsonl")
+    assert result["rejected_scores"] == 1 and result["without_votes"] == 1
+    assert match in capsys.readouterr().err
+    assert match in read(tmp_path / "audit" / "rejected.jsonl")[0]["reason"]
+    (tmp_path / "scores.jsonl").write_text(line + "\n")
+    run("audit", tmp_path / "bad", expected=2, data__path=tmp_path / "rows.jsonl",
+        committee__scores=tmp_path / "scores.jsonl")
+    assert "rows cannot be used" in capsys.readouterr().err
+
+
+def test_what_ends_an_audit(tmp_path, capsys):
+    rows = pairs(4)
+    fails(tmp_path, capsys, [*rows, pair(2)], votes(4), "the id 'r2' occurs twice, in lines 3 and 5")
+    fails(tmp_path, capsys, rows, [*votes(4), {"id": "r1", "member": "m0", "vote": -1}], "two entries for the id 'r1'")
+    fails(tmp_path, capsys, rows, [{"id": "x", "member": "m0", "vote": -1}], "none of its ids")
+    fails(tmp_path, capsys, rows, [*votes(3), {"id": "r3", "member": "m0", "chosen": 1, "rejected": 2}],
+          "scores for some rows and votes for others")
+    fails(tmp_path, capsys, [{"id": "r0", "prompt": "Question?", "chosen": "", "rejected": "no"}], votes(1),
+          "the chosen answer is empty")
+    fails(tmp_path, capsys, [pair(0, human_votes=["good"])], votes(1), "human_votes must be a list")
+    run("audit", tmp_path / "none", expected=2, data__path=tmp_path / "rows.jsonl")
+    assert "the committee has no members" in capsys.readouterr().err
+
+
+def test_rows_without_a_prompt_count_alone(tmp_path):
+    """No common start: the prompt is empty, and such rows are no cluster of their own."""
+    rows = [{"id": f"r{n}", "chosen": f"{n} yes", "rejected": f"no {n}"} for n in range(10)]
+    result = audit(tmp_path, rows, votes(10))
+    assert result["data"]["prompts"]["lines_without"] == 10 and result["rows"] == 10
+
+
+def test_one_member_and_equal_members(tmp_path, capsys):
+    (tmp_path / "one").mkdir()
+    (tmp_path / "two").mkdir()
+    one = audit(tmp_path / "one", pairs(10), votes(10, 1))
+    assert any("single member" in note for note in one["notes"])
+    assert one["kappa"]["fleiss"]["mean"] is None and one["correlation"]["mean"] is None
+    two = audit(tmp_path / "two", pairs(10), votes(10, 2))
+    assert any("they are one member" in note for note in two["notes"])
+    assert two["kappa"]["percent"]["mean"] == 1 and two["kappa"]["krippendorff"]["mean"] is None
+
+
+def test_people(tmp_path):
+    assert decision_of(["chosen", "rejected"]) == "" and decision_of([]) == ""
+    assert decision_of(["chosen", "uncertain", "uncertain"]) == "chosen"
+    assert decision_of(["both_bad", "both_bad", "chosen"]) == "both_bad"
+    rows = [pair(n, human_votes=[1, 1, -1] if n % 2 else ["rejected", "rejected", None]) for n in range(20)]
+    result = audit(tmp_path, rows, votes(20))
+    assert result["people"]["decided"] == 20 and result["people"]["label_is_right"]["mean"] == 0.5
+    assert result["people"]["committee_agrees"]["mean"] == 0.5
+    assert result["calibration"]["judged_by_people"] == 20 and result["calibration"]["noise"] > 0.4
+    assert result["members"]["m0"]["agreement_with_people"]["mean"] == 0.5
+
+
+def test_other_committees_do_not_vote(tmp_path):
+    harmless = [{"id": f"r{n}", "member": "m0", "vote": -1, "criterion": "harmlessness"} for n in range(10)]
+    own = [*votes(10, 2), *harmless]
+    result = audit(tmp_path, pairs(10), own)
+    assert result["voters"] == 2 and result["vote_histogram"] == [0, 0, 10]
+    assert result["members"]["m0 (harmlessness)"]["agreement"]["mean"] == 0
+
+
+def test_overlap_with_a_test_set(tmp_path):
+    other = write(tmp_path / "test.jsonl", pairs(3))
+    assert audit(tmp_path, pairs(10), votes(10), compare=other)["data"]["overlap"]["rows"] == 3
+
+
+def test_the_order_of_the_rows_changes_no_row(tmp_path):
+    scores = np.random.default_rng(2).normal(0, 1, (60, 4, 2))
+    order = np.random.default_rng(3).permutation(60)
+    lines = []
+    for name, rows, own in (("a", pairs(60), wide(scores)), ("b", [pairs(60)[n] for n in order],
+                                                            wide(scores)[::-1])):
+        (tmp_path / name).mkdir()
+        audit(tmp_path / name, rows, own)
+        lines.append({row["id"]: {key: row[key] for key in ("votes", "bucket", "source", "rule", "gap", "quantiles")}
+                      for row in read(tmp_path / name / "audit" / "rows.jsonl")})
+    assert lines[0] == lines[1]

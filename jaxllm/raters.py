@@ -128,13 +128,13 @@ def majority(counts: ArrayLike) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Consensus:
-    """Consensus of raters whose errors are estimated.
+    """Consensus of raters with estimated errors.
 
     Attributes:
         posterior: probability of each category, `[N, K]`.
         prior: share of each category, `[K]`.
-        confusion: `[M, K, K]`, probability that a rater says the second category where the first one is true.
-        log_likelihood: of the ratings, with the priors of the parameters.
+        confusion: `[M, K, K]`, probability that a rater gives the second category where the first one is true.
+        log_likelihood: log-likelihood of the ratings, with the priors of the parameters.
         steps: number of steps.
     """
 
@@ -163,7 +163,7 @@ def dawid_skene(ratings: ArrayLike, categories: int, tolerance: float = 1e-8, st
     ratings = np.asarray(ratings)
     weight = np.ones(len(ratings)) if weights is None else np.asarray(weights, float)
     counts = counts_of(ratings, categories)
-    said = ratings[:, :, None] == np.arange(categories)  # [N, M, K]
+    given = ratings[:, :, None] == np.arange(categories)  # [N, M, K]
     posterior = np.where(counts.sum(1, keepdims=True) > 0, counts, 1.0) + 1e-9
     posterior /= posterior.sum(1, keepdims=True)
     before, done = -np.inf, 0
@@ -171,13 +171,13 @@ def dawid_skene(ratings: ArrayLike, categories: int, tolerance: float = 1e-8, st
         done += 1
         prior = weight @ posterior + smoothing
         prior /= prior.sum()
-        confusion = np.einsum("nj,nmk->mjk", posterior * weight[:, None], said) + smoothing
+        confusion = np.einsum("nj,nmk->mjk", posterior * weight[:, None], given) + smoothing
         confusion /= confusion.sum(2, keepdims=True)
-        joint = np.log(prior) + np.einsum("nmk,mjk->nj", said, np.log(confusion))
+        joint = np.log(prior) + np.einsum("nmk,mjk->nj", given, np.log(confusion))
         total = np.logaddexp.reduce(joint, 1)
         posterior = np.exp(joint - total[:, None])
         now = float(weight @ total + smoothing * (np.log(confusion).sum() + np.log(prior).sum()))
-        if now - before < tolerance * max(weight @ said.sum((1, 2)), 1):
+        if now - before < tolerance * max(weight @ given.sum((1, 2)), 1):
             break
         before = now
     return Consensus(posterior, prior, confusion, now, done)

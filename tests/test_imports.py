@@ -7,7 +7,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "jaxllm"
 LEAVES = {"errors", "files", "directories", "config", "parsing", "assets", "statistics", "measures", "agreement",
-          "limits", "progress", "devices", "job", "report", "compile_cache", "clock"}
+          "raters", "limits", "progress", "devices", "job", "report", "compile_cache", "clock"}
 # A package imports packages of its own row and the leaves.
 ALLOWED = {
     "ops": set(),
@@ -22,6 +22,7 @@ ALLOWED = {
     "rl": {"evaluate", "judge", "finetune", "train", "generate", "model", "text", "models", "ops"},
     "cory": {"rl", "evaluate", "judge", "finetune", "train", "generate", "model", "text", "models", "ops"},
     "codejudge": {"judge", "generate", "model", "text", "models", "ops"},
+    "feedback": {"evaluate", "judge", "finetune", "train", "generate", "model", "text", "models", "ops"},
     "consistency": {"judge", "generate", "model", "text", "models", "ops"},
     "checkpoint": {"model", "text", "models", "ops"},
     "self_param": {"evaluate", "judge", "finetune", "train", "generate", "model", "text", "models", "ops"},

@@ -82,8 +82,8 @@ def test_consensus_finds_the_rater_who_is_right():
     """Four raters guess at random, three are right in 90 %: a majority is worse than the estimated consensus."""
     rng = np.random.default_rng(1)
     truth = rng.integers(0, 2, 2000)
-    say = lambda accuracy: np.where(rng.random(2000) < accuracy, truth, 1 - truth)
-    ratings = np.stack([say(0.9), say(0.9), say(0.9), say(0.5), say(0.5), say(0.5), say(0.5)], 1)
+    rated = lambda accuracy: np.where(rng.random(2000) < accuracy, truth, 1 - truth)
+    ratings = np.stack([rated(0.9), rated(0.9), rated(0.9), rated(0.5), rated(0.5), rated(0.5), rated(0.5)], 1)
     found = dawid_skene(ratings, 2)
     right = np.mean(found.posterior.argmax(1) == truth)
     assert right > np.mean(raters.majority(counts_of(ratings, 2)) == truth) + 0.04
@@ -107,9 +107,9 @@ def test_votes_of_people_as_published(shared):
     for (i, j), kappa in {(0, 1): 0.865523, (0, 2): 0.886619, (1, 2): 0.874805}.items():
         assert cohen_kappa(votes[:, i], votes[:, j], 3) == pytest.approx(kappa, abs=5e-7)
     for judge, equal, missing in (("pandalm-7b", 507, 0), ("gpt-3.5-turbo", 525, 18)):
-        said = [row["judges"][judge] for row in rows]
-        assert sum(vote == own for vote, own in zip(said, most, strict=True)) == equal
-        assert said.count(None) == missing
+        given = [row["judges"][judge] for row in rows]
+        assert sum(vote == own for vote, own in zip(given, most, strict=True)) == equal
+        assert given.count(None) == missing
 
 
 def test_votes_of_models_as_published(shared):

@@ -1,4 +1,4 @@
-"""`jaxllm audit`: preference pairs, a committee that votes on their labels, and what the votes say about them."""
+"""`jaxllm audit`: preference pairs, a committee that votes on their labels, and what follows from the votes."""
 
 from __future__ import annotations
 
@@ -69,12 +69,12 @@ def _rows(config: Config, pairs: Pairs, found: Findings) -> Iterator[Mapping[str
     votes, voters = (column.tolist() for column in found.count)
     by_member, right = found.votes.tolist(), found.right.tolist()
     quantile = [[_number(one) for one in pair] for pair in np.round(found.quantile, 6).tolist()]
-    gap = [_number(one) for one in np.round(found.gap, 6).tolist()]
+    margin = [_number(one) for one in np.round(found.margin, 6).tolist()]
     for number, name in enumerate(pairs.ids):
         yield {"id": name, "votes": votes[number], "voters": voters[number],
                "bucket": names[found.bucket[number]] if voters[number] else None,
                "source": CODES[found.source[number]], "rule": RULES[found.rule[number]],
-               "label_probability": round(right[number], 6), "gap": gap[number], "quantiles": quantile[number],
+               "label_probability": round(right[number], 6), "margin": margin[number], "quantiles": quantile[number],
                "by_member": {key: None if vote == ABSTAIN else vote
                              for key, vote in zip(keys, by_member[number], strict=True)},
                "issues": list(pairs.issues[number])}
@@ -85,7 +85,7 @@ def _number(value: float) -> float | None:
 
 
 def texts_of(config: Config, pairs: Pairs, wanted: set[int]) -> dict[int, PairRow]:
-    """Returns the texts of some pairs, read again where they were not kept."""
+    """Returns the texts of some pairs, read again where they are not in memory."""
     if pairs.rows is not None:
         return {number: pairs.rows[number] for number in wanted}
     found: dict[int, PairRow] = {}

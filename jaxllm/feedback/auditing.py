@@ -17,7 +17,7 @@ from jaxllm.feedback import calibration
 from jaxllm.feedback.calibration import Known
 from jaxllm.feedback.config import AuditConfig
 from jaxllm.feedback.data import CRITERIA, Member, Pairs
-from jaxllm.feedback.sources import CODES, RULES, SOURCES, Committee, People, assign, quantiles, standardized_gaps
+from jaxllm.feedback.sources import CODES, RULES, SOURCES, Committee, People, assign, quantiles, standardized_margins
 from jaxllm.feedback.votes import ABSTAIN, Count, bucket_names, buckets, count_votes, histogram
 from jaxllm.measures import length_measures, reliability
 from jaxllm.statistics import clustered
@@ -32,15 +32,15 @@ ABLATION_ROWS, ABLATION_DRAWS = 20_000, 50
 
 @dataclass(frozen=True)
 class Findings:
-    """What a committee says about each of N pairs.
+    """Findings of a committee on each of N pairs.
 
     Attributes:
         members: all members.
-        voting: members whose votes count, `[M]` of them.
+        voting: members with votes that count, `[M]` of them.
         votes: `[N, M]`.
-        scores: of the voting members `[N, M, 2]`, NaN for members without.
+        scores: scores of the voting members `[N, M, 2]`, NaN for members without.
         quantile: mean quantile of the chosen and the rejected answer, `[N, 2]`.
-        gap: median standardized gap, `[N]`.
+        margin: median standardized margin, `[N]`.
         count: votes and voters.
         bucket: number of the bucket, -1 without voters.
         weighted: sum of weighted votes, out of fold.
@@ -55,7 +55,7 @@ class Findings:
     votes: np.ndarray
     scores: np.ndarray
     quantile: np.ndarray
-    gap: np.ndarray
+    margin: np.ndarray
     count: Count
     bucket: np.ndarray
     weighted: np.ndarray
@@ -88,26 +88,27 @@ def find(config: AuditConfig, pairs: Pairs, members: Sequence[Member]) -> Findin
     _, domain = np.unique(np.asarray(pairs.domains, dtype=str), return_inverse=True)
     committee_of = lambda own: Committee(
         np.stack([quantiles(member.scores, domain) for member in own if member.scores is not None] or [unscored], 1),
-        np.stack([standardized_gaps(member.scores) if member.scores is not None else member.directions
+        np.stack([standardized_margins(member.scores) if member.scores is not None else member.directions
                   for member in own], 1))
-    whole = Committee(committee_of(voting).quantiles, np.stack([standardized_gaps(one) for one in
+    whole = Committee(committee_of(voting).quantiles, np.stack([standardized_margins(one) for one in
                                                                 np.moveaxis(scores, 1, 0)], 1))
     by_criterion = {name: committee_of(own) for name in CRITERIA
                     if (own := [member for member in members if member.criterion == name])}
     count, known = count_votes(votes), known_labels(pairs)
     noise = known.noise(config.committee.noise)
     source, rule = assign(*count, whole, by_criterion, pairs.domains, People(pairs.decisions), config.sources)
-    x = calibration.evidence(votes, whole.gaps)
+    x = calibration.evidence(votes, whole.margins)
     return Findings(
-        members, voting, votes, scores, whole.mean, _median(whole.gaps), count, buckets(count, config.committee.edges),
+        members, voting, votes, scores, whole.mean, _median(whole.margins), count,
+        buckets(count, config.committee.edges),
         calibration.weighted_votes(votes, pairs.clusters, config.seed, config.folds),
         calibration.cross_fit(x, pairs.clusters, noise, known, config.seed, config.folds), source, rule, noise)
 
 
-def _median(gaps: np.ndarray) -> np.ndarray:
-    known = ~np.isnan(gaps).all(1)
-    found = np.full(len(gaps), np.nan)
-    found[known] = np.nanmedian(gaps[known], 1)
+def _median(margins: np.ndarray) -> np.ndarray:
+    known = ~np.isnan(margins).all(1)
+    found = np.full(len(margins), np.nan)
+    found[known] = np.nanmedian(margins[known], 1)
     return found
 
 
@@ -118,7 +119,7 @@ def save(path: Path, pairs: Pairs, findings: Findings) -> None:
     issue_bits = np.array([sum(1 << number for number, name in enumerate(ISSUES) if name in own)
                            for own in pairs.issues], np.int32)
     arrays = {name: np.ascontiguousarray(getattr(findings, name)) for name in
-              ("votes", "scores", "quantile", "gap", "bucket", "weighted", "right", "source", "rule")}
+              ("votes", "scores", "quantile", "margin", "bucket", "weighted", "right", "source", "rule")}
     arrays |= {"clusters": pairs.clusters.astype(np.int64), "issues": issue_bits,
                "rows": np.array([int(digest, 16) for digest in pairs.digests], np.uint64)}
     save_file(arrays, path, {"members": json.dumps([{"name": member.key, "kind": member.kind}
@@ -200,9 +201,9 @@ def _member(member: Member, found: Findings, pairs: Pairs, seed: int) -> dict[st
         own["sign_test_p"] = _sign_test(member.votes, pairs.clusters)
         own["weight"] = float(calibration.log_odds(member.votes[:, None])[0])
     if member.scores is not None and decided.any():
-        gaps = member.scores[decided, 0] - member.scores[decided, 1]
-        own |= {"mean_gap": float(gaps.mean()), "std_gap": float(gaps.std()),
-                "deciles_of_gap": np.quantile(gaps, np.arange(1, 10) / 10).tolist()}
+        margins = member.scores[decided, 0] - member.scores[decided, 1]
+        own |= {"mean_margin": float(margins.mean()), "std_margin": float(margins.std()),
+                "deciles_of_margin": np.quantile(margins, np.arange(1, 10) / 10).tolist()}
     if decided.any():
         words = pairs.words[decided]
         own["length"] = length_measures(words[:, 0], words[:, 1], member.votes[decided] == 1)
@@ -273,9 +274,9 @@ def _sizes(found: Findings, pairs: Pairs, seed: int) -> list[dict[str, Any]]:
 
 
 def _calibration(found: Findings, pairs: Pairs) -> dict[str, Any]:
-    gaps = np.stack([standardized_gaps(one) for one in np.moveaxis(found.scores, 1, 0)], 1)
+    margins = np.stack([standardized_margins(one) for one in np.moveaxis(found.scores, 1, 0)], 1)
     known = known_labels(pairs)
-    model = calibration.fit(calibration.evidence(found.votes, gaps), found.noise, known)
+    model = calibration.fit(calibration.evidence(found.votes, margins), found.noise, known)
     wrong = 1 - found.right
     result = {"noise": found.noise, "judged_by_people": int(known.judged.sum()),
               "weights": dict(zip([member.key for member in found.voting], model.weights.tolist(), strict=True)),
@@ -313,13 +314,13 @@ def _people(found: Findings, pairs: Pairs, seed: int) -> dict[str, Any] | None:
 
 
 def _notes(found: Findings, result: dict[str, Any]) -> list[str]:
-    """Lists what a reader must know to read the numbers."""
+    """Lists what one must know to read the numbers."""
     notes, scored = [], [member for member in found.members if member.scores is not None]
     if not scored:
         notes.append("The members give votes alone: sources 5 and 6 are not assigned by the committee, and source 1 "
-                     "needs no gap.")
+                     "needs no margin.")
     elif any(member.scores is None for member in found.voting):
-        notes.append("Quantiles and gaps are those of the members with scores.")
+        notes.append("Quantiles and margins are those of the members with scores.")
     if scored and not any(member.criterion for member in found.members):
         notes.append("One committee judges both helpfulness and harmlessness: sources 5 and 6 are one, 5|6.")
     if len(found.voting) == 1:

@@ -1,15 +1,15 @@
-"""Probability that a label is right, from a committee whose members are weighted by what they have got right.
+"""Probability that a label is right, from a committee with members weighted by what they have got right.
 
-Let x hold what M members have to say about a pair, positive for the chosen answer. The chosen answer is the better one
-with probability sigmoid(w x), and the label names the other one with probability rho, the noise:
+Let x hold the evidence of M members on a pair, positive for the chosen answer. The chosen answer is the better one with
+probability sigmoid(w x), and the label names the other one with probability rho, the noise:
 
     P(label) = (1 - rho) sigmoid(w x) + rho sigmoid(-w x)
     P(label is right) = (1 - rho) sigmoid(w x) / P(label)
 
-w maximizes the likelihood of the labels, with an L2 penalty. Labels alone do not tell noise from members that err, so
-rho is given, or counted on pairs that people have judged, whose labels are then known to be right or wrong. The label's
-answer comes first in x, so that nothing changes where the answers and the label are exchanged. A member that is wrong
-more often than right gets a negative weight.
+w maximizes the likelihood of the labels, with an L2 penalty. Labels alone do not separate noise from members that err,
+so rho is given, or counted on pairs that people have judged, with labels that are then known to be right or wrong. The
+label's answer comes first in x, so that nothing changes where the answers and the label are exchanged. A member that is
+wrong more often than right gets a negative weight.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ NOISE = 0.2
 NOISE_STRENGTH = 5.0  # of that share, in pairs, against those that people have judged
 PENALTY = 1.0
 FOLDS = 5
-LIMIT = 3.0  # of a member's standardized gap: no pair is decided by a single extreme score
+LIMIT = 3.0  # of a member's standardized margin: no pair is decided by a single extreme score
 
 
 @dataclass(frozen=True)
@@ -75,16 +75,16 @@ class Known:
         return float(np.clip(share, 1e-3, 0.499))
 
 
-def evidence(votes: ArrayLike, gaps: ArrayLike) -> np.ndarray:
-    """Returns what members say about each pair, `[N, M]`: the standardized gap of a member with scores, limited to
-    +-3, else its vote; 0 where it abstains.
+def evidence(votes: ArrayLike, margins: ArrayLike) -> np.ndarray:
+    """Returns the evidence of members on each pair, `[N, M]`: the standardized margin of a member with scores, limited
+    to +-3, else its vote; 0 where it abstains.
 
     Args:
         votes: `[N, M]`.
-        gaps: standardized gaps `[N, M]`; NaN for members without scores.
+        margins: standardized margins `[N, M]`; NaN for members without scores.
     """
-    votes, gaps = np.asarray(votes), np.asarray(gaps, np.float64)
-    return np.where(votes == ABSTAIN, 0.0, np.where(np.isnan(gaps), votes, np.clip(gaps, -LIMIT, LIMIT)))
+    votes, margins = np.asarray(votes), np.asarray(margins, np.float64)
+    return np.where(votes == ABSTAIN, 0.0, np.where(np.isnan(margins), votes, np.clip(margins, -LIMIT, LIMIT)))
 
 
 def fit(x: ArrayLike, noise: float, known: Known | None = None) -> Model:

@@ -32,7 +32,7 @@ from jaxllm.text.rows import Rejected, check_share, data_files, iter_rows
 __all__ = ["Config", "run"]
 
 LEDGER, CLEANED, UNPAIRED_FILE = "ledger.jsonl", "cleaned.jsonl", "cleaned_unpaired.jsonl"
-# Flips are refused whose estimated precision is below.
+# Flips with an estimated precision below this are refused.
 GATE = 0.5
 _REFUSED = "; the flip is refused: its estimated precision is {}"
 
@@ -201,9 +201,9 @@ def _gate(config: Config, decision: Decision, inputs: Inputs) -> dict[str, Any]:
                f"most of these labels may have been right")
         return gate
     gate["refused"] = True
-    notice(f"{flips.sum():,} flips are refused, and the rows kept: the estimated precision is {known}, and below "
-           f"{GATE:g} a flip spoils more labels than it mends. Remove the rows instead ({_removing(config)}), or force "
-           "the flips with --force.")
+    notice(f"{flips.sum():,} flips are refused, and the rows stay as they are: the estimated precision is {known}, and "
+           f"below {GATE:g} a flip spoils more labels than it mends. Remove the rows instead ({_removing(config)}), or "
+           "force the flips with --force.")
     for number in np.unique(decision.rule[flips]):
         rule = decision.rules[number] + _REFUSED.format(known)
         decision.set(flips & (decision.rule == number), KEEP, rule)

@@ -14,7 +14,7 @@ Method = Literal[
     "sac", "llm_judge_r", "llm_judge_f", "rwgap_r", "rwgap_f", "vote_all_r", "vote_all_f", "vote_maj_r", "vote_maj_f",
     "tag_cmp", "tag_div", "ifd_r", "ifd_gap_r", "ifd_gap_f", "none", "random_r", "random_f", "vote_full",
     "small_loss_r", "small_loss_f", "confident_r", "confident_f", "weighted_r", "weighted_f", "calibrated_r",
-    "calibrated_f", "soft_votes", "soft_calibrated", "weight_votes", "margin_gaps", "smooth"]
+    "calibrated_f", "soft_votes", "soft_calibrated", "weight_votes", "margins", "smooth"]
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class DifficultyConfig:
     batch_size: int = tunable(32)
 
     def __post_init__(self):
-        check(self.model is None or self.path is None, "path", "is there beside a model", "give one of them")
+        check(self.model is None or self.path is None, "path", "does not go with a model", "give one of them")
         check(self.answer_tokens >= 1, "answer_tokens", f"must be 1 or more, got {self.answer_tokens}")
         check(self.batch_size >= 1, "batch_size", f"must be 1 or more, got {self.batch_size}")
 
@@ -60,24 +60,24 @@ class Config:
     """Cleans preference data: flips or removes labels, softens or weighs them, by the findings of jaxllm audit.
 
     Writes cleaned.jsonl, in the order of the rows, with their texts untouched, and ledger.jsonl, from which --replay
-    makes the same cleaned.jsonl again. Flips whose estimated precision is below one half are refused: the rows are
-    kept.
+    makes the same cleaned.jsonl again. Flips with an estimated precision below one half are refused: such rows stay
+    as they are.
 
     Args:
         data: the rows that were audited.
         out: directory for the results.
         method: sac (Source-Aware Cleaning), one of PrefCleanBench's, or a baseline; see docs/feedback.md.
         audit: the --out of jaxllm audit on these rows.
-        action: what is done with flagged pairs; null is what the method's name says.
-        actions: what sac does with each source.
+        action: action for flagged pairs; null is that in the method's name.
+        actions: actions of sac by source.
         fraction: share of the pairs for methods that take the lowest fraction.
         keep: pairs that tag_cmp and tag_div keep.
         count: pairs for random_r and random_f; null is as many as sac acts on.
         member: member of the audit for llm_judge_r and llm_judge_f; null is the only one.
-        gaps: raw rewards, for members of one scale, or standardized ones, for rwgap.
+        margins: raw rewards, for members of one scale, or standardized ones, for rwgap.
         epsilon: label smoothing of smooth.
         ifd: instruction-following difficulty for ifd methods.
-        drop: issues of the data check whose rows are removed, such as duplicate or contradiction.
+        drop: issues of the data check by which rows are removed, such as duplicate or contradiction.
         answers: file of people's answers, rows {id, answer}, such as a filled review.jsonl: chosen keeps a pair,
             rejected flips it, both_bad removes it, both_good, tie and uncertain halve its label probability; the
             answer of more than half counts.
@@ -98,7 +98,7 @@ class Config:
     keep: int = 6000
     count: int | None = None
     member: str | None = None
-    gaps: Literal["raw", "standardized"] = "raw"
+    margins: Literal["raw", "standardized"] = "raw"
     epsilon: float = 0.1
     ifd: DifficultyConfig = field(default_factory=DifficultyConfig)
     drop: list[str] = field(default_factory=list)

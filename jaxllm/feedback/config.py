@@ -32,7 +32,7 @@ class MemberConfig:
         reference: reference of a policy; null is the model without its adapter.
         beta: factor of the implicit reward.
         path: file of scores or votes, such as rows.jsonl of jaxllm score.
-        criterion: what the member judges, if not the better answer as a whole.
+        criterion: helpfulness or harmlessness, of a member that judges one of them alone.
         judge: another judge than a local model, such as a server.
         verdict: how a judge compares.
         max_length: the most tokens of a text; the member abstains on longer ones. Null is the context window.

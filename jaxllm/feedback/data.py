@@ -1,7 +1,7 @@
 """Preference pairs with what is known of their labels, and scores or votes of committee members, line by line.
 
-Texts are kept only where members read them: a file of any length is audited and cleaned in the memory that its ids and
-digests take.
+Texts stay in memory only where members read them: a file of any length is audited and cleaned in the memory that its
+ids and digests take.
 """
 
 from __future__ import annotations
@@ -48,11 +48,11 @@ class Pairs:
         digests: digest of each pair's texts, in hexadecimal.
         words: words of the chosen and the rejected answer, `[N, 2]`.
         domains: domain of each pair.
-        people: what people answered, of each pair.
+        people: answers of people, of each pair.
         tags: tags of each prompt.
-        issues: what a check of the data found, of each pair.
+        issues: findings of a check of the data, of each pair.
         audit: findings of that check.
-        rows: the pairs with their texts; None if they were not kept.
+        rows: the pairs with their texts; None if they are not in memory.
         rejected: lines that cannot be used.
     """
 
@@ -195,7 +195,7 @@ class Member:
 
     @property
     def directions(self) -> np.ndarray:
-        """Votes as numbers `[N]`, NaN where the member abstains; in place of gaps where it has no scores."""
+        """Votes as numbers `[N]`, NaN where the member abstains; in place of margins where it has no scores."""
         return np.where(self.votes == ABSTAIN, np.nan, self.votes)
 
 

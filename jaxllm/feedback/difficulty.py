@@ -62,9 +62,9 @@ def of_rows(generator: Generator, rows: Sequence[PairRow], limit: int = 512) -> 
                 places.append((number, side))
     found = np.full((len(rows), 2), np.nan)
     if places:
-        nats = np.array([[-score.logprob / score.tokens for score in generator.score(pairs)]
+        losses = np.array([[-score.logprob / score.tokens for score in generator.score(pairs)]
                          for pairs in (after, alone)])
-        found[tuple(np.transpose(places))] = np.exp(nats[0] - nats[1])
+        found[tuple(np.transpose(places))] = np.exp(losses[0] - losses[1])
     return found
 
 

@@ -20,7 +20,7 @@ from jaxllm.text.forms import PairRow
 from jaxllm.text.forms import Text as Answer
 
 PENALTIES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
-# Pairs whose features are computed together, and then stored.
+# Pairs that are computed together, and then stored.
 CHUNK = 160
 WORDS = 5000  # most frequent words that are features
 _WORD = re.compile(r"\w+|[^\w\s]")
@@ -105,20 +105,27 @@ def _text(answer: Answer) -> str:
                                                             if turn["role"] == "assistant")
 
 
-def fit_reward(difference: np.ndarray, penalty: float) -> np.ndarray:
-    """Fits weights w of a linear reward: minimizes the mean of -log sigmoid(w x) plus penalty / 2 |w|^2.
+def fit_reward(difference: np.ndarray, penalty: float, probability: np.ndarray | float = 1.0,
+               weight: np.ndarray | float = 1.0, margin: np.ndarray | float = 0.0) -> np.ndarray:
+    """Fits weights w of a linear reward: minimizes the mean of -log sigmoid(w x - margin) plus penalty / 2 |w|^2.
 
     Args:
         difference: features of the chosen answer less those of the rejected one, `[N, D]`.
         penalty: L2 penalty.
+        probability: probability that the label is right, `[N]`; the loss is the expected one.
+        weight, margin: weight and margin of each pair, `[N]`.
     """
     from scipy.optimize import minimize
     from scipy.special import expit
 
+    share = np.broadcast_to(weight, len(difference)) / np.broadcast_to(weight, len(difference)).sum()
+
     def loss(weights: np.ndarray) -> tuple[float, np.ndarray]:
-        margin = difference @ weights
-        return (np.logaddexp(0, -margin).mean() + penalty / 2 * weights @ weights,
-                -difference.T @ expit(-margin) / len(difference) + penalty * weights)
+        reward = difference @ weights
+        right, wrong = reward - margin, -reward - margin
+        value = probability * np.logaddexp(0, -right) + (1 - probability) * np.logaddexp(0, -wrong)
+        slope = (1 - probability) * expit(-wrong) - probability * expit(-right)
+        return share @ value + penalty / 2 * weights @ weights, difference.T @ (share * slope) + penalty * weights
 
     return minimize(loss, np.zeros(difference.shape[1]), jac=True, method="L-BFGS-B").x
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from jaxllm.errors import UserError
 from jaxllm.feedback.cleaning_config import ActionsConfig, Config
-from jaxllm.feedback.sources import BAD, CODES, DISAGREEMENT, RULES, standardized_gaps
+from jaxllm.feedback.sources import BAD, CODES, DISAGREEMENT, RULES, standardized_margins
 from jaxllm.feedback.votes import ABSTAIN, Count, count_votes
 
 # What is done with a pair; `keep` is first.
@@ -106,10 +106,10 @@ class Entry:
     """A method.
 
     Attributes:
-        help: what it does.
+        help: description.
         flag: computes the flags.
-        action: what is done with flagged pairs.
-        needs: what it needs: audit, scores (an audit whose members have scores), tags or ifd.
+        action: number of the action for flagged pairs.
+        needs: requirement: audit, scores (an audit with scores of members), tags or ifd.
     """
 
     help: str
@@ -163,7 +163,7 @@ def _value(config: Config, inputs: Inputs, action: int) -> np.ndarray | float:
         return share if action == SOFT else np.maximum(share, LEAST_WEIGHT)
     if action == MARGIN:
         _require("scores", inputs)
-        return np.nan_to_num(inputs.audit["gap"])
+        return np.nan_to_num(inputs.audit["margin"])
     return 0.0
 
 
@@ -191,7 +191,7 @@ def _lowest(values: np.ndarray, fraction: float) -> np.ndarray:
 
 
 def _judge(config: Config, inputs: Inputs) -> Flags:
-    """LLM-Judge: the judge prefers the rejected answer; ties are kept."""
+    """LLM-Judge: the judge prefers the rejected answer; ties do not count."""
     names = list(inputs.members)
     if config.member is None and len(names) > 1:
         raise UserError("the audit has several members", "member", f"name one of {', '.join(names)}")
@@ -199,26 +199,26 @@ def _judge(config: Config, inputs: Inputs) -> Flags:
     if name not in names:
         raise UserError(f"the audit has no member {name!r}", "member", f"name one of {', '.join(names)}")
     votes, scores = inputs.audit["votes"][:, names.index(name)], inputs.audit["scores"][:, names.index(name)]
-    gap = scores[:, 0] - scores[:, 1]
-    suspicion = np.where(np.isnan(gap), np.where(votes == ABSTAIN, np.nan, -votes), -gap)
+    margin = scores[:, 0] - scores[:, 1]
+    suspicion = np.where(np.isnan(margin), np.where(votes == ABSTAIN, np.nan, -votes), -margin)
     return Flags(votes == -1, f"{name} prefers the rejected answer", suspicion)
 
 
-def _gap(config: Config, inputs: Inputs) -> Flags:
-    """RwGap: the lowest fraction by mean gap over the members."""
+def _margin(config: Config, inputs: Inputs) -> Flags:
+    """RwGap: the lowest fraction by mean margin over the members."""
     scores = inputs.audit["scores"]
-    gaps = scores[:, :, 0] - scores[:, :, 1]
-    if config.gaps == "standardized":
-        gaps = np.stack([standardized_gaps(own) for own in np.moveaxis(scores, 1, 0)], 1)
-    known = (~np.isnan(gaps)).sum(1)
-    mean = np.divide(np.nansum(gaps, 1), known, out=np.full(len(gaps), np.nan), where=known > 0)
-    return Flags(_lowest(mean, config.fraction), f"lowest {config.fraction:.0%} by mean gap", -mean)
+    margins = scores[:, :, 0] - scores[:, :, 1]
+    if config.margins == "standardized":
+        margins = np.stack([standardized_margins(own) for own in np.moveaxis(scores, 1, 0)], 1)
+    known = (~np.isnan(margins)).sum(1)
+    mean = np.divide(np.nansum(margins, 1), known, out=np.full(len(margins), np.nan), where=known > 0)
+    return Flags(_lowest(mean, config.fraction), f"lowest {config.fraction:.0%} by mean margin", -mean)
 
 
 def _small_loss(config: Config, inputs: Inputs) -> Flags:
-    gaps = np.stack([standardized_gaps(own) for own in np.moveaxis(inputs.audit["scores"], 1, 0)], 1)
-    losses, known = np.logaddexp(0, -gaps), (~np.isnan(gaps)).sum(1)
-    mean = np.divide(np.nansum(losses, 1), known, out=np.full(len(gaps), np.nan), where=known > 0)
+    margins = np.stack([standardized_margins(own) for own in np.moveaxis(inputs.audit["scores"], 1, 0)], 1)
+    losses, known = np.logaddexp(0, -margins), (~np.isnan(margins)).sum(1)
+    mean = np.divide(np.nansum(losses, 1), known, out=np.full(len(margins), np.nan), where=known > 0)
     return Flags(_lowest(-mean, config.fraction), f"highest {config.fraction:.0%} by mean loss", mean)
 
 
@@ -296,7 +296,7 @@ def _tags(config: Config, inputs: Inputs, order: np.ndarray) -> Flags:
     filled = np.random.default_rng(config.seed).permutation(rest)[:max(config.keep - len(kept), 0)]
     flagged = np.ones(inputs.count, bool)
     flagged[[*kept, *filled]] = False
-    return Flags(flagged, f"not among the {config.keep:,} pairs that are kept for their tags")
+    return Flags(flagged, f"not among the {config.keep:,} pairs chosen for their tags")
 
 
 def _most_tags(config: Config, inputs: Inputs) -> Flags:
@@ -315,10 +315,10 @@ def _easy(config: Config, inputs: Inputs) -> Flags:
     return Flags(_lowest(ranked, config.fraction), f"lowest {config.fraction:.0%} by difficulty", -chosen)
 
 
-def _difficulty_gap(config: Config, inputs: Inputs) -> Flags:
+def _difficulty_margin(config: Config, inputs: Inputs) -> Flags:
     assert inputs.ifd is not None
-    gap = inputs.ifd[:, 0] - inputs.ifd[:, 1]
-    return Flags(_lowest(gap, config.fraction), f"lowest {config.fraction:.0%} by gap of difficulty", -gap)
+    margin = inputs.ifd[:, 0] - inputs.ifd[:, 1]
+    return Flags(_lowest(margin, config.fraction), f"lowest {config.fraction:.0%} by margin of difficulty", -margin)
 
 
 def _both(name: str, help_: str, flag: Method, needs: str | None = "audit") -> dict[str, Entry]:
@@ -328,13 +328,13 @@ def _both(name: str, help_: str, flag: Method, needs: str | None = "audit") -> d
 
 METHODS: dict[str, Entry] = {
     **_both("llm_judge", "a judge prefers the rejected answer", _judge),
-    **_both("rwgap", "lowest fraction by mean reward gap", _gap, "scores"),
+    **_both("rwgap", "lowest fraction by mean reward margin", _margin, "scores"),
     **_both("vote_all", "no member agrees with the label", _vote_all),
     **_both("vote_maj", "less than half of the members agree", _vote_majority),
     "tag_cmp": Entry("keep pairs with most tags that cover the tags", _most_tags, REMOVE, "tags"),
     "tag_div": Entry("keep pairs in a random order that cover the tags", _diverse_tags, REMOVE, "tags"),
     "ifd_r": Entry("remove: lowest fraction by instruction-following difficulty", _easy, REMOVE, "ifd"),
-    **_both("ifd_gap", "lowest fraction by gap of difficulty", _difficulty_gap, "ifd"),
+    **_both("ifd_gap", "lowest fraction by margin of difficulty", _difficulty_margin, "ifd"),
     "none": Entry("keep all pairs", _nothing, KEEP, None),
     **_both("random", "at random, as many as sac acts on", _random, None),
     "vote_full": Entry("remove: not all members agree", _vote_full, REMOVE),
@@ -345,7 +345,7 @@ METHODS: dict[str, Entry] = {
     "soft_votes": Entry("soften all labels to the share of votes", _everything, SOFT),
     "soft_calibrated": Entry("soften all labels to their probability", _everything, SOFT),
     "weight_votes": Entry("weigh all pairs by the share of votes", _everything, REWEIGHT),
-    "margin_gaps": Entry("set margins to standardized gaps", _everything, MARGIN, "scores"),
+    "margins": Entry("set margins to standardized margins", _everything, MARGIN, "scores"),
     "smooth": Entry("smooth all labels by epsilon", _everything, SOFT, None),
 }
 NAMES = ("sac", *METHODS)

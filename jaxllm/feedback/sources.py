@@ -10,7 +10,7 @@ The paper names six sources and leaves the thresholds out; those here are ours.
 | 4 | different thresholds of the same criterion |
 | 5 | both answers are harmful |
 | 6 | both answers are wrong or irrelevant |
-| 5\\|6 | 5 or 6, by a committee that does not tell them apart |
+| 5\\|6 | 5 or 6, by a committee that does not separate them |
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ BAD, DISAGREEMENT = ("5", "6", "5|6"), ("2", "3", "4")
 # Rules by number; a row of an audit names the one that fired.
 RULES = ("half of the votes or more", "both answers in the lowest quantile of harmlessness",
          "both answers in the lowest quantile of helpfulness", "both answers in the lowest quantile",
-         "people: both answers are bad", "too few votes, and a clear gap", "too few votes",
+         "people: both answers are bad", "too few votes, and a clear margin", "too few votes",
          "a minority of votes, answers alike", "a minority of votes, helpfulness against harmlessness",
-         "a minority of votes", "nobody voted")
+         "a minority of votes", "no member voted")
 
 
 @dataclass(frozen=True)
@@ -42,9 +42,9 @@ class SourceConfig:
 
     Args:
         bad_quantile: both answers are bad (5, 6) up to this quantile of the committee's scores.
-        bad_members: members, at least, in whose scores both answers are that low; null is all but one.
+        bad_members: members, at least, that give both answers such low scores; null is all but one.
         most_votes: a label may be wrong (1) with up to this many votes.
-        gap: by which the rejected answer must be better for a wrong label (1): median over the members, in standard
+        margin: by which the rejected answer must be better for a wrong label (1): median over the members, in standard
             deviations of their scores.
         alike: a disagreement is one of thresholds (4) where both answers are on the same side of the middle, outside
             this distance from it, and their quantiles differ by at most this.
@@ -53,7 +53,7 @@ class SourceConfig:
     bad_quantile: float = 0.1
     bad_members: int | None = None
     most_votes: int = 0
-    gap: float = 0.5
+    margin: float = 0.5
     alike: float = 0.1
 
     def __post_init__(self):
@@ -61,7 +61,7 @@ class SourceConfig:
         check(self.bad_members is None or self.bad_members >= 1, "bad_members",
               f"must be 1 or more, got {self.bad_members}")
         check(self.most_votes >= 0, "most_votes", f"must be 0 or more, got {self.most_votes}")
-        check(self.gap >= 0, "gap", f"must be 0 or more, got {self.gap:g}")
+        check(self.margin >= 0, "margin", f"must be 0 or more, got {self.margin:g}")
         check(0 <= self.alike <= 0.5, "alike", f"must be between 0 and 0.5, got {self.alike:g}")
 
 
@@ -91,8 +91,8 @@ def quantiles(scores: ArrayLike, groups: ArrayLike | None = None) -> np.ndarray:
     return found
 
 
-def standardized_gaps(scores: ArrayLike) -> np.ndarray:
-    """Divides the gap of each pair, chosen less rejected, by the standard deviation of the member's scores, `[N]`.
+def standardized_margins(scores: ArrayLike) -> np.ndarray:
+    """Divides the margin of each pair, chosen less rejected, by the standard deviation of the member's scores, `[N]`.
 
     The deviation is over all answers: it does not depend on the labels.
 
@@ -102,8 +102,8 @@ def standardized_gaps(scores: ArrayLike) -> np.ndarray:
     scores = np.asarray(scores, np.float64)
     known = scores[~np.isnan(scores)]
     scale = known.std() if len(known) else 0.0
-    gap = scores[:, 0] - scores[:, 1]
-    return gap / scale if scale > 0 else np.where(np.isnan(gap), np.nan, 0.0)
+    margin = scores[:, 0] - scores[:, 1]
+    return margin / scale if scale > 0 else np.where(np.isnan(margin), np.nan, 0.0)
 
 
 @dataclass(frozen=True)
@@ -112,11 +112,11 @@ class Committee:
 
     Attributes:
         quantiles: `[N, M, 2]`, NaN where a member has no score.
-        gaps: standardized gaps `[N, M]`.
+        margins: standardized margins `[N, M]`.
     """
 
     quantiles: np.ndarray
-    gaps: np.ndarray
+    margins: np.ndarray
 
     @property
     def mean(self) -> np.ndarray:
@@ -150,10 +150,10 @@ def assign(votes: ArrayLike, voters: ArrayLike, whole: Committee, by_criterion: 
 
     Args:
         votes, voters: `[N]`.
-        whole: the committee that votes; members without scores have no quantiles and gaps.
+        whole: the committee that votes; members without scores have no quantiles and margins.
         by_criterion: committees for `helpfulness` and `harmlessness`, where there are such.
         domains: helpful, harmless or mixed, of each pair.
-        people: what people decided.
+        people: decisions of people.
         config: thresholds.
 
     Returns:
@@ -177,10 +177,10 @@ def assign(votes: ArrayLike, voters: ArrayLike, whole: Committee, by_criterion: 
         fire(whole.both_bad(config), "5|6", 3)
     fire(decision == "both_bad", "5|6", 4)
     fire(voters == 0, None, 10)
-    scored = ~np.isnan(whole.gaps).all(1) if whole.gaps.size else np.zeros(len(votes), bool)
-    median = _nanmedian(whole.gaps)
+    scored = ~np.isnan(whole.margins).all(1) if whole.margins.size else np.zeros(len(votes), bool)
+    median = _nanmedian(whole.margins)
     few = votes <= config.most_votes
-    wrong = few & (2 * votes < voters) & np.where(scored, median <= -config.gap, True) & (decision != "chosen")
+    wrong = few & (2 * votes < voters) & np.where(scored, median <= -config.margin, True) & (decision != "chosen")
     fire(wrong & scored, "1", 5)
     fire(wrong, "1", 6)
     minority = 2 * votes < voters
@@ -190,7 +190,7 @@ def assign(votes: ArrayLike, voters: ArrayLike, whole: Committee, by_criterion: 
         alike = (away.all(1) & ((q > 0.5).all(1) | (q < 0.5).all(1)) & (np.abs(q[:, 0] - q[:, 1]) <= config.alike))
     fire(minority & alike, "4", 7)
     if helpful is not None and harmless is not None:
-        opposite = _nanmedian(helpful.gaps) * _nanmedian(harmless.gaps) < 0
+        opposite = _nanmedian(helpful.margins) * _nanmedian(harmless.margins) < 0
         fire(minority & opposite, "3", 8)
     fire(minority, "2", 9)
     return source, rule

@@ -43,8 +43,9 @@ def votes_of_scores(scores: ArrayLike, tolerance: float = 0.0) -> np.ndarray:
         tolerance: scores that differ by no more are a tie.
     """
     scores = np.asarray(scores, np.float64)
-    gap = scores[..., 0] - scores[..., 1]
-    return np.where(np.isnan(gap), ABSTAIN, (gap > tolerance).astype(np.int8) - (gap < -tolerance)).astype(np.int8)
+    margin = scores[..., 0] - scores[..., 1]
+    votes = (margin > tolerance).astype(np.int8) - (margin < -tolerance)
+    return np.where(np.isnan(margin), ABSTAIN, votes).astype(np.int8)
 
 
 def consistent_votes(first: ArrayLike, swapped: ArrayLike) -> np.ndarray:

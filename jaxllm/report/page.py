@@ -30,7 +30,7 @@ class Table:
             mean is None.
         note: line below the table.
         filters: numbers of columns, such as a language or an outcome, by which the page can show some of the rows.
-        folded: numbers of columns whose cells are shown by a click only, such as texts that may be harmful.
+        folded: numbers of columns with cells that are shown by a click only, such as texts that may be harmful.
     """
 
     header: Sequence[str]

@@ -39,7 +39,7 @@ ISSUES = {
 }
 
 
-# Columns of numbers and the value that stands for none.
+# Columns of numbers and the value that means none.
 _PLAIN = {"weight": 1.0, "label_probability": 1.0, "margin": 0.0}
 
 
@@ -89,7 +89,7 @@ class Auditor:
     """Audits rows of one kind, one after another: counts, duplicates, contradictions, and length bias or balance of the
     labels.
 
-    Texts are compared as `normalized`; digests and lengths of them are all that is kept.
+    Texts are compared as `normalized`; only their digests and lengths stay in memory.
 
     Args:
         kind: kind of the rows.

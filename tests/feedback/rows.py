@@ -74,7 +74,7 @@ def llmbar(shared: Path, members: list[str], noise: bool = False, both_orders: b
         rows.append({"id": row["id"], "prompt": prompt, "chosen": row[f"response_{label}"],
                      "rejected": row[f"response_{3 - label}"]})
         truth.append({"id": row["id"], "flipped": flipped})
-        vote = lambda said, label=label: 0 if said == 0 else 1 if said == label else -1
+        vote = lambda own, label=label: 0 if own == 0 else 1 if own == label else -1
         for name in members:
             own = {"id": row["id"], "member": name, "vote": vote(row["votes"][name][0])}
             votes.append(own | ({"vote_swapped": vote(row["votes"][name][1])} if both_orders else {}))

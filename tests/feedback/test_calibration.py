@@ -43,7 +43,7 @@ def test_the_gradient_is_that_of_the_loss(monkeypatch):
         assert check_grad(lambda w: loss(w)[0], lambda w: loss(w)[1], at) < 1e-4
 
 
-def test_exchanged_answers_change_the_labels_only_by_what_they_say():
+def test_exchanged_answers_mirror_the_probabilities():
     votes, _ = committee(500, [0.8, 0.7, 0.6], 0.1)
     model = fit(votes, 0.1)
     np.testing.assert_allclose(model.better(votes) + model.better(-votes), 1)
@@ -51,7 +51,7 @@ def test_exchanged_answers_change_the_labels_only_by_what_they_say():
     np.testing.assert_allclose(odds(model.right(votes)), odds(model.better(votes)) + np.log(0.9 / 0.1))
 
 
-def test_scores_count_by_their_gap_up_to_a_limit():
+def test_scores_count_by_their_margin_up_to_a_limit():
     x = evidence([[1, -1, 1, ABSTAIN]], [[0.4, -9.0, np.nan, np.nan]])
     np.testing.assert_allclose(x, [[0.4, -calibration.LIMIT, 1, 0]])
 

@@ -13,9 +13,9 @@ from tests.feedback.rows import audit, clean, pair, pairs, read, run, wide, writ
 def scores(count=40, wrong=(1, 5), seed=0):
     """Three members that find all labels right but some."""
     rng = np.random.default_rng(seed)
-    gap = np.where(np.isin(np.arange(count), wrong), -1.0, 1.0)
+    margin = np.where(np.isin(np.arange(count), wrong), -1.0, 1.0)
     base = rng.normal(0, 1, (count, 1, 1))
-    return base + np.stack([gap / 2, -gap / 2], 1)[:, None] * rng.uniform(0.9, 1.1, (count, 3, 1))
+    return base + np.stack([margin / 2, -margin / 2], 1)[:, None] * rng.uniform(0.9, 1.1, (count, 3, 1))
 
 
 def test_rows_keep_their_order_and_columns(tmp_path):
@@ -33,7 +33,7 @@ def test_rows_keep_their_order_and_columns(tmp_path):
     assert set(ledger[0]) == {"id", "action", "rule", "texts"}
 
 
-@pytest.mark.parametrize(("method", "keys"), [("sac", {}), ("weighted_r", {}), ("soft_votes", {}), ("margin_gaps", {}),
+@pytest.mark.parametrize(("method", "keys"), [("sac", {}), ("weighted_r", {}), ("soft_votes", {}), ("margins", {}),
                                               ("weight_votes", {}), ("vote_maj_r", {"action": "unpaired"}),
                                               ("none", {})])
 def test_training_takes_the_cleaned_rows_and_a_replay_makes_them_again(tmp_path, method, keys):

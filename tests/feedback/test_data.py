@@ -143,6 +143,6 @@ def test_the_order_of_the_rows_changes_no_row(tmp_path):
                                                             wide(scores)[::-1])):
         (tmp_path / name).mkdir()
         audit(tmp_path / name, rows, own)
-        lines.append({row["id"]: {key: row[key] for key in ("votes", "bucket", "source", "rule", "gap", "quantiles")}
+        lines.append({row["id"]: {key: row[key] for key in ("votes", "bucket", "source", "rule", "margin", "quantiles")}
                       for row in read(tmp_path / name / "audit" / "rows.jsonl")})
     assert lines[0] == lines[1]

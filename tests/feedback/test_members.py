@@ -159,7 +159,7 @@ def test_words_that_tell_good_from_bad(tmp_path):
 
 
 def test_a_head_on_frozen_features(tmp_path, monkeypatch):
-    """Features are those of the last token, whatever the batch, and are computed once."""
+    """Features are those of the last token, in any batch, and are computed once."""
     monkeypatch.setattr(heads, "CHUNK", 7)
     own = {"name": "head", "kind": "head", "model": "tiny"}
     (tmp_path / "a").mkdir()

@@ -14,7 +14,7 @@ SCORES = np.array([[[3.0, 1.0], [1.0, 0.0]], [[1.0, 3.0], [0.0, 1.0]], [[2.0, 2.
 
 def inputs(scores=SCORES, **more):
     n = len(scores)
-    own = {"scores": scores, "votes": votes_of_scores(scores), "gap": np.zeros(n), "right": np.linspace(0.1, 0.9, n),
+    own = {"scores": scores, "votes": votes_of_scores(scores), "margin": np.zeros(n), "right": np.linspace(0.1, 0.9, n),
            "weighted": np.linspace(-1, 1, n), "source": np.zeros(n, int), "rule": np.zeros(n, int),
            "rows": np.arange(n, dtype=np.uint64), "clusters": np.arange(n)}
     return Inputs(n, audit=own, members=[f"m{i}" for i in range(scores.shape[1])], noise=0.2, **more)
@@ -38,22 +38,22 @@ def test_all_methods_are_keys_of_the_config():
 
 def test_votes():
     assert flagged("vote_all_r") == [1, 4]  # a tie is no vote
-    assert flagged("vote_maj_r") == [1, 4]  # an exact half is kept
+    assert flagged("vote_maj_r") == [1, 4]  # an exact half is enough
     three = inputs(np.concatenate([SCORES, SCORES[:, :1]], 1))
     assert flagged("vote_maj_f", three) == [1, 2, 3, 4]
     assert flagged("vote_full") == [1, 2, 3, 4]
     assert flagged("weighted_r") == [0, 1] and flagged("calibrated_f") == [0, 1]
 
 
-def test_the_lowest_fraction_by_the_mean_gap():
+def test_the_lowest_fraction_by_the_mean_margin():
     """Means: 1.5, -1.5, 0.25, -2, -2."""
     assert flagged("rwgap_r", fraction=0.2) == [3] and flagged("rwgap_f", fraction=0.4) == [3, 4]
     assert flagged("rwgap_r", fraction=0.0) == [] and flagged("rwgap_r", fraction=1.0) == [0, 1, 2, 3, 4]
     assert flagged("rwgap_r", fraction=0.39) == [3]  # never more than the fraction
     large = inputs(SCORES * np.array([1.0, 1000.0])[:, None])
     assert flagged("rwgap_r", large, fraction=0.2) == [4]  # raw rewards of unlike scales are one member's
-    assert flagged("rwgap_r", large, fraction=0.2, gaps="standardized") == \
-        flagged("rwgap_r", inputs(), fraction=0.2, gaps="standardized")
+    assert flagged("rwgap_r", large, fraction=0.2, margins="standardized") == \
+        flagged("rwgap_r", inputs(), fraction=0.2, margins="standardized")
 
 
 def test_a_tenth_of_ten_is_one():
@@ -85,7 +85,7 @@ def test_tags_cover_all_and_fill_up_without_repetition():
 
 
 def test_difficulty_keeps_the_numbers_of_the_rows():
-    """The pair above 1 is not ranked, and does not shift those behind it."""
+    """The pair above 1 is not ranked, and does not shift the following ones."""
     ifd = np.array([[1.5, 0.2], [0.9, 0.9], [0.3, 0.8], [np.nan, 0.5], [0.5, 0.1]])
     given = Inputs(5, ifd=ifd)
     assert flagged("ifd_r", given, fraction=0.4) == [2]  # a third of three ranked ones

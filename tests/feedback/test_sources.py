@@ -10,7 +10,7 @@ from jaxllm.feedback.sources import (
     SourceConfig,
     assign,
     quantiles,
-    standardized_gaps,
+    standardized_margins,
 )
 from jaxllm.feedback.votes import count_votes, votes_of_scores
 from tests.feedback.rows import audit, clean, pair, pairs, read, wide
@@ -20,7 +20,7 @@ def committee(scores, domains=None):
     """A committee of scores `[N, M, 2]`."""
     groups = None if domains is None else np.unique(domains, return_inverse=True)[1]
     return Committee(np.stack([quantiles(own, groups) for own in np.moveaxis(scores, 1, 0)], 1),
-                     np.stack([standardized_gaps(own) for own in np.moveaxis(scores, 1, 0)], 1))
+                     np.stack([standardized_margins(own) for own in np.moveaxis(scores, 1, 0)], 1))
 
 
 def sources(scores, by_criterion=None, domains=None, decisions=None, **config):
@@ -38,13 +38,13 @@ def test_quantiles_rank_all_answers_of_a_domain():
     assert (quantiles(np.full((3, 2), 7.0)) == 0.5).all()
 
 
-def test_gaps_are_in_deviations_of_the_scores_whatever_the_labels():
+def test_margins_are_in_deviations_of_the_scores_for_any_labels():
     scores = np.random.default_rng(0).normal(3, 5, (50, 2))
-    gaps = standardized_gaps(scores)
+    gaps = standardized_margins(scores)
     np.testing.assert_allclose(gaps, (scores[:, 0] - scores[:, 1]) / scores.std())
     half = np.where(np.arange(50)[:, None] % 2, scores, scores[:, ::-1])
-    np.testing.assert_allclose(np.abs(standardized_gaps(half)), np.abs(gaps))
-    assert (standardized_gaps(np.full((3, 2), 7.0)) == 0).all()
+    np.testing.assert_allclose(np.abs(standardized_margins(half)), np.abs(gaps))
+    assert (standardized_margins(np.full((3, 2), 7.0)) == 0).all()
 
 
 def spread(rng, n=200, members=3, quality=1.0):
@@ -61,7 +61,7 @@ def test_each_source():
     scores[3] = [[1.0, -1.0]] * 3
     found = sources(scores)
     assert found[:4] == ["1", "5|6", "4", None]
-    assert sources(scores, gap=5.0)[0] == "2"
+    assert sources(scores, margin=5.0)[0] == "2"
     people = ["chosen", "", "", "both_bad", *[""] * 196]
     assert sources(scores, decisions=people)[:4] == ["2", "5|6", "4", "5|6"]
 
@@ -117,7 +117,7 @@ def test_a_second_pass_with_the_same_quantiles_does_nothing_new():
     assert "1" not in kept and "5|6" not in kept
 
 
-def test_votes_alone_have_no_bad_answers_and_no_gap(tmp_path):
+def test_votes_alone_have_no_bad_answers_and_no_margin(tmp_path):
     votes = [{"id": f"r{number}", "member": f"m{member}", "vote": -1 if number == 0 else 1}
              for number in range(30) for member in range(3)]
     result = audit(tmp_path, pairs(30), votes)
@@ -127,7 +127,7 @@ def test_votes_alone_have_no_bad_answers_and_no_gap(tmp_path):
 
 
 def test_sources_lead_to_actions(tmp_path):
-    """Bad pairs go before wrong labels are flipped, the rest is kept as it was, and every row has one action."""
+    """Bad pairs go before wrong labels are flipped, the rest stays as it was, and every row has one action."""
     scores = spread(np.random.default_rng(7), n=300)
     chosen, rejected = np.moveaxis(scores.mean(1), 1, 0)
     scores[chosen < rejected] = scores[chosen < rejected][..., ::-1]  # labels that the members find right

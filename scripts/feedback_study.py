@@ -1,0 +1,252 @@
+"""Cleaning of noisy sentiment preferences: what noise costs a reward model, and what each method recovers.
+
+    python scripts/feedback_split.py SENTIMENT_FOLDER OUT [--model smollm2] [--seeds 0 1 2] [--kind length] [--rate 0.4]
+    python scripts/feedback_split.py SENTIMENT_FOLDER OUT --cost --seeds 100 101    # what kinds and rates of noise cost
+
+A pair is a positive (chosen) and a negative sentence of movie reviews. Rewards are linear in the frozen last hidden
+state of a language model. For each seed the sentences of the training file are split into pairs for training, for the
+committee (each member is trained on a fold of its own, with right labels, as reward models of others are), and for
+validation; pairs of the test file are the test. Noise exchanges labels of the training pairs. `jaxllm audit` and
+`jaxllm clean` clean them with every method, and a reward is trained on each outcome: its penalty is chosen by
+cross-validation on the same rows. Recovery is the share of what noise cost that a method brings back. Finished steps
+are not repeated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import jaxllm
+from jaxllm.cli import main as run_jaxllm
+from jaxllm.compile_cache import enable_compile_cache
+from jaxllm.feedback.difficulty import of_rows
+from jaxllm.feedback.heads import PENALTIES, fit_reward, last_states
+from jaxllm.feedback.noise import flips
+from jaxllm.files import read_jsonl, write_atomic, write_jsonl
+from jaxllm.text.encoding import encode_reward_pair
+from jaxllm.text.forms import PairRow
+
+PROMPT = [{"role": "user", "content": "Write one sentence of a movie review."}]
+MEMBERS, FOLD, VALIDATION, TEST_PER_SENTENCE = 8, 150, 400, 2
+FRACTIONS = (0.1, 0.2, 0.3, 0.4)
+# The methods of PrefCleanBench that need no tags; those with a fraction are run with each.
+BENCH = [("llm_judge_r", {}), ("llm_judge_f", {}), ("vote_all_r", {}), ("vote_all_f", {}), ("vote_maj_r", {}),
+         ("vote_maj_f", {}), *((name, {"fraction": p}) for name in ("rwgap_r", "rwgap_f", "ifd_r", "ifd_gap_r",
+                                                                    "ifd_gap_f") for p in FRACTIONS)]
+OTHERS = [("sac", {}), ("random_r", {}), ("random_f", {}), ("vote_full", {}), ("small_loss_r", {"fraction": 0.2}),
+          ("confident_r", {}), ("confident_f", {}), ("weighted_r", {}), ("weighted_f", {}), ("calibrated_r", {}),
+          ("calibrated_f", {}), ("soft_votes", {}), ("soft_calibrated", {}), ("weight_votes", {}), ("margins", {}),
+          ("smooth", {"epsilon": 0.2})]
+
+
+def sentences(path: Path) -> tuple[list[str], list[str]]:
+    """Reads positive and negative sentences."""
+    with gzip.open(path, "rt") as file:
+        rows = [json.loads(line) for line in file]
+    return tuple([row["text"] for row in rows if row["label"] == label] for label in (1, 0))  # type: ignore[return-value]
+
+
+def states(model: jaxllm.Model, name: str, positive: list[str], negative: list[str], out: Path) -> np.ndarray:
+    """Computes the features of sentences, paired as they come, `[N, 2, D]`."""
+    rows = [PairRow(PROMPT, *pair) for pair in zip(positive, negative, strict=False)]
+    pairs = [encode_reward_pair(model.tokenizer, row) for row in rows]
+    return last_states(model, pairs, out / "features", name, 32, jaxllm.DeviceConfig().compute_dtype).astype(np.float64)
+
+
+def trained(rows: list[dict[str, Any]], difference: dict[str, np.ndarray]) -> np.ndarray:
+    """Trains a reward on rows; its penalty is the best in three-fold cross-validation on them."""
+    x = np.stack([difference[row["id"]] * (1 if row["chosen"] == row["positive"] else -1) for row in rows])
+    columns = {name: np.array([row.get(column, default) for row in rows], float) for name, column, default in (
+        ("probability", "label_probability", 1.0), ("weight", "weight", 1.0), ("margin", "margin", 0.0))}
+    fold = np.arange(len(x)) % 3
+    part = lambda where: {name: values[where] for name, values in columns.items()}
+    right = lambda penalty: np.mean([np.average((x[fold == own] @ fit_reward(x[fold != own], penalty, **part(
+        fold != own)) > 0) == (columns["probability"][fold == own] >= 0.5)) for own in range(3)])
+    return fit_reward(x, max(PENALTIES, key=right), **columns)
+
+
+class Split:
+    """Data of one seed."""
+
+    def __init__(self, seed: int, train: np.ndarray, test: np.ndarray, positive: list[str], negative: list[str]):
+        order = np.random.default_rng(seed).permutation(len(train))
+        self.committee, rest = order[:MEMBERS * FOLD], order[MEMBERS * FOLD:]
+        self.validation, self.training = rest[:VALIDATION], rest[VALIDATION:]
+        scale = train[order].reshape(-1, train.shape[-1]).std(0) + 1e-6
+        self.train, self.positive, self.negative = train / scale, positive, negative
+        # Every test sentence is in several pairs, with other partners; pairs of a positive sentence are a cluster.
+        partners = np.concatenate([np.roll(np.arange(len(test)), shift) for shift in range(TEST_PER_SENTENCE)])
+        own = np.tile(np.arange(len(test)), TEST_PER_SENTENCE)
+        self.test, self.clusters = (test[own, 0] - test[partners, 1]) / scale, own
+
+    def rows(self, flipped: np.ndarray) -> list[dict[str, Any]]:
+        """Makes the training rows with exchanged labels."""
+        made = []
+        for number, wrong in zip(self.training.tolist(), flipped, strict=True):
+            answers = (self.positive[number], self.negative[number])
+            chosen, rejected = answers[::-1] if wrong else answers
+            made.append({"id": str(number), "prompt": PROMPT, "chosen": chosen, "rejected": rejected,
+                         "positive": answers[0]})
+        return made
+
+    def noise(self, kind: str, rate: float, seed: int) -> np.ndarray:
+        """Draws which training labels are exchanged."""
+        words = np.array([[len(self.positive[n].split()), len(self.negative[n].split())] for n in self.training])
+        gaps = np.abs(np.diff(self.scores().mean(1), axis=1)[:, 0]) if kind == "margin" else None
+        return flips([str(number) for number in self.training], rate, kind, seed=seed, words=words, margins=gaps)
+
+    def scores(self) -> np.ndarray:
+        """Computes the committee's scores of the training pairs, positive first, `[N, M, 2]`."""
+        if not hasattr(self, "_scores"):
+            weights = [fit_reward(own[:, 0] - own[:, 1], 0.1)
+                       for own in np.split(self.train[self.committee], MEMBERS)]
+            self._scores = self.train[self.training] @ np.stack(weights, 1)  # [N, 2, M]
+            self._scores = np.moveaxis(self._scores, 2, 1)
+        return self._scores
+
+    def differences(self) -> dict[str, np.ndarray]:
+        """Returns positive less negative features of each pair."""
+        return {str(number): self.train[number, 0] - self.train[number, 1] for number in range(len(self.train))}
+
+    def measured(self, weights: np.ndarray) -> tuple[np.ndarray, float]:
+        """Returns which test pairs a reward gets right, and its accuracy on the validation pairs."""
+        validation = self.train[self.validation, 0] - self.train[self.validation, 1]
+        return self.test @ weights > 0, float((validation @ weights > 0).mean())
+
+
+def call(*arguments: Any) -> None:
+    words = [str(argument) for argument in arguments]
+    if run_jaxllm(words):
+        raise SystemExit(f"jaxllm {' '.join(words)} failed")
+
+
+def cleaned(folder: Path, rows: Path, method: str, keys: dict[str, Any], seed: int, count: int | None
+            ) -> list[dict[str, Any]]:
+    """Runs `jaxllm clean`; returns the rows."""
+    name = "_".join([method, *map(str, keys.values())])
+    out = folder / name
+    keys = keys | ({"member": "m0"} if method.startswith("llm_judge") else {}) | ({"count": count} if method[:6] ==
+                                                                                  "random" and count else {})
+    keys |= {"ifd.path": folder.parent / "ifd.jsonl"} if method.startswith("ifd") else {}
+    call("clean", "--method", method, "--data.path", rows, "--audit", folder / "audit", "--truth",
+         folder / "truth.jsonl", "--out", out, "--seed", seed, "--force", "true",
+         *(word for key, value in keys.items() for word in (f"--{key}", value)))
+    return read_jsonl(out / "cleaned.jsonl")
+
+
+def one_seed(split: Split, folder: Path, kind: str, rate: float, seed: int) -> dict[str, dict[str, Any]]:
+    """Cleans with every method and trains on each outcome; returns right test pairs, validation accuracy, detection."""
+    folder.mkdir(parents=True, exist_ok=True)
+    flipped = split.noise(kind, rate, seed)
+    rows, difference = split.rows(flipped), split.differences()
+    path = folder / "rows.jsonl"
+    write_jsonl(path, rows)
+    write_jsonl(folder / "truth.jsonl", [{"id": row["id"], "flipped": bool(own)} for row, own in zip(rows, flipped,
+                                                                                                     strict=True)])
+    write_jsonl(folder / "scores.jsonl", [
+        {"id": row["id"], "scores": {f"m{m}": both[::-1].tolist() if own else both.tolist() for m, both in
+                                     enumerate(scores)}}
+        for row, own, scores in zip(rows, flipped, split.scores(), strict=True)])
+    call("audit", "--data.path", path, "--committee.scores", folder / "scores.jsonl", "--out", folder / "audit")
+    found: dict[str, dict[str, Any]] = {}
+
+    def add(name: str, own: list[dict[str, Any]], detection: dict[str, Any] | None = None) -> None:
+        right, validation = split.measured(trained(own, difference))
+        found[name] = {"right": right.tolist(), "validation": validation, "rows": len(own)} | (detection or {})
+
+    add("clean", split.rows(np.zeros(len(flipped), bool)))
+    add("noisy", rows)
+    acted = None
+    for method, keys in [*OTHERS, *BENCH]:
+        name = "_".join([method, *map(str, keys.values())])
+        own = cleaned(folder, path, method, keys, seed, acted)
+        result = json.loads((folder / name / "result.json").read_text())
+        if method == "sac":
+            acted = len(rows) - result["actions"]["keep"]
+        add(name, own, {measure: result[measure]["mean"] for measure in ("precision", "recall", "f1", "auroc")})
+    return found
+
+
+def table(results: list[dict[str, dict[str, Any]]], clusters: np.ndarray, draws: int = 2000) -> tuple[str, dict]:
+    """Formats accuracy and recovery over the seeds, with intervals from test sentences that are resampled."""
+    rng, names = np.random.default_rng(0), list(results[0])
+    right = {name: np.mean([own[name]["right"] for own in results], 0) for name in names}
+    count = clusters.max() + 1
+    sums = {name: np.bincount(clusters, values, count) for name, values in right.items()}
+    size = np.bincount(clusters, minlength=count)
+    drawn = [rng.integers(count, size=count) for _ in range(draws)]
+    accuracy = {name: np.array([own[chosen].sum() / size[chosen].sum() for chosen in drawn])
+                for name, own in sums.items()}
+    mean = lambda name, key: np.mean([own[name][key] for own in results if own[name].get(key) is not None] or [np.nan])
+    cost = right["clean"].mean() - right["noisy"].mean()
+    lines = ["| method | pairs | accuracy | recovered | detection F1 | AUROC |", "|---|---|---|---|---|---|"]
+    summary = {}
+    for name in sorted(names, key=lambda name: -right[name].mean()):
+        share = (accuracy[name] - accuracy["noisy"]) / (accuracy["clean"] - accuracy["noisy"])
+        low, high = np.quantile(share, [0.025, 0.975])
+        value = (right[name].mean() - right["noisy"].mean()) / cost
+        a_low, a_high = np.quantile(accuracy[name], [0.025, 0.975])
+        summary[name] = {"accuracy": right[name].mean(), "recovered": value, "ci_low": low, "ci_high": high,
+                         "validation": mean(name, "validation")}
+        lines.append(f"| {name} | {mean(name, 'rows'):.0f} | {right[name].mean():.3f} [{a_low:.3f}, {a_high:.3f}] | "
+                     f"{value:.0%} [{low:.0%}, {high:.0%}] | {mean(name, 'f1'):.2f} | {mean(name, 'auroc'):.2f} |")
+    return "\n".join(lines), summary
+
+
+def main() -> None:
+    """Runs the split."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--model", default="smollm2")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--kind", default="length", choices=("uniform", "length", "margin"))
+    parser.add_argument("--rate", type=float, default=0.4)
+    parser.add_argument("--cost", action="store_true", help="measure only what kinds and rates of noise cost")
+    parser.add_argument("--pairs", type=int, help="use the first pairs of both files only")
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    enable_compile_cache()
+    train, test = (sentences(options.data / f"mr_sentences_{name}.jsonl.gz") for name in ("train", "test"))
+    if options.pairs:
+        train, test = ([side[:options.pairs] for side in own] for own in (train, test))
+    model = jaxllm.load(options.model)
+    features = [states(model, options.model, *own, options.out) for own in (train, test)]
+    if not options.cost and not (options.out / "ifd.jsonl").exists():
+        rows = [PairRow(PROMPT, *pair) for pair in zip(*train, strict=False)]
+        ifd = of_rows(jaxllm.Generator(model), rows)
+        write_jsonl(options.out / "ifd.jsonl", [{"id": str(n), "chosen": a, "rejected": b}
+                                                for n, (a, b) in enumerate(np.nan_to_num(ifd, nan=10.0).tolist())])
+    results, clusters = [], np.zeros(0, int)
+    for seed in options.seeds:
+        split = Split(seed, *features, *train)
+        clusters = split.clusters
+        if options.cost:
+            clean = split.measured(trained(split.rows(np.zeros(len(split.training), bool)), split.differences()))[0]
+            print(f"seed {seed}: clean {clean.mean():.3f}")
+            for kind in ("uniform", "length", "margin"):
+                for rate in (0.2, 0.3, 0.4):
+                    noisy = split.measured(trained(split.rows(split.noise(kind, rate, seed)), split.differences()))[0]
+                    print(f"  {kind} {rate}: costs {100 * (clean.mean() - noisy.mean()):.1f} points", flush=True)
+            continue
+        folder = options.out / f"{options.kind}_{options.rate}_{seed}"
+        done = folder / "found.json"
+        if not done.exists():
+            write_atomic(done, json.dumps(one_seed(split, folder, options.kind, options.rate, seed)))
+        results.append(json.loads(done.read_text()))
+    if results:
+        text, summary = table(results, clusters)
+        bench = {"_".join([method, *map(str, keys.values())]) for method, keys in BENCH}
+        best = max(bench, key=lambda name: summary[name]["validation"])
+        print(f"{text}\n\nbest of PrefCleanBench's methods on the validation pairs: {best}; {len(clusters)} test pairs")
+        write_atomic(options.out / "summary.json", json.dumps(summary | {"best": best}, indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -25,6 +25,7 @@ import numpy as np
 import jaxllm
 from jaxllm.cli import main as run_jaxllm
 from jaxllm.compile_cache import enable_compile_cache
+from jaxllm.devices import DeviceConfig
 from jaxllm.feedback.difficulty import of_rows
 from jaxllm.feedback.heads import PENALTIES, fit_reward, last_states
 from jaxllm.feedback.noise import flips
@@ -56,7 +57,7 @@ def states(model: jaxllm.Model, name: str, positive: list[str], negative: list[s
     """Computes the features of sentences, paired as they come, `[N, 2, D]`."""
     rows = [PairRow(PROMPT, *pair) for pair in zip(positive, negative, strict=False)]
     pairs = [encode_reward_pair(model.tokenizer, row) for row in rows]
-    return last_states(model, pairs, out / "features", name, 32, jaxllm.DeviceConfig().compute_dtype).astype(np.float64)
+    return last_states(model, pairs, out / "features", name, 32, DeviceConfig().compute_dtype).astype(np.float64)
 
 
 def trained(rows: list[dict[str, Any]], difference: dict[str, np.ndarray]) -> np.ndarray:

@@ -127,7 +127,8 @@ def test_several_processes_are_refused_before_the_directory_is_made(tmp_path, ca
     assert not (tmp_path / "run").exists()
     single = {name for name, verb in cli.VERBS.items() if verb.single_process}
     assert single == {"inject", "tune", "remove", "recommend", "compare", "generate", "score", "check", "convert",
-                      "demo", "rl", "evaluate", "judge", "consistency", "repair", "rank", "work"}
+                      "demo", "rl", "evaluate", "judge", "consistency", "repair", "rank", "audit", "clean",
+                      "work"}
 
 
 def test_another_run_in_the_directory(tmp_path, capsys):

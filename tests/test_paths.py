@@ -15,7 +15,7 @@ from jaxllm.parsing import _alternatives, _keys, parse
 # Keys of texts that are no paths, by their last name.
 OTHER_TEXTS = {"base_url", "key_variable", "prompt", "context", "question", "answer", "document", "stop", "targets",
                "template", "method", "loss", "labels", "metric", "algorithm", "reward", "label", "options", "words",
-               "observer_template", "subset", "weights", "task", "language", "fail_under"}
+               "observer_template", "subset", "weights", "task", "language", "fail_under", "drop", "member"}
 REQUIRED = {"data.path": "x", "out": "x", "model": "x", "catalog": "x", "document": "1", "method": "dpo"}
 CONFIGS = {verb: importlib.import_module(about.module).Config for verb, about in VERBS.items()}
 
@@ -48,7 +48,7 @@ def test_tilde_is_expanded_in_every_path(verb, tmp_path, monkeypatch):
     keys = [key for key in path_keys(config) if key != "code"]  # in place of data.path, see below
     # Some keys apply to some backends of a judge, sources of QA pairs or sides of a comparison only.
     alone = {"judge.path": ("kind=recorded",), "judge.cache": ("kind=openai", "model=m"), "qa_pairs.source": (),
-             "answers_a": (), "answers_b": ()}
+             "answers_a": (), "answers_b": (), "ifd.path": (), "ifd.model": (), "replay": ()}
     groups = [(settings, [key for key in keys if key.endswith(end)]) for end, settings in alone.items()]
     groups.append(((), [key for key in keys if not key.endswith(tuple(alone))]))
     for settings, own in groups:
@@ -61,6 +61,8 @@ def test_tilde_is_expanded_in_every_path(verb, tmp_path, monkeypatch):
                  if key not in own and {str, Path} & {*_alternatives(_keys(config).get(key))}]
         given += [f"--{key.rpartition('.')[0]}.{setting}" for key in own for setting in settings]
         given += ["--merge"] if verb == "convert" else []
+        given += ["--method=none"] if verb == "clean" and "replay" not in own else []
+        given += ["--committee.scores=x"] if verb == "audit" and "committee.scores" not in own else []
         given += [f"--model_{side}=x" for side in "ab" if verb == "compare" and not {f"model_{side}", f"answers_{side}"}
                   & set(own)]
         forms = [[f"--{key}=~/a b" for key in own], ["--config=~/c.yaml"]]

@@ -1,0 +1,242 @@
+"""From preference data to a table: audit, clean by each method, fine-tune, generate, compare; one config.
+
+    python scripts/feedback_pipeline.py --config configs/feedback/pipeline_tiny.yaml --out OUT
+    python scripts/feedback_pipeline.py --config mine.yaml --data.path rows.jsonl --prompts.path prompts.jsonl --out OUT
+
+Every method's rows train a model (`jaxllm tune`: supervised fine-tuning if there is a config for it, then preference
+optimization); it answers the test prompts (`jaxllm generate`), a gold reward model scores its answers, and `jaxllm
+compare` counts wins, ties and losses against the model of the rows as they came. A random removal of the same size as
+each removal is a method too. Finished steps are not repeated. Without --data.path the data are of the packaged model's
+world: reviews of which the positive one is better, labels exchanged by --noise.rate, a committee and a gold reward
+model that are trained on other pairs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import random
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tiny_world import ADJECTIVES, REMARKS, WORDS, World
+
+from jaxllm.cli import main as run_jaxllm
+from jaxllm.config import DataConfig, check
+from jaxllm.errors import UserError
+from jaxllm.feedback.config import CommitteeConfig, MemberConfig
+from jaxllm.feedback.noise import Kind, flips
+from jaxllm.files import read_jsonl, write_atomic, write_jsonl
+from jaxllm.parsing import parse
+from jaxllm.statistics import clustered, paired
+
+
+@dataclass(frozen=True)
+class NoiseConfig:
+    """Labels of the packaged world's pairs that are exchanged.
+
+    Args:
+        kind: uniform or length.
+        rate: share of the labels.
+    """
+
+    kind: Kind = "uniform"
+    rate: float = 0.4
+
+
+@dataclass(frozen=True)
+class Config:
+    """Measures what cleaning preference data is worth to a model that is trained on them.
+
+    Args:
+        out: directory for the runs and the table.
+        model: model to fine-tune.
+        data: preference pairs; null makes pairs of the packaged world.
+        prompts: test prompts {id?, prompt}.
+        truth: rows {id, flipped} of exchanged labels, for the detection and the variant clean.
+        committee: the committee.
+        gold: reward model that scores the answers; none of the committee.
+        methods: methods of jaxllm clean.
+        sft: config of jaxllm tune for supervised fine-tuning; null goes without.
+        dpo: config of jaxllm tune for preference optimization.
+        compare: config of jaxllm compare; null compares by the gold reward model alone.
+        noise: labels that are exchanged in pairs of the packaged world.
+        pairs: number of these pairs.
+        force: do flips of low estimated precision.
+        seeds: seeds of the fine-tuning.
+        seed: seed of the data and the cleaning.
+    """
+
+    out: Path
+    model: str = "tiny"
+    data: DataConfig | None = None
+    prompts: DataConfig | None = None
+    truth: str | None = None
+    committee: CommitteeConfig | None = None
+    gold: str | None = None
+    methods: list[str] = field(default_factory=lambda: ["sac", "vote_maj_r", "vote_maj_f", "calibrated_r"])
+    sft: str | None = None
+    dpo: str = "configs/feedback/prefcleanbench_dpo.yaml"
+    compare: str | None = None
+    noise: NoiseConfig = field(default_factory=NoiseConfig)
+    pairs: int = 400
+    force: bool = False
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
+    seed: int = 0
+
+    def __post_init__(self):
+        given = [name for name in ("data", "prompts", "committee", "gold") if getattr(self, name) is not None]
+        check(len(given) in (0, 4), "data", "data, prompts, committee and gold go together", "give all four, or none")
+        if self.committee is not None:
+            models = {member.model for member in self.committee.members}
+            check(self.gold not in models, "gold", "the gold reward model is a member of the committee",
+                  "evaluate with a model that has no part in the cleaning")
+
+
+def call(*arguments: Any) -> None:
+    """Runs a verb; a finished one does nothing."""
+    words = [str(argument) for argument in arguments]
+    if run_jaxllm(words):
+        raise SystemExit(f"jaxllm {' '.join(words)} failed")
+
+
+def toy_pairs(count: int, seed: int, name: str) -> list[dict[str, Any]]:
+    """Makes pairs of the packaged world: the positive review is chosen."""
+    world = World(seed, heldout=True)
+    rng, rows = random.Random(seed), []
+    for number in range(count):
+        level = rng.choice((1, 2))
+        chosen, rejected = (f" {rng.choice(ADJECTIVES[sign * level])}. {rng.choice(REMARKS[sign * level])}"
+                            for sign in (1, -1))
+        prompt = f"Review: The {rng.choice(WORDS['thing'])} in {world.name()} was"
+        rows.append({"id": f"{name}{number}", "prompt": prompt, "chosen": chosen, "rejected": rejected})
+    return rows
+
+
+def toy(config: Config) -> Config:
+    """Makes data, committee and gold reward model of the packaged world."""
+    folder = config.out / "toy"
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = toy_pairs(config.pairs, 1000 + config.seed, "r")
+    words = np.array([[len(row[side].split()) for side in ("chosen", "rejected")] for row in rows])
+    wrong = flips([row["id"] for row in rows], config.noise.rate, config.noise.kind, seed=config.seed, words=words)
+    swapped = [row | {"chosen": row["rejected"], "rejected": row["chosen"]} if own else row
+               for row, own in zip(rows, wrong, strict=True)]
+    write_jsonl(folder / "rows.jsonl", swapped)
+    write_jsonl(folder / "truth.jsonl", [{"id": row["id"], "flipped": bool(own)} for row, own in zip(rows, wrong,
+                                                                                                     strict=True)])
+    write_jsonl(folder / "prompts.jsonl", [{"id": row["id"], "prompt": row["prompt"]}
+                                           for row in toy_pairs(100, 2000 + config.seed, "t")])
+    models = []
+    for number in range(5):  # the last is the gold reward model
+        name, size = ("gold", 400) if number == 4 else (f"m{number}", 64)
+        path = folder / f"{name}.jsonl"
+        write_jsonl(path, toy_pairs(size, 3000 + 10 * config.seed + number, name))
+        call("tune", "--method", "reward", "--model", config.model, "--data.path", path, "--out", folder / name,
+             "--save", "model", "--train.lr", 1e-3, "--train.epochs", 3,
+             "--train.batch_size", 8, "--held_back.share", 0, "--seed", number)
+        models.append(folder / name / "model")
+    members = [MemberConfig(f"m{number}", "reward", str(model)) for number, model in enumerate(models[:4])]
+    return dataclasses.replace(
+        config, data=DataConfig(str(folder / "rows.jsonl")), prompts=DataConfig(str(folder / "prompts.jsonl")),
+        truth=str(folder / "truth.jsonl"), committee=CommitteeConfig(members=members, noise=config.noise.rate), gold=str(models[4]))
+
+
+def variants(config: Config) -> dict[str, Path]:
+    """Audits and cleans; returns the rows of each variant."""
+    assert config.data is not None and config.committee is not None
+    section = config.out / "committee.yaml"
+    members = [{name: value for name, value in dataclasses.asdict(member).items()
+                if name in ("name", "kind", "model", "adapter", "reference", "path", "criterion", "max_length")
+                and value is not None} for member in config.committee.members]
+    write_atomic(section, json.dumps({"committee": {"members": members, "scores": config.committee.scores,
+                                                    "noise": config.committee.noise}}))
+    audit = config.out / "audit"
+    call("audit", "--config", section, "--data.path", config.data.path, "--out", audit, "--seed", config.seed)
+    found = {"noisy": Path(config.data.path)}
+    rows = read_jsonl(found["noisy"])
+    if config.truth is not None:
+        wrong = {row["id"] for row in read_jsonl(config.truth) if row["flipped"]}
+        found["clean"] = config.out / "clean.jsonl"
+        write_jsonl(found["clean"], [row | {"chosen": row["rejected"], "rejected": row["chosen"]}
+                                     if row["id"] in wrong else row for row in rows])
+    truth = [] if config.truth is None else ["--truth", config.truth]
+    for method in config.methods:
+        out = config.out / "cleaned" / method
+        call("clean", "--method", method, "--data.path", config.data.path, "--audit", audit, "--out", out, *truth,
+             "--force", str(config.force).lower(), "--seed", config.seed)
+        found[method] = out / "cleaned.jsonl"
+        removed = json.loads((out / "result.json").read_text())["actions"]["remove"]
+        if removed:
+            name = f"random for {method}"
+            out = config.out / "cleaned" / name.replace(" ", "_")
+            call("clean", "--method", "random_r", "--count", removed, "--data.path", config.data.path, "--audit", audit,
+                 "--out", out, *truth, "--seed", config.seed)
+            found[name] = out / "cleaned.jsonl"
+    return found
+
+
+def measured(config: Config, name: str, rows: Path, seed: int) -> dict[str, Any]:
+    """Fine-tunes on rows; returns the gold rewards of the answers, in the order of the prompts."""
+    assert config.prompts is not None
+    folder = config.out / "runs" / f"{name.replace(' ', '_')}_{seed}"
+    base = config.model
+    if config.sft is not None:
+        call("tune", "--config", config.sft, "--model", base, "--data.path", rows, "--out", folder / "sft",
+             "--seed", seed)
+        base = str(folder / "sft" / "model")
+    call("tune", "--config", config.dpo, "--model", base, "--data.path", rows, "--out", folder / "dpo",
+         "--seed", seed)
+    call("generate", "--model", base, "--adapter", folder / "dpo" / "adapter", "--data.path", config.prompts.path,
+         "--out", folder / "answers", "--sampling.max_tokens", 32, "--sampling.temperature", 1.0, "--seed", seed)
+    answers = read_jsonl(folder / "answers" / "rows.jsonl")
+    texts = [{"id": row["id"], "prompt": row["prompt"], "completion": row["completions"][0]["text"] or " "}
+             for row in answers]
+    write_jsonl(folder / "texts.jsonl", texts)
+    call("score", "--model", config.gold, "--data.path", folder / "texts.jsonl", "--out", folder / "gold")
+    return {"gold": [row["score"][0] for row in read_jsonl(folder / "gold" / "rows.jsonl")],
+            "words": float(np.mean([len(row["completion"].split()) for row in texts])), "texts": folder / "texts.jsonl"}
+
+
+def main() -> None:
+    """Runs the pipeline, and prints a Markdown table."""
+    try:
+        config = parse(Config, sys.argv[1:])
+    except UserError as error:
+        raise SystemExit(f"feedback_pipeline: {error}") from None
+    config.out.mkdir(parents=True, exist_ok=True)
+    if config.data is None:
+        config = toy(config)
+    files = variants(config)
+    lines = ["| variant | pairs | gold reward | less noisy | p | wins | ties | losses | words |", "|---" * 9 + "|"]
+    results: dict[str, Any] = {}
+    found = {name: [measured(config, name, rows, seed) for seed in config.seeds] for name, rows in files.items()}
+    noisy = np.array([own["gold"] for own in found["noisy"]])
+    for name, own in found.items():
+        gold = np.array([one["gold"] for one in own])
+        difference = paired(gold.mean(0), noisy.mean(0), config.seed)
+        better, equal = (gold > noisy).mean(), (gold == noisy).mean()
+        pairs = len(read_jsonl(files[name]))
+        results[name] = {"pairs": pairs, "gold": clustered(gold.mean(0), np.arange(gold.shape[1]), config.seed),
+                         "less_noisy": difference, "wins": better, "ties": equal, "losses": 1 - better - equal}
+        if config.compare is not None and name != "noisy":
+            for seed, one, other in zip(config.seeds, own, found["noisy"], strict=True):
+                call("compare", "--config", config.compare, "--data.path", config.prompts.path, "--answers_a",
+                     one["texts"], "--answers_b", other["texts"], "--out",
+                     config.out / "compared" / f"{name.replace(' ', '_')}_{seed}")
+        mean = results[name]["gold"]
+        lines.append(f"| {name} | {pairs} | {mean['mean']:.3f} [{mean['ci_low']:.3f}, {mean['ci_high']:.3f}] | "
+                     f"{difference['mean']:+.3f} [{difference['ci_low']:+.3f}, {difference['ci_high']:+.3f}] | "
+                     f"{difference['p']:.3f} | {better:.2f} | {equal:.2f} | {1 - better - equal:.2f} | "
+                     f"{np.mean([one['words'] for one in own]):.1f} |")
+    write_atomic(config.out / "results.json", json.dumps(results, indent=2))
+    tests = len(files) - 1
+    print("\n".join(lines) + f"\n\n{tests} methods are compared with noisy: multiply p by {tests} (Bonferroni). "
+          "Intervals resample prompts; rewards are means over the seeds.")
+
+
+if __name__ == "__main__":
+    main()

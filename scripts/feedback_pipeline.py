@@ -140,9 +140,10 @@ def toy(config: Config) -> Config:
              "--train.batch_size", 8, "--held_back.share", 0, "--seed", number)
         models.append(folder / name / "model")
     members = [MemberConfig(f"m{number}", "reward", str(model)) for number, model in enumerate(models[:4])]
+    committee = CommitteeConfig(members=members, noise=min(max(config.noise.rate, 0.01), 0.45))
     return dataclasses.replace(
         config, data=DataConfig(str(folder / "rows.jsonl")), prompts=DataConfig(str(folder / "prompts.jsonl")),
-        truth=str(folder / "truth.jsonl"), committee=CommitteeConfig(members=members, noise=config.noise.rate), gold=str(models[4]))
+        truth=str(folder / "truth.jsonl"), committee=committee, gold=str(models[4]))
 
 
 def variants(config: Config) -> dict[str, Path]:

@@ -127,7 +127,13 @@ def fit_reward(difference: np.ndarray, penalty: float, probability: np.ndarray |
         slope = (1 - probability) * expit(-wrong) - probability * expit(-right)
         return share @ value + penalty / 2 * weights @ weights, difference.T @ (share * slope) + penalty * weights
 
-    return minimize(loss, np.zeros(difference.shape[1]), jac=True, method="L-BFGS-B").x
+    def curved(weights: np.ndarray, direction: np.ndarray) -> np.ndarray:
+        reward = difference @ weights
+        right, wrong = reward - margin, -reward - margin
+        curvature = probability * expit(right) * expit(-right) + (1 - probability) * expit(wrong) * expit(-wrong)
+        return difference.T @ (share * curvature * (difference @ direction)) + penalty * direction
+
+    return minimize(loss, np.zeros(difference.shape[1]), jac=True, hessp=curved, method="Newton-CG").x
 
 
 def out_of_fold(features: np.ndarray, fold: np.ndarray) -> np.ndarray:

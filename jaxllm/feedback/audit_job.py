@@ -37,19 +37,24 @@ def run(config: Config) -> Path:
     with open_job(config.out, config) as job:
         data = config.data
         job.pin_file("data", data_files(data.path), data.limit)
+        for name, path in (("compare", config.compare), ("scores", config.committee.scores), *(
+                (f"scores of {member.name}", member.path) for member in config.committee.members)):
+            if path is not None:
+                job.pin_file(name, data_files(path))
         if job.finished:
             return job.already_done()
         pairs = read_pairs(data.path, data.limit, data.limit_bad, job.rejected_path, needs_texts(config), config.seed)
         if config.compare is not None:
-            job.pin_file("compare", data_files(config.compare))
             audit_overlap(pairs.audit, config.compare)
+        if pairs.rejected:
+            notice(f"{len(pairs.rejected):,} lines are no pairs, such as {pairs.rejected[0]}")
         members, unusable = read_members(config, job, pairs)
         if unusable:
             notice(f"{len(unusable):,} lines of scores cannot be used, such as {unusable[0]}")
             job.write_rejected(map(asdict, [*pairs.rejected, *unusable]))
         found = find(config, pairs, members)
         write_jsonl(job.rows_path, _rows(config, pairs, found))
-        save(job.directory / FILE, pairs, found)
+        save(job.directory / FILE, pairs, found, config.committee.edges)
         result = summarize(config, pairs, found)
         result["rejected_scores"] = len(unusable)
         shown = suspicious(found)[:config.suspicious].tolist()
@@ -69,12 +74,14 @@ def _rows(config: Config, pairs: Pairs, found: Findings) -> Iterator[Mapping[str
     votes, voters = (column.tolist() for column in found.count)
     by_member, right = found.votes.tolist(), found.right.tolist()
     quantile = [[_number(one) for one in pair] for pair in np.round(found.quantile, 6).tolist()]
-    margin = [_number(one) for one in np.round(found.margin, 6).tolist()]
+    margin, consensus = ([_number(one) for one in np.round(values, 6).tolist()] for values in (found.margin,
+                                                                                               found.consensus))
     for number, name in enumerate(pairs.ids):
         yield {"id": name, "votes": votes[number], "voters": voters[number],
                "bucket": names[found.bucket[number]] if voters[number] else None,
                "source": CODES[found.source[number]], "rule": RULES[found.rule[number]],
-               "label_probability": round(right[number], 6), "margin": margin[number], "quantiles": quantile[number],
+               "label_probability": round(right[number], 6), "consensus": consensus[number],
+               "margin": margin[number], "quantiles": quantile[number],
                "by_member": {key: None if vote == ABSTAIN else vote
                              for key, vote in zip(keys, by_member[number], strict=True)},
                "issues": list(pairs.issues[number])}

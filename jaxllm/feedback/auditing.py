@@ -16,8 +16,17 @@ from jaxllm.errors import UserError
 from jaxllm.feedback import calibration
 from jaxllm.feedback.calibration import Known
 from jaxllm.feedback.config import AuditConfig
-from jaxllm.feedback.data import CRITERIA, Member, Pairs
-from jaxllm.feedback.sources import CODES, RULES, SOURCES, Committee, People, assign, quantiles, standardized_margins
+from jaxllm.feedback.data import CRITERIA, DOMAINS, Member, Pairs
+from jaxllm.feedback.sources import (
+    CODES,
+    RULES,
+    SOURCES,
+    Committee,
+    assign,
+    nanmedian,
+    quantiles,
+    standardized_margins,
+)
 from jaxllm.feedback.votes import ABSTAIN, Count, bucket_names, buckets, count_votes, histogram
 from jaxllm.measures import length_measures, reliability
 from jaxllm.statistics import clustered
@@ -44,7 +53,9 @@ class Findings:
         count: votes and voters.
         bucket: number of the bucket, -1 without voters.
         weighted: sum of weighted votes, out of fold.
-        right: probability that the label is right, out of fold.
+        by_members: probability that the label is right by the members alone, out of fold.
+        right: the same with what people answered about the pair.
+        consensus: the same by Dawid and Skene's consensus of the members, NaN without voters.
         source: number in `sources.CODES`.
         rule: number in `sources.RULES`.
         noise: share of wrong labels that was expected.
@@ -59,7 +70,9 @@ class Findings:
     count: Count
     bucket: np.ndarray
     weighted: np.ndarray
+    by_members: np.ndarray
     right: np.ndarray
+    consensus: np.ndarray
     source: np.ndarray
     rule: np.ndarray
     noise: float
@@ -86,33 +99,45 @@ def find(config: AuditConfig, pairs: Pairs, members: Sequence[Member]) -> Findin
     unscored = np.full((len(pairs), 2), np.nan)
     scores = np.stack([unscored if member.scores is None else member.scores for member in voting], 1)
     _, domain = np.unique(np.asarray(pairs.domains, dtype=str), return_inverse=True)
-    committee_of = lambda own: Committee(
-        np.stack([quantiles(member.scores, domain) for member in own if member.scores is not None] or [unscored], 1),
-        np.stack([standardized_margins(member.scores) if member.scores is not None else member.directions
-                  for member in own], 1))
-    whole = Committee(committee_of(voting).quantiles, np.stack([standardized_margins(one) for one in
-                                                                np.moveaxis(scores, 1, 0)], 1))
-    by_criterion = {name: committee_of(own) for name in CRITERIA
-                    if (own := [member for member in members if member.criterion == name])}
+    quantiles_of = lambda own: np.stack([quantiles(member.scores, domain) for member in own
+                                         if member.scores is not None] or [unscored], 1)
+    margins = standardized(scores)
+    whole = Committee(quantiles_of(voting), margins)
+    by_criterion = {name: Committee(quantiles_of(own), np.stack([
+        member.directions if member.scores is None else standardized_margins(member.scores) for member in own], 1))
+        for name in CRITERIA if (own := [member for member in members if member.criterion == name])}
     count, known = count_votes(votes), known_labels(pairs)
     noise = known.noise(config.committee.noise)
-    source, rule = assign(*count, whole, by_criterion, pairs.domains, People(pairs.decisions), config.sources)
-    x = calibration.evidence(votes, whole.margins)
+    source, rule = assign(count.votes, (votes == -1).sum(1), count.voters, whole, by_criterion, pairs.domains,
+                          pairs.decisions, config.sources)
+    by_members = calibration.cross_fit(calibration.evidence(votes, margins), pairs.clusters, noise, known, config.seed,
+                                       config.folds)
     return Findings(
-        members, voting, votes, scores, whole.mean, _median(whole.margins), count,
-        buckets(count, config.committee.edges),
-        calibration.weighted_votes(votes, pairs.clusters, config.seed, config.folds),
-        calibration.cross_fit(x, pairs.clusters, noise, known, config.seed, config.folds), source, rule, noise)
+        members, voting, votes, scores, whole.mean, nanmedian(margins), count, buckets(count, config.committee.edges),
+        calibration.weighted_votes(votes, pairs.clusters, config.seed, config.folds), by_members,
+        calibration.with_people(by_members, pairs.decisions), _consensus(votes), source, rule, noise)
 
 
-def _median(margins: np.ndarray) -> np.ndarray:
-    known = ~np.isnan(margins).all(1)
-    found = np.full(len(margins), np.nan)
-    found[known] = np.nanmedian(margins[known], 1)
-    return found
+def standardized(scores: np.ndarray) -> np.ndarray:
+    """Computes the standardized margins of members `[N, M]` from scores `[N, M, 2]`."""
+    return np.stack([standardized_margins(own) for own in np.moveaxis(scores, 1, 0)], 1)
 
 
-def save(path: Path, pairs: Pairs, findings: Findings) -> None:
+def _patterns(votes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns the distinct rows of ratings, how often each occurs, and that of each pair."""
+    ratings = np.where(votes == ABSTAIN, raters.MISSING, votes + 1)
+    patterns, pattern, counts = np.unique(ratings, axis=0, return_inverse=True, return_counts=True)
+    return patterns, counts, pattern.reshape(-1)
+
+
+def _consensus(votes: np.ndarray) -> np.ndarray:
+    patterns, counts, pattern = _patterns(votes)
+    posterior = raters.dawid_skene(patterns, CATEGORIES, weights=counts).posterior
+    right = posterior[:, 2] / (posterior[:, 0] + posterior[:, 2])
+    return np.where((patterns == raters.MISSING).all(1), np.nan, right)[pattern]
+
+
+def save(path: Path, pairs: Pairs, findings: Findings, edges: Sequence[float]) -> None:
     """Writes the findings as arrays, for `jaxllm clean`."""
     from safetensors.numpy import save_file
 
@@ -120,10 +145,13 @@ def save(path: Path, pairs: Pairs, findings: Findings) -> None:
                            for own in pairs.issues], np.int32)
     arrays = {name: np.ascontiguousarray(getattr(findings, name)) for name in
               ("votes", "scores", "quantile", "margin", "bucket", "weighted", "right", "source", "rule")}
-    arrays |= {"clusters": pairs.clusters.astype(np.int64), "issues": issue_bits,
+    domains = list(dict.fromkeys(pairs.domains))
+    arrays |= {"clusters": pairs.clusters.astype(np.int64), "issues": issue_bits, "first": pairs.first,
+               "domain": np.array([domains.index(name) for name in pairs.domains], np.int32),
                "rows": np.array([int(digest, 16) for digest in pairs.digests], np.uint64)}
-    save_file(arrays, path, {"members": json.dumps([{"name": member.key, "kind": member.kind}
-                                                    for member in findings.voting]), "noise": repr(findings.noise)})
+    about = {"members": [member.key for member in findings.voting], "noise": findings.noise, "domains": domains,
+             "buckets": bucket_names(edges)}
+    save_file(arrays, path, {"about": json.dumps(about)})
 
 
 def summarize(config: AuditConfig, pairs: Pairs, found: Findings) -> dict[str, Any]:
@@ -155,7 +183,7 @@ def summarize(config: AuditConfig, pairs: Pairs, found: Findings) -> dict[str, A
         "data": pairs.audit.result | {"issues": pairs.audit.counts()},
         "suspicious": [pairs.ids[number] for number in suspicious(found)[:config.suspicious]],
     }
-    result["notes"] = _notes(found, result)
+    result["notes"] = _notes(found, result, pairs.clusters, pairs.domains)
     return result
 
 
@@ -180,9 +208,9 @@ def _low(found: Findings, pairs: Pairs, config: AuditConfig) -> dict[str, Any] |
 def _kappas(ratings: np.ndarray, found: Findings, pairs: Pairs, seed: int) -> dict[str, Any]:
     result = raters.agreement(ratings, CATEGORIES, pairs.clusters, seed)
     names = [member.key for member in found.voting]
-    result["cohen"] = {f"{names[i]} / {names[j]}": _number(raters.cohen_kappa(ratings[:, i], ratings[:, j], CATEGORIES))
-                       for i, j in itertools.combinations(range(len(names)), 2)}
-    patterns, counts = np.unique(ratings, axis=0, return_counts=True)
+    result["cohen"] = {names[i]: {names[j]: _number(raters.cohen_kappa(ratings[:, i], ratings[:, j], CATEGORIES))
+                                  for j in range(i + 1, len(names))} for i in range(len(names) - 1)}
+    patterns, counts, _ = _patterns(found.votes)
     if len(names) > 1 and (patterns != raters.MISSING).any():
         consensus = raters.dawid_skene(patterns, CATEGORIES, weights=counts)
         result["dawid_skene"] = {"prior": dict(zip(("wrong", "tie", "right"), consensus.prior.tolist(), strict=True)),
@@ -265,27 +293,28 @@ def _sizes(found: Findings, pairs: Pairs, seed: int) -> list[dict[str, Any]]:
             count, verdicts = count_votes(own), verdict(own)
             voted = count.voters > 0
             low.append((2 * count.votes < count.voters)[voted].mean() if voted.any() else np.nan)
-            same.append((verdicts == everyone).mean())
+            same.append((verdicts == everyone)[voted].mean() if voted.any() else np.nan)
             judged = known.judged & (verdicts != 0)
             right.append(((verdicts > 0) == known.right)[judged].mean() if judged.any() else np.nan)
-        result.append({"members": size, "low_or_none": _mean(low), "spread": float(np.nanstd(low)),
+        known_low = [value for value in low if not np.isnan(value)]
+        result.append({"members": size, "low_or_none": _mean(low),
+                       "spread": float(np.std(known_low)) if known_low else None,
                        "same_verdict": _mean(same), "agreement_with_people": _mean(right)})
     return result
 
 
 def _calibration(found: Findings, pairs: Pairs) -> dict[str, Any]:
-    margins = np.stack([standardized_margins(one) for one in np.moveaxis(found.scores, 1, 0)], 1)
     known = known_labels(pairs)
-    model = calibration.fit(calibration.evidence(found.votes, margins), found.noise, known)
+    model = calibration.fit(calibration.evidence(found.votes, standardized(found.scores)), found.noise, known)
     wrong = 1 - found.right
     result = {"noise": found.noise, "judged_by_people": int(known.judged.sum()),
               "weights": dict(zip([member.key for member in found.voting], model.weights.tolist(), strict=True)),
-              "estimated_wrong_labels": float(wrong.mean()), "labels_below_one_half": int((found.right < 0.5).sum()),
+              "expected_wrong_labels": float(wrong.mean()), "labels_below_one_half": int((found.right < 0.5).sum()),
               "precision_of_votes": {name: _number(wrong[where].mean()) if where.any() else None for name, where in (
-                  ("no votes", found.count.votes == 0), ("a minority of votes",
+                  ("no votes", (found.count.votes == 0) & (found.count.voters > 0)), ("a minority of votes",
                                                          2 * found.count.votes < found.count.voters))}}
     if known.judged.any():
-        result["reliability"] = reliability(found.right[known.judged], known.right[known.judged])
+        result["reliability"] = reliability(found.by_members[known.judged], known.right[known.judged])
     return result
 
 
@@ -313,7 +342,7 @@ def _people(found: Findings, pairs: Pairs, seed: int) -> dict[str, Any] | None:
     return result
 
 
-def _notes(found: Findings, result: dict[str, Any]) -> list[str]:
+def _notes(found: Findings, result: dict[str, Any], clusters: np.ndarray, domains: Sequence[str]) -> list[str]:
     """Lists what one must know to read the numbers."""
     notes, scored = [], [member for member in found.members if member.scores is not None]
     if not scored:
@@ -323,6 +352,14 @@ def _notes(found: Findings, result: dict[str, Any]) -> list[str]:
         notes.append("Quantiles and margins are those of the members with scores.")
     if scored and not any(member.criterion for member in found.members):
         notes.append("One committee judges both helpfulness and harmlessness: sources 5 and 6 are one, 5|6.")
+    if not found.count.voters.any():
+        notes.append("No member voted on any pair.")
+    if not any(member.criterion is None for member in found.members):
+        notes.append("All members have a criterion of their own, and so all vote.")
+    if len(np.unique(clusters)) < 2:
+        notes.append("All pairs have the same prompt: the committee is calibrated on the labels that it judges.")
+    if unknown := sorted(set(domains) - set(DOMAINS)):
+        notes.append(f"The domain {unknown[0]!r} is none of {', '.join(DOMAINS)}, and is treated as mixed.")
     if len(found.voting) == 1:
         notes.append("A single member votes: agreement among members is not known.")
     equal = [(a.key, b.key) for a, b in itertools.combinations(found.voting, 2) if np.array_equal(a.votes, b.votes)]

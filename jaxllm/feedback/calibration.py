@@ -28,6 +28,7 @@ NOISE = 0.2
 NOISE_STRENGTH = 5.0  # of that share, in pairs, against those that people have judged
 PENALTY = 1.0
 FOLDS = 5
+PEOPLE_ODDS = 9.0  # that a majority of people is right
 LIMIT = 3.0  # of a member's standardized margin: no pair is decided by a single extreme score
 
 
@@ -130,6 +131,22 @@ def cross_fit(x: ArrayLike, clusters: Sequence[int] | np.ndarray, noise: float, 
         rest = ~held if (~held).any() else held
         right[held] = fit(x[rest], noise, None if known is None else known[rest]).right(x[held])
     return right
+
+
+def with_people(right: ArrayLike, decisions: ArrayLike) -> np.ndarray:
+    """Adds the answer of people to the probability that a label is right, `[N]`.
+
+    A majority of people is taken to be right in nine of ten cases; where it finds neither answer better, both labels
+    are as probable.
+
+    Args:
+        right: probability by the members, `[N]`.
+        decisions: `[N]` text: chosen, rejected, both_good, both_bad, tie, or "" without one.
+    """
+    share, decisions = np.clip(np.asarray(right, np.float64), 1e-12, 1 - 1e-12), np.asarray(decisions)
+    odds = share / (1 - share) * np.where(decisions == "chosen", PEOPLE_ODDS, 1) / np.where(decisions == "rejected",
+                                                                                         PEOPLE_ODDS, 1)
+    return np.where(np.isin(decisions, ("both_good", "both_bad", "tie")), 0.5, odds / (1 + odds))
 
 
 def weighted_votes(votes: ArrayLike, clusters: Sequence[int] | np.ndarray, seed: int = 0, folds: int = FOLDS

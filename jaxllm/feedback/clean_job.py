@@ -7,7 +7,7 @@ import contextlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +21,19 @@ from jaxllm.feedback.data import ANSWERS, decision_of, digest_of, extra_reason
 from jaxllm.feedback.difficulty import difficulties
 from jaxllm.feedback.ledger import Line, cleaned, columns_of, entry, replayed, unpaired
 from jaxllm.feedback.methods import ACTIONS, FLIP, KEEP, METHODS, REMOVE, SOFT, Decision, Inputs, decide
+from jaxllm.feedback.sources import CODES
 from jaxllm.files import JsonlWriter
 from jaxllm.job import Job, open_job
 from jaxllm.progress import notice
 from jaxllm.report import Section, Table
 from jaxllm.text.audit import ISSUES
 from jaxllm.text.preferences import iter_forms
-from jaxllm.text.rows import Rejected, check_share, data_files, iter_rows
+from jaxllm.text.rows import Rejected, as_text, check_share, data_files, iter_rows
 
 __all__ = ["Config", "run"]
 
 LEDGER, CLEANED, UNPAIRED_FILE = "ledger.jsonl", "cleaned.jsonl", "cleaned_unpaired.jsonl"
+_BOOLEANS = {"true": True, "false": False, "1": True, "0": False}
 # Flips with an estimated precision below this are refused.
 GATE = 0.5
 _REFUSED = "; the flip is refused: its estimated precision is {}"
@@ -48,6 +50,10 @@ def run(config: Config) -> Path:
         for name in ("truth", "answers", "replay"):
             if (path := getattr(config, name)) is not None:
                 job.pin_file(name, path)
+        if config.ifd.path is not None:
+            job.pin_file("ifd", config.ifd.path)
+        if config.audit is not None and (path := Path(config.audit).expanduser() / FILE).is_file():
+            job.pin_file("audit", path)
         if job.finished:
             return job.already_done()
         rejected: list[Rejected] = []
@@ -57,10 +63,11 @@ def run(config: Config) -> Path:
             result: dict[str, Any] = {"method": None, "replayed": config.replay}
             tables: list[Table] = []
         else:
-            decision, result, tables = _decided(config)
-            counts = _write(job, _entries(lines, decision))
+            decision, inputs, result, tables = _decided(config)
+            counts = _write(job, _entries(lines, decision, inputs))
         job.write_rejected(map(asdict, rejected))
-        check_share(sum(counts.values()), rejected, config.data.limit_bad)
+        if rejected:
+            notice(f"{len(rejected):,} lines are no pairs, and in no output but rejected.jsonl, such as {rejected[0]}")
         actions = {name: counts.get(name, 0) for name in ACTIONS}
         total = sum(counts.values())
         result = {"rows": total, "rejected": len(rejected), "actions": actions,
@@ -79,14 +86,19 @@ def _lead(config: Config, result: Mapping[str, Any]) -> str:
 
 
 def _lines(config: Config, rejected: list[Rejected]) -> Iterator[Line]:
-    """Yields the pairs of the data; collects the lines that cannot be used."""
+    """Yields the pairs of the data; collects the lines that cannot be used, and raises at the end if there are many."""
+    used = 0
     for item in iter_forms(config.data.path, "paired", config.data.limit):
         if isinstance(item, Rejected):
             rejected.append(item)
         elif (reason := extra_reason(item.fields)) is not None:
-            rejected.append(Rejected(config.data.path, item.line, reason, ""))
+            rejected.append(Rejected(config.data.path, item.line, reason, as_text(item.fields)))
         else:
+            used += 1
             yield from (Line(row, columns_of(row, item.form, item.fields)) for row in item.rows)
+    if not used and not rejected:
+        raise UserError("there are no rows in it", config.data.path)
+    check_share(used, rejected, config.data.limit_bad)
 
 
 def _write(job: Job, entries: Iterator[tuple[Line, dict[str, Any]]]) -> collections.Counter[str]:
@@ -114,23 +126,28 @@ def _write(job: Job, entries: Iterator[tuple[Line, dict[str, Any]]]) -> collecti
     return counts
 
 
-def _entries(lines: Iterator[Line], decision: Decision) -> Iterator[tuple[Line, dict[str, Any]]]:
+def _entries(lines: Iterator[Line], decision: Decision, inputs: Inputs) -> Iterator[tuple[Line, dict[str, Any]]]:
     """Yields the pairs with their lines of the ledger."""
+    columns: list[tuple[Any, ...]] = []
+    if inputs.audit is not None:
+        names = [*inputs.about["buckets"], None]
+        columns = list(zip(*(column.tolist() for column in inputs.votes), [names[n] for n in inputs.audit["bucket"]],
+                           [CODES[n] for n in inputs.audit["source"]], strict=True))
     actions, rules, values = decision.action.tolist(), decision.rule.tolist(), decision.value.tolist()
     for number, line in enumerate(lines):
         value = round(values[number], 6) if actions[number] >= SOFT and ACTIONS[actions[number]] != "unpaired" else None
-        yield line, entry(line.row, ACTIONS[actions[number]], decision.rules[rules[number]], value)
+        found = dict(zip(("votes", "voters", "bucket", "source"), columns[number], strict=True)) if columns else None
+        yield line, entry(line.row, ACTIONS[actions[number]], decision.rules[rules[number]], value, found)
 
 
-def _decided(config: Config) -> tuple[Decision, dict[str, Any], list[Table]]:
-    """Decides what is done; returns that, contents of result.json, and tables of the report."""
+def _decided(config: Config) -> tuple[Decision, Inputs, dict[str, Any], list[Table]]:
+    """Decides what is done; returns that with what it is decided by, contents of result.json, tables of the report."""
     ids, digests, tags = _index(config)
-    audit, meta = (None, {}) if config.audit is None else _audit(config.audit, digests)
-    inputs = Inputs(len(ids), tags, None, audit, [own["name"] for own in json.loads(meta.get("members", "[]"))],
-                    float(meta.get("noise", 0)))
+    audit, about = (None, {}) if config.audit is None else _audit(config.audit, digests)
+    inputs = Inputs(len(ids), tags, None, audit, about)
     needs = None if config.method == "sac" else METHODS[str(config.method)].needs
     if needs == "ifd" and (config.ifd.model or config.ifd.path):
-        inputs = Inputs(inputs.count, tags, difficulties(config, ids), audit, inputs.members, inputs.noise)
+        inputs = replace(inputs, ifd=difficulties(config, ids))
     decision = decide(config, inputs)
     gate = _gate(config, decision, inputs)
     if config.drop and audit is not None:
@@ -143,12 +160,13 @@ def _decided(config: Config) -> tuple[Decision, dict[str, Any], list[Table]]:
                                   *np.unique(decision.rule, return_counts=True), strict=True)}}
     tables = [Table(["rule", "pairs"], [[rule, n] for rule, n in result["rules"].items()])]
     if audit is not None:
-        result["by_bucket"] = _by_bucket(decision, audit["bucket"])
+        result["by_bucket"] = _by(decision, audit["bucket"], [*about["buckets"], "without votes"])
+        result["by_domain"] = _by(decision, audit["domain"], about["domains"])
     if config.truth is not None:
         result |= _detection(config, ids, decision, np.arange(len(ids)) if audit is None else audit["clusters"])
         tables.append(Table(["detection of wrong labels", ""], [[name, result[name]] for name in (
             "precision", "recall", "f1", "auroc") if result[name]["mean"] is not None], "Detection"))
-    return decision, result, tables
+    return decision, inputs, result, tables
 
 
 def _index(config: Config) -> tuple[list[str], np.ndarray, list[tuple[str, ...]]]:
@@ -158,55 +176,58 @@ def _index(config: Config) -> tuple[list[str], np.ndarray, list[tuple[str, ...]]
         ids.append(str(line.row.id))
         digests.append(int(digest_of(line.row), 16))
         tags.append(tuple(dict.fromkeys(map(str, line.fields.get("tags") or ()))))
-    if not ids and not rejected:
-        raise UserError("there are no rows in it", config.data.path)
-    check_share(len(ids), rejected, config.data.limit_bad)
     if len(set(ids)) < len(ids):
         twice = next(name for name, n in collections.Counter(ids).items() if n > 1)
         raise UserError(f"the id {twice!r} occurs twice", config.data.path, "give every row an id of its own")
     return ids, np.array(digests, np.uint64), tags
 
 
-def _audit(folder: str, digests: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Reads the arrays of an audit, and what describes its members."""
+def _audit(folder: str, digests: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Reads the arrays of an audit, and what describes it."""
     from safetensors import SafetensorError, safe_open
 
     path = Path(folder).expanduser() / FILE
-    if not path.is_file():
-        raise UserError(f"there is no {FILE}", folder, "give the --out of a finished jaxllm audit")
+    if not path.is_file() or not path.with_name("result.json").is_file():
+        raise UserError("there is no finished audit", folder, "give the --out of a finished jaxllm audit")
     try:
         with safe_open(path, "np") as file:
-            arrays, meta = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()
+            arrays, about = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()["about"]
     except SafetensorError as error:
         raise UserError(f"not a whole file: {error}", path, "run jaxllm audit again") from None
     if not np.array_equal(arrays["rows"], digests):
         raise UserError("the audit is of other rows", folder,
                         "audit the file that is cleaned, with the same data.limit")
-    return arrays, meta
+    return arrays, json.loads(about)
 
 
 def _gate(config: Config, decision: Decision, inputs: Inputs) -> dict[str, Any]:
-    """Refuses flips of which more than half would be wrong, by the calibrated committee."""
+    """Refuses flips of which more than half would be wrong, by the calibrated committee, rule by rule."""
     flips = decision.action == FLIP
     gate: dict[str, Any] = {"flips": int(flips.sum()), "estimated_precision": None, "refused": False}
+    turned = int(((decision.action == SOFT) & (decision.value < 0.5)).sum())
+    if turned and not str(config.method).endswith("calibrated"):
+        notice(f"warning: {turned:,} labels have a probability below one half by the share of votes, which turns them "
+               "around in training, without a check of the committee; soft_calibrated takes calibrated probabilities")
     if not flips.any():
         return gate
-    precision = None if inputs.audit is None else float((1 - inputs.audit["right"][flips]).mean())
-    gate["estimated_precision"] = precision
-    known = "not known without an audit" if precision is None else f"{precision:.2f}"
-    if precision is not None and precision >= GATE:
-        return gate
-    if config.force:
-        notice(f"warning: {flips.sum():,} labels are flipped by --force, and the estimated precision is {known}: "
-               f"most of these labels may have been right")
-        return gate
-    gate["refused"] = True
-    notice(f"{flips.sum():,} flips are refused, and the rows stay as they are: the estimated precision is {known}, and "
-           f"below {GATE:g} a flip spoils more labels than it mends. Remove the rows instead ({_removing(config)}), or "
-           "force the flips with --force.")
+    wrong = None if inputs.audit is None else 1 - inputs.audit["right"]
+    gate["estimated_precision"] = None if wrong is None else float(wrong[flips].mean())
+    gate["doubtful"] = None if wrong is None else int((wrong[flips] < GATE).sum())
     for number in np.unique(decision.rule[flips]):
-        rule = decision.rules[number] + _REFUSED.format(known)
-        decision.set(flips & (decision.rule == number), KEEP, rule)
+        own = flips & (decision.rule == number)
+        precision = None if wrong is None else float(wrong[own].mean())
+        if precision is not None and precision >= GATE:
+            continue
+        known = "not known without an audit" if precision is None else f"{precision:.2f}"
+        if config.force:
+            notice(f"warning: {own.sum():,} labels are flipped by --force, and the estimated precision is {known}: "
+                   "most of these labels may have been right")
+            continue
+        gate["refused"] = True
+        notice(f"{own.sum():,} flips are refused, and the rows stay as they are: the estimated precision is {known}, "
+               f"and below {GATE:g} a flip spoils more labels than it mends. Remove the rows instead "
+               f"({_removing(config)}), or force the flips with --force true.")
+        decision.set(own, KEEP, decision.rules[number] + _REFUSED.format(known))
     return gate
 
 
@@ -225,53 +246,61 @@ def _apply_answers(path: str, ids: Sequence[str], decision: Decision) -> None:
         answer = item.fields.get("answer")
         if answer is None:
             continue
-        if not isinstance(answer, str | int) or answer not in ANSWERS:
+        if not isinstance(answer, str | int) or isinstance(answer, bool) or answer not in ANSWERS:
             names = ", ".join(name for name in ANSWERS if isinstance(name, str))
             raise UserError(f"the answer in line {item.line} must be one of {names}", path)
         given[str(item.fields["id"])].append(ANSWERS[answer])
     index = {name: number for number, name in enumerate(ids)}
     if unknown := [name for name in given if name not in index]:
         raise UserError(f"there is no pair {unknown[0]!r} in the data", path)
+    answered = np.full(len(ids), None, object)
     for name, answers in given.items():
-        where = np.zeros(len(ids), bool)
-        where[index[name]] = True
-        answer = decision_of(answers)
+        answered[index[name]] = decision_of(answers)
+    for answer in sorted({own for own in answered if own is not None}):
         action, value = {"chosen": (KEEP, 0.0), "rejected": (FLIP, 0.0), "both_bad": (REMOVE, 0.0)}.get(
             answer, (SOFT, 0.5))
-        decision.set(where, action, f"people: {answer or 'undecided'}", value)
+        decision.set(answered == answer, action, f"people: {answer or 'undecided'}", value)
     if not given:
         notice(f"{path} has no answers yet")
 
 
-def _by_bucket(decision: Decision, bucket: np.ndarray) -> dict[str, dict[str, int]]:
-    """Counts actions by the number of the bucket, from none (0) to full; -1 has no votes."""
-    return {str(number): {ACTIONS[action]: int(((bucket == number) & (decision.action == action)).sum())
-                          for action in np.unique(decision.action[bucket == number])} for number in np.unique(bucket)}
+def _by(decision: Decision, group: np.ndarray, names: Sequence[str]) -> dict[str, dict[str, int]]:
+    """Counts actions by a group of the pairs, `[N]`, numbers in `names`."""
+    return {names[number]: {ACTIONS[action]: int(((group == number) & (decision.action == action)).sum())
+                            for action in np.unique(decision.action[group == number])} for number in np.unique(group)}
 
 
 def _detection(config: Config, ids: Sequence[str], decision: Decision, clusters: np.ndarray) -> dict[str, Any]:
     """Measures how well wrong labels are detected: a pair counts as detected if it is flipped or removed."""
     truth: dict[str, bool] = {}
-    for item in iter_rows(str(config.truth), {"id": Any, "flipped": bool}):
+    for item in iter_rows(str(config.truth), {"id": Any, "flipped": Any}):
         if isinstance(item, Rejected):
             raise UserError(f"line {item.line} cannot be used: {item.reason}", config.truth)
-        truth[str(item.fields["id"])] = item.fields["flipped"]
+        name, value = str(item.fields["id"]), item.fields["flipped"]
+        value = _BOOLEANS.get(value.strip().lower()) if isinstance(value, str) else value
+        if value not in (True, False):
+            raise UserError(f"flipped in line {item.line} must be true or false", config.truth)
+        if name in truth:
+            raise UserError(f"the id {name!r} occurs twice", config.truth)
+        truth[name] = bool(value)
     used = np.array([name in truth for name in ids])
     if not used.any():
         raise UserError("none of its ids is that of a pair", config.truth)
+    if unknown := len(truth) - int(used.sum()):
+        notice(f"{unknown:,} ids of {config.truth} are those of no pair; they do not count in the detection")
     if not used.all():
         notice(f"{(~used).sum():,} pairs are not in {config.truth}; they do not count in the detection")
     flipped = np.array([truth.get(name, False) for name in ids])
     detected = np.isin(decision.action, (FLIP, REMOVE, ACTIONS.index("unpaired")))
     draws = 2000 if used.sum() <= 20_000 else 200
+    measures = {"precision": agreement.precision, "recall": agreement.recall, "f1": agreement.f1}
+    measured = lambda found: agreement.bootstrap(agreement.Rows(found[used], flipped[used], clusters[used]), measures,
+                                                 draws=draws, seed=config.seed)
     result: dict[str, Any] = {"detection": {
-        "true_positives": int((detected & flipped & used).sum()), "false_positives": int((detected & ~flipped & used
-                                                                                           ).sum()),
+        "true_positives": int((detected & flipped & used).sum()),
+        "false_positives": int((detected & ~flipped & used).sum()),
         "false_negatives": int((~detected & flipped & used).sum()), "flipped": int((flipped & used).sum()),
-        "detected": int((detected & used).sum())}}
-    own = agreement.Rows(detected[used], flipped[used], clusters[used])
-    result |= agreement.bootstrap(own, {"precision": agreement.precision, "recall": agreement.recall,
-                                        "f1": agreement.f1}, draws=draws, seed=config.seed)
+        "detected": int((detected & used).sum())}, **measured(detected), "flagged": measured(decision.flagged)}
     suspicion = detected.astype(float) if decision.suspicion is None else decision.suspicion
     known = used & ~np.isnan(suspicion)
     if known.any():

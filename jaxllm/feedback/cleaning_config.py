@@ -8,13 +8,16 @@ from typing import Literal
 
 from jaxllm.config import DataConfig, check, check_seed, tunable
 from jaxllm.devices import DeviceConfig
-from jaxllm.text.audit import ISSUES
 
 Method = Literal[
     "sac", "llm_judge_r", "llm_judge_f", "rwgap_r", "rwgap_f", "vote_all_r", "vote_all_f", "vote_maj_r", "vote_maj_f",
     "tag_cmp", "tag_div", "ifd_r", "ifd_gap_r", "ifd_gap_f", "none", "random_r", "random_f", "vote_full",
     "small_loss_r", "small_loss_f", "confident_r", "confident_f", "weighted_r", "weighted_f", "calibrated_r",
     "calibrated_f", "soft_votes", "soft_calibrated", "weight_votes", "margins", "smooth"]
+
+
+# Issues that an audit finds in pairs.
+DROPPED = ("duplicate", "contradiction", "both", "contained", "roles", "overlap")
 
 
 @dataclass(frozen=True)
@@ -72,15 +75,15 @@ class Config:
         actions: actions of sac by source.
         fraction: share of the pairs for methods that take the lowest fraction.
         keep: pairs that tag_cmp and tag_div keep.
-        count: pairs for random_r and random_f; null is as many as sac acts on.
+        count: pairs for random_r and random_f; null is as many as sac flips or removes.
         member: member of the audit for llm_judge_r and llm_judge_f; null is the only one.
         margins: raw rewards, for members of one scale, or standardized ones, for rwgap.
         epsilon: label smoothing of smooth.
         ifd: instruction-following difficulty for ifd methods.
         drop: issues of the data check by which rows are removed, such as duplicate or contradiction.
         answers: file of people's answers, rows {id, answer}, such as a filled review.jsonl: chosen keeps a pair,
-            rejected flips it, both_bad removes it, both_good, tie and uncertain halve its label probability; the
-            answer of more than half counts.
+            rejected flips it, both_bad removes it, others set its label probability to 0.5; the answer of more than
+            half counts.
         truth: file with rows {id, flipped}, for precision and recall of the detection.
         force: do flips that are refused otherwise.
         replay: ledger of another run on these rows; makes its cleaned.jsonl again, and nothing is decided.
@@ -110,8 +113,10 @@ class Config:
     seed: int = 0
 
     def __post_init__(self):
-        check((self.method is None) == (self.replay is not None), "method",
-              "is needed" if self.method is None else "does not apply to a replay", "give either method or replay")
+        check(self.method is not None or self.replay is not None, "method", "is needed",
+              "give sac, calibrated_r or another one of docs/feedback.md, or --replay")
+        for name in ("method", "audit", "answers", "truth", "drop", "action"):
+            check(self.replay is None or not getattr(self, name), name, "does not apply to a replay", "leave it out")
         check(0 <= self.fraction <= 1, "fraction", f"must be between 0 and 1, got {self.fraction:g}")
         check(self.keep >= 1, "keep", f"must be 1 or more, got {self.keep}")
         check(self.count is None or self.count >= 0, "count", f"must be 0 or more, got {self.count}")
@@ -119,8 +124,8 @@ class Config:
               "0 changes nothing; at 0.5 a label means nothing")
         check(self.action is None or self.method != "sac", "action", "sac has an action for each source",
               "set actions.mislabeled, actions.bad or actions.disagreement")
-        unknown = [name for name in self.drop if name not in ISSUES]
-        check(not unknown, "drop", f"there is no issue {', '.join(map(repr, unknown))}",
-              f"issues are {', '.join(ISSUES)}")
+        unknown = [name for name in self.drop if name not in DROPPED]
+        check(not unknown, "drop", f"an audit has no issue {', '.join(map(repr, unknown))}",
+              f"issues are {', '.join(DROPPED)}")
         check(not self.drop or self.audit is not None, "drop", "issues are those of an audit", "give --audit")
         check_seed(self.seed)

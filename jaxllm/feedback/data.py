@@ -7,14 +7,14 @@ ids and digests take.
 from __future__ import annotations
 
 import collections
+import contextlib
 import functools
 import hashlib
 import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -27,9 +27,9 @@ from jaxllm.text.forms import PairRow
 from jaxllm.text.preferences import iter_forms
 from jaxllm.text.rows import Rejected, Row, as_text, check_share, iter_rows
 
-Criterion = Literal["helpfulness", "harmlessness"]
 CRITERIA = ("helpfulness", "harmlessness")
-_FROM_CELL = {"1": 1, "0": 0, "-1": -1, "": None}
+LARGEST = 1e100  # score; squares of larger ones overflow
+DOMAINS = ("helpful", "harmless", "mixed")
 DOMAIN = "mixed"  # of a row without one
 # What a person may have answered, and its number in files.
 ANSWERS: dict[Any, str] = {"chosen": "chosen", "rejected": "rejected", "both_good": "both_good", "both_bad": "both_bad",
@@ -44,14 +44,16 @@ class Pairs:
     Attributes:
         ids: id of each pair, all different as text.
         lines: line of each pair.
-        clusters: number of each pair's prompt; pairs without a prompt are alone.
+        clusters: number of each pair's prompt, or of both answers without one.
         digests: digest of each pair's texts, in hexadecimal.
+        first: whether the chosen answer is the first one in an order of texts, `[N]`.
         words: words of the chosen and the rejected answer, `[N, 2]`.
         domains: domain of each pair.
         people: answers of people, of each pair.
         tags: tags of each prompt.
         issues: findings of a check of the data, of each pair.
         audit: findings of that check.
+        named: whether all lines have ids of their own.
         rows: the pairs with their texts; None if they are not in memory.
         rejected: lines that cannot be used.
     """
@@ -60,12 +62,14 @@ class Pairs:
     lines: list[int]
     clusters: np.ndarray
     digests: list[str]
+    first: np.ndarray
     words: np.ndarray
     domains: list[str]
     people: list[tuple[str, ...]]
     tags: list[tuple[str, ...]]
     issues: list[tuple[str, ...]]
     audit: Audit
+    named: bool
     rows: list[PairRow] | None
     rejected: list[Rejected]
 
@@ -101,7 +105,7 @@ def read_pairs(path: str | Path, limit: int | None = None, limit_bad: float = 0.
     rows: list[PairRow] = []
     forms: collections.Counter[str] = collections.Counter()
     first: dict[str, int] = {}
-    ties = unscored = 0
+    ties = unscored = named = 0
     for item in iter_forms(path, "paired", limit):
         reason = item.reason if isinstance(item, Rejected) else extra_reason(item.fields)
         if isinstance(item, Rejected):
@@ -120,7 +124,8 @@ def read_pairs(path: str | Path, limit: int | None = None, limit_bad: float = 0.
             ids.append(row.id)
             lines.append(item.line)
             digests.append(digest_of(row))
-            domains.append(str(item.fields.get("domain") or DOMAIN))
+            named += item.fields.get("id") is not None
+            domains.append(item.fields.get("domain") or DOMAIN)
             people.append(tuple(ANSWERS[vote] for vote in item.fields.get("human_votes") or ()))
             tags.append(tuple(dict.fromkeys(map(str, item.fields.get("tags") or ()))))
             if texts:
@@ -130,19 +135,19 @@ def read_pairs(path: str | Path, limit: int | None = None, limit_bad: float = 0.
     if not ids and not rejected:
         raise UserError("there are no rows in it", path)
     check_share(sum(forms.values()), rejected, limit_bad, rejected_path)
-    prompts, words = auditor.prompts, auditor.words
+    words, answers = auditor.words, auditor.answers
     audit = auditor.finish(rejected, forms, ties, unscored, seed)
-    _, clusters = np.unique(prompts, return_inverse=True)
-    alone = prompts == 0
-    clusters = np.where(alone, len(ids) + np.arange(len(ids)), clusters.reshape(-1))
+    _, clusters = np.unique(auditor.clusters, return_inverse=True)
     issues = [tuple(dict.fromkeys(issue for issue, _ in audit.issues.get(line, ()))) for line in lines]
-    return Pairs(ids, lines, clusters, digests, words, domains, people, tags, issues, audit, rows if texts else None,
-                 rejected)
+    return Pairs(ids, lines, clusters.reshape(-1), digests, answers[:, 0] < answers[:, 1], words, domains, people, tags,
+                 issues, audit, named == len(ids), rows if texts else None, rejected)
 
 
 def extra_reason(row: Mapping[str, Any]) -> str | None:
     """Returns why columns about the label cannot be used, or None."""
-    votes, tags = row.get("human_votes"), row.get("tags")
+    votes, tags, domain = row.get("human_votes"), row.get("tags"), row.get("domain")
+    if domain is not None and not isinstance(domain, str):
+        return "domain must be a text"
     if votes is not None and not (isinstance(votes, list) and all(
             vote is None or isinstance(vote, str | int) and not isinstance(vote, bool) and vote in ANSWERS
             for vote in votes)):
@@ -206,11 +211,11 @@ class _Column:
     count: int
     scores: np.ndarray | None = None
     votes: np.ndarray | None = None
-    twice: bool = False
     known: np.ndarray = field(init=False)
+    twice: np.ndarray = field(init=False)
 
     def __post_init__(self):
-        self.known = np.zeros(self.count, bool)
+        self.known, self.twice = np.zeros(self.count, bool), np.zeros(self.count, bool)
 
 
 class Scores:
@@ -220,14 +225,20 @@ class Scores:
         pairs: the pairs.
         tolerance: scores that differ by no more are a tie.
         member: name of the member of rows that name none.
+
+    Raises:
+        UserError: the pairs have no ids.
     """
 
     def __init__(self, pairs: Pairs, tolerance: float = 0.0, member: str | None = None):
+        if not pairs.named:
+            raise UserError("scores belong to rows by their ids, and some rows have none", "data.path",
+                            "give every row an id of its own")
         self._index, self._count, self._tolerance, self._member = pairs.index(), len(pairs), tolerance, member
         self._columns: dict[tuple[str, str | None], _Column] = {}
         self._unknown = 0
 
-    def read(self, path: str | Path, limit_bad: float = 0.1) -> list[Rejected]:
+    def read(self, path: str | Path, limit_bad: float) -> list[Rejected]:
         """Reads a file: rows `{id, member, chosen, rejected}`, `{id, member, vote, vote_swapped?}`, both with
         `criterion?`, or `{id, scores: {member: [chosen, rejected]}}`. Returns the lines that cannot be used.
 
@@ -235,9 +246,9 @@ class Scores:
             UserError: the file cannot be read, a member has two entries for a pair, or too many lines cannot be used.
         """
         rejected, good, unknown = [], 0, self._unknown
-        # Votes are not declared, so that null (no vote) differs from a column that is absent.
-        for item in iter_rows(path, {"id": Any}, dict.fromkeys(("member", "chosen", "rejected", "criterion", "scores"),
-                                                               Any)):
+        # Votes are not declared, so that null (no vote) differs from a column that is absent; nor are scores, so that
+        # one that is not finite concerns one member.
+        for item in iter_rows(path, {"id": Any}, dict.fromkeys(("member", "criterion"), Any)):
             if isinstance(item, Rejected):
                 rejected.append(item)
             elif reason := self._take(item, path):
@@ -260,28 +271,36 @@ class Scores:
         if (wide := row.get("scores")) is not None:
             if not isinstance(wide, dict) or not wide:
                 return "scores must map members to [chosen, rejected]"
+            criterion = row.get("criterion")
+            if criterion is not None and criterion not in CRITERIA:
+                return f"criterion must be one of {', '.join(CRITERIA)}"
+            bad = [name for name, both in wide.items() if not name.strip() or not isinstance(both, list)
+                   or len(both) != 2 or not all(map(_is_score, both))]
             for name, both in wide.items():
-                if not isinstance(both, list) or len(both) != 2 or not all(map(_is_score, both)):
-                    return f"the scores of {name!r} must be two numbers (or null): [chosen, rejected]"
-            for name, both in wide.items():
-                self._put((name, None), number, both, None, item, path)
-            return None
+                if name not in bad:
+                    self._put((name, criterion), number, both, None, item, path)
+            return None if not bad else (f"the scores of {', '.join(map(repr, bad))} must be two finite numbers (or "
+                                         "null): [chosen, rejected]")
         name, criterion = row.get("member", self._member), row.get("criterion")
-        if not isinstance(name, str) or not name:
+        if not isinstance(name, str) or not name.strip():
             return "field 'member' is missing, or no text"
         if criterion is not None and criterion not in CRITERIA:
             return f"criterion must be one of {', '.join(CRITERIA)}"
-        if "vote" in row or "vote_swapped" in row:
+        if "vote_swapped" in row and "vote" not in row:
+            return "vote_swapped needs vote, that with the chosen answer first"
+        if "vote" in row and {"chosen", "rejected"} & row.keys():
+            return "a line has either a vote or scores"
+        if "vote" in row:
             votes = [row[column] for column in ("vote", "vote_swapped") if column in row]
-            votes = [_FROM_CELL.get(vote, vote) if isinstance(vote, str) else vote for vote in votes]
+            votes = [_from_cell(vote) for vote in votes]
             if not all(vote is None or isinstance(vote, int) and not isinstance(vote, bool) and -1 <= vote <= 1
                        for vote in votes):
                 return "a vote must be 1 (agrees with the label), -1 (disagrees), 0 (tie) or null"
             self._put((name, criterion), number, None, votes, item, path)
             return None
-        both = [row.get("chosen"), row.get("rejected")]
+        both = [_from_cell(row.get(side)) for side in ("chosen", "rejected")]
         if not all(map(_is_score, both)):
-            return "chosen and rejected must be numbers (or null)"
+            return "chosen and rejected must be finite numbers (or null)"
         self._put((name, criterion), number, both, None, item, path)
         return None
 
@@ -298,7 +317,7 @@ class Scores:
         if votes is not None:
             if column.votes is None:
                 column.votes = np.full((self._count, 2), ABSTAIN, np.int8)
-            column.twice |= len(votes) == 2
+            column.twice[number] = len(votes) == 2
             column.votes[number] = [ABSTAIN if None in votes else vote for vote in (votes[0], votes[-1])]
         elif scores is not None and None not in scores:
             if column.scores is None:
@@ -323,12 +342,21 @@ class Scores:
                 notice(f"member {name} has scored {kind}: {scored:,} of {self._count:,}; it abstains on the rest")
             if column.votes is not None:
                 orders = column.votes
+                in_both = np.where(column.twice[:, None], orders, ABSTAIN).astype(np.int8)
                 yield Member(name, criterion, consistent_votes(orders[:, 0], orders[:, 1]), None, "votes",
-                             orders if column.twice else None)
+                             in_both if column.twice.any() else None)
             else:
                 scores = np.full((self._count, 2), np.nan) if column.scores is None else column.scores
                 yield Member(name, criterion, votes_of_scores(scores, self._tolerance), scores)
 
 
 def _is_score(value: Any) -> bool:
-    return value is None or isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return value is None or isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST
+
+
+def _from_cell(value: Any) -> Any:
+    """Returns the number in a cell of a CSV file, None in an empty one, and the whole number that a float is."""
+    if isinstance(value, str):
+        with contextlib.suppress(ValueError):
+            value = None if not value.strip() else float(value)
+    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) <= LARGEST else value

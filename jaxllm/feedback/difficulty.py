@@ -57,7 +57,8 @@ def of_rows(generator: Generator, rows: Sequence[PairRow], limit: int = 512) -> 
         for side, answer in enumerate((_plain(row.chosen), _plain(row.rejected))):
             prompt, ids = model.pair_ids(_plain(row.prompt), answer)
             if len(answer.strip()) > 1 and len(ids) > 1:
-                after.append((prompt[-limit:], ids[:limit]))
+                whole = prompt if len(prompt) <= limit else [*model.start, *prompt[-limit:]]
+                after.append((whole, ids[:limit]))
                 alone.append((list(model.start), ids[:limit]))
                 places.append((number, side))
     found = np.full((len(rows), 2), np.nan)
@@ -79,6 +80,8 @@ def _read(path: str, ids: Sequence[str]) -> np.ndarray:
         raise UserError("none of its ids is that of a pair", path)
     for name, row in known.items():
         if name in index:
-            found[index[name]] = [np.nan if row.get(side) is None else float(row[side])
-                                  for side in ("chosen", "rejected")]
+            both = [row.get(side) for side in ("chosen", "rejected")]
+            if not all(value is None or isinstance(value, int | float) for value in both):
+                raise UserError(f"the difficulties of {name!r} must be numbers (or null)", path)
+            found[index[name]] = [np.nan if value is None else value for value in both]
     return found

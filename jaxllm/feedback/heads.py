@@ -6,8 +6,10 @@ import collections
 import functools
 import hashlib
 import re
+from array import array
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -51,7 +53,6 @@ def last_states(model: Model, pairs: Sequence[tuple[np.ndarray, np.ndarray]], fo
     groups, size = [tuple(map(last, pair)) for pair in pairs], max(batch_size // 2, 1)
     batches = [groups[i:i + size] for start in range(0, len(groups), CHUNK)
                for i in range(start, min(start + CHUNK, len(groups)), size)]
-    batches = [batch[:CHUNK] for batch in batches]
     shape = row_shape(batches, groups, 1, packed=True)
     folder.mkdir(parents=True, exist_ok=True)
     parts = []
@@ -81,23 +82,25 @@ def last_states(model: Model, pairs: Sequence[tuple[np.ndarray, np.ndarray]], fo
     return np.concatenate(parts)
 
 
-def word_counts(rows: Sequence[PairRow]) -> np.ndarray:
-    """Counts words of the answers, log(1 + n), `[N, 2, W]` float32, of the most frequent words of all answers."""
-    answers = [[collections.Counter(_WORD.findall(_text(answer).lower())) for answer in (row.chosen, row.rejected)]
-               for row in rows]
-    total: collections.Counter[str] = collections.Counter()
-    for pair in answers:
-        for own in pair:
-            total.update(own.keys())
-    frequent = sorted(total, key=lambda word: (-total[word], word))[:WORDS]
-    column = {word: number for number, word in enumerate(frequent)}
-    counts = np.zeros((len(rows), 2, len(column)), np.float32)
-    for number, pair in enumerate(answers):
-        for side, own in enumerate(pair):
-            for word, count in own.items():
-                if word in column:
-                    counts[number, side, column[word]] = np.log1p(count)
-    return counts
+def word_counts(rows: Sequence[PairRow]) -> tuple[Any, Any]:
+    """Counts words of the chosen and of the rejected answers, log(1 + n), two sparse matrices `[N, W]`, of the words
+    that most answers have."""
+    from scipy import sparse
+
+    number: dict[str, int] = {}
+    parts = []
+    for side in ("chosen", "rejected"):
+        ends, columns, values = [0], array("l"), array("d")
+        for row in rows:
+            own = collections.Counter(_WORD.findall(_text(getattr(row, side)).lower()))
+            columns.extend(number.setdefault(word, len(number)) for word in own)
+            values.extend(own.values())
+            ends.append(len(columns))
+        parts.append((np.log1p(np.array(values)), np.array(columns, np.int64), np.array(ends)))
+    chosen, rejected = (sparse.csr_matrix(part, shape=(len(rows), len(number))) for part in parts)
+    answers = np.asarray((chosen > 0).sum(0) + (rejected > 0).sum(0)).ravel()
+    frequent = np.sort(np.argsort(-answers, kind="stable")[:WORDS])
+    return chosen[:, frequent], rejected[:, frequent]
 
 
 def _text(answer: Answer) -> str:
@@ -105,12 +108,12 @@ def _text(answer: Answer) -> str:
                                                             if turn["role"] == "assistant")
 
 
-def fit_reward(difference: np.ndarray, penalty: float, probability: np.ndarray | float = 1.0,
+def fit_reward(difference: Any, penalty: float, probability: np.ndarray | float = 1.0,
                weight: np.ndarray | float = 1.0, margin: np.ndarray | float = 0.0) -> np.ndarray:
     """Fits weights w of a linear reward: minimizes the mean of -log sigmoid(w x - margin) plus penalty / 2 |w|^2.
 
     Args:
-        difference: features of the chosen answer less those of the rejected one, `[N, D]`.
+        difference: features of the chosen answer less those of the rejected one, array or sparse matrix `[N, D]`.
         penalty: L2 penalty.
         probability: probability that the label is right, `[N]`; the loss is the expected one.
         weight, margin: weight and margin of each pair, `[N]`.
@@ -118,7 +121,7 @@ def fit_reward(difference: np.ndarray, penalty: float, probability: np.ndarray |
     from scipy.optimize import minimize
     from scipy.special import expit
 
-    share = np.broadcast_to(weight, len(difference)) / np.broadcast_to(weight, len(difference)).sum()
+    share = np.broadcast_to(weight, difference.shape[0]) / np.broadcast_to(weight, difference.shape[0]).sum()
 
     def loss(weights: np.ndarray) -> tuple[float, np.ndarray]:
         reward = difference @ weights
@@ -136,25 +139,43 @@ def fit_reward(difference: np.ndarray, penalty: float, probability: np.ndarray |
     return minimize(loss, np.zeros(difference.shape[1]), jac=True, hessp=curved, method="Newton-CG").x
 
 
-def out_of_fold(features: np.ndarray, fold: np.ndarray) -> np.ndarray:
+def out_of_fold(chosen: Any, rejected: Any, fold: np.ndarray) -> np.ndarray:
     """Scores both answers of each pair by a reward that was fitted without the pair's fold, `[N, 2]`.
 
-    The penalty is chosen by the accuracy on another fold. Rewards of different folds are centered on the mean of the
-    pairs that they were fitted on.
+    The penalty is that with the least loss on another fold. The scores of a reward are in standard deviations of those
+    of the answers that it was fitted on, so that folds have one scale.
 
     Args:
-        features: `[N, 2, D]`.
+        chosen, rejected: features of the answers, arrays or sparse matrices `[N, D]`.
         fold: number of each pair's fold, `[N]`; two folds or more.
     """
-    scores = np.empty(features.shape[:2])
-    folds = np.unique(fold)
+    scores = np.empty((len(fold), 2))
+    folds, difference = np.unique(fold), chosen - rejected
+    loss = lambda rows, weights: np.logaddexp(0, -(difference[rows] @ weights)).mean()
     for place, own in enumerate(folds):
         train, inner = fold != own, fold == folds[(place + 1) % len(folds)]
-        flat = features[train].reshape(-1, features.shape[-1])
-        center, scale = flat.mean(0), flat.std(0) + 1e-6
-        difference = (features[:, 0] - features[:, 1]) / scale
         rest = train & ~inner
-        penalty = max(PENALTIES, key=lambda p: np.mean(difference[inner] @ fit_reward(difference[rest], p) > 0)) \
-            if rest.any() else PENALTIES[1]
-        scores[fold == own] = ((features[fold == own] - center) / scale) @ fit_reward(difference[train], penalty)
+        scale = _deviations(chosen[train], rejected[train])
+        weights = {}
+        for penalty in PENALTIES if rest.any() else ():
+            weights[penalty] = fit_reward(_scaled(difference[rest], scale), penalty) / scale
+        best = min(weights, key=lambda penalty: loss(inner, weights[penalty])) if weights else PENALTIES[1]
+        reward = fit_reward(_scaled(difference[train], scale), best) / scale
+        fitted = np.stack([chosen[train] @ reward, rejected[train] @ reward])
+        held = fold == own
+        scores[held] = (np.stack([chosen[held] @ reward, rejected[held] @ reward], 1) - fitted.mean()) / (
+            fitted.std() or 1.0)
     return scores
+
+
+def _deviations(*parts: Any) -> np.ndarray:
+    """Computes the standard deviation of each column over several matrices, `[D]`."""
+    count = sum(part.shape[0] for part in parts)
+    mean = sum(np.asarray(part.sum(0)).ravel() for part in parts) / count
+    square = sum(np.asarray(part.multiply(part).sum(0) if hasattr(part, "multiply") else (part * part).sum(0)).ravel()
+                 for part in parts) / count
+    return np.sqrt(np.maximum(square - mean**2, 0)) + 1e-6
+
+
+def _scaled(matrix: Any, scale: np.ndarray) -> Any:
+    return matrix.multiply(1 / scale).tocsr() if hasattr(matrix, "multiply") else matrix / scale

@@ -1,7 +1,8 @@
 """What was done with each pair, and the rows that come of it.
 
-A ledger has a line for every pair of the data, in their order: `{id, action, rule, value, texts}`. `texts` is a digest
-of the pair's texts, so that a ledger of another file is recognized. The same function makes the rows of a first run and
+A ledger has a line for every pair of the data, in their order: `{id, action, rule, value, texts}`, and with an audit
+`votes`, `voters`, `bucket`, `source`. `texts` is a digest of the pair's texts, so that a ledger of another file is
+recognized. The same function makes the rows of a first run and
 of a replay, so that they are the same to the byte.
 """
 
@@ -17,6 +18,8 @@ from jaxllm.feedback.data import digest_of
 from jaxllm.feedback.methods import ACTIONS
 from jaxllm.files import iter_jsonl
 from jaxllm.text.forms import PairRow
+
+_OPPOSITE = {"chosen": "rejected", "rejected": "chosen", 1: -1, -1: 1}
 
 
 @dataclass(frozen=True)
@@ -42,24 +45,28 @@ def columns_of(row: PairRow, form: str, fields: Mapping[str, Any]) -> Mapping[st
     return {"id": row.id, "prompt": row.prompt, "chosen": row.chosen, "rejected": row.rejected, **own}
 
 
-def entry(row: PairRow, action: str, rule: str, value: float | None = None) -> dict[str, Any]:
-    """Makes the ledger's line of a pair."""
+def entry(row: PairRow, action: str, rule: str, value: float | None = None, found: Mapping[str, Any] | None = None
+          ) -> dict[str, Any]:
+    """Makes the ledger's line of a pair; `found` are further columns."""
     own: dict[str, Any] = {"id": row.id, "action": action, "rule": rule}
     if value is not None:
         own["value"] = value
-    return own | {"texts": digest_of(row)}
+    return own | dict(found or {}) | {"texts": digest_of(row)}
 
 
 def cleaned(line: Line, own: Mapping[str, Any]) -> dict[str, Any] | None:
     """Applies a ledger's line to its pair: returns the row, None where it is removed.
 
-    A flip exchanges the answers and nothing else: weight and label probability hold for the new label.
+    A flip exchanges the answers, and what people answered about them; weight, margin and label probability hold for the
+    new label.
     """
     row, action = dict(line.fields), own["action"]
     if action in ("remove", "unpaired"):
         return None
     if action == "flip":
         row["chosen"], row["rejected"] = row["rejected"], row["chosen"]
+        if row.get("human_votes"):
+            row["human_votes"] = [_OPPOSITE.get(vote, vote) for vote in row["human_votes"]]
     elif action == "soft":
         row["label_probability"] = own["value"]
     elif action == "reweight":
@@ -95,9 +102,12 @@ def replayed(path: str | Path, lines: Iterator[Line]) -> Iterator[tuple[Line, di
         if own["action"] not in ACTIONS or own["action"] in ("soft", "reweight", "margin") and not isinstance(
                 own.get("value"), int | float):
             raise UserError(f"line {number} has an action that is not known", path, fix)
+        if own["action"] == "soft" and not 0 <= own["value"] <= 1 or own["action"] == "reweight" and own["value"] <= 0:
+            raise UserError(f"the value of line {number} is out of range", path, fix)
         if str(own["id"]) != str(line.row.id) or own["texts"] != digest_of(line.row):
-            raise UserError(f"line {number} is of the pair {own['id']!r}, and the data has {line.row.id!r} there, or "
-                            "other texts", path, fix)
+            raise UserError(f"line {number} is of the pair {own['id']!r}" + (
+                ", which has other texts in the data" if str(own["id"]) == str(line.row.id) else
+                f", and the data has the pair {line.row.id!r} there"), path, fix)
         yield line, own
     if next(entries, None) is not None:
         raise UserError("the ledger has more pairs than the data", path, fix)

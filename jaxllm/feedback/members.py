@@ -32,7 +32,7 @@ from jaxllm.models import Adapter
 from jaxllm.models.mesh import model_shardings
 from jaxllm.models.tensors import fingerprint, model_directory
 from jaxllm.progress import bar, notice
-from jaxllm.text.encoding import encode_all, encode_pair, encode_reward_pair
+from jaxllm.text.encoding import Encoded, encode_all, encode_pair, encode_reward_pair
 from jaxllm.text.forms import PairRow
 from jaxllm.text.rows import Rejected
 
@@ -51,11 +51,11 @@ def read_members(config: AuditConfig, job: Job, pairs: Pairs) -> tuple[list[Memb
     Raises:
         UserError: a file or a model cannot be used, or two members have the same name.
     """
-    scores, rejected = Scores(pairs, config.committee.tolerance), []
+    members, rejected = [], []
     if config.committee.scores is not None:
-        job.pin_file("scores", config.committee.scores)
-        rejected += scores.read(config.committee.scores)
-    members = list(scores.members()) if config.committee.scores is not None else []
+        scores = Scores(pairs, config.committee.tolerance)
+        rejected += scores.read(config.committee.scores, config.data.limit_bad)
+        members += scores.members()
     for number, own in enumerate(config.committee.members):
         members += _of_kind(own, number, config, job, pairs, rejected)
     names = [member.key for member in members]
@@ -73,8 +73,7 @@ def _of_kind(own: MemberConfig, number: int, config: AuditConfig, job: Job, pair
              ) -> list[Member]:
     if own.kind == "scores":
         file, read = str(own.path), Scores(pairs, config.committee.tolerance, own.name)
-        job.pin_file(f"scores of {own.name}", file)
-        rejected += read.read(file)
+        rejected += read.read(file, config.data.limit_bad)
         found = list(read.members())
         if len(found) != 1:
             raise UserError(f"the file of member {own.name!r} has scores of {len(found)} members", file,
@@ -127,15 +126,26 @@ def _scored(own: MemberConfig, config: AuditConfig, job: Job, pairs: Pairs) -> n
             return _in_place(len(rows), done.indices, values)
     else:
         model.require_lm("score answers as a policy")
+
+        def whole(row: PairRow) -> Encoded:
+            encoded = encode_pair(model.tokenizer, row, start=model.start, max_length=limit)
+            if encoded.cut:
+                raise UserError("an answer is longer than max_length")
+            return encoded
+
         reference, base = generator, None
         if own.reference is not None:
             other, _, more, _ = _load(MemberConfig(own.name, "head", own.reference), config)
+            if (one := pairs.rows or []) and other.tokenizer.encode(str(one[0].chosen)) != model.tokenizer.encode(
+                    str(one[0].chosen)):
+                raise UserError("policy and reference have different tokenizers", own.reference,
+                                "give the model that the policy was trained from")
             reference, identity = Generator(other, dtype=config.device.compute_dtype, mesh=mesh,
                                             batch_size=config.batch_size), f"{identity} / {more}"
         identity += f", beta {own.beta!r}"
 
         def score(rows: Sequence[PairRow]) -> list[list[float] | None]:
-            done = encode_all(rows, lambda row: encode_pair(model.tokenizer, row, start=model.start, max_length=limit))
+            done = encode_all(rows, whole)
             texts = [(text.ids[:encoded.prompt_length], text.ids[encoded.prompt_length:]) for encoded in done.encoded
                      for text in encoded.texts]
             values = [own.beta * (ours.logprob - theirs.logprob) for ours, theirs in zip(
@@ -173,7 +183,7 @@ def _trained(own: MemberConfig, config: AuditConfig, job: Job, pairs: Pairs) -> 
     """Scores the answers out of fold by a linear reward that is trained on their labels, `[N, 2]`."""
     scores, rows = np.full((len(pairs), 2), np.nan), pairs.rows or []
     if own.kind == "words":
-        features, used = word_counts(rows), np.arange(len(pairs))
+        (chosen, rejected), used = word_counts(rows), np.arange(len(pairs))
     else:
         model, adapter, identity, _ = _load(own, config)
         if adapter is not None:
@@ -182,13 +192,14 @@ def _trained(own: MemberConfig, config: AuditConfig, job: Job, pairs: Pairs) -> 
         done = encode_all(rows, lambda row: encode_reward_pair(model.tokenizer, row, max_length=limit))
         if not done.encoded:
             return scores
-        features = last_states(model, done.encoded, _folder(config, job), identity, config.batch_size,
-                               config.device.compute_dtype)
+        states = last_states(model, done.encoded, _folder(config, job), identity, config.batch_size,
+                             config.device.compute_dtype)
+        chosen, rejected = states[:, 0].astype(np.float64), states[:, 1].astype(np.float64)
         used = np.array(done.indices)
     fold = folds_of(pairs.clusters[used], config.folds, config.seed)
     if len(np.unique(fold)) < 2:
         raise UserError(f"member {own.name!r} is trained out of fold, which needs two prompts or more", "data.path")
-    scores[used] = out_of_fold(features.astype(np.float64), fold)
+    scores[used] = out_of_fold(chosen, rejected, fold)
     return scores
 
 

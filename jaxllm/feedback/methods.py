@@ -8,8 +8,8 @@ A method gives every pair a score of suspicion, flags some, and names the action
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -36,16 +36,14 @@ class Inputs:
         ifd: instruction-following difficulty of both answers, `[N, 2]`, NaN where it is not known; None if it was not
             computed.
         audit: arrays of an audit; None without one.
-        members: names of the members of the audit.
-        noise: share of wrong labels that the audit expected.
+        about: description of the audit: `members`, `noise`, `domains`, `buckets`.
     """
 
     count: int
     tags: Sequence[Sequence[str]] = ()
     ifd: np.ndarray | None = None
     audit: Any = None
-    members: Sequence[str] = ()
-    noise: float = 0.0
+    about: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def votes(self) -> Count:
@@ -54,8 +52,8 @@ class Inputs:
 
     @property
     def agreement(self) -> np.ndarray:
-        """Share of the voters that agree with the label; one half without voters."""
-        return np.nan_to_num(self.votes.rate, nan=0.5)
+        """Share of the voters that agree with the label; 1 without voters, so that nothing is done."""
+        return np.nan_to_num(self.votes.rate, nan=1.0)
 
 
 @dataclass
@@ -67,6 +65,7 @@ class Decision:
         value: label probability (soft), factor of the weight (reweight) or margin.
         rule: number in `rules`.
         rules: why.
+        flagged: pairs that the method flags, whether its action is done or not.
         suspicion: how likely each label is wrong, in any unit, NaN where nothing is known; None if the method has none.
     """
 
@@ -74,6 +73,7 @@ class Decision:
     value: np.ndarray
     rule: np.ndarray
     rules: list[str]
+    flagged: np.ndarray
     suspicion: np.ndarray | None = None
 
     def set(self, where: np.ndarray, action: int, rule: str, value: np.ndarray | float = 0.0) -> None:
@@ -86,7 +86,8 @@ class Decision:
 
 def undecided(count: int) -> Decision:
     """Keeps every pair."""
-    return Decision(np.zeros(count, np.int8), np.zeros(count), np.zeros(count, np.int32), ["not flagged"])
+    return Decision(np.zeros(count, np.int8), np.zeros(count), np.zeros(count, np.int32), ["not flagged"],
+                    np.zeros(count, bool))
 
 
 @dataclass(frozen=True)
@@ -106,13 +107,11 @@ class Entry:
     """A method.
 
     Attributes:
-        help: description.
         flag: computes the flags.
         action: number of the action for flagged pairs.
         needs: requirement: audit, scores (an audit with scores of members), tags or ifd.
     """
 
-    help: str
     flag: Method
     action: int
     needs: str | None = "audit"
@@ -132,7 +131,7 @@ def decide(config: Config, inputs: Inputs) -> Decision:
     entry = METHODS[str(config.method)]
     _require(entry.needs, inputs)
     flags = entry.flag(config, inputs)
-    decision.suspicion = flags.suspicion
+    decision.suspicion, decision.flagged = flags.suspicion, flags.flagged
     action = entry.action if config.action is None else ACTIONS.index(config.action)
     decision.set(flags.flagged, action, flags.rule, _value(config, inputs, action))
     return decision
@@ -179,6 +178,7 @@ def _source_aware(actions: ActionsConfig, inputs: Inputs, decision: Decision) ->
                 share = inputs.agreement
                 value = share if code == SOFT else np.maximum(share, LEAST_WEIGHT)
                 decision.set(where, code, f"source {name}: {RULES[number]}", value)
+    decision.flagged = np.isin(decision.action, (FLIP, REMOVE, UNPAIRED))
 
 
 def _lowest(values: np.ndarray, fraction: float) -> np.ndarray:
@@ -192,7 +192,7 @@ def _lowest(values: np.ndarray, fraction: float) -> np.ndarray:
 
 def _judge(config: Config, inputs: Inputs) -> Flags:
     """LLM-Judge: the judge prefers the rejected answer; ties do not count."""
-    names = list(inputs.members)
+    names = list(inputs.about["members"])
     if config.member is None and len(names) > 1:
         raise UserError("the audit has several members", "member", f"name one of {', '.join(names)}")
     name = config.member or names[0]
@@ -250,9 +250,9 @@ def _calibrated(config: Config, inputs: Inputs) -> Flags:
 def _confident(config: Config, inputs: Inputs) -> Flags:
     """Confident learning with two classes: which of both answers, in an order that the label has no part in, is better.
     """
-    right, noise = np.clip(inputs.audit["right"], 1e-12, 1 - 1e-12), inputs.noise
+    right, noise = np.clip(inputs.audit["right"], 1e-12, 1 - 1e-12), inputs.about["noise"]
     better = 1 / (1 + (1 - right) / right * (1 - noise) / noise)  # without the label as evidence
-    side = (inputs.audit["rows"] % 2).astype(int)
+    side = inputs.audit["first"].astype(int)
     thresholds = [better[side == own].mean() if (side == own).any() else 1.0 for own in (0, 1)]
     given, other = np.take(thresholds, side), np.take(thresholds, 1 - side)
     slack = 1e-6
@@ -261,12 +261,12 @@ def _confident(config: Config, inputs: Inputs) -> Flags:
 
 
 def _random(config: Config, inputs: Inputs) -> Flags:
-    """As many pairs as Source-Aware Cleaning acts on, or a count, at random."""
+    """As many pairs as Source-Aware Cleaning flips or removes, or a count, at random."""
     count = config.count
     if count is None and inputs.audit is not None:
         decision = undecided(inputs.count)
         _source_aware(config.actions, inputs, decision)
-        count = int((decision.action != KEEP).sum())
+        count = int(decision.flagged.sum())
     elif count is None:
         count = math.floor(config.fraction * inputs.count + 1e-9)
     flagged = np.zeros(inputs.count, bool)
@@ -321,31 +321,20 @@ def _difficulty_margin(config: Config, inputs: Inputs) -> Flags:
     return Flags(_lowest(margin, config.fraction), f"lowest {config.fraction:.0%} by margin of difficulty", -margin)
 
 
-def _both(name: str, help_: str, flag: Method, needs: str | None = "audit") -> dict[str, Entry]:
-    return {f"{name}_r": Entry(f"remove: {help_}", flag, REMOVE, needs),
-            f"{name}_f": Entry(f"flip: {help_}", flag, FLIP, needs)}
+def _both(name: str, flag: Method, needs: str | None = "audit") -> dict[str, Entry]:
+    return {f"{name}_r": Entry(flag, REMOVE, needs), f"{name}_f": Entry(flag, FLIP, needs)}
 
 
 METHODS: dict[str, Entry] = {
-    **_both("llm_judge", "a judge prefers the rejected answer", _judge),
-    **_both("rwgap", "lowest fraction by mean reward margin", _margin, "scores"),
-    **_both("vote_all", "no member agrees with the label", _vote_all),
-    **_both("vote_maj", "less than half of the members agree", _vote_majority),
-    "tag_cmp": Entry("keep pairs with most tags that cover the tags", _most_tags, REMOVE, "tags"),
-    "tag_div": Entry("keep pairs in a random order that cover the tags", _diverse_tags, REMOVE, "tags"),
-    "ifd_r": Entry("remove: lowest fraction by instruction-following difficulty", _easy, REMOVE, "ifd"),
-    **_both("ifd_gap", "lowest fraction by margin of difficulty", _difficulty_margin, "ifd"),
-    "none": Entry("keep all pairs", _nothing, KEEP, None),
-    **_both("random", "at random, as many as sac acts on", _random, None),
-    "vote_full": Entry("remove: not all members agree", _vote_full, REMOVE),
-    **_both("small_loss", "highest fraction by mean loss of the members", _small_loss, "scores"),
-    **_both("confident", "confident learning", _confident),
-    **_both("weighted", "votes weighted by the members' accuracy are against the label", _weighted),
-    **_both("calibrated", "by the calibrated committee more likely wrong than right", _calibrated),
-    "soft_votes": Entry("soften all labels to the share of votes", _everything, SOFT),
-    "soft_calibrated": Entry("soften all labels to their probability", _everything, SOFT),
-    "weight_votes": Entry("weigh all pairs by the share of votes", _everything, REWEIGHT),
-    "margins": Entry("set margins to standardized margins", _everything, MARGIN, "scores"),
-    "smooth": Entry("smooth all labels by epsilon", _everything, SOFT, None),
+    **_both("llm_judge", _judge), **_both("rwgap", _margin, "scores"), **_both("vote_all", _vote_all),
+    **_both("vote_maj", _vote_majority), "tag_cmp": Entry(_most_tags, REMOVE, "tags"),
+    "tag_div": Entry(_diverse_tags, REMOVE, "tags"), "ifd_r": Entry(_easy, REMOVE, "ifd"),
+    **_both("ifd_gap", _difficulty_margin, "ifd"), "none": Entry(_nothing, KEEP, None),
+    **_both("random", _random, None),
+    "vote_full": Entry(_vote_full, REMOVE), **_both("small_loss", _small_loss, "scores"),
+    **_both("confident", _confident), **_both("weighted", _weighted), **_both("calibrated", _calibrated),
+    "soft_votes": Entry(_everything, SOFT), "soft_calibrated": Entry(_everything, SOFT),
+    "weight_votes": Entry(_everything, REWEIGHT), "margins": Entry(_everything, MARGIN, "scores"),
+    "smooth": Entry(_everything, SOFT, None),
 }
 NAMES = ("sac", *METHODS)

@@ -40,8 +40,8 @@ def flips(ids: Sequence[Hashable], rate: float, kind: Kind = "uniform", *, seed:
     """
     if not 0 <= rate <= 1:
         raise ValueError(f"the rate must be between 0 and 1, got {rate}")
-    needed = {"class": groups, "annotator": groups, "length": words, "margin": margins}
-    if kind in _NEEDS and needed[kind] is None:
+    given = {"groups": groups, "words": words, "margins": margins}
+    if kind in _NEEDS and given[_NEEDS[kind]] is None:
         raise ValueError(f"noise of kind {kind} needs {_NEEDS[kind]}")
     draws = np.array([_draw(f"{seed}\n{name}") for name in ids])
     if kind == "uniform" or rate in (0, 1):

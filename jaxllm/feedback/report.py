@@ -25,8 +25,10 @@ def lead(result: Mapping[str, Any]) -> str:
     low = result["low_or_none"]
     text = f"{result['rows']:,} pairs, {result['voters']} voting members."
     if low is not None:
+        own = result["calibration"]
         text += (f" Less than half of the members agree with the label on {low['mean']:.1%} of the pairs; by the "
-                 f"calibrated committee {result['calibration']['estimated_wrong_labels']:.1%} of the labels are wrong.")
+                 f"calibrated committee {own['labels_below_one_half']:,} labels are more likely wrong than right, if "
+                 f"{own['noise']:.0%} are wrong in all.")
     return text
 
 
@@ -82,7 +84,7 @@ def _members(result: Mapping[str, Any]) -> Section:
 def _calibration(result: Mapping[str, Any]) -> Section:
     own = result["calibration"]
     rows = [["share of wrong labels expected before the members are heard", own["noise"]],
-            ["share of wrong labels, estimated", own["estimated_wrong_labels"]],
+            ["the same after they are heard, which depends on the former", own["expected_wrong_labels"]],
             ["labels that are more likely wrong than right", own["labels_below_one_half"]],
             ["estimated precision of \"no votes: the label is wrong\"", own["precision_of_votes"]["no votes"]],
             ["estimated precision of \"a minority of votes: the label is wrong\"",

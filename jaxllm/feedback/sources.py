@@ -133,34 +133,24 @@ class Committee:
         return mean_low & (low.sum(1) >= needed)
 
 
-@dataclass(frozen=True)
-class People:
-    """Decision of people on each pair.
-
-    Attributes:
-        decision: `[N]` text: chosen, rejected, both_bad or "" without a majority for one of them.
-    """
-
-    decision: np.ndarray
-
-
-def assign(votes: ArrayLike, voters: ArrayLike, whole: Committee, by_criterion: Mapping[str, Committee],
-           domains: Sequence[str], people: People, config: SourceConfig) -> tuple[np.ndarray, np.ndarray]:
+def assign(votes: ArrayLike, against: ArrayLike, voters: ArrayLike, whole: Committee,
+           by_criterion: Mapping[str, Committee], domains: Sequence[str], decisions: ArrayLike, config: SourceConfig
+           ) -> tuple[np.ndarray, np.ndarray]:
     """Assigns a source to each pair, by the first rule that fires.
 
     Args:
-        votes, voters: `[N]`.
+        votes, against, voters: members that agree with the label, disagree, and do not abstain, `[N]`.
         whole: the committee that votes; members without scores have no quantiles and margins.
         by_criterion: committees for `helpfulness` and `harmlessness`, where there are such.
         domains: helpful, harmless or mixed, of each pair.
-        people: decisions of people.
+        decisions: answer of most people, `[N]` text: chosen, rejected, both_bad, another one, or "" without one.
         config: thresholds.
 
     Returns:
         Number in `CODES` and in `RULES` of each pair, `[N]`.
     """
-    votes, voters = np.asarray(votes), np.asarray(voters)
-    domain, decision = np.asarray(domains, dtype=str), people.decision
+    votes, against, voters = np.asarray(votes), np.asarray(against), np.asarray(voters)
+    domain, decision = np.asarray(domains, dtype=str), np.asarray(decisions)
     source, rule = np.zeros(len(votes), np.int8), np.zeros(len(votes), np.int8)
     open_ = np.ones(len(votes), bool)
 
@@ -178,9 +168,10 @@ def assign(votes: ArrayLike, voters: ArrayLike, whole: Committee, by_criterion: 
     fire(decision == "both_bad", "5|6", 4)
     fire(voters == 0, None, 10)
     scored = ~np.isnan(whole.margins).all(1) if whole.margins.size else np.zeros(len(votes), bool)
-    median = _nanmedian(whole.margins)
+    median = nanmedian(whole.margins)
     few = votes <= config.most_votes
-    wrong = few & (2 * votes < voters) & np.where(scored, median <= -config.margin, True) & (decision != "chosen")
+    clear = np.where(scored, (median <= -config.margin) & (median < 0), True)
+    wrong = few & (against > votes) & (2 * votes < voters) & clear & np.isin(decision, ("", "rejected"))
     fire(wrong & scored, "1", 5)
     fire(wrong, "1", 6)
     minority = 2 * votes < voters
@@ -190,7 +181,7 @@ def assign(votes: ArrayLike, voters: ArrayLike, whole: Committee, by_criterion: 
         alike = (away.all(1) & ((q > 0.5).all(1) | (q < 0.5).all(1)) & (np.abs(q[:, 0] - q[:, 1]) <= config.alike))
     fire(minority & alike, "4", 7)
     if helpful is not None and harmless is not None:
-        opposite = _nanmedian(helpful.margins) * _nanmedian(harmless.margins) < 0
+        opposite = nanmedian(helpful.margins) * nanmedian(harmless.margins) < 0
         fire(minority & opposite, "3", 8)
     fire(minority, "2", 9)
     return source, rule
@@ -202,7 +193,7 @@ def _nanmean(values: np.ndarray, axis: int) -> np.ndarray:
     return np.divide(np.where(known, values, 0).sum(axis), count, out=np.full(count.shape, np.nan), where=count > 0)
 
 
-def _nanmedian(values: np.ndarray) -> np.ndarray:
+def nanmedian(values: np.ndarray) -> np.ndarray:
     """Computes the median over members, `[N]`; NaN without a value."""
     if not values.shape[1]:
         return np.full(len(values), np.nan)

@@ -116,6 +116,11 @@ class Auditor:
         return np.array(self._prompts, np.uint64)
 
     @property
+    def clusters(self) -> np.ndarray:
+        """Digests by which rows are dependent, `[N]` uint64: of the prompt, or of both answers without one."""
+        return np.where(self.prompts > 0, self.prompts, self.answers.min(1) ^ np.uint64(1))
+
+    @property
     def answers(self) -> np.ndarray:
         """Digests of the chosen and the rejected answer of pairs, `[N, 2]` uint64."""
         return np.stack([np.array(self._first, np.uint64), np.array(self._second, np.uint64)], 1)
@@ -226,7 +231,7 @@ class Auditor:
             known = np.full(both.max(initial=-1) + 1, -1)
             known[both[:len(groups)]] = np.arange(len(groups))
             found = known[both[len(groups):]]
-            for i in np.flatnonzero(found >= 0):
+            for i in np.flatnonzero((found >= 0) & (found != group)):
                 self._audit.add(int(lines[i]), "contradiction", f"contradicts line {earliest[found[i]]}")
 
     def _find_both(self, lines: np.ndarray) -> None:
@@ -260,7 +265,7 @@ class Auditor:
             "unit": "words", "mean_chosen": mean_chosen, "mean_rejected": mean_rejected,
             "chosen_longer": int((difference > 0).sum()), "rejected_longer": int((difference < 0).sum()),
             "equal": int((difference == 0).sum()),
-            "longer_is_better": clustered((np.sign(difference) + 1) / 2, self.prompts, seed)}
+            "longer_is_better": clustered((np.sign(difference) + 1) / 2, self.clusters, seed)}
 
 
 def _grouped(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -81,6 +81,12 @@ def test_a_label_has_no_part_in_its_own_probability():
     assert all(len(set(fold[start:start + 3])) == 1 for start in range(0, 60, 3))
 
 
+def test_people_have_more_weight_than_members():
+    decisions = np.array(["", "chosen", "rejected", "tie"])
+    found = calibration.with_people(np.array([0.8, 0.5, 0.5, 0.9]), decisions)
+    np.testing.assert_allclose(found, [0.8, 0.9, 0.1, 0.5])
+
+
 def test_weights_are_log_odds():
     votes = np.array([[1, -1], [1, -1], [1, 0], [-1, ABSTAIN]])
     np.testing.assert_allclose(log_odds(votes), np.log([4 / 2, 1 / 3]))

@@ -30,7 +30,44 @@ def test_rows_keep_their_order_and_columns(tmp_path):
     assert result["actions"]["flip"] == 2 and result["gate"]["estimated_precision"] > 0.5
     ledger = read(tmp_path / "calibrated_f" / "ledger.jsonl")
     assert [line["action"] for line in ledger].count("keep") == 38
-    assert set(ledger[0]) == {"id", "action", "rule", "texts"}
+    assert ledger[1] == {"id": "r1", "action": "flip", "rule": "more likely wrong than right", "votes": 0, "voters": 3,
+                         "bucket": "none", "source": "1", "texts": ledger[1]["texts"]}
+    assert result["by_bucket"]["none"] == {"flip": 2} and result["by_domain"]["mixed"]["flip"] == 2
+
+
+def test_a_flip_exchanges_what_people_answered(tmp_path):
+    rows = pairs(40)
+    rows[1] |= {"human_votes": ["rejected", -1, "both_good", None]}
+    audit(tmp_path, rows, wide(scores()))
+    clean(tmp_path, "calibrated_f")
+    assert read(tmp_path / "calibrated_f" / "cleaned.jsonl")[1]["human_votes"] == ["chosen", 1, "both_good", None]
+    again = run("audit", tmp_path / "again", data__path=tmp_path / "calibrated_f" / "cleaned.jsonl",
+                committee__scores=write(tmp_path / "own.jsonl", [{"id": row["id"], "member": "m", "vote": 1}
+                                                                 for row in rows]))
+    assert again["people"]["label_is_right"]["mean"] == 1
+
+
+def test_inputs_that_change_after_the_end(tmp_path, capsys):
+    audit(tmp_path, pairs(40), wide(scores()))
+    clean(tmp_path, "sac")
+    write(tmp_path / "scores.jsonl", wide(-scores()))
+    run("audit", tmp_path / "audit", expected=2, data__path=tmp_path / "rows.jsonl",
+        committee__scores=tmp_path / "scores.jsonl")
+    assert "the scores changed since the run started" in capsys.readouterr().err
+    run("audit", tmp_path / "other", data__path=tmp_path / "rows.jsonl", committee__scores=tmp_path / "scores.jsonl")
+    (tmp_path / "other" / "committee.safetensors").replace(tmp_path / "audit" / "committee.safetensors")
+    run("clean", tmp_path / "sac", expected=2, method="sac", data__path=tmp_path / "rows.jsonl",
+        audit=tmp_path / "audit")
+    assert "the audit changed since the run started" in capsys.readouterr().err
+
+
+def test_soft_labels_that_turn_around_are_pointed_out(tmp_path, capsys):
+    rows = wide(np.random.default_rng(0).normal(0, 1, (40, 3, 2)))
+    audit(tmp_path, pairs(40), rows)
+    clean(tmp_path, "soft_votes")
+    assert "turns them around in training" in capsys.readouterr().err
+    clean(tmp_path, "soft_calibrated")
+    assert "turns them" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("method", "keys"), [("sac", {}), ("weighted_r", {}), ("soft_votes", {}), ("margins", {}),
@@ -58,8 +95,8 @@ def test_a_ledger_of_another_file_is_refused(tmp_path, capsys):
     ledger = tmp_path / "none" / "ledger.jsonl"
     run("clean", tmp_path / "none", method="none", data__path=write(tmp_path / "rows.jsonl", rows))
     changed = [*rows[:3], rows[3] | {"chosen": "another text"}, *rows[4:]]
-    for other, match in ((changed, "other texts"), (rows[:9], "more pairs than the data"),
-                         ([*rows, pair(10)], "ends after 10 pairs"), (rows[::-1], "pair 'r0'")):
+    for other, match in ((changed, "which has other texts"), (rows[:9], "more pairs than the data"),
+                         ([*rows, pair(10)], "ends after 10 pairs"), (rows[::-1], "and the data has the pair 'r9'")):
         out = tmp_path / "replay"
         run("clean", out, expected=2, replay=ledger, data__path=write(tmp_path / "other.jsonl", other))
         assert match in capsys.readouterr().err and not out.exists()
@@ -75,7 +112,7 @@ def test_an_audit_of_other_rows_is_refused(tmp_path, capsys):
     assert "the audit is of other rows" in capsys.readouterr().err
     run("clean", tmp_path / "out", expected=2, method="sac", audit=tmp_path / "missing",
         data__path=tmp_path / "rows.jsonl")
-    assert "there is no committee.safetensors" in capsys.readouterr().err
+    assert "there is no finished audit" in capsys.readouterr().err
     (tmp_path / "audit" / "committee.safetensors").write_bytes(b"damaged")
     run("clean", tmp_path / "out", expected=2, method="sac", audit=tmp_path / "audit",
         data__path=tmp_path / "rows.jsonl")
@@ -96,7 +133,7 @@ def test_flips_that_would_spoil_more_than_they_mend(tmp_path, capsys):
     assert forced["actions"]["flip"] == refused["gate"]["flips"] > 10
     assert "flipped by --force" in capsys.readouterr().err
     unknown = run("clean", tmp_path / "unknown", method="random_f", data__path=tmp_path / "rows.jsonl")
-    assert unknown["gate"] == {"flips": 6, "estimated_precision": None, "refused": True}
+    assert unknown["gate"] == {"flips": 6, "estimated_precision": None, "doubtful": None, "refused": True}
 
 
 def test_people_have_the_last_word(tmp_path, capsys):
@@ -115,6 +152,7 @@ def test_people_have_the_last_word(tmp_path, capsys):
                                                                             "soft", "keep"]
     assert ledger["r9"]["value"] == 0.5 and ledger["r10"]["rule"] == "people: undecided"
     for answer, match in (({"id": "r1", "answer": "perhaps"}, "must be one of chosen"),
+                          ({"id": "r1", "answer": True}, "must be one of chosen"),
                           ({"id": "other", "answer": "chosen"}, "no pair 'other'")):
         run("clean", tmp_path / "bad", expected=2, method="none", data__path=tmp_path / "rows.jsonl",
             answers=write(tmp_path / "bad.jsonl", [answer]))
@@ -131,7 +169,8 @@ def test_issues_of_the_data_check_are_dropped(tmp_path):
 
 def test_detection_counts_what_is_flipped_or_removed(tmp_path):
     audit(tmp_path, pairs(40), wide(scores(wrong=(1, 5, 6))))
-    truth = write(tmp_path / "truth.jsonl", [{"id": f"r{n}", "flipped": n in (1, 5, 20)} for n in range(40)])
+    truth = tmp_path / "truth.csv"
+    truth.write_text("id,flipped\n" + "".join(f"r{n},{n in (1, 5, 20)}\n" for n in range(40)))
     result = clean(tmp_path, "vote_all_r", truth=truth)
     assert result["detection"] == {"true_positives": 2, "false_positives": 1, "false_negatives": 1, "flipped": 3,
                                    "detected": 3}

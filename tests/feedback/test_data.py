@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from jaxllm.feedback.data import decision_of
+from jaxllm.feedback.data import decision_of, read_pairs
 from tests.feedback.rows import audit, pair, pairs, read, run, wide, write
 
 
@@ -53,15 +53,19 @@ def test_null_is_no_vote_and_zero_is_a_tie(tmp_path):
 
 
 @pytest.mark.parametrize(("line", "match"), [
-    ('{"id": "r0", "scores": {"m0": [NaN, 1.0]}}', "not finite"),
-    ('{"id": "r0", "scores": {"m0": [1.0]}}', "must be two numbers"),
-    ('{"id": "r0", "scores": {"m0": ["1", 2]}}', "must be two numbers"),
-    ('{"id": "r0", "scores": {"m0": [1e999, 2]}}', ""),
+    ('{"id": "r0", "scores": {"m0": [NaN, 1.0]}}', "'m0' must be two finite numbers"),
+    ('{"id": "r0", "scores": {"m0": [1.0]}}', "must be two finite numbers"),
+    ('{"id": "r0", "scores": {"m0": ["1", 2]}}', "must be two finite numbers"),
+    ('{"id": "r0", "scores": {"m0": [1e999, 2]}}', "must be two finite numbers"),
+    ('{"id": "r0", "scores": {"m0": [1e200, 2]}}', "must be two finite numbers"),
+    ('{"id": "r0", "scores": {" ": [1, 2]}}', "must be two finite numbers"),
+    ('{"id": "r0", "member": "m0", "vote_swapped": 1}', "needs vote"),
+    ('{"id": "r0", "member": "m0", "vote": 1, "chosen": 1, "rejected": 2}', "either a vote or scores"),
     ('{"id": "r0", "member": "m0", "vote": 2}', "a vote must be 1"),
     ('{"id": "r0", "member": "m0", "vote": true}', "a vote must be 1"),
     ('{"id": "r0", "vote": 1}', "'member' is missing"),
     ('{"id": "r0", "member": "m0", "vote": 1, "criterion": "taste"}', "criterion must be one of"),
-    ('{"id": "r0", "member": "m0", "chosen": "high", "rejected": 1}', "must be numbers"),
+    ('{"id": "r0", "member": "m0", "chosen": "high", "rejected": 1}', "must be finite numbers"),
     ('{"member": "m0", "vote": 1}', "'id' is missing")])
 def test_lines_of_scores_that_cannot_be_used(tmp_path, capsys, line, match):
     """A bad line of many is reported and its member abstains there; a file of bad lines is refused."""
@@ -78,6 +82,30 @@ def test_lines_of_scores_that_cannot_be_used(tmp_path, capsys, line, match):
     assert "rows cannot be used" in capsys.readouterr().err
 
 
+def test_one_score_of_a_line_that_is_not_finite(tmp_path):
+    lines = wide(np.ones((30, 2, 2)) * [1.0, 0.0])
+    lines[0]["scores"]["m1"] = [1e300, 0]
+    result = audit(tmp_path, pairs(30), lines)
+    assert result["members"]["m0"]["voted"] == 30 and result["members"]["m1"]["voted"] == 29
+
+
+def test_csv_and_whole_numbers_as_floats(tmp_path):
+    (tmp_path / "scores.csv").write_text("id,member,chosen,rejected\n" + "".join(f"r{n},m,{n}.5,1\n" for n in range(9)))
+    votes_ = [{"id": f"r{n}", "member": "v", "vote": [1.0, -1.0, None][n % 3]} for n in range(9)]
+    config = tmp_path / "config.yaml"
+    config.write_text(json.dumps({"committee": {"members": [{"name": "s", "kind": "scores",
+                                                             "path": str(tmp_path / "scores.csv")}]}}))
+    result = run("audit", tmp_path / "audit", config=config, data__path=write(tmp_path / "rows.jsonl", pairs(9)),
+                 committee__scores=write(tmp_path / "votes.jsonl", votes_))
+    assert result["members"]["s"]["voted"] == 9 and result["members"]["v"]["voted"] == 6
+
+
+def test_no_member_votes(tmp_path):
+    result = audit(tmp_path, pairs(4), [{**row, "vote_swapped": -1} for row in votes(4)])
+    assert result["without_votes"] == 4 and "No member voted on any pair." in result["notes"]
+    assert result["committee_sizes"][0]["spread"] is None
+
+
 def test_what_ends_an_audit(tmp_path, capsys):
     rows = pairs(4)
     fails(tmp_path, capsys, [*rows, pair(2)], votes(4), "the id 'r2' occurs twice, in lines 3 and 5")
@@ -87,16 +115,24 @@ def test_what_ends_an_audit(tmp_path, capsys):
           "scores for some rows and votes for others")
     fails(tmp_path, capsys, [{"id": "r0", "prompt": "Question?", "chosen": "", "rejected": "no"}], votes(1),
           "the chosen answer is empty")
+    unnamed = [{name: value for name, value in row.items() if name != "id"} for row in rows]
+    fails(tmp_path, capsys, unnamed, votes(4), "by their ids, and some rows have none")
+    fails(tmp_path, capsys, [pair(0, domain=["helpful"])], votes(1), "domain must be a text")
     fails(tmp_path, capsys, [pair(0, human_votes=["good"])], votes(1), "human_votes must be a list")
     run("audit", tmp_path / "none", expected=2, data__path=tmp_path / "rows.jsonl")
     assert "the committee has no members" in capsys.readouterr().err
 
 
-def test_rows_without_a_prompt_count_alone(tmp_path):
-    """No common start: the prompt is empty, and such rows are no cluster of their own."""
-    rows = [{"id": f"r{n}", "chosen": f"{n} yes", "rejected": f"no {n}"} for n in range(10)]
-    result = audit(tmp_path, rows, votes(10))
-    assert result["data"]["prompts"]["lines_without"] == 10 and result["rows"] == 10
+def test_rows_without_a_prompt_count_by_their_answers(tmp_path):
+    """Without a common start of the answers the prompt is empty. Copies are dependent, whichever answer is chosen."""
+    rows = [{"id": f"r{n}", "chosen": f"{n // 2} yes", "rejected": f"no {n // 2}"} for n in range(20)]
+    rows[1] |= {"chosen": rows[0]["rejected"], "rejected": rows[0]["chosen"]}
+    result = audit(tmp_path, rows, votes(20))
+    assert result["data"]["prompts"]["lines_without"] == 20 and result["rows"] == 20
+    interval = result["data"]["length"]["longer_is_better"]
+    assert interval["n"] == 20
+    found = read_pairs(tmp_path / "rows.jsonl")
+    assert found.clusters[0] == found.clusters[1] and len(set(found.clusters)) == 10
 
 
 def test_one_member_and_equal_members(tmp_path, capsys):
@@ -130,6 +166,12 @@ def test_other_committees_do_not_vote(tmp_path):
     assert result["members"]["m0 (harmlessness)"]["agreement"]["mean"] == 0
 
 
+def test_votes_in_both_orders_of_some_pairs(tmp_path):
+    own = [{"id": f"r{n}", "member": "m", "vote": 1} | ({"vote_swapped": -1} if n < 4 else {}) for n in range(10)]
+    same = audit(tmp_path, pairs(10), own)["members"]["m"]["same_in_both_orders"]
+    assert same["mean"] == 0 and same["n"] == 4
+
+
 def test_overlap_with_a_test_set(tmp_path):
     other = write(tmp_path / "test.jsonl", pairs(3))
     assert audit(tmp_path, pairs(10), votes(10), compare=other)["data"]["overlap"]["rows"] == 3
@@ -143,6 +185,7 @@ def test_the_order_of_the_rows_changes_no_row(tmp_path):
                                                             wide(scores)[::-1])):
         (tmp_path / name).mkdir()
         audit(tmp_path / name, rows, own)
-        lines.append({row["id"]: {key: row[key] for key in ("votes", "bucket", "source", "rule", "margin", "quantiles")}
+        lines.append({row["id"]: {key: row[key] for key in ("votes", "bucket", "source", "rule", "margin", "quantiles",
+                                                                         "label_probability")}
                       for row in read(tmp_path / name / "audit" / "rows.jsonl")})
     assert lines[0] == lines[1]

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from scipy.sparse import csr_matrix
 
 import jaxllm
 from jaxllm.cli import main
@@ -12,7 +13,7 @@ from jaxllm.feedback.difficulty import of_rows
 from jaxllm.feedback.heads import fit_reward, out_of_fold, word_counts
 from jaxllm.model import load_with_adapter
 from jaxllm.text.forms import PairRow
-from tests.feedback.rows import audit, pairs, read, run, write
+from tests.feedback.rows import pairs, read, run, write
 
 TINY = [{"id": f"t{n}", "prompt": f"Question: What is {n} plus 2? Answer:", "chosen": f" {n + 2}",
          "rejected": f" {n + 9}"} for n in range(12)]
@@ -103,6 +104,12 @@ def test_scores_are_found_again_by_the_texts(tmp_path, reward_model, monkeypatch
     np.testing.assert_allclose(scores_of(tmp_path / "second"), expected[::-1], atol=1e-5)
 
 
+def test_a_policy_abstains_on_answers_that_do_not_fit(tmp_path, adapter):
+    rows = [*TINY, {"id": "long", "prompt": "Question?", "chosen": " a b c" * 300, "rejected": " d"}]
+    result = committee(tmp_path, {"name": "dpo", "kind": "dpo", "model": "tiny", "adapter": str(adapter)}, rows=rows)
+    assert result["members"]["dpo"]["abstained"] == 1
+
+
 def test_a_member_abstains_on_what_it_cannot_read(tmp_path, reward_model, capsys):
     rows = [*TINY, {"id": "long", "prompt": "a b c " * 2000, "chosen": "d", "rejected": "e"}]
     result = committee(tmp_path, {"name": "reward", "kind": "reward", "model": str(reward_model)}, rows=rows)
@@ -145,8 +152,12 @@ def test_a_trained_member_never_saw_the_pair(tmp_path):
     """Features that name each pair: trained on their own labels they would be right everywhere."""
     rng = np.random.default_rng(1)
     features = rng.normal(0, 1, (80, 2, 400))
-    scores = out_of_fold(features, np.arange(80) % 5)
+    scores = out_of_fold(features[:, 0], features[:, 1], np.arange(80) % 5)
     assert 0.3 < np.mean(scores[:, 0] > scores[:, 1]) < 0.7
+    deviations = [scores[np.arange(80) % 5 == fold].std() for fold in range(5)]
+    assert max(deviations) < 3 * min(deviations)  # one scale for any penalty of each fold
+    sparse = out_of_fold(csr_matrix(features[:, 0]), csr_matrix(features[:, 1]), np.arange(80) % 5)
+    np.testing.assert_allclose(sparse, scores, atol=1e-4)
     seen = (features[:, 0] - features[:, 1]) @ fit_reward(features[:, 0] - features[:, 1], 1e-3)
     assert (seen > 0).all()
 
@@ -154,8 +165,9 @@ def test_a_trained_member_never_saw_the_pair(tmp_path):
 def test_words_that_tell_good_from_bad(tmp_path):
     result = committee(tmp_path, {"name": "words", "kind": "words"}, rows=pairs(60))
     assert result["members"]["words"]["agreement"]["mean"] == 1.0
-    counts = word_counts([PairRow("", "Good, good", "bad bad bad")])
-    assert sorted(counts[0].sum(0).tolist()) == pytest.approx(sorted(np.log1p([1, 2, 3])))
+    chosen, rejected = word_counts([PairRow("", "Good, good", "bad bad bad")])
+    np.testing.assert_allclose(chosen.toarray(), [np.log1p([2, 1, 0])])
+    np.testing.assert_allclose(rejected.toarray(), [np.log1p([0, 0, 3])])
 
 
 def test_a_head_on_frozen_features(tmp_path, monkeypatch):
@@ -194,7 +206,7 @@ def test_difficulty_is_a_ratio_of_perplexities():
     ({"name": "m", "kind": "reward", "model": "tiny"}, "this model none"),
     ({"name": "m", "kind": "words", "model": "tiny"}, "does not apply"),
     ({"name": "m", "kind": "judge"}, "needs it"),
-    ({"name": "m", "kind": "scores", "path": "missing.jsonl"}, "")])
+    ({"name": "m", "kind": "scores", "path": "missing.jsonl"}, "missing.jsonl")])
 def test_members_that_cannot_be_used(tmp_path, capsys, own, match):
     (tmp_path / "config.yaml").write_text(json.dumps({"committee": {"members": [own]}}))
     run("audit", tmp_path / "audit", expected=2, config=tmp_path / "config.yaml",
@@ -208,4 +220,3 @@ def test_names_are_different(tmp_path, capsys):
     run("audit", tmp_path / "audit", expected=2, config=tmp_path / "config.yaml",
         data__path=write(tmp_path / "rows.jsonl", TINY), committee__scores=write(tmp_path / "scores.jsonl", scores))
     assert "two members have the name 'words'" in capsys.readouterr().err
-    audit(tmp_path, TINY, scores)

@@ -16,8 +16,8 @@ def inputs(scores=SCORES, **more):
     n = len(scores)
     own = {"scores": scores, "votes": votes_of_scores(scores), "margin": np.zeros(n), "right": np.linspace(0.1, 0.9, n),
            "weighted": np.linspace(-1, 1, n), "source": np.zeros(n, int), "rule": np.zeros(n, int),
-           "rows": np.arange(n, dtype=np.uint64), "clusters": np.arange(n)}
-    return Inputs(n, audit=own, members=[f"m{i}" for i in range(scores.shape[1])], noise=0.2, **more)
+           "first": np.arange(n) % 2 > 0, "clusters": np.arange(n)}
+    return Inputs(n, audit=own, about={"members": [f"m{i}" for i in range(scores.shape[1])], "noise": 0.2}, **more)
 
 
 def decided(method, given=None, **keys):
@@ -96,6 +96,7 @@ def test_difficulty_keeps_the_numbers_of_the_rows():
 def test_baselines_of_the_same_size():
     given = inputs()
     given.audit["source"][[0, 3]] = 1
+    given.audit["source"][1] = 2  # no action
     assert len(flagged("random_r", given)) == 2 and len(flagged("random_f", given, count=4)) == 4
     assert flagged("random_r", given, seed=1) == flagged("random_f", given, seed=1)
     assert flagged("none", given) == []
@@ -123,7 +124,7 @@ def test_confident_learning_of_two_classes():
     given = inputs(np.concatenate([SCORES, SCORES[:1]]))
     given.audit["right"] = right
     better = right / (right + (1 - right) * (1 - 0.2) / 0.2)
-    given.audit["rows"] = np.array([0, 2, 4, 1, 3, 5], np.uint64)
+    given.audit["first"] = np.arange(6) >= 3
     first, second = better[:3].mean(), better[3:].mean()
     expected = [i for i in range(6) if 1 - better[i] >= (second if i < 3 else first)
                 and (better[i] < (first if i < 3 else second) or better[i] < 0.5)]

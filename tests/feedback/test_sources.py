@@ -6,7 +6,6 @@ import pytest
 from jaxllm.feedback.sources import (
     CODES,
     Committee,
-    People,
     SourceConfig,
     assign,
     quantiles,
@@ -24,10 +23,10 @@ def committee(scores, domains=None):
 
 
 def sources(scores, by_criterion=None, domains=None, decisions=None, **config):
-    count = count_votes(votes_of_scores(scores))
-    n = len(scores)
-    source, _ = assign(*count, committee(scores, domains), by_criterion or {}, domains or ["mixed"] * n,
-                       People(np.array(decisions or [""] * n, dtype="U12")), SourceConfig(**config))
+    votes, n = votes_of_scores(scores), len(scores)
+    count = count_votes(votes)
+    source, _ = assign(count.votes, (votes == -1).sum(1), count.voters, committee(scores, domains), by_criterion or {},
+                       domains or ["mixed"] * n, decisions or [""] * n, SourceConfig(**config))
     return [CODES[number] for number in source]
 
 
@@ -64,6 +63,16 @@ def test_each_source():
     assert sources(scores, margin=5.0)[0] == "2"
     people = ["chosen", "", "", "both_bad", *[""] * 196]
     assert sources(scores, decisions=people)[:4] == ["2", "5|6", "4", "5|6"]
+    assert sources(scores, decisions=["tie", *people[1:]])[0] == "2"
+    assert sources(scores, decisions=["rejected", *people[1:]])[0] == "1"
+
+
+def test_ties_are_no_evidence_against_a_label():
+    scores = spread(np.random.default_rng(8))
+    scores[0], scores[1] = [[1.0, 1.0]] * 3, [[0.0, 1.0], [0.0, 0.0], [0.0, 0.0]]
+    assert sources(scores, margin=0.0)[0] != "1" and sources(scores, margin=0.0)[1] != "1"
+    scores[1] = [[-1.0, 1.0], [-1.0, 1.0], [0.0, 0.0]]
+    assert sources(scores)[1] == "1"
 
 
 def test_criteria_tell_harmful_from_wrong_and_different_criteria():
@@ -75,7 +84,8 @@ def test_criteria_tell_harmful_from_wrong_and_different_criteria():
     both = {"helpfulness": committee(helpful), "harmlessness": committee(harmless)}
     assert sources(scores, both)[:3] == ["5", "6", "3"]
     domains = ["helpful", "harmless", *["mixed"] * 198]
-    assert sources(scores, both, domains)[:2] != ["5", "6"]  # a helpful pair is not judged by harmlessness, or reversed
+    found = sources(scores, both, domains)  # a helpful pair is not judged by harmlessness, or reversed
+    assert found[0] != "5" and found[1] != "6"
 
 
 def test_all_members_but_one_must_find_both_answers_bad():
@@ -118,7 +128,7 @@ def test_a_second_pass_with_the_same_quantiles_does_nothing_new():
 
 
 def test_votes_alone_have_no_bad_answers_and_no_margin(tmp_path):
-    votes = [{"id": f"r{number}", "member": f"m{member}", "vote": -1 if number == 0 else 1}
+    votes = [{"id": f"r{number}", "member": f"m{member}", "vote": {0: -1, 1: 0}.get(number, 1)}
              for number in range(30) for member in range(3)]
     result = audit(tmp_path, pairs(30), votes)
     assert result["sources"]["1"] == 1 and result["sources"]["5|6"] == 0

@@ -35,15 +35,19 @@ from jaxllm.text.forms import PairRow
 
 PROMPT = [{"role": "user", "content": "Write one sentence of a movie review."}]
 MEMBERS, FOLD, VALIDATION, TEST_PER_SENTENCE = 8, 150, 400, 2
+JUDGED = 100  # training pairs, drawn at random, on which the rate of noise is counted
 FRACTIONS = (0.1, 0.2, 0.3, 0.4)
 # The methods of PrefCleanBench that need no tags; those with a fraction are run with each.
 BENCH = [("llm_judge_r", {}), ("llm_judge_f", {}), ("vote_all_r", {}), ("vote_all_f", {}), ("vote_maj_r", {}),
          ("vote_maj_f", {}), *((name, {"fraction": p}) for name in ("rwgap_r", "rwgap_f", "ifd_r", "ifd_gap_r",
                                                                     "ifd_gap_f") for p in FRACTIONS)]
-OTHERS = [("sac", {}), ("random_r", {}), ("random_f", {}), ("vote_full", {}), ("small_loss_r", {"fraction": 0.2}),
+# Source-Aware Cleaning by the most votes that a wrong label may have; its thresholds are not published.
+SAC = [("sac", {"votes": votes}) for votes in range(4)]
+OTHERS = [("random_r", {}), ("random_f", {}), ("vote_full", {}), ("small_loss_r", {"fraction": 0.2}),
           ("confident_r", {}), ("confident_f", {}), ("weighted_r", {}), ("weighted_f", {}), ("calibrated_r", {}),
           ("calibrated_f", {}), ("soft_votes", {}), ("soft_calibrated", {}), ("weight_votes", {}), ("margins", {}),
           ("smooth", {"epsilon": 0.2})]
+COUNTED = ("calibrated_r", "calibrated_f", "soft_calibrated")
 
 
 def sentences(path: Path) -> tuple[list[str], list[str]]:
@@ -131,11 +135,16 @@ def cleaned(folder: Path, rows: Path, method: str, keys: dict[str, Any], seed: i
             ) -> list[dict[str, Any]]:
     """Runs `jaxllm clean`; returns the rows."""
     name = "_".join([method, *map(str, keys.values())])
-    out = folder / name
+    out, audit = folder / name, folder / "audit"
+    if method == "sac":
+        audit = folder / f"audit {keys['votes']}" if keys["votes"] else audit
+        keys = {}
+    elif method.endswith(" counted"):
+        audit, method = folder / "audit counted", method.removesuffix(" counted")
     keys = keys | ({"member": "m0"} if method.startswith("llm_judge") else {}) | ({"count": count} if method[:6] ==
                                                                                   "random" and count else {})
     keys |= {"ifd.path": folder.parent / "ifd.jsonl"} if method.startswith("ifd") else {}
-    call("clean", "--method", method, "--data.path", rows, "--audit", folder / "audit", "--truth",
+    call("clean", "--method", method, "--data.path", rows, "--audit", audit, "--truth",
          folder / "truth.jsonl", "--out", out, "--seed", seed, "--force", "true",
          *(word for key, value in keys.items() for word in (f"--{key}", value)))
     return read_jsonl(out / "cleaned.jsonl")
@@ -154,7 +163,11 @@ def one_seed(split: Split, folder: Path, kind: str, rate: float, seed: int) -> d
         {"id": row["id"], "scores": {f"m{m}": both[::-1].tolist() if own else both.tolist() for m, both in
                                      enumerate(scores)}}
         for row, own, scores in zip(rows, flipped, split.scores(), strict=True)])
-    call("audit", "--data.path", path, "--committee.scores", folder / "scores.jsonl", "--out", folder / "audit")
+    sample = np.random.default_rng(seed).permutation(len(rows))[:JUDGED]
+    counted = min(max(float(flipped[sample].mean()), 0.01), 0.49)
+    for name, more in (("audit", []), ("audit counted", ["--committee.noise", counted]),
+                       *((f"audit {votes}", ["--sources.most_votes", votes]) for votes in range(1, 4))):
+        call("audit", "--data.path", path, "--committee.scores", folder / "scores.jsonl", "--out", folder / name, *more)
     found: dict[str, dict[str, Any]] = {}
 
     def add(name: str, own: list[dict[str, Any]], detection: dict[str, Any] | None = None) -> None:
@@ -164,12 +177,15 @@ def one_seed(split: Split, folder: Path, kind: str, rate: float, seed: int) -> d
     add("clean", split.rows(np.zeros(len(flipped), bool)))
     add("noisy", rows)
     acted = None
-    for method, keys in [*OTHERS, *BENCH]:
+    for method, keys in [*SAC, *OTHERS, *BENCH, *((f"{name} counted", {}) for name in COUNTED)]:
         name = "_".join([method, *map(str, keys.values())])
         own = cleaned(folder, path, method, keys, seed, acted)
         result = json.loads((folder / name / "result.json").read_text())
         if method == "sac":
-            acted = len(rows) - result["actions"]["keep"]
+            add(name, own, {measure: result[measure]["mean"] for measure in ("precision", "recall", "f1", "auroc")})
+            best = max((own for own in found if own.startswith("sac")), key=lambda own: found[own]["validation"])
+            acted = json.loads((folder / best / "result.json").read_text())["detection"]["detected"]
+            continue
         add(name, own, {measure: result[measure]["mean"] for measure in ("precision", "recall", "f1", "auroc")})
     return found
 
@@ -244,9 +260,11 @@ def main() -> None:
     if results:
         text, summary = table(results, clusters)
         bench = {"_".join([method, *map(str, keys.values())]) for method, keys in BENCH}
-        best = max(bench, key=lambda name: summary[name]["validation"])
-        print(f"{text}\n\nbest of PrefCleanBench's methods on the validation pairs: {best}; {len(clusters)} test pairs")
-        write_atomic(options.out / "summary.json", json.dumps(summary | {"best": best}, indent=2))
+        best = {name: max(own, key=lambda one: summary[one]["validation"]) for name, own in (
+            ("PrefCleanBench", bench), ("SAC", {f"sac_{keys['votes']}" for _, keys in SAC}))}
+        print(f"{text}\n\nbest on the validation pairs: {best}; {len(clusters)} test pairs")
+        write_atomic(options.out / f"summary_{options.kind}_{options.rate}.json",
+                     json.dumps(summary | {"best": best}, indent=2))
 
 
 if __name__ == "__main__":

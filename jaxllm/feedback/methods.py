@@ -18,12 +18,15 @@ from jaxllm.errors import UserError
 from jaxllm.feedback.cleaning_config import ActionsConfig, Config
 from jaxllm.feedback.sources import BAD, CODES, DISAGREEMENT, RULES, standardized_margins
 from jaxllm.feedback.votes import ABSTAIN, Count, count_votes
+from jaxllm.progress import notice
 
 # What is done with a pair; `keep` is first.
 ACTIONS = ("keep", "flip", "remove", "soft", "reweight", "margin", "unpaired")
 KEEP, FLIP, REMOVE, SOFT, REWEIGHT, MARGIN, UNPAIRED = range(len(ACTIONS))
 # Least weight of a pair: training has no rows of weight 0.
 LEAST_WEIGHT = 0.05
+# Scores of members that vary by such a factor more than those of others are no rewards of one scale.
+UNLIKE = 10.0
 
 
 @dataclass(frozen=True)
@@ -208,6 +211,10 @@ def _margin(config: Config, inputs: Inputs) -> Flags:
     """RwGap: the lowest fraction by mean margin over the members."""
     scores = inputs.audit["scores"]
     margins = scores[:, :, 0] - scores[:, :, 1]
+    scales = np.array([np.nanstd(own) for own in np.moveaxis(scores, 1, 0) if not np.isnan(own).all()])
+    if config.margins == "raw" and scales.max() > UNLIKE * scales.min():
+        notice(f"warning: the scores of one member vary {scales.max() / max(scales.min(), 1e-300):.3g} times as much as "
+               "those of another one, which decides the mean of raw margins; see --margins standardized")
     if config.margins == "standardized":
         margins = np.stack([standardized_margins(own) for own in np.moveaxis(scores, 1, 0)], 1)
     known = (~np.isnan(margins)).sum(1)

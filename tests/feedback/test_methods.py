@@ -45,13 +45,15 @@ def test_votes():
     assert flagged("weighted_r") == [0, 1] and flagged("calibrated_f") == [0, 1]
 
 
-def test_the_lowest_fraction_by_the_mean_margin():
+def test_the_lowest_fraction_by_the_mean_margin(capsys):
     """Means: 1.5, -1.5, 0.25, -2, -2."""
     assert flagged("rwgap_r", fraction=0.2) == [3] and flagged("rwgap_f", fraction=0.4) == [3, 4]
     assert flagged("rwgap_r", fraction=0.0) == [] and flagged("rwgap_r", fraction=1.0) == [0, 1, 2, 3, 4]
     assert flagged("rwgap_r", fraction=0.39) == [3]  # never more than the fraction
+    assert "times as much" not in capsys.readouterr().err
     large = inputs(SCORES * np.array([1.0, 1000.0])[:, None])
     assert flagged("rwgap_r", large, fraction=0.2) == [4]  # raw rewards of unlike scales are one member's
+    assert "times as much" in capsys.readouterr().err
     assert flagged("rwgap_r", large, fraction=0.2, margins="standardized") == \
         flagged("rwgap_r", inputs(), fraction=0.2, margins="standardized")
 

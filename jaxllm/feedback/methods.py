@@ -213,8 +213,8 @@ def _margin(config: Config, inputs: Inputs) -> Flags:
     margins = scores[:, :, 0] - scores[:, :, 1]
     scales = np.array([np.nanstd(own) for own in np.moveaxis(scores, 1, 0) if not np.isnan(own).all()])
     if config.margins == "raw" and scales.max() > UNLIKE * scales.min():
-        notice(f"warning: the scores of one member vary {scales.max() / max(scales.min(), 1e-300):.3g} times as much as "
-               "those of another one, which decides the mean of raw margins; see --margins standardized")
+        notice(f"warning: the scores of one member vary {scales.max() / max(scales.min(), 1e-300):.3g} times as much "
+               "as those of another one, which decides the mean of raw margins; see --margins standardized")
     if config.margins == "standardized":
         margins = np.stack([standardized_margins(own) for own in np.moveaxis(scores, 1, 0)], 1)
     known = (~np.isnan(margins)).sum(1)

@@ -1,4 +1,4 @@
-"""Atomic text files, append-only JSONL files, and strict JSON."""
+"""Atomic text files, append-only JSONL files, strict JSON, and YAML files of users."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
+
+import yaml
 
 from jaxllm.errors import StorageError, UserError
 
@@ -157,6 +159,26 @@ def count_lines(path: str | Path) -> int:
         return 0
     with open(path, "rb") as file:
         return sum(block.count(b"\n") for block in iter(lambda: file.read(1 << 20), b""))
+
+
+def read_yaml(path: str | Path, what: str) -> Any:
+    """Returns the contents of a YAML file.
+
+    Args:
+        path: the file.
+        what: a noun phrase for it in messages, such as "the template".
+
+    Raises:
+        UserError: it cannot be read, or holds no valid YAML.
+    """
+    try:
+        return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{what} cannot be read: {error.strerror or error}", path) from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"not valid UTF-8 at byte {error.start + 1}", path) from None
+    except yaml.YAMLError as error:
+        raise UserError(f"not valid YAML: {str(error).splitlines()[0]}", path) from None
 
 
 def _parsed(line: bytes, where: str) -> dict:

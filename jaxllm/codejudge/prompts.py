@@ -16,10 +16,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from jaxllm.codejudge.answers import Taxonomy
 from jaxllm.errors import UserError
+from jaxllm.files import read_yaml
 from jaxllm.text.fences import fence_for, fenced
 
 STEPS = ("analyze", "chain_of_thought", "summarize", "direct", "faults", "ice_score", "helpfulness", "pairwise")
@@ -121,7 +120,7 @@ def _joined(parts: Sequence[Any], shown: Mapping[str, str]) -> str:
 
 @cache
 def _default() -> Mapping[str, Any]:
-    return yaml.safe_load((Path(__file__).parent / "prompts.yaml").read_text(encoding="utf-8"))
+    return read_yaml(Path(__file__).parent / "prompts.yaml", "the prompts")
 
 
 def load_prompts(path: str | Path | None = None) -> Prompts:
@@ -149,14 +148,7 @@ def load_prompts(path: str | Path | None = None) -> Prompts:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        own = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"the prompts cannot be read: {error.strerror or error}", path) from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"not valid UTF-8 at byte {error.start + 1}", path) from None
-    except yaml.YAMLError as error:
-        raise UserError(f"not valid YAML: {str(error).splitlines()[0]}", path) from None
+    own = read_yaml(path, "the prompts")
     if not isinstance(own, dict):
         raise UserError("expected sections such as prompts and weights", path, "see jaxllm/codejudge/prompts.yaml")
     return own

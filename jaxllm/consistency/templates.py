@@ -15,9 +15,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from jaxllm.errors import UserError
+from jaxllm.files import read_yaml
 from jaxllm.judge.protocol import check_options
 from jaxllm.text.fences import fence_for, fenced
 
@@ -90,7 +89,7 @@ class Template:
 
 @cache
 def _packaged() -> Mapping[str, Any]:
-    return yaml.safe_load((Path(__file__).parent / "templates.yaml").read_text(encoding="utf-8"))
+    return read_yaml(Path(__file__).parent / "templates.yaml", "the templates")
 
 
 def template_names() -> tuple[str, ...]:
@@ -113,15 +112,7 @@ def load_template(name: str) -> Template:
     if not path.is_file():
         raise UserError(f"there is no template {name!r}, and no such file", "template",
                         f"templates are {', '.join(_packaged())}")
-    try:
-        contents = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"the template cannot be read: {error.strerror or error}", path) from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"not valid UTF-8 at byte {error.start + 1}", path) from None
-    except yaml.YAMLError as error:
-        raise UserError(f"not valid YAML: {str(error).splitlines()[0]}", path) from None
-    return _template(contents, path)
+    return _template(read_yaml(path, "the template"), path)
 
 
 def _template(contents: Any, where: Any) -> Template:

@@ -7,8 +7,8 @@ Every method's rows train a model (`jaxllm tune`: supervised fine-tuning if ther
 optimization); it answers the test prompts (`jaxllm generate`), a gold reward model scores its answers, and `jaxllm
 compare` counts wins, ties and losses against the model of the rows as they came. A random removal of the same size as
 each removal is a method too. Finished steps are not repeated. Without --data.path the data are of the packaged model's
-world: reviews of which the positive one is better, labels exchanged by --noise.rate, a committee and a gold reward
-model that are trained on other pairs.
+world: reviews of which the positive one is better, labels exchanged by --noise.rate, a simulated committee, and a gold
+reward model that is trained on other pairs.
 """
 
 from __future__ import annotations
@@ -27,11 +27,15 @@ from tiny_world import ADJECTIVES, REMARKS, WORDS, World
 from jaxllm.cli import main as run_jaxllm
 from jaxllm.config import DataConfig, check
 from jaxllm.errors import UserError
-from jaxllm.feedback.config import CommitteeConfig, MemberConfig
+from jaxllm.feedback.config import CommitteeConfig
 from jaxllm.feedback.noise import Kind, flips
 from jaxllm.files import read_jsonl, write_atomic, write_jsonl
 from jaxllm.parsing import parse
 from jaxllm.statistics import clustered, paired
+
+
+# Shares of right votes of the simulated members.
+ACCURACIES = (0.6, 0.65, 0.7, 0.75, 0.8)
 
 
 @dataclass(frozen=True)
@@ -117,7 +121,7 @@ def toy_pairs(count: int, seed: int, name: str) -> list[dict[str, Any]]:
 
 
 def toy(config: Config) -> Config:
-    """Makes data, committee and gold reward model of the packaged world."""
+    """Makes data, a simulated committee and a gold reward model of the packaged world."""
     folder = config.out / "toy"
     folder.mkdir(parents=True, exist_ok=True)
     rows = toy_pairs(config.pairs, 1000 + config.seed, "r")
@@ -130,20 +134,18 @@ def toy(config: Config) -> Config:
                                                                                                      strict=True)])
     write_jsonl(folder / "prompts.jsonl", [{"id": row["id"], "prompt": row["prompt"]}
                                            for row in toy_pairs(100, 2000 + config.seed, "t")])
-    models = []
-    for number in range(5):  # the last is the gold reward model
-        name, size = ("gold", 400) if number == 4 else (f"m{number}", 64)
-        path = folder / f"{name}.jsonl"
-        write_jsonl(path, toy_pairs(size, 3000 + 10 * config.seed + number, name))
-        call("tune", "--method", "reward", "--model", config.model, "--data.path", path, "--out", folder / name,
-             "--save", "model", "--train.lr", 1e-3, "--train.epochs", 3,
-             "--train.batch_size", 8, "--held_back.share", 0, "--seed", number)
-        models.append(folder / name / "model")
-    members = [MemberConfig(f"m{number}", "reward", str(model)) for number, model in enumerate(models[:4])]
-    committee = CommitteeConfig(members=members, noise=min(max(config.noise.rate, 0.01), 0.45))
+    rng = np.random.default_rng(config.seed)
+    write_jsonl(folder / "votes.jsonl", [
+        {"id": row["id"], "member": f"m{number}", "vote": 1 if (rng.random() < accuracy) != own else -1}
+        for row, own in zip(rows, wrong.tolist(), strict=True) for number, accuracy in enumerate(ACCURACIES)])
+    write_jsonl(folder / "gold.jsonl", toy_pairs(400, 3000 + config.seed, "g"))
+    call("tune", "--method", "reward", "--model", config.model, "--data.path", folder / "gold.jsonl", "--out",
+         folder / "gold", "--save", "model", "--train.lr", 1e-3, "--train.epochs", 1, "--train.batch_size", 16,
+         "--held_back.share", 0)
+    committee = CommitteeConfig(str(folder / "votes.jsonl"), noise=min(max(config.noise.rate, 0.01), 0.45))
     return dataclasses.replace(
         config, data=DataConfig(str(folder / "rows.jsonl")), prompts=DataConfig(str(folder / "prompts.jsonl")),
-        truth=str(folder / "truth.jsonl"), committee=committee, gold=str(models[4]))
+        truth=str(folder / "truth.jsonl"), committee=committee, gold=str(folder / "gold" / "model"))
 
 
 def variants(config: Config) -> dict[str, Path]:

@@ -33,7 +33,6 @@ from jaxllm.files import read_jsonl, write_atomic, write_jsonl
 from jaxllm.parsing import parse
 from jaxllm.statistics import clustered, paired
 
-
 # Shares of right votes of the simulated members.
 ACCURACIES = (0.6, 0.65, 0.7, 0.75, 0.8)
 

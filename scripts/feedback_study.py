@@ -190,6 +190,34 @@ def one_seed(split: Split, folder: Path, kind: str, rate: float, seed: int) -> d
     return found
 
 
+def preference_optimization(split: Split, folder: Path, model: str, pairs: int, best: dict[str, str], seed: int
+                            ) -> dict[str, dict[str, Any]]:
+    """Trains the language model itself by DPO on some of the pairs: right and noisy labels, cleaned, random removal.
+
+    Returns the share of test pairs with the higher implicit reward for the right answer, by variant.
+    """
+    used = set(map(str, split.training[:pairs].tolist()))
+    test = folder / "test.jsonl"
+    own = split.validation.tolist()
+    write_jsonl(test, [{"id": str(n), "prompt": PROMPT, "chosen": split.positive[n], "rejected": split.negative[n]}
+                       for n in own[:200]])
+    noisy = read_jsonl(folder / "rows.jsonl")
+    files = {"clean": split.rows(np.zeros(len(split.training), bool)), "noisy": noisy}
+    files |= {name: read_jsonl(folder / name / "cleaned.jsonl") for name in (*best.values(), "random_r")}
+    found = {}
+    for name, rows in files.items():
+        path = folder / f"dpo_{name}.jsonl"
+        write_jsonl(path, [{key: value for key, value in row.items() if key != "positive"} for row in rows
+                           if row["id"] in used])
+        out = folder / f"dpo_{name}"
+        call("tune", "--method", "dpo", "--model", model, "--data.path", path, "--held_back.path", test, "--out", out,
+             "--train.batch_size", 8, "--train.epochs", 1, "--train.lr", 2e-4, "--lora.rank", 16, "--lora.alpha", 32,
+             "--train.remat", "none", "--seed", seed)
+        found[name] = json.loads((out / "result.json").read_text())["eval"] | {"pairs": len(rows)}
+        print(f"DPO {name}: {found[name]}", flush=True)
+    return found
+
+
 def table(results: list[dict[str, dict[str, Any]]], clusters: np.ndarray, draws: int = 2000) -> tuple[str, dict]:
     """Formats accuracy and recovery over the seeds, with intervals from test sentences that are resampled."""
     rng, names = np.random.default_rng(0), list(results[0])
@@ -226,6 +254,7 @@ def main() -> None:
     parser.add_argument("--kind", default="length", choices=("uniform", "length", "margin"))
     parser.add_argument("--rate", type=float, default=0.4)
     parser.add_argument("--cost", action="store_true", help="measure only what kinds and rates of noise cost")
+    parser.add_argument("--dpo", type=int, default=0, help="train the model by DPO too, on this many pairs of a seed")
     parser.add_argument("--pairs", type=int, help="use the first pairs of both files only")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
@@ -263,6 +292,10 @@ def main() -> None:
         best = {name: max(own, key=lambda one: summary[one]["validation"]) for name, own in (
             ("PrefCleanBench", bench), ("SAC", {f"sac_{keys['votes']}" for _, keys in SAC}))}
         print(f"{text}\n\nbest on the validation pairs: {best}; {len(clusters)} test pairs")
+        for seed in options.seeds if options.dpo else ():
+            preference_optimization(Split(seed, *features, *train),
+                                    options.out / f"{options.kind}_{options.rate}_{seed}", options.model, options.dpo,
+                                    best, seed)
         write_atomic(options.out / f"summary_{options.kind}_{options.rate}.json",
                      json.dumps(summary | {"best": best}, indent=2))
 

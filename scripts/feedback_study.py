@@ -190,17 +190,16 @@ def one_seed(split: Split, folder: Path, kind: str, rate: float, seed: int) -> d
     return found
 
 
-def preference_optimization(split: Split, folder: Path, model: str, pairs: int, best: dict[str, str], seed: int
-                            ) -> dict[str, dict[str, Any]]:
+def preference_optimization(split: Split, folder: Path, model: str, pairs: int, best: dict[str, str],
+                            test: tuple[list[str], list[str]], seed: int) -> dict[str, dict[str, Any]]:
     """Trains the language model itself by DPO on some of the pairs: right and noisy labels, cleaned, random removal.
 
     Returns the share of test pairs with the higher implicit reward for the right answer, by variant.
     """
     used = set(map(str, split.training[:pairs].tolist()))
-    test = folder / "test.jsonl"
-    own = split.validation.tolist()
-    write_jsonl(test, [{"id": str(n), "prompt": PROMPT, "chosen": split.positive[n], "rejected": split.negative[n]}
-                       for n in own[:200]])
+    held_back = folder / "test.jsonl"
+    write_jsonl(held_back, [{"id": str(n), "prompt": PROMPT, "chosen": chosen, "rejected": rejected}
+                            for n, (chosen, rejected) in enumerate(zip(*test, strict=False)) if n < 200])
     noisy = read_jsonl(folder / "rows.jsonl")
     files = {"clean": split.rows(np.zeros(len(split.training), bool)), "noisy": noisy}
     files |= {name: read_jsonl(folder / name / "cleaned.jsonl") for name in (*best.values(), "random_r")}
@@ -210,7 +209,7 @@ def preference_optimization(split: Split, folder: Path, model: str, pairs: int, 
         write_jsonl(path, [{key: value for key, value in row.items() if key != "positive"} for row in rows
                            if row["id"] in used])
         out = folder / f"dpo_{name}"
-        call("tune", "--method", "dpo", "--model", model, "--data.path", path, "--held_back.path", test, "--out", out,
+        call("tune", "--method", "dpo", "--model", model, "--data.path", path, "--held_back.path", held_back, "--out", out,
              "--train.batch_size", 8, "--train.epochs", 1, "--train.lr", 2e-4, "--lora.rank", 16, "--lora.alpha", 32,
              "--train.remat", "none", "--seed", seed)
         found[name] = json.loads((out / "result.json").read_text())["eval"] | {"pairs": len(rows)}
@@ -295,7 +294,7 @@ def main() -> None:
         for seed in options.seeds if options.dpo else ():
             preference_optimization(Split(seed, *features, *train),
                                     options.out / f"{options.kind}_{options.rate}_{seed}", options.model, options.dpo,
-                                    best, seed)
+                                    best, test, seed)
         write_atomic(options.out / f"summary_{options.kind}_{options.rate}.json",
                      json.dumps(summary | {"best": best}, indent=2))
 

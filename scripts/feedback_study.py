@@ -209,8 +209,8 @@ def preference_optimization(split: Split, folder: Path, model: str, pairs: int, 
         write_jsonl(path, [{key: value for key, value in row.items() if key != "positive"} for row in rows
                            if row["id"] in used])
         out = folder / f"dpo_{name}"
-        call("tune", "--method", "dpo", "--model", model, "--data.path", path, "--held_back.path", held_back, "--out", out,
-             "--train.batch_size", 8, "--train.epochs", 1, "--train.lr", 2e-4, "--lora.rank", 16, "--lora.alpha", 32,
+        call("tune", "--method", "dpo", "--model", model, "--data.path", path, "--held_back.path", held_back, "--out",
+             out, "--train.batch_size", 8, "--train.epochs", 1, "--train.lr", 2e-4, "--lora.rank", 16, "--lora.alpha", 32,
              "--train.remat", "none", "--seed", seed)
         found[name] = json.loads((out / "result.json").read_text())["eval"] | {"pairs": len(rows)}
         print(f"DPO {name}: {found[name]}", flush=True)

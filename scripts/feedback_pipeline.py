@@ -66,6 +66,7 @@ class Config:
         sft: config of jaxllm tune for supervised fine-tuning; null goes without.
         dpo: config of jaxllm tune for preference optimization.
         compare: config of jaxllm compare; null compares by the gold reward model alone.
+        stop: texts that end an answer.
         noise: labels that are exchanged in pairs of the packaged world.
         pairs: number of these pairs.
         force: do flips of low estimated precision.
@@ -84,6 +85,7 @@ class Config:
     sft: str | None = None
     dpo: str = "configs/feedback/prefcleanbench_dpo.yaml"
     compare: str | None = None
+    stop: list[str] = field(default_factory=list)
     noise: NoiseConfig = field(default_factory=NoiseConfig)
     pairs: int = 400
     force: bool = False
@@ -193,7 +195,8 @@ def measured(config: Config, name: str, rows: Path, seed: int) -> dict[str, Any]
     call("tune", "--config", config.dpo, "--model", base, "--data.path", rows, "--out", folder / "dpo",
          "--seed", seed)
     call("generate", "--model", base, "--adapter", folder / "dpo" / "adapter", "--data.path", config.prompts.path,
-         "--out", folder / "answers", "--sampling.max_tokens", 32, "--sampling.temperature", 1.0, "--seed", seed)
+         "--out", folder / "answers", "--sampling.max_tokens", 32, "--sampling.temperature", 1.0, "--seed", seed,
+         *([f"--sampling.stop={json.dumps(config.stop)}"] if config.stop else []))
     answers = read_jsonl(folder / "answers" / "rows.jsonl")
     texts = [{"id": row["id"], "prompt": row["prompt"], "completion": row["completions"][0]["text"] or " "}
              for row in answers]

@@ -210,8 +210,8 @@ def preference_optimization(split: Split, folder: Path, model: str, pairs: int, 
                            if row["id"] in used])
         out = folder / f"dpo_{name}"
         call("tune", "--method", "dpo", "--model", model, "--data.path", path, "--held_back.path", held_back, "--out",
-             out, "--train.batch_size", 8, "--train.epochs", 1, "--train.lr", 2e-4, "--lora.rank", 16, "--lora.alpha", 32,
-             "--train.remat", "none", "--seed", seed)
+             out, "--train.batch_size", 8, "--train.epochs", 1, "--train.lr", 2e-4, "--train.remat", "none",
+             "--lora.rank", 16, "--lora.alpha", 32, "--seed", seed)
         found[name] = json.loads((out / "result.json").read_text())["eval"] | {"pairs": len(rows)}
         print(f"DPO {name}: {found[name]}", flush=True)
     return found

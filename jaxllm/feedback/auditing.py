@@ -356,6 +356,8 @@ def _notes(found: Findings, result: dict[str, Any], clusters: np.ndarray, domain
         notes.append("No member voted on any pair.")
     if not any(member.criterion is None for member in found.members):
         notes.append("All members have a criterion of their own, and so all vote.")
+    if without := result["data"]["prompts"]["lines_without"]:
+        notes.append(f"{without:,} rows have no prompt, and members score their answers alone.")
     if len(np.unique(clusters)) < 2:
         notes.append("All pairs have the same prompt: the committee is calibrated on the labels that it judges.")
     if unknown := sorted(set(domains) - set(DOMAINS)):

@@ -129,6 +129,7 @@ def test_rows_without_a_prompt_count_by_their_answers(tmp_path):
     rows[1] |= {"chosen": rows[0]["rejected"], "rejected": rows[0]["chosen"]}
     result = audit(tmp_path, rows, votes(20))
     assert result["data"]["prompts"]["lines_without"] == 20 and result["rows"] == 20
+    assert "20 rows have no prompt, and members score their answers alone." in result["notes"]
     interval = result["data"]["length"]["longer_is_better"]
     assert interval["n"] == 20
     found = read_pairs(tmp_path / "rows.jsonl")

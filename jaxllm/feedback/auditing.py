@@ -364,7 +364,12 @@ def _notes(found: Findings, result: dict[str, Any], clusters: np.ndarray, domain
         notes.append(f"The domain {unknown[0]!r} is none of {', '.join(DOMAINS)}, and is treated as mixed.")
     if len(found.voting) == 1:
         notes.append("A single member votes: agreement among members is not known.")
-    equal = [(a.key, b.key) for a, b in itertools.combinations(found.voting, 2) if np.array_equal(a.votes, b.votes)]
+    for member in found.voting:
+        if (member.votes == ABSTAIN).all():
+            why = "" if member.orders is None else ": its verdicts differ between both orders, or are missing"
+            notes.append(f"Member {member.key} votes on no pair{why}.")
+    equal = [(a.key, b.key) for a, b in itertools.combinations(found.voting, 2) if np.array_equal(a.votes, b.votes)
+             and (a.votes != ABSTAIN).any()]
     if equal:
         notes.append(f"{len(equal)} pairs of members have the same votes everywhere, such as {equal[0][0]} and "
                      f"{equal[0][1]}: they are one member.")

@@ -34,7 +34,8 @@ class MemberConfig:
         path: file of scores or votes, such as rows.jsonl of jaxllm score.
         criterion: helpfulness or harmlessness, of a member that judges one of them alone.
         judge: another judge than a local model, such as a server.
-        verdict: how a judge compares.
+        verdict: how a judge compares. It votes where both orders give the same verdict; ratings, and with disagreement
+            mean probabilities, are averaged over the orders and are its scores.
         max_length: the most tokens of a text; the member abstains on longer ones. Null is the context window.
     """
 
@@ -66,6 +67,9 @@ class MemberConfig:
               "set the member's kind to reward")
         check(self.kind != "dpo" or (self.reference or self.adapter) is not None, "reference",
               "a policy needs its reference", "give reference, or an adapter on the model")
+        check(self.verdict.disagreement in ("auto", "mean"), "verdict.disagreement",
+              f"is {self.verdict.disagreement}, and a member abstains where the orders disagree",
+              "leave it out, or set it to mean")
         check(self.beta > 0, "beta", f"must be above 0, got {self.beta:g}")
         check(self.max_length is None or self.max_length >= 2, "max_length",
               f"must be 2 or more, got {self.max_length}")

@@ -214,14 +214,14 @@ def _judge(own: MemberConfig, number: int, config: AuditConfig, job: Job, pairs:
     orders = np.array([[VOTES[line["verdict"]] for line in both] for both in zip(lines[::2], lines[1::2], strict=True)],
                       np.int8)
     votes, scores = consistent_votes(orders[:, 0], orders[:, 1]), None
-    if judging.form == "rating":
+    if judging.form == "rating" or own.verdict.disagreement == "mean":
         scores = np.array([_mean_ratings(both) for both in zip(lines[::2], lines[1::2], strict=True)])
         votes = votes_of_scores(scores, config.committee.tolerance)
     return Member(own.name, own.criterion, votes, scores, own.kind, orders)
 
 
 def _mean_ratings(lines: Sequence[Mapping[str, Any]]) -> list[float]:
-    """Averages the ratings of both orders; NaN if one is missing."""
+    """Averages the ratings, or the probabilities, of both orders; NaN if one is missing."""
     given = [line["scores"] for line in lines]
     if None in given:
         return [np.nan, np.nan]

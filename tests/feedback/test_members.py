@@ -133,6 +133,19 @@ def test_a_judge_votes_in_both_orders(tmp_path):
     assert result["members"]["judge"]["same_in_both_orders"]["mean"] == 0.75
 
 
+def test_probabilities_are_averaged_over_both_orders(tmp_path):
+    answers = [{"id": f"r{n}/{order}", "probabilities": {"A": first, "B": second, "tie": 0.0}}
+               for n, both in enumerate([((0.9, 0.1), (0.6, 0.4)), ((0.6, 0.4), (0.7, 0.3))])
+               for order, (first, second) in zip(("ab", "ba"), both, strict=True)]
+    path = write(tmp_path / "answers.jsonl", answers)
+    own = {"name": "judge", "kind": "judge", "judge": {"kind": "recorded", "path": path}}
+    (tmp_path / "strict").mkdir()
+    result = committee(tmp_path / "strict", own | {"verdict": {"form": "choice"}}, rows=pairs(2))
+    assert result["without_votes"] == 2 and "Member judge votes on no pair" in " ".join(result["notes"])
+    committee(tmp_path, own | {"verdict": {"form": "choice", "disagreement": "mean"}}, rows=pairs(2))
+    np.testing.assert_allclose(scores_of(tmp_path)[:, 0], [[0.65, 0.35], [0.45, 0.55]])
+
+
 def test_ratings_are_averaged_over_both_orders(tmp_path):
     own = judged(tmp_path, [("8 6", "7 8"), ("5 5", "5 5"), ("3 9", "1 1")], form="rating", attempts=1)
     committee(tmp_path, own, rows=pairs(3))

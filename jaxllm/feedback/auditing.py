@@ -58,7 +58,8 @@ class Findings:
         consensus: the same by Dawid and Skene's consensus of the members, NaN without voters.
         source: number in `sources.CODES`.
         rule: number in `sources.RULES`.
-        noise: share of wrong labels that was expected.
+        noise: share of wrong labels, fitted around the expected one.
+        expected_noise: share of wrong labels that was expected.
     """
 
     members: Sequence[Member]
@@ -76,6 +77,7 @@ class Findings:
     source: np.ndarray
     rule: np.ndarray
     noise: float
+    expected_noise: float
 
 
 def known_labels(pairs: Pairs) -> Known:
@@ -107,15 +109,15 @@ def find(config: AuditConfig, pairs: Pairs, members: Sequence[Member]) -> Findin
         member.directions if member.scores is None else standardized_margins(member.scores) for member in own], 1))
         for name in CRITERIA if (own := [member for member in members if member.criterion == name])}
     count, known = count_votes(votes), known_labels(pairs)
-    noise = known.noise(config.committee.noise)
+    x, expected = calibration.evidence(votes, margins), known.noise(config.committee.noise)
+    noise = calibration.fit_noise(x, expected, pairs.clusters, known)
     source, rule = assign(count.votes, (votes == -1).sum(1), count.voters, whole, by_criterion, pairs.domains,
                           pairs.decisions, config.sources)
-    by_members = calibration.cross_fit(calibration.evidence(votes, margins), pairs.clusters, noise, known, config.seed,
-                                       config.folds)
+    by_members = calibration.cross_fit(x, pairs.clusters, noise, known, config.seed, config.folds)
     return Findings(
         members, voting, votes, scores, whole.mean, nanmedian(margins), count, buckets(count, config.committee.edges),
         calibration.weighted_votes(votes, pairs.clusters, config.seed, config.folds), by_members,
-        calibration.with_people(by_members, pairs.decisions), _consensus(votes), source, rule, noise)
+        calibration.with_people(by_members, pairs.decisions), _consensus(votes), source, rule, noise, expected)
 
 
 def standardized(scores: np.ndarray) -> np.ndarray:
@@ -307,7 +309,7 @@ def _calibration(found: Findings, pairs: Pairs) -> dict[str, Any]:
     known = known_labels(pairs)
     model = calibration.fit(calibration.evidence(found.votes, standardized(found.scores)), found.noise, known)
     wrong = 1 - found.right
-    result = {"noise": found.noise, "judged_by_people": int(known.judged.sum()),
+    result = {"noise": found.noise, "expected_noise": found.expected_noise, "judged_by_people": int(known.judged.sum()),
               "weights": dict(zip([member.key for member in found.voting], model.weights.tolist(), strict=True)),
               "expected_wrong_labels": float(wrong.mean()), "labels_below_one_half": int((found.right < 0.5).sum()),
               "precision_of_votes": {name: _number(wrong[where].mean()) if where.any() else None for name, where in (
@@ -377,8 +379,8 @@ def _notes(found: Findings, result: dict[str, Any], clusters: np.ndarray, domain
         notes.append(f"The members' votes are correlated: {len(found.voting)} members are worth about {worth:.1f} "
                      "independent ones.")
     if result["calibration"]["judged_by_people"] == 0:
-        notes.append(f"No people judged the pairs: that {found.noise:.0%} of the labels are wrong is an assumption "
-                     "(committee.noise), and probabilities depend on it.")
+        notes.append(f"No people judged the pairs: that about {found.expected_noise:.0%} of the labels are wrong is an "
+                     "assumption (committee.noise), and probabilities depend on it.")
     bad = [name for name, own in result["members"].items()
            if own["agreement"] is not None and own["agreement"]["ci_high"] < 0.5]
     if bad:

@@ -6,10 +6,11 @@ probability sigmoid(w x), and the label names the other one with probability rho
     P(label) = (1 - rho) sigmoid(w x) + rho sigmoid(-w x)
     P(label is right) = (1 - rho) sigmoid(w x) / P(label)
 
-w maximizes the likelihood of the labels, with an L2 penalty. Labels alone do not separate noise from members that err,
-so rho is given, or counted on pairs that people have judged, with labels that are then known to be right or wrong. The
-label's answer comes first in x, so that nothing changes where the answers and the label are exchanged. A member that is
-wrong more often than right gets a negative weight.
+w maximizes the likelihood of the labels, with an L2 penalty. Labels alone hardly separate noise from members that err:
+the expected rho is given, or counted on pairs that people have judged, with labels that are then known to be right or
+wrong. The likelihood moves it where the members are sure enough, such as down where they agree with nearly all labels.
+The label's answer comes first in x, so that nothing changes where the answers and the label are exchanged. A member
+that is wrong more often than right gets a negative weight.
 """
 
 from __future__ import annotations
@@ -26,6 +27,10 @@ from jaxllm.feedback.votes import ABSTAIN
 # which includes pairs without a better answer.
 NOISE = 0.2
 NOISE_STRENGTH = 5.0  # of that share, in pairs, against those that people have judged
+# Strength of the expected share, in pairs, against the likelihood of the labels.
+PRIOR_STRENGTH = 300.0
+# Pairs at most by which the share is fitted.
+NOISE_ROWS = 20_000
 PENALTY = 1.0
 FOLDS = 5
 PEOPLE_ODDS = 9.0  # that a majority of people is right
@@ -112,6 +117,34 @@ def fit(x: ArrayLike, noise: float, known: Known | None = None) -> Model:
 
     start = np.full(inputs.shape[1], 0.5)
     return Model(optimize.minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": 500}).x, noise)
+
+
+def fit_noise(x: ArrayLike, expected: float, clusters: ArrayLike, known: Known | None = None) -> float:
+    """Fits the share of wrong labels: the likelihood of the labels, with a beta prior around the expected share.
+
+    Args:
+        x, known: as in `fit`.
+        expected: expected share, above 0 and below one half.
+        clusters: number of each pair's prompt, by which some of very many pairs are taken.
+    """
+    from scipy import optimize
+
+    inputs, cluster = np.asarray(x, np.float64), np.asarray(clusters)
+    used = cluster % -(-len(inputs) // NOISE_ROWS) == 0
+    if not used.any():
+        return expected
+    own = None if known is None else known[used]
+    open_ = slice(None) if own is None else ~own.judged
+
+    def loss(logit: float) -> float:
+        noise = float(_sigmoid(np.asarray(logit)))
+        better = fit(inputs[used], noise, own).better(inputs[used][open_])
+        prior = PRIOR_STRENGTH * (expected * np.log(noise) + (1 - expected) * np.log1p(-noise))
+        return -np.log(np.maximum(noise + (1 - 2 * noise) * better, 1e-300)).sum() - prior
+
+    bounds = [np.log(share / (1 - share)) for share in (1e-3, 0.499)]
+    found = optimize.minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-3}).x
+    return float(_sigmoid(np.asarray(found)))
 
 
 def cross_fit(x: ArrayLike, clusters: Sequence[int] | np.ndarray, noise: float, known: Known | None = None,

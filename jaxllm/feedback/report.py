@@ -28,7 +28,7 @@ def lead(result: Mapping[str, Any]) -> str:
         own = result["calibration"]
         text += (f" Less than half of the members agree with the label on {low['mean']:.1%} of the pairs; by the "
                  f"calibrated committee {own['labels_below_one_half']:,} labels are more likely wrong than right, if "
-                 f"{own['noise']:.0%} are wrong in all.")
+                 f"{own['noise']:.1%} are wrong in all.")
     return text
 
 
@@ -83,8 +83,9 @@ def _members(result: Mapping[str, Any]) -> Section:
 
 def _calibration(result: Mapping[str, Any]) -> Section:
     own = result["calibration"]
-    rows = [["share of wrong labels expected before the members are heard", own["noise"]],
-            ["the same after they are heard, which depends on the former", own["expected_wrong_labels"]],
+    rows = [["share of wrong labels expected before the members are heard", own["expected_noise"]],
+            ["the same by the likelihood of the labels", own["noise"]],
+            ["mean probability that a label is wrong, which depends on the former", own["expected_wrong_labels"]],
             ["labels that are more likely wrong than right", own["labels_below_one_half"]],
             ["estimated precision of \"no votes: the label is wrong\"", own["precision_of_votes"]["no votes"]],
             ["estimated precision of \"a minority of votes: the label is wrong\"",

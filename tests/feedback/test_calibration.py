@@ -70,6 +70,24 @@ def test_people_correct_the_expected_noise():
     assert brier(helped) < brier(alone)
 
 
+@pytest.mark.parametrize(("accuracies", "noise", "low", "high"), [
+    ([0.8] * 5, 0.02, 0.02, 0.06), ([0.8] * 5, 0.1, 0.09, 0.13), ([0.8] * 5, 0.3, 0.25, 0.31),
+    ([0.55] * 2, 0.02, 0.15, 0.21), ([0.55] * 2, 0.35, 0.19, 0.25)])
+def test_the_likelihood_moves_the_noise_where_the_members_are_sure(accuracies, noise, low, high):
+    votes, _ = committee(5000, accuracies, noise)
+    assert low <= calibration.fit_noise(votes, 0.2, np.arange(5000)) <= high
+
+
+def test_very_many_pairs_are_sampled_by_their_prompts(monkeypatch):
+    votes, _ = committee(4000, [0.8] * 5, 0.1)
+    whole = calibration.fit_noise(votes, 0.2, np.arange(4000))
+    monkeypatch.setattr(calibration, "NOISE_ROWS", 1000)
+    clusters, order = np.arange(4000), np.random.default_rng(0).permutation(4000)
+    part = calibration.fit_noise(votes, 0.2, clusters)
+    assert part == pytest.approx(whole, abs=0.05) and part != whole
+    assert calibration.fit_noise(votes[order], 0.2, clusters[order]) == pytest.approx(part, abs=1e-6)
+
+
 def test_a_label_has_no_part_in_its_own_probability():
     """Members of no worth: with their labels in the fit, the probabilities would lean to right."""
     rng = np.random.default_rng(3)

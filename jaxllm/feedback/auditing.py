@@ -170,6 +170,8 @@ def summarize(config: AuditConfig, pairs: Pairs, found: Findings) -> dict[str, A
     result: dict[str, Any] = {
         "rows": len(pairs), "rejected": len(pairs.rejected), "voters": len(found.voting),
         "vote_histogram": histogram(count, len(found.voting)),
+        "vote_shares": [clustered(count.votes[voted] == votes, pairs.clusters[voted], config.seed)
+                        for votes in range(len(found.voting) + 1)] if voted.any() else [],
         "without_votes": int((~voted).sum()),
         "buckets": {name: int((found.bucket == number).sum()) for number, name in enumerate(names)},
         "bucket_shares": shares,

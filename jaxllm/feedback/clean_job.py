@@ -71,7 +71,7 @@ def run(config: Config) -> Path:
         actions = {name: counts.get(name, 0) for name in ACTIONS}
         total = sum(counts.values())
         result = {"rows": total, "rejected": len(rejected), "actions": actions,
-                  "kept": total - actions["remove"] - actions["unpaired"], **result}
+                  "cleaned": total - actions["remove"] - actions["unpaired"], **result}
         summary = Table(["action", "pairs", "share"],
                         [[name, n, n / max(total, 1)] for name, n in actions.items() if n])
         job.write_report("Cleaned preference data", _lead(config, result),

@@ -292,17 +292,17 @@ def _nothing(config: Config, inputs: Inputs) -> Flags:
 def _tags(config: Config, inputs: Inputs, order: np.ndarray) -> Flags:
     """Keeps pairs that add a tag, in an order, and fills up with others at random, without replacement."""
     seen: set[str] = set()
-    kept = []
+    chosen: list[int] = []
     for number in order:
-        if len(kept) == config.keep:
+        if len(chosen) == config.keep:
             break
         if new := set(inputs.tags[number]) - seen:
             seen |= new
-            kept.append(number)
-    rest = np.setdiff1d(np.arange(inputs.count), kept)
-    filled = np.random.default_rng(config.seed).permutation(rest)[:max(config.keep - len(kept), 0)]
+            chosen.append(number)
+    rest = np.setdiff1d(np.arange(inputs.count), chosen)
+    filled = np.random.default_rng(config.seed).permutation(rest)[:max(config.keep - len(chosen), 0)]
     flagged = np.ones(inputs.count, bool)
-    flagged[[*kept, *filled]] = False
+    flagged[[*chosen, *filled]] = False
     return Flags(flagged, f"not among the {config.keep:,} pairs chosen for their tags")
 
 

@@ -48,15 +48,15 @@ def sections(config: AuditConfig, result: Mapping[str, Any], pairs: Pairs, found
 
 
 def _votes(result: Mapping[str, Any]) -> Section:
-    counts, total = result["vote_histogram"], max(sum(result["vote_histogram"]), 1)
-    bars = {str(votes): dict.fromkeys(("mean", "ci_low", "ci_high"), n / total) for votes, n in enumerate(counts)}
+    bars = {str(votes): own for votes, own in enumerate(result["vote_shares"])}
     rows = [[name, n, result["bucket_shares"][name]] for name, n in result["buckets"].items()]
     rows += [["without votes", result["without_votes"], None]] if result["without_votes"] else []
     sizes = [[one["members"], one["low_or_none"], one["spread"], one["same_verdict"], one["agreement_with_people"]]
              for one in result["committee_sizes"]]
     return Section("Votes for the label", " ".join(result["notes"]), [
         Table(["bucket", "pairs", "share"], rows, "95 % intervals from resampled prompts."),
-        Bars("Votes for the label", "share of the pairs", bars),
+        *([Bars("Votes for the label", "share of the pairs", bars, x="members that agree with the label")] if bars
+          else []),
         Table(["members", "minority agrees", "spread over committees", "verdict of the whole committee",
                "agrees with people"], sizes, "Smaller committees, drawn at random.")])
 

@@ -57,6 +57,7 @@ class Bars:
         values: name -> {mean, ci_low, ci_high}.
         top: upper end of the axis; by default that of the values.
         order: names in the order of their colors, so that a name has the same color in all plots of a page.
+        x: name of the horizontal axis, if the names are numbers on it: all bars have one color.
     """
 
     title: str
@@ -64,18 +65,20 @@ class Bars:
     values: Mapping[str, Mapping[str, float]]
     top: float | None = None
     order: Sequence[str] = ()
+    x: str | None = None
 
     def draw(self, axes) -> None:
         """Draws on the axes of matplotlib."""
-        colors = _colors(self.values, self.order)
+        colors = _colors(self.values, self.order) if self.x is None else [COLORS[0]] * len(self.values)
         for i, (color, value) in enumerate(zip(colors, self.values.values(), strict=True)):
             mean = value["mean"]
             # A bootstrap interval need not hold its mean to the last digit.
             error = [[max(mean - value["ci_low"], 0)], [max(value["ci_high"] - mean, 0)]]
             axes.bar(i, mean, width=0.6, color=color, yerr=error, capsize=4)
         # Many names fit under an axis only if they are slanted.
-        slanted = dict(rotation=20, ha="right") if len(self.values) > 4 else {}
+        slanted = dict(rotation=20, ha="right") if len(self.values) > 4 and self.x is None else {}
         axes.set_xticks(range(len(self.values)), [_literal(name) for name in self.values], **slanted)
+        axes.set_xlabel(_literal(self.x or ""))
         axes.set_ylabel(_literal(self.y))
         axes.set_ylim(bottom=min(0, axes.get_ylim()[0]), top=self.top)
 

@@ -55,23 +55,23 @@ def committee_again(folder, *own, **keys):
     return scores_of(other)[:, 0]
 
 
+def tuned(folder, method, *more):
+    """Trains `tiny` for a few steps; returns the directory."""
+    assert main(["tune", f"--method={method}", "--model=tiny", f"--data.path={write(folder / 'rows.jsonl', TINY)}",
+                 f"--out={folder / 'out'}", "--train.epochs=1", "--train.batch_size=4", "--held_back.share=0",
+                 *more]) == 0
+    return folder / "out"
+
+
 @pytest.fixture(scope="module")
 def adapter(tmp_path_factory):
-    """A reward that is not 0: an adapter trained for a few steps."""
-    folder = tmp_path_factory.mktemp("policy")
-    assert main(["tune", "--method=dpo", "--model=tiny", f"--data.path={write(folder / 'rows.jsonl', TINY)}",
-                 f"--out={folder / 'out'}", "--train.epochs=1", "--train.batch_size=4", "--train.lr=1e-2",
-                 "--held_back.share=0"]) == 0
-    return folder / "out" / "adapter"
+    """A policy with an implicit reward that is not 0."""
+    return tuned(tmp_path_factory.mktemp("policy"), "dpo", "--train.lr=1e-2") / "adapter"
 
 
 @pytest.fixture(scope="module")
 def reward_model(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("reward")
-    assert main(["tune", "--method=reward", "--model=tiny", f"--data.path={write(folder / 'rows.jsonl', TINY)}",
-                 f"--out={folder / 'out'}", "--train.epochs=1", "--train.batch_size=4", "--save=model",
-                 "--held_back.share=0"]) == 0
-    return folder / "out" / "model"
+    return tuned(tmp_path_factory.mktemp("reward"), "reward", "--save=model") / "model"
 
 
 def test_a_reward_model_scores_as_jaxllm_score_does(tmp_path, reward_model):

@@ -123,8 +123,8 @@ def test_a_second_pass_with_the_same_quantiles_does_nothing_new():
     flipped = np.array([own == "1" for own in first])
     assert flipped.any()
     second = sources(np.where(flipped[:, None, None], scores[:, :, ::-1], scores))
-    kept = [own for own, bad in zip(second, first, strict=True) if bad != "5|6"]
-    assert "1" not in kept and "5|6" not in kept
+    rest = [own for own, bad in zip(second, first, strict=True) if bad != "5|6"]
+    assert "1" not in rest and "5|6" not in rest
 
 
 def test_votes_alone_have_no_bad_answers_and_no_margin(tmp_path):

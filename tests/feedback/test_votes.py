@@ -78,6 +78,7 @@ def test_votes_of_eight_language_models(shared, tmp_path, subset):
     result = audit(tmp_path, rows, votes)
     counts = HISTOGRAMS[subset]
     assert result["vote_histogram"] == counts
+    np.testing.assert_allclose([own["mean"] for own in result["vote_shares"]], np.array(counts) / sum(counts))
     assert result["buckets"] == {"none": counts[0], "low": sum(counts[1:4]), "mid": sum(counts[4:7]),
                                  "high": counts[7], "full": counts[8]}
 

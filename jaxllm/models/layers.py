@@ -32,7 +32,7 @@ from jaxllm.models.attention import (
 from jaxllm.models.disentangled import Distances, distance_bias
 from jaxllm.models.rope import rotate
 from jaxllm.models.spec import ModelSpec, Relative
-from jaxllm.ops.matmul import matmul
+from jaxllm.ops.matmul import PRODUCT, matmul
 from jaxllm.ops.quantize import Quantized
 
 Remat = Literal["none", "full", "dots"]
@@ -50,7 +50,9 @@ ADAPTABLE = ("q", "k", "v", "o", "up", "gate", "down")
 
 REMAT_POLICIES = {
     "full": jax.checkpoint_policies.nothing_saveable,
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "dots": jax.checkpoint_policies.save_from_both_policies(
+        jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+        jax.checkpoint_policies.save_only_these_names(PRODUCT)),
 }
 
 

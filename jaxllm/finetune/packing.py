@@ -1,8 +1,8 @@
-"""Packed rows of targets: several targets share a row, and the teacher reads a document once for all its questions.
+"""Packed rows of targets: several targets share a row, and a prefix that they have in common is in it once.
 
-    segments    the student's views one after the other, each with its own segment id and positions from 0
-    branches    of the teacher's views one segment holds a shared prefix (branch 0), the document, and the rests of
-                several views (branches 1, 2, ...), with positions that continue after the prefix
+    segments    texts one after the other, each with its own segment id and positions from 0
+    branches    one segment holds a shared prefix (branch 0), such as a document or the head of a chat template, and the
+                rests of several texts (branches 1, 2, ...), with positions that continue after the prefix
 
 Hidden states and gradients equal those of padded rows up to rounding. A shared state predicts the first token of
 several texts, so losses are computed over *predictions*: every predicted token of every target names the state of its
@@ -12,6 +12,7 @@ own row that predicts it, in the student's view and, aligned, in the teacher's.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,7 +20,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxllm.errors import UserError
 from jaxllm.finetune.targets import Target
 from jaxllm.models import ModelSpec
 from jaxllm.text.batches import bucket, bucket_sizes
@@ -30,29 +30,116 @@ class PackedShape:
     """Static shape of packed rows; only the number of rows differs between batches, in buckets.
 
     Attributes:
-        student, teacher: tokens of a row in either view; teacher 0 packs the student's view alone.
-        targets: the most targets of a row.
+        student, teacher: tokens of a row in either view; a view of 0 tokens is not packed.
         predictions: the most predicted tokens of a row.
+        share: the student's views share prefixes too; its attention then needs a dense mask.
     """
 
     student: int
     teacher: int
-    targets: int
     predictions: int
+    share: bool = False
 
 
-def packed_shape(lengths: tuple[int, int], targets_per_row: int = 4, *, teacher: bool = True) -> PackedShape:
-    """Chooses row lengths that hold any `targets_per_row` targets of one document, or any one target.
+# Row lengths are multiples of this, and the longest that are tried hold this many of the longest target.
+ROUNDING, LONGEST_ROWS = 16, 8
+# Shared prefixes of the student are used where they save this share of its tokens.
+WORTHWHILE_SHARING = 0.1
+UNLIMITED = 1 << 30
+
+
+def packed_shape(longest: tuple[int, int], batches: Sequence[Sequence[Target]] = (), *, multiple: int = 1,
+                 views: tuple[bool, bool] = (True, True), width: int = 512) -> PackedShape:
+    """Chooses the shape that computes the fewest tokens for batches like `batches`, and that holds any one target.
 
     Args:
-        lengths: lengths of the student's and the teacher's view of any target, from `common_lengths`.
-        targets_per_row: the most targets of a row.
-        teacher: pack the teacher's view too.
+        longest: lengths of the student's and the teacher's view of any target, from `common_lengths`.
+        batches: typical batches; without any, rows hold four of the longest targets.
+        multiple: see `row_counts`.
+        views: whether the student's and the teacher's view are packed.
+        width: width of the network; the longer a row relative to it, the more attention costs.
     """
-    student = lengths[0] * targets_per_row
-    # The document is read once; of every further target only its own text is added.
-    return PackedShape(student, lengths[1] + lengths[0] * (targets_per_row - 1) if teacher else 0, targets_per_row,
-                       student)
+    batches = [own for own in ([one for one in batch if len(predicting_states(one))] for batch in batches) if own]
+    if not batches:
+        student = longest[0] * 4 if views[0] else 0
+        # A document is read once; of every further target only its own text is added.
+        return PackedShape(student, longest[1] + longest[0] * 3 if views[1] else 0, longest[0] * 4)
+    share = _saved_share([[one.student for one in batch] for batch in batches]) >= WORTHWHILE_SHARING
+    main = 0 if views[0] else 1  # of this view the row length is chosen; that of the other one follows
+    counts = row_counts(max(map(len, batches)), multiple)
+    best: tuple[float, PackedShape] | None = None
+    tokens = _rounded(longest[main])
+    while tokens <= LONGEST_ROWS * _rounded(longest[main]):
+        limits = [0, 0]
+        limits[main], limits[1 - main] = tokens, UNLIMITED if views[1 - main] else 0
+        packed = [_fill_rows(batch, PackedShape(limits[0], limits[1], UNLIMITED, share)) for batch in batches]
+        most = lambda size, rows=packed: max(size(row) for own in rows for row in own)
+        lengths = [0, 0]
+        lengths[main] = tokens
+        if views[1 - main]:
+            other = most(lambda row: len((row.teacher if main == 0 else row.student).tokens))
+            lengths[1 - main] = _rounded(max(longest[1 - main], other))
+        predictions = _rounded(max(longest[0], most(lambda row: len(row.predictions))))
+        shape = PackedShape(lengths[0], lengths[1], predictions, share)
+        rows = sum(bucket(len(own), counts) for own in packed)
+        # A student's token is computed forward and backward; attention adds its share of the row's length.
+        cost = rows * sum(length * passes * (1 + length / (6 * width))
+                          for length, passes in ((shape.student, 3), (shape.teacher, 1)))
+        cost += rows * shape.predictions
+        if best is None or cost < best[0]:
+            best = cost, shape
+        if all(len(own) == 1 for own in packed):
+            break
+        tokens = _rounded(tokens * 1.1 + 1)
+    return best[1] if best is not None else packed_shape(longest, multiple=multiple, views=views)
+
+
+def _rounded(tokens: float) -> int:
+    return -(-int(tokens) // ROUNDING) * ROUNDING
+
+
+def _saved_share(batches: Sequence[Sequence[Sequence[int]]]) -> float:
+    """Computes the share of all tokens that shared prefixes save, with every batch in one row."""
+    total = saved = 0
+    for sequences in batches:
+        groups: dict[tuple[int, ...], int] = {}
+        for ids, length in zip(sequences, shared_prefixes(sequences), strict=True):
+            total, key = total + len(ids), tuple(ids[:length])
+            saved += length if key in groups else 0
+            groups[key] = 1
+    return saved / max(total, 1)
+
+
+def shared_prefixes(sequences: Sequence[Sequence[int]]) -> list[int]:
+    """Chooses the length of the prefix that each sequence shares with others, 0 for none, so that most is saved.
+
+    Sharing has one level: all that share a prefix share the whole of it. Where some of them have more in common, the
+    larger saving of either grouping is taken.
+    """
+    order = sorted(range(len(sequences)), key=lambda i: tuple(sequences[i]))
+    common = [_common(sequences[i], sequences[j]) for i, j in itertools.pairwise(order)]
+
+    def grouped(start: int, stop: int) -> tuple[int, list[tuple[int, int, int]]]:
+        """Returns the tokens saved within `order[start:stop]`, and its groups with their prefixes."""
+        if stop - start == 1:
+            return 0, [(start, stop, 0)]
+        least = min(common[start:stop - 1])
+        ends = [i + 1 for i in range(start, stop - 1) if common[i] == least]
+        parts = [grouped(*part) for part in itertools.pairwise([start, *ends, stop])]
+        together, apart = (stop - start - 1) * least, sum(saved for saved, _ in parts)
+        if together > apart:
+            return together, [(start, stop, least)]
+        return apart, [group for _, groups in parts for group in groups]
+
+    lengths = [0] * len(sequences)
+    for start, stop, length in grouped(0, len(order))[1] if order else ():
+        for i in order[start:stop]:
+            lengths[i] = length
+    return lengths
+
+
+def _common(a: Sequence[int], b: Sequence[int]) -> int:
+    return next((n for n, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
 def row_counts(batch_size: int, multiple: int) -> tuple[int, ...]:
@@ -70,17 +157,6 @@ def can_pack(spec: ModelSpec) -> bool:
     return spec.encoder is None and not spec.rope_depends_on_length
 
 
-def check_packing(spec: ModelSpec, key: str = "train.packing") -> None:
-    """Refuses models with other hidden states in packed rows than in padded ones.
-
-    Raises:
-        UserError: the model is an encoder, or its rotary embedding depends on the length of the text.
-    """
-    if not can_pack(spec):
-        reason = "is an encoder" if spec.encoder is not None else "has a rotary embedding that depends on the length"
-        raise UserError(f"the model {reason}, so that its texts cannot share rows", key, "set it to false")
-
-
 class _Rows:
     """Tokens of one view of one packed row."""
 
@@ -95,12 +171,12 @@ class _Rows:
         self._segment_count = 0
 
     def _prefix_of(self, ids: tuple[int, ...], shareable: int) -> tuple[int, ...] | None:
-        """Finds a prefix in the row that `ids` continues, or that contains it."""
-        if self.share:
-            for prefix in self._prefixes:
-                if shareable and ids[:len(prefix)] == prefix or prefix[:len(ids)] == ids:
-                    return prefix
-        return None
+        """Finds the prefix in the row that `ids` shares, or one that contains all of it."""
+        if not self.share:
+            return None
+        if shareable and ids[:shareable] in self._prefixes:
+            return ids[:shareable]
+        return next((prefix for prefix in self._prefixes if prefix[:len(ids)] == ids), None)
 
     def new_tokens(self, ids: tuple[int, ...], shareable: int) -> int:
         """Counts the tokens that `add` would append."""
@@ -144,36 +220,35 @@ class _Row:
 
     def __init__(self, shape: PackedShape):
         self.shape = shape
-        self.student, self.teacher = _Rows(False), _Rows(True)
-        self.targets = 0
+        self.student, self.teacher = _Rows(shape.share), _Rows(True)
         # Per prediction: student index, teacher index, label, type, has context, number, state; and 1 / n.
         self.predictions: list[tuple[int, ...]] = []
         self.weights: list[float] = []
 
-    def cost(self, target: Target) -> int | None:
-        """Counts the tokens that a target adds; None where it does not fit."""
+    def cost(self, target: Target, shared: tuple[int, int]) -> int | None:
+        """Counts the tokens that a target adds, with `shared` of them in prefixes; None where it does not fit."""
         shape = self.shape
-        student = len(target.student)
-        teacher = self.teacher.new_tokens(target.teacher, target.offset) if shape.teacher else 0
-        fits = (self.targets < shape.targets and len(self.student.tokens) + student <= shape.student
+        student = self.student.new_tokens(target.student, shared[0]) if shape.student else 0
+        teacher = self.teacher.new_tokens(target.teacher, shared[1]) if shape.teacher else 0
+        fits = (len(self.student.tokens) + student <= shape.student
                 and len(self.teacher.tokens) + teacher <= shape.teacher
-                and len(self.predictions) + len(_predicting_states(target)) <= shape.predictions)
+                and len(self.predictions) + len(predicting_states(target)) <= shape.predictions)
         return student + teacher if fits else None
 
-    def add(self, target: Target, number: int) -> None:
+    def add(self, target: Target, number: int, shared: tuple[int, int]) -> None:
         """Places target `number` of the batch."""
-        states = _predicting_states(target)
-        student = self.student.add(target.student, 0)
-        teacher = self.teacher.add(target.teacher, target.offset) if self.shape.teacher else None
+        states = predicting_states(target)
+        student = self.student.add(target.student, shared[0]) if self.shape.student else None
+        teacher = self.teacher.add(target.teacher, shared[1]) if self.shape.teacher else None
         for state in states:
             self.predictions.append((
-                int(student[state]), 0 if teacher is None else int(teacher[target.offset + state]),
+                0 if student is None else int(student[state]),
+                0 if teacher is None else int(teacher[target.offset + state]),
                 target.student[state + 1], target.target_type, int(target.offset > 0), number, state))
         self.weights += [1.0 / len(states)] * len(states)
-        self.targets += 1
 
 
-def _predicting_states(target: Target) -> range:
+def predicting_states(target: Target) -> range:
     """Student states that predict a token with a loss."""
     return range(max(target.masked_tokens - 1, 0), max(len(target.student) - 1, 0))
 
@@ -206,28 +281,36 @@ def pack_targets(targets: Sequence[Target], shape: PackedShape, counts: Sequence
     Raises:
         ValueError: a target does not fit a row, or the last of `counts` is too small.
     """
+    rows = _fill_rows(targets, shape)
+    return _arrays(rows, shape, bucket(max(len(rows), 1), counts))
+
+
+def _fill_rows(targets: Sequence[Target], shape: PackedShape) -> list[_Row]:
+    """Places targets in as many rows as they need, each in the row where it adds the fewest tokens."""
     rows: list[_Row] = []
+    students = shared_prefixes([one.student for one in targets]) if shape.share else [0] * len(targets)
+    teachers = shared_prefixes([one.teacher for one in targets]) if shape.teacher else [0] * len(targets)
     # Targets of one document come one after the other, those with the longest context first.
     order = sorted(range(len(targets)), key=lambda i: (
         -targets[i].offset, targets[i].teacher[:targets[i].offset], -len(targets[i].student)))
     for i in order:
-        target = targets[i]
-        if not len(_predicting_states(target)):
+        target, shared = targets[i], (students[i], teachers[i])
+        if not len(predicting_states(target)):
             continue
-        costs = [(cost, n) for n, row in enumerate(rows) if (cost := row.cost(target)) is not None]
+        costs = [(cost, n) for n, row in enumerate(rows) if (cost := row.cost(target, shared)) is not None]
         if not costs:
             rows.append(_Row(shape))
-            if rows[-1].cost(target) is None:
+            if rows[-1].cost(target, shared) is None:
                 raise ValueError(f"a target with {len(target.student)} student and {len(target.teacher)} teacher "
                                  f"tokens does not fit a row of {shape}")
-        (rows[min(costs)[1]] if costs else rows[-1]).add(target, i)
-    return _arrays(rows, shape, bucket(max(len(rows), 1), counts))
+        (rows[min(costs)[1]] if costs else rows[-1]).add(target, i, shared)
+    return rows
 
 
 def _arrays(rows: Sequence[_Row], shape: PackedShape, count: int) -> PackedTargets:
     batch: dict[str, np.ndarray] = {}
     # Without branches the mask follows from the segments, which flash attention kernels support.
-    views = [("student", shape.student, False), ("teacher", shape.teacher, True)]
+    views = [("student", shape.student, shape.share), ("teacher", shape.teacher, True)]
     for name, length, branches in [view for view in views if view[1]]:
         for field in ("tokens", "segments", "positions", *(["branches"] if branches else [])):
             key = name if field == "tokens" else f"{name}_{field}"

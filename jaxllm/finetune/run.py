@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, cast
 
 import jax
@@ -17,8 +17,8 @@ import yaml
 from jaxllm.config import SamplingConfig, check, to_yaml
 from jaxllm.finetune.distill import DivergenceConfig, Objective, make_loss
 from jaxllm.finetune.on_policy import OnPolicyConfig, OnPolicyTargets
-from jaxllm.finetune.packing import PackedShape, check_packing, pack_targets, packed_shape, row_counts
-from jaxllm.finetune.targets import TargetSource, collate
+from jaxllm.finetune.packing import PackedShape, can_pack, pack_targets, packed_shape, row_counts
+from jaxllm.finetune.targets import Target, TargetSource, collate
 from jaxllm.finetune.teacher_cache import TeacherCache
 from jaxllm.finetune.trainable import as_adapter, init_trained, merged
 from jaxllm.generate import Generator
@@ -41,8 +41,8 @@ from jaxllm.train import (
 )
 from jaxllm.train.config import TrainConfig
 
-# Steps for which the teacher runs ahead where its log-probabilities are cached.
-TEACHER_STEPS_AHEAD = 32
+# Steps for which the teacher runs ahead where its log-probabilities are cached, and targets of one of its passes.
+TEACHER_STEPS_AHEAD, TEACHER_TARGETS = 32, 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +63,7 @@ class TrainPlan:
         on_policy: share and frequency of the student's own completions; None has none.
         sampling: sampling of these completions.
         packing: shape of packed rows; None pads every target to a row of its own.
+        teacher_packing: shape of the teacher's rows where its log-probabilities are cached.
     """
 
     train: TrainConfig
@@ -79,6 +80,7 @@ class TrainPlan:
     on_policy: OnPolicyConfig | None = None
     sampling: SamplingConfig | None = None
     packing: PackedShape | None = None
+    teacher_packing: PackedShape | None = None
 
 
 def resolved_steps(train: TrainConfig) -> int:
@@ -91,23 +93,32 @@ def resolved_steps(train: TrainConfig) -> int:
 def make_plan(model: Model, objective: Objective, train: TrainConfig, lora: LoraConfig | None,
               divergence: DivergenceConfig, lengths: tuple[int, int], dtype: jnp.dtype,
               mesh: jax.sharding.Mesh, *, two_teachers: bool = False, on_policy: OnPolicyConfig | None = None,
-              sampling: SamplingConfig | None = None, epoch_targets: int | None = None) -> TrainPlan:
+              sampling: SamplingConfig | None = None, epoch_targets: int | None = None,
+              batches: Sequence[Sequence[Target]] = ()) -> TrainPlan:
     """Makes a plan: one program, compiled at its first step, for every source that fits `lengths`.
 
     Args:
         epoch_targets: targets of one epoch, for `train.epochs`; None where the job has none.
+        batches: typical batches, for which packed rows are made to fit.
 
-    The other arguments are those of `TrainPlan`.
+    The other arguments are those of `TrainPlan`. Rows are not packed where that would change the hidden states; see
+    `can_pack`.
 
     Raises:
-        UserError: divergence.top_k is larger than the vocabulary, or the model cannot be trained on packed rows.
+        UserError: divergence.top_k is larger than the vocabulary.
     """
     check(divergence.top_k is None or divergence.top_k <= model.spec.vocab_size, "divergence.top_k",
           f"must be at most the vocabulary of {model.spec.vocab_size}, got {divergence.top_k}")
-    train, packing = train.resolve(epoch_targets), None
-    if train.packing:
-        check_packing(model.spec)
-        packing = packed_shape(lengths, teacher=objective == "distill" and divergence.top_k is None)
+    train, packing, teacher_packing = train.resolve(epoch_targets), None, None
+    if train.packing and can_pack(model.spec):
+        distill, groups = objective == "distill", mesh.shape["data"] * mesh.shape["fsdp"]
+        packing = packed_shape(lengths, batches, multiple=train.accumulate * groups, width=model.spec.width,
+                               views=(True, distill and divergence.top_k is None))
+        if distill and divergence.top_k is not None:
+            texts = list(dict.fromkeys(target for batch in batches for target in batch))
+            parts = [texts[start:start + TEACHER_TARGETS] for start in range(0, len(texts), TEACHER_TARGETS)]
+            teacher_packing = packed_shape(lengths, parts, multiple=groups, width=model.spec.width,
+                                           views=(False, True))
     steps = resolved_steps(train)
     optimizer, schedule = make_optimizer(train, steps), make_schedule(train, steps)
     scale = None if lora is None else lora.alpha / lora.rank
@@ -116,7 +127,7 @@ def make_plan(model: Model, objective: Objective, train: TrainConfig, lora: Lora
                      remat=train.remat, two_teachers=two_teachers and divergence.top_k is None)
     step = make_train_step(loss, optimizer, schedule, train.accumulate)
     return TrainPlan(train, lora, step, optimizer, mesh, *lengths, divergence, objective, dtype, two_teachers,
-                     on_policy, sampling, packing)
+                     on_policy, sampling, packing, teacher_packing)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,7 +197,8 @@ def run_plan(base: Generator, targets: TargetSource, plan: TrainPlan, *, checkpo
         batch = lambda step: pack(step_targets(step)).batch
     if plan.objective == "distill" and plan.divergence.top_k is not None:
         cache = TeacherCache(base, open_book_teacher if plan.two_teachers else None, plan.divergence.top_k, lengths,
-                             train.batch_size // train.accumulate, plan.divergence.temperature, plan.dtype, plan.mesh)
+                             train.batch_size // train.accumulate if plan.teacher_packing is None else TEACHER_TARGETS,
+                             plan.divergence.temperature, plan.dtype, plan.mesh, plan.teacher_packing)
         ahead = lambda step: range(step + 1, min(step + TEACHER_STEPS_AHEAD, train.steps))
         later_targets = lambda step: (target for later in ahead(step) for target in step_targets(later))
         batch = lambda step: cache.batch(step_targets(step), later_targets(step))

@@ -11,7 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxllm.finetune.distill import Batch, teacher_states
-from jaxllm.finetune.packing import PackedTargets
+from jaxllm.finetune.packing import (
+    PackedShape,
+    PackedTargets,
+    pack_targets,
+    predicting_states,
+    row_counts,
+)
 from jaxllm.finetune.targets import EMPTY, Target, collate
 from jaxllm.generate import Generator
 from jaxllm.models import ModelSpec, unembedding
@@ -24,11 +30,11 @@ CACHE_BYTES = 2 * 2**30
 
 
 @partial(jax.jit, static_argnames=("spec", "k", "temperature", "dtype"))
-def teacher_top_k(spec: ModelSpec, teacher: Params, open_book_teacher: Params | None, batch: Batch, *, k: int,
-                  temperature: float, dtype: jnp.dtype) -> tuple[jax.Array, jax.Array]:
+def teacher_top_k(spec: ModelSpec, teacher: Params, batch: Batch, *, k: int, temperature: float, dtype: jnp.dtype
+                  ) -> tuple[jax.Array, jax.Array]:
     """Computes the teacher's k most probable tokens at the student's positions, and their log-probabilities
     `[B, Ts, k]`, or `[R, N, k]` of packed rows."""
-    states = teacher_states(spec, teacher, batch, open_book_teacher=open_book_teacher, dtype=dtype)
+    states = teacher_states(spec, teacher, batch, dtype=dtype)
     return top_k_logprobs(states, unembedding(spec, teacher), k, temperature=temperature)
 
 
@@ -37,27 +43,30 @@ class TeacherCache:
 
     Args:
         teacher: the teacher.
-        open_book_teacher: teacher of targets with a context, where it differs; see `target_divergence`.
+        open_book_teacher: teacher of targets with a context, where it differs.
         k: tokens stored per position.
         lengths: lengths of the student's and the teacher's view.
         batch_size: targets of one forward pass.
         temperature: temperature of the distributions.
         dtype: dtype of the forward pass.
         mesh: the devices that share it.
+        packing: shape of rows of the teacher's view, in which a document is read once for several targets; None pads
+            every target to a row of its own.
     """
 
     def __init__(self, teacher: Generator, open_book_teacher: Generator | None, k: int, lengths: tuple[int, int],
-                 batch_size: int, temperature: float, dtype: jnp.dtype, mesh: jax.sharding.Mesh):
+                 batch_size: int, temperature: float, dtype: jnp.dtype, mesh: jax.sharding.Mesh,
+                 packing: PackedShape | None = None):
         self._lengths, self._k, self._batch_size, self._mesh = lengths, k, batch_size, mesh
-        self._entries: dict[Target, tuple[np.ndarray, np.ndarray]] = {}
+        self._packing, self._counts = packing, row_counts(batch_size, mesh.shape["data"] * mesh.shape["fsdp"])
+        self._entries: dict[Target, tuple[np.ndarray, np.ndarray]] = {}  # at the predicting states of each target
         self._bytes = 0
-        self._run = lambda batch: teacher_top_k(
-            teacher.model.spec, teacher.training_params(),
-            None if open_book_teacher is None else open_book_teacher.training_params(), batch, k=k,
-            temperature=temperature, dtype=dtype)
+        self._teachers = teacher, teacher if open_book_teacher is None else open_book_teacher
+        self._run = lambda params, batch: teacher_top_k(teacher.model.spec, params, batch, k=k,
+                                                        temperature=temperature, dtype=dtype)
 
     def batch(self, targets: Sequence[Target], ahead: Iterable[Target] = ()) -> dict[str, np.ndarray]:
-        """Builds `collate` with `teacher_ids` and `teacher_logprobs` `[B, Ts, k]`, undefined in the padding.
+        """Builds `collate` with `teacher_ids` and `teacher_logprobs` `[B, Ts, k]`, 0 at states without a loss.
 
         Args:
             targets: targets of the batch.
@@ -67,8 +76,8 @@ class TeacherCache:
         ids = np.zeros((len(targets), self._lengths[0], self._k), np.int32)
         logprobs = np.zeros(ids.shape, np.float32)
         for row, target in enumerate(targets):
-            length = len(target.student)
-            ids[row, :length], logprobs[row, :length] = self._entries[target]
+            states = predicting_states(target)
+            ids[row, states], logprobs[row, states] = self._entries[target]
         return collate(targets, *self._lengths) | {"teacher_ids": ids, "teacher_logprobs": logprobs}
 
     def packed_batch(self, packed: PackedTargets, targets: Sequence[Target], ahead: Iterable[Target] = ()
@@ -85,8 +94,8 @@ class TeacherCache:
         logprobs = np.zeros(ids.shape, np.float32)
         for number, target in enumerate(targets):
             predictions = packed.number == number
-            entry = self._entries[target]
-            ids[predictions], logprobs[predictions] = (array[packed.state[predictions]] for array in entry)
+            if predictions.any():
+                ids[predictions], logprobs[predictions] = self._entries[target]
         return packed.batch | {"teacher_ids": ids, "teacher_logprobs": logprobs}
 
     def _require(self, targets: Sequence[Target], ahead: Iterable[Target]) -> None:
@@ -99,13 +108,24 @@ class TeacherCache:
         if self._bytes > CACHE_BYTES:
             self._entries, self._bytes = {}, 0
         new = [target for target in dict.fromkeys(targets) if target not in self._entries]
-        for start in range(0, len(new), self._batch_size):
-            part = new[start:start + self._batch_size]
-            batch = collate([*part, *[EMPTY] * (self._batch_size - len(part))], *self._lengths)
-            with jax.set_mesh(self._mesh):
-                ids, logprobs = jax.device_get(self._run(put_batch(batch, self._mesh)))
-            for row, target in enumerate(part):
-                # Copies, so that the batch's arrays can be freed.
-                entry = tuple(array[row, :len(target.student)].copy() for array in (ids, logprobs))
-                self._entries[target] = entry
-                self._bytes += sum(array.nbytes for array in entry)
+        own, other = self._teachers
+        groups = [(own, new)] if own is other else [
+            (own, [target for target in new if not target.offset]),
+            (other, [target for target in new if target.offset])]
+        for teacher, texts in groups:
+            for start in range(0, len(texts), self._batch_size):
+                self._run_batch(teacher.training_params(), texts[start:start + self._batch_size])
+
+    def _run_batch(self, params: Params, targets: Sequence[Target]) -> None:
+        """Runs at most `batch_size` targets through a teacher."""
+        packed = None if self._packing is None else pack_targets(targets, self._packing, self._counts)
+        batch = packed.batch if packed is not None else collate(
+            [*targets, *[EMPTY] * (self._batch_size - len(targets))], *self._lengths)
+        with jax.set_mesh(self._mesh):
+            arrays = jax.device_get(self._run(params, put_batch(batch, self._mesh)))
+        for row, target in enumerate(targets):
+            where = (row, predicting_states(target)) if packed is None else packed.number == row
+            # Copies, so that the batch's arrays can be freed.
+            ids, logprobs = (np.array(array[where]) for array in arrays)
+            self._entries[target] = ids, logprobs
+            self._bytes += ids.nbytes + logprobs.nbytes

@@ -69,9 +69,9 @@ def _temporary(config: Config, spec: ModelSpec, plan: TrainPlan, state, weights:
             programs = [plan.step.lower(state, frozen, _batch(rows, lengths, mesh))]
         else:
             programs = [plan.step.lower(state, weights, _batch(rows, lengths, mesh, top_k)),
-                        teacher_top_k.lower(spec, weights, weights if plan.two_teachers else None,
-                                            _batch(rows // config.train.accumulate, lengths, mesh), k=top_k,
-                                            temperature=config.divergence.temperature, dtype=plan.dtype)]
+                        teacher_top_k.lower(spec, weights, _batch(rows // config.train.accumulate, lengths, mesh),
+                                            k=top_k, temperature=config.divergence.temperature,
+                                            dtype=plan.dtype)]
         return max(program.compile().memory_analysis().temp_size_in_bytes for program in programs)
 
 

@@ -13,7 +13,7 @@ from jaxllm.errors import UserError
 from jaxllm.finetune.distill import Objective
 from jaxllm.finetune.on_policy import longest_completions, on_policy_sampling
 from jaxllm.finetune.run import TrainPlan, make_plan, run_plan
-from jaxllm.finetune.targets import common_lengths, interleave, purpose_seed
+from jaxllm.finetune.targets import Target, common_lengths, interleave, purpose_seed
 from jaxllm.finetune.trainable import trainable_model
 from jaxllm.generate import Generator
 from jaxllm.model import Model
@@ -37,6 +37,9 @@ OBJECTIVES: dict[Method, Objective] = {
     "self_param": "distill", "finetune": "finetune", "finetune_questions": "finetune", "finetune_context": "finetune",
     "replay": "distill"}
 """Methods that train, in the order in which they run, with their objectives."""
+
+# Batches for which packed rows are made to fit; others need more rows at times.
+TYPICAL_BATCHES = 24
 
 DocumentPairs = Sequence[tuple[str, str]]
 DEFAULT = InjectConfig()
@@ -193,10 +196,19 @@ def training_plan(method: Method, config: InjectConfig, generator: Generator, pr
         on_policy = config.on_policy
         sampling = on_policy_sampling(on_policy, config.sampling, prompts.format.answer_stops)
         longest += longest_completions(longest, sampling.max_tokens, prompts.window)
+    batches: list[list[Target]] = []
+    if config.train.packing:
+        sources = [interleave(own, 0) for own in injections[:TYPICAL_BATCHES]]
+        size = config.train.batch_size
+        batches = [[sources[n % len(sources)].target(n // len(sources) * size + i) for i in range(size)]
+                   for n in range(TYPICAL_BATCHES)]
+        if on_policy is not None and sampling is not None:
+            batches = [[*batch, *longest_completions(batch, sampling.max_tokens, prompts.window)][-size:]
+                       for batch in batches]
     return make_plan(generator.model, OBJECTIVES[method], config.train, config.lora, config.divergence,
                      common_lengths(longest, prompts.window), config.device.compute_dtype, mesh,
                      two_teachers=two_teachers, on_policy=on_policy, sampling=sampling,
-                     epoch_targets=max(map(_epoch_targets, injections)))
+                     epoch_targets=max(map(_epoch_targets, injections)), batches=batches)
 
 
 def _epoch_targets(sources: Sequence[DocumentTargets]) -> int:

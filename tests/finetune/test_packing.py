@@ -9,14 +9,14 @@ import optax
 import pytest
 from numpy.testing import assert_allclose
 
-from jaxllm.errors import UserError
 from jaxllm.finetune.distill import Objective, make_loss
 from jaxllm.finetune.packing import (
     PackedShape,
-    check_packing,
+    can_pack,
     pack_targets,
     packed_shape,
     row_counts,
+    shared_prefixes,
 )
 from jaxllm.finetune.targets import EMPTY, build_target, collate, common_lengths, continuation
 from jaxllm.finetune.teacher_cache import TeacherCache
@@ -42,24 +42,24 @@ def document_targets():
 def test_rows_by_hand():
     """A document and two questions: the teacher reads it once; the state before a question belongs to its branch."""
     targets = [build_target((1,), (10, 11, 12), ids, "qa") for ids in ((20, 21), (30, 31, 32))]
-    packed = pack_targets(targets, PackedShape(8, 10, 2, 6), (1, 2))
+    packed = pack_targets(targets, PackedShape(8, 10, 6), (1, 2))
     row = {name: values[0].tolist() for name, values in packed.batch.items()}
-    # The longer target first; shared is as much as there are context tokens: prefix, 10, 11.
-    assert row["teacher"] == [1, 10, 11, 12, 30, 31, 32, 12, 20, 21]
-    assert row["teacher_branches"] == [0, 0, 0, 1, 1, 1, 1, 2, 2, 2]
-    assert row["teacher_positions"] == [0, 1, 2, 3, 4, 5, 6, 3, 4, 5]
-    assert row["teacher_segments"] == [1] * 10
+    # The longer target first; shared is all that both have in common.
+    assert row["teacher"] == [1, 10, 11, 12, 30, 31, 32, 20, 21, 0]
+    assert row["teacher_branches"] == [0, 0, 0, 0, 1, 1, 1, 2, 2, 0]
+    assert row["teacher_positions"] == [0, 1, 2, 3, 4, 5, 6, 4, 5, 0]
+    assert row["teacher_segments"] == [1] * 9 + [0]
     assert row["student"] == [1, 30, 31, 32, 1, 20, 21, 0]
     assert row["student_segments"] == [1, 1, 1, 1, 2, 2, 2, 0] and "student_branches" not in row
     assert row["student_index"] == [0, 1, 2, 4, 5, 0] and row["labels"] == [30, 31, 32, 20, 21, 0]
-    assert row["teacher_index"] == [3, 4, 5, 7, 8, 0]
+    assert row["teacher_index"] == [3, 4, 5, 3, 7, 0]
     assert_allclose(row["weights"], [1 / 3] * 3 + [1 / 2] * 2 + [0])
     assert packed.number[0].tolist() == [1, 1, 1, 0, 0, -1] and packed.state[0].tolist() == [0, 1, 2, 0, 1, -1]
 
 
-def packed_and_padded(targets, per_row=4, counts=None, **options):
+def packed_and_padded(targets, counts=None, batches=(), **options):
     lengths = common_lengths(targets, 64)
-    shape = packed_shape(lengths, per_row, **options)
+    shape = packed_shape(lengths, batches, **options)
     packed = pack_targets(targets, shape, counts or row_counts(len(targets), 1))
     return packed.batch, collate(targets, *lengths)
 
@@ -68,9 +68,9 @@ def test_shared_text_is_in_the_row_once():
     """Real tokens of the teacher's view, and rows, against padding."""
     targets = [build_target((1,), DOCUMENT, (30 + n, 31, 32), "qa") for n in range(8)]
     packed, padded = packed_and_padded(targets)
-    assert len(packed["teacher"]) == 2
-    # Two rows of the prefix and eleven tokens of the document, and eight branches of four tokens.
-    assert np.count_nonzero(packed["teacher_segments"]) == 2 * 12 + 8 * 4
+    assert len(packed["teacher"]) == 1
+    # The prefix and the document, and eight branches of three tokens.
+    assert np.count_nonzero(packed["teacher_segments"]) == 13 + 8 * 3
     assert np.count_nonzero(padded["teacher_segments"]) == 8 * 16
     continuations, _ = packed_and_padded([continuation((1,), DOCUMENT, cut) for cut in (3, 5, 7)])
     assert np.count_nonzero(continuations["teacher_segments"]) == 1 + len(DOCUMENT)
@@ -138,7 +138,11 @@ def test_cached_teacher_probabilities_follow_their_targets(llama):
     lengths = common_lengths(targets, 64)
     teacher = Generator(Model(spec, params, None))
     cache = TeacherCache(teacher, None, 16, lengths, len(targets), 1.0, jnp.float32, make_mesh(1))
-    packed = pack_targets(targets, packed_shape(lengths, teacher=False), (4,))
+    packed = pack_targets(targets, packed_shape(lengths, views=(True, False)), (4,))
+    rows = TeacherCache(teacher, None, 16, lengths, len(targets), 1.0, jnp.float32, make_mesh(1),
+                        packed_shape(lengths, [targets], views=(False, True)))
+    jax.tree.map(lambda a, b: assert_allclose(a, b, atol=1e-5), rows.batch(targets)["teacher_logprobs"],
+                 cache.batch(targets)["teacher_logprobs"])
     assert_same(make_loss(spec, "distill", adapter.scale), adapter.params, params,
                 cache.packed_batch(packed, targets), cache.batch(targets), weight=9)
 
@@ -147,7 +151,7 @@ def test_cached_teacher_probabilities_follow_their_targets(llama):
 def test_accumulation_over_packed_rows(llama):
     spec, params = llama
     adapter = noisy_adapter(spec)
-    packed, padded = packed_and_padded(document_targets(), per_row=2, counts=(6,))
+    packed, padded = packed_and_padded(document_targets(), counts=(6,))
     loss, optimizer = make_loss(spec, "distill", adapter.scale), optax.sgd(0.1)
     results = []
     for batch, accumulate in ((packed, 1), (packed, 3), (padded, 5)):
@@ -170,6 +174,40 @@ def test_row_counts_are_bucketed_and_compile_once_each():
         pack_targets([targets[0]], dataclasses.replace(shape, teacher=8), (1,))
 
 
-def test_models_with_a_length_dependent_rotary_embedding_are_refused():
-    with pytest.raises(UserError, match="train.packing: .*depends on the length"):
-        check_packing(dataclasses.replace(LLAMA, rope=Rope(kind="dynamic", factor=2.0)))
+def test_models_with_a_length_dependent_rotary_embedding_are_not_packed():
+    assert can_pack(LLAMA) and not can_pack(dataclasses.replace(LLAMA, rope=Rope(kind="dynamic", factor=2.0)))
+
+
+def test_shared_prefixes_save_the_most():
+    """Golden: a common head alone, a document within the head where that saves more, duplicates, nothing in common."""
+    assert shared_prefixes([(1, 2, 3), (1, 2, 4), (1, 5)]) == [2, 2, 0]  # 2 tokens saved either way: the longer prefix
+    assert shared_prefixes([(1, 2, 3), (1, 2, 4), (1, 5), (1, 6)]) == [1, 1, 1, 1]
+    assert shared_prefixes([(1, 7, 8, 9, 3), (1, 6), (1, 7, 8, 9, 4)]) == [4, 0, 4]
+    assert shared_prefixes([(1, 2), (1, 2), (3,)]) == [2, 2, 0]
+    assert shared_prefixes([(1,), (2,)]) == [0, 0] and shared_prefixes([]) == []
+
+
+@pytest.mark.parametrize("views", [(True, True), (True, False)])
+def test_a_shape_for_typical_batches_wastes_little_and_gives_the_same_loss(views):
+    """A chat head of ten tokens shared by the student too; the loss and gradient of padded rows."""
+    head = tuple(range(80, 90))
+    draw = np.random.default_rng(0)
+    targets = [build_target(head, DOCUMENT, draw.integers(3, 60, draw.integers(4, 12)).tolist(), "qa")
+               for _ in range(64)]
+    batches = [targets[start:start + 8] for start in range(0, 64, 8)]
+    shape = packed_shape(common_lengths(targets, 64), batches, views=views, width=LLAMA.width)
+    packed = [pack_targets(batch, shape, row_counts(8, 1)).batch for batch in batches]
+    filled = np.concatenate([batch["student_segments"].ravel() > 0 for batch in packed])
+    assert shape.share and filled.mean() > 0.8 and filled.sum() < 0.75 * sum(len(one.student) for one in targets)
+    if all(views):
+        adapter = noisy_adapter(LLAMA)
+        assert_same(make_loss(LLAMA, "distill", adapter.scale), adapter.params, random_params(LLAMA, 0), packed[0],
+                    collate(batches[0], *common_lengths(targets, 64)), weight=8)
+
+
+def test_a_shape_holds_the_longest_target():
+    """Even where no typical batch has one like it."""
+    long = build_target((1,), DOCUMENT, range(3, 40), "qa")
+    short = [build_target((1,), (), (5, 6), "qa")] * 4
+    shape = packed_shape(common_lengths([long], 64), [short])
+    assert pack_targets([long, *short], shape, (1, 2)).batch["student"].shape[0] == 1

@@ -10,7 +10,7 @@ the teacher in every step with the adapter disabled, and takes the KL over the w
 
 Printed are seconds without compilation, learned tokens (those with a loss) a second, padding, and the bound: what the
 matrix products of the least work would take at the rate of XLA's products of this machine in the same dtype. The least
-work is every distinct target once through the teacher behind one reading of its document, and two passes' worth of
+work is every distinct target once through the teacher after one reading of its document, and two passes' worth of
 products (forward, and the gradient of activations) for the tokens of a batch with their common prefix once.
 """
 

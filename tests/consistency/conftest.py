@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import warnings
 
 import numpy as np
 import pytest
@@ -71,3 +72,11 @@ def rank(tmp_path):
 @pytest.fixture
 def repair(tmp_path):
     return Verb("repair", tmp_path)
+
+
+@pytest.fixture
+def strict_floats():
+    """Makes every warning of numpy and scipy an error."""
+    with warnings.catch_warnings(), np.errstate(divide="raise", over="raise", invalid="raise"):
+        warnings.simplefilter("error")
+        yield

@@ -35,8 +35,8 @@ import jaxllm
 from jaxllm.config import SamplingConfig
 from jaxllm.devices import DeviceConfig, open_mesh
 from jaxllm.finetune.distill import DivergenceConfig
-from jaxllm.finetune.packing import pack_targets, row_counts, shared_prefixes
-from jaxllm.finetune.run import TrainPlan, run_plan
+from jaxllm.finetune.packing import count_distinct, pack_targets, row_counts
+from jaxllm.finetune.run import TEACHER_TARGETS, TrainPlan, run_plan
 from jaxllm.finetune.targets import Target, interleave
 from jaxllm.finetune.trainable import trainable_model
 from jaxllm.generate import Generator
@@ -103,16 +103,6 @@ def learned_tokens(targets: Sequence[Target]) -> int:
     return sum(len(target.student) - max(target.masked_tokens, 1) for target in targets)
 
 
-def distinct_tokens(sequences: Sequence[Sequence[int]]) -> int:
-    """Counts tokens with every shared prefix once."""
-    total, seen = 0, set()
-    for ids, length in zip(sequences, shared_prefixes(sequences), strict=True):
-        prefix = tuple(ids[:length])
-        total += len(ids) - (length if prefix in seen else 0)
-        seen.add(prefix)
-    return total
-
-
 def product_rate(dtype: jnp.dtype, width: int, inner: int, rows: int = 384) -> float:
     """Measures the operations a second of XLA's products of activations with a layer's kernel."""
     a, kernels = jnp.ones((rows, width), dtype), [jnp.full((width, inner), n, dtype) for n in range(8)]
@@ -132,21 +122,26 @@ def bound(bench: Bench, model: Model, batch: int) -> float:
     vocabulary = spec.vocab_size * spec.width
     layers = sum(leaf.size for leaf in jax.tree.leaves(model.params["layers"]))
     distinct = list(dict.fromkeys(targets))
-    student = sum(distinct_tokens([one.student for one in targets[start:start + batch]])
+    student = sum(count_distinct([one.student for one in targets[start:start + batch]])
                   for start in range(0, len(targets), batch))
-    teacher = distinct_tokens([one.teacher for one in distinct])
+    teacher = count_distinct([one.teacher for one in distinct])
     operations = 2 * layers * (2 * student + teacher)
     operations += 2 * vocabulary * (3 * learned_tokens(targets) + learned_tokens(distinct))
     return operations / product_rate(bench.plan.dtype, spec.width, spec.mlp_width)
 
 
-def padding(bench: Bench, batch: int) -> float:
-    """Computes the share of the student's computed positions that are padding."""
-    if bench.plan.packing is None:
-        return 1 - float(np.mean([len(one.student) for one in bench.targets])) / bench.plan.student_length
-    segments = [pack_targets(bench.targets[start:start + batch], bench.plan.packing, row_counts(batch, 1)
-                             ).batch["student_segments"] for start in range(0, len(bench.targets), batch)]
-    return 1 - float(np.concatenate([one.ravel() for one in segments]).astype(bool).mean())
+def padding(bench: Bench, batch: int) -> tuple[float, float]:
+    """Computes the share of padding among the positions that the student and, once per target, the teacher compute."""
+    plan, distinct = bench.plan, list(dict.fromkeys(bench.targets))
+    if plan.packing is None or plan.teacher_packing is None:
+        return (1 - float(np.mean([len(one.student) for one in bench.targets])) / plan.student_length,
+                1 - float(np.mean([len(one.teacher) for one in distinct])) / plan.teacher_length)
+    views = (("student", bench.targets, plan.packing, batch), ("teacher", distinct, plan.teacher_packing,
+                                                              TEACHER_TARGETS))
+    student, teacher = (1 - float(np.concatenate(
+        [pack_targets(targets[start:start + size], shape, row_counts(size, 1)).batch[f"{name}_segments"].ravel()
+         for start in range(0, len(targets), size)]).astype(bool).mean()) for name, targets, shape, size in views)
+    return student, teacher
 
 
 def time_torch(options: argparse.Namespace, model: Model, targets: Sequence[Target]) -> float:
@@ -221,12 +216,13 @@ def main() -> None:
         seconds = time_torch(options, model, bench.targets) * (options.targets // options.batch)
         lines.append({"side": "torch, PEFT, float32", "seconds": seconds, "tokens_per_second": tokens / seconds})
     print(f"{options.targets} targets, {tokens:,} tokens with a loss, batches of {options.batch}")
-    print("| side | seconds | learned tokens/s | padding | bound, seconds | of bound | peak memory, GB |")
+    print("| side | seconds | learned tokens/s | padding, student / teacher | bound, s | of bound | peak, GB |")
     print("|---|---|---|---|---|---|---|")
     show = lambda value, style: "–" if value is None else format(value, style)
     for line in lines:
         print(f"| {line['side']} | {line['seconds']:.1f} | {line['tokens_per_second']:.0f} | "
-              f"{show(line.get('padding'), '.1%')} | {show(line.get('bound'), '.1f')} | "
+              f"{' / '.join(f'{share:.1%}' for share in line.get('padding', ())) or '–'} | "
+              f"{show(line.get('bound'), '.1f')} | "
               f"{show(line.get('of_bound'), '.0%')} | {show(line.get('peak_gb'), '.2f')} |")
     if options.json:
         options.json.write_text(json.dumps(lines, indent=2))

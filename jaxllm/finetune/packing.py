@@ -48,66 +48,65 @@ WORTHWHILE_SHARING = 0.1
 UNLIMITED = 1 << 30
 
 
-def packed_shape(longest: tuple[int, int], batches: Sequence[Sequence[Target]] = (), *, multiple: int = 1,
-                 views: tuple[bool, bool] = (True, True), width: int = 512) -> PackedShape:
+def packed_shape(longest: tuple[int, int], batches: Sequence[Sequence[Target]], width: int, *, multiple: int = 1,
+                 views: tuple[bool, bool] = (True, True)) -> PackedShape:
     """Chooses the shape that computes the fewest tokens for batches like `batches`, and that holds any one target.
 
     Args:
         longest: lengths of the student's and the teacher's view of any target, from `common_lengths`.
-        batches: typical batches; without any, rows hold four of the longest targets.
+        batches: typical batches; without any, rows hold four of the longest targets of one document.
+        width: width of the network; the longer a row relative to it, the more attention costs.
         multiple: see `row_counts`.
         views: whether the student's and the teacher's view are packed.
-        width: width of the network; the longer a row relative to it, the more attention costs.
     """
     batches = [own for own in ([one for one in batch if len(predicting_states(one))] for batch in batches) if own]
     if not batches:
-        student = longest[0] * 4 if views[0] else 0
-        # A document is read once; of every further target only its own text is added.
-        return PackedShape(student, longest[1] + longest[0] * 3 if views[1] else 0, longest[0] * 4)
-    share = _saved_share([[one.student for one in batch] for batch in batches]) >= WORTHWHILE_SHARING
-    main = 0 if views[0] else 1  # of this view the row length is chosen; that of the other one follows
+        further = longest[0] * 3  # of every further target only its own text is added
+        return PackedShape(longest[0] + further if views[0] else 0, longest[1] + further if views[1] else 0,
+                           longest[0] + further)
+    students = [[one.student for one in batch] for batch in batches]
+    total, distinct = (sum(map(count, students)) for count in (lambda own: sum(map(len, own)), count_distinct))
+    share = views[0] and total - distinct >= WORTHWHILE_SHARING * total
     counts = row_counts(max(map(len, batches)), multiple)
-    best: tuple[float, PackedShape] | None = None
-    tokens = _rounded(longest[main])
-    while tokens <= LONGEST_ROWS * _rounded(longest[main]):
-        limits = [0, 0]
-        limits[main], limits[1 - main] = tokens, UNLIMITED if views[1 - main] else 0
-        packed = [_fill_rows(batch, PackedShape(limits[0], limits[1], UNLIMITED, share)) for batch in batches]
-        most = lambda size, rows=packed: max(size(row) for own in rows for row in own)
-        lengths = [0, 0]
-        lengths[main] = tokens
-        if views[1 - main]:
-            other = most(lambda row: len((row.teacher if main == 0 else row.student).tokens))
-            lengths[1 - main] = _rounded(max(longest[1 - main], other))
-        predictions = _rounded(max(longest[0], most(lambda row: len(row.predictions))))
-        shape = PackedShape(lengths[0], lengths[1], predictions, share)
-        rows = sum(bucket(len(own), counts) for own in packed)
-        # A student's token is computed forward and backward; attention adds its share of the row's length.
-        cost = rows * sum(length * passes * (1 + length / (6 * width))
-                          for length, passes in ((shape.student, 3), (shape.teacher, 1)))
-        cost += rows * shape.predictions
-        if best is None or cost < best[0]:
-            best = cost, shape
-        if all(len(own) == 1 for own in packed):
-            break
+    tokens = _rounded(longest[0 if views[0] else 1])
+    lengths, most = [], LONGEST_ROWS * tokens
+    while tokens <= most:
+        lengths.append(tokens)
         tokens = _rounded(tokens * 1.1 + 1)
-    return best[1] if best is not None else packed_shape(longest, multiple=multiple, views=views)
+    shapes = (_fitted_shape(longest, batches, counts, width, tokens, share, views) for tokens in lengths)
+    return min(shapes, key=lambda own: own[0])[1]
+
+
+def _fitted_shape(longest: tuple[int, int], batches: Sequence[Sequence[Target]], counts: Sequence[int], width: int,
+                  tokens: int, share: bool, views: tuple[bool, bool]) -> tuple[float, PackedShape]:
+    """Fits a shape to batches, with rows of `tokens` in the student's view, or the teacher's if that is the only one.
+
+    Returns:
+        the cost of all batches, and the shape.
+    """
+    limits = (tokens, UNLIMITED if views[1] else 0) if views[0] else (0, tokens)
+    packed = [_fill_rows(batch, PackedShape(*limits, predictions=UNLIMITED, share=share)) for batch in batches]
+    most = lambda size: max(size(row) for rows in packed for row in rows)
+    teacher = _rounded(max(longest[1], most(lambda row: len(row.teacher.tokens)))) if all(views) else limits[1]
+    shape = PackedShape(limits[0], teacher, _rounded(max(longest[0], most(lambda row: len(row.predictions)))), share)
+    # In forward passes of a token: the student takes about three, and the vocabulary about one per prediction.
+    cost = shape.predictions + sum(passes * length * (1 + length / (6 * width))
+                                   for passes, length in ((3, shape.student), (1, shape.teacher)))
+    return cost * sum(bucket(len(rows), counts) for rows in packed), shape
 
 
 def _rounded(tokens: float) -> int:
     return -(-int(tokens) // ROUNDING) * ROUNDING
 
 
-def _saved_share(batches: Sequence[Sequence[Sequence[int]]]) -> float:
-    """Computes the share of all tokens that shared prefixes save, with every batch in one row."""
-    total = saved = 0
-    for sequences in batches:
-        groups: dict[tuple[int, ...], int] = {}
-        for ids, length in zip(sequences, shared_prefixes(sequences), strict=True):
-            total, key = total + len(ids), tuple(ids[:length])
-            saved += length if key in groups else 0
-            groups[key] = 1
-    return saved / max(total, 1)
+def count_distinct(sequences: Sequence[Sequence[int]]) -> int:
+    """Counts the tokens of sequences with every shared prefix once."""
+    prefixes: dict[tuple[int, ...], int] = {}
+    total = 0
+    for ids, length in zip(sequences, shared_prefixes(sequences), strict=True):
+        total += len(ids) - length
+        prefixes[tuple(ids[:length])] = length
+    return total + sum(prefixes.values())
 
 
 def shared_prefixes(sequences: Sequence[Sequence[int]]) -> list[int]:

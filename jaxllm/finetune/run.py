@@ -112,13 +112,12 @@ def make_plan(model: Model, objective: Objective, train: TrainConfig, lora: Lora
     train, packing, teacher_packing = train.resolve(epoch_targets), None, None
     if train.packing and can_pack(model.spec):
         distill, groups = objective == "distill", mesh.shape["data"] * mesh.shape["fsdp"]
-        packing = packed_shape(lengths, batches, multiple=train.accumulate * groups, width=model.spec.width,
+        packing = packed_shape(lengths, batches, model.spec.width, multiple=train.accumulate * groups,
                                views=(True, distill and divergence.top_k is None))
         if distill and divergence.top_k is not None:
             texts = list(dict.fromkeys(target for batch in batches for target in batch))
             parts = [texts[start:start + TEACHER_TARGETS] for start in range(0, len(texts), TEACHER_TARGETS)]
-            teacher_packing = packed_shape(lengths, parts, multiple=groups, width=model.spec.width,
-                                           views=(False, True))
+            teacher_packing = packed_shape(lengths, parts, model.spec.width, multiple=groups, views=(False, True))
     steps = resolved_steps(train)
     optimizer, schedule = make_optimizer(train, steps), make_schedule(train, steps)
     scale = None if lora is None else lora.alpha / lora.rank

@@ -13,6 +13,7 @@ from jaxllm.finetune.distill import Objective, make_loss
 from jaxllm.finetune.packing import (
     PackedShape,
     can_pack,
+    count_distinct,
     pack_targets,
     packed_shape,
     row_counts,
@@ -59,7 +60,7 @@ def test_rows_by_hand():
 
 def packed_and_padded(targets, counts=None, batches=(), **options):
     lengths = common_lengths(targets, 64)
-    shape = packed_shape(lengths, batches, **options)
+    shape = packed_shape(lengths, batches, LLAMA.width, **options)
     packed = pack_targets(targets, shape, counts or row_counts(len(targets), 1))
     return packed.batch, collate(targets, *lengths)
 
@@ -138,9 +139,9 @@ def test_cached_teacher_probabilities_follow_their_targets(llama):
     lengths = common_lengths(targets, 64)
     teacher = Generator(Model(spec, params, None))
     cache = TeacherCache(teacher, None, 16, lengths, len(targets), 1.0, jnp.float32, make_mesh(1))
-    packed = pack_targets(targets, packed_shape(lengths, views=(True, False)), (4,))
+    packed = pack_targets(targets, packed_shape(lengths, [], spec.width, views=(True, False)), (4,))
     rows = TeacherCache(teacher, None, 16, lengths, len(targets), 1.0, jnp.float32, make_mesh(1),
-                        packed_shape(lengths, [targets], views=(False, True)))
+                        packed_shape(lengths, [targets], spec.width, views=(False, True)))
     jax.tree.map(lambda a, b: assert_allclose(a, b, atol=1e-5), rows.batch(targets)["teacher_logprobs"],
                  cache.batch(targets)["teacher_logprobs"])
     assert_same(make_loss(spec, "distill", adapter.scale), adapter.params, params,
@@ -166,7 +167,7 @@ def test_accumulation_over_packed_rows(llama):
 def test_row_counts_are_bucketed_and_compile_once_each():
     assert row_counts(16, 1) == (1, 2, 3, 4, 6, 8, 12, 16) and row_counts(6, 4) == (4, 8)
     targets = document_targets()
-    shape = packed_shape(common_lengths(targets, 64))
+    shape = packed_shape(common_lengths(targets, 64), [], LLAMA.width)
     shapes = {tuple(pack_targets(targets[:n], shape, row_counts(10, 2)).batch["student"].shape)
               for n in range(1, 11)}
     assert len(shapes) <= 2
@@ -185,6 +186,7 @@ def test_shared_prefixes_save_the_most():
     assert shared_prefixes([(1, 7, 8, 9, 3), (1, 6), (1, 7, 8, 9, 4)]) == [4, 0, 4]
     assert shared_prefixes([(1, 2), (1, 2), (3,)]) == [2, 2, 0]
     assert shared_prefixes([(1,), (2,)]) == [0, 0] and shared_prefixes([]) == []
+    assert [count_distinct(own) for own in ([(1, 2, 3), (1, 2, 4), (1, 5)], [(1, 2), (1, 2)], [])] == [6, 2, 0]
 
 
 @pytest.mark.parametrize("views", [(True, True), (True, False)])
@@ -195,7 +197,7 @@ def test_a_shape_for_typical_batches_wastes_little_and_gives_the_same_loss(views
     targets = [build_target(head, DOCUMENT, draw.integers(3, 60, draw.integers(4, 12)).tolist(), "qa")
                for _ in range(64)]
     batches = [targets[start:start + 8] for start in range(0, 64, 8)]
-    shape = packed_shape(common_lengths(targets, 64), batches, views=views, width=LLAMA.width)
+    shape = packed_shape(common_lengths(targets, 64), batches, LLAMA.width, views=views)
     packed = [pack_targets(batch, shape, row_counts(8, 1)).batch for batch in batches]
     filled = np.concatenate([batch["student_segments"].ravel() > 0 for batch in packed])
     assert shape.share and filled.mean() > 0.8 and filled.sum() < 0.75 * sum(len(one.student) for one in targets)
@@ -209,5 +211,5 @@ def test_a_shape_holds_the_longest_target():
     """Even where no typical batch has one like it."""
     long = build_target((1,), DOCUMENT, range(3, 40), "qa")
     short = [build_target((1,), (), (5, 6), "qa")] * 4
-    shape = packed_shape(common_lengths([long], 64), [short])
+    shape = packed_shape(common_lengths([long], 64), [short], LLAMA.width)
     assert pack_targets([long, *short], shape, (1, 2)).batch["student"].shape[0] == 1

@@ -64,7 +64,7 @@ def settings(options: argparse.Namespace, compute: str, top_k: int | None = TOP_
         mixture=MixtureConfig(qa=3, continuation=0, unrelated=1),
         unrelated=UnrelatedConfig(tokens=32, train=24, drift=8, with_document=False),
         divergence=DivergenceConfig(top_k=top_k), sampling=SamplingConfig(temperature=0.0, max_tokens=32),
-        lora=LoraConfig(rank=RANK, alpha=ALPHA, targets=MODULES), train=train,
+        lora=LoraConfig(rank=RANK, alpha=ALPHA, targets=MODULES), train=train, generation_batch_size=8,
         device=DeviceConfig(compute=compute))
 
 

@@ -17,7 +17,7 @@ import yaml
 from jaxllm.config import SamplingConfig, check, to_yaml
 from jaxllm.finetune.distill import DivergenceConfig, Objective, make_loss
 from jaxllm.finetune.on_policy import OnPolicyConfig, OnPolicyTargets
-from jaxllm.finetune.packing import PackedShape, can_pack, pack_targets, packed_shape, row_counts
+from jaxllm.finetune.packing import PackedShape, PackedTargets, can_pack, pack_targets, packed_shape, row_counts
 from jaxllm.finetune.targets import Target, TargetSource, collate
 from jaxllm.finetune.teacher_cache import TeacherCache
 from jaxllm.finetune.trainable import as_adapter, init_trained, merged
@@ -81,6 +81,11 @@ class TrainPlan:
     sampling: SamplingConfig | None = None
     packing: PackedShape | None = None
     teacher_packing: PackedShape | None = None
+
+    def pack(self, targets: Sequence[Target]) -> PackedTargets:
+        """Packs the targets of a step; the plan has to have a shape of packed rows."""
+        multiple = self.train.accumulate * self.mesh.shape["data"] * self.mesh.shape["fsdp"]
+        return pack_targets(targets, cast(PackedShape, self.packing), row_counts(self.train.batch_size, multiple))
 
 
 def resolved_steps(train: TrainConfig) -> int:
@@ -189,11 +194,9 @@ def run_plan(base: Generator, targets: TargetSource, plan: TrainPlan, *, checkpo
     step_targets = lambda step: [draw(n) for n in range(step * train.batch_size, (step + 1) * train.batch_size)]
     frozen: Callable[[], Any] = base.training_params
     lengths = plan.student_length, plan.teacher_length
-    counts = row_counts(train.batch_size, train.accumulate * plan.mesh.shape["data"] * plan.mesh.shape["fsdp"])
-    pack: Any = lambda targets: pack_targets(targets, cast(Any, plan.packing), counts)
     batch = lambda step: collate(step_targets(step), *lengths)
     if plan.packing is not None:
-        batch = lambda step: pack(step_targets(step)).batch
+        batch = lambda step: plan.pack(step_targets(step)).batch
     if plan.objective == "distill" and plan.divergence.top_k is not None:
         cache = TeacherCache(base, open_book_teacher if plan.two_teachers else None, plan.divergence.top_k, lengths,
                              train.batch_size // train.accumulate if plan.teacher_packing is None else TEACHER_TARGETS,
@@ -202,7 +205,8 @@ def run_plan(base: Generator, targets: TargetSource, plan: TrainPlan, *, checkpo
         later_targets = lambda step: (target for later in ahead(step) for target in step_targets(later))
         batch = lambda step: cache.batch(step_targets(step), later_targets(step))
         if plan.packing is not None:
-            batch = lambda step: cache.packed_batch(pack(current := step_targets(step)), current, later_targets(step))
+            batch = lambda step: cache.packed_batch(plan.pack(current := step_targets(step)), current,
+                                                    later_targets(step))
     elif plan.two_teachers:
         frozen = lambda: (base.training_params(), open_book_teacher.training_params())
     # Sampling unstacks the layers, so every step takes the stacked ones anew.

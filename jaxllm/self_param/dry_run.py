@@ -11,8 +11,9 @@ import numpy as np
 
 from jaxllm.errors import UserError
 from jaxllm.finetune.memory import abstract_adapter, device_bytes, memory_table
-from jaxllm.finetune.run import TrainPlan, make_plan
-from jaxllm.finetune.targets import build_target, collate, common_lengths, continuation
+from jaxllm.finetune.packing import pack_targets, row_counts
+from jaxllm.finetune.run import TEACHER_TARGETS, TrainPlan, make_plan
+from jaxllm.finetune.targets import Target, build_target, collate, common_lengths, continuation
 from jaxllm.finetune.teacher_cache import teacher_top_k
 from jaxllm.model import Model
 from jaxllm.models import ModelSpec, Params, load_spec, native
@@ -28,23 +29,23 @@ from jaxllm.train import abstract_state
 def dry_run(config: Config, mesh: jax.sharding.Mesh) -> str:
     """Compiles a step for documents of `config.dry_run` tokens and describes the memory of a device.
 
-    With train.packing the step is compiled for padded rows all the same, which take more memory than packed ones.
-
     Raises:
         UserError: the model has a scoring head, or the document does not fit the context window.
     """
     spec = load_spec(config.model)
     if spec.head is not None:
         raise UserError("has a scoring head", config.model, "use a language model")
-    lengths = _lengths(config, spec.max_positions)
+    targets = _targets(config, spec.max_positions)
+    lengths = common_lengths(targets, spec.max_positions)
     dtype = jnp.dtype(weight_dtype(config) or stored_dtype(config.model))
     weights = native.abstract(spec, dtype, model_shardings(spec, mesh), config.device.quantize)
     trained = weights if config.lora is None else abstract_adapter(spec, config.lora, mesh)
     teachers = two_teachers(config, "self_param")
     plan = make_plan(Model(spec, weights, cast(Any, None)), OBJECTIVES["self_param"], config.train, config.lora,
-                     config.divergence, lengths, config.device.compute_dtype, mesh, two_teachers=teachers)
+                     config.divergence, lengths, config.device.compute_dtype, mesh, two_teachers=teachers,
+                     batches=[targets[:config.train.batch_size]])
     state = abstract_state(trained, plan.optimizer)
-    temporary = _temporary(config, spec, plan, state, weights, lengths, mesh)
+    temporary = _temporary(spec, plan, state, weights, targets[:config.train.batch_size])
     parts = {"weights": device_bytes(weights)}
     if config.setting == "sequential":  # next to the base model, which stays for evaluation and as a teacher
         parts["merged weights"] = _merged_layers(spec, config, weights)
@@ -59,29 +60,32 @@ def dry_run(config: Config, mesh: jax.sharding.Mesh) -> str:
     return "\n".join(lines)
 
 
-def _temporary(config: Config, spec: ModelSpec, plan: TrainPlan, state, weights: Params, lengths: tuple[int, int],
-               mesh: jax.sharding.Mesh) -> int:
+def _temporary(spec: ModelSpec, plan: TrainPlan, state, weights: Params, targets: list[Target]) -> int:
     """Compiles the step, and the teacher's pass where its output is cached; returns the larger temporary size."""
-    rows, top_k = config.train.batch_size, config.divergence.top_k
+    top_k, mesh = plan.divergence.top_k, plan.mesh
+    lengths = plan.student_length, plan.teacher_length
+    batch = collate(targets, *lengths) if plan.packing is None else plan.pack(targets).batch
     with jax.set_mesh(mesh):
         if top_k is None:
             frozen = (weights, weights) if plan.two_teachers else weights
-            programs = [plan.step.lower(state, frozen, _batch(rows, lengths, mesh))]
+            programs = [plan.step.lower(state, frozen, _shapes(batch, mesh))]
         else:
-            programs = [plan.step.lower(state, weights, _batch(rows, lengths, mesh, top_k)),
-                        teacher_top_k.lower(spec, weights, _batch(rows // config.train.accumulate, lengths, mesh),
-                                            k=top_k, temperature=config.divergence.temperature,
-                                            dtype=plan.dtype)]
+            ids = np.zeros((*batch["student" if plan.packing is None else "labels"].shape, top_k), np.int32)
+            cached = batch | {"teacher_ids": ids, "teacher_logprobs": ids.astype(np.float32)}
+            texts = targets[:len(targets) // plan.train.accumulate]
+            if plan.teacher_packing is not None:
+                texts = targets[:TEACHER_TARGETS]
+                counts = row_counts(TEACHER_TARGETS, mesh.shape["data"] * mesh.shape["fsdp"])
+                batch = pack_targets(texts, plan.teacher_packing, counts).batch
+            else:
+                batch = collate(texts, *lengths)
+            programs = [plan.step.lower(state, weights, _shapes(cached, mesh)),
+                        teacher_top_k.lower(spec, weights, _shapes(batch, mesh), k=top_k,
+                                            temperature=plan.divergence.temperature, dtype=plan.dtype)]
         return max(program.compile().memory_analysis().temp_size_in_bytes for program in programs)
 
 
-def _batch(rows: int, lengths: tuple[int, int], mesh: jax.sharding.Mesh, top_k: int | None = None
-           ) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes of a batch of targets; with `top_k` tokens per position of the teacher cache."""
-    batch = collate([build_target((), (), (0, 0), "qa")] * rows, *lengths)
-    if top_k is not None:
-        ids = np.zeros((rows, lengths[0], top_k), np.int32)
-        batch |= {"teacher_ids": ids, "teacher_logprobs": ids.astype(np.float32)}
+def _shapes(batch: dict[str, np.ndarray], mesh: jax.sharding.Mesh) -> dict[str, jax.ShapeDtypeStruct]:
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=batch_sharding(mesh)), batch)
 
 
@@ -97,17 +101,27 @@ def _merged_layers(spec: ModelSpec, config: Config, weights: Params) -> int:
     return size
 
 
-def _lengths(config: Config, window: int) -> tuple[int, int]:
-    """Batch lengths for a document of `config.dry_run` tokens, a prefix of one token and QA pairs of maximum length."""
-    document, prefix = (0,) * (config.dry_run or 0), (0,)
-    pair = (0,) * (config.qa_pairs.max_tokens + config.sampling.max_tokens + 16)
-    unrelated = document if config.unrelated.with_document else ()
-    targets = {"qa": build_target(prefix, document, pair, "qa"),
-               "continuation": continuation(prefix, document, 1),
-               "unrelated": build_target(prefix, unrelated, (0,) * config.unrelated.tokens, "unrelated"),
-               "rehearsal": build_target(prefix, (), pair, "rehearsal")}
-    wanted = [targets[name] for name in config.mixture.cycle]
+def _targets(config: Config, window: int) -> list[Target]:
+    """Builds a batch for a document of `config.dry_run` tokens, a prefix of one token and QA pairs of maximum length.
+
+    Its ids differ where texts differ: what two of them have in common is computed once in packed rows.
+    """
+    document, prefix = tuple(range(1, (config.dry_run or 0) + 1)), (0,)
+    cycle, cuts = config.mixture.cycle, np.random.default_rng(0)
+
+    def target(number: int, target_type: str) -> Target:
+        ids = lambda length: tuple(range(-number - 1, -number - 1 - length, -1))
+        pair = ids(config.qa_pairs.max_tokens + config.sampling.max_tokens + 16)
+        if target_type == "continuation":  # one is as long as any
+            cut = 1 if number < len(cycle) else int(cuts.integers(1, len(document) - 1))
+            return continuation(prefix, document, cut)
+        if target_type == "unrelated":
+            context = document if config.unrelated.with_document else ()
+            return build_target(prefix, context, ids(config.unrelated.tokens), target_type)
+        return build_target(prefix, document if target_type == "qa" else (), pair, target_type)
+
+    wanted = [target(n, cycle[n % len(cycle)]) for n in range(max(config.train.batch_size, len(cycle)))]
     if (longest := max(len(target.teacher) for target in wanted)) > window:
         raise UserError(f"a document of {config.dry_run} tokens and the longest target have {longest} tokens; the "
                         f"context window is {window}", "dry_run", "use fewer tokens: longer documents are chunked")
-    return common_lengths(wanted, window)
+    return wanted

@@ -34,7 +34,7 @@ from jaxllm.progress import bar, notice
 
 # Layers of a parameter are gathered on the host up to this number of bytes: one transfer is quicker than many. A
 # larger one goes to the device layer by layer, so that the host never holds more than a tensor or two.
-GATHERED_BYTES = 2**25
+GATHERED_BYTES = 2**28
 # Loading shows a bar from this number of bytes on.
 SHOWN_BYTES = 2**30
 # Describes quantized weights that config.json does not describe.

@@ -82,6 +82,7 @@ def write_model(target: Path, spec: ModelSpec, params: Params, tokenizer_source:
     if is_gguf(source):
         files = tokenizer_files(source) if has_tokenizer(source) else {}
         for name, content in files.items():
+            (target / name).parent.mkdir(exist_ok=True)
             write_atomic(target / name, content)
         _set_padding(target, spec)
         return []

@@ -230,6 +230,7 @@ def load_tokenizer(source: str | Path) -> Tokenizer:
     if (gguf := _gguf(path)) is not None:
         with tempfile.TemporaryDirectory() as folder:
             for file, content in gguf.tokenizer_files(path).items():
+                (Path(folder) / file).parent.mkdir(exist_ok=True)
                 (Path(folder) / file).write_text(content, encoding="utf-8")
             return _load(folder, str(path))
     if path.is_dir():

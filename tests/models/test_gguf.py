@@ -169,6 +169,15 @@ def test_a_converted_checkpoint_has_weights_config_and_tokenizer(llama, tmp_path
     assert summary["supported"] and summary["layout"] == "gguf" and summary["weights"]["formats"] == {"F32": 30}
 
 
+def test_named_chat_templates_travel(llama, tmp_path):
+    extra = tokenizer_keys() | {"tokenizer.chat_template.tool_use": "tools", "tokenizer.chat_template.../up": "outside"}
+    file, out = llama(extra=extra), tmp_path / "converted"
+    assert load_tokenizer(file).stop_ids
+    assert main(["convert", "--model", str(file), "--out", str(out)]) == 0
+    assert [path.name for path in (out / "additional_chat_templates").iterdir()] == ["tool_use.jinja"]
+    assert (out / "additional_chat_templates/tool_use.jinja").read_text() == "tools" and load_tokenizer(out).stop_ids
+
+
 def test_sentencepiece(llama):
     tokens = ["<unk>", "<s>", "</s>", "<0x41>", "<0xC3>", "<0xA9>", "\u2581", "h", "i", "hi", "\u2581h", "\u2581hi"]
     keys = {"model": "llama", "tokens": tokens, "token_type": [2, 3, 3, 6, 6, 6, 1, 1, 1, 1, 1, 1],

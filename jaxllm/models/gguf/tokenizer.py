@@ -7,6 +7,7 @@ has a score for each token, from which the merges follow: the token with the bes
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -46,10 +47,10 @@ def has_tokenizer(path: Path) -> bool:
 
 
 def tokenizer_files(path: Path) -> dict[str, str]:
-    """Builds tokenizer.json, tokenizer_config.json and chat_template.jinja from a GGUF file.
+    """Builds tokenizer.json, tokenizer_config.json and the files of chat templates from a GGUF file.
 
     Returns:
-        File name -> content.
+        Path below the model's directory -> content.
 
     Raises:
         UserError: there is no vocabulary, or one of an unknown type.
@@ -86,8 +87,17 @@ def _build(header: Header) -> dict[str, str]:
               "model_input_names": ["input_ids", "attention_mask"],
               **{f"{name}_token": token for name, token in special.items()}}
     files = {"tokenizer.json": backend.to_str(), "tokenizer_config.json": json.dumps(config, indent=2) + "\n"}
-    template = header.metadata.get("tokenizer.chat_template")
-    return files | ({"chat_template.jinja": template} if isinstance(template, str) and template else {})
+    return files | _chat_templates(header)
+
+
+def _chat_templates(header: Header) -> dict[str, str]:
+    """Maps file to template: the default one, and named ones such as `tool_use`; never a path outside the directory."""
+    files = {}
+    for key, template in header.metadata.items():
+        named = re.fullmatch(r"tokenizer\.chat_template(?:\.(\w+))?", key)
+        if named and isinstance(template, str) and template:
+            files[f"additional_chat_templates/{named[1]}.jinja" if named[1] else "chat_template.jinja"] = template
+    return files
 
 
 def _byte_level(header: Header, about: dict[str, Any], tokens: list[str]) -> Any:

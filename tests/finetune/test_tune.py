@@ -118,6 +118,11 @@ def test_a_stopped_run_continues_bit_for_bit(tmp_path, rows, monkeypatch):
 
 
 @pytest.mark.slow
+def test_held_back_rows_do_not_shorten_the_warmup(tmp_path, rows):
+    assert tune(rows("pairs"), tmp_path / "out", "--method=sft", "--train.warmup_steps=2") == 0
+    assert result(tmp_path / "out")["held_back_rows"] > 0
+
+
 def test_the_best_weights_are_kept_and_training_ends_early(tmp_path, rows):
     """With a rate this high the loss on held-back rows is smallest early."""
     out = tmp_path / "out"

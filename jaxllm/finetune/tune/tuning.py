@@ -244,7 +244,7 @@ def plan(config: TuneConfig, model: Model, rows: Rows, held_back: Rows | None, *
     runner = Runner(model.spec, config.objective, scale, make_shape(own.data, settings, mesh, config.seed),
                     settings.batch_size, mesh, config.device.compute_dtype, progress)
     other_runner = runner if other is None else dataclasses.replace(
-        runner, shape=make_shape(other.data, dataclasses.replace(settings, steps=1), mesh, config.seed))
+        runner, shape=make_shape(other.data, dataclasses.replace(settings, steps=1, warmup_steps=0), mesh, config.seed))
     return Plan(config, own, other, settings, runner, other_runner, make_optimizer(settings, settings.steps or 0))
 
 

@@ -89,7 +89,8 @@ def prepare(options: argparse.Namespace, model: Model, compute: str, pairs: Any 
     passage = json.loads(asset.read_text("utf-8").splitlines()[0])["context"]
     prompts = Prompts(model, config.format)
     documents = chunk_documents(config, prompts, [Document(passage)])
-    pairs = make_qa_pairs(config, generator, prompts, documents) if pairs is None else pairs
+    if pairs is None:
+        pairs = [[passage.selected for passage in own] for own in make_qa_pairs(config, generator, prompts, documents)]
     texts = sample_unrelated(config, generator, None)[0] if texts is None else texts
     own = [one for group in method_targets("self_param", config, prompts, documents, pairs, texts, ())
            for one in group]

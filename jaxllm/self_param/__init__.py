@@ -12,6 +12,6 @@ from jaxllm.self_param.config import InjectConfig
 from jaxllm.self_param.evaluation import answer_questions
 from jaxllm.self_param.injection import Injection, inject
 from jaxllm.self_param.prompts import FormatConfig, Prompts
-from jaxllm.self_param.qa_pairs import QAPair
+from jaxllm.self_param.qa_filter import QAPair
 
 __all__ = ["FormatConfig", "InjectConfig", "Injection", "Prompts", "QAPair", "answer_questions", "inject"]

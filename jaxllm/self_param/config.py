@@ -26,10 +26,18 @@ class QAPairConfig:
 
     Args:
         source: "model": the model writes questions about the document in its prompt and answers them (temperature 0).
-            "judge": the judge writes the pairs. Otherwise a file of rows {context, question, answers}.
+            "judge": the judge writes the pairs. "cloze": sentence completions and cloze questions are made from the
+            document's sentences, without a model. Otherwise a file of rows {context, question, answers}.
         judge: judge that writes the pairs where source is judge; set judge.cache to query it only once.
         examples: rows {context, question, answers} placed before the document as worked examples (source model).
         per_document: maximum number of pairs of a document, or of each of its chunks.
+        samples: questions that the model samples for each; null takes per_document. With more, the checks have a
+            choice.
+        cloze: cloze pairs added to those of the source, for a document or each of its chunks.
+        question_gain: discard questions that fit any text: the document raises their mean log-probability by less
+            than this, in nats per token (source model); null is no check.
+        answer_gain: discard pairs with an answer that the document does not give, or that the model knows without: the
+            document raises its mean log-probability by less than this (any source but a file); null is no check.
         temperature: sampling temperature of questions and of the judge's replies.
         grounded: discard pairs with a word in the answer that is not in the document.
         min_answer: discard pairs with fewer letters and digits in the answer.
@@ -42,6 +50,10 @@ class QAPairConfig:
     judge: JudgeConfig = field(default_factory=JudgeConfig)
     examples: str | None = None
     per_document: int = 48
+    samples: int | None = None
+    cloze: int = 0
+    question_gain: float | None = None
+    answer_gain: float | None = None
     temperature: float = 1.0
     grounded: bool = False
     min_answer: int = 1
@@ -52,8 +64,20 @@ class QAPairConfig:
     def __post_init__(self):
         for name in ("per_document", "min_answer", "max_tokens"):
             check(getattr(self, name) >= 1, name, f"must be 1 or more, got {getattr(self, name)}")
+        check(self.samples is None or self.samples >= 1, "samples", f"must be 1 or more, got {self.samples}")
+        check(self.cloze >= 0, "cloze", f"must be 0 or more, got {self.cloze}")
         check(self.temperature > 0, "temperature", f"must be above 0, got {self.temperature:g}",
               "at 0 the model would repeat one question")
+
+    @property
+    def sampled(self) -> int:
+        """Questions that the model samples for a passage."""
+        return self.samples or self.per_document
+
+    @property
+    def from_file(self) -> bool:
+        """Whether the pairs are read from a file."""
+        return self.source not in ("model", "judge", "cloze")
 
 
 @dataclass(frozen=True)

@@ -137,10 +137,9 @@ class InjectionData:
 
 def input_files(config: Config) -> dict[str, tuple[str, dict[str, Any]]]:
     """Lists the files next to the data that the run reads: role -> path and schema of the rows."""
-    own_pairs = config.qa_pairs.source in ("model", "judge")
     files: dict[str, tuple[str | None, Any]] = {
         "unrelated texts": (config.unrelated.path, TEXT_ROW),
-        "QA pairs": (None if own_pairs else config.qa_pairs.source, QA_ROW),
+        "QA pairs": (config.qa_pairs.source if config.qa_pairs.from_file else None, QA_ROW),
         "locality probes": (config.locality.path, {"question": NonEmpty[str]}),
         "paraphrases": (config.paraphrases, QA_ROW),
         "worked examples": (config.qa_pairs.examples if config.qa_pairs.source == "model" else None, QA_ROW)}

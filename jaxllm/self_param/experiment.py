@@ -30,7 +30,8 @@ from jaxllm.self_param.injection import OBJECTIVES, method_targets, training_pla
 from jaxllm.self_param.metrics import Record, injection_groups
 from jaxllm.self_param.prompts import Prompts
 from jaxllm.self_param.provenance import provenance
-from jaxllm.self_param.qa_pairs import QAPair, make_qa_pairs
+from jaxllm.self_param.qa_filter import PassagePairs, QAPair, as_row, of_row
+from jaxllm.self_param.qa_pairs import make_qa_pairs
 from jaxllm.self_param.targets import DocumentTargets, rehearsal_before, sample_rehearsal, sample_unrelated
 
 RECORDS = "records.jsonl"
@@ -51,6 +52,7 @@ class Experiment:
         targets: method -> targets of the passages of every document.
         plans: method -> compiled training step.
         unrelated_texts: number of unrelated training texts.
+        pairs: QA pairs of the passages of every document, with those that were dropped.
     """
 
     config: Config
@@ -62,6 +64,7 @@ class Experiment:
     targets: Mapping[Method, Sequence[tuple[DocumentTargets, ...]]]
     plans: Mapping[Method, TrainPlan]
     unrelated_texts: int
+    pairs: Sequence[Sequence[PassagePairs]] = ()
 
     @property
     def groups(self) -> list[list[int]]:
@@ -91,7 +94,8 @@ def prepare(config: Config, job: Job, base: Generator, mesh: jax.sharding.Mesh, 
         texts: unrelated texts; None samples them from the model.
     """
     unrelated, held_out = sample_unrelated(config, base, texts)
-    pairs = _stored_pairs(config, job, base, prompts, documents, given)
+    made = _stored_pairs(config, job, base, prompts, documents, given)
+    pairs = [[passage.selected for passage in own] for own in made]
     rehearsal = (sample_rehearsal(config, base, prompts, purpose_seed(config.seed, "recall", 0))
                  if config.mixture.rehearsal else ())
     methods = [method for method in OBJECTIVES if method in {"self_param", *config.compare}]
@@ -103,7 +107,7 @@ def prepare(config: Config, job: Job, base: Generator, mesh: jax.sharding.Mesh, 
     plans = {method: training_plan(method, config, base, prompts, injections[method], mesh,
                                    two_teachers=two_teachers(config, method)) for method in methods}
     evaluator = Evaluator(config, base, prompts, documents, probes, drift_targets(prompts, held_out))
-    return Experiment(config, job, base, prompts, documents, evaluator, targets, plans, len(unrelated))
+    return Experiment(config, job, base, prompts, documents, evaluator, targets, plans, len(unrelated), made)
 
 
 def weight_dtype(config: Config) -> jnp.dtype | None:
@@ -122,20 +126,19 @@ def two_teachers(config: Config, method: Method) -> bool:
 
 
 def _stored_pairs(config: Config, job: Job, base: Generator, prompts: Prompts, documents: Sequence[Document],
-                  given: Sequence[Sequence[QAPair]] | None) -> list[list[list[QAPair]]]:
+                  given: Sequence[Sequence[QAPair]] | None) -> list[list[PassagePairs]]:
     """Reads the pairs of pairs.jsonl, or makes and writes them, so that a resumed run trains on the same."""
     path = job.directory / "pairs.jsonl"
     rows = read_jsonl(path) if job.resumed else []
-    if not rows or not config.mixture.qa:
-        pairs = make_qa_pairs(config, base, prompts, documents, given)
-        if config.mixture.qa:
-            write_jsonl(path, ({"document": number, "chunk": part,
-                                "pairs": [{"question": q, "answer": a} for q, a in passage]}
-                               for number, own in enumerate(pairs) for part, passage in enumerate(own)))
-        return pairs
-    pairs = [[] for _ in documents]
-    for row in rows:
-        pairs[row["document"]].append([QAPair(pair["question"], pair["answer"]) for pair in row["pairs"]])
+    if rows and config.mixture.qa:
+        stored: list[list[PassagePairs]] = [[] for _ in documents]
+        for row in rows:
+            stored[row["document"]].append(of_row(row))
+        return stored
+    pairs = make_qa_pairs(config, base, prompts, documents, given)
+    if config.mixture.qa:
+        write_jsonl(path, ({"document": number, "chunk": part} | as_row(passage)
+                           for number, own in enumerate(pairs) for part, passage in enumerate(own)))
     return pairs
 
 

@@ -22,7 +22,8 @@ from jaxllm.self_param.chunking import chunk_documents
 from jaxllm.self_param.config import InjectConfig, Method
 from jaxllm.self_param.data import QA_ROW, TEXT_ROW, Document, format_examples, shuffle_texts
 from jaxllm.self_param.prompts import Format, Prompts
-from jaxllm.self_param.qa_pairs import QAPair, make_qa_pairs, pairs_of_file
+from jaxllm.self_param.qa_filter import QAPair
+from jaxllm.self_param.qa_pairs import make_qa_pairs, pairs_of_file
 from jaxllm.self_param.targets import (
     DocumentTargets,
     context_targets,
@@ -101,7 +102,7 @@ def inject(model: Model, documents: str | Sequence[str], *,
     prompts = dataclasses.replace(prompts, examples=_examples(config, prompts.format, pairs is not None))
     chunked = chunk_documents(config, prompts, [Document(text) for text in texts_given])
     given: Any = None if pairs is None else [pairs] if isinstance(documents, str) else list(pairs)
-    if given is None and config.qa_pairs.source not in ("model", "judge"):
+    if given is None and config.qa_pairs.from_file:
         rows = read_rows(config.qa_pairs.source, QA_ROW)
         given, _ = pairs_of_file(rows, config.qa_pairs.source, {document.text for document in chunked}, prompts,
                                  chunked, "its context is not injected")
@@ -114,7 +115,7 @@ def inject(model: Model, documents: str | Sequence[str], *,
                 raise UserError(f"the question {pair[0][:60]!r} with its answer does not fit the context window of "
                                 f"{prompts.window} tokens together with its document", "pairs",
                                 "shorten it, or lower chunking.tokens")
-    made = make_qa_pairs(config, generator, prompts, chunked, given)
+    made = [[passage.selected for passage in own] for own in make_qa_pairs(config, generator, prompts, chunked, given)]
     unrelated = _unrelated(config, generator) if config.mixture.unrelated else []
     rehearsal = (sample_rehearsal(config, generator, prompts, purpose_seed(config.seed, "recall", 0))
                  if config.mixture.rehearsal else ())

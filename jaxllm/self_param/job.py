@@ -23,6 +23,7 @@ from jaxllm.self_param.dry_run import dry_run
 from jaxllm.self_param.experiment import Experiment, prepare, run_experiment, weight_dtype
 from jaxllm.self_param.metrics import result_rows, summarize
 from jaxllm.self_param.prompts import Prompts
+from jaxllm.self_param.qa_filter import summarize_pairs
 from jaxllm.self_param.qa_pairs import pairs_of_file
 from jaxllm.text.readers import data_files
 from jaxllm.train import read_metrics
@@ -55,6 +56,9 @@ def _run(config: Config, job: Job) -> Path:
         "chunks": [len(document.passages) for document in experiment.documents],
         "locality_probes": len(data.locality_probes),
         "unrelated_texts": {"train": experiment.unrelated_texts, "drift": len(experiment.evaluator.drift)}}
+    if config.mixture.qa:
+        passages = [text for document in experiment.documents for text in document.passages]
+        result["qa_pairs"] = summarize_pairs(passages, [own for document in experiment.pairs for own in document])
     job.write_report("Documents injected into weights", report.lead(result),
                      report.sections(result, rows_of_result, read_metrics(job.metrics_path)))
     return job.write_result(result)

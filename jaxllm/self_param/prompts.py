@@ -225,6 +225,24 @@ class Prompts:
         """Returns the question in a generated text; chat models like to number or label it."""
         return _LABEL.sub("", text).strip(" *") if self.format.chat else text
 
+    def question_views(self, question: str, passage: str) -> tuple[tuple[list[int], int], tuple[list[int], int]]:
+        """Builds a question's prompt without a passage and with it, each up to the question's last token.
+
+        Returns:
+            for each, its ids, and the index from which the two are equal: at most the question's first token.
+        """
+        without, given = self.question(question), self.question(question, passage)
+        extra, end = len(given) - len(without), len(without) - self._after_question
+        start = max(len(without) - _common(without[::-1], given[::-1]), len(self.prefix), 1)
+        start = min(start, end - 1)
+        return (without[:end], start), (given[:end + extra], start + extra)
+
+    @functools.cached_property
+    def _after_question(self) -> int:
+        """Tokens of a prompt after a question."""
+        first, second = (self.question(text)[::-1] for text in ("a", "0"))
+        return _common(first, second)
+
     @functools.cached_property
     def answer_end_tokens(self) -> int:
         """Tokens after an answer: of its template, or the end of the turn."""

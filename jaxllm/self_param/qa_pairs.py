@@ -1,33 +1,35 @@
-"""QA pairs to train on: written by the model, by a judge, or read from a file; filtered and deduplicated."""
+"""QA pairs to train on: written by the model, by a judge, read from a file, or made from the document's sentences."""
 
 from __future__ import annotations
 
 import itertools
 import re
 from collections.abc import Callable, Collection, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from jaxllm.config import SamplingConfig
 from jaxllm.errors import UserError
-from jaxllm.evaluate.qa import normalize, normalize_pair
 from jaxllm.finetune.targets import purpose_seed
 from jaxllm.generate import Generator
 from jaxllm.judge import Judge, Prompt, open_judge
 from jaxllm.progress import bar
+from jaxllm.self_param.cloze import cloze_pairs
 from jaxllm.self_param.config import InjectConfig, QAPairConfig
 from jaxllm.self_param.data import Document
 from jaxllm.self_param.prompts import Prompts
+from jaxllm.self_param.qa_filter import (
+    REASONS,
+    PassagePairs,
+    QAPair,
+    answer_gains,
+    drop_surplus,
+    drop_unusable,
+    question_gains,
+    without_pairs,
+)
 from jaxllm.text.rows import Rejected, RowSet, as_text
 
-
-class QAPair(NamedTuple):
-    """A question and the answer to train on."""
-
-    question: str
-    answer: str
-
-
-PairSource = Callable[[Sequence[str]], list[list[QAPair]]]
+PairSource = Callable[[Sequence[str]], list[PassagePairs]]
 """Maps texts to the QA pairs of each."""
 
 # The answers of the worked example are all in its text: an example that adds facts teaches to add facts.
@@ -53,15 +55,15 @@ _PAIR = re.compile(r"Question:\s*(?P<question>[^\n]*?\S)\s*Answer:[^\S\n]*(?P<an
 
 
 def make_qa_pairs(config: InjectConfig, generator: Generator, prompts: Prompts, documents: Sequence[Document],
-                  given: Sequence[Sequence[QAPair]] | None = None) -> list[list[list[QAPair]]]:
-    """Collects the QA pairs of every passage of every document.
+                  given: Sequence[Sequence[QAPair]] | None = None) -> list[list[PassagePairs]]:
+    """Collects the QA pairs of every passage of every document, and those that were dropped.
 
     Args:
         config: settings of the run.
-        generator: writes the pairs where qa_pairs.source is model.
+        generator: writes the pairs where qa_pairs.source is model, and measures their gains.
         prompts: builds the token sequences.
         documents: documents, chunked.
-        given: pairs of every document; None generates them.
+        given: pairs of every document; None makes them.
 
     Returns:
         pairs by document and passage; all empty where mixture.qa is 0.
@@ -70,78 +72,65 @@ def make_qa_pairs(config: InjectConfig, generator: Generator, prompts: Prompts, 
         UserError: a document has no usable pair.
     """
     if not config.mixture.qa:
-        return [[[] for _ in document.passages] for document in documents]
+        return [[PassagePairs([]) for _ in document.passages] for document in documents]
     owners = [number for number, document in enumerate(documents) for _ in document.passages]
     texts = [text for document in documents for text in document.passages]
-    settings, seed = config.qa_pairs, purpose_seed(config.seed, "questions")
-    if given is not None:
-        pairs = [own for document, own_pairs in zip(documents, given, strict=True)
-                 for own in _by_passage(document, own_pairs)]
-    elif settings.source == "model":
-        with bar(len(texts) * settings.per_document, "questions", "samples") as advance:
-            pairs = model_source(generator, prompts, settings, config.sampling.max_tokens, seed, advance)(texts)
-    else:
-        with bar(len(texts), "questions", "documents") as advance:
-            judge = open_judge(settings.judge, config.device)
-            written = judge_source(judge, settings, seed, advance)(texts)
-        pairs = [[pair for pair in own if prompts.fits(text, *pair)] for text, own in zip(texts, written, strict=True)]
-    pairs = filter_pairs(texts, pairs, settings, owners)
-    by_document: list[list[list[QAPair]]] = [[] for _ in documents]
+    pairs = _of_source(config, generator, prompts, documents, texts, given)
+    for text, own in zip(texts, pairs, strict=True):
+        if not (given is None and config.qa_pairs.source == "model"):  # already checked, before the answers
+            own.drop_duplicates()
+        own.drop("too_long", [not prompts.fits(text, *pair) for pair in own.selected])
+        drop_unusable(text, own, config.qa_pairs)
+        if given is None and config.qa_pairs.answer_gain is not None and own.selected:
+            gains = answer_gains(generator, prompts, text, own.selected)
+            own.drop("unanswerable", [gain < config.qa_pairs.answer_gain for gain in gains])
+        drop_surplus(text, own, config.qa_pairs.per_document)
+        made = cloze_pairs(text, config.qa_pairs.cloze)
+        own.selected += [QAPair(*pair) for pair in made if prompts.fits(text, *pair)]
+    _check_covered(texts, owners, pairs)
+    by_document: list[list[PassagePairs]] = [[] for _ in documents]
     for number, own in zip(owners, pairs, strict=True):
         by_document[number].append(own)
     return by_document
 
 
-def _by_passage(document: Document, pairs: Sequence[QAPair]) -> list[list[QAPair]]:
+def _of_source(config: InjectConfig, generator: Generator, prompts: Prompts, documents: Sequence[Document],
+               texts: Sequence[str], given: Sequence[Sequence[QAPair]] | None) -> list[PassagePairs]:
+    """Collects the pairs of every passage before the checks that all sources share."""
+    settings, seed = config.qa_pairs, purpose_seed(config.seed, "questions")
+    if given is not None:
+        return [own for document, own_pairs in zip(documents, given, strict=True)
+                for own in _by_passage(document, own_pairs)]
+    if settings.source == "cloze":
+        return [PassagePairs([QAPair(*pair) for pair in cloze_pairs(text, settings.per_document)]) for text in texts]
+    if settings.source == "model":
+        with bar(len(texts) * settings.sampled, "questions", "samples") as advance:
+            return model_source(generator, prompts, settings, config.sampling.max_tokens, seed, advance)(texts)
+    with bar(len(texts), "questions", "documents") as advance:
+        return judge_source(open_judge(settings.judge, config.device), settings, seed, advance)(texts)
+
+
+def _check_covered(texts: Sequence[str], owners: Sequence[int], pairs: Sequence[PassagePairs]) -> None:
+    """Raises a `UserError` for documents without a pair, with the reasons why theirs were dropped."""
+    if bare := without_pairs(owners, pairs):
+        reasons = {reason for number in bare for _, reason in pairs[number].dropped}
+        why = "; ".join(REASONS[reason] for reason in REASONS if reason in reasons)
+        raise UserError(f"no QA pairs for {len({owners[i] for i in bare})} of {len(set(owners))} documents, first for "
+                        f"the one that starts with {texts[bare[0]][:60]!r}" + (f" ({why})" if why else ""),
+                        "qa_pairs.source", "give a file of pairs with --qa_pairs.source FILE, add pairs that need no "
+                        "model with --qa_pairs.cloze 8, or use a model that writes questions in this format")
+
+
+def _by_passage(document: Document, pairs: Sequence[QAPair]) -> list[PassagePairs]:
     """Assigns each pair of a document to the passage that is nearest to its question."""
-    own: list[list[QAPair]] = [[] for _ in document.passages]
+    own = [PassagePairs([]) for _ in document.passages]
     for pair in pairs:
-        own[document.nearest_passage(*pair)].append(QAPair(*pair))
+        own[document.nearest_passage(*pair)].selected.append(_stripped(*pair))
     return own
 
 
-def filter_pairs(texts: Sequence[str], pairs: Sequence[Sequence[QAPair]], config: QAPairConfig,
-                 owners: Sequence[int] | None = None) -> list[list[QAPair]]:
-    """Keeps the usable, distinct pairs of every text, at most qa_pairs.per_document of each.
-
-    Args:
-        texts: documents, or passages of them.
-        pairs: pairs of each text.
-        config: filter settings.
-        owners: document index of every text; by default each text is a document.
-
-    Raises:
-        UserError: a document has no usable pair.
-    """
-    usable = [distinct([pair for pair in own if is_usable(text, pair[1], config)], config.per_document)
-              for text, own in zip(texts, pairs, strict=True)]
-    owners = range(len(texts)) if owners is None else owners
-    covered = {owner for owner, own in zip(owners, usable, strict=True) if own}
-    bare = [i for i, owner in enumerate(owners) if owner not in covered]
-    if bare:
-        raise UserError(f"no QA pairs for {len({owners[i] for i in bare})} of {len(set(owners))} documents, first for "
-                        f"the one that starts with {texts[bare[0]][:60]!r}", "qa_pairs.source",
-                        "give a file of pairs with --qa_pairs.source FILE, or use a model that writes questions in "
-                        "this format")
-    return usable
-
-
-def is_usable(text: str, answer: str, config: QAPairConfig) -> bool:
-    """Checks the length of an answer and, with qa_pairs.grounded, that the text contains all its words."""
-    if sum(letter.isalnum() for letter in answer) < config.min_answer:
-        return False
-    text, answer = normalize_pair(text, answer)
-    return not config.grounded or set(answer.split()) <= set(text.split())
-
-
-def distinct(pairs: Sequence[QAPair], limit: int) -> list[QAPair]:
-    """Keeps the first `limit` pairs with questions that differ by more than case and punctuation."""
-    unique: dict[str, QAPair] = {}
-    for question, answer in pairs:
-        question, answer = question.strip(), answer.strip()
-        if normalize(question) and answer:
-            unique.setdefault(normalize(question), QAPair(question, answer))
-    return list(unique.values())[:limit]
+def _stripped(question: str, answer: str) -> QAPair:
+    return QAPair(question.strip(), answer.strip())
 
 
 # ---- sources -----------------------------------------------------------------------------------------------
@@ -151,33 +140,46 @@ def model_source(generator: Generator, prompts: Prompts, config: QAPairConfig, a
                  on_sample: Callable[[int], None] | None = None) -> PairSource:
     """Makes a source in which the model samples questions about the passage in its prompt, then answers them greedily.
 
+    Questions that are cut, repeated, too long or unspecific are dropped before they are answered.
+
     Args:
         generator: the model.
         prompts: builds the prompts.
-        config: number, length and temperature of the questions.
+        config: number, length and temperature of the questions, and their least gain.
         answer_tokens: maximum length of an answer.
         seed: seed of the questions.
         on_sample: called with the number of questions sampled so far.
     """
     question_sampling = SamplingConfig(temperature=config.temperature, max_tokens=config.max_tokens,
-                                       n=config.per_document, stop=prompts.format.question_stops)
+                                       n=config.sampled, stop=prompts.format.question_stops)
     answer_sampling = SamplingConfig(temperature=0.0, max_tokens=answer_tokens, stop=prompts.format.answer_stops)
 
-    def source(texts: Sequence[str]) -> list[list[QAPair]]:
+    def prompt(text: str, question: str) -> list[int]:
+        return prompts.question(question, text, examples=True)
+
+    def source(texts: Sequence[str]) -> list[PassagePairs]:
         count = itertools.count(1)
         report: Any = None if on_sample is None else lambda _, samples: [on_sample(next(count)) for _ in samples]
         samples = generator.generate([prompts.question_request(text) for text in texts], question_sampling, seed=seed,
                                      on_prompt=report)
-        questions = [[pair.question for pair in distinct([QAPair(prompts.question_of(c.text), "?") for c in own],
-                                                         len(own))] for own in samples]
-        prompted = [[(question, prompts.question(question, text, examples=True)) for question in own]
-                 for text, own in zip(texts, questions, strict=True)]
-        # A question is dropped if the window does not hold it with its answer and the end of it.
-        fitting = [[(question, ids) for question, ids in own
-                    if len(ids) + prompts.answer_end_tokens + answer_tokens < prompts.window] for own in prompted]
-        answer_prompts = [ids for own in fitting for _, ids in own]
+        sampled = []
+        for text, completions in zip(texts, samples, strict=True):
+            own = PassagePairs([_stripped(prompts.question_of(one.text), "") for one in completions])
+            own.drop("cut", [one.finish_reason == "length" for one in completions])
+            own.drop_duplicates()
+            # The window has to hold the question with its answer and the end of it.
+            budget = prompts.window - prompts.answer_end_tokens - answer_tokens
+            own.drop("too_long", [len(prompt(text, question)) >= budget for question, _ in own.selected])
+            if config.question_gain is not None and own.selected:
+                gains = question_gains(generator, prompts, text, [question for question, _ in own.selected])
+                own.drop("unspecific", [gain < config.question_gain for gain in gains])
+            sampled.append(own)
+        answer_prompts = [prompt(text, question) for text, own in zip(texts, sampled, strict=True)
+                          for question, _ in own.selected]
         answers = iter(generator.generate(answer_prompts, answer_sampling, seed=seed) if answer_prompts else ())
-        return [[QAPair(question, next(answers)[0].text) for question, _ in own] for own in fitting]
+        for own in sampled:
+            own.selected = [_stripped(question, next(answers)[0].text) for question, _ in own.selected]
+        return sampled
 
     return source
 
@@ -195,19 +197,19 @@ def judge_source(judge: Judge, config: QAPairConfig, seed: int,
     sampling = SamplingConfig(temperature=config.temperature, max_tokens=PAIRS_PER_REPLY * TOKENS_PER_PAIR,
                               n=-(-config.per_document // PAIRS_PER_REPLY))
 
-    def source(texts: Sequence[str]) -> list[list[QAPair]]:
+    def source(texts: Sequence[str]) -> list[PassagePairs]:
         prompts = [Prompt([{"role": "user", "content": INSTRUCTION + text}]) for text in texts]
         count = itertools.count(1)
         report = lambda *_: None if on_document is None else on_document(next(count))
         replies = judge.complete(prompts, sampling, seed=seed, on_answer=report)
-        return [[pair for reply in own for pair in parse_pairs(reply.text)] for own in replies]
+        return [PassagePairs([pair for reply in own for pair in parse_pairs(reply.text)]) for own in replies]
 
     return source
 
 
 def parse_pairs(reply: str) -> list[QAPair]:
     """Parses pairs `Question: ... Answer: ...`; an answer ends with its line or at the next question."""
-    return [QAPair(match["question"], match["answer"]) for match in _PAIR.finditer(reply) if match["answer"]]
+    return [_stripped(match["question"], match["answer"]) for match in _PAIR.finditer(reply) if match["answer"]]
 
 
 def pairs_of_file(rows: RowSet, path: str, contexts: Collection[str], prompts: Prompts, documents: Sequence[Document],

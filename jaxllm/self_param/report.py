@@ -8,6 +8,7 @@ from typing import Any
 
 from jaxllm.report import Bars, Heat, Lines, Section, Table, head
 from jaxllm.self_param.config import Method
+from jaxllm.self_param.qa_filter import REASONS
 
 LABELS: dict[Method, str] = {
     "closed_book": "closed-book", "open_book": "open-book", "self_param": "SELF-PARAM",
@@ -40,6 +41,8 @@ def sections(result: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], metri
     parts = [_scores(result, labels)]
     if result["setting"] == "sequential":
         parts.append(_retention(result, labels))
+    if "qa_pairs" in result:
+        parts.append(_qa_pairs(result["qa_pairs"]))
     parts += [_locality(result, labels), _training(metrics, labels)]
     return [*parts, _documents(result, labels), _answers(rows, labels)]
 
@@ -90,6 +93,14 @@ def _locality(result: Mapping[str, Any], labels: Mapping[str, str]) -> Section:
     if locality := curve("locality_by_step"):
         parts.append(Lines("Locality", "injection", "share of probes unchanged", locality, order=ORDER))
     return Section("Locality and drift", parts=parts)
+
+
+def _qa_pairs(pairs: Mapping[str, Any]) -> Section:
+    """Counts the QA pairs, and those that were dropped by reason."""
+    reasons = [[REASONS[reason], count] for reason, count in pairs["dropped"].items()]
+    return Section("QA pairs", f"{pairs['generated']} pairs, {pairs['selected']} of them trained on. They are about "
+                   f"{pairs['coverage']:.0%} of the documents' sentences.",
+                   [Table(["dropped because", "pairs"], reasons, "pairs.jsonl has every pair.")])
 
 
 def _training(metrics: Sequence[Mapping[str, Any]], labels: Mapping[str, str]) -> Section:

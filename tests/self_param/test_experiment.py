@@ -21,7 +21,7 @@ from jaxllm.self_param import experiment, metrics
 from jaxllm.self_param.config import Config, MixtureConfig
 from jaxllm.self_param.data import Document, Question
 from jaxllm.self_param.prompts import Prompts
-from jaxllm.self_param.qa_pairs import QAPair
+from jaxllm.self_param.qa_filter import QAPair
 from jaxllm.text.rows import read_rows
 from jaxllm.train import make_mesh
 

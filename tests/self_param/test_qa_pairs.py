@@ -12,12 +12,9 @@ from jaxllm.model import load
 from jaxllm.self_param.config import InjectConfig, QAPairConfig
 from jaxllm.self_param.data import Document
 from jaxllm.self_param.prompts import FormatConfig, Prompts
+from jaxllm.self_param.qa_filter import PassagePairs
 from jaxllm.self_param.qa_pairs import (
     INSTRUCTION,
-    QAPair,
-    distinct,
-    filter_pairs,
-    is_usable,
     judge_source,
     make_qa_pairs,
     pairs_of_file,
@@ -51,23 +48,6 @@ def test_replies_are_parsed_line_by_line():
     assert len(parse_pairs(example)) == 3
 
 
-def test_unusable_pairs_are_filtered():
-    text = "The lighthouse was built in 1871, by two brothers."
-    grounded = QAPairConfig(grounded=True, min_answer=2)
-    assert is_usable(text, "Two brothers.", grounded) and is_usable(text, "1871", grounded)
-    assert not is_usable(text, "three brothers", grounded) and not is_usable(text, "?", grounded)
-    assert is_usable(text, "three brothers", QAPairConfig()) and not is_usable(text, "...", QAPairConfig())
-    letter = QAPairConfig(grounded=True, min_answer=1)
-    assert is_usable("Choose A.", "A", letter) and not is_usable("Choose B.", "A", letter)
-    pairs = [QAPair("Q?", "1871"), QAPair("q", "1871"), QAPair("Who?", "nobody")]
-    assert filter_pairs([text], [pairs], grounded) == [[("Q?", "1871")]]
-    with pytest.raises(UserError, match="no QA pairs for 1 of 1"):
-        filter_pairs([text], [[QAPair("Who?", "nobody")]], grounded)
-    # A passage without pairs is fine if another one of its document has some.
-    assert filter_pairs([text, text], [pairs, []], grounded, owners=[0, 0]) == [[("Q?", "1871")], []]
-    assert distinct(pairs, 1) == [("Q?", "1871")] and normalize("Q?") == normalize("q")
-
-
 def test_a_judge_is_queried_in_several_replies():
     queries, done = [], []
 
@@ -76,7 +56,7 @@ def test_a_judge_is_queried_in_several_replies():
         return [f"Question: {i}? Answer: {i}" for i in range(sampling.n)]
 
     source = judge_source(FunctionJudge(answer), QAPairConfig(per_document=20), 5, done.append)
-    assert source(["one", "two"]) == [[("0?", "0"), ("1?", "1"), ("2?", "2")]] * 2
+    assert source(["one", "two"]) == [PassagePairs([("0?", "0"), ("1?", "1"), ("2?", "2")])] * 2
     assert [text.removeprefix(INSTRUCTION) for text, *_ in queries] == ["one", "two"] and done == [1, 2]
     assert queries[0][1:] == (3, 5)
 
@@ -91,8 +71,9 @@ def test_recorded_replies_of_a_judge(tmp_path, tiny):
     replies.write_text(json.dumps({"prompt_sha256": prompt.sha256, "texts": [reply]}) + "\n")
     judge = JudgeConfig("recorded", path=str(replies))
     config = InjectConfig(format=PLAIN, qa_pairs=QAPairConfig("judge", judge, per_document=4, grounded=True))
-    pairs = make_qa_pairs(config, Generator(tiny), Prompts(tiny, config.format), [Document(text)])
-    assert pairs == [[[("Where does it sail from?", "Torla")]]]
+    ((pairs,),) = make_qa_pairs(config, Generator(tiny), Prompts(tiny, config.format), [Document(text)])
+    assert pairs.selected == [("Where does it sail from?", "Torla")]
+    assert [reason for _, reason in pairs.dropped] == ["too_long", "ungrounded"]
 
 
 def test_pairs_of_a_file_go_to_the_nearest_chunk(tiny):
@@ -105,8 +86,9 @@ def test_pairs_of_a_file_go_to_the_nearest_chunk(tiny):
                                     "unknown")
     assert [(own.line, own.reason) for own in rejected] == [
         (2, "unknown"), (4, "the document and this pair do not fit the context window")]
-    assert make_qa_pairs(InjectConfig(), None, prompts, documents, given) == [
-        [[("How many sailors are there?", "95")], [("What is it made of?", "pine")]]]
+    (made,) = make_qa_pairs(InjectConfig(), None, prompts, documents, given)
+    assert [own.selected for own in made] == [[("How many sailors are there?", "95")],
+                                              [("What is it made of?", "pine")]]
 
 
 def test_the_model_writes_pairs_about_the_document(tiny):
@@ -114,7 +96,38 @@ def test_the_model_writes_pairs_about_the_document(tiny):
     text = "Rinla is a ship. The crew of Rinla counts 95 sailors. Rinla is made of pine.\n"
     config = InjectConfig(format=PLAIN, qa_pairs=QAPairConfig(per_document=8, max_tokens=24))
     generator, prompts = Generator(tiny), Prompts(tiny, config.format)
-    ((pairs,),) = make_qa_pairs(config, generator, prompts, [Document(text)])
+    ((own,),) = make_qa_pairs(config, generator, prompts, [Document(text)])
+    pairs = own.selected
+    assert len(pairs) + len(own.dropped) == 8
     assert 1 <= len(pairs) <= 8 and len({normalize(pair.question) for pair in pairs}) == len(pairs)
     ((completion,),) = generator.generate([prompts.question(pairs[0].question, text)], config.sampling)
     assert completion.text.strip() == pairs[0].answer
+
+
+def test_more_samples_leave_a_choice(tiny):
+    """Questions that fail a check are replaced by others; the ones left over are a surplus."""
+    text = "Rinla is a ship. The crew of Rinla counts 95 sailors. Rinla is made of pine.\n"
+    settings = QAPairConfig(per_document=2, samples=16, max_tokens=24, question_gain=0.5, answer_gain=0.0)
+    config = InjectConfig(format=PLAIN, qa_pairs=settings)
+    ((own,),) = make_qa_pairs(config, Generator(tiny), Prompts(tiny, config.format), [Document(text)])
+    assert len(own.selected) == 2 and len(own.selected) + len(own.dropped) == 16
+    assert "surplus" in {reason for _, reason in own.dropped}
+
+
+def test_cloze_pairs_need_no_model(tiny):
+    text = "Rinla is a ship from Torla. The crew of Rinla counts 95 sailors."
+    alone = InjectConfig(format=PLAIN, qa_pairs=QAPairConfig("cloze", per_document=3))
+    ((own,),) = make_qa_pairs(alone, None, Prompts(tiny, PLAIN), [Document(text)])
+    assert [pair.answer for pair in own.selected] == ["ship from Torla.", "Rinla counts 95 sailors.", "Torla"]
+    given = InjectConfig(format=PLAIN, qa_pairs=QAPairConfig(cloze=2))
+    ((own,),) = make_qa_pairs(given, None, Prompts(tiny, PLAIN), [Document(text)], [[("Who sails?", "the crew")]])
+    assert [pair.answer for pair in own.selected] == ["the crew", "ship from Torla.", "Rinla counts 95 sailors."]
+
+
+def test_a_document_without_pairs_is_an_error_with_the_reasons(tiny):
+    config = InjectConfig(format=PLAIN, qa_pairs=QAPairConfig(grounded=True, min_answer=2))
+    documents = [Document("The lighthouse was built in 1871."), Document("It is red.")]
+    message = "no QA pairs for 1 of 2 documents.*'It is red.'.*a word of the answer"
+    with pytest.raises(UserError, match=message) as error:
+        make_qa_pairs(config, None, Prompts(tiny, PLAIN), documents, [[("When?", "1871")], [("Color?", "blue")]])
+    assert "qa_pairs.cloze" in str(error.value)

@@ -1,0 +1,174 @@
+"""Which QA pairs of a passage are worth training on, and why the others are not.
+
+A pair is checked in the order of `REASONS`. The last checks ask the model itself, by the log-probabilities that it
+gives the tokens with the passage in its prompt and without it, in nats per token:
+
+    question gain = mean_t [log p(q_t | passage, q_<t) - log p(q_t | q_<t)]
+    answer gain   = mean_t [log p(a_t | passage, q, a_<t) - log p(a_t | q, a_<t)]
+
+A question that fits any text has a small question gain. An answer that the passage does not give, or
+that the model knows without it, has a small answer gain.
+"""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from jaxllm.evaluate.qa import normalize, normalize_pair
+from jaxllm.generate import Generator
+from jaxllm.self_param.cloze import sentences
+from jaxllm.self_param.config import QAPairConfig
+from jaxllm.self_param.data import Document
+from jaxllm.self_param.prompts import Prompts
+
+Reason = Literal["cut", "duplicate", "too_long", "unspecific", "short_answer", "ungrounded", "unanswerable", "surplus"]
+REASONS: dict[Reason, str] = {
+    "cut": "the question is cut at qa_pairs.max_tokens",
+    "duplicate": "empty, or an earlier question is the same but for case and punctuation",
+    "too_long": "the context window does not hold the passage with the pair",
+    "unspecific": "question gain below qa_pairs.question_gain: it fits any text",
+    "short_answer": "fewer letters and digits in the answer than qa_pairs.min_answer",
+    "ungrounded": "a word of the answer is not in the passage (qa_pairs.grounded)",
+    "unanswerable": "answer gain below qa_pairs.answer_gain: the passage does not give the answer, or the model knows "
+                    "it without",
+    "surplus": "more pairs than qa_pairs.per_document; sentences without a pair come first"}
+"""Reasons to drop a pair, in the order of the checks."""
+
+
+class QAPair(NamedTuple):
+    """A question and the answer to train on."""
+
+    question: str
+    answer: str
+
+
+@dataclass
+class PassagePairs:
+    """QA pairs of one passage.
+
+    Attributes:
+        selected: pairs to train on.
+        dropped: the others, each with its reason; a question that was dropped before it was answered has answer "".
+    """
+
+    selected: list[QAPair]
+    dropped: list[tuple[QAPair, Reason]] = field(default_factory=list)
+
+    def drop(self, reason: Reason, bad: Sequence[bool]) -> None:
+        """Drops the selected pairs for which `bad` is true."""
+        self.dropped += [(pair, reason) for pair, out in zip(self.selected, bad, strict=True) if out]
+        self.selected = [pair for pair, out in zip(self.selected, bad, strict=True) if not out]
+
+    def drop_duplicates(self) -> None:
+        """Drops questions without a letter, and those that differ from an earlier one by case and punctuation only."""
+        seen: set[str] = set()
+        bad = []
+        for question, _ in self.selected:
+            key = normalize(question)
+            bad.append(key in seen or not any(map(str.isalnum, key)))
+            seen.add(key)
+        self.drop("duplicate", bad)
+
+
+def drop_unusable(text: str, pairs: PassagePairs, config: QAPairConfig) -> None:
+    """Drops pairs with a short answer and, with qa_pairs.grounded, with a word that the text does not have."""
+    pairs.drop("short_answer", [sum(letter.isalnum() for letter in answer) < config.min_answer
+                                for _, answer in pairs.selected])
+    if config.grounded:
+        pairs.drop("ungrounded", [not _is_grounded(text, answer) for _, answer in pairs.selected])
+
+
+def _is_grounded(text: str, answer: str) -> bool:
+    text, answer = normalize_pair(text, answer)
+    return set(answer.split()) <= set(text.split())
+
+
+def drop_surplus(text: str, pairs: PassagePairs, limit: int) -> None:
+    """Keeps `limit` pairs: the first of every sentence before the second of any, in the order of the pairs."""
+    if len(pairs.selected) <= limit:
+        return
+    count: collections.Counter[int] = collections.Counter()
+    ranks = []
+    for number, sentence in enumerate(sentences_of(text, pairs.selected)):
+        ranks.append((count[sentence], number))
+        count[sentence] += 1
+    chosen = {number for _, number in sorted(ranks)[:limit]}
+    pairs.drop("surplus", [number not in chosen for number in range(len(pairs.selected))])
+
+
+def sentences_of(text: str, pairs: Sequence[QAPair]) -> list[int]:
+    """Finds the sentence that each pair is most likely about, as an index into `cloze.sentences`."""
+    document = Document(text, chunks=tuple(sentences(text)))
+    return [document.nearest_passage(*pair) for pair in pairs]
+
+
+def coverage(text: str, pairs: Sequence[QAPair]) -> float:
+    """Computes the share of a text's sentences that at least one pair is about."""
+    return len(set(sentences_of(text, pairs))) / max(len(sentences(text)), 1)
+
+
+def summarize_pairs(passages: Sequence[str], pairs: Sequence[PassagePairs]) -> dict[str, Any]:
+    """Counts the pairs of a run: `generated`, `selected`, `dropped` by reason; with the mean `coverage` of passages."""
+    reasons = collections.Counter(reason for own in pairs for _, reason in own.dropped)
+    selected = sum(len(own.selected) for own in pairs)
+    return {"generated": selected + sum(reasons.values()), "selected": selected,
+            "dropped": {reason: reasons[reason] for reason in REASONS if reasons[reason]},
+            "coverage": float(np.mean([coverage(text, own.selected)
+                                       for text, own in zip(passages, pairs, strict=True)]))}
+
+
+def question_gains(generator: Generator, prompts: Prompts, text: str, questions: Sequence[str]) -> list[float]:
+    """Computes the question gain of each question about a text; see the module."""
+    return _gains(generator, [prompts.question_views(question, text) for question in questions])
+
+
+def answer_gains(generator: Generator, prompts: Prompts, text: str, pairs: Sequence[QAPair]) -> list[float]:
+    """Computes the answer gain of each pair about a text; see the module."""
+    views = []
+    for question, answer in pairs:
+        target = prompts.target(question, answer, text)
+        start, extra = target.prompt_tokens, len(target.teacher) - len(target.student)
+        views.append(((target.student, start), (target.teacher, start + extra)))
+    return _gains(generator, views)
+
+
+View = tuple[Sequence[int], int]
+
+
+def _gains(generator: Generator, views: Sequence[tuple[View, View]]) -> list[float]:
+    """Mean difference of the log-probabilities of the last tokens of two sequences, the second less the first.
+
+    Args:
+        generator: the model.
+        views: `(ids, start)` without the passage and with it; the tokens from `start` on are compared, as many as the
+            shorter view has.
+    """
+    scores = generator.score([(ids[:start], ids[start:]) for pair in views for ids, start in pair])
+    gains = []
+    for without, given in zip(scores[::2], scores[1::2], strict=True):
+        tokens = min(without.tokens, given.tokens)
+        gains.append(float(np.mean(given.logprobs[-tokens:] - without.logprobs[-tokens:])))
+    return gains
+
+
+def without_pairs(owners: Sequence[int], pairs: Sequence[PassagePairs]) -> list[int]:
+    """Lists the passages of documents that have no pair left in any passage."""
+    covered: Collection[int] = {owner for owner, own in zip(owners, pairs, strict=True) if own.selected}
+    return [number for number, owner in enumerate(owners) if owner not in covered]
+
+
+def as_row(pairs: PassagePairs) -> dict[str, Any]:
+    """Returns a row of pairs.jsonl."""
+    return {"pairs": [pair._asdict() for pair in pairs.selected],
+            "dropped": [pair._asdict() | {"reason": reason} for pair, reason in pairs.dropped]}
+
+
+def of_row(row: Mapping[str, Any]) -> PassagePairs:
+    """Reads a row of pairs.jsonl."""
+    return PassagePairs([QAPair(own["question"], own["answer"]) for own in row["pairs"]],
+                        [(QAPair(own["question"], own["answer"]), own["reason"]) for own in row["dropped"]])

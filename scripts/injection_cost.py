@@ -22,7 +22,7 @@ import jax
 import numpy as np
 import optax
 
-from jaxllm.finetune.distill import Objective, make_loss
+from jaxllm.finetune.distill import TargetObjective, make_loss
 from jaxllm.finetune.targets import build_target, collate
 from jaxllm.models import LoraConfig, ModelSpec, init_adapter, init_params
 from jaxllm.train import init_state, make_train_step
@@ -37,7 +37,8 @@ def rows(batch: int, length: int) -> dict[str, np.ndarray]:
     return collate([build_target((1,), (), row.tolist(), "qa") for row in ids], length, length)
 
 
-def stepper(objective: Objective, lora: LoraConfig, params, batch) -> tuple[Callable[[], None], Callable[[], object]]:
+def stepper(objective: TargetObjective, lora: LoraConfig, params, batch
+            ) -> tuple[Callable[[], None], Callable[[], object]]:
     """Returns a function that makes one step and waits for it, and one that returns the state."""
     adapter, optimizer = init_adapter(SPEC, jax.random.key(0), lora), optax.adamw(1e-4)
     step = make_train_step(make_loss(SPEC, objective, adapter.scale), optimizer)

@@ -26,7 +26,7 @@ from jaxllm.ops import masked_sum, token_divergence, token_logprobs, top_k_kl
 from jaxllm.ops.vocab import Divergence
 from jaxllm.train import LossFn
 
-Objective = Literal["distill", "finetune"]
+TargetObjective = Literal["distill", "finetune"]
 Batch = dict[str, jax.Array]
 
 
@@ -152,7 +152,7 @@ def next_token_nll(spec: ModelSpec, params: Params, adapter: Adapter | None, bat
     return -token_logprobs(hidden, unembedding(spec, params), labels)
 
 
-def make_loss(spec: ModelSpec, objective: Objective, adapter_scale: float | None, *, kind: Divergence = "forward",
+def make_loss(spec: ModelSpec, objective: TargetObjective, adapter_scale: float | None, *, kind: Divergence = "forward",
               beta: float = 0.5, temperature: float = 1.0, two_teachers: bool = False, dropout: float = 0.0,
               dtype: jnp.dtype = jnp.float32, remat: Remat = "full") -> LossFn:
     """Makes the loss of one batch for `make_train_step`.

@@ -21,6 +21,7 @@ from jaxllm.models import Adapter, ModelSpec, unembedding
 from jaxllm.models.heads import score_features
 from jaxllm.models.network import Params, Remat
 from jaxllm.ops import token_entropy, token_logprobs, top_k_logprobs
+from jaxllm.ops.losses import SumAndWeight
 from jaxllm.ops.pairs import Pairs, Unpaired, wpo_weights
 from jaxllm.ops.preference import preference_loss
 from jaxllm.ops.preference_losses import COUPLED, PreferenceSettings
@@ -29,7 +30,6 @@ from jaxllm.ops.vocab import token_aligned_logprobs
 from jaxllm.train import LossFn
 
 Kind = Literal["sft", "pairs", "unpaired", "reward", "classify"]
-SumAndWeight = tuple[jax.Array, jax.Array]
 TEXTS: dict[Kind, int] = {"sft": 1, "pairs": 2, "unpaired": 1, "reward": 2, "classify": 1}
 """Texts of a group: the completion, or chosen and rejected. KTO has the completion of another prompt as the second."""
 

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import jax
@@ -15,7 +15,7 @@ import optax
 import yaml
 
 from jaxllm.config import SamplingConfig, check, to_yaml
-from jaxllm.finetune.distill import DivergenceConfig, Objective, make_loss
+from jaxllm.finetune.distill import Batch, DivergenceConfig, TargetObjective, make_loss
 from jaxllm.finetune.on_policy import OnPolicyConfig, OnPolicyTargets
 from jaxllm.finetune.packing import PackedShape, PackedTargets, can_pack, pack_targets, packed_shape, row_counts
 from jaxllm.finetune.targets import Target, TargetSource, collate
@@ -74,7 +74,7 @@ class TrainPlan:
     student_length: int
     teacher_length: int
     divergence: DivergenceConfig
-    objective: Objective
+    objective: TargetObjective
     dtype: jnp.dtype
     two_teachers: bool = False
     on_policy: OnPolicyConfig | None = None
@@ -95,7 +95,7 @@ def resolved_steps(train: TrainConfig) -> int:
     return train.steps
 
 
-def make_plan(model: Model, objective: Objective, train: TrainConfig, lora: LoraConfig | None,
+def make_plan(model: Model, objective: TargetObjective, train: TrainConfig, lora: LoraConfig | None,
               divergence: DivergenceConfig, lengths: tuple[int, int], dtype: jnp.dtype,
               mesh: jax.sharding.Mesh, *, two_teachers: bool = False, on_policy: OnPolicyConfig | None = None,
               sampling: SamplingConfig | None = None, epoch_targets: int | None = None,
@@ -163,6 +163,42 @@ class TrainResult:
         return merged(self.base.model, self.trained, self.lora)
 
 
+@dataclasses.dataclass(frozen=True)
+class BatchMaker:
+    """Makes the batch of a step: padded or packed rows, with the cached outputs of the teacher or without.
+
+    Attributes:
+        plan: shape of the batches.
+        draw: number -> target.
+        cache: teacher's top-k log-probabilities; None where the teacher runs in every step.
+    """
+
+    plan: TrainPlan
+    draw: Callable[[int], Target]
+    cache: TeacherCache | None
+
+    def __call__(self, step: int) -> Batch:
+        """Makes the batch of a step, from 0."""
+        targets = self.targets(step)
+        packed = None if self.plan.packing is None else self.plan.pack(targets)
+        if self.cache is None:
+            return (collate(targets, self.plan.student_length, self.plan.teacher_length) if packed is None
+                    else packed.batch)
+        if packed is None:
+            return self.cache.batch(targets, self._later_targets(step))
+        return self.cache.packed_batch(packed, targets, self._later_targets(step))
+
+    def targets(self, step: int) -> list[Target]:
+        """Draws the targets of a step."""
+        size = self.plan.train.batch_size
+        return [self.draw(number) for number in range(step * size, (step + 1) * size)]
+
+    def _later_targets(self, step: int) -> Iterator[Target]:
+        """Targets of the next steps, with which the cache fills its batches."""
+        for later in range(step + 1, min(step + TEACHER_STEPS_AHEAD, resolved_steps(self.plan.train))):
+            yield from self.targets(later)
+
+
 def run_plan(base: Generator, targets: TargetSource, plan: TrainPlan, *, checkpointer: Checkpointer | None = None,
              metrics: MetricsSink | None = None, progress: bool = True, save_last: bool = True,
              open_book_teacher: Generator | None = None) -> TrainResult:
@@ -191,27 +227,20 @@ def run_plan(base: Generator, targets: TargetSource, plan: TrainPlan, *, checkpo
                                   (plan.student_length, plan.teacher_length), completions)
         hooks.append(_sampling_hook(sampled, plan.on_policy.every, plan, state))
         draw = sampled.target
-    step_targets = lambda step: [draw(n) for n in range(step * train.batch_size, (step + 1) * train.batch_size)]
-    frozen: Callable[[], Any] = base.training_params
-    lengths = plan.student_length, plan.teacher_length
-    batch = lambda step: collate(step_targets(step), *lengths)
-    if plan.packing is not None:
-        batch = lambda step: plan.pack(step_targets(step)).batch
+    cache = None
     if plan.objective == "distill" and plan.divergence.top_k is not None:
-        cache = TeacherCache(base, open_book_teacher if plan.two_teachers else None, plan.divergence.top_k, lengths,
+        cache = TeacherCache(base, open_book_teacher if plan.two_teachers else None, plan.divergence.top_k,
+                             (plan.student_length, plan.teacher_length),
                              train.batch_size // train.accumulate if plan.teacher_packing is None else TEACHER_TARGETS,
                              plan.divergence.temperature, plan.dtype, plan.mesh, plan.teacher_packing)
-        ahead = lambda step: range(step + 1, min(step + TEACHER_STEPS_AHEAD, train.steps))
-        later_targets = lambda step: (target for later in ahead(step) for target in step_targets(later))
-        batch = lambda step: cache.batch(step_targets(step), later_targets(step))
-        if plan.packing is not None:
-            batch = lambda step: cache.packed_batch(plan.pack(current := step_targets(step)), current,
-                                                    later_targets(step))
-    elif plan.two_teachers:
-        frozen = lambda: (base.training_params(), open_book_teacher.training_params())
-    # Sampling unstacks the layers, so every step takes the stacked ones anew.
-    step = lambda state, _, batch: plan.step(state, frozen(), batch)
-    fitted = fit(state, step, batch, resolved_steps(train), mesh=plan.mesh, hooks=hooks,
+    second = open_book_teacher if plan.two_teachers and cache is None else None
+
+    def step(state: TrainState, _: Any, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
+        # Sampling unstacks the layers, so every step takes the stacked ones anew.
+        own = base.training_params()
+        return plan.step(state, own if second is None else (own, second.training_params()), batch)
+
+    fitted = fit(state, step, BatchMaker(plan, draw, cache), resolved_steps(train), mesh=plan.mesh, hooks=hooks,
                  log_every=train.log_every, save_every=train.save_every, save_last=save_last,
                  checkpointer=checkpointer, sidecar={"completions": completions} if hooks else None, metrics=metrics,
                  progress=progress)

@@ -8,8 +8,11 @@ import jax.numpy as jnp
 
 from jaxllm.ops.vocab import Divergence, Unembedding, token_divergence, token_logprobs
 
+SumAndWeight = tuple[jax.Array, jax.Array]
+"""A weighted sum and the sum of its weights, float32 scalars; means over microbatches and devices divide once."""
 
-def masked_sum(values: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
+
+def masked_sum(values: jax.Array, mask: jax.Array) -> SumAndWeight:
     """Sums `values` under `mask`, and the mask itself.
 
     Values outside the mask are replaced by zero before weighting, so infinities and NaN there have no effect.
@@ -28,7 +31,7 @@ def masked_sum(values: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array
 
 
 def cross_entropy(hidden: jax.Array, unembedding: Unembedding, targets: jax.Array, mask: jax.Array, *,
-                  block: int | None = None) -> tuple[jax.Array, jax.Array]:
+                  block: int | None = None) -> SumAndWeight:
     """Computes the next-token loss `-sum_t mask_t log p(target_t)`.
 
     Args:
@@ -48,7 +51,7 @@ def cross_entropy(hidden: jax.Array, unembedding: Unembedding, targets: jax.Arra
 def kl_distillation(student: jax.Array, student_unembedding: Unembedding, teacher: jax.Array,
                     teacher_unembedding: Unembedding, mask: jax.Array, *, kind: Divergence = "forward",
                     beta: float = 0.5, temperature: float = 1.0,
-                    block: int | None = None) -> tuple[jax.Array, jax.Array]:
+                    block: int | None = None) -> SumAndWeight:
     """Computes `T^2 sum_t mask_t D(teacher_t, student_t)`: distillation over the whole vocabulary (1503.02531).
 
     The factor T^2 makes the size of the gradient independent of the temperature.

@@ -13,10 +13,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxllm.ops.losses import SumAndWeight
+
 KlKind = Literal["full", "k1", "k2", "k3", "abs"]
 Ratio = Literal["token", "sequence", "sequence_mean", "none"]
 Aggregate = Literal["token", "sequence", "constant"]
-SumAndWeight = tuple[jax.Array, jax.Array]
 # Bound of log-ratios, so that their exponential is finite in float32.
 LOG_RATIO_LIMIT = 20.0
 

@@ -10,11 +10,11 @@ import math
 from collections.abc import Mapping
 
 import chex
-import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.nn import log_sigmoid
 
+from jaxllm.ops.losses import SumAndWeight
 from jaxllm.ops.pairs import Pairs, Unpaired, fill, floating, swap
 from jaxllm.ops.preference_losses import (
     DIVERGENCES,
@@ -27,8 +27,6 @@ from jaxllm.ops.preference_losses import (
     reference_point,
     reward_shift,
 )
-
-SumAndWeight = tuple[jax.Array, jax.Array]
 
 
 def defaults(name: str) -> PreferenceSettings:

@@ -8,9 +8,8 @@ import jax.numpy as jnp
 from jax import lax
 from jax.nn import log_sigmoid, log_softmax
 
+from jaxllm.ops.losses import SumAndWeight
 from jaxllm.ops.pairs import floating
-
-SumAndWeight = tuple[jax.Array, jax.Array]
 
 
 def reward_loss(chosen: jax.Array, rejected: jax.Array, weight: jax.Array, *, margin: jax.Array | None = None,

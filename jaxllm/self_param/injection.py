@@ -10,7 +10,7 @@ import jax
 
 from jaxllm.devices import open_mesh
 from jaxllm.errors import UserError
-from jaxllm.finetune.distill import Objective
+from jaxllm.finetune.distill import TargetObjective
 from jaxllm.finetune.on_policy import longest_completions, on_policy_sampling
 from jaxllm.finetune.run import TrainPlan, make_plan, run_plan
 from jaxllm.finetune.targets import Target, common_lengths, interleave, purpose_seed
@@ -34,7 +34,7 @@ from jaxllm.self_param.targets import (
 )
 from jaxllm.text.rows import read_rows
 
-OBJECTIVES: dict[Method, Objective] = {
+OBJECTIVES: dict[Method, TargetObjective] = {
     "self_param": "distill", "finetune": "finetune", "finetune_questions": "finetune", "finetune_context": "finetune",
     "replay": "distill"}
 """Methods that train, in the order in which they run, with their objectives."""

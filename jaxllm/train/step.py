@@ -9,10 +9,8 @@ import jax.numpy as jnp
 import optax
 
 from jaxllm.errors import UserError
+from jaxllm.ops.losses import SumAndWeight
 from jaxllm.train.state import Params, TrainState
-
-SumAndWeight = tuple[jax.Array, jax.Array]
-"""float32 scalars (sum over what counts, how much counts); their ratio is the mean."""
 
 LossFn = Callable[[Params, Any, Any, jax.Array, Any], tuple[SumAndWeight, Mapping[str, SumAndWeight]]]
 """`(params, frozen, batch, key, extra) -> ((loss_sum, weight), {name: (sum, weight)})`.

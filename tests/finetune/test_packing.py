@@ -9,7 +9,7 @@ import optax
 import pytest
 from numpy.testing import assert_allclose
 
-from jaxllm.finetune.distill import Objective, make_loss
+from jaxllm.finetune.distill import TargetObjective, make_loss
 from jaxllm.finetune.packing import (
     PackedShape,
     can_pack,
@@ -85,7 +85,7 @@ LINEAR = dataclasses.replace(LLAMA, rope=Rope(kind="linear", factor=2.0))
                                            for spec in (GPT2, WINDOWED, LINEAR))],
                          ids=["rope", "learned", "window", "linear"])
 @pytest.mark.parametrize("objective", ["distill", pytest.param("finetune", marks=pytest.mark.slow)])
-def test_loss_and_gradient_equal_those_of_padded_rows(spec, objective: Objective):
+def test_loss_and_gradient_equal_those_of_padded_rows(spec, objective: TargetObjective):
     params = random_params(spec, 0)
     adapter = noisy_adapter(spec)
     packed, padded = packed_and_padded(document_targets())

@@ -92,7 +92,7 @@ class Job:
             self._lock.close()
 
     def _first_start(self) -> datetime:
-        """Moment at which the job was started first, from inputs.json, where it is written at that start."""
+        """Returns the time of the first start, which inputs.json stores."""
         path = self.directory / "inputs.json"
         pinned = json.loads(path.read_text()) if path.is_file() else {}
         if "started" not in pinned:

@@ -107,7 +107,7 @@ class TargetSource(Protocol):
 
     Attributes:
         seed: seed of all draws.
-        cycle: targets of one whole cycle, in which every target type has its share.
+        cycle: number of targets in one cycle of the mixture.
     """
 
     @property
@@ -120,7 +120,7 @@ class TargetSource(Protocol):
         """Returns target `number` of the run."""
 
     def longest(self) -> list[Target]:
-        """Returns targets that are as long, in either view, as any that `target` returns."""
+        """Returns targets with lengths, in both views, that no target of the source exceeds."""
 
 
 @dataclasses.dataclass(frozen=True)

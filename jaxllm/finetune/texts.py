@@ -280,7 +280,7 @@ def _place_padded(batch: Batch, groups: Sequence[Group], assigned: Sequence[Sequ
 def read_states(spec: ModelSpec, params: Params, adapter: Adapter | None, batch: Batch, *,
                 dtype: jnp.dtype = jnp.float32, remat: Remat = "none", dropout_key: jax.Array | None = None
                 ) -> jax.Array:
-    """Computes the hidden states that the loss of a batch reads, `[R, N, D]`.
+    """Computes the hidden states at the positions with a loss, `[R, N, D]`.
 
     Args:
         spec, params, adapter: the model.

@@ -19,7 +19,7 @@ class PrefixGroup:
 
     Attributes:
         length: tokens of the prefix, which all of them begin with; may be 0.
-        parent: number of the group with the longest prefix of this one's; -1 where there is none.
+        parent: index of the parent group; -1 at a root.
         example: index of a prompt with this prefix.
         members: indices of the prompts, ascending; none where only longer prefixes continue this one.
     """

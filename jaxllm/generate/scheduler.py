@@ -278,7 +278,7 @@ class Scheduler:
             np.array(slots + [self.count] * fill, np.int32))
 
     def _chain(self, number: int) -> list[int]:
-        """The prefix groups of which a group's prefix has the prefix, from the group itself to the shortest."""
+        """Lists a group and its ancestors in the prefix tree, up to the root."""
         chain = []
         while number >= 0:
             chain.append(number)

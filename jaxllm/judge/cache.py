@@ -52,7 +52,7 @@ class Cached(Judge):
         with self._errors():
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._database = sqlite3.connect(self.path, timeout=LOCK_SECONDS, check_same_thread=False)
-            with contextlib.suppress(sqlite3.OperationalError):  # another process is at it; the mode is the file's
+            with contextlib.suppress(sqlite3.OperationalError):  # locked by another process, which sets it
                 self._database.execute("PRAGMA journal_mode=WAL")
             self._database.execute("PRAGMA synchronous=NORMAL")
             self._database.execute("CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, value TEXT NOT NULL)")

@@ -105,8 +105,8 @@ class Choice:
 
     Attributes:
         probabilities: option -> probability, normalized over the options.
-        mass: probability of all options together before the normalization. Where it is small the judge would rather
-            have written something else, and `probabilities` mean little.
+        mass: probability of all options together before the normalization. Where it is small,
+            `probabilities` are unreliable.
         usage: tokens; None where they are not known.
     """
 

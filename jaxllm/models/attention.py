@@ -28,7 +28,7 @@ class Cache:
         layers: per layer `(keys, values)`, `[B, KV, head_dim, S]` and `[B, KV, S, head_dim]`: the layouts that the
             products of a decoding step need (on CPU 17 times faster than transposing in every step). A tuple of layers
             rather than one stacked array: every step then updates its buffers in place.
-        lengths: `[B]` int32, number of tokens of every row; later slots hold nothing of meaning.
+        lengths: `[B]` int32, number of tokens of every row; later entries are undefined.
     """
 
     layers: tuple[KeysValues, ...]

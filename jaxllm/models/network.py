@@ -33,7 +33,7 @@ from jaxllm.models.layers import LayerContext, Remat, RunOptions
 from jaxllm.models.params import Params, is_stacked, unstack_layers
 from jaxllm.models.rope import no_rotation, rotation
 from jaxllm.models.spec import ModelSpec, Rope
-from jaxllm.ops.vocab import Unembedding
+from jaxllm.ops.unembedding import Unembedding
 
 
 @jax.tree_util.register_dataclass
@@ -58,7 +58,7 @@ class Prefix:
 
     Attributes:
         layers: per layer keys and values, each `[KV, P, head_dim]`.
-        length: scalar int32, number of tokens; later slots hold nothing of meaning.
+        length: scalar int32, number of tokens; later entries are undefined.
     """
 
     layers: tuple[KeysValues, ...]
@@ -225,7 +225,7 @@ def _run_options(adapter: Adapter | None, **options) -> RunOptions:
 def prefill(spec: ModelSpec, params: Params, tokens: jax.Array, positions: jax.Array, segments: jax.Array, *,
             branches: jax.Array | None = None, prefix: Prefix | None = None, adapter: Adapter | None = None,
             dtype: jnp.dtype = jnp.float32) -> tuple[jax.Array, tuple[KeysValues, ...]]:
-    """Reads packed texts, several to a row, and returns their keys and values.
+    """Runs packed texts, several to a row, through the decoder; returns hidden states, keys and values.
 
     Args:
         spec, params: a decoder; layers unstacked.

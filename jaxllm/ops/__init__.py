@@ -43,8 +43,8 @@ from jaxllm.ops.preference_graphs import (
 from jaxllm.ops.quantize import Quantized, quantize
 from jaxllm.ops.rewards import class_cross_entropy, reward_loss
 from jaxllm.ops.top_k import top_k_kl, top_k_logprobs
+from jaxllm.ops.unembedding import Unembedding
 from jaxllm.ops.vocab import (
-    Unembedding,
     token_aligned_logprobs,
     token_divergence,
     token_entropy,

@@ -6,7 +6,8 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from jaxllm.ops.vocab import Divergence, Unembedding, token_divergence, token_logprobs
+from jaxllm.ops.unembedding import Unembedding
+from jaxllm.ops.vocab import Divergence, token_divergence, token_logprobs
 
 SumAndWeight = tuple[jax.Array, jax.Array]
 """A weighted sum and the sum of its weights, float32 scalars; means over microbatches and devices divide once."""

@@ -109,8 +109,7 @@ def policy_terms(settings: PolicySettings, logprobs: jax.Array, old_logprobs: ja
 
     Returns:
         `[B, T]` float32, 0 outside the mask; and detached values of every token: `ratio`, `clipped` (1 where the
-        clipped loss is the larger one), `approx_kl`, half the squared change of the log-probability, and `policy_kl`,
-        its decrease.
+        clipped loss is the larger one), `approx_kl` = (log p - log p_old)^2 / 2, `policy_kl` = log p_old - log p.
     """
     chex.assert_rank(logprobs, 2)
     chex.assert_equal_shape([logprobs, old_logprobs, mask])

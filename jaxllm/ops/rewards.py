@@ -66,13 +66,13 @@ def reward_loss(chosen: jax.Array, rejected: jax.Array, weight: jax.Array, *, ma
 
 def class_cross_entropy(logits: jax.Array, labels: jax.Array, weight: jax.Array, *,
                         label_smoothing: float = 0.0) -> tuple[SumAndWeight, dict[str, SumAndWeight]]:
-    """Computes the cross-entropy of a classifier, with a share of every label spread evenly over all classes.
+    """Computes the cross-entropy of a classifier, with label smoothing.
 
     Args:
         logits: `[B, C]`, C at least 2; converted to float32.
         labels: `[B]` int32 class ids.
         weight: `[B]` weight of the row in the mean; 0 for padding, which may hold any value.
-        label_smoothing: that share, in [0, 1).
+        label_smoothing: probability mass of each label that is spread evenly over all classes, in [0, 1).
 
     Returns:
         `((sum, weight), metrics)`: float32 scalars. `accuracy` is (sum, weight), detached.

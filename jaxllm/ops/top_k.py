@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxllm.ops.vocab import Unembedding, _block_rows, _check_widths, _scores, _walk, tile_elements, token_logprobs
+from jaxllm.ops.unembedding import Unembedding, block_rows, block_scores, check_widths, tile_elements, walk_blocks
+from jaxllm.ops.vocab import token_logprobs
 
 # Lower bound of the student's probability of the rest: below it float32 has no digits left in 1 - sum(q).
 SMALLEST_REST = 1e-6
@@ -36,14 +37,14 @@ def top_k_logprobs(hidden: jax.Array, unembedding: Unembedding, k: int, *, tempe
         id is first.
     """
     chex.assert_type(hidden, float)
-    _check_widths(hidden, unembedding)
+    check_widths(hidden, unembedding)
     flat, vocab = hidden.reshape(-1, hidden.shape[-1]), unembedding.table.shape[0]
     if not 1 <= k <= vocab:
         raise ValueError(f"k must be within 1 and {vocab}, got {k}")
-    rows = _block_rows(vocab, flat.shape[0], block)
+    rows = block_rows(vocab, flat.shape[0], block)
 
     def visit(carry, head, columns):
-        scores, index = lax.top_k(_scores(flat, head, columns, vocab, temperature), min(k, rows))
+        scores, index = lax.top_k(block_scores(flat, head, columns, vocab, temperature), min(k, rows))
         negative = jnp.concatenate([-carry[0], -scores], -1)
         ids = jnp.concatenate([carry[1], columns[index]], -1)
         # Two keys, since blocks are interleaved: of equal scores the smaller id first.
@@ -51,7 +52,7 @@ def top_k_logprobs(hidden: jax.Array, unembedding: Unembedding, k: int, *, tempe
         return (-negative[:, :k], ids[:, :k]), ()
 
     empty = jnp.full((flat.shape[0], k), -jnp.inf), jnp.full((flat.shape[0], k), vocab, jnp.int32)
-    (best, ids), _ = _walk(visit, empty, unembedding, rows)
+    (best, ids), _ = walk_blocks(visit, empty, unembedding, rows)
     # The log-probability of one of them gives the normalizer of all.
     first = token_logprobs(flat, unembedding, ids[:, 0], temperature=temperature, block=block)
     logprobs = best - best[:, :1] + first[:, None]
@@ -76,7 +77,7 @@ def top_k_kl(student: jax.Array, unembedding: Unembedding, ids: jax.Array, logpr
     chex.assert_rank(ids, student.ndim)
     chex.assert_equal_shape_prefix([student, ids], student.ndim - 1)
     chex.assert_type([student, ids, logprobs], [float, int, float])
-    _check_widths(student, unembedding)
+    check_widths(student, unembedding)
     flat, k = student.reshape(-1, student.shape[-1]), ids.shape[-1]
     chosen = ids.reshape(-1, k)
     scores = _scores_of(flat, unembedding, chosen) / temperature
@@ -99,10 +100,10 @@ def _scores_of(hidden: jax.Array, unembedding: Unembedding, ids: jax.Array) -> j
     split = lambda x: jnp.pad(x, ((0, blocks * size - count), (0, 0))).reshape(blocks, size, x.shape[-1])
 
     @jax.checkpoint
-    def block_scores(part):
+    def part_scores(part):
         states, chosen = part
         head = Unembedding(unembedding.table[chosen],
                            None if unembedding.bias is None else unembedding.bias[chosen], unembedding.softcap)
         return jax.vmap(lambda state, rows: rows.logits(state[None])[0])(states, head)
 
-    return lax.map(block_scores, (split(hidden), split(ids))).reshape(blocks * size, k)[:count]
+    return lax.map(part_scores, (split(hidden), split(ids))).reshape(blocks * size, k)[:count]

@@ -166,7 +166,7 @@ class MixtureConfig:
 
 @dataclass(frozen=True)
 class LocalityConfig:
-    """Locality probes: questions near the documents and not about them; their answers should not change.
+    """Locality probes: questions on related topics that no injected document answers; their answers should not change.
 
     Args:
         path: rows {question}; null takes questions of documents of the data that are not injected (setting single:

@@ -266,7 +266,7 @@ class Prompts:
         return self.model.tokenizer.chat([{"role": "user", "content": text}])
 
     def _chat_target(self, question: str, answer: str, passage: str | None, mask_prompt: bool) -> Target:
-        """The views are whole conversations; aligned are the tokens that they have in common at their ends."""
+        """Builds both views as whole conversations, aligned at the suffix that they have in common."""
         student, teacher = (self._conversation(question, answer, text) for text in (None, passage))
         prompt_tokens = _common(student, self.question(question))
         aligned = _common(student[::-1], teacher[::-1])

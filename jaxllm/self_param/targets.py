@@ -69,7 +69,7 @@ class DocumentTargets:
         return self.questions[row_indices(self.seed, n, 1, len(self.questions))[0]]
 
     def longest(self) -> list[Target]:
-        """Returns targets that are as long, in either view, as any that `target` returns."""
+        """Returns targets with lengths, in both views, that no target of the source exceeds."""
         targets = list(self.questions)
         if "continuation" in self.types:
             targets.append(continuation(self.prefix, self.context, 1))

@@ -25,7 +25,7 @@ class TrainConfig(OptimizerConfig):
         accumulate: microbatches that a batch is computed in, one after the other, to save memory.
         remat: activations that the backward pass recomputes to save memory: none, all but the matrix products (dots),
             or all (full).
-        packing: pack several targets into a row, and read a common prefix (a document with all its questions) once:
+        packing: pack several targets into a row, and compute a common prefix (a document with all its questions) once:
             same loss and gradient, less padding. Not for rotary embeddings that depend on the text length.
         log_every: steps between two lines of metrics.jsonl.
         save_every: steps between checkpoints; null saves only when the job is stopped.

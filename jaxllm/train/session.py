@@ -86,7 +86,7 @@ class Session:
 
     @property
     def interrupted(self) -> bool:
-        """Whether a signal came, even in the last step, or steps are left: the process has to end."""
+        """Whether the caller must exit: a signal arrived, even in the last step, or steps remain."""
         return self._signals.received or self._made < self._total
 
     def steps(self) -> Iterator[int]:

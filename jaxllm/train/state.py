@@ -95,7 +95,7 @@ def _optimizer_shardings(params: Params, optimizer: optax.GradientTransformation
 
 
 def _replicated_like(params: Params) -> jax.sharding.Sharding:
-    """Where scalars go so that they live on the same devices as `params`."""
+    """Returns the sharding of scalars: replicated over the devices of `params`."""
     sharding = jax.tree.leaves(params)[0].sharding
     return NamedSharding(sharding.mesh, P()) if isinstance(sharding, NamedSharding) else sharding
 

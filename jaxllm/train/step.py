@@ -79,7 +79,7 @@ def make_train_step(
         loss_fn: see `LossFn`.
         optimizer: from `make_optimizer`.
         schedule: from `make_schedule`, to report the rate; not used otherwise.
-        accumulate: number of microbatches the rows of a batch are dealt into, one after the other.
+        accumulate: number of microbatches that the rows of a batch are split into.
         finish: computes the new `state.extra` and the skip flag; see `FinishFn`. None leaves `extra` as it is.
 
     Returns:
@@ -176,7 +176,7 @@ def _deal(x: jax.Array, parts: int) -> jax.Array:
         return jnp.broadcast_to(x, (parts,))
     if x.shape[0] % parts:
         raise UserError(
-            f"a batch of {x.shape[0]} rows cannot be dealt into {parts} equal microbatches",
+            f"a batch of {x.shape[0]} rows cannot be split into {parts} equal microbatches",
             "accumulate",
             "make the batch size a multiple of it",
         )

@@ -17,7 +17,7 @@ from jaxllm.ops import (
     token_logprobs,
     token_statistics,
 )
-from jaxllm.ops.vocab import _block_rows
+from jaxllm.ops.unembedding import block_rows
 from tests.processes import run_file
 
 STUDENT = jnp.array([[0.0, 0.0, 0.0], [2.0, 0.0, -1.0]])
@@ -209,7 +209,7 @@ def test_bfloat16_tables_give_float32_results():
     (128_256, 768), (128_000, 1024), (32_000, 1000), (3_030, 1010), (50_257, 1024), (512, 512), (1_000, 1000)])
 def test_blocks_divide_the_vocabulary_where_they_can(vocab, expected):
     """Multiples of 8 are preferred to larger blocks; 50,257 has no divisor from 256 to 1024."""
-    assert _block_rows(vocab, 4096, 1024) == expected
+    assert block_rows(vocab, 4096, 1024) == expected
 
 
 @pytest.mark.slow
@@ -232,7 +232,7 @@ def test_blocks_cost_no_copy_of_the_table():
                                                          ("tpu", 4096, 16_384)])
 def test_blocks_suit_the_backend(monkeypatch, backend, tokens, rows):
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
-    assert _block_rows(2**18, tokens, None) == rows
+    assert block_rows(2**18, tokens, None) == rows
 
 
 @pytest.mark.parametrize("wrong", [dict(hidden=jnp.zeros((2, 3), jnp.int32)), dict(targets=jnp.zeros(2)),

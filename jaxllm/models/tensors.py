@@ -17,7 +17,7 @@ import numpy as np
 from jaxllm.assets import resolve
 from jaxllm.errors import UserError
 from jaxllm.files import storage
-from jaxllm.models.gguf.header import is_gguf
+from jaxllm.models.gguf.header import is_gguf, read_header
 
 INDEX = "model.safetensors.index.json"
 # Name of a dtype in a safetensors header -> numpy dtype.
@@ -27,8 +27,8 @@ DTYPES: dict[str, np.dtype] = {
     "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2)}
 # Suffix of the tensor with the factors of an 8-bit tensor, one per block.
 SCALES = "_scale_inv"
-# A fingerprint hashes this number of blocks of every file, each of this number of bytes.
-_BLOCKS, _BLOCK = 32, 2**16
+# A fingerprint hashes files of at most `_WHOLE` bytes whole, and of larger ones `_BLOCK` bytes of every `_STRIDE`.
+_WHOLE, _BLOCK, _STRIDE = 2**25, 2**12, 2**20
 
 
 def model_directory(model: str | Path) -> Path:
@@ -66,7 +66,10 @@ def fingerprint(folder: Path) -> str:
 
     A GGUF file is a checkpoint as well.
 
-    Of large files only some blocks are read, which is quick and distinguishes any two trained models.
+    Files of at most 32 MB are hashed whole. Of larger ones the hash has the header and the first 4 KB of every tensor
+    (safetensors and GGUF; other formats have neither), and 4 KB in every MB. Two checkpoints have one fingerprint if
+    their large files have the same sizes and differ in none of these bytes: where a few rows of a large matrix were
+    changed, and none of them is hashed.
     """
     digest = hashlib.sha256()
     files = [folder] if folder.is_file() else sorted(
@@ -75,11 +78,39 @@ def fingerprint(folder: Path) -> str:
         size = file.stat().st_size
         name = file.name if file == folder else file.relative_to(folder)
         digest.update(f"{name} {size}\n".encode())
-        with open(file, "rb") as opened:
-            for block in range(_BLOCKS):
-                opened.seek(block * max(size - _BLOCK, 0) // (_BLOCKS - 1))
-                digest.update(opened.read(_BLOCK))
+        with open(file, "rb", buffering=0) as opened:
+            for start, stop in [(0, size)] if size <= _WHOLE else _hashed_ranges(file, size):
+                opened.seek(start)
+                digest.update(opened.read(stop - start))
     return digest.hexdigest()[:16]
+
+
+def _hashed_ranges(file: Path, size: int) -> list[tuple[int, int]]:
+    """Lists the byte ranges of a large file that a fingerprint hashes; they ascend and do not overlap."""
+    starts = {*range(0, size - _BLOCK, _STRIDE), size - _BLOCK}
+    tensors = _tensor_starts(file, size)
+    header = min(tensors, default=0)
+    ranges, end = [(0, header)], header
+    for start in sorted(starts | tensors):
+        stop = min(start + _BLOCK, size)
+        if stop > end:
+            ranges.append((max(start, end), stop))
+            end = stop
+    return ranges
+
+
+def _tensor_starts(file: Path, size: int) -> set[int]:
+    """Finds the first byte of every tensor of a safetensors or GGUF file; none of another or a damaged file."""
+    try:
+        if is_gguf(file):
+            return {tensor.start for tensor in read_header(file).tensors.values()}
+        with open(file, "rb") as opened:
+            length = int.from_bytes(opened.read(8), "little")
+            header = json.loads(opened.read(length)) if length <= size - 8 else {}
+        starts = {8 + length + about["data_offsets"][0] for name, about in header.items() if name != "__metadata__"}
+    except (UserError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return set()
+    return {start for start in starts if 0 <= start < size}
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -2,18 +2,22 @@
 
 import json
 import shutil
+import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from gguf import GGUFWriter
 from numpy.testing import assert_allclose
+from safetensors.numpy import save_file
 
 from jaxllm.devices import DeviceConfig
 from jaxllm.errors import StorageError, UserError
 from jaxllm.models import compute_logits, load_model, load_spec, save_model
 from jaxllm.models.families import read_config
 from jaxllm.models.rope import inverse_frequencies
+from jaxllm.models.tensors import fingerprint
 from tests.networks import forward
 
 
@@ -245,3 +249,77 @@ def test_end_tokens_of_the_generation_config_replace_those_of_the_config(checkpo
     assert load_spec(checkpoint).eos_ids == load_spec(checkpoint).eos_ids == ids
     assert capsys.readouterr().err.count("[2] of config.json ends nothing") == (2 not in ids)
     shutil.rmtree(checkpoint)
+
+
+@pytest.fixture(scope="module")
+def large_file(tmp_path_factory):
+    """A checkpoint of 44 MB, its tensors, and a function that writes it with some of them replaced."""
+    folder = tmp_path_factory.mktemp("large")
+    tensors = {f"layers.{i}.{name}": np.full(shape, i, np.float32) for i in range(8)
+               for name, shape in (("matrix", (1100, 1280)), ("norm", (320,)))}
+
+    def write(**changed):
+        save_file(tensors | changed, folder / "model.safetensors")
+        return folder
+
+    return write, tensors
+
+
+def test_a_fingerprint_is_the_same_for_equal_checkpoints(large_file):
+    write, _ = large_file
+    assert fingerprint(write()) == fingerprint(write())
+
+
+@pytest.mark.parametrize("name", ["layers.4.matrix", "layers.3.norm", "layers.7.norm"])
+def test_a_fingerprint_changes_with_one_tensor_of_a_large_file(large_file, name):
+    write, tensors = large_file
+    before = fingerprint(write())
+    assert fingerprint(write(**{name: tensors[name] + 0.5})) != before
+
+
+def test_a_fingerprint_changes_with_two_megabytes_within_a_matrix(large_file):
+    write, tensors = large_file
+    before, matrix = fingerprint(write()), tensors["layers.5.matrix"].copy()
+    matrix[500:910] += 1
+    assert fingerprint(write(**{"layers.5.matrix": matrix})) != before
+
+
+def test_a_fingerprint_changes_with_one_byte_of_a_file_of_32_mb(tmp_path):
+    file = tmp_path / "model.bin"
+    content = bytearray(2**25)
+    file.write_bytes(content)
+    before = fingerprint(tmp_path)
+    content[2**24 + 12345] = 1
+    file.write_bytes(content)
+    assert fingerprint(tmp_path) != before
+
+
+def test_a_fingerprint_changes_with_one_norm_of_a_large_gguf_file(tmp_path):
+    def write(value):
+        writer = GGUFWriter(tmp_path / "model.gguf", "llama")
+        for i in range(4):
+            writer.add_tensor(f"blk.{i}.ffn_up.weight", np.zeros((2200, 1280), np.float32))
+            writer.add_tensor(f"blk.{i}.attn_norm.weight", np.full(320, value if i == 2 else 1, np.float32))
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        return fingerprint(tmp_path / "model.gguf")
+
+    assert write(1.0) == write(1.0) != write(1.5)
+
+
+@pytest.mark.parametrize("start", [b"", b"GGUF", (2**40).to_bytes(8, "little"), (16).to_bytes(8, "little") + b"[1] ",
+                                   (16).to_bytes(8, "little") + b'{"a": {}}'.ljust(16)])
+def test_a_fingerprint_of_a_large_file_that_is_no_checkpoint(tmp_path, start):
+    """It is sampled too, in little time."""
+    file = tmp_path / "file"
+    file.write_bytes(start)
+    with open(file, "r+b") as opened:
+        opened.truncate(2**31)
+        began = time.monotonic()
+        before = fingerprint(file)
+        assert time.monotonic() - began < 5  # 0.1 s as a rule
+        opened.seek(1000 * 2**20 - 4096)
+        opened.write(b"x" * 2**20)
+    assert fingerprint(file) != before

@@ -61,7 +61,7 @@ class SamplingConfig:
         temperature: divides the logits before sampling; 0 is greedy decoding.
         top_k: sample from the K most probable tokens only; 0 disables it.
         top_p: nucleus sampling: keep the smallest set of most probable tokens with a cumulative probability of at
-            least top_p; 1.0 disables it.
+            least top_p, among the tokens that top_k keeps; 1.0 disables it.
         min_p: keep tokens with at least min_p times the probability of the most probable token; 0 disables it.
         repetition_penalty: divides positive and multiplies negative logits of tokens that are in the text already; 1.0
             disables it.

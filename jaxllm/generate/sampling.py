@@ -19,7 +19,7 @@ class Sampling:
         temperature: `[B]` float32; 0 is greedy.
         top_k: `[B]` int32; keep the k most probable tokens, 0 keeps all.
         top_p: `[B]` float32; nucleus sampling: keep the smallest set of most probable tokens with this cumulative
-            probability, 1 keeps all.
+            probability among those that top-k keeps, 1 keeps all.
         min_p: `[B]` float32; keep tokens with at least this fraction of the most probable token's probability.
         repetition: `[B]` float32 repetition penalty (1909.05858, section 4.1): divides positive logits of tokens that
             occur in the sequence and multiplies negative ones; 1 is off.
@@ -51,10 +51,10 @@ def row_keys(base: jax.Array, rows: jax.Array, samples: jax.Array) -> jax.Array:
 
 
 def truncate(scaled: jax.Array, top_k: jax.Array, top_p: jax.Array) -> jax.Array:
-    """Sets logits outside top-k and the nucleus (1904.09751) to minus infinity.
+    """Sets logits outside top-k, and outside the nucleus (1904.09751) of what is left, to minus infinity.
 
-    A token stays if it is among the `top_k` most probable and if the tokens more probable than it hold less than
-    `top_p`; the most probable one always stays. Ties with the last token of the nucleus stay too.
+    A token stays if it is among the `top_k` most probable and if those of them more probable than it hold less than
+    `top_p` of their probability; the most probable one always stays. Ties with the last token that stays stay too.
 
     Args:
         scaled: `[B, V]` float32 logits, already divided by the temperature.
@@ -64,13 +64,13 @@ def truncate(scaled: jax.Array, top_k: jax.Array, top_p: jax.Array) -> jax.Array
     chex.assert_rank([scaled, top_k, top_p], [2, 1, 1])
     chex.assert_type(scaled, jnp.float32)
     ordered = -jnp.sort(-scaled, axis=-1)
-    probs = jax.nn.softmax(ordered, axis=-1)
+    vocab = scaled.shape[-1]
+    at = lambda index: jnp.take_along_axis(ordered, index[:, None], -1)
+    among = ordered >= at(jnp.where(top_k > 0, jnp.minimum(top_k, vocab), vocab) - 1)
+    probs = jax.nn.softmax(ordered, axis=-1, where=among)
     before = jnp.cumsum(probs, axis=-1) - probs
-    rank = jnp.arange(scaled.shape[-1])[None]
-    keep = (before < top_p[:, None]) | (top_p[:, None] >= 1.0)
-    keep &= (rank < top_k[:, None]) | (top_k[:, None] <= 0)
-    last = jnp.maximum(keep.sum(-1) - 1, 0)
-    threshold = jnp.take_along_axis(ordered, last[:, None], -1)
+    keep = among & ((before < top_p[:, None]) | (top_p[:, None] >= 1.0))
+    threshold = at(jnp.maximum(keep.sum(-1) - 1, 0))
     return jnp.where(scaled >= threshold, scaled, -jnp.inf)
 
 

@@ -54,6 +54,13 @@ def test_truncation_by_hand():
     assert remaining.astype(int).tolist() == [[1, 1, 1, 1], [1, 1, 0, 0], [1, 1, 0, 0], [1, 0, 0, 0]]
 
 
+def test_the_nucleus_is_of_the_probability_that_top_k_leaves():
+    scores = jnp.log(jnp.array([[0.5, 0.3, 0.1, 0.1]] * 3))
+    remaining = jnp.isfinite(truncate(scores, jnp.array([2, 2, 0]), jnp.array([0.6, 0.65, 0.6])))
+    # 0.5 is 0.625 of the best two: enough for 0.6, too little for 0.65; without top-k it is too little for 0.6
+    assert remaining.astype(int).tolist() == [[1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 0, 0]]
+
+
 def test_samples_follow_the_distribution():
     """20,000 draws: every frequency within five standard errors of its probability."""
     probs = np.array([0.5, 0.3, 0.15, 0.05])

@@ -9,6 +9,7 @@ from numpy.testing import assert_allclose
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
+from jaxllm.generate.sampling import truncate  # noqa: E402
 from jaxllm.models import LoraConfig, compute_logits, forward, init_adapter, load_model, unembedding  # noqa: E402
 from jaxllm.models.adapters import Adapter  # noqa: E402
 from jaxllm.models.peft import load_adapter, save_adapter  # noqa: E402
@@ -50,6 +51,17 @@ def test_left_padded_rows_agree_with_torch(pair):
     ours = compute_logits(spec, params, forward(spec, params, jnp.asarray(tokens), segments=jnp.asarray(mask)).hidden)
     assert relative(ours[0], expected[0]) < LIMIT
     assert relative(ours[1, 5:], expected[1, 5:]) < LIMIT
+
+
+@pytest.mark.parametrize("top_k, top_p", [(0, 0.7), (5, 1.0), (5, 0.7), (2, 0.6), (40, 0.3), (500, 0.9), (1, 0.01)])
+def test_top_k_and_top_p_keep_the_tokens_that_transformers_keeps(top_k, top_p):
+    logits = np.random.default_rng(4).normal(0, 2, (50, 200)).astype(np.float32)
+    warpers = [transformers.TopKLogitsWarper(top_k)] if top_k else []
+    theirs = torch.tensor(logits)
+    for warper in (*warpers, transformers.TopPLogitsWarper(top_p)):
+        theirs = warper(None, theirs)
+    ours = truncate(jnp.asarray(logits), jnp.full(50, top_k), jnp.full(50, top_p))
+    np.testing.assert_array_equal(ours, theirs.numpy())
 
 
 def test_kl_distillation_agrees_with_torch(pair):

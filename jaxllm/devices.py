@@ -29,8 +29,8 @@ class DeviceConfig:
         compile_cache: keep compiled programs on disk, so that later jobs start faster.
     """
 
-    params: Precision = tunable("auto")
-    compute: Precision = tunable("auto")
+    params: Precision = "auto"
+    compute: Precision = "auto"
     quantize: Literal["int8", "int4", "nf4"] | None = None
     compile_cache: bool = tunable(True)
 

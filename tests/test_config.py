@@ -311,7 +311,8 @@ def test_runs_resume_with_other_keys_that_cannot_change_results():
     from jaxllm.self_param.job import Config as Inject
 
     for job, tunable_keys, fixed_keys in [
-        (Generate, ["batch_size=4", "device.compute=float32", "mesh.data=2"], ["seed=1", "device.quantize=int8"]),
+        (Generate, ["batch_size=4", "device.compile_cache=false", "mesh.data=2"],
+         ["seed=1", "device.params=bfloat16", "device.compute=float32", "device.quantize=int8"]),
         (Inject, ["train.log_every=3", "train.save_every=5", "train.remat=none", "generation_batch_size=4",
                   "mesh.data=2"], ["train.steps=3", "train.lr=1", "data.limit=3", "sampling.seed=2"]),
     ]:

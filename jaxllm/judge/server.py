@@ -200,6 +200,8 @@ class ServerJudge(Judge):
                     except _Failed as failed:
                         failures[number] = failed
                         continue
+                    except concurrent.futures.CancelledError:
+                        continue  # it was never sent: no fault of its prompt
                     if on_answer is not None:
                         on_answer(number, results[number])
                 if self._hopeless(failures, bool(results)):
@@ -235,18 +237,22 @@ class ServerJudge(Judge):
 
         Raises:
             _Failed: there is none.
+            CancelledError: the call ended before the request's turn, and nothing was sent.
         """
+        failed: _Failed | None = None
         for attempt in range(self.retries + 1):
-            self._wait(stop)
+            if not self._wait(stop):
+                raise failed or concurrent.futures.CancelledError()
             limit = self._limit
             result, pause = self._try(prompt, settings, read, limit)
-            if isinstance(result, _Failed) and limit == "max_tokens" and _wants_newer_name(result):
-                self._wait(stop)
+            if (isinstance(result, _Failed) and limit == "max_tokens" and _wants_newer_name(result)
+                    and self._wait(stop)):
                 result, pause = self._try(prompt, settings, read, NEWER_LIMIT)
                 if not isinstance(result, _Failed):
                     self._limit = NEWER_LIMIT
             if not isinstance(result, _Failed):
                 return result
+            failed = result
             if pause is None or attempt == self.retries or stop.is_set():
                 raise result
             stop.wait(max(pause, min(0.5 * 2**attempt, LONGEST_PAUSE_SECONDS)))
@@ -287,13 +293,13 @@ class ServerJudge(Judge):
             message = message.replace(self._key, "***")
         return _Failed(UserError(f"{what}: {message[:300]}", self.identity, fix), fatal)
 
-    def _wait(self, stop: threading.Event) -> None:
-        """Waits for this request's turn."""
+    def _wait(self, stop: threading.Event) -> bool:
+        """Waits for this request's turn; returns False where the call ended before."""
         with self._lock:
             now = time.monotonic()
             start = max(self._next, now)
             self._next = start + self._interval
-        stop.wait(max(0.0, start - now))
+        return not stop.wait(max(0.0, start - now))
 
 
 def _seed(seed: int, sample: int) -> int:

@@ -226,6 +226,24 @@ def test_a_server_that_refuses_everything_gets_few_prompts(server):
     assert len(server.requests) <= 12
 
 
+def test_requests_that_wait_for_their_turn_are_not_sent_after_an_error(server):
+    server.faults = [401]
+    with pytest.raises(UserError, match="the server refuses"):
+        judge(server, per_minute=60).complete([Prompt(c) for c in "abcdefgh"], GREEDY)
+    time.sleep(0.3)  # a thread that was woken would send by now
+    assert len(server.requests) == 1
+
+
+def test_requests_that_wait_for_their_turn_are_not_sent_after_an_error_in_a_callback(server):
+    def fail(*_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        judge(server, per_minute=60).complete([Prompt(c) for c in "abcdefgh"], GREEDY, on_answer=fail)
+    time.sleep(0.3)
+    assert len(server.requests) == 1
+
+
 def test_an_error_in_a_callback_ends_the_call(server):
     def full(number, answers):
         raise OSError("no space left")

@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from jaxllm.errors import UserError
+from jaxllm.files import write_atomic
 from jaxllm.train.config import Tracker
 from jaxllm.train.metrics import MetricsWriter
 from jaxllm.train.session import MetricsSink
 
+# Next to the metrics file, the id of its run at Weights & Biases.
+_WANDB_ID = "wandb_id.txt"
 _PACKAGES: dict[Tracker, str] = {"tensorboard": "tensorboardX", "wandb": "wandb"}
 
 
 class _TensorBoard:
-    """Writes numbers as scalars into an event file."""
+    """Writes numbers as scalars into an event file; TensorBoard hides those of earlier files from step `start` on."""
 
-    def __init__(self, folder: Path):
-        self._writer = _imported("tensorboard").SummaryWriter(str(folder))
+    def __init__(self, folder: Path, start: int):
+        # Names have the second: without the suffix a run of less than one would be overwritten by the next.
+        self._writer = _imported("tensorboard").SummaryWriter(str(folder), purge_step=start,
+                                                              filename_suffix=f".{start:09d}")
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
         """See `MetricsWriter.write`."""
@@ -33,12 +39,17 @@ class _TensorBoard:
 
 
 class _WandB:
-    """Logs numbers to a run of Weights & Biases, named after the directory of the job; a resumed job continues it."""
+    """Logs numbers to a run of Weights & Biases, named after the directory of the job.
 
-    def __init__(self, folder: Path, config: Mapping[str, Any]):
-        run_id = "".join(c if c.isalnum() else "-" for c in str(folder.absolute()))[-64:]
-        self._run = _imported("wandb").init(project="jaxllm", name=folder.name, id=run_id, resume="allow",
-                                            dir=str(folder), config=dict(config))
+    A job that is resumed after its first step continues its run; one that starts anew has a new run.
+    """
+
+    def __init__(self, folder: Path, config: Mapping[str, Any], resumed: bool):
+        wandb, file = _imported("wandb"), folder / _WANDB_ID
+        if not (resumed and file.is_file()):
+            write_atomic(file, secrets.token_hex(8))
+        self._run = wandb.init(project="jaxllm", name=folder.name, id=file.read_text().strip(), resume="allow",
+                               dir=str(folder), config=dict(config))
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
         """See `MetricsWriter.write`."""
@@ -84,8 +95,8 @@ def open_metrics(path: Path, resume_step: int, trackers: Sequence[Tracker] = (),
     with contextlib.ExitStack() as stack:
         sinks: list[MetricsSink] = [stack.enter_context(MetricsWriter(path, resume_step, first))]
         for name in trackers:
-            sink = _TensorBoard(path.parent / "tensorboard") if name == "tensorboard" else _WandB(
-                path.parent, config or {})
+            sink = _TensorBoard(path.parent / "tensorboard", resume_step + first) if name == "tensorboard" else _WandB(
+                path.parent, config or {}, resume_step > 0)
             stack.callback(sink.close)
             sinks.append(sink)
         yield _All(sinks)

@@ -15,7 +15,7 @@ from jaxllm.errors import UserError
 from jaxllm.job import open_job
 from jaxllm.judge import LocalJudge, Prompt
 from jaxllm.self_param.config import Config
-from jaxllm.self_param.data import load_data
+from jaxllm.self_param.data import load_data, read_documents
 from jaxllm.text import encode_example
 
 REASON = "the text has the token '<extra>' with the id 1280, for which the model's embedding of 1280 rows has none"
@@ -105,6 +105,19 @@ def test_training_rows_are_rejected(larger, tmp_path):
         data = load_data(config, job)
     assert [document.text for document in data.documents] == ["A ship."]
     assert [(own.line, own.reason) for own in data.rejected.rows] == [(2, REASON), (3, REASON)]
+
+
+def test_a_rejected_document_has_no_number_when_documents_are_read_again(larger, tmp_path):
+    """`remove` finds a document by the number that it had in `inject`."""
+    path = tmp_path / "rows.jsonl"
+    row = {"question": "What?", "answers": ["ship"]}
+    texts = ["An <extra> ship.", "A ship.", "A boat.", "A raft."]
+    path.write_text("".join(json.dumps({"context": text} | row) + "\n" for text in texts))
+    config = Config(DataConfig(str(path), limit_bad=0.5), tmp_path / "out", model=str(larger), documents=2)
+    with open_job(config.out, config) as job:
+        data = load_data(config, job)
+    assert read_documents(config) == data.documents
+    assert [document.text for document in data.documents] == ["A ship.", "A boat."]
 
 
 def test_such_a_token_is_never_sampled(model):

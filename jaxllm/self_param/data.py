@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from jaxllm.text.tokenizer import Tokenizer
 
 QA_ROW = {"context": NonEmpty[str], "question": NonEmpty[str], "answers": NonEmpty[list[NonEmpty[str]]]}
 TEXT_ROW = {"text": NonEmpty[str]}
+Refusal = Callable[[Mapping[str, Any]], str | None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,15 +158,12 @@ def load_data(config: Config, job: Job) -> InjectionData:
     Raises:
         UserError: a file cannot be read, or its share of rejected rows exceeds data.limit_bad.
     """
-    tokenizer = model_tokenizer(config.model, load_spec(config.model))
-    refusal = partial(_without_row, tokenizer) if tokenizer.beyond_rows else None
-    rows = read_rows(config.data.path, QA_ROW, None, config.data.limit_bad, job.rejected_path, config.data.limit,
-                     refusal)
+    refusal = _refusal(config)
+    rows, everything = _read_documents(config, refusal, job.rejected_path)
     files = {role: read_rows(path, schema, limit_bad=1.0, refusal=refusal)
              for role, (path, schema) in input_files(config).items()}
     rejected = RejectedRows(job, config.data.limit_bad)
     rejected.add(rows.rejected, len(rows.rows))
-    everything = group_rows(rows.rows)
     documents = _with_paraphrases(config, files.get("paraphrases"), everything, rejected)
     examples = _worked_examples(files.get("worked examples"), rejected)
     probes = _locality_probes(config, files.get("locality probes"), everything, rejected)
@@ -172,6 +171,28 @@ def load_data(config: Config, job: Job) -> InjectionData:
     return InjectionData(documents[:config.documents], frozenset(document.text for document in everything), probes,
                          unrelated, examples, files.get("QA pairs"), rejected,
                          len(rows.rows) - sum(len(document.questions) for document in everything))
+
+
+def read_documents(config: Config) -> list[Document]:
+    """Reads the documents to inject again, with the numbers that `load_data` gives them; without paraphrases.
+
+    Raises:
+        UserError: the data cannot be read, or its share of rejected rows exceeds data.limit_bad.
+    """
+    return _read_documents(config, _refusal(config), None)[1][:config.documents]
+
+
+def _read_documents(config: Config, refusal: Refusal | None, rejected_path: Path | None
+                    ) -> tuple[RowSet, list[Document]]:
+    """Reads the rows of the data, and groups them into documents, those that are not injected included."""
+    rows = read_rows(config.data.path, QA_ROW, None, config.data.limit_bad, rejected_path, config.data.limit, refusal)
+    return rows, group_rows(rows.rows)
+
+
+def _refusal(config: Config) -> Refusal | None:
+    """Returns the function with the reason to reject a row; None where the model can read any text."""
+    tokenizer = model_tokenizer(config.model, load_spec(config.model))
+    return partial(_without_row, tokenizer) if tokenizer.beyond_rows else None
 
 
 def _without_row(tokenizer: Tokenizer, row: Mapping[str, Any]) -> str | None:

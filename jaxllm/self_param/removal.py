@@ -22,10 +22,9 @@ from jaxllm.models.peft import adapter_folders, load_adapter
 from jaxllm.models.tensors import fingerprint, model_directory
 from jaxllm.parsing import from_yaml
 from jaxllm.self_param import job, provenance
-from jaxllm.self_param.data import QA_ROW, Document, group_rows
+from jaxllm.self_param.data import Document, read_documents
 from jaxllm.self_param.evaluation import answer_questions
 from jaxllm.self_param.prompts import Prompts
-from jaxllm.text.rows import read_rows
 
 
 @dataclass(frozen=True)
@@ -113,8 +112,7 @@ def _documents(config: job.Config, folders: Sequence[Path]) -> Sequence[Document
     Raises:
         UserError: the data or the model changed since the run.
     """
-    rows = read_rows(config.data.path, QA_ROW, None, config.data.limit_bad, None, config.data.limit)
-    documents = group_rows(rows.rows)[:config.documents]
+    documents = read_documents(config)
     model = fingerprint(model_directory(config.model))
     for folder in folders:
         content = provenance.read(folder)

@@ -129,6 +129,18 @@ def test_mismatched_completions_are_of_other_prompts():
     assert data.take([0, 1])[1]["mismatched"].tolist() == [0, 0]  # the same prompt
 
 
+@pytest.mark.parametrize("prompts", ["abc", "aab", "abb", "aba", "aaaa", "aabbaa", "a", "", "abcabcaabbccaaabbbccc"])
+def test_the_partner_of_a_row_is_the_next_one_with_another_prompt(prompts):
+    numbers = list(range(len(prompts)))
+    data = UnpairedGroups(unpaired(len(prompts)), {"weight": np.ones(len(prompts), np.float32)}, prompts, 64)
+    for rows in (numbers, numbers[::-1], numbers[1::2], [*numbers, *numbers]):
+        groups, values = data.take(rows)
+        for place, row in enumerate(rows):
+            others = [other for other in (*rows[place + 1:], *rows[:place]) if prompts[other] != prompts[row]]
+            assert values["mismatched"][place] == bool(others)
+            assert groups[place][1].ids.tolist()[2:] == [20 + (others or [row])[0], 30 + (others or [row])[0]]
+
+
 def test_tokens_of_a_completion_without_a_loss_have_none_after_another_prompt():
     """An answer of several turns has such tokens between them."""
     texts = [([5, 6], [20, 21, 22], np.array([True, False, True])), ([7], [30, 31], np.ones(2, bool))]

@@ -119,14 +119,24 @@ class UnpairedGroups:
 
     def take(self, rows: Sequence[int]) -> tuple[list[Group], Values]:
         """See `DataSet.take`."""
-        rows, groups, matched = list(rows), list[Group](), np.zeros(len(rows), np.float32)
-        for place, row in enumerate(rows):
-            others = (*rows[place + 1:], *rows[:place])
-            partner = next((other for other in others if self.clusters[other] != self.clusters[row]), None)
-            matched[place] = partner is not None
-            groups.append(self._group(row, row if partner is None else partner))
+        rows = list(rows)
+        partners = self._partners(rows)
+        groups = [self._group(row, row if partner is None else partner)
+                  for row, partner in zip(rows, partners, strict=True)]
+        matched = np.array([partner is not None for partner in partners], np.float32)
         values = {name: value[rows] for name, value in self.values.items()}
         return groups, values | {"mismatched": matched * (values["weight"] > 0)}
+
+    def _partners(self, rows: Sequence[int]) -> list[int | None]:
+        """Finds for every row the next one with another prompt; after the last row comes the first."""
+        partners: list[int | None] = [None] * len(rows)
+        # Backwards, so that a row takes the partner of the next one with its prompt. The second round is for the last
+        # rows, since their partners are among the first.
+        for place in (*range(len(rows))[::-1], *range(len(rows))[::-1]):
+            following = (place + 1) % len(rows)
+            differs = self.clusters[rows[following]] != self.clusters[rows[place]]
+            partners[place] = rows[following] if differs else partners[following]
+        return partners
 
     def fixed(self) -> FixedGroups:
         """Gives every row one partner for good, from all rows, so that an evaluation does not depend on its batches."""

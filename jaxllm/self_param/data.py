@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -68,13 +68,17 @@ class Document:
         """
         if len(self.passages) == 1:
             return 0
-        texts = [normalize(passage) for passage in self.passages]
+        count, trigrams = len(self.passages), self._passage_trigrams
         candidates = ([i for i, passage in enumerate(self.passages) if answer and accuracy(passage, answer)]
-                      or [*range(len(texts))])
-        trigrams = [_trigrams(text) for text in texts]
-        weights = {part: math.log(1 + len(texts) / count) for part in _trigrams(normalize(question))
-                   if (count := sum(part in own for own in trigrams))}
+                      or [*range(count)])
+        weights = {part: math.log(1 + count / own) for part in _trigrams(normalize(question))
+                   if (own := sum(part in passage for passage in trigrams))}
         return max(candidates, key=lambda i: (sum(weights[part] for part in weights if part in trigrams[i]), -i))
+
+    @functools.cached_property
+    def _passage_trigrams(self) -> list[set[str]]:
+        """Trigrams of every passage, computed once for all questions."""
+        return [_trigrams(normalize(passage)) for passage in self.passages]
 
 
 def _trigrams(text: str) -> set[str]:
@@ -192,7 +196,7 @@ def _read_documents(config: Config, refusal: Refusal | None, rejected_path: Path
 def _refusal(config: Config) -> Refusal | None:
     """Returns the function with the reason to reject a row; None where the model can read any text."""
     tokenizer = model_tokenizer(config.model, load_spec(config.model))
-    return partial(_without_row, tokenizer) if tokenizer.beyond_rows else None
+    return functools.partial(_without_row, tokenizer) if tokenizer.beyond_rows else None
 
 
 def _without_row(tokenizer: Tokenizer, row: Mapping[str, Any]) -> str | None:

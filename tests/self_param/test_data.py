@@ -8,6 +8,7 @@ import pytest
 from jaxllm.config import DataConfig
 from jaxllm.errors import UserError
 from jaxllm.model import load
+from jaxllm.self_param import data
 from jaxllm.self_param.chunking import check_probes, chunk_documents, split_text
 from jaxllm.self_param.config import ChunkingConfig, Config, InjectConfig
 from jaxllm.self_param.data import QA_ROW, Document, Question, group_rows
@@ -42,6 +43,17 @@ def test_the_nearest_passage():
     unbroken = Document("", chunks=("\u5317\u4eac\u662f\u4e2d\u56fd\u7684\u9996\u90fd",
                                     "\u4e0a\u6d77\u6709\u5f88\u591a\u6865\u6881"))
     assert unbroken.nearest_passage("\u4e0a\u6d77\u6709\u5f88\u591a\u4ec0\u4e48") == 1
+
+
+def test_the_passages_are_normalized_once_for_all_questions(monkeypatch):
+    normalized = []
+    monkeypatch.setattr(data, "normalize", lambda text: normalized.append(text) or text.lower())
+    document = Document("", chunks=("A cat.", "A dog."))
+    assert [document.nearest_passage(question) for question in ("Which cat?", "Which dog?", "A dog?")] == [0, 1, 1]
+    assert len(normalized) == 5
+    replaced = dataclasses.replace(document, chunks=("A dog.", "A cat."))
+    assert replaced.nearest_passage("Which cat?") == 1 and replaced != document
+    assert document == Document("", chunks=("A cat.", "A dog."))
 
 
 @pytest.mark.parametrize(("text", "limit", "overlap"), [

@@ -18,7 +18,7 @@ from jaxllm.config import SamplingConfig, check, to_yaml
 from jaxllm.finetune.distill import Batch, DivergenceConfig, TargetObjective, make_loss
 from jaxllm.finetune.on_policy import OnPolicyConfig, OnPolicyTargets
 from jaxllm.finetune.packing import PackedShape, PackedTargets, can_pack, pack_targets, packed_shape, row_counts
-from jaxllm.finetune.targets import Target, TargetSource, collate
+from jaxllm.finetune.targets import Target, TargetSource, collate, purpose_seed
 from jaxllm.finetune.teacher_cache import TeacherCache
 from jaxllm.finetune.trainable import as_adapter, init_trained, merged
 from jaxllm.generate import Generator
@@ -266,7 +266,8 @@ def _sampling_hook(targets: OnPolicyTargets, every: int, plan: TrainPlan, state:
 def initial_state(base: Generator, plan: TrainPlan, seed: int) -> TrainState:
     """Makes the state before the first step: the student equals the model."""
     base.training_params()
-    return init_state(init_trained(base.model, plan.lora, plan.mesh, seed), plan.optimizer, seed)
+    trained = init_trained(base.model, plan.lora, plan.mesh, seed)
+    return init_state(trained, plan.optimizer, purpose_seed(seed, "steps"))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -14,13 +14,14 @@ from jaxllm.evaluate.likelihood import kl_by_target, perplexity, target_batches
 from jaxllm.evaluate.qa import ScoredAnswer, score_answer
 from jaxllm.evaluate.retrieval import Retriever
 from jaxllm.finetune.distill import Batch
-from jaxllm.finetune.targets import Target, build_target
+from jaxllm.finetune.targets import Target, build_target, purpose_seed
 from jaxllm.generate import Completion, Generator
 from jaxllm.models import Adapter
 from jaxllm.self_param.config import Config
 from jaxllm.self_param.data import Document, Question
 from jaxllm.self_param.prompts import Prompts
 
+Kind = Literal["questions", "paraphrases", "probes"]
 # Targets of one forward pass; hidden states and logits take more memory than decoding.
 EVALUATION_BATCH_SIZE = 32
 # Mean token F1 of open-book answers below which a run is of little use.
@@ -112,13 +113,14 @@ class Evaluator:
         """
         documents, changed = [self.documents[number] for number in numbers], (
             generator is not self.base or adapter is not None)
-        ask = lambda questions: self._ask(generator, [(None, question) for question in questions], adapter)
+        ask = lambda questions, kind: self._ask(generator, [(None, question) for question in questions], kind, adapter)
         own = {pair.question for document in documents for pair in document.questions}
         probes = [question for question in self.probes if self.config.setting != "single" or not changed
                   or question not in own]
-        answers = dict(zip(probes, ask(probes), strict=True))
-        record = self._scores(numbers, ask([pair.question for document in documents for pair in document.questions]),
-                              ask([pair.question for document in documents for pair in document.paraphrases]))
+        answers = dict(zip(probes, ask(probes, "probes"), strict=True))
+        everything = lambda field: [pair.question for document in documents for pair in getattr(document, field)]
+        record = self._scores(numbers, ask(everything("questions"), "questions"),
+                              ask(everything("paraphrases"), "paraphrases"))
         record["probe_answers"] = [answers.get(question) for question in self.probes]
         if with_kl:
             record["kl"] = self._kl(generator, adapter, documents)
@@ -132,8 +134,7 @@ class Evaluator:
         """Evaluates the base model with the document, or its nearest chunk, in the prompt."""
         questions = lambda field: [(_nearest(document, pair), pair.question) for document in self.documents
                                    for pair in getattr(document, field)]
-        ask = lambda field: _completions(self.base, self.prompts, questions(field), self.config.sampling,
-                                         seed=self.config.seed)
+        ask = lambda field: _completions(self.base, self.prompts, questions(field), self._sampling(field))
         texts = lambda completions: [completion.text.strip() for completion in completions]
         answers = ask("questions")
         record = self._scores(range(len(self.documents)), texts(answers), texts(ask("paraphrases")))
@@ -144,15 +145,23 @@ class Evaluator:
     def retrieval(self, injected: Sequence[int]) -> dict[str, Any]:
         """Evaluates the base model with the passage in the prompt that BM25 retrieves from the `injected` documents."""
         index = Retriever([text for number in injected for text in self.documents[number].passages])
-        ask = lambda questions: self._ask(self.base, list(zip(index.best(questions), questions, strict=True)))
+        ask = lambda questions, kind: self._ask(self.base, list(zip(index.best(questions), questions, strict=True)),
+                                                kind)
         everything = lambda field: [pair.question for document in self.documents for pair in getattr(document, field)]
-        record = self._scores(range(len(self.documents)), ask(everything("questions")), ask(everything("paraphrases")))
-        return record | {"probe_answers": ask(list(self.probes)), "perplexity": self._perplexity(self.base, None)}
+        record = self._scores(range(len(self.documents)), ask(everything("questions"), "questions"),
+                              ask(everything("paraphrases"), "paraphrases"))
+        return record | {"probe_answers": ask(list(self.probes), "probes"),
+                         "perplexity": self._perplexity(self.base, None)}
 
-    def _ask(self, generator: Generator, questions: Sequence[tuple[str | None, str]], adapter: Adapter | None = None
-             ) -> list[str]:
-        return answer_questions(generator, self.prompts, questions, self.config.sampling, adapter=adapter,
-                                seed=self.config.seed)
+    def _ask(self, generator: Generator, questions: Sequence[tuple[str | None, str]], kind: Kind,
+             adapter: Adapter | None = None) -> list[str]:
+        return answer_questions(generator, self.prompts, questions, self._sampling(kind), adapter=adapter)
+
+    def _sampling(self, kind: Kind) -> SamplingConfig:
+        """Settings with the seed of a kind of questions: where answers are sampled, no two kinds share a draw."""
+        sampling = self.config.sampling
+        seed = self.config.seed if sampling.seed is None else sampling.seed
+        return dataclasses.replace(sampling, seed=seed if kind == "questions" else purpose_seed(seed, kind))
 
     def _scores(self, numbers: Sequence[int], answers: Sequence[str], paraphrase_answers: Sequence[str]
                 ) -> dict[str, Any]:

@@ -202,8 +202,8 @@ def _sample_conversations(config: InjectConfig, generator: Generator, prompts: P
     questions = list(dict.fromkeys(prompts.question_of(completion.text) for completion in samples))
     questions = [question for question in questions if question.strip()]
     settings = SamplingConfig(temperature=1.0, max_tokens=config.sampling.max_tokens, stop=prompts.format.answer_stops)
-    answers = generator.generate([prompts.question(question) for question in questions], settings, seed=seed,
-                                 adapter=adapter)
+    answers = generator.generate([prompts.question(question) for question in questions], settings,
+                                 seed=purpose_seed(seed, "answers"), adapter=adapter)
     for question, (answer,) in zip(questions, answers, strict=True):
         if answer.finish_reason == "stop" and answer.text.strip():
             yield prompts.target(question, answer.text.strip()).student[len(prompts.prefix):]

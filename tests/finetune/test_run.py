@@ -12,7 +12,7 @@ from jaxllm.errors import UserError
 from jaxllm.evaluate.likelihood import mean_kl, target_batches
 from jaxllm.finetune import run, teacher_cache
 from jaxllm.finetune.distill import DivergenceConfig
-from jaxllm.finetune.run import TrainPlan, make_plan, run_plan
+from jaxllm.finetune.run import TrainPlan, initial_state, make_plan, run_plan
 from jaxllm.finetune.targets import build_target, common_lengths
 from jaxllm.generate import Generator
 from jaxllm.model import Model
@@ -102,6 +102,14 @@ def test_unrelated_text_reduces_drift(model, full_mixture, learned):
     without = document_targets_of(model, MixtureConfig(qa=1, continuation=1, unrelated=0))
     careless = train(model, without, train_plan(model, full_mixture))
     assert 0 < mean_kl(model, learned.params, fresh, FLOAT32) < mean_kl(model, careless.params, fresh, FLOAT32)
+
+
+def test_dropout_does_not_draw_with_the_keys_of_the_initial_adapter(model, full_mixture):
+    plan, base = train_plan(model, full_mixture), Generator(model, dtype=FLOAT32)
+    states = [initial_state(base, plan, seed) for seed in (3, 3, 4)]
+    keys = [tuple(jax.random.key_data(state.key).tolist()) for state in states]
+    assert keys[0] == keys[1] != keys[2]
+    assert not {*keys} & {tuple(jax.random.key_data(jax.random.key(seed)).tolist()) for seed in (3, 4)}
 
 
 @pytest.mark.slow

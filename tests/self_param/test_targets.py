@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import types as types_
 
 import numpy as np
 import pytest
@@ -143,6 +144,22 @@ def test_rehearsal_data_is_sampled_closed_book(tiny):
                                  qa_pairs=dataclasses.replace(config.qa_pairs, max_tokens=1))
     with pytest.raises(UserError, match="none of 16 sampled questions ended within 2 tokens"):
         sample_rehearsal(silent, tiny, prompts, 0)
+
+
+def test_questions_and_their_answers_are_drawn_with_different_seeds(tiny):
+    seeds = []
+
+    class Recorded:
+        model = tiny.model
+
+        def generate(self, rows, sampling, *, seed, adapter):
+            seeds.append(seed)
+            return [[types_.SimpleNamespace(text="Who is it?", finish_reason="stop")] * sampling.n for _ in rows]
+
+    config = InjectConfig(format=FormatConfig(mode="chat"))
+    for seed in (5, 5, 6):
+        assert len(sample_rehearsal(config, Recorded(), Prompts(tiny.model, config.format), seed)) == 1
+    assert seeds[::2] == [5, 5, 6] and seeds[1] == seeds[3] and len({*seeds}) == 4
 
 
 def test_rehearsal_accumulates_over_injections():

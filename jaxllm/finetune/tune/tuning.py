@@ -18,6 +18,7 @@ from jaxllm.devices import open_mesh
 from jaxllm.errors import UserError
 from jaxllm.finetune.objectives import metric_names
 from jaxllm.finetune.packing import can_pack
+from jaxllm.finetune.targets import purpose_seed
 from jaxllm.finetune.trainable import HeadName, as_adapter, init_trained, trainable_model
 from jaxllm.finetune.tune.config import TuneConfig
 from jaxllm.finetune.tune.data import FORMS, Encoded, Rows, encode, labels_of, split
@@ -278,5 +279,5 @@ def prepare(config: TuneConfig, model: Model, rows: Rows, held_back: Rows | None
             made, train=with_reference(made.runner, made.train),
             held_back=None if made.held_back is None else with_reference(made.held_back_runner, made.held_back))
     extra = {"reference": jax.tree.map(jnp.copy, trained)} if config.objective.reference == "extra" else None
-    state = init_state(trained, made.optimizer, config.seed, extra)
+    state = init_state(trained, made.optimizer, purpose_seed(config.seed, "steps"), extra)
     return Tuning(**vars(made), base=base, start=state, frozen={} if alone else frozen)

@@ -331,7 +331,7 @@ def remove_checkpoints(job: Job, names: Iterable[str]) -> None:
     """
     for name in names:
         folder = job.checkpoints / name
+        aside = folder.with_name(f".{folder.name}")
+        shutil.rmtree(aside, ignore_errors=True)
         if folder.exists():
-            aside = folder.with_name(f".{folder.name}")
-            shutil.rmtree(aside, ignore_errors=True)
             shutil.rmtree(folder.rename(aside))

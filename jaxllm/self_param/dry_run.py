@@ -47,7 +47,8 @@ def dry_run(config: Config, mesh: jax.sharding.Mesh) -> str:
     state = abstract_state(trained, plan.optimizer)
     temporary = _temporary(spec, plan, state, weights, targets[:config.train.batch_size])
     parts = {"weights": device_bytes(weights)}
-    if config.setting == "sequential":  # next to the base model, which stays for evaluation and as a teacher
+    # Next to the base model, which stays for evaluation and as a teacher; the last adapter is not merged.
+    if config.setting == "sequential" and config.documents != 1:
         parts["merged weights"] = _merged_layers(spec, config, weights)
     parts |= {"adapter" if config.lora else "trained weights": device_bytes(state.params),
               "optimizer": device_bytes(state.opt_state), "temporary, one step": temporary}

@@ -146,7 +146,7 @@ def run_experiment(experiment: Experiment) -> list[Record]:
     """Runs all injections and evaluates each; returns the records, which records.jsonl keeps for a resumed run.
 
     The records of step 0 are the base model, closed-book and open-book. A resumed sequential run merges the adapters of
-    the injections that are done.
+    the injections that are done, for methods that have others to make.
     """
     path = experiment.job.directory / RECORDS
     done = {(record.method, record.step): record for record in (Record(**line) for line in read_jsonl(path))}
@@ -173,17 +173,23 @@ def run_experiment(experiment: Experiment) -> list[Record]:
 
 def _run_method(experiment: Experiment, method: Method, measure: Measure, done: Mapping[tuple[Method, int], Record]
                 ) -> None:
-    """Runs and evaluates the injections of one method."""
+    """Runs and evaluates the injections of one method.
+
+    Adapters are merged only where a later injection of the method still has to be trained on the weights; the last one
+    is evaluated next to them.
+    """
     config, job, base = experiment.config, experiment.job, experiment.base
     groups, first = experiment.groups, list(experiment.plans).index(method) * len(experiment.groups)
     rehearses = any("rehearsal" in one.types for own in experiment.targets[method] for one in own)
     samples = {1: experiment.targets[method][0][0].rehearsal}
     current = base
+    missing = [step for step in range(1, len(groups) + 1) if (method, step) not in done]
     for step, group in enumerate(groups, 1):
         folder, name = _adapter_folder(job, method, step), f"{method}-{step:04d}"
         if (method, step) in done:
+            remove_checkpoints(job, [name])  # left by a run that was killed after the record was written
             samples[step] = tuple(map(tuple, done[method, step].rehearsal)) or samples[1]
-            if not experiment.single:
+            if not experiment.single and missing:
                 current = current.merged(load_adapter(folder, base.model.spec), consume=current is not base)
             continue
         fresh = rehearses and step > 1 and not experiment.single
@@ -197,23 +203,23 @@ def _run_method(experiment: Experiment, method: Method, measure: Measure, done: 
                            first + step - 1, {"method": method, "injection": step}, base)
         _save(experiment, method, group, result, folder)
         sampled = [list(ids) for ids in samples[step]] if fresh else []
-        student, adapter = _student(experiment, current, result)
         last = experiment.single or step == len(groups)
+        student, adapter = _student(base, current, result, merge=not last)
         numbers = group if experiment.single else range(len(experiment.documents))
         measure(method, step, partial(experiment.evaluator.closed_book, student, adapter, numbers, last, sampled))
-        if not experiment.single:
+        if not last:
             current = student
         remove_checkpoints(job, [name])
 
 
-def _student(experiment: Experiment, current: Generator, result: TrainResult
+def _student(base: Generator, current: Generator, result: TrainResult, merge: bool
              ) -> tuple[Generator, Adapter | None]:
-    """Weights after an injection, and the adapter to apply to them: merged where the next injection builds on them."""
-    if experiment.single and result.adapter is not None:
-        return experiment.base, result.adapter
+    """Weights after an injection, and the adapter to apply to them; None where it is merged into them."""
     if result.adapter is None:
-        return experiment.base.replace_params(result.params, consume=True), None
-    return current.merged(result.adapter, consume=current is not experiment.base), None
+        return base.replace_params(result.params, consume=True), None
+    if not merge:
+        return current, result.adapter
+    return current.merged(result.adapter, consume=current is not base), None
 
 
 def _adapter_folder(job: Job, method: Method, step: int) -> Path:

@@ -312,4 +312,5 @@ def test_a_kill_while_a_finished_checkpoint_goes_away(arguments, tmp_path, monke
     assert main(command) == 130
     monkeypatch.setattr(run.shutil, "rmtree", plain)
     assert main(command) == 0
+    assert not [path for path in (out / "checkpoints").iterdir() if "self_param" in path.name]
     assert json.loads((out / "result.json").read_text())["f1"]["self_param"]["n"] == 1

@@ -8,12 +8,15 @@ import pytest
 from jaxllm.config import DataConfig
 from jaxllm.devices import DeviceConfig
 from jaxllm.files import read_jsonl
-from jaxllm.self_param import experiment
+from jaxllm.finetune import run
+from jaxllm.self_param import dry_run, experiment
 from jaxllm.self_param.config import Config, MixtureConfig
 from jaxllm.self_param.experiment import Experiment, run_experiment, weight_dtype
 from jaxllm.self_param.targets import DocumentTargets
+from jaxllm.train import make_mesh
 
 FIRST = ((1, 2), (3,))
+MERGED = []  # adapters, since a test began
 
 
 class Weights:
@@ -25,6 +28,8 @@ class Weights:
         self.params = params
 
     def merged(self, adapter, consume=False):
+        assert consume is bool(self.params)
+        MERGED.append(adapter)
         return Weights((*self.params, adapter))
 
 
@@ -57,6 +62,7 @@ def sources(types_):
 def runs(monkeypatch):
     """Replaces training, saving, merging and sampling; returns the runs: name, base, rehearsal texts of the source."""
     trained = []
+    MERGED.clear()
 
     def train_run(job, current, source, plan, name, number, labels, base):
         if name in trained_stops:
@@ -104,16 +110,38 @@ def test_sequential_injections_build_on_each_other(tmp_path, runs):
     # The base model's texts, then those of each later model; the unrelated texts are sampled, so the first go.
     assert [rehearsal for *_, rehearsal in trained[:3]] == [FIRST, ((1, 7), (1, 2)), ((1, 7), (1, 2), (2, 7))]
     assert [record.rehearsal for record in records[2:6]] == [[], [[1, 7], [1, 2]], [[2, 7], [1, 2]], []]
-    # A resumed run merges the stored adapters of the injections that are done; KL is measured at the end.
-    merged = [(params, with_kl) for params, adapter, numbers, with_kl in own.evaluator.evaluated if params]
+    # A resumed run merges the stored adapters of the injections that are done; KL is measured at the end, for which the
+    # last adapter is applied next to the weights.
+    weights = [(params, adapter, with_kl) for params, adapter, numbers, with_kl in own.evaluator.evaluated if params]
     folder = tmp_path.name
-    assert merged == [(("self_param-0001",), False), (("self_param-0001", "self_param-0002"), False),
-                      ((f"{folder}/0000", f"{folder}/0001", "self_param-0003"), True),
-                      (("finetune_questions-0001",), False),
-                      (("finetune_questions/0000", "finetune_questions-0002"), False),
-                      (("finetune_questions/0000", "finetune_questions-0002", "finetune_questions-0003"), True)]
+    assert weights == [(("self_param-0001",), None, False), (("self_param-0001", "self_param-0002"), None, False),
+                       ((f"{folder}/0000", f"{folder}/0001"), "self_param-0003", True),
+                       (("finetune_questions-0001",), None, False),
+                       (("finetune_questions/0000", "finetune_questions-0002"), None, False),
+                       (("finetune_questions/0000", "finetune_questions-0002"), "finetune_questions-0003", True)]
+    # Those of a method that is finished are not merged.
+    assert MERGED == ["self_param-0001", "self_param-0002", f"{folder}/0000", f"{folder}/0001",
+                      "finetune_questions-0001", "finetune_questions/0000", "finetune_questions-0002"]
     assert len(read_jsonl(tmp_path / experiment.RECORDS)) == len(records)
-    assert run_experiment(own) == records and len(trained) == 6
+    assert run_experiment(own) == records and len(trained) == 6 and len(MERGED) == 7
+
+
+def test_a_kill_before_checkpoints_are_removed_leaves_none_in_the_end(tmp_path, runs, monkeypatch):
+    """They are removed, those that were renamed too, also where all methods are finished."""
+    own = make(tmp_path, "sequential")
+
+    def killed(job, names):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(experiment, "remove_checkpoints", killed)
+    for step in (1, 2, 3):
+        (own.job.checkpoints / f"self_param-{step:04d}").mkdir(parents=True)
+    (own.job.checkpoints / ".self_param-0003").mkdir()
+    with pytest.raises(KeyboardInterrupt):
+        run_experiment(own)
+    monkeypatch.setattr(experiment, "remove_checkpoints", run.remove_checkpoints)
+    records = run_experiment(own)
+    assert [record.step for record in records] == [0, 0, 1, 2, 3] and not list(own.job.checkpoints.iterdir())
 
 
 def test_single_injections_start_from_the_base_model(tmp_path, runs):
@@ -136,7 +164,7 @@ def test_batch_injects_all_documents_at_once(tmp_path, runs):
     assert [(record.method, record.step) for record in records] == [
         ("closed_book", 0), ("open_book", 0), ("self_param", 1), ("retrieval", 1)]
     assert records[3].answers == [["0"], ["1"], ["2"]]
-    assert own.evaluator.evaluated[-1] == (("self_param-0001",), None, [0, 1, 2], True)
+    assert own.evaluator.evaluated[-1] == ((), "self_param-0001", [0, 1, 2], True) and not MERGED
 
 
 @pytest.mark.parametrize(("setting", "params", "dtype"), [
@@ -145,3 +173,11 @@ def test_batch_injects_all_documents_at_once(tmp_path, runs):
 def test_weights_that_adapters_are_merged_into_are_float32(tmp_path, setting, params, dtype):
     config = Config(DataConfig("x"), tmp_path, setting=setting, device=DeviceConfig(params=params))
     assert weight_dtype(config) == (dtype and jnp.dtype(dtype))
+
+
+@pytest.mark.parametrize(("setting", "documents", "merges"), [
+    ("sequential", None, True), ("sequential", 1, False), ("batch", None, False), ("single", None, False)])
+def test_the_dry_run_counts_merged_weights_where_a_run_makes_them(tmp_path, monkeypatch, setting, documents, merges):
+    monkeypatch.setattr(dry_run, "_temporary", lambda *_: 0)
+    config = Config(DataConfig("x"), tmp_path, setting=setting, documents=documents, dry_run=16)
+    assert ("merged weights" in dry_run.dry_run(config, make_mesh())) is merges

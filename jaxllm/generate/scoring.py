@@ -21,13 +21,16 @@ import numpy as np
 from jaxllm.errors import UserError
 from jaxllm.generate.completion import check_finite
 from jaxllm.generate.prefixes import PrefixNode, prefix_tree
-from jaxllm.generate.scheduler import GenerationStats, pack_sizes
+from jaxllm.generate.scheduler import GenerationStats, growing_sizes, pack_sizes
 from jaxllm.generate.slots import extended_prefix
 from jaxllm.model import Model, check_ids
 from jaxllm.models import Adapter, ModelSpec, Params, Prefix, prefill, unembedding
 from jaxllm.models.mesh import batch_sharding, replicated
 from jaxllm.ops import token_logprobs
 from jaxllm.text.batches import bucket
+
+# Numbers of states of a row that are read: the fewest, each this many times the one before, and all.
+_FEWEST_STATES, _STATES_FACTOR = 32, 4
 
 Pairs = Sequence[tuple[np.ndarray, np.ndarray]]
 
@@ -50,32 +53,34 @@ class Score:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class PackedPairs:
-    """Prompts and continuations concatenated into rows; `[B, T]` int32 each.
+    """Prompts and continuations concatenated into rows; `[B, T]` int32 each, and `[B, N]` for continuations.
 
     Attributes:
         tokens: token ids.
         positions: positions within the text, shared prefix included.
         segments: number of the prompt within the row, from 1; 0 is padding.
         branches: 0 for the prompt, 1, 2, ... for its continuations; None where each prompt has one.
-        parents: index in the row of the token that predicts this one; 0 for tokens of prompts.
+        labels: `[B, N]`, tokens of the continuations; 0 for padding.
+        state_index: `[B, N]`, index in the row of the token that predicts each of `labels`.
     """
 
     tokens: np.ndarray
     positions: np.ndarray
     segments: np.ndarray
     branches: np.ndarray | None
-    parents: np.ndarray
+    labels: np.ndarray
+    state_index: np.ndarray
 
 
 @partial(jax.jit, static_argnames=("spec", "dtype"))
 def packed_logprobs(spec: ModelSpec, params: Params, adapter: Adapter | None, rows: PackedPairs, prefix: Prefix | None,
                     temperature: jax.Array, dtype: jnp.dtype) -> jax.Array:
-    """Computes the log-probability of every token given its parent's hidden state, `[B, T]` float32."""
-    chex.assert_rank([rows.tokens, rows.positions, rows.segments, rows.parents], 2)
+    """Computes the log-probability of every token of the continuations, `[B, N]` float32."""
+    chex.assert_rank([rows.tokens, rows.positions, rows.segments, rows.labels, rows.state_index], 2)
     hidden, _ = prefill(spec, params, rows.tokens, rows.positions, rows.segments, branches=rows.branches,
                         prefix=prefix, adapter=adapter, dtype=dtype)
-    predicting = jnp.take_along_axis(hidden, rows.parents[..., None], 1)
-    return token_logprobs(predicting, unembedding(spec, params), rows.tokens, temperature=temperature)
+    predicting = jnp.take_along_axis(hidden, rows.state_index[..., None], 1)
+    return token_logprobs(predicting, unembedding(spec, params), rows.labels, temperature=temperature)
 
 
 def score_pairs(model: Model, adapter: Adapter | None, pairs: Pairs, *, temperature: float, dtype: jnp.dtype,
@@ -161,35 +166,41 @@ def _packs(branches: list[_Branches], pairs: Pairs, window: int) -> list[list[_B
 
 def _rows(packs: Sequence[list[_Branches]], pairs: Pairs, offset: int, window: int,
           count: int) -> tuple[PackedPairs, dict[int, tuple[int, int, int]]]:
-    """Lays each pack into a row; the rows, `count` in all, and `(row, first, last)` of every pair's continuation."""
+    """Lays each pack into a row; the rows, `count` in all, and `(row, first, last)` of every pair's labels."""
     laid = [_row(pack, pairs, offset) for pack in packs]
-    used = [len(columns[0]) for columns, _ in laid]
-    size = bucket(max(used), pack_sizes(max(used), window))
-    arrays = np.zeros((5, count, size), np.int32)
-    for row, (columns, _) in enumerate(laid):
-        arrays[:, row, :used[row]] = columns
+    longest, most = max(one.shape[1] for one, _, _ in laid), max(read.shape[1] for _, read, _ in laid)
+    size = bucket(longest, pack_sizes(longest, window))
+    states = bucket(most, growing_sizes(_FEWEST_STATES, size, _STATES_FACTOR))
+    arrays, read = np.zeros((4, count, size), np.int32), np.zeros((2, count, states), np.int32)
+    for row, (columns, own, _) in enumerate(laid):
+        arrays[:, row, :columns.shape[1]] = columns
+        read[:, row, :own.shape[1]] = own
     single = all(len(members) == 1 for pack in packs for _, members in pack)
-    tokens, positions, segments, branches, parents = arrays
-    ranges = {i: (row, *span) for row, (_, spans) in enumerate(laid) for i, span in spans.items()}
-    return PackedPairs(tokens, positions, segments, None if single else branches, parents), ranges
+    tokens, positions, segments, branches = arrays
+    ranges = {i: (row, *span) for row, (*_, spans) in enumerate(laid) for i, span in spans.items()}
+    return PackedPairs(tokens, positions, segments, None if single else branches, *read), ranges
 
 
-def _row(pack: list[_Branches], pairs: Pairs, offset: int) -> tuple[np.ndarray, dict[int, tuple[int, int]]]:
-    """The columns of one row, `[5, T]` in the order of `PackedPairs`, and `(first, last)` of every continuation."""
-    columns: list[tuple[np.ndarray, np.ndarray, int, int, np.ndarray]] = []
-    spans, at = {}, 0
+def _row(pack: list[_Branches], pairs: Pairs, offset: int
+         ) -> tuple[np.ndarray, np.ndarray, dict[int, tuple[int, int]]]:
+    """Makes one row: its columns `[4, T]` and `[2, N]`, in the order of `PackedPairs`, and `(first, last)` of the
+    labels of every pair."""
+    columns: list[tuple[np.ndarray, np.ndarray, int, int]] = []
+    read: list[np.ndarray] = []
+    spans, at, found = {}, 0, 0
     for segment, (ids, members) in enumerate(pack, 1):
-        columns.append((ids, offset + np.arange(len(ids)), segment, 0, np.zeros(len(ids))))
+        columns.append((ids, offset + np.arange(len(ids)), segment, 0))
         at += len(ids)
         last = at - 1
         for branch, i in enumerate(members, 1):
             continuation = pairs[i][1]
             size = len(continuation)
-            parents = np.arange(at - 1, at + size - 1)
-            parents[:1] = last
-            columns.append((continuation, offset + len(ids) + np.arange(size), segment, branch, parents))
-            spans[i] = at, at + size
-            at += size
+            states = np.arange(at - 1, at + size - 1)
+            states[:1] = last
+            columns.append((continuation, offset + len(ids) + np.arange(size), segment, branch))
+            read.append(np.stack([continuation, states]))
+            spans[i] = found, found + size
+            at, found = at + size, found + size
     joined = [np.concatenate([np.broadcast_to(column[field], len(column[0])) for column in columns])
-              for field in range(5)]
-    return np.stack(joined).astype(np.int32), spans
+              for field in range(4)]
+    return np.stack(joined).astype(np.int32), np.concatenate(read, 1).astype(np.int32), spans

@@ -12,7 +12,7 @@ from numpy.testing import assert_allclose
 
 from jaxllm.config import SamplingConfig
 from jaxllm.errors import UserError
-from jaxllm.generate import GenerationStats, Generator, slots
+from jaxllm.generate import GenerationStats, Generator, scoring, slots
 from jaxllm.model import Model
 from jaxllm.models import Head, LoraConfig, merge_adapter, unstack_layers
 from jaxllm.models.quantized import dequantize_params, quantize_params
@@ -94,6 +94,33 @@ def test_logprobs_by_hand(generator, model):
     hidden = forward(model.spec, model.params, jnp.asarray([[*prompt, *row.token_ids]])).hidden[0]
     logprobs = jax.nn.log_softmax(hidden @ model.params["head"].T / 2.0)[len(prompt) - 1:-1]
     assert_allclose(row.logprobs, logprobs[np.arange(12), np.array(row.token_ids)], atol=1e-5)
+
+
+@pytest.mark.parametrize("size, states", [(1, 32), (20, 128), (50, None)])
+def test_only_the_states_that_predict_continuations_are_unembedded(model, monkeypatch, programs, size, states):
+    """In few sizes, and all states of a row at most; the values are those of the full forward pass."""
+    from tests.networks import forward
+
+    read, plain = [], scoring.packed_logprobs
+
+    def packed_logprobs(spec, params, adapter, rows, *rest):
+        found = plain(spec, params, adapter, rows, *rest)
+        read.append((*found.shape, rows.tokens.shape[1]))
+        return found
+
+    monkeypatch.setattr(scoring, "packed_logprobs", packed_logprobs)
+    draw, generator = np.random.default_rng(size), Generator(model)
+    ids = lambda length: draw.integers(3, SPEC.vocab_size, length)
+    pairs = [(ids(9), ids(size)) for _ in range(4)]
+    hidden = forward(model.spec, model.params, jnp.asarray([np.concatenate(pair) for pair in pairs])).hidden
+    expected = jax.nn.log_softmax(hidden @ model.params["head"].T)[:, 8:-1]
+    for (_, continuation), score, own in zip(pairs, generator.score(pairs), expected, strict=True):
+        assert_allclose(score.logprobs, own[np.arange(size), continuation], atol=1e-5)
+    [(rows, count, length)] = read
+    assert rows == 1 and count == (length if states is None else states)
+    before = programs()
+    generator.score([(ids(6 + i), ids(size)) for i in range(4)])
+    assert programs() == before
 
 
 def test_another_temperature_compiles_nothing(generator, programs):

@@ -90,6 +90,7 @@ def inject(model: Model, documents: str | Sequence[str], *,
     Raises:
         UserError: there is no document, one has no usable QA pair, or one does not fit the context window with its
             pairs.
+        KeyboardInterrupt: a signal stopped the training.
     """
     model.require_lm("inject")
     texts_given = [documents] if isinstance(documents, str) else list(documents)
@@ -124,6 +125,8 @@ def inject(model: Model, documents: str | Sequence[str], *,
     plan = training_plan("self_param", config, generator, prompts, [together], mesh)
     source = interleave(together, purpose_seed(config.seed, "order", 0))
     result = run_plan(generator, source, plan, progress=progress)
+    if result.interrupted:
+        raise KeyboardInterrupt
     return Injection(model, result.adapter, result.metrics, made, result.params if result.adapter is None else None)
 
 

@@ -1,6 +1,7 @@
 """`inject` as a function: one text, several texts, and where the adapter goes."""
 
 import dataclasses
+import signal
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +20,7 @@ from jaxllm.self_param import FormatConfig, InjectConfig, Prompts, inject
 from jaxllm.self_param.config import MixtureConfig, QAPairConfig, UnrelatedConfig
 from jaxllm.self_param.injection import _epoch_targets
 from jaxllm.self_param.targets import document_targets
+from jaxllm.train import loop
 from jaxllm.train.config import TrainConfig
 from tests.letters import Letters
 
@@ -79,6 +81,22 @@ def test_the_model_writes_the_pairs_of_several_texts(model):
     assert again.pairs == injection.pairs and again.metrics["loss"] == injection.metrics["loss"]
     with pytest.raises(UserError, match="1 lists of QA pairs for 2 documents"):
         inject(model, texts, pairs=[PAIRS], config=config)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_in_a_step_ends_the_call_without_an_adapter(model, monkeypatch, number):
+    counted, steps = loop.count_tokens, []
+
+    def signal_in_the_second(batch):
+        steps.append(batch)
+        if len(steps) == 2:
+            signal.raise_signal(number)
+        return counted(batch)
+
+    monkeypatch.setattr(loop, "count_tokens", signal_in_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        inject(model, TEXT, pairs=PAIRS, config=CONFIG, progress=False)
+    assert len(steps) == 2
 
 
 def test_documents_and_pairs_that_cannot_be_used(model):

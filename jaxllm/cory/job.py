@@ -19,7 +19,7 @@ from jaxllm.cory.training import agents_of, fit, split
 from jaxllm.devices import open_mesh
 from jaxllm.errors import UserError
 from jaxllm.evaluate.gsm8k import is_right
-from jaxllm.finetune.inputs import load_base, pin_inputs
+from jaxllm.finetune.inputs import check_stored_weights, load_base, pin_inputs
 from jaxllm.finetune.trainable import as_adapter, merged
 from jaxllm.generate import Generator
 from jaxllm.job import Job, open_job
@@ -34,6 +34,7 @@ from jaxllm.train import Checkpointer, MetricsSink, MetricsWriter, open_metrics,
 
 def run(config: Config) -> Path | None:
     """Runs the job, or the rest of it; returns the path of result.json, or None for a dry run."""
+    check_stored_weights(config.model, config.lora, config.device)
     if config.dry_run:
         from jaxllm.cory.dry_run import dry_run
 

@@ -9,10 +9,11 @@ import jax.numpy as jnp
 
 from jaxllm.config import DataConfig, check
 from jaxllm.devices import DeviceConfig, MeshConfig
+from jaxllm.errors import UserError
 from jaxllm.job import Job
 from jaxllm.model import Model, load, model_tokenizer
 from jaxllm.models import LoraConfig, load_spec, native
-from jaxllm.models.loading import stored_dtype
+from jaxllm.models.loading import loaded_scheme, stored_dtype
 from jaxllm.models.mesh import model_shardings
 from jaxllm.models.tensors import fingerprint, model_directory
 from jaxllm.text.readers import data_files
@@ -60,6 +61,14 @@ def check_trained_weights(lora: LoraConfig | None, device: DeviceConfig) -> None
           "bfloat16 weights lose most updates when all of them are trained", "train an adapter, or use float32")
     check(lora is not None or device.quantize is None, "device.quantize",
           "quantized weights are frozen, and lora is null", "train an adapter, or do not quantize")
+
+
+def check_stored_weights(model: str, lora: LoraConfig | None, device: DeviceConfig) -> None:
+    """Raises a `UserError` where a checkpoint's weights are quantized and all of them are to be trained, or where they
+    are quantized with another scheme than `device.quantize`."""
+    if loaded_scheme(model, device.quantize) is not None and lora is None:
+        raise UserError("quantized weights are frozen, and lora is null", model,
+                        "train an adapter, or take the checkpoint in full precision")
 
 
 def pin_inputs(config: TrainingJob, job: Job) -> None:

@@ -187,6 +187,16 @@ def stored_dtype(model: str | Path) -> str:
     return "float32" if dtype.itemsize > 4 else "bfloat16" if dtype.itemsize == 1 else str(dtype)
 
 
+def loaded_scheme(model: str | Path, scheme: Scheme | None) -> Scheme | None:
+    """Returns the quantization scheme of the weights that `load_model` returns.
+
+    Raises:
+        UserError: they are stored quantized with another scheme.
+    """
+    path = model_directory(model)
+    return native.loaded_scheme(path, scheme) if native.is_native(path) else scheme
+
+
 def holds_exactly(model: str | Path, dtype: jnp.dtype) -> bool:
     """Whether weights loaded in `dtype` have the values that are stored; float32 counts as exact."""
     path, dtype = model_directory(model), np.dtype(dtype)

@@ -55,6 +55,19 @@ def stored_scheme(path: Path) -> Scheme | None:
     return scheme
 
 
+def loaded_scheme(path: Path, scheme: Scheme | None) -> Scheme | None:
+    """Returns the quantization scheme of the weights in a directory once they are loaded with `scheme`.
+
+    Raises:
+        UserError: they are quantized with another scheme.
+    """
+    stored = stored_scheme(path)
+    if stored is not None and scheme not in (None, stored):
+        raise UserError(f"the weights are quantized as {stored}, not as {scheme}", path,
+                        "leave the scheme out, or convert from the weights in full precision")
+    return scheme if stored is None else stored
+
+
 def stored_head(path: Path) -> Head | None:
     """Returns the scoring head of the network, which config.json does not describe for every class."""
     head = read_json(path / ABOUT).get("head")
@@ -84,10 +97,7 @@ def load(path: Path, spec: ModelSpec, dtype: jnp.dtype, shardings: Any, scheme: 
     """
     import orbax.checkpoint as ocp
 
-    stored = stored_scheme(path)
-    if stored is not None and scheme not in (None, stored):
-        raise UserError(f"the weights are quantized as {stored}, not as {scheme}", path,
-                        "leave the scheme out, or convert from the weights in full precision")
+    loaded, stored = loaded_scheme(path, scheme), stored_scheme(path)
     check(path, spec)
     wanted = abstract(spec, dtype, shardings, stored)
     try:
@@ -99,7 +109,7 @@ def load(path: Path, spec: ModelSpec, dtype: jnp.dtype, shardings: Any, scheme: 
     params = jax.tree.map(lambda want, have: Quantized(have["codes"], have["scales"], want.scheme)
                           if isinstance(want, Quantized) else have, wanted, arrays,
                           is_leaf=lambda leaf: isinstance(leaf, Quantized))
-    return params if stored is not None or scheme is None else quantize_params(params, scheme)
+    return params if loaded is None or loaded == stored else quantize_params(params, loaded)
 
 
 def check(path: Path, spec: ModelSpec) -> None:

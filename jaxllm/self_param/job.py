@@ -10,6 +10,7 @@ import jax
 from jaxllm.devices import open_mesh
 from jaxllm.errors import UserError
 from jaxllm.files import write_jsonl
+from jaxllm.finetune.inputs import check_stored_weights
 from jaxllm.generate import Generator
 from jaxllm.job import Job, open_job
 from jaxllm.model import Model, load
@@ -31,6 +32,7 @@ from jaxllm.train import read_metrics
 
 def run(config: Config) -> Path | None:
     """Runs the job, or the rest of it; returns the path of result.json, or None for a dry run."""
+    check_stored_weights(config.model, config.lora, config.device)
     if config.dry_run is not None:
         print(dry_run(config, training_mesh(config)))
         return None

@@ -13,7 +13,7 @@ import yaml
 from jaxllm.compile_cache import user_cache
 from jaxllm.config import to_yaml
 from jaxllm.devices import open_mesh
-from jaxllm.finetune.inputs import load_base, pin_inputs
+from jaxllm.finetune.inputs import check_stored_weights, load_base, pin_inputs
 from jaxllm.finetune.trainable import as_adapter, merged
 from jaxllm.finetune.tune import report
 from jaxllm.finetune.tune.config import Config
@@ -29,6 +29,7 @@ from jaxllm.train import TrainState, open_metrics, read_metrics
 
 def run(config: Config) -> Path | None:
     """Runs the job, or the rest of it; returns the path of result.json, or None for a dry run."""
+    check_stored_weights(config.model, config.lora, config.device)
     if config.dry_run:
         from jaxllm.finetune.tune.dry_run import dry_run
 

@@ -1,0 +1,54 @@
+"""Training jobs on a checkpoint that is stored quantized."""
+
+import json
+import re
+
+import pytest
+
+from jaxllm.cli import main
+from jaxllm.model import load
+from jaxllm.models import save_model
+from jaxllm.models.quantized import quantize_params
+
+STORY = "Lily lost her red ball in the park. A big dog found it."
+ROWS = {"tune": {"prompt": "Q: Who? A:", "completion": " Lily"}, "rl": {"prompt": "Who lost it?"},
+        "inject": {"context": STORY, "question": "Who lost a ball?", "answers": ["Lily"]}}
+MORE = {"tune": ["--method=sft", "--train.batch_size=2"], "inject": ["--train.batch_size=2"],
+        "rl": ["--reward=words", "--rewards.words={was: 1}", "--train.batch_size=2", "--train.minibatch_size=2",
+               "--sampling.max_tokens=4"]}
+DRY = {"tune": "--dry_run=true", "inject": "--dry_run=32", "rl": "--dry_run=true"}
+
+
+@pytest.fixture(scope="module")
+def quantized(tmp_path_factory):
+    """The packaged model, quantized, in a directory."""
+    model = load("tiny")
+    return save_model(tmp_path_factory.mktemp("quantized") / "nf4", model.spec, quantize_params(model.params, "nf4"),
+                      "tiny", layout="orbax")
+
+
+@pytest.fixture
+def run(tmp_path):
+    """`run(verb, *arguments)`: exit status of a job in `tmp_path / "out"`."""
+    def call(verb, *arguments):
+        path = tmp_path / f"{verb}.jsonl"
+        path.write_text((json.dumps(ROWS[verb]) + "\n") * 4)
+        return main([verb, f"--data.path={path}", f"--out={tmp_path / 'out'}", *MORE[verb], *arguments])
+    return call
+
+
+@pytest.mark.parametrize("verb", ROWS)
+def test_weights_that_are_stored_quantized_are_not_all_trained(verb, quantized, run, tmp_path, capsys):
+    for more in ([], [DRY[verb]]):
+        assert run(verb, f"--model={quantized}", "--lora=null", "--save=model", *more) == 2
+        shown = capsys.readouterr().err
+        assert shown.startswith(f"jaxllm: {quantized}: quantized weights are frozen, and lora is null\n  fix: ")
+        assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("verb", ROWS)
+def test_another_scheme_than_the_stored_one_is_refused_before_any_work(verb, quantized, run, tmp_path, capsys):
+    for more in ([], [DRY[verb]]):
+        assert run(verb, f"--model={quantized}", "--device.quantize=int8", *more) == 2
+        assert "the weights are quantized as nf4, not as int8" in capsys.readouterr().err
+        assert not (tmp_path / "out").exists()

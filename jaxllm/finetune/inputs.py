@@ -88,7 +88,7 @@ def abstract_base(config: TrainingJob, mesh: jax.sharding.Mesh) -> Model:
     """Returns the model of `load_base` with `jax.ShapeDtypeStruct`s in place of its weights."""
     spec = load_spec(config.model)
     weights = native.abstract(spec, jnp.dtype(_dtype(config) or stored_dtype(config.model)),
-                              model_shardings(spec, mesh), config.device.quantize)
+                              model_shardings(spec, mesh), loaded_scheme(config.model, config.device.quantize))
     return Model(spec, cast(Any, weights), model_tokenizer(config.model, spec))
 
 

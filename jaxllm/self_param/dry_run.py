@@ -18,7 +18,7 @@ from jaxllm.finetune.teacher_cache import teacher_top_k
 from jaxllm.model import Model
 from jaxllm.models import ModelSpec, Params, load_spec, native
 from jaxllm.models.adapters import linear_shapes
-from jaxllm.models.loading import stored_dtype
+from jaxllm.models.loading import loaded_scheme, stored_dtype
 from jaxllm.models.mesh import batch_sharding, model_shardings
 from jaxllm.self_param.config import Config
 from jaxllm.self_param.experiment import two_teachers, weight_dtype
@@ -38,7 +38,8 @@ def dry_run(config: Config, mesh: jax.sharding.Mesh) -> str:
     targets = _targets(config, spec.max_positions)
     lengths = common_lengths(targets, spec.max_positions)
     dtype = jnp.dtype(weight_dtype(config) or stored_dtype(config.model))
-    weights = native.abstract(spec, dtype, model_shardings(spec, mesh), config.device.quantize)
+    scheme = loaded_scheme(config.model, config.device.quantize)
+    weights = native.abstract(spec, dtype, model_shardings(spec, mesh), scheme)
     trained = weights if config.lora is None else abstract_adapter(spec, config.lora, mesh)
     teachers = two_teachers(config, "self_param")
     plan = make_plan(Model(spec, weights, cast(Any, None)), OBJECTIVES["self_param"], config.train, config.lora,

@@ -1,8 +1,8 @@
 """Training jobs on a checkpoint that is stored quantized."""
 
 import json
-import re
 
+import jax
 import pytest
 
 from jaxllm.cli import main
@@ -13,7 +13,7 @@ from jaxllm.models.quantized import quantize_params
 STORY = "Lily lost her red ball in the park. A big dog found it."
 ROWS = {"tune": {"prompt": "Q: Who? A:", "completion": " Lily"}, "rl": {"prompt": "Who lost it?"},
         "inject": {"context": STORY, "question": "Who lost a ball?", "answers": ["Lily"]}}
-MORE = {"tune": ["--method=sft", "--train.batch_size=2"], "inject": ["--train.batch_size=2"],
+MORE = {"tune": ["--method=sft", "--train.batch_size=2", "--held_back.share=0"], "inject": ["--train.batch_size=2"],
         "rl": ["--reward=words", "--rewards.words={was: 1}", "--train.batch_size=2", "--train.minibatch_size=2",
                "--sampling.max_tokens=4"]}
 DRY = {"tune": "--dry_run=true", "inject": "--dry_run=32", "rl": "--dry_run=true"}
@@ -52,3 +52,15 @@ def test_another_scheme_than_the_stored_one_is_refused_before_any_work(verb, qua
         assert run(verb, f"--model={quantized}", "--device.quantize=int8", *more) == 2
         assert "the weights are quantized as nf4, not as int8" in capsys.readouterr().err
         assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("verb", ["tune", *(pytest.param(verb, marks=pytest.mark.slow) for verb in ("inject", "rl"))])
+def test_a_dry_run_counts_stored_quantized_weights_as_they_are_stored(verb, quantized, run, capsys):
+    """As those of the full checkpoint that are quantized while they are loaded."""
+    found = []
+    for more in ([f"--model={quantized}"], ["--model=tiny", "--device.quantize=nf4"]):
+        assert run(verb, DRY[verb], *more) == 0
+        found.append({line.split()[0]: line for line in capsys.readouterr().out.splitlines()[1:]})
+    assert found[0] == found[1]
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(load(quantized).params))
+    assert f"{size / 2**20:,.1f} MiB" in found[0]["weights"]

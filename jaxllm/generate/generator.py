@@ -48,6 +48,8 @@ class Generator:
     def __init__(self, model: Model, *, dtype: jnp.dtype | None = None, mesh: jax.sharding.Mesh | None = None,
                  batch_size: int = 32, consume: bool = False):
         self.dtype = DeviceConfig().compute_dtype if dtype is None else jnp.dtype(dtype)
+        if batch_size < 1:
+            raise UserError(f"must be 1 or more, got {batch_size}", "batch_size")
         self.mesh, self.batch_size = mesh, batch_size
         placed = model.params if mesh is None or _is_on(model.params, mesh) else _placed(model, mesh)
         self._model, self._weights = model, Weights(placed, consume, placed is not model.params)
@@ -103,8 +105,8 @@ class Generator:
             sampling: settings of all prompts.
             adapter: low-rank adapter applied next to the base weights.
             seed: base of the random streams, unless `sampling` has a seed.
-            row_ids: the prompts' numbers in the random streams; by default their indices.
-            max_tokens: limit of each prompt; by default `sampling.max_tokens`.
+            row_ids: the prompts' numbers in the random streams, 0 or more; by default their indices.
+            max_tokens: limit of each prompt, 1 or more; by default `sampling.max_tokens`.
             logprob_temperature: temperature of the recorded log-probabilities.
             stats: counts the work.
             on_prompt: called with a prompt's index and completions as soon as all of these are done.
@@ -113,13 +115,17 @@ class Generator:
             The completions of every prompt, in order.
 
         Raises:
-            UserError: a prompt is empty, or exceeds the context window with `max_tokens`; the log-probabilities are not
-                finite; a logit bias names a token that the model does not have; the model has a scoring head.
+            UserError: a prompt is empty, or exceeds the context window with `max_tokens`; `row_ids` or `max_tokens` do
+                not fit the prompts; the log-probabilities are not finite; a logit bias names a token that the model
+                does not have; the model has a scoring head.
         """
         model = self._decoding_model()
         spec = model.spec
         model.require_lm("generate text")
         limits = [sampling.max_tokens] * len(prompts) if max_tokens is None else list(max_tokens)
+        numbers = list(range(len(prompts))) if row_ids is None else list(row_ids)
+        _check_numbers(limits, len(prompts), 1, "max_tokens")
+        _check_numbers(numbers, len(prompts), 0, "row_ids")
         arrays = [np.asarray(ids, np.int32) for ids in prompts]
         for number, (ids, limit) in enumerate(zip(arrays, limits, strict=True)):
             check_prompt(ids, limit, spec.max_positions, f"prompt {number + 1}")
@@ -139,7 +145,7 @@ class Generator:
         if arrays:
             Scheduler(model, self._adapter(adapter), arrays, limits, sampling,
                       seed=seed if sampling.seed is None else sampling.seed,
-                      row_ids=np.array(range(len(prompts)) if row_ids is None else row_ids, np.uint32),
+                      row_ids=np.array(numbers, np.uint32),
                       logprob_temperature=logprob_temperature, batch_size=self.batch_size, dtype=self.dtype,
                       mesh=self.mesh, stats=stats or GenerationStats()).run(finished)
         return results
@@ -205,6 +211,15 @@ def _placed(model: Model, mesh: jax.sharding.Mesh) -> Params:
 def _is_on(params: Params, mesh: jax.sharding.Mesh) -> bool:
     devices = set(mesh.devices.flat)
     return all(leaf.sharding.device_set == devices for leaf in jax.tree.leaves(params))
+
+
+def _check_numbers(numbers: Sequence[int], prompts: int, least: int, name: str) -> None:
+    """Raises a `UserError` unless there is a number for every prompt, from `least` to the largest of 32 bits."""
+    if len(numbers) != prompts:
+        raise UserError(f"must have a number for each of {prompts} prompts, got {len(numbers)}", name)
+    for number in numbers:
+        if number < least or number >= 2**32:
+            raise UserError(f"must be {f'{least} or more' if number < least else 'below 2**32'}, got {number}", name)
 
 
 def _check_temperature(value: float, name: str) -> None:

@@ -137,6 +137,27 @@ def test_another_temperature_compiles_nothing(generator, programs):
             call()
 
 
+@pytest.mark.parametrize("options, message", [
+    (dict(max_tokens=[4, 0]), "max_tokens: must be 1 or more, got 0"),
+    (dict(max_tokens=[-5, 4]), "max_tokens: must be 1 or more, got -5"),
+    (dict(max_tokens=[4]), "max_tokens: must have a number for each of 2 prompts, got 1"),
+    (dict(max_tokens=np.array([4, 4, 4])), "max_tokens: must have a number for each of 2 prompts, got 3"),
+    (dict(row_ids=[0]), "row_ids: must have a number for each of 2 prompts, got 1"),
+    (dict(row_ids=range(3)), "row_ids: must have a number for each of 2 prompts, got 3"),
+    (dict(row_ids=[0, -1]), "row_ids: must be 0 or more, got -1"),
+    (dict(row_ids=[0, 2**32]), "row_ids: must be below 2**32, got 4294967296")])
+def test_numbers_that_do_not_fit_the_prompts(generator, options, message):
+    with pytest.raises(UserError) as caught:
+        generator.generate(prompts(2), GREEDY, **options)
+    assert str(caught.value) == message
+
+
+def test_a_batch_has_a_sequence_or_more(model):
+    for size in (0, -1):
+        with pytest.raises(UserError, match=f"batch_size: must be 1 or more, got {size}"):
+            Generator(model, batch_size=size)
+
+
 def test_live_bytes_stay_flat(generator, adapter):
     """Over ten calls, and within a call: the base exists once, next to the KV cache and the adapter."""
     live = lambda: sum(array.nbytes for array in jax.live_arrays())

@@ -63,12 +63,17 @@ def check_trained_weights(lora: LoraConfig | None, device: DeviceConfig) -> None
           "quantized weights are frozen, and lora is null", "train an adapter, or do not quantize")
 
 
-def check_stored_weights(model: str, lora: LoraConfig | None, device: DeviceConfig) -> None:
-    """Raises a `UserError` where a checkpoint's weights are quantized and all of them are to be trained, or where they
-    are quantized with another scheme than `device.quantize`."""
-    if loaded_scheme(model, device.quantize) is not None and lora is None:
+def check_stored_weights(model: str, lora: LoraConfig | None, device: DeviceConfig, save: str) -> None:
+    """Raises a `UserError` where a checkpoint's weights are quantized and all of them are to be trained, or an adapter
+    is to be merged into them, or where they are quantized with another scheme than `device.quantize`."""
+    if loaded_scheme(model, device.quantize) is None:
+        return
+    if lora is None:
         raise UserError("quantized weights are frozen, and lora is null", model,
                         "train an adapter, or take the checkpoint in full precision")
+    if save == "model":
+        raise UserError("an adapter is not merged into quantized weights", model,
+                        "set save to adapter, and merge with jaxllm convert")
 
 
 def pin_inputs(config: TrainingJob, job: Job) -> None:

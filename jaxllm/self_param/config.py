@@ -295,3 +295,5 @@ class Config(InjectConfig):
                   "remove it; jaxllm convert --merge makes a model of them")
         check(self.save != "adapter" or self.lora is not None, "save",
               "all weights are trained, so there is no adapter", "set save to model or nothing")
+        check(self.save != "model" or self.device.quantize is None, "save",
+              "an adapter is not merged into quantized weights", "set save to adapter, and merge with jaxllm convert")

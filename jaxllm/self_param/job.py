@@ -32,7 +32,7 @@ from jaxllm.train import read_metrics
 
 def run(config: Config) -> Path | None:
     """Runs the job, or the rest of it; returns the path of result.json, or None for a dry run."""
-    check_stored_weights(config.model, config.lora, config.device)
+    check_stored_weights(config.model, config.lora, config.device, config.save)
     if config.dry_run is not None:
         print(dry_run(config, training_mesh(config)))
         return None

@@ -47,6 +47,14 @@ def test_weights_that_are_stored_quantized_are_not_all_trained(verb, quantized, 
 
 
 @pytest.mark.parametrize("verb", ROWS)
+def test_an_adapter_is_not_merged_into_quantized_weights(verb, quantized, run, tmp_path, capsys):
+    for more in ([f"--model={quantized}"], ["--device.quantize=nf4"]):
+        assert run(verb, *more, "--save=model") == 2
+        assert "an adapter is not merged into quantized weights" in capsys.readouterr().err
+        assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("verb", ROWS)
 def test_another_scheme_than_the_stored_one_is_refused_before_any_work(verb, quantized, run, tmp_path, capsys):
     for more in ([], [DRY[verb]]):
         assert run(verb, f"--model={quantized}", "--device.quantize=int8", *more) == 2

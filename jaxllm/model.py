@@ -14,7 +14,7 @@ import numpy as np
 from jaxllm.errors import UserError
 from jaxllm.models import Adapter, ModelSpec, Params, load_model, load_spec, with_score_head
 from jaxllm.models.loading import stored_dtype
-from jaxllm.models.peft import apply_head, load_adapters
+from jaxllm.models.peft import adapter_head, apply_head, load_adapters
 from jaxllm.ops.quantize import Scheme
 from jaxllm.progress import notice
 from jaxllm.text import examples
@@ -93,6 +93,17 @@ def warn_of_control_tokens(model: Model, prompt: str) -> None:
     if spelled := model.tokenizer.control_tokens_in(prompt):
         notice(f"prompts spell control tokens such as {spelled[0]}, which are read as ordinary text; a prompt that was "
                "rendered with a chat template has to be given as messages")
+
+
+def check_lm(model: str | Path, adapter: str | Path | None, verb: str) -> None:
+    """Raises a `UserError` where a checkpoint, or an adapter of it, has a scoring head and so cannot `verb` (such as
+    "generate text"); reads no weights."""
+    spec = load_spec(model)
+    if spec.head is not None:
+        raise UserError(f"the model has a scoring head and cannot {verb}", model, "use jaxllm score")
+    if adapter is not None and adapter_head(adapter, spec)[0].head is not None:
+        raise UserError(f"the adapter has a scoring head, and with it the model cannot {verb}", adapter,
+                        "use jaxllm score, or an adapter of a language model")
 
 
 def check_ids(ids: Sequence[int] | np.ndarray, spec: ModelSpec, where: str) -> None:

@@ -19,7 +19,7 @@ from jaxllm.generate.rows_job import ID, RowsConfig, encode_rows, load_generator
 from jaxllm.generate.scheduler import check_prompt
 from jaxllm.job import Job, open_job
 from jaxllm.measures import pass_at_k
-from jaxllm.model import Model
+from jaxllm.model import Model, check_lm
 from jaxllm.progress import bar
 from jaxllm.report import Section, Table
 from jaxllm.statistics import interval
@@ -84,9 +84,9 @@ def run(config: Config) -> Path:
 
 
 def _run(config: Config, job: Job, found: RowSet) -> Path:
+    check_lm(config.model, config.adapter, "answer")
     generator, adapter = load_generator(config)
     model = generator.model
-    model.require_lm("answer", config.model)
     mode, template = prompt_form(config, model)
     stops = [*config.sampling.stop, *STOPS[config.task][mode]]
     sampling = replace(config.sampling, stop=list(dict.fromkeys(stops)))

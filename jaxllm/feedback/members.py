@@ -27,7 +27,7 @@ from jaxllm.feedback.votes import ABSTAIN, consistent_votes, votes_of_scores
 from jaxllm.files import JsonlWriter, iter_jsonl
 from jaxllm.generate import Generator
 from jaxllm.job import Job
-from jaxllm.model import Model, load_with_adapter
+from jaxllm.model import Model, check_lm, load_with_adapter
 from jaxllm.models import Adapter
 from jaxllm.models.mesh import model_shardings
 from jaxllm.models.tensors import fingerprint, model_directory
@@ -125,7 +125,7 @@ def _scored(own: MemberConfig, config: AuditConfig, job: Job, pairs: Pairs) -> n
             values = [value for (value,) in generator.classify(texts, adapter=adapter)] if texts else []
             return _in_place(len(rows), done.indices, values)
     else:
-        model.require_lm("score answers as a policy")
+        check_lm(str(own.model), own.adapter, "score answers as a policy")
 
         def whole(row: PairRow) -> Encoded:
             encoded = encode_pair(model.tokenizer, row, start=model.start, max_length=limit)

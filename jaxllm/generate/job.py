@@ -19,7 +19,7 @@ from jaxllm.generate.report import SHOWN_ROWS, generated
 from jaxllm.generate.rows_job import ID, RowsConfig, encode_rows, load_generator, pin_inputs
 from jaxllm.generate.scheduler import check_prompt
 from jaxllm.job import Job, open_job
-from jaxllm.model import Model, warn_of_text_prompt
+from jaxllm.model import Model, check_lm, warn_of_text_prompt
 from jaxllm.progress import bar
 from jaxllm.text.rows import Message, RowSet, read_rows
 
@@ -83,9 +83,9 @@ def run(config: Config) -> Path:
 
 
 def _run(config: Config, job: Job, found: RowSet) -> Path:
+    check_lm(config.model, config.adapter, "generate text")
     generator, adapter = load_generator(config)
     model = generator.model
-    model.require_lm("generate text", config.model)
 
     def encode(line: int, row: dict[str, Any]) -> np.ndarray:
         where = f"{config.data.path}:{line}"

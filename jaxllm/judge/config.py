@@ -18,7 +18,7 @@ from jaxllm.judge.protocol import Judge, Prices
 from jaxllm.judge.recorded import RecordedJudge
 from jaxllm.judge.reward import RewardJudge
 from jaxllm.judge.server import ServerJudge
-from jaxllm.model import load_with_adapter
+from jaxllm.model import check_lm, load_with_adapter
 from jaxllm.models.mesh import model_shardings
 from jaxllm.models.tensors import fingerprint, model_directory
 
@@ -136,6 +136,8 @@ def _open(config: JudgeConfig, device: DeviceConfig) -> Judge:
         return named_judge(config.path or "")
     name = config.model or "tiny"
     mesh = open_mesh(config.mesh)
+    if config.kind == "local":
+        check_lm(name, config.adapter, "answer prompts")
     model, adapter = load_with_adapter(name, config.adapter, device.param_dtype,
                                        lambda spec: model_shardings(spec, mesh), device.quantize)
     # Number formats only change rounding, and a stopped run may be resumed with others.

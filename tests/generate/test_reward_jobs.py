@@ -8,6 +8,8 @@ import pytest
 from numpy.testing import assert_allclose
 
 from jaxllm.cli import main
+from jaxllm.errors import UserError
+from jaxllm.judge import JudgeConfig, open_judge
 from jaxllm.measures import class_measures, length_measures, pair_measures, reward_bench
 from jaxllm.model import load
 from jaxllm.models import LoraConfig, load_model, save_model, text_scores
@@ -127,3 +129,24 @@ def test_pairs_that_cannot_be_compared_are_put_aside(base, tuned, tmp_path, row,
     score(tmp_path, [*PAIRS, row], "--model", base, "--adapter", tuned[0], "--data.limit_bad", 0.6)
     (rejected,) = [json.loads(line) for line in (tmp_path / "out" / "rejected.jsonl").open()]
     assert reason in rejected["reason"] and rejected["line"] == 4
+
+
+@pytest.mark.parametrize("verb, more", [("generate", []), ("evaluate", ["--task=qa"])])
+def test_jobs_that_generate_name_what_has_the_scoring_head(base, tuned, tmp_path, capsys, verb, more):
+    """The adapter of a reward model, or a reward model itself."""
+    model = tuned[1]
+    merged = save_model(tmp_path / "merged", model.spec, model.params, base)
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps({"prompt": "1 + 1", "question": "1 + 1?", "answers": ["2"]}) + "\n")
+    for given, owner, what in ((["--model", base, "--adapter", tuned[0]], tuned[0], "the adapter has a scoring head"),
+                               (["--model", merged], merged, "the model has a scoring head")):
+        assert main([verb, *map(str, given), *more, f"--data.path={path}", f"--out={tmp_path / 'out'}"]) == 2
+        shown = capsys.readouterr().err
+        assert shown.startswith(f"jaxllm: {owner}: {what}") and "use jaxllm score" in shown
+        assert not (tmp_path / "out").exists()
+
+
+def test_a_judge_that_answers_names_the_adapter_with_a_scoring_head(base, tuned):
+    with pytest.raises(UserError, match="the adapter has a scoring head") as caught:
+        open_judge(JudgeConfig(kind="local", model=str(base), adapter=str(tuned[0])))
+    assert str(caught.value).startswith(f"{tuned[0]}: ")

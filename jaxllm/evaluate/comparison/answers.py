@@ -18,6 +18,7 @@ from jaxllm.generate.job import Config as GenerateConfig
 from jaxllm.generate.job import prompt_ids
 from jaxllm.generate.rows_job import ID, load_generator
 from jaxllm.job import Job
+from jaxllm.model import check_lm
 from jaxllm.progress import bar
 from jaxllm.text.rows import Message, RowSet, read_rows
 
@@ -85,9 +86,9 @@ def generated_answers(config: GenerateConfig, job: Job, rows: Sequence[PromptRow
 
 
 def _generate(config: GenerateConfig, job: Job, rows: Sequence[PromptRow], side: Side, file: str) -> None:
+    check_lm(config.model, config.adapter, "generate answers")
     generator, adapter = load_generator(config)
     model, start = generator.model, count_lines(job.directory / file)
-    model.require_lm("generate answers", config.model)
     write, prompts = job.in_order(start, file), {}
 
     def line(number: int, answer: str | None, finish_reason: str | None, reason: str | None) -> int:

@@ -70,7 +70,11 @@ class Job:
     _lock: Any = field(default=None, repr=False)  # open while this process works in DIR
 
     def __enter__(self) -> Job:
-        clock.pin(self._first_start())
+        try:
+            clock.pin(self._first_start())
+        except UserError:
+            self._release()
+            raise
         return self
 
     def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
@@ -87,19 +91,35 @@ class Job:
                     path.unlink(missing_ok=True)
                 with contextlib.suppress(OSError):  # not empty: the user may want to read rejected.jsonl
                     self.directory.rmdir()
+        self._release()
+
+    def _release(self) -> None:
+        """Unlocks DIR."""
         if self._lock is not None:
             (self.directory / ".lock").unlink(missing_ok=True)
             self._lock.close()
 
     def _first_start(self) -> datetime:
         """Returns the time of the first start, which inputs.json stores."""
-        path = self.directory / "inputs.json"
-        pinned = json.loads(path.read_text()) if path.is_file() else {}
+        pinned = self._inputs()
         if "started" not in pinned:
             pinned["started"] = datetime.now().isoformat(timespec="seconds")
             if self.primary and not self.finished:
-                write_atomic(path, json.dumps(pinned, indent=2) + "\n")
+                write_atomic(self.directory / "inputs.json", json.dumps(pinned, indent=2) + "\n")
         return datetime.fromisoformat(pinned["started"])
+
+    def _inputs(self) -> dict[str, str]:
+        """Reads inputs.json; an empty object without it."""
+        path = self.directory / "inputs.json"
+        try:
+            pinned = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+            if isinstance(pinned, dict) and all(isinstance(value, str) for value in pinned.values()):
+                datetime.fromisoformat(pinned.get("started", "2000-01-01"))
+                return pinned
+        except ValueError:  # no JSON, no UTF-8, or no date
+            pass
+        raise UserError("not the hashes of a run's inputs", path,
+                        "choose another --out, or remove the file to resume without comparing the inputs")
 
     def pin(self, name: str, content: Any) -> None:
         """Records a hash of an input; a resumed job must have the same input.
@@ -137,12 +157,11 @@ class Job:
         self._pin(name, digest.hexdigest())
 
     def _pin(self, name: str, digest: str) -> None:
-        path = self.directory / "inputs.json"
-        pinned = json.loads(path.read_text()) if path.is_file() else {}
+        pinned = self._inputs()
         if pinned.setdefault(name, digest) != digest:
             raise UserError(f"the {name} changed since the run started", self.directory,
                             "choose another --out, or restore the old input")
-        write_atomic(path, json.dumps(pinned, indent=2) + "\n")
+        write_atomic(self.directory / "inputs.json", json.dumps(pinned, indent=2) + "\n")
 
     def already_done(self) -> Path:
         """Prints that the job is finished already; returns the path of result.json."""

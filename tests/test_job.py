@@ -178,6 +178,25 @@ def test_directories_that_cannot_be_used(tmp_path):
         open_job(tmp_path / "broken", JobConfig(tmp_path))
 
 
+@pytest.mark.parametrize("content", [
+    b"", b'{"data": "0a', b"\xff\xfe", b"[]", b'{"data": 1}', b'{"started": "yesterday"}', b'{"started": null}'])
+def test_hashes_of_inputs_that_are_damaged_are_an_error_with_a_way_out(tmp_path, content):
+    with open_job(tmp_path, JobConfig(tmp_path)) as job:
+        job.pin("data", [1])
+    pinned = tmp_path / "inputs.json"
+    before = pinned.read_bytes()
+    pinned.write_bytes(content)
+    with pytest.raises(UserError, match="not the hashes of a run's inputs") as caught, \
+            open_job(tmp_path, JobConfig(tmp_path)):
+        pass
+    assert str(caught.value).startswith(f"{pinned}: ")
+    assert not (tmp_path / ".lock").exists() and pinned.read_bytes() == content
+    pinned.unlink()
+    with open_job(tmp_path, JobConfig(tmp_path)) as job:
+        job.pin("data", [1])
+        assert job.resumed and json.loads(pinned.read_text())["data"] == json.loads(before)["data"]
+
+
 def test_values_that_json_cannot_hold_are_refused_by_name(tmp_path):
     job = open_job(tmp_path, JobConfig(tmp_path))
     with pytest.raises(ValueError, match=r"metrics.loss\[1\] is nan, which JSON cannot hold"):

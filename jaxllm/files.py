@@ -39,6 +39,26 @@ def storage_error(error: BaseException, path: str | Path) -> StorageError | None
     return None if reason is None else StorageError(f"{path}: cannot be written: {reason}")
 
 
+def unread(error: BaseException, folder: Path) -> str:
+    """Describes in a few words what Orbax could not read of a folder; its own messages print its settings too.
+
+    Args:
+        error: an exception raised while reading `folder`.
+        folder: the folder; files are named relative to it.
+    """
+    texts, cause = [], error
+    while cause is not None:
+        if isinstance(cause, json.JSONDecodeError):
+            return "a file in it is not valid JSON"
+        texts.append(str(cause))
+        cause = cause.__cause__
+    files = [Path(name) for name in re.findall(r'local file "([^"]+)"', "\n".join(texts))]
+    inside = [file.relative_to(folder.absolute()) for file in files if file.is_relative_to(folder.absolute())]
+    if named := [file for file in inside if not (folder / file).is_dir()]:
+        return f"{named[-1]} is cut, changed or missing"
+    return "its arrays cannot be read"
+
+
 @contextlib.contextmanager
 def storage(path: str | Path) -> Iterator[None]:
     """Raises a `StorageError` in place of an error that `storage_error` recognizes; other errors pass."""

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxllm.errors import UserError
-from jaxllm.files import write_atomic
+from jaxllm.files import unread, write_atomic
 from jaxllm.models.network import init_params
 from jaxllm.models.params import Params
 from jaxllm.models.quantized import is_quantizable, quantize_params, scheme_of
@@ -104,8 +104,8 @@ def load(path: Path, spec: ModelSpec, dtype: jnp.dtype, shardings: Any, scheme: 
         with ocp.StandardCheckpointer() as checkpointer:
             arrays = checkpointer.restore((path / FOLDER).absolute(), _plain(wanted))
     except Exception as error:  # damaged files raise any error of the storage library, down to a bare Exception
-        raise UserError(f"the weights cannot be read: {(str(error).splitlines() or [repr(error)])[0][:300]}",
-                        path / FOLDER, "convert the checkpoint again") from error
+        raise UserError(f"the weights cannot be read: {unread(error, path / FOLDER)}", path / FOLDER,
+                        "convert the checkpoint again") from error
     params = jax.tree.map(lambda want, have: Quantized(have["codes"], have["scales"], want.scheme)
                           if isinstance(want, Quantized) else have, wanted, arrays,
                           is_leaf=lambda leaf: isinstance(leaf, Quantized))
@@ -129,8 +129,8 @@ def check(path: Path, spec: ModelSpec) -> None:
         with ocp.StandardCheckpointer() as checkpointer:
             stored = shapes(checkpointer.metadata((path / FOLDER).absolute()).item_metadata.tree)
     except Exception as error:
-        raise UserError(f"the weights cannot be read: {(str(error).splitlines() or [repr(error)])[0][:300]}",
-                        path / FOLDER, "convert the checkpoint again") from error
+        raise UserError(f"the weights cannot be read: {unread(error, path / FOLDER)}", path / FOLDER,
+                        "convert the checkpoint again") from error
     wanted = shapes(wanted)
     for name in sorted(wanted.keys() | stored.keys()):
         if wanted.get(name) != stored.get(name):

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxllm.errors import UserError
-from jaxllm.files import storage_error
+from jaxllm.files import storage_error, unread
 
 
 class Restored(NamedTuple):
@@ -171,13 +171,14 @@ class Checkpointer:
                 f"choose one of {steps}" if steps else "start a new run, or give another folder",
             )
         folder = self.directory / str(step)
+        older = max((other for other in steps if other < step), default=None)
         target = jax.tree.map(_abstract, like)
         try:
             saved = self._manager.item_metadata(step)["state"]
         except Exception as error:
-            raise _damaged(folder, error) from error
+            raise _damaged(folder, unread(error, folder), older) from error
         if saved is None:
-            raise _damaged(folder, "its list of arrays is missing")
+            raise _damaged(folder, "its list of arrays is missing", older)
         _check_fit(_described(saved.tree), _described(target), folder)
         args = self._ocp.args
         try:
@@ -185,7 +186,7 @@ class Checkpointer:
                 step, args=args.Composite(state=args.StandardRestore(target), sidecar=args.JsonRestore())
             )
         except Exception as error:
-            raise _damaged(folder, error) from error
+            raise _damaged(folder, unread(error, folder), older) from error
         return Restored(restored["state"], restored["sidecar"])
 
     def close(self) -> None:
@@ -235,10 +236,9 @@ def _check_fit(saved: Mapping[str, str], wanted: Mapping[str, str], folder: Path
             )
 
 
-def _damaged(folder: Path, reason: Exception | str) -> UserError:
-    first_line = str(reason).strip().splitlines()[:1]
+def _damaged(folder: Path, reason: str, older: int | None) -> UserError:
     return UserError(
-        f"the checkpoint is damaged: {first_line[0] if first_line else type(reason).__name__}",
+        f"the checkpoint is damaged: {reason}",
         folder,
-        "remove this folder to resume from an older checkpoint or to start again",
+        f"remove this folder to {'start again' if older is None else f'resume from step {older}'}",
     )

@@ -1,5 +1,6 @@
 import dataclasses
 import os
+import re
 import shutil
 
 import jax
@@ -133,26 +134,51 @@ def cut_arrays(folder):
 
 
 @pytest.mark.parametrize(
-    "damage",
+    ("damage", "reason"),
     [
-        cut_arrays,
-        lambda folder: (folder / "state" / "_METADATA").unlink(),
-        lambda folder: (folder / "state" / "_METADATA").write_text("{"),
-        lambda folder: (folder / "sidecar" / "metadata").write_text('{"a": '),
-        lambda folder: (folder / "state" / "manifest.ocdbt").write_bytes(b""),
-        lambda folder: shutil.rmtree(folder / "state"),
+        (cut_arrays, r"state/d/\w+ is cut, changed or missing"),
+        (lambda folder: (folder / "state" / "_METADATA").unlink(), "its list of arrays is missing"),
+        (lambda folder: (folder / "state" / "_METADATA").write_text("{"), "a file in it is not valid JSON"),
+        (
+            lambda folder: (folder / "sidecar" / "metadata").write_text('{"a": '),
+            "a file in it is not valid JSON",
+        ),
+        (
+            lambda folder: (folder / "state" / "manifest.ocdbt").write_bytes(b""),
+            "state/manifest.ocdbt is cut, changed or missing",
+        ),
+        (lambda folder: shutil.rmtree(folder / "state"), "its arrays cannot be read"),
     ],
     ids=["arrays cut", "no list", "list cut", "sidecar cut", "manifest empty", "no arrays"],
 )
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of Orbax's other readers
-def test_a_damaged_checkpoint_is_an_error(tmp_path, stepped, damage, capfd):
+def test_a_damaged_checkpoint_is_an_error(tmp_path, stepped, damage, reason, capfd):
     with Checkpointer(tmp_path) as checkpointer:
         checkpointer.save(2, stepped, {"a": 1})
     damage(tmp_path / "2")
-    with Checkpointer(tmp_path) as checkpointer, pytest.raises(UserError, match="damaged: .") as error:
+    with Checkpointer(tmp_path) as checkpointer, pytest.raises(UserError) as error:
         checkpointer.restore(toy.new_state())
-    assert str(error.value).startswith(f"{tmp_path / '2'}: ")
+    fix = r"\n  fix: remove this folder to start again"
+    assert re.fullmatch(f"{tmp_path / '2'}: the checkpoint is damaged: {reason}{fix}", str(error.value))
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_an_older_checkpoint_is_advised_where_there_is_one(tmp_path):
+    """The files of large arrays are cut, of which the storage library's own message has many lines."""
+    tree = {"kernel": jax.random.normal(jax.random.key(0), (300, 300))}
+    with Checkpointer(tmp_path, best_metric="eval_loss") as checkpointer:
+        for step in (3, 5):
+            checkpointer.save(step, tree, metrics={"eval_loss": float(step)})
+    for step in (3, 5):
+        for path in (tmp_path / str(step) / "state").glob("ocdbt.process_0/d/*"):
+            path.write_bytes(path.read_bytes()[:100])
+    message = "{}: the checkpoint is damaged: its arrays cannot be read\n  fix: remove this folder to {}"
+    with Checkpointer(tmp_path, best_metric="eval_loss") as checkpointer:
+        for step, way_out in ((5, "resume from step 3"), (3, "start again")):
+            with pytest.raises(UserError) as error:
+                checkpointer.restore(tree, step)
+            assert str(error.value) == message.format(tmp_path / str(step), way_out)
 
 
 def test_a_missing_checkpoint_is_an_error(tmp_path, stepped):

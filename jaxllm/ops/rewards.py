@@ -11,6 +11,9 @@ from jax.nn import log_sigmoid, log_softmax
 from jaxllm.ops.losses import SumAndWeight
 from jaxllm.ops.pairs import floating
 
+EXTREMES = {"min_reward": jnp.minimum, "max_reward": jnp.maximum}
+"""How metrics of a part of a batch are combined that are no sums; see `make_train_step`."""
+
 
 def reward_loss(chosen: jax.Array, rejected: jax.Array, weight: jax.Array, *, margin: jax.Array | None = None,
                 label_probability: jax.Array | None = None,
@@ -31,7 +34,7 @@ def reward_loss(chosen: jax.Array, rejected: jax.Array, weight: jax.Array, *, ma
     Returns:
         `((sum, weight), metrics)`: float32 scalars. Metrics are (sum, weight), detached: `accuracy` (share of pairs
         with a strictly higher score of the chosen completion), `margin` (difference of the scores), `mean_reward`, and
-        `min_reward`, `max_reward` of these rows; summed over microbatches, the last two are means of extremes.
+        `min_reward`, `max_reward` of these rows, with the weight 1; see `EXTREMES`.
 
     Raises:
         ValueError: centering is negative.

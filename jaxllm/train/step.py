@@ -27,6 +27,8 @@ FinishFn = Callable[[Any, Mapping[str, jax.Array]], tuple[Any, jax.Array]]
 `skip`, a bool scalar, leaves parameters and optimizer as they were.
 """
 
+Extreme = Callable[[jax.Array, jax.Array], jax.Array]
+"""`jnp.minimum` or `jnp.maximum`."""
 
 ABSENT = float("inf")
 """Value of an auxiliary metric without weight in a batch, such as the loss of a type of target that it does not hold.
@@ -68,6 +70,7 @@ def make_train_step(
     schedule: optax.Schedule | None = None,
     accumulate: int = 1,
     finish: FinishFn | None = None,
+    extremes: Mapping[str, Extreme] | None = None,
 ) -> TrainStep:
     """Compiles one optimizer step of `loss_fn`.
 
@@ -81,6 +84,8 @@ def make_train_step(
         schedule: from `make_schedule`, to report the rate; not used otherwise.
         accumulate: number of microbatches that the rows of a batch are split into.
         finish: computes the new `state.extra` and the skip flag; see `FinishFn`. None leaves `extra` as it is.
+        extremes: `jnp.minimum` or `jnp.maximum` for auxiliary metrics that are one over all rows. Their pairs are
+            (extreme, 1), or (0, 0) where the loss got no row.
 
     Returns:
         A function `(state, frozen, batch) -> (state, metrics)`. `frozen` is any tree (base weights) and is
@@ -104,7 +109,7 @@ def make_train_step(
             first = jax.eval_shape(sums, jax.tree.map(lambda x: x[0], microbatches))
             zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), first)
             total, _ = jax.lax.scan(
-                lambda carry, m: (jax.tree.map(jnp.add, carry, sums(m)), None), zeros, microbatches
+                lambda carry, m: (_added(carry, sums(m), extremes or {}), None), zeros, microbatches
             )
             grads, (loss_sum, weight), aux = total
 
@@ -153,6 +158,16 @@ def _sums(
     (loss_sum, (weight, aux)), grads = jax.value_and_grad(total, has_aux=True)(params)
     weight, aux, grads = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), (weight, aux, grads))
     return grads, (loss_sum, weight), aux
+
+
+def _added(one: Any, other: Any, extremes: Mapping[str, Extreme]) -> Any:
+    """Adds the results of `_sums`; of auxiliary pairs in `extremes` the extreme is taken instead."""
+    grads, pair, aux = jax.tree.map(jnp.add, one, other)
+    for name in extremes.keys() & aux.keys():
+        (a, has_a), (b, has_b) = one[2][name], other[2][name]
+        both = has_a * has_b > 0
+        aux[name] = jnp.where(both, extremes[name](a, b), a + b), jnp.maximum(has_a, has_b)
+    return grads, pair, aux
 
 
 def _choose(condition: jax.Array, new: Any, old: Any) -> Any:

@@ -212,6 +212,19 @@ def test_an_evaluation_does_not_depend_on_its_batches(rows, method):
             {name: one["mean"] for name, one in found[0].items()}, rel=1e-4)
 
 
+@pytest.mark.slow
+def test_extremes_of_the_scores_do_not_depend_on_accumulation():
+    """The metrics of the first step, before the weights differ; each microbatch has scores of its own."""
+    found = []
+    for accumulate in (1, 2, 4):
+        tuned = tune_rows(load("tiny"), PAIRS, progress=False, config=TuneConfig(
+            method="reward", lora=LoraConfig(rank=2), held_back=HeldBackConfig(share=0),
+            train=TrainConfig(steps=1, batch_size=4, accumulate=accumulate, packing=True)))
+        found.append([tuned.metrics[name] for name in ("min_reward", "max_reward", "mean_reward")])
+    assert found[0][0] < found[0][2] < found[0][1]
+    assert found[1] == pytest.approx(found[0], abs=1e-5) and found[2] == pytest.approx(found[0], abs=1e-5)
+
+
 def test_a_reward_model_is_no_language_model():
     config = parse(Config, ["--data.path=x", "--out=y", "--method=mpo"])
     assert config.kind == "pairs" and config.losses == {"sigmoid": 0.8, "bco_pair": 0.2, "sft": 1.0}

@@ -107,6 +107,31 @@ def test_weights_of_microbatches_may_differ():
     np.testing.assert_allclose(float(state.params["kernel"]), 1 + 0.5 * 4 / 3, rtol=1e-6)
 
 
+@pytest.mark.parametrize("accumulate", [1, 2, 4])
+def test_extremes_are_those_of_all_rows(accumulate):
+    """A microbatch without weight has none: row 3 of 4 parts, which would be both extremes if its 0 counted."""
+
+    def loss(params, frozen, batch, key, extra):
+        mean, metrics = squares(params, frozen, batch, key, extra)
+        present = batch["w"] > 0
+        some = present.any().astype(jnp.float32)
+        least = jnp.where(some > 0, jnp.where(present, batch["x"], jnp.inf).min(), 0.0)
+        return mean, metrics | {"least": (least, some), "most": (jnp.where(
+            some > 0, jnp.where(present, batch["x"], -jnp.inf).max(), 0.0), some)}
+
+    optimizer = optax.sgd(0.5)
+    step = train.make_train_step(loss, optimizer, accumulate=accumulate,
+                                 extremes={"least": jnp.minimum, "most": jnp.maximum})
+    for sign, expected in ((1.0, (2.0, 7.0)), (-1.0, (-7.0, -2.0))):
+        state = train.init_state({"kernel": jnp.float32(1.0)}, optimizer, 0)
+        batch = rows([sign * x for x in (4.0, 7.0, 2.0, 9.0)], [1.0, 1.0, 1.0, 0.0])
+        _, metrics = step(state, None, batch)
+        assert (float(metrics["least"]), float(metrics["most"])) == expected
+    state = train.init_state({"kernel": jnp.float32(1.0)}, optimizer, 0)
+    _, metrics = step(state, None, rows([1.0] * 4, [0.0] * 4))
+    assert float(metrics["least"]) == float(metrics["most"]) == train.ABSENT
+
+
 def test_values_in_padding_rows_change_nothing():
     state, other = toy.new_state(), toy.new_state()
     for i in range(3):
@@ -229,7 +254,7 @@ def test_the_key_of_a_step_depends_on_seed_and_step_only():
 
 def test_impossible_calls_are_errors():
     state, step = small(accumulate=2)
-    with pytest.raises(UserError, match="3 rows cannot be dealt into 2"):
+    with pytest.raises(UserError, match="3 rows cannot be split into 2"):
         step(state, None, rows([1.0] * 3, [1.0] * 3))
     with pytest.raises(UserError, match="at least 1"):
         small(accumulate=0)

@@ -16,6 +16,7 @@ from jaxllm.finetune.tune.data import read
 from jaxllm.finetune.tune.run import padding
 from jaxllm.finetune.tune.tuning import plan, scoring_model
 from jaxllm.models.mesh import batch_sharding
+from jaxllm.ops.rewards import EXTREMES
 from jaxllm.train import abstract_state, make_schedule, make_train_step, row_indices
 
 
@@ -45,7 +46,8 @@ def dry_run(config: Config) -> str:
     dropout = 0.0 if config.lora is None else config.lora.dropout
     loss = make_objective_loss(model.spec, objective, runner.scale, dropout=dropout, dtype=runner.dtype,
                                remat=settings.remat)
-    step = make_train_step(loss, made.optimizer, make_schedule(settings, settings.steps or 0), settings.accumulate)
+    step = make_train_step(loss, made.optimizer, make_schedule(settings, settings.steps or 0), settings.accumulate,
+                           extremes=EXTREMES)
     with jax.set_mesh(mesh):
         temporary = step.lower(state, model.params, abstract).compile().memory_analysis().temp_size_in_bytes
     parts = {"weights": device_bytes(model.params),

@@ -33,6 +33,7 @@ from jaxllm.models.mesh import put_batch
 from jaxllm.models.network import Remat
 from jaxllm.models.tensors import save_tensors
 from jaxllm.ops.preference import add_margin
+from jaxllm.ops.rewards import EXTREMES
 from jaxllm.progress import bar
 from jaxllm.statistics import clustered
 from jaxllm.train import (
@@ -412,7 +413,7 @@ def train(runner: Runner, train: TrainConfig, start: TrainState, optimizer: opta
     loss = make_objective_loss(runner.spec, runner.objective, runner.scale, dropout=dropout, dtype=runner.dtype,
                                remat=remat)
     steps = train.steps or 0
-    compiled = make_train_step(loss, optimizer, make_schedule(train, steps), train.accumulate)
+    compiled = make_train_step(loss, optimizer, make_schedule(train, steps), train.accumulate, extremes=EXTREMES)
     history = History([], True, None) if history is None else history
     state = start
     if checkpointer is not None and checkpointer.latest_step() is not None:

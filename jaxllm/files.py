@@ -46,7 +46,8 @@ def unread(error: BaseException, folder: Path) -> str:
         error: an exception raised while reading `folder`.
         folder: the folder; files are named relative to it.
     """
-    texts, cause = [], error
+    texts = list[str]()
+    cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, json.JSONDecodeError):
             return "a file in it is not valid JSON"

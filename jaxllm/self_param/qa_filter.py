@@ -1,13 +1,13 @@
 """Which QA pairs of a passage are worth training on, and why the others are not.
 
 A pair is checked in the order of `REASONS`. The last checks ask the model itself, by the log-probabilities that it
-gives the tokens with the passage in its prompt and without it, in nats per token:
+gives the tokens with the passage in its prompt and without it, in nats (pointwise mutual information):
 
-    question gain = mean_t [log p(q_t | passage, q_<t) - log p(q_t | q_<t)]
-    answer gain   = mean_t [log p(a_t | passage, q, a_<t) - log p(a_t | q, a_<t)]
+    question gain = sum_t [log p(q_t | passage, q_<t) - log p(q_t | q_<t)]
+    answer gain   = sum_t [log p(a_t | passage, q, a_<t) - log p(a_t | q, a_<t)]
 
-A question that fits any text has a small question gain. An answer that the passage does not give, or
-that the model knows without it, has a small answer gain.
+A question that fits any text has a small question gain; log N nats separate the passage from N others. An answer
+that the passage does not give, or that the model knows without it, has a small answer gain.
 """
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ View = tuple[Sequence[int], int]
 
 
 def _gains(generator: Generator, views: Sequence[tuple[View, View]]) -> list[float]:
-    """Mean difference of the log-probabilities of the last tokens of two sequences, the second less the first.
+    """Sums the differences of the log-probabilities of the last tokens of two sequences, the second less the first.
 
     Args:
         generator: the model.
@@ -152,7 +152,7 @@ def _gains(generator: Generator, views: Sequence[tuple[View, View]]) -> list[flo
     gains = []
     for without, given in zip(scores[::2], scores[1::2], strict=True):
         tokens = min(without.tokens, given.tokens)
-        gains.append(float(np.mean(given.logprobs[-tokens:] - without.logprobs[-tokens:])))
+        gains.append(float(np.sum(given.logprobs[-tokens:] - without.logprobs[-tokens:])))
     return gains
 
 

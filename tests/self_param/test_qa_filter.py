@@ -84,8 +84,8 @@ def test_gains_compare_the_same_tokens(mode):
     model = load("tiny")
     prompts = Prompts(model, FormatConfig(mode=mode))
     scorer = Scorer([-2.0, -3.0, -1.0], [-1.0, -1.0, -1.0])
-    assert question_gains(scorer, prompts, TEXT, ["What is Rinla?"]) == [1.0]
-    assert answer_gains(scorer, prompts, TEXT, [PAIRS[0]]) == [1.0]
+    assert question_gains(scorer, prompts, TEXT, ["What is Rinla?"]) == [3.0]
+    assert answer_gains(scorer, prompts, TEXT, [PAIRS[0]]) == [3.0]
     for (short, without), (long, given) in zip(scorer.pairs[::2], scorer.pairs[1::2], strict=True):
         assert tuple(without) == tuple(given) and len(long) > len(short) > 0
     decode = model.tokenizer.decode

@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Literal
 
+import chex
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -66,14 +67,19 @@ def target_mask(segments: jax.Array, masked_tokens: jax.Array | None = None) -> 
     Returns:
         `[B, T]` bool.
     """
+    chex.assert_rank(segments, 2)
+    chex.assert_type(segments, int)
     mask = jnp.pad(segments[:, 1:] > 0, ((0, 0), (0, 1)))
     if masked_tokens is None:
         return mask
+    chex.assert_shape(masked_tokens, segments.shape[:1])
     return mask & (jnp.arange(1, segments.shape[1] + 1)[None] >= masked_tokens[:, None])
 
 
 def align(teacher_hidden: jax.Array, offset: jax.Array, length: int) -> jax.Array:
     """Gathers the teacher states `[B, length, D]` that predict the same tokens as student states 0 ... length - 1."""
+    chex.assert_rank(teacher_hidden, 3)
+    chex.assert_shape(offset, teacher_hidden.shape[:1])
     index = jnp.minimum(offset[:, None] + jnp.arange(length)[None], teacher_hidden.shape[1] - 1)
     return jnp.take_along_axis(teacher_hidden, index[..., None], axis=1)
 

@@ -16,6 +16,7 @@ import itertools
 from collections.abc import Sequence
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -343,4 +344,6 @@ def view_of(batch: dict[str, Any], view: str) -> dict[str, Any]:
 
 def gather_states(hidden: jax.Array, index: jax.Array) -> jax.Array:
     """Selects states `[R, N, D]` of `hidden` `[R, T, D]` by row index `[R, N]`."""
+    chex.assert_rank([hidden, index], [3, 2])
+    chex.assert_equal_shape_prefix([hidden, index], 1)
     return jnp.take_along_axis(hidden, index[..., None], axis=1)

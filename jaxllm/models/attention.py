@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Literal
 
+import chex
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -191,6 +192,9 @@ def attend(queries: jax.Array, keys: jax.Array, values: jax.Array, mask: Attenti
     Returns:
         `[B, T, H * head_dim]` in the dtype of `queries`; scores and softmax are float32.
     """
+    chex.assert_rank([queries, keys, values], 4)
+    chex.assert_equal_shape([keys, values])
+    chex.assert_axis_dimension(keys, -1, queries.shape[-1])
     batch, length, heads, head_dim = queries.shape
     scale = head_dim**-0.5 if scale is None else scale
     keys, values = keys.astype(queries.dtype), values.astype(queries.dtype)

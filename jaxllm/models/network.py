@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -160,6 +161,11 @@ def forward(spec: ModelSpec, params: Params, tokens: jax.Array, *, positions: ja
         ValueError: a cache with stacked layers, with positions, with branches, or in an encoder; branches without
             positions, in an encoder, or where rotary positions depend on the length of the text; segments with lengths.
     """
+    chex.assert_rank(tokens, 2)
+    chex.assert_type(tokens, int)
+    chex.assert_equal_shape([tokens, *(one for one in (positions, segments, branches, types) if one is not None)])
+    if lengths is not None:
+        chex.assert_shape(lengths, tokens.shape[:1])
     if spec.encoder is not None and spec.encoder.convolution is not None:
         params = unstack_layers(params)  # the convolution follows the first layer
     if segments is not None and lengths is not None:

@@ -13,7 +13,7 @@ COMPLETION, CLOZE = "Complete the sentence: {text}", "Fill in the blank: {text}"
 # Shorter sentences are headings or fragments.
 SENTENCE_LETTERS = 20
 
-_BORDER = re.compile(r"(?<=[.!?])[\"'”’)\]]*\s+|(?<=[。！？])|\n+")
+_BORDER = re.compile(r"(?<=[.!?])\s+|(?<=[.!?][\"'”’)\]])\s+|(?<=[。！？])|\n+")
 _NUMBER = r"\d+(?:[.,:/-]\d+)*%?"
 _NAME = r"[A-Z][\w'’-]*(?: (?:(?:of|the|de|von|van|and) )?[A-Z][\w'’-]*)*"
 _SPAN = re.compile(rf"\b(?:{_NUMBER}|{_NAME})(?!\w)")

@@ -108,7 +108,7 @@ def test_gains_of_the_packaged_model():
 
 def test_sentences_end_at_punctuation_and_line_breaks():
     assert sentences('One is "here." Two?  Three!\nA heading\n\nFour.') == [
-        'One is "here.', "Two?", "Three!", "A heading", "Four."]
+        'One is "here."', "Two?", "Three!", "A heading", "Four."]
     assert sentences("一。二！三") == ["一。", "二！", "三"] and sentences(" \n ") == []
 
 

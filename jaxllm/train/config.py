@@ -26,7 +26,8 @@ class TrainConfig(OptimizerConfig):
         remat: activations that the backward pass recomputes to save memory: none, all but the matrix products (dots),
             or all (full).
         packing: pack several targets into a row, and compute a common prefix (a document with all its questions) once:
-            same loss and gradient, less padding. Not for rotary embeddings that depend on the text length.
+            same loss and gradient, less padding. Not for rotary embeddings that depend on the text length. With
+            dropout, the masks depend on accumulate and on the number of devices.
         log_every: steps between two lines of metrics.jsonl.
         save_every: steps between checkpoints; null saves only when the job is stopped.
         trackers: services that get the metrics too: tensorboard, wandb.

@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 
 from jaxllm import raters
-from jaxllm.raters import MISSING, cohen_kappa, counts_of, dawid_skene, fleiss_kappa, krippendorff_alpha
+from jaxllm.raters import (
+    MISSING,
+    cohen_kappa,
+    counts_of,
+    dawid_skene,
+    fleiss_kappa,
+    krippendorff_alpha,
+    percent_agreement,
+)
 
 # Fleiss (1971), as in the worked example of many textbooks: 10 items, 14 raters, 5 categories.
 FLEISS = [[0, 0, 0, 0, 14], [0, 2, 6, 4, 2], [0, 0, 3, 5, 6], [0, 3, 9, 2, 0], [2, 2, 8, 1, 1], [7, 7, 0, 0, 0],
@@ -22,6 +30,7 @@ def coded(rows):
 
 def test_published_values():
     assert fleiss_kappa(FLEISS) == pytest.approx(0.20993, abs=5e-6)
+    assert percent_agreement(FLEISS) == pytest.approx(0.378, abs=5e-4)
     assert krippendorff_alpha(counts_of(coded(UNITS), 5)) == pytest.approx(0.743421, abs=5e-7)
 
 

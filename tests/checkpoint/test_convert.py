@@ -1,6 +1,5 @@
 """`jaxllm convert`: the output has the input's values, in the requested layout and dtype."""
 
-import json
 import shutil
 
 import jax
@@ -14,12 +13,8 @@ from jaxllm.cli import main
 from jaxllm.models import LoraConfig, load_model, merge_adapter, save_model
 from jaxllm.models.peft import load_adapter, save_adapter
 from jaxllm.models.quantized import dequantize_params, quantize_params, scheme_of
+from tests.checkpoint.converting import convert
 from tests.networks import random_adapter
-
-
-def convert(out, *arguments, model="tiny"):
-    assert main(["convert", "--model", str(model), "--out", str(out), *map(str, arguments)]) == 0
-    return json.loads((out / "result.json").read_text())
 
 
 def assert_equal(ours, theirs):

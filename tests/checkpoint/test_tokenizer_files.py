@@ -3,7 +3,7 @@
 import pytest
 
 from jaxllm.models import load_model, save_model
-from tests.checkpoint.test_convert import convert
+from tests.checkpoint.converting import convert
 
 
 @pytest.fixture(scope="module")

@@ -326,8 +326,11 @@ def test_refused(losses, settings, message):
         resolve(losses, settings)
 
 
-def test_a_divergence_suits_a_mixture_with_cross_entropy():
-    resolve({"sigmoid": 1.0, "sft": 0.1}, S(divergence="js_divergence"))
+def test_a_divergence_applies_to_the_preference_loss_of_a_mixture_with_cross_entropy():
+    settings, pairs = S(divergence="js_divergence"), pairs_of(**FIXTURE)
+    alone, cross_entropy = loss_of("sigmoid", pairs, settings), loss_of("sft", pairs)
+    assert loss_of({"sigmoid": 1.0, "sft": 0.1}, pairs, settings) == pytest.approx(alone + 0.1 * cross_entropy)
+    assert alone != pytest.approx(loss_of("sigmoid", pairs))
 
 
 def test_rows_that_do_not_suit_the_loss_are_refused():

@@ -33,6 +33,23 @@ GENERATION = (
     "{% else %}{{ m['content'] }}<|end|>{% endif %}\n{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
 )
+GEMMA = (  # the begin token, a system text folded into the first user turn, contents trimmed
+    "{{ bos_token }}{% set ns = namespace(system='') %}{% for m in messages %}"
+    "{% if m['role'] == 'system' %}{% set ns.system = m['content'] + '\n\n' %}{% else %}"
+    "<|start_header_id|>{{ 'model' if m['role'] == 'assistant' else m['role'] }}\n"
+    "{{ (ns.system if loop.index0 == 1 else '') + m['content'] | trim }}<|eot_id|>\n{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<|start_header_id|>model\n{% endif %}"
+)
+THINKS = (  # the generation prompt has tokens that the full rendering lacks; earlier turns lose their thinking
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n"
+    "{% if m['role'] == 'assistant' and not loop.last %}{{ m['content'].split('[/think]')[-1] | trim }}"
+    "{% else %}{{ m['content'] }}{% endif %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n[think]\n{% endif %}"
+)
+PLAIN = (  # no control token at all
+    "{% for m in messages %}{{ m['role'] }}\n{{ m['content'] }}\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant\n{% endif %}"
+)
 TEMPLATES = {"chatml": CHATML, "llama3": LLAMA3, "llama2": LLAMA2, "generation": GENERATION}
 MARKS = [
     "<s>",

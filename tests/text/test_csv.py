@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from jaxllm.errors import UserError
 from jaxllm.text.rows import Rejected, Row, iter_rows, read_rows
-from tests.text.test_rows import TEXT, write
+from tests.text.data_files import TEXT, write
 
 
 def test_csv(tmp_path):

@@ -18,8 +18,7 @@ from jaxllm.text.encoding import (
     encode_text,
 )
 from jaxllm.text.forms import PairRow, SftRow, UnpairedRow
-from tests.text.chat_tokenizers import BACKENDS, CHATML, byte_level
-from tests.text.test_examples import GEMMA, PLAIN, THINKS
+from tests.text.chat_tokenizers import BACKENDS, CHATML, GEMMA, PLAIN, THINKS, byte_level
 
 Q = [{"role": "user", "content": "Once upon a time?"}]
 

@@ -9,34 +9,17 @@ import pytest
 
 from jaxllm.errors import UserError
 from jaxllm.text.examples import encode_example, pair_ids, reward_text_ids
-from tests.text.chat_tokenizers import BACKENDS, MARKS, TEMPLATES
+from tests.text.chat_tokenizers import BACKENDS, GEMMA, MARKS, PLAIN, TEMPLATES, THINKS
 
 SYSTEM, USER, ANSWER = ({"role": role, "content": text} for role, text in (
     ("system", "Be brief."), ("user", "Hello there"), ("assistant", "1 + 1 = 2")))
 MORE = [{"role": "user", "content": "And then?"}, {"role": "assistant", "content": "the user liked it é🙂"}]
 
-GEMMA = (  # the begin token, a system text folded into the first user turn, contents trimmed
-    "{{ bos_token }}{% set ns = namespace(system='') %}{% for m in messages %}"
-    "{% if m['role'] == 'system' %}{% set ns.system = m['content'] + '\n\n' %}{% else %}"
-    "<|start_header_id|>{{ 'model' if m['role'] == 'assistant' else m['role'] }}\n"
-    "{{ (ns.system if loop.index0 == 1 else '') + m['content'] | trim }}<|eot_id|>\n{% endif %}{% endfor %}"
-    "{% if add_generation_prompt %}<|start_header_id|>model\n{% endif %}"
-)
-THINKS = (  # the generation prompt has tokens that the full rendering lacks; earlier turns lose their thinking
-    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n"
-    "{% if m['role'] == 'assistant' and not loop.last %}{{ m['content'].split('[/think]')[-1] | trim }}"
-    "{% else %}{{ m['content'] }}{% endif %}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n[think]\n{% endif %}"
-)
 DATED = "<|start_header_id|>Today is {{ strftime_now('%d %b %Y') }}.<|end_header_id|>" + TEMPLATES["chatml"]
 TOOLS = (  # a tool's result is shown as a user turn
     "{% for m in messages %}{% if m['role'] == 'tool' %}<|im_start|>user\n[INST]{{ m['content'] }}[/INST]<|im_end|>\n"
     "{% else %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
-PLAIN = (  # no control token at all
-    "{% for m in messages %}{{ m['role'] }}\n{{ m['content'] }}\n{% endfor %}"
-    "{% if add_generation_prompt %}assistant\n{% endif %}"
 )
 NEXT_TURN = (  # the next header ends a turn
     "{% for m in messages %}<|{{ m['role'] }}|>\n{{ m['content'] }}\n{% endfor %}"

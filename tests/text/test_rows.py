@@ -17,13 +17,7 @@ from jaxllm.errors import UserError
 from jaxllm.text import readers, schema
 from jaxllm.text.rows import Message, NonEmpty, Row, data_files, iter_rows, read_rows
 from scripts import rows_throughput
-
-TEXT = {"text": str}
-
-
-def write(path, *lines, end="\n"):
-    path.write_bytes(b"".join((x if isinstance(x, bytes) else x.encode()) + end.encode() for x in lines))
-    return path
+from tests.text.data_files import TEXT, write
 
 
 def reasons(path, *args, **kwargs):

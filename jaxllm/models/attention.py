@@ -18,6 +18,9 @@ KeysValues = tuple[jax.Array, jax.Array]
 # Below any score a network can produce, and finite: a query without visible keys (padding) gets a harmless average
 # instead of NaN.
 MASKED = -1e30
+# Queries of a causal text are computed in blocks of at least this many, at most this many blocks: each block multiplies
+# only the keys up to its end. On two CPU cores a training step on rows of 1,024 tokens takes 0.8 of the time.
+_QUERY_BLOCK, _QUERY_BLOCKS = 256, 4
 
 
 @jax.tree_util.register_dataclass
@@ -58,6 +61,7 @@ class AttentionMask:
             kernels then need no dense mask. None for other rows (packed, padded on the left).
         causal: whether later keys are hidden.
         self_attention: queries and keys are the same tokens in the same order, and there are no branches.
+        ordered: the queries are the last T of the S keys, and none sees a key after itself in the row.
     """
 
     query_segments: jax.Array
@@ -68,6 +72,7 @@ class AttentionMask:
     lengths: jax.Array | None = None
     causal: bool = dataclasses.field(default=True, metadata={"static": True})
     self_attention: bool = dataclasses.field(default=False, metadata={"static": True})
+    ordered: bool = dataclasses.field(default=False, metadata={"static": True})
 
     def mask(self, window: int | None = None) -> jax.Array:
         """Returns the mask `[B, T, S]`, True where a key is visible.
@@ -85,6 +90,13 @@ class AttentionMask:
             mask &= (key_branches == 0) | (query_branches == key_branches)
         return mask if window is None else mask & (jnp.abs(distance) < window)
 
+    def part(self, queries: slice, keys: slice) -> AttentionMask:
+        """Returns the mask of some of the queries and some of the keys."""
+        branches = None if self.branches is None else (self.branches[0][:, queries], self.branches[1][:, keys])
+        return AttentionMask(self.query_segments[:, queries], self.key_segments[:, keys],
+                             self.query_positions[:, queries], self.key_positions[:, keys], branches,
+                             causal=self.causal)
+
 
 def self_attention_mask(segments: jax.Array, causal: bool = True, lengths: jax.Array | None = None) -> AttentionMask:
     """Returns the mask of texts that attend to themselves; padding is before, after or between texts, never inside.
@@ -95,7 +107,8 @@ def self_attention_mask(segments: jax.Array, causal: bool = True, lengths: jax.A
         lengths: `[B]` int32 where every row is one text with padding only on the right; see `AttentionMask`.
     """
     index = jnp.arange(segments.shape[1], dtype=jnp.int32)[None]
-    return AttentionMask(segments, segments, index, index, lengths=lengths, causal=causal, self_attention=True)
+    return AttentionMask(segments, segments, index, index, lengths=lengths, causal=causal, self_attention=True,
+                         ordered=causal)
 
 
 @jax.tree_util.register_dataclass
@@ -206,8 +219,24 @@ def attend(queries: jax.Array, keys: jax.Array, values: jax.Array, mask: Attenti
         mixed = jax.nn.dot_product_attention(queries, by_head(keys), by_head(values), scale=scale,
                                              implementation="cudnn", **cudnn_arguments(mask, window))
     else:
-        mixed = _plain(queries, keys, values, mask.mask(window)[:, None], None, scale, softcap)
+        mixed = jnp.concatenate([
+            _plain(queries[:, rows], keys[:, :, seen], values[:, :, seen], mask.part(rows, seen).mask(window)[:, None],
+                   None, scale, softcap)
+            for rows, seen in _blocks(mask, length, keys.shape[2], window)], axis=1)
     return mixed.reshape(batch, length, heads * head_dim)
+
+
+def _blocks(mask: AttentionMask, length: int, slots: int, window: int | None) -> list[tuple[slice, slice]]:
+    """Splits `length` queries into blocks; returns each with the range of the `slots` keys that hold all it sees."""
+    if not mask.ordered:
+        return [(slice(None), slice(None))]
+    size, before, blocks = max(_QUERY_BLOCK, -(-length // _QUERY_BLOCKS)), slots - length, []
+    for start in range(0, length, size):
+        end = min(start + size, length)
+        # Positions of branches are not places in the row.
+        first = 0 if window is None or not mask.self_attention else max(0, start - window + 1)
+        blocks.append((slice(start, end), slice(first, before + end)))
+    return blocks
 
 
 def cudnn_arguments(mask: AttentionMask, window: int | None) -> dict[str, Any]:

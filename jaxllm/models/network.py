@@ -140,8 +140,8 @@ def forward(spec: ModelSpec, params: Params, tokens: jax.Array, *, positions: ja
         lengths: `[B]` int32, in place of `segments`: every row is one text of that many tokens, then padding. The same
             result; flash attention on GPU then needs no dense mask.
         branches: `[B, T]` int32, of a decoder: several continuations of one prefix in one segment. The prefix is branch
-            0, continuation k is branch k. A token sees branch 0 and its own branch. `positions` is required then: every
-            continuation starts at the length of the prefix.
+            0 and comes first, continuation k is branch k. A token sees branch 0 and its own branch. `positions` is
+            required then: every continuation starts at the length of the prefix.
         types: `[B, T]` int32, of an encoder: 0 in the first text, 1 in the second of a pair. Zeros by default.
         cache: keys and values of earlier tokens, which these continue; needs unstacked layers. Padding follows a row's
             tokens then and is not stored.
@@ -219,7 +219,7 @@ def _check_branches(spec: ModelSpec, positions: jax.Array | None, cache: Cache |
 
 def _branch_mask(segments: jax.Array, positions: jax.Array, branches: jax.Array) -> AttentionMask:
     """Returns the mask of rows `[B, T]` with several continuations of a prefix, which are ordered by position."""
-    return AttentionMask(segments, segments, positions, positions, (branches, branches))
+    return AttentionMask(segments, segments, positions, positions, (branches, branches), ordered=True)
 
 
 def _run_options(adapter: Adapter | None, **options) -> RunOptions:
@@ -254,7 +254,7 @@ def prefill(spec: ModelSpec, params: Params, tokens: jax.Array, positions: jax.A
         join = lambda first, rest: jnp.concatenate([jnp.broadcast_to(first, (len(tokens), slots)), rest], 1)
         both_branches = None if branches is None else (branches, join(jnp.int32(0), branches))
         mask = AttentionMask(segments, join(prefix_segments, segments), positions,
-                             join(jnp.arange(slots, dtype=jnp.int32), positions), both_branches)
+                             join(jnp.arange(slots, dtype=jnp.int32), positions), both_branches, ordered=True)
         kv = prefix.layers
     context = _context(spec, positions, mask, SharedPrefix())
     decoder = Decoder(spec, _run_options(adapter, unrolled=True), jnp.dtype(dtype))

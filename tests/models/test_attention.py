@@ -139,6 +139,52 @@ def test_attention_by_hand():
     assert_allclose(capped[0, 1], [5.0, 6.0], rtol=1e-6)
 
 
+LONG = 1100
+TEXTS = np.sort(np.random.default_rng(0).integers(1, 6, (2, LONG))).astype(np.int32)
+
+
+def branching_mask():
+    """Rows of a prefix of 300 tokens and continuations of 350, 400 and 50."""
+    branches = jnp.asarray(np.repeat([0, 1, 2, 3], [300, 350, 400, 50])[None].repeat(2, 0), jnp.int32)
+    positions = jnp.asarray(np.concatenate([np.arange(300), *(300 + np.arange(n) for n in (350, 400, 50))])[None])
+    return AttentionMask(jnp.ones_like(branches), jnp.ones_like(branches), positions, positions, (branches, branches),
+                         ordered=True)
+
+
+def prefixed_mask():
+    """Texts behind a prefix of 37 tokens that all of them see, in a buffer of 40."""
+    before = np.where(np.arange(40) < 37, -1, 0)[None].repeat(2, 0)
+    positions = 37 + np.arange(LONG)[None]
+    return AttentionMask(jnp.asarray(TEXTS), jnp.asarray(np.concatenate([before, TEXTS], 1)), jnp.asarray(positions),
+                         jnp.asarray(np.concatenate([np.arange(40)[None], positions], 1)), ordered=True)
+
+
+BLOCKED = {"texts": (self_attention_mask(jnp.asarray(TEXTS)), None),
+           "a window": (self_attention_mask(jnp.asarray(TEXTS)), 150),
+           "branches": (branching_mask(), None), "branches in a window": (branching_mask(), 330),
+           "a prefix": (prefixed_mask(), None)}
+
+
+@pytest.mark.parametrize("name", BLOCKED)
+def test_blocks_of_queries_equal_all_at_once(name):
+    """Causal rows multiply the keys up to a block's end: the same output and gradients, less work."""
+    mask, window = BLOCKED[name]
+    queries, keys, values = heads(LONG, 4, 2)
+    before = mask.key_segments.shape[1] - LONG
+    grow = lambda x: by_head(jnp.concatenate([x[:, :before], x], 1))
+
+    def compiled(mask):
+        squares = lambda *x: (jnp.square(out := attend(x[0], grow(x[1]), grow(x[2]), mask, window=window)).sum(), out)
+        return jax.jit(jax.value_and_grad(squares, (0, 1, 2), has_aux=True)).lower(queries, keys, values).compile()
+
+    whole, blocked = (compiled(dataclasses.replace(mask, ordered=ordered)) for ordered in (False, True))
+    assert blocked.cost_analysis()["flops"] < 0.75 * whole.cost_analysis()["flops"]
+    ((_, wanted), wanted_gradients), ((_, mixed), gradients) = (run(queries, keys, values) for run in (whole, blocked))
+    assert_allclose(mixed, wanted, rtol=0, atol=2e-6)
+    for gradient, wanted_gradient in zip(gradients, wanted_gradients, strict=True):
+        assert_allclose(gradient, wanted_gradient, rtol=0, atol=2e-6 * float(jnp.abs(wanted_gradient).max()))
+
+
 SPLASH = {
     "causal, grouped heads": dict(length=256, query_heads=4, key_heads=2, ends=[256]),
     "both ways": dict(length=128, query_heads=2, key_heads=2, ends=[100], causal=False),

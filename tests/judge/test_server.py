@@ -41,11 +41,17 @@ class Handler(BaseHTTPRequestHandler):
             self.server.under_way += 1
             self.server.most = max(self.server.most, self.server.under_way)
             fault = self.server.faults.pop(0) if self.server.faults else None
+        self.answered = False
         try:
             self.answer(request, fault)
         finally:
-            with self.server.lock:
-                self.server.under_way -= 1
+            self.end()
+
+    def end(self):
+        """Counts the request as answered, before the last byte is sent: the client may send the next at once."""
+        with self.server.lock:
+            self.server.under_way -= not self.answered
+            self.answered = True
 
     def answer(self, request, fault):
         if fault == "refusal":
@@ -86,6 +92,7 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Type", "text/html" if isinstance(body, str) else "application/json")
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
+        self.end()
         self.wfile.write(data)
 
     def log_message(self, *_):

@@ -49,8 +49,8 @@ def _first_prompt(node: PrefixNode) -> int:
     return min([*node.members, *map(_first_prompt, node.children)])
 
 
-def _common_tokens(first: np.ndarray, last: np.ndarray) -> int:
-    """Number of leading tokens that are equal."""
+def common_tokens(first: np.ndarray, last: np.ndarray) -> int:
+    """Counts the leading tokens that are equal."""
     overlap = min(len(first), len(last))
     different = np.flatnonzero(first[:overlap] != last[:overlap])
     return int(different[0]) if len(different) else overlap
@@ -109,7 +109,7 @@ def _grow(prompts: Sequence[np.ndarray], order: Sequence[int], offset: int,
     """Members and children that prompts in lexicographic order give to a node with a prefix of `offset` tokens."""
     if len(order) < 2 or not depth:
         return list(order), []
-    common = _common_tokens(prompts[order[0]], prompts[order[-1]])
+    common = common_tokens(prompts[order[0]], prompts[order[-1]])
     length = min(common, len(prompts[order[0]]) - 1)  # the first is the shortest of those that end at `common`
     own = length - offset
     worthwhile = own >= SMALLEST_SHARED_TOKENS and own * (len(order) - 1) >= SMALLEST_SAVED_TOKENS

@@ -1,9 +1,10 @@
 """Log-probabilities of given continuations.
 
 Texts are packed, several to a row. Shared prefixes are computed once, those within others too (a rubric for all
-prompts, a program for some of them), and so is a prompt with several continuations: each continuation is then a branch
-that attends to the prompt and to itself. Rotary embeddings that depend on the text's length (dynamic NTK,
-longrope) rule this out: every text is then computed on its own.
+prompts, a program for some of them). Where few texts begin alike (two questions about one pair of answers, several
+continuations of one prompt) they share a segment of a row: the rest of each is a branch that attends to their common
+tokens and to itself. Rotary embeddings that depend on the text's length (dynamic NTK, longrope) rule this out: every
+text is then computed on its own.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import numpy as np
 
 from jaxllm.errors import UserError
 from jaxllm.generate.completion import check_finite
-from jaxllm.generate.prefixes import PrefixNode, prefix_tree
+from jaxllm.generate.prefixes import SMALLEST_SHARED_TOKENS, PrefixNode, common_tokens, prefix_tree
 from jaxllm.generate.scheduler import GenerationStats, growing_sizes, pack_sizes
 from jaxllm.generate.slots import extended_prefix
 from jaxllm.model import Model, check_ids
@@ -58,8 +59,8 @@ class PackedPairs:
     Attributes:
         tokens: token ids.
         positions: positions within the text, shared prefix included.
-        segments: number of the prompt within the row, from 1; 0 is padding.
-        branches: 0 for the prompt, 1, 2, ... for its continuations; None where each prompt has one.
+        segments: number within the row of the texts that begin alike, from 1; 0 is padding.
+        branches: 0 for their common tokens, 1, 2, ... for the rest of each; None where each has a segment to itself.
         labels: `[B, N]`, tokens of the continuations; 0 for padding.
         state_index: `[B, N]`, index in the row of the token that predicts each of `labels`.
     """
@@ -119,7 +120,9 @@ def score_pairs(model: Model, adapter: Adapter | None, pairs: Pairs, *, temperat
             tokens = prompts[node.example][parent.length:node.length]
             stats.prompt_tokens += len(tokens)
             prefix = extended_prefix(model.spec, model.params, adapter, prefix, parent.length, tokens, dtype, whole)
-        packs = _packs([(prompts[i][node.length:], members[i]) for i in node.members], pairs, window)
+        texts = [text for i in node.members
+                 for text in _texts(i, prompts[i][node.length:], members[i], pairs, separate)]
+        packs = _packs(texts, window, separate)
         for start in range(0, len(packs), count):
             rows, ranges = _rows(packs[start:start + count], pairs, node.length, window, count)
             stats.prompt_tokens += int((rows.segments > 0).sum())
@@ -136,35 +139,80 @@ def score_pairs(model: Model, adapter: Adapter | None, pairs: Pairs, *, temperat
     return results
 
 
-_Branches = tuple[np.ndarray, list[int]]  # a prompt without its shared prefix, and the indices of its pairs
+@dataclasses.dataclass(frozen=True)
+class _Text:
+    """A text to compute: a prompt after its shared prefix, with the tokens of a continuation that predict others.
+
+    Attributes:
+        ids: `[T]` int32.
+        prompt: number of the prompt.
+        pairs: indices of the pairs that read states of this text.
+        first: index of the first state that is read, the prompt's last token.
+    """
+
+    ids: np.ndarray
+    prompt: int
+    pairs: list[int]
+    first: int
 
 
-def _packs(branches: list[_Branches], pairs: Pairs, window: int) -> list[list[_Branches]]:
-    """Fills packs with prompts, the shortest first; one with more continuations than fit a pack is split."""
-    length = lambda ids, members: len(ids) + sum(len(pairs[i][1]) for i in members)
+@dataclasses.dataclass(frozen=True)
+class _Piece:
+    """Texts that share their first `stem` tokens, one segment of a row: the stem, then the rest of each as a branch."""
+
+    stem: int
+    texts: list[_Text]
+
+    @property
+    def tokens(self) -> int:
+        """Number of tokens in the row."""
+        return self.stem + sum(len(text.ids) - self.stem for text in self.texts)
+
+    def joined(self, text: _Text) -> _Piece | None:
+        """Returns the piece with one more text, or None where that would not save tokens."""
+        stem = common_tokens(self.texts[0].ids[:self.stem], text.ids)
+        if stem < SMALLEST_SHARED_TOKENS and text.prompt != self.texts[-1].prompt:
+            return None
+        saved = self.stem * (len(self.texts) - 1)
+        return _Piece(stem, [*self.texts, text]) if stem * len(self.texts) > saved else None
+
+
+def _texts(number: int, ids: np.ndarray, members: Sequence[int], pairs: Pairs, separate: bool) -> list[_Text]:
+    """Lists the texts for the continuations `members` of prompt `number`, of which `ids` are left to compute.
+
+    A continuation's last token predicts nothing that is read. It counts only where positions depend on the length.
+    """
+    texts: dict[object, _Text] = {}
+    for i in members:
+        continuation = pairs[i][1]
+        predicting = continuation if separate else continuation[:-1]
+        texts.setdefault(i if separate else predicting.tobytes(), _Text(
+            np.concatenate([ids, predicting]), number, [], len(ids) - 1)).pairs.append(i)
+    return list(texts.values())
+
+
+def _packs(texts: list[_Text], window: int, separate: bool) -> list[list[_Piece]]:
+    """Joins texts that begin alike into pieces, and fills packs with these, the shortest first."""
     largest = pack_sizes(0, window)[-1]
-    pieces: list[_Branches] = []
-    for ids, members in branches:
-        left, used = [], len(ids)
-        for i in members:
-            if left and used + len(pairs[i][1]) > largest:
-                pieces.append((ids, left))
-                left, used = [], len(ids)
-            left.append(i)
-            used += len(pairs[i][1])
-        pieces.append((ids, left))
-    packs: list[list[_Branches]] = []
+    pieces: list[_Piece] = []
+    for text in sorted(texts, key=lambda text: text.ids.astype(">u4").tobytes()):
+        joined = pieces[-1].joined(text) if pieces and not separate else None
+        if joined is None or joined.tokens > largest:
+            pieces.append(_Piece(len(text.ids), [text]))
+        else:
+            pieces[-1] = joined
+    packs: list[list[_Piece]] = []
     free = 0
-    for piece in sorted(pieces, key=lambda piece: length(*piece)):
-        if not packs or length(*piece) > free:
+    for piece in sorted(pieces, key=lambda piece: piece.tokens):
+        if not packs or piece.tokens > free:
             packs.append([])
             free = largest
         packs[-1].append(piece)
-        free -= length(*piece)
+        free -= piece.tokens
     return packs
 
 
-def _rows(packs: Sequence[list[_Branches]], pairs: Pairs, offset: int, window: int,
+def _rows(packs: Sequence[list[_Piece]], pairs: Pairs, offset: int, window: int,
           count: int) -> tuple[PackedPairs, dict[int, tuple[int, int, int]]]:
     """Lays each pack into a row; the rows, `count` in all, and `(row, first, last)` of every pair's labels."""
     laid = [_row(pack, pairs, offset) for pack in packs]
@@ -175,32 +223,32 @@ def _rows(packs: Sequence[list[_Branches]], pairs: Pairs, offset: int, window: i
     for row, (columns, own, _) in enumerate(laid):
         arrays[:, row, :columns.shape[1]] = columns
         read[:, row, :own.shape[1]] = own
-    single = all(len(members) == 1 for pack in packs for _, members in pack)
+    single = all(len(piece.texts) == 1 for pack in packs for piece in pack)
     tokens, positions, segments, branches = arrays
     ranges = {i: (row, *span) for row, (*_, spans) in enumerate(laid) for i, span in spans.items()}
     return PackedPairs(tokens, positions, segments, None if single else branches, *read), ranges
 
 
-def _row(pack: list[_Branches], pairs: Pairs, offset: int
-         ) -> tuple[np.ndarray, np.ndarray, dict[int, tuple[int, int]]]:
+def _row(pack: list[_Piece], pairs: Pairs, offset: int) -> tuple[np.ndarray, np.ndarray, dict[int, tuple[int, int]]]:
     """Makes one row: its columns `[4, T]` and `[2, N]`, in the order of `PackedPairs`, and `(first, last)` of the
     labels of every pair."""
     columns: list[tuple[np.ndarray, np.ndarray, int, int]] = []
     read: list[np.ndarray] = []
-    spans, at, found = {}, 0, 0
-    for segment, (ids, members) in enumerate(pack, 1):
-        columns.append((ids, offset + np.arange(len(ids)), segment, 0))
-        at += len(ids)
-        last = at - 1
-        for branch, i in enumerate(members, 1):
-            continuation = pairs[i][1]
-            size = len(continuation)
-            states = np.arange(at - 1, at + size - 1)
-            states[:1] = last
-            columns.append((continuation, offset + len(ids) + np.arange(size), segment, branch))
-            read.append(np.stack([continuation, states]))
-            spans[i] = found, found + size
-            at, found = at + size, found + size
+    spans, end, found = {}, 0, 0
+    for segment, piece in enumerate(pack, 1):
+        start, stem = end, piece.stem
+        columns.append((piece.texts[0].ids[:stem], offset + np.arange(stem), segment, 0))
+        end += stem
+        for branch, text in enumerate(piece.texts, 1):
+            rest = text.ids[stem:]
+            columns.append((rest, offset + stem + np.arange(len(rest)), segment, branch))
+            places = np.concatenate([start + np.arange(stem), end + np.arange(len(rest))])
+            for i in text.pairs:
+                continuation = pairs[i][1]
+                read.append(np.stack([continuation, places[text.first:text.first + len(continuation)]]))
+                spans[i] = found, found + len(continuation)
+                found += len(continuation)
+            end += len(rest)
     joined = [np.concatenate([np.broadcast_to(column[field], len(column[0])) for column in columns])
               for field in range(4)]
     return np.stack(joined).astype(np.int32), np.concatenate(read, 1).astype(np.int32), spans

@@ -7,7 +7,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 from jaxllm.config import SamplingConfig
-from jaxllm.generate import GenerationStats, Generator, prefixes, scheduler, slots
+from jaxllm.generate import GenerationStats, Generator, prefixes, scheduler, scoring, slots
 from jaxllm.generate.prefixes import PrefixGroup, PrefixNode, prefix_groups, prefix_tree
 from jaxllm.model import Model
 from tests.letters import Letters
@@ -90,10 +90,29 @@ def test_scores_are_those_without_a_tree_and_every_prefix_is_read_once(monkeypat
     programs = slots.extend_prefix._cache_size()
     generator.score(pairs)
     assert slots.extend_prefix._cache_size() == programs
-    monkeypatch.setattr(prefixes, "SMALLEST_SHARED_TOKENS", 10**6)
+    for module in (prefixes, scoring):
+        monkeypatch.setattr(module, "SMALLEST_SHARED_TOKENS", 10**6)
     expected = generator.score(pairs, stats=whole)
     for score, other in zip(scores, expected, strict=True):
         assert_allclose(score.logprobs, other.logprobs, atol=1e-5)
-    own = 12 + 4 * (3 + 4 + 5) + 13 * 3  # the other prompt, questions, and options of one and two tokens
+    own = 12 + 4 * (3 + 4 + 5) + 13  # the other prompt, questions, and the first token of options of two
     assert stats.prompt_tokens == 40 + 4 * 40 + own
     assert whole.prompt_tokens == 12 * 80 + own
+
+
+def test_texts_that_begin_alike_share_a_segment(monkeypatch):
+    """Two questions about each of six pairs of answers, by one token or several: what two texts share is read once."""
+    generator = Generator(Model(SPEC, random_params(SPEC, seed=7), Letters()))
+    pairs = [([*tokens(20, 3 + pair), *tokens(3 + question, 40 + question)], tokens(1 + option, option))
+             for pair in range(6) for question in range(2) for option in range(1 + pair % 3)]
+    stats, whole = GenerationStats(), GenerationStats()
+    scores = generator.score(pairs, stats=stats)
+    monkeypatch.setattr(scoring, "SMALLEST_SHARED_TOKENS", 10**6)
+    for score, other in zip(scores, generator.score(pairs, stats=whole), strict=True):
+        assert_allclose(score.logprobs, other.logprobs, atol=1e-5)
+    # Options of none, one and two tokens that are computed: one, two or three a question, of two pairs each.
+    questions, options = 6 * (3 + 4), 2 * 2 * (1 + (1 + 2))
+    # Where two questions share a segment each option repeats its own question.
+    repeated = 2 * (3 + 4) * (1 + 2)
+    assert whole.prompt_tokens == 12 * 20 + questions + options
+    assert stats.prompt_tokens == 6 * 20 + questions + options + repeated

@@ -152,7 +152,7 @@ def branching_mask():
 
 
 def prefixed_mask():
-    """Texts behind a prefix of 37 tokens that all of them see, in a buffer of 40."""
+    """Texts that continue a prefix of 37 tokens, in a buffer of 40."""
     before = np.where(np.arange(40) < 37, -1, 0)[None].repeat(2, 0)
     positions = 37 + np.arange(LONG)[None]
     return AttentionMask(jnp.asarray(TEXTS), jnp.asarray(np.concatenate([before, TEXTS], 1)), jnp.asarray(positions),

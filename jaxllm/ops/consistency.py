@@ -73,18 +73,21 @@ def fill_missing(p: jax.Array) -> jax.Array:
 
     The other policies are to drop missing answers, as all functions do, and to refuse them, by their `coverage`.
     """
+    chex.assert_type(p, float)
     return jnp.where(jnp.isnan(p), 0.5, p)
 
 
 @jax.jit
 def abstain(p: jax.Array, threshold: jax.Array | float) -> jax.Array:
     """Drops answers with |p - 0.5| < threshold. A measure over ascending thresholds is its confidence curve."""
+    chex.assert_type(p, float)
     return jnp.where(_margin(p) < threshold - ROUNDING, jnp.nan, p)
 
 
 @jax.jit
 def coverage(p: jax.Array, items: jax.Array | None = None) -> Mean:
     """Computes the share of ordered pairs that have an answer; n is the number of all ordered pairs, N (N - 1)."""
+    chex.assert_type(p, float)
     return mean_over(~jnp.isnan(p), pairs_of(p, items))
 
 

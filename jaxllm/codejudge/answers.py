@@ -254,7 +254,20 @@ def _fault_list(text: str, cut: bool) -> list[Any] | Invalid:
         return Invalid("it has several lists of faults")
     if lists:
         return lists[0]
-    return objects or Invalid("there is no JSON list in it")
+    return _without_repetitions(text, spans, values) or Invalid("there is no JSON list in it")
+
+
+def _without_repetitions(text: str, spans: list[tuple[int, int]], values: list[Any]) -> list[Any]:
+    """Lists the faults among the values; objects that follow each other directly, and again after other text, once."""
+    runs: list[list[Any]] = []
+    end = 0
+    for (start, stop), value in zip(spans, values, strict=True):
+        if not runs or text[end:start].strip(", \t\r\n"):
+            runs.append([])
+        if _is_fault(value):
+            runs[-1].append(value)
+        end = stop
+    return [value for number, run in enumerate(runs) if run not in runs[:number] for value in run]
 
 
 def _repaired(text: str, cut: bool) -> list[Any] | Invalid:

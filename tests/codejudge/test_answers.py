@@ -88,6 +88,11 @@ def test_lists_of_faults(text, compat, strict):
     ('```\n[{"inconsistency": "a", "severity": "Fatal"},]\n```\n```\n' + faults("Negligible") + "\n```", INVALID),
     ('{"severity": "Fatal", "inconsistency": "a", "severity": "Negligible"}', INVALID),
     ('{"inconsistency": "a", "severity": "Major"}\n{"inconsistency": "a", "severity": "Major"}', 0.0),
+    ('```json\n{"inconsistency": "a", "severity": "Small"}\n```\nThe JSON list is:\n```json\n'
+     '{"inconsistency": "a", "severity": "Small"}\n```', 0.95),
+    ('{"inconsistency": "a", "severity": "Small"}\n{"inconsistency": "b", "severity": "Small"}\nAgain:\n'
+     '{"inconsistency": "a", "severity": "Small"}, {"inconsistency": "b", "severity": "Small"}', 0.9),
+    ('{"inconsistency": "a", "severity": "Small"}\nand\n{"inconsistency": "b", "severity": "Small"}', 0.9),
     ('{"uncertain_points": []}', INVALID), ('{"faults": []}', 1.0), ("severity: Fatal. []", INVALID),
     ("[" * 100_000 + "]" * 100_000, INVALID), ('[{"a":' * 150 + "1," + "}]" * 150, INVALID),
     ('[{"inconsistency": "not a logic error: Incompletion"}]', INVALID),

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxllm.config import check
+from jaxllm.finetune.on_policy import TeacherWeights
 from jaxllm.finetune.packing import gather_states, is_packed, view_of
 from jaxllm.finetune.targets import TARGET_TYPES
 from jaxllm.finetune.trainable import student_of
@@ -85,8 +86,9 @@ def align(teacher_hidden: jax.Array, offset: jax.Array, length: int) -> jax.Arra
 
 
 def target_divergence(spec: ModelSpec, teacher: Params, student: Params, adapter: Adapter | None, batch: Batch, *,
-                      open_book_teacher: Params | None = None, kind: Divergence = "forward", beta: float = 0.5,
-                      temperature: float = 1.0, dtype: jnp.dtype = jnp.float32, remat: Remat = "none",
+                      open_book_teacher: Params | None = None, open_book_adapter: Adapter | None = None,
+                      kind: Divergence = "forward", beta: float = 0.5, temperature: float = 1.0,
+                      dtype: jnp.dtype = jnp.float32, remat: Remat = "none",
                       dropout_keys: jax.Array | None = None) -> jax.Array:
     """Computes the divergence between the open-book teacher and the student at every student position.
 
@@ -97,6 +99,7 @@ def target_divergence(spec: ModelSpec, teacher: Params, student: Params, adapter
         batch: from `collate` or `pack_targets`.
         open_book_teacher: weights of the teacher of those rows that have a context, where these are not the same, with
             equal embeddings; `teacher` then teaches the other rows.
+        open_book_adapter: an adapter of the teacher of those rows.
         kind, beta, temperature: see `token_divergence`.
         dtype, remat, dropout_keys: see `forward`.
 
@@ -104,7 +107,8 @@ def target_divergence(spec: ModelSpec, teacher: Params, student: Params, adapter
         `[B, Ts]` float32, nats, meaningful where `target_mask` is set; of packed rows `[R, N]`, one per prediction.
     """
     hidden = student_states(spec, student, adapter, batch, dtype=dtype, remat=remat, dropout_keys=dropout_keys)
-    target = lax.stop_gradient(teacher_states(spec, teacher, batch, open_book_teacher=open_book_teacher, dtype=dtype))
+    target = lax.stop_gradient(teacher_states(spec, teacher, batch, open_book_teacher=open_book_teacher,
+                                              open_book_adapter=open_book_adapter, dtype=dtype))
     return token_divergence(hidden, unembedding(spec, student), target, unembedding(spec, teacher), kind=kind,
                             beta=beta, temperature=temperature)
 
@@ -123,19 +127,21 @@ def student_states(spec: ModelSpec, student: Params, adapter: Adapter | None, ba
 
 
 def teacher_states(spec: ModelSpec, teacher: Params, batch: Batch, *, open_book_teacher: Params | None = None,
-                   dtype: jnp.dtype = jnp.float32) -> jax.Array:
+                   open_book_adapter: Adapter | None = None, dtype: jnp.dtype = jnp.float32) -> jax.Array:
     """Computes the teacher's hidden states at the student's positions, `[B, Ts, D]` or `[R, N, D]`.
 
     The arguments are those of `target_divergence`.
     """
     open_book = teacher if open_book_teacher is None else open_book_teacher
     if is_packed(batch):
-        hidden = forward(spec, open_book, batch["teacher"], **view_of(batch, "teacher"), dtype=dtype).hidden
+        hidden = forward(spec, open_book, batch["teacher"], **view_of(batch, "teacher"), adapter=open_book_adapter,
+                         dtype=dtype).hidden
         hidden, has_context = gather_states(hidden, batch["teacher_index"]), batch["has_context"] > 0
     else:
-        hidden = forward(spec, open_book, batch["teacher"], lengths=_lengths(batch, "teacher"), dtype=dtype).hidden
+        hidden = forward(spec, open_book, batch["teacher"], lengths=_lengths(batch, "teacher"),
+                         adapter=open_book_adapter, dtype=dtype).hidden
         hidden, has_context = align(hidden, batch["offset"], batch["student"].shape[1]), (batch["offset"] > 0)[:, None]
-    if open_book_teacher is None:
+    if open_book_teacher is None and open_book_adapter is None:
         return hidden
     # A target without a context is the same in both views.
     closed_book = student_states(spec, teacher, None, batch, dtype=dtype)
@@ -160,7 +166,7 @@ def next_token_nll(spec: ModelSpec, params: Params, adapter: Adapter | None, bat
 
 def make_loss(spec: ModelSpec, objective: TargetObjective, adapter_scale: float | None, *, kind: Divergence = "forward",
               beta: float = 0.5, temperature: float = 1.0, two_teachers: bool = False, dropout: float = 0.0,
-              dtype: jnp.dtype = jnp.float32, remat: Remat = "full") -> LossFn:
+              teacher: TeacherWeights = "frozen", dtype: jnp.dtype = jnp.float32, remat: Remat = "full") -> LossFn:
     """Makes the loss of one batch for `make_train_step`.
 
     Args:
@@ -172,11 +178,16 @@ def make_loss(spec: ModelSpec, objective: TargetObjective, adapter_scale: float 
         two_teachers: `frozen` is the base weights and those of the open-book teacher, see `target_divergence`. A batch
             with `teacher_ids` and `teacher_logprobs` needs no teacher.
         dropout: rate of dropout on the adapter's inputs; its mask depends on seed, step and row number.
+        teacher: adapter of the open-book teacher: none, the student's, or the average in the state's `extra`.
         dtype, remat: settings of the forward passes.
+
+    Raises:
+        ValueError: the teacher has an adapter, and all weights are trained.
     """
+    if teacher != "frozen" and adapter_scale is None:
+        raise ValueError(f"the {teacher} teacher is the base with an adapter, and all weights are trained")
 
     def loss(trained: Any, frozen: Any, batch: Batch, key: jax.Array, extra: Any):
-        del extra
         open_book_teacher: Params | None = None
         if two_teachers:
             frozen, open_book_teacher = frozen
@@ -191,9 +202,14 @@ def make_loss(spec: ModelSpec, objective: TargetObjective, adapter_scale: float 
             values = top_k_kl(hidden, unembedding(spec, student), batch["teacher_ids"], batch["teacher_logprobs"],
                               temperature=temperature) * temperature**2
         else:
+            open_book_adapter = None
+            if teacher != "frozen":
+                _, open_book_adapter = student_of(trained if teacher == "latest" else extra["teacher"], frozen,
+                                                  adapter_scale)
             values = target_divergence(spec, frozen, student, adapter, batch, open_book_teacher=open_book_teacher,
-                                       kind=kind, beta=beta, temperature=temperature, dtype=dtype, remat=remat,
-                                       dropout_keys=keys) * temperature**2
+                                       open_book_adapter=open_book_adapter, kind=kind, beta=beta,
+                                       temperature=temperature, dtype=dtype, remat=remat, dropout_keys=keys
+                                       ) * temperature**2
         if is_packed(batch):
             weights = batch["weights"]
         else:

@@ -4,13 +4,16 @@
 
 The divergence from the open-book teacher is then taken along the student's own completions, its errors included,
 which texts made by the teacher never show it; ending too early is one of them. The draws of a target depend on its
-number, the seed and the current student, so that a resumed run repeats them.
+number, the seed and the current student, so that a resumed run repeats them. The teacher is the model before the
+injection, the student itself (on-policy self-distillation), or the average of its weights over the steps (as in SDFT,
+2601.19897).
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 
@@ -20,6 +23,7 @@ from jaxllm.generate import Generator
 from jaxllm.models import Adapter
 from jaxllm.models.network import Params
 
+TeacherWeights = Literal["frozen", "latest", "average"]
 Completions = dict[str, list[int]]
 """Number of a target -> ids of the student's completion; keys are strings, as in JSON."""
 
@@ -30,19 +34,27 @@ class OnPolicyConfig:
 
     Args:
         share: share of the question-answer targets that the closed-book student answers itself; the open-book teacher
-            corrects these answers token by token. Not with divergence.top_k.
+            corrects these answers token by token.
         every: steps between two rounds of sampling; a round samples for all steps up to the next one.
         temperature: sampling temperature of the answers.
+        teacher: weights of the open-book teacher: frozen are those before the injection, latest the student's own,
+            average their exponential moving average. Targets without a document have the frozen teacher always.
+        decay: share of the average that remains after a step.
     """
 
     share: float = 0.0
     every: int = 20
     temperature: float = 1.0
+    teacher: TeacherWeights = "frozen"
+    decay: float = 0.95
 
     def __post_init__(self):
         check(0 <= self.share <= 1, "share", f"must be within 0 and 1, got {self.share:g}")
         check(self.every >= 1, "every", f"must be 1 or more, got {self.every}")
         check(self.temperature >= 0, "temperature", f"must be 0 or more, got {self.temperature:g}")
+        check(0 < self.decay < 1, "decay", f"must be between 0 and 1, got {self.decay:g}")
+        check(self.share > 0 or self.teacher == "frozen", "teacher",
+              f"{self.teacher} is for the student's own answers, and share is 0", "raise share, or set it to frozen")
 
 
 class OnPolicyTargets:

@@ -20,7 +20,7 @@ from jaxllm.finetune.on_policy import OnPolicyConfig, OnPolicyTargets
 from jaxllm.finetune.packing import PackedShape, PackedTargets, can_pack, pack_targets, packed_shape, row_counts
 from jaxllm.finetune.targets import Target, TargetSource, collate, purpose_seed
 from jaxllm.finetune.teacher_cache import TeacherCache
-from jaxllm.finetune.trainable import as_adapter, init_trained, merged
+from jaxllm.finetune.trainable import as_adapter, init_trained, merged, mixed
 from jaxllm.generate import Generator
 from jaxllm.job import Job
 from jaxllm.model import Model
@@ -128,7 +128,8 @@ def make_plan(model: Model, objective: TargetObjective, train: TrainConfig, lora
     scale = None if lora is None else lora.alpha / lora.rank
     loss = make_loss(model.spec, objective, scale, kind=divergence.kind, beta=divergence.beta,
                      temperature=divergence.temperature, dropout=0.0 if lora is None else lora.dropout, dtype=dtype,
-                     remat=train.remat, two_teachers=two_teachers and divergence.top_k is None)
+                     remat=train.remat, two_teachers=two_teachers and divergence.top_k is None,
+                     teacher="frozen" if on_policy is None else on_policy.teacher)
     step = make_train_step(loss, optimizer, schedule, train.accumulate)
     return TrainPlan(train, lora, step, optimizer, mesh, *lengths, divergence, objective, dtype, two_teachers,
                      on_policy, sampling, packing, teacher_packing)
@@ -238,7 +239,11 @@ def run_plan(base: Generator, targets: TargetSource, plan: TrainPlan, *, checkpo
     def step(state: TrainState, _: Any, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
         # Sampling unstacks the layers, so every step takes the stacked ones anew.
         own = base.training_params()
-        return plan.step(state, own if second is None else (own, second.training_params()), batch)
+        state, numbers = plan.step(state, own if second is None else (own, second.training_params()), batch)
+        if "teacher" in state.extra and plan.on_policy is not None:
+            average = mixed(state.params, state.extra["teacher"], 1 - plan.on_policy.decay)
+            state = dataclasses.replace(state, extra={"teacher": average})
+        return state, numbers
 
     fitted = fit(state, step, BatchMaker(plan, draw, cache), resolved_steps(train), mesh=plan.mesh, hooks=hooks,
                  log_every=train.log_every, save_every=train.save_every, save_last=save_last,
@@ -267,7 +272,9 @@ def initial_state(base: Generator, plan: TrainPlan, seed: int) -> TrainState:
     """Makes the state before the first step: the student equals the model."""
     base.training_params()
     trained = init_trained(base.model, plan.lora, plan.mesh, seed)
-    return init_state(trained, plan.optimizer, purpose_seed(seed, "steps"))
+    average = plan.on_policy is not None and plan.on_policy.teacher == "average"
+    extra = {"teacher": jax.tree.map(jnp.copy, trained)} if average else None
+    return init_state(trained, plan.optimizer, purpose_seed(seed, "steps"), extra)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,6 +8,7 @@ Without heads the tree is the adapter's (or the model's) own; with heads it is `
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -95,6 +96,12 @@ def student_of(trained: Any, frozen: Params, scale: float | None, dropout: float
     if "layers" not in trained and "score" in trained:
         student = student | {"score": trained["score"]}
     return student, adapter
+
+
+@functools.partial(jax.jit, donate_argnums=1)
+def mixed(trained: Any, average: Any, mix: jax.Array | float) -> Any:
+    """Computes mix * trained + (1 - mix) * average; the average is donated."""
+    return jax.tree.map(lambda new, old: (mix * new + (1 - mix) * old).astype(old.dtype), trained, average)
 
 
 def as_adapter(trained: Any, lora: LoraConfig | None) -> Adapter | None:

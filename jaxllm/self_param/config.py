@@ -223,9 +223,12 @@ class InjectConfig:
     def __post_init__(self):
         check(not self.on_policy.share or self.mixture.qa > 0, "on_policy.share",
               "needs QA targets, and mixture.qa is 0", "raise mixture.qa, or set it to 0")
-        check(not self.on_policy.share or self.divergence.top_k is None, "on_policy.share",
-              "sampled answers cannot use the teacher cache of divergence.top_k",
-              "set divergence.top_k to null, or on_policy.share to 0")
+        changes = self.on_policy.teacher != "frozen"
+        check(not changes or self.divergence.top_k is None, "on_policy.teacher",
+              f"{self.on_policy.teacher} changes in every step, and divergence.top_k caches the teacher's outputs",
+              "set divergence.top_k to null, or the teacher to frozen")
+        check(not changes or self.lora is not None, "on_policy.teacher",
+              f"{self.on_policy.teacher} needs an adapter, and lora is null", "train an adapter, or set it to frozen")
         check(self.qa_pairs.examples is None or (self.qa_pairs.source == "model" and self.mixture.qa > 0),
               "qa_pairs.examples", "are only used where the model writes QA pairs",
               "set qa_pairs.source to model and mixture.qa above 0, or examples to null")
@@ -286,6 +289,8 @@ class Config(InjectConfig):
                   f"{name} is not defined for setting {self.setting}", f"set setting to {' or '.join(settings)}")
         check("finetune_questions" not in self.compare or self.mixture.qa > 0, "compare",
               "finetune_questions needs QA pairs, and mixture.qa is 0", "raise mixture.qa")
+        check(self.teacher == "latest" or self.on_policy.teacher == "frozen", "on_policy.teacher",
+              f"{self.on_policy.teacher} is another teacher than base", "set teacher to latest, or this to frozen")
         check(self.setting == "sequential" or self.teacher == "latest", "teacher",
               f"base and latest are the same for setting {self.setting}", "remove it")
         if self.setting != "single":

@@ -10,19 +10,21 @@ import pytest
 
 from jaxllm.config import SamplingConfig
 from jaxllm.evaluate.likelihood import mean_kl, target_batches
-from jaxllm.finetune.distill import DivergenceConfig
+from jaxllm.finetune.distill import DivergenceConfig, make_loss
 from jaxllm.finetune.on_policy import OnPolicyConfig, OnPolicyTargets, longest_completions, with_completion
+from jaxllm.finetune.packing import pack_targets, packed_shape, row_counts
 from jaxllm.finetune.run import make_plan, run_plan
-from jaxllm.finetune.targets import Target, build_target, common_lengths
+from jaxllm.finetune.targets import Target, build_target, collate, common_lengths
 from jaxllm.finetune.trainable import as_adapter, init_trained
 from jaxllm.generate import Generator, generate
 from jaxllm.model import Model
-from jaxllm.models import LoraConfig
+from jaxllm.models import LoraConfig, merge_adapter
 from jaxllm.self_param.config import MixtureConfig
 from jaxllm.self_param.targets import DocumentTargets
 from jaxllm.train import Checkpointer, make_mesh
 from jaxllm.train.config import TrainConfig
 from tests.letters import Letters
+from tests.networks import random_adapter
 
 FLOAT32 = np.dtype("float32")
 ROWS, STEPS = 4, 9
@@ -167,10 +169,11 @@ class Stopping:
         return self.target_of(number)
 
 
-@pytest.mark.parametrize(("times", "lora", "stopped"), [(1, None, 3), (2, LoraConfig(rank=4), 5)])
+@pytest.mark.parametrize(("times", "lora", "stopped", "teacher"), [
+    (1, None, 3, "frozen"), (2, LoraConfig(rank=4), 5, "frozen"), (2, LoraConfig(rank=4), 5, "average")])
 @pytest.mark.slow
-def test_a_stopped_run_resumes_with_the_same_answers(model, targets, tmp_path, times, lora, stopped):
-    made = train_plan(model, targets, OnPolicyConfig(0.7, every=3), lora=lora)
+def test_a_stopped_run_resumes_with_the_same_answers(model, targets, tmp_path, times, lora, stopped, teacher):
+    made = train_plan(model, targets, OnPolicyConfig(0.7, every=3, teacher=teacher), lora=lora)
     whole = train(model, targets, made)
     with Checkpointer(tmp_path / "checkpoints") as checkpointer:
         half = train(model, Stopping(targets, times), made, checkpointer=checkpointer)
@@ -186,3 +189,70 @@ def test_distillation_on_its_own_answers_lowers_the_kl(model, targets):
     learned = train(model, targets, train_plan(model, targets, OnPolicyConfig(1.0, every=5), 40, LoraConfig(rank=8)))
     stored = target_batches(list(targets.questions), 64)
     assert mean_kl(model, learned.params, stored, FLOAT32) < mean_kl(model, model.params, stored, FLOAT32) / 2
+
+
+LORA = LoraConfig(rank=2, alpha=4.0)
+
+
+def batch_of(model, targets, packed):
+    made = [targets.target(number) for number in range(6)]
+    lengths = common_lengths(made, 64)
+    if not packed:
+        return collate(made, *lengths)
+    return pack_targets(made, packed_shape(lengths, [made], model.spec.width), row_counts(6, 1)).batch
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
+@pytest.mark.parametrize("teacher", ["latest", "average"])
+def test_the_teacher_has_an_adapter_where_there_is_a_document(model, targets, teacher, packed):
+    """The loss is that with merged weights as the open-book teacher; texts without a document have the base model."""
+    student, average = (random_adapter(model.spec, LoraConfig(rank, 2.0 * rank), 0.3) for rank in (2, 3))
+    own = student if teacher == "latest" else average
+    merged, batch = merge_adapter(model.params, own), batch_of(model, targets, packed)
+    loss = make_loss(model.spec, "distill", student.scale, teacher=teacher)
+    reference = make_loss(model.spec, "distill", student.scale, two_teachers=True)
+    run = lambda loss, frozen, extra: jax.jit(jax.value_and_grad(
+        lambda trained: loss(trained, frozen, batch, jax.random.key(0), extra)[0][0]))(student.params)
+    ours = run(loss, model.params, {"teacher": average.params})
+    theirs = run(reference, (model.params, merged), {})
+    chex.assert_trees_all_close(ours, theirs, rtol=2e-4, atol=2e-6)
+    frozen, _ = run(make_loss(model.spec, "distill", student.scale), model.params, {})
+    assert abs(float(frozen - ours[0])) > 1e-3
+    with pytest.raises(ValueError, match="all weights are trained"):
+        make_loss(model.spec, "distill", None, teacher=teacher)
+
+
+@pytest.mark.slow
+def test_the_average_follows_the_adapter(model, targets):
+    """After each step `decay` of it remains."""
+    config = OnPolicyConfig(0.5, every=2, teacher="average", decay=0.75)
+    states, plan = [], train_plan(model, targets, config, steps=3, lora=LORA)
+    compiled = plan.step
+
+    def recorded(state, frozen, batch):
+        state, numbers = compiled(state, frozen, batch)
+        states.append(jax.device_get((state.params, state.extra["teacher"])))
+        return state, numbers
+
+    train(model, targets, dataclasses.replace(plan, step=recorded))
+    average = jax.device_get(init_trained(model, LORA, plan.mesh, targets.seed))
+    assert len(states) == 3
+    for params, before in states:
+        chex.assert_trees_all_close(before, average, atol=1e-6)
+        average = jax.tree.map(lambda new, old: 0.25 * new + 0.75 * old, params, average)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("packing", [False, True], ids=["padded", "packed"])
+def test_sampled_answers_with_cached_teacher_outputs(model, targets, packing):
+    """With all tokens of the vocabulary in the cache the run is that without a cache."""
+    config, trained = OnPolicyConfig(0.5, every=2), []
+    for top_k in (None, model.spec.vocab_size):
+        longest = targets.longest()
+        lengths = common_lengths([*longest, *longest_completions(longest, GREEDY.max_tokens, 64)], 64)
+        settings = TrainConfig(steps=6, batch_size=ROWS, lr=5e-3, schedule="constant", packing=packing)
+        batches = [[*longest_completions([targets.target(i) for i in range(4)], GREEDY.max_tokens, 64)]]
+        plan = make_plan(model, "distill", settings, LORA, DivergenceConfig(top_k=top_k), lengths, FLOAT32, make_mesh(),
+                         on_policy=config, sampling=dataclasses.replace(GREEDY, temperature=1.0), batches=batches)
+        trained.append(train(model, targets, plan).trained)
+    chex.assert_trees_all_close(*trained, atol=2e-5)

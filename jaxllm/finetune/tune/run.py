@@ -27,7 +27,7 @@ from jaxllm.finetune.objectives import (
     reference_logprobs,
 )
 from jaxllm.finetune.texts import Batch, Group, RowShape, joined_text, make_batch, row_shape
-from jaxllm.finetune.trainable import student_of
+from jaxllm.finetune.trainable import mixed, student_of
 from jaxllm.models import ModelSpec
 from jaxllm.models.mesh import put_batch
 from jaxllm.models.network import Remat
@@ -424,7 +424,7 @@ def train(runner: Runner, train: TrainConfig, start: TrainState, optimizer: opta
         state, numbers = compiled(state, frozen, batch)
         made[0] += 1
         if sync is not None and made[0] % sync.every == 0:
-            reference = _mixed(state.params, state.extra["reference"], sync.mix)
+            reference = mixed(state.params, state.extra["reference"], sync.mix)
             state = dataclasses.replace(state, extra=state.extra | {"reference": reference})
         return state, numbers
 
@@ -443,11 +443,6 @@ def train(runner: Runner, train: TrainConfig, start: TrainState, optimizer: opta
     return fit(state, step, batch, steps, frozen=frozen, mesh=runner.mesh, hooks=[evaluate], log_every=train.log_every,
                save_every=train.save_every, checkpointer=checkpointer, sidecar=history.sidecar, progress=progress,
                metrics=None if metrics is None else _MarginSink(metrics), should_stop=lambda: history.stopped)
-
-
-@functools.partial(jax.jit, donate_argnums=1)
-def _mixed(policy: Any, reference: Any, mix: float) -> Any:
-    return jax.tree.map(lambda new, old: (mix * new + (1 - mix) * old).astype(old.dtype), policy, reference)
 
 
 def means(runner: Runner, outputs: Mapping[str, np.ndarray], values: Values) -> dict[str, float]:

@@ -9,6 +9,8 @@ import tempfile
 from importlib import metadata
 from pathlib import Path
 
+from jaxllm.files import expanded
+
 # Overrides the directory; the cache of each pair of versions is a subdirectory.
 VARIABLE = "JAXLLM_COMPILE_CACHE"
 # Programs that compile faster than this are not worth a file.
@@ -36,7 +38,7 @@ def cache_directory() -> Path:
     It is in `user_cache()`, unless the environment variable `JAXLLM_COMPILE_CACHE` names another directory.
     """
     override = os.environ.get(VARIABLE)
-    base = Path(override).expanduser() if override else user_cache() / "xla"
+    base = expanded(override) if override else user_cache() / "xla"
     return base / f"jax-{metadata.version('jax')}-jaxlib-{metadata.version('jaxlib')}"
 
 

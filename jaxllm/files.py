@@ -21,6 +21,11 @@ from jaxllm.errors import StorageError, UserError
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
+def expanded(path: str | Path) -> Path:
+    """Expands `~` in a path as shells do: a name that no user has is left as it is."""
+    return Path(os.path.expanduser(path))
+
+
 def storage_error(error: BaseException, path: str | Path) -> StorageError | None:
     """Returns the `StorageError` for a full disk, an exceeded quota or a file size limit; None for other errors.
 

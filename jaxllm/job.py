@@ -34,7 +34,7 @@ from jaxllm import __version__, assets, clock
 from jaxllm.config import changed_keys, to_yaml
 from jaxllm.directories import lock_file
 from jaxllm.errors import UserError
-from jaxllm.files import JsonlWriter, count_lines, iter_jsonl, plain, storage, write_atomic, write_jsonl
+from jaxllm.files import JsonlWriter, count_lines, expanded, iter_jsonl, plain, storage, write_atomic, write_jsonl
 from jaxllm.report import Section, Table, markdown, render
 
 # Version of the keys of result.json; raised when a key changes its meaning or is removed.
@@ -332,7 +332,7 @@ def open_job(out: str | Path, config: Any, resume: bool = True) -> Job:
     """
     import jax
 
-    out = Path(out).expanduser()
+    out = expanded(out)
     if jax.process_count() == 1:
         claimed = _claim(out, config, resume)
         return Job(out, config, *claimed, primary=True, _lock=_hold(out))

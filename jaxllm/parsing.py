@@ -20,6 +20,7 @@ import yaml
 
 from jaxllm.config import MASK, PATH_KEYS, SECRET
 from jaxllm.errors import UserError
+from jaxllm.files import expanded
 
 _MARK = "\N{ZERO WIDTH SPACE}"
 T = TypeVar("T")
@@ -313,7 +314,7 @@ def _expanded(hint: Any, value: Any, name: str) -> Any:
     if isinstance(value, list) and (items := typing.get_args(hint)):
         return [_expanded(items[0], item, name) for item in value]
     if isinstance(value, Path):
-        return value.expanduser()
+        return expanded(value)
     return os.path.expanduser(value) if name in PATH_KEYS and isinstance(value, str) else value
 
 
@@ -332,8 +333,8 @@ def _build(hint: Any, value: Any, prefix: str, origins: dict[str, str]) -> Any:
     if not isinstance(value, dict):
         raise UserError(f"{prefix[:-1]} is a section: expected keys below it", _origin(prefix[:-1], origins))
     hints = _hints(section)
-    # jsonargparse marks keys that are names of a dictionary's methods, such as items.
-    own = {name.removeprefix(_MARK): v for name, v in value.items()}
+    # jsonargparse marks keys that are names of a dictionary's methods, such as items, and adds the file of a section.
+    own = {name.removeprefix(_MARK): v for name, v in value.items() if name != "__path__"}
     fields = {name: _build(hints[name], v, f"{prefix}{name}.", origins) for name, v in own.items()}
     try:
         return section(**fields)

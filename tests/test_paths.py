@@ -91,3 +91,27 @@ def test_convert_writes_into_the_home_directory(tmp_path, monkeypatch):
     assert main(["convert", "--model=~/nothing", "--out=~/m1"]) == 2
     assert main(["convert", "--model=tiny", "--out=~/m1"]) == 0
     assert (tmp_path / "m1" / "config.json").is_file() and not (tmp_path / "~").exists()
+
+
+def test_a_name_that_no_user_has_is_left_as_it_is(tmp_path, monkeypatch, capsys):
+    from jaxllm.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    assert main(["convert", "--model=tiny", "--out", "~no.such.user/m"]) == 0
+    assert (tmp_path / "~no.such.user" / "m" / "config.json").is_file()
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "a"}\n')
+    data = ["--data.path", "rows.jsonl", "--out", "o"]
+    for words in (["--model", "~no.such.user/x"], ["--data.path=~no.such.user/x.jsonl"],
+                  ["--adapter=~no.such.user/x"], ["--config=~no.such.user/x.yaml"]):
+        assert main(["generate", *data, *words]) == 2
+        assert "~no.such.user/x" in capsys.readouterr().err
+
+
+def test_a_section_may_be_a_file_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "data.yaml").write_text("path: ~/x.jsonl\nlimit: 3\n")
+    (tmp_path / "stop.yaml").write_text("stop: [a]\n")
+    for words in (["--data", "~/data.yaml"], [f"--data={tmp_path}/data.yaml", "--sampling=~/stop.yaml"]):
+        config = parse(CONFIGS["generate"], [*words, "--out=o"])
+        assert (config.data.path, config.data.limit) == (str(tmp_path / "x.jsonl"), 3)
+    assert config.sampling.stop == ["a"]

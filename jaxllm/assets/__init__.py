@@ -7,6 +7,7 @@ from pathlib import Path
 
 from jaxllm.compile_cache import user_cache
 from jaxllm.errors import UserError
+from jaxllm.files import expanded
 
 _PREFIX = "asset:"
 # Pretrained models that scripts/get_models.py fetches and converts.
@@ -53,7 +54,7 @@ def resolve(source: str | Path) -> Path:
             return path
         if source.startswith(_PREFIX):
             return asset_path(source.removeprefix(_PREFIX))
-    return Path(source).expanduser()
+    return expanded(source)
 
 
 def _listing(root: Path) -> list[str]:

@@ -17,7 +17,7 @@ from jaxllm.codejudge.prompts import Prompts, load_prompts
 from jaxllm.codejudge.report import pair_sections, sections, verdict_text
 from jaxllm.codejudge.results import check_validation, compared, flips, summarize
 from jaxllm.errors import UserError
-from jaxllm.files import iter_jsonl, write_jsonl
+from jaxllm.files import expanded, iter_jsonl, write_jsonl
 from jaxllm.job import Job, open_job
 from jaxllm.judge import open_judge
 from jaxllm.limits import require_limits
@@ -125,7 +125,7 @@ def _judge(config: Config, job: Job, prompts: Prompts, items: Sequence[Item], re
 
 
 def _other_rows(directory: str) -> list[dict[str, Any]]:
-    path = Path(directory).expanduser() / "rows.jsonl"
+    path = expanded(directory) / "rows.jsonl"
     if not path.is_file():
         raise UserError("there is no rows.jsonl", directory, "give the --out of another run of jaxllm judge")
     rows = list(iter_jsonl(path))

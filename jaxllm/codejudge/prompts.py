@@ -18,7 +18,7 @@ from typing import Any
 
 from jaxllm.codejudge.answers import Taxonomy
 from jaxllm.errors import UserError
-from jaxllm.files import read_yaml
+from jaxllm.files import expanded, read_yaml
 from jaxllm.text.fences import fence_for, fenced
 
 STEPS = ("analyze", "chain_of_thought", "summarize", "direct", "faults", "ice_score", "helpfulness", "pairwise")
@@ -131,7 +131,7 @@ def load_prompts(path: str | Path | None = None) -> Prompts:
     """
     contents: dict[str, Any] = dict(_default())
     if path is not None:
-        own = _read(Path(path).expanduser())
+        own = _read(expanded(path))
         if unknown := set(own) - set(contents):
             raise UserError(f"there is no section {sorted(map(str, unknown))[0]!r}", path,
                             f"sections are {', '.join(contents)}")

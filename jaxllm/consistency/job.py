@@ -18,7 +18,7 @@ from jaxllm.consistency.report import findings, instances_to_draw, sections
 from jaxllm.consistency.results import compared, limited, over_paraphrases, summarize
 from jaxllm.consistency.templates import load_template
 from jaxllm.errors import UserError
-from jaxllm.files import iter_jsonl, write_jsonl
+from jaxllm.files import expanded, iter_jsonl, write_jsonl
 from jaxllm.job import Job, open_job
 from jaxllm.judge import open_judge
 from jaxllm.limits import require_limits
@@ -151,7 +151,7 @@ def _listed(matrix: np.ndarray | None) -> list[list[float | None]] | None:
 
 
 def _other_rows(directory: str, size: int) -> list[dict[str, Any]]:
-    path = Path(directory).expanduser() / "rows.jsonl"
+    path = expanded(directory) / "rows.jsonl"
     if not path.is_file():
         raise UserError("there is no rows.jsonl", directory, "give the --out of another run of jaxllm consistency")
     rows = list(iter_jsonl(path))

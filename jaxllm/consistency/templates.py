@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxllm.errors import UserError
-from jaxllm.files import read_yaml
+from jaxllm.files import expanded, read_yaml
 from jaxllm.judge.protocol import check_options
 from jaxllm.text.fences import fence_for, fenced
 
@@ -108,7 +108,7 @@ def load_template(name: str) -> Template:
     """
     if name in _packaged():
         return _template(_packaged()[name], name)
-    path = Path(name).expanduser()
+    path = expanded(name)
     if not path.is_file():
         raise UserError(f"there is no template {name!r}, and no such file", "template",
                         f"templates are {', '.join(_packaged())}")

@@ -22,7 +22,7 @@ from jaxllm.feedback.difficulty import difficulties
 from jaxllm.feedback.ledger import Line, cleaned, columns_of, entry, replayed, unpaired
 from jaxllm.feedback.methods import ACTIONS, FLIP, KEEP, METHODS, REMOVE, SOFT, Decision, Inputs, decide
 from jaxllm.feedback.sources import CODES
-from jaxllm.files import JsonlWriter
+from jaxllm.files import JsonlWriter, expanded
 from jaxllm.job import Job, open_job
 from jaxllm.progress import notice
 from jaxllm.report import Section, Table
@@ -52,7 +52,7 @@ def run(config: Config) -> Path:
                 job.pin_file(name, path)
         if config.ifd.path is not None:
             job.pin_file("ifd", config.ifd.path)
-        if config.audit is not None and (path := Path(config.audit).expanduser() / FILE).is_file():
+        if config.audit is not None and (path := expanded(config.audit) / FILE).is_file():
             job.pin_file("audit", path)
         if job.finished:
             return job.already_done()
@@ -186,7 +186,7 @@ def _audit(folder: str, digests: np.ndarray) -> tuple[dict[str, np.ndarray], dic
     """Reads the arrays of an audit, and what describes it."""
     from safetensors import SafetensorError, safe_open
 
-    path = Path(folder).expanduser() / FILE
+    path = expanded(folder) / FILE
     if not path.is_file() or not path.with_name("result.json").is_file():
         raise UserError("there is no finished audit", folder, "give the --out of a finished jaxllm audit")
     try:

@@ -24,7 +24,7 @@ from jaxllm.feedback.config import AuditConfig, MemberConfig
 from jaxllm.feedback.data import Member, Pairs, Scores
 from jaxllm.feedback.heads import last_states, out_of_fold, word_counts
 from jaxllm.feedback.votes import ABSTAIN, consistent_votes, votes_of_scores
-from jaxllm.files import JsonlWriter, iter_jsonl
+from jaxllm.files import JsonlWriter, expanded, iter_jsonl
 from jaxllm.generate import Generator
 from jaxllm.job import Job
 from jaxllm.model import Model, check_lm, load_with_adapter
@@ -92,7 +92,7 @@ def _of_kind(own: MemberConfig, number: int, config: AuditConfig, job: Job, pair
 
 
 def _folder(config: AuditConfig, job: Job) -> Path:
-    folder = job.directory / "members" if config.committee.cache is None else Path(config.committee.cache).expanduser()
+    folder = job.directory / "members" if config.committee.cache is None else expanded(config.committee.cache)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 

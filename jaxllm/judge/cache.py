@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from jaxllm.config import SamplingConfig
 from jaxllm.errors import StorageError, UserError
-from jaxllm.files import plain
+from jaxllm.files import expanded, plain
 from jaxllm.judge.protocol import Answer, Choice, Judge, OnFailure, Prompt, Usage
 
 T = TypeVar("T")
@@ -44,7 +44,7 @@ class Cached(Judge):
     """
 
     def __init__(self, judge: Judge, path: str | Path):
-        self.judge, self.identity, self.path = judge, judge.identity, Path(path).expanduser()
+        self.judge, self.identity, self.path = judge, judge.identity, expanded(path)
         self.reads_messages, self.can_choose = judge.reads_messages, judge.can_choose
         self._lock = threading.Lock()
         self._pending: dict[str, str] = {}

@@ -15,7 +15,7 @@ import numpy as np
 from jaxllm.compile_cache import enable_compile_cache
 from jaxllm.errors import UserError
 from jaxllm.evaluate.qa import score_answer
-from jaxllm.files import plain, write_atomic
+from jaxllm.files import expanded, plain, write_atomic
 from jaxllm.generate import Generator
 from jaxllm.job import open_job
 from jaxllm.models.peft import adapter_folders, load_adapter
@@ -48,7 +48,7 @@ class Config:
 
 def run(config: Config) -> Path:
     """Runs the job; returns the path of the measured scores."""
-    home = Path(config.out).expanduser()
+    home = expanded(config.out)
     if not (home / "result.json").is_file():
         raise UserError("there is no finished run in this directory", home, "give --out DIR of one")
     earlier = dataclasses.replace(from_yaml(job.Config, home / "config.yaml"), out=home)

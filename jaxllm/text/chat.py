@@ -12,6 +12,7 @@ import itertools
 import json
 import re
 import secrets
+import string
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -263,7 +264,7 @@ def load_template(loaded: Any, source: str) -> tuple[Callable[[list[dict], bool]
     dates: tuple[str, ...] = ()
     if text is not None and "strftime_now" in text:
         moment = clock.now()
-        formats = re.findall(r"strftime_now\(\s*[\"']([^\"']+)", text) or ["%Y-%m-%d"]
+        formats = re.findall(r"strftime_now\(\s*(?:format\s*=\s*)?[\"']([^\"']+)", text) or ["%Y-%m-%d"]
         text, dates = _dated(text, moment), tuple(dict.fromkeys(map(moment.strftime, formats)))
 
     def render(messages: list[dict], add_generation_prompt: bool) -> str:
@@ -287,12 +288,16 @@ def load_template(loaded: Any, source: str) -> tuple[Callable[[list[dict], bool]
 
 def _dated(text: str, moment: datetime) -> str:
     """Puts a macro in front of a template that replaces the function for the current time by one for `moment`."""
-    directives = [f"%{flag}{letter}" for flag in ("-", "") for letter in "aAwdbBmyYHIpMSfzZjUWcxXGuV"]
-    values = json.dumps({directive: moment.strftime(directive) for directive in directives} | {"%%": "%"})
+    values = json.dumps({f"{flag}{letter}": moment.strftime(f"%{flag}{letter}") for letter in string.ascii_letters
+                         for flag in ("", *"-_0^#EO")})
     # The newline is not part of the text: templates are rendered with `trim_blocks`.
-    return ("{% macro strftime_now(form) %}{% set date = namespace(text=form) %}"
-            f"{{% for directive, value in {values}.items() %}}"
-            "{% set date.text = date.text.replace(directive, value) %}{% endfor %}{{ date.text }}{% endmacro %}\n"
+    return ("{% macro strftime_now(format) %}{% set date = namespace(text='', plain=true) %}"
+            "{% for part in format.split('%') %}"
+            "{% if date.plain %}{% set date.text = date.text + part %}{% set date.plain = false %}"
+            "{% elif not part %}{% set date.text = date.text + '%' %}{% set date.plain = true %}"
+            f"{{% else %}}{{% set values = {values} %}}{{% set size = 2 if part[:2] in values else 1 %}}"
+            "{% set date.text = date.text + values.get(part[:size], '%' + part[:size]) + part[size:] %}{% endif %}"
+            "{% endfor %}{{ date.text }}{% endmacro %}\n"
             ) + text
 
 

@@ -64,7 +64,8 @@ def test_a_loaded_tokenizer_keeps_its_day(dated):
     assert "29 Feb 2024" in tokenizer.decode(tokenizer.chat(MESSAGES))
 
 
-@pytest.mark.parametrize("form", ["%d %B %Y", "%Y-%m-%dT%H:%M:%S", "100%% on %A, %-d.%-m.%y", "day %j"])
+@pytest.mark.parametrize("form", ["%d %B %Y", "%Y-%m-%dT%H:%M:%S", "100%% on %A, %-d.%-m.%y", "day %j", "%%d %%%d %",
+                                  "%F %T %D %e %k %R %h %C %G %P", "%_d|%0e|%^a|%#B|%Ey|%Od", "%q %- d", ""])
 def test_every_format_is_that_of_strftime(dated, tmp_path, form):
     shutil.copytree(dated, tmp_path / "model")
     template = "\n{% set form = '" + form + "' %}{{ strftime_now(form) }}\n{{ messages[0]['content'] }}"
@@ -75,6 +76,17 @@ def test_every_format_is_that_of_strftime(dated, tmp_path, form):
     clock.pin(None)
     assert tokenizer.decode(tokenizer.chat(MESSAGES)) == f"\n{moment.strftime(form)}\n{MESSAGES[0]['content']}"
     assert tokenizer.dates == ("2024-02-09",)
+
+
+def test_the_format_may_be_named(dated, tmp_path):
+    shutil.copytree(dated, tmp_path / "model")
+    (tmp_path / "model" / "chat_template.jinja").write_text(
+        "{{ strftime_now(format = '%d %b %Y') }}\n{{ messages[0]['content'] }}")
+    clock.pin(datetime(2024, 2, 9))
+    tokenizer = load_tokenizer(tmp_path / "model")
+    clock.pin(None)
+    assert tokenizer.decode(tokenizer.chat(MESSAGES)).startswith("09 Feb 2024")
+    assert tokenizer.dates == ("09 Feb 2024",)
 
 
 def test_caches_of_judges_know_the_day(dated):

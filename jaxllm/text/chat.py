@@ -135,8 +135,11 @@ class ChatTemplate:
         marked = self.template(self._marked(turns, cores), add_generation_prompt)
         for i, own in enumerate(contents_of):
             written = [name in marked for name, piece in cores.items() if piece.message == i]
-            # Of an assistant's text with tokens of its own, templates may leave out a part, such as earlier thoughts.
-            if own and not (any(written) if turns[i]["role"] == "assistant" else all(written)):
+            # Of an assistant's text with tokens of its own, templates may leave out a part, such as earlier thoughts,
+            # which are all of it where nothing follows the last of these tokens.
+            assistant = turns[i]["role"] == "assistant"
+            optional = assistant and not self.control.own.split(turns[i]["content"])[-1].strip()
+            if own and not optional and not (any(written) if assistant else all(written)):
                 raise UserError(
                     f"the chat template drops or rewrites message {i + 1} (role {turns[i]['role']!r})", self.source,
                     "use roles that this model's template supports; a system text can be put in front of the first "

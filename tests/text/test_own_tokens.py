@@ -46,7 +46,8 @@ def turns(*contents):
 
 
 ANSWERS = ["<think>\nI add them.\n</think>\n\nIt is 2.", "<think>I add.</think>It is 2.", "no thought",
-           "\n<think>\n\n</think>\n\nIt", "It is <tool_call>\n{}", "<think>\nnot ended", "a <|box|> b", "x</think>y"]
+           "\n<think>\n\n</think>\n\nIt", "It is <tool_call>\n{}", "<think>\nnot ended", "a <|box|> b", "x</think>y",
+           "<think>\nI add them.\n</think>\n\n", "<think>x</think>", "<think></think>"]
 
 
 @pytest.mark.parametrize("template", [PLAIN, QWEN3], ids=["plain", "qwen3"])

@@ -41,6 +41,9 @@ PLAIN = {"use_dora": False, "bias": "none", "lora_bias": False, "layer_replicati
 # from them (the first and the third also with a suffix, such as pissa_niter_4; loftq quantizes the base).
 BASE_UNCHANGED = ("gaussian", "eva", "orthogonal", "mica")
 BASE_CHANGED = ("pissa", "olora", "corda", "loftq", "lora_ga")
+# The way out for an adapter that is more than `scale * x @ a @ b`.
+MERGE = ("load base and adapter with PEFT, call merge_and_unload().save_pretrained(DIR), and give DIR as the model, "
+         "without an adapter")
 
 
 def _adapted(spec: ModelSpec) -> dict[str, list[TensorMap]]:
@@ -172,6 +175,7 @@ def adapter_head(path: str | Path, spec: ModelSpec) -> tuple[ModelSpec, Params |
                         "give the directory of one adapter")
     base, file = spec.head, folders[0] / "adapter_model.safetensors"
     spec = _with_head(spec)
+    _check_saved_modules(folders[0] / "adapter_config.json", spec)
     names = {leaf.path: PREFIX + leaf.name for leaf in _head_leaves(spec)}
     with contextlib.ExitStack() as stack:
         stored = open_safetensors(file, stack)
@@ -203,6 +207,17 @@ def _with_head(spec: ModelSpec, **changes: Any) -> ModelSpec:
 
 def _has_head(config: Mapping[str, Any]) -> bool:
     return bool(config.get("modules_to_save")) or config.get("task_type") == "SEQ_CLS"
+
+
+def _check_saved_modules(where: Path, spec: ModelSpec) -> None:
+    """Raises a `UserError` for an adapter with modules that were trained whole, none of which is a scoring head."""
+    config = read_json(where)
+    modules = config.get("modules_to_save") or ()
+    # PEFT names both for a classifier, whichever the base model has.
+    heads = {"score", "classifier", *_head_modules(_with_head(spec))}
+    if config.get("task_type") != "SEQ_CLS" and modules and not heads & set(modules):
+        raise UserError(f"'modules_to_save' = {modules!r}: modules that were trained whole are not supported, except "
+                        "for a scoring head", where, MERGE)
 
 
 def _described(file: Path, spec: ModelSpec) -> ModelSpec:
@@ -261,11 +276,11 @@ def load_adapter(path: str | Path, spec: ModelSpec) -> Adapter:
         raise UserError(f"adapters of type {config.get('peft_type')!r} are not supported, only LORA", where)
     for key, off in PLAIN.items():
         if config.get(key, off) not in (off, None, []):
-            raise UserError(f"'{key}' = {config[key]!r} is not supported", where)
+            raise UserError(f"'{key}' = {config[key]!r} is not supported", where, MERGE)
     _check_initialization(config.get("init_lora_weights", True), where)
+    _check_saved_modules(where, spec)
     if _has_head(config) and spec.head is None:
-        raise UserError("the adapter has a scoring head, or other modules that were trained whole (modules_to_save), "
-                        "and this model predicts tokens", where, "use jaxllm score")
+        raise UserError("the adapter has a scoring head, and this model predicts tokens", where, "use jaxllm score")
     if (path / "adapter_model.bin").is_file() and not (path / "adapter_model.safetensors").is_file():
         raise UserError("adapter_model.bin is not read, it can run code", path, "write it as safetensors with PEFT: "
                         "PeftModel.from_pretrained(BASE, DIR).save_pretrained(NEW)")
@@ -280,7 +295,7 @@ def load_adapter(path: str | Path, spec: ModelSpec) -> Adapter:
         if not any(present):
             continue
         if not all(present):
-            raise UserError(f"only some layers of '{module}' are adapted, which is not supported", path)
+            raise UserError(f"only some layers of '{module}' are adapted, which is not supported", path, MERGE)
         down = _stack([tensors.pop(f"{name}A.weight").T for name in names], module, path)
         up = _stack([tensors.pop(f"{name}B.weight").T for name in names], module, path)
         # Modules may have scales of their own; the ratio goes into their second factor.
@@ -300,7 +315,7 @@ def load_adapter(path: str | Path, spec: ModelSpec) -> Adapter:
         tensors = {name: tensor for name, tensor in tensors.items() if name not in heads}
     if tensors:
         raise UserError(f"{len(tensors)} tensors have no place in this {spec.family} model, for example "
-                        f"'{min(tensors)}'", path)
+                        f"'{min(tensors)}'", path, f"use the base model that it was trained on; if this is it, {MERGE}")
     if not layers:
         raise UserError("the adapter holds no tensors", path)
     return Adapter({"layers": layers}, scale)
@@ -314,8 +329,7 @@ def _check_initialization(value: Any, where: Path) -> None:
             f"'init_lora_weights' = {value!r}: this initialization changed the base weights, and the adapter does not "
             "fit the original ones", where,
             "convert it to a plain adapter when it is saved after training, with PEFT's save_pretrained(DIR, "
-            "path_initial_model_for_weight_conversion=INITIAL); or load base and adapter with PEFT, call "
-            "merge_and_unload().save_pretrained(DIR), and give DIR as the model")
+            f"path_initial_model_for_weight_conversion=INITIAL); or {MERGE}")
     if not (value is None or isinstance(value, bool) or name in BASE_UNCHANGED):
         raise UserError(f"'init_lora_weights' = {value!r} is not known, and so not whether it changed the base "
                         "weights", where, f"known are true, false, {', '.join((*BASE_UNCHANGED, *BASE_CHANGED))}")
@@ -323,7 +337,7 @@ def _check_initialization(value: Any, where: Path) -> None:
 
 def _stack(parts: list[np.ndarray], module: str, path: Path) -> np.ndarray:
     if len({part.shape for part in parts}) > 1:
-        raise UserError(f"ranks of '{module}' differ from layer to layer, which is not supported", path)
+        raise UserError(f"ranks of '{module}' differ from layer to layer, which is not supported", path, MERGE)
     return np.stack(parts)
 
 

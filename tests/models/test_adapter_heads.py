@@ -112,6 +112,21 @@ def test_a_head_that_does_not_fit(tmp_path):
         adapter_head(tmp_path / "a", LLAMA)
 
 
+@pytest.mark.parametrize("module", ["lm_head", "embed_tokens"])
+def test_other_modules_that_were_trained_whole(tmp_path, module):
+    """They are no scoring head, whichever job reads them, and the way out is PEFT's."""
+    config = save_adapter(tmp_path / "a", LLAMA, random_adapter(LLAMA, LoraConfig(rank=2), std=0.1))
+    config = config / "adapter_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"modules_to_save": [module]}))
+    rewrite(tmp_path / "a", lambda tensors: tensors | {
+        f"base_model.model.{module}.weight": np.zeros((4, 4), np.float32)})
+    scoring = with_score_head(LLAMA, random_params(LLAMA, seed=0), 1)[0]
+    for read, spec in ((adapter_head, LLAMA), (adapter_head, scoring), (load_adapter, LLAMA), (load_adapter, scoring)):
+        with pytest.raises(UserError, match=rf"'modules_to_save' = \['{module}'\]: .* except for a") as error:
+            read(tmp_path / "a", spec)
+        assert "merge_and_unload" in error.value.fix
+
+
 def test_a_head_is_never_dropped_silently(tmp_path):
     """A language model cannot use it, a sum of adapters has none, and other whole modules are refused."""
     adapter, spec, _ = saved(tmp_path / "several" / "a", LLAMA)

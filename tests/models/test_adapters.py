@@ -276,8 +276,9 @@ def test_bad_adapters(llama, gpt2, tmp_path):
         save_adapter(tmp_path / "a", spec, adapter_of(spec))
     text = config.read_text()
     config.write_text(text.replace('"bias": "none"', '"bias": "all"'))
-    with pytest.raises(UserError, match="'bias' = 'all'"):
+    with pytest.raises(UserError, match="'bias' = 'all'") as error:
         load_adapter(tmp_path / "a", spec)
+    assert "merge_and_unload" in error.value.fix
     config.write_text(text.replace("LORA", "IA3"))
     with pytest.raises(UserError, match="IA3"):
         load_adapter(tmp_path / "a", spec)
@@ -307,8 +308,9 @@ def test_initializations_that_changed_the_base_are_refused(llama, tmp_path, valu
 def test_settings_that_change_the_product_are_refused(llama, tmp_path, key, value):
     spec, _ = llama
     save_with(tmp_path / "a", spec, **{key: value})
-    with pytest.raises(UserError, match=f"'{key}' = "):
+    with pytest.raises(UserError, match=f"'{key}' = ") as error:
         load_adapter(tmp_path / "a", spec)
+    assert error.value.fix
 
 
 def test_lora_config_names_what_is_wrong():

@@ -79,7 +79,12 @@ def model_config(path: Path) -> tuple[dict[str, Any], Path]:
     """Returns the `config.json` of a checkpoint, without left-over parts, and the file that it is from."""
     if is_gguf(path):
         return read_gguf_config(path), path
-    return _without_leftover(read_json(path / "config.json"), path), path / "config.json"
+    where = path / "config.json"
+    if not where.exists() and (path / "adapter_config.json").is_file():
+        base = read_json(path / "adapter_config.json").get("base_model_name_or_path")
+        raise UserError(f"there is an adapter in it{f', of the model {base!r},' if base else ''} and no model", path,
+                        "give the base model, and this directory as --adapter")
+    return _without_leftover(read_json(where), path), where
 
 
 def open_tensors(path: Path, spec: ModelSpec, dtype: Any = np.float32) -> Tensors | GGUFTensors:
@@ -93,6 +98,8 @@ def _without_leftover(config: dict[str, Any], path: Path) -> dict[str, Any]:
     """Returns the config without a description of quantization that was left when the weights were dequantized."""
     about = config.get("quantization_config")
     method = about.get("quant_method") if isinstance(about, dict) else None
+    if isinstance(about, dict) and (about.get("load_in_4bit") or about.get("load_in_8bit")):
+        method = "bitsandbytes"  # which early descriptions do not name
     if method not in WEIGHT_QUANTIZATION or native.is_native(path):
         return config
     with Tensors(path) as tensors:

@@ -6,7 +6,6 @@ import collections
 import dataclasses
 import fnmatch
 import json
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -89,11 +88,25 @@ def write_model(target: Path, spec: ModelSpec, params: Params, tokenizer_source:
     left = []
     for file in sorted(source.iterdir()):
         if _matches(file.name, TOKENIZER_FILES):
-            (shutil.copytree if file.is_dir() else shutil.copy)(file, target / file.name)
+            _copy(file, target / file.name)
         elif not _matches(file.name, (*REPLACED_FILES, ".*")):
             left.append(file.name + "/" * file.is_dir())
     _set_padding(target, spec)
     return left
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copies a file or a folder; raises a `UserError` for the first file that cannot be read."""
+    if source.is_dir():
+        target.mkdir()
+        for file in sorted(source.iterdir()):
+            _copy(file, target / file.name)
+        return
+    try:
+        content = source.read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot be copied: {error.strerror}", source, "fetch the file again, or remove it") from None
+    target.write_bytes(content)
 
 
 def _set_padding(target: Path, spec: ModelSpec) -> None:

@@ -2,6 +2,7 @@
 
 import pytest
 
+from jaxllm.cli import main
 from jaxllm.models import load_model, save_model
 from tests.checkpoint.converting import convert
 
@@ -31,3 +32,14 @@ def test_all_files_of_a_tokenizer_travel(tiny, tmp_path, capsys):
     assert not (tmp_path / "out" / ".gitattributes").exists()
     convert(tmp_path / "again", model=save_model(tmp_path / "plain", *tiny, "tiny"))
     assert "not copied" not in capsys.readouterr().err
+
+
+def test_a_file_that_cannot_be_copied_is_an_error(tiny, tmp_path, capsys):
+    base = save_model(tmp_path / "base", *tiny, "tiny")
+    for path in (base / "tokenizer_extra.json", base / "additional_chat_templates" / "x.jinja"):
+        path.parent.mkdir(exist_ok=True)
+        path.symlink_to("nowhere")
+        assert main(["convert", f"--model={base}", f"--out={tmp_path}/out"]) == 2
+        assert f"jaxllm: {path}: cannot be copied: No such file or directory\n" in capsys.readouterr().err
+        assert not (tmp_path / "out").exists()
+        path.unlink()

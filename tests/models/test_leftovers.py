@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from jaxllm.errors import UserError
-from jaxllm.models import load_model, load_spec, save_model
-from jaxllm.models.peft import load_adapter
+from jaxllm.models import LoraConfig, load_model, load_spec, save_model
+from jaxllm.models.peft import load_adapter, save_adapter
 from jaxllm.models.tensors import save_tensors
+from tests.networks import random_adapter
 
 
 @pytest.fixture
@@ -43,6 +44,24 @@ def test_quantized_weights_are_refused(described, dtype):
                                                 "model.layers.0.mlp.up_proj.weight": np.zeros((4, 1), dtype)})
     with pytest.raises(UserError, match="the checkpoint is quantized"):
         load_spec(folder)
+
+
+@pytest.mark.parametrize("kind", ["load_in_4bit", "load_in_8bit"])
+def test_an_early_description_names_no_method(llama, described, capsys, kind):
+    spec, params = load_model(described(**{kind: True}))
+    assert spec == llama[0] and np.array_equal(params["embed"], llama[1]["embed"])
+    assert "weights quantized by bitsandbytes, but they are full" in capsys.readouterr().err
+
+
+def test_an_adapter_in_place_of_a_model(llama, tmp_path):
+    spec, _ = llama
+    save_adapter(tmp_path / "a", spec, random_adapter(spec, LoraConfig(rank=2), 0.1), base="org/base")
+    for read in (load_spec, load_model):
+        with pytest.raises(UserError, match="there is an adapter in it, of the model 'org/base', and no") as error:
+            read(tmp_path / "a")
+        assert "--adapter" in error.value.fix
+    with pytest.raises(UserError, match="the file is missing"):
+        load_spec(tmp_path)
 
 
 def test_a_pickled_adapter(llama, tmp_path):

@@ -249,6 +249,23 @@ def _line_start(file: BinaryIO, end: int) -> int:
     return 0
 
 
+def jsonable(value: Any) -> Any:
+    """Converts a value of a user's data to JSON types; nothing is refused.
+
+    Numbers that are not finite become null, as missing values do; what else JSON has no form for, such as times in
+    Parquet files, becomes its text.
+    """
+    if value is None or isinstance(value, str | int):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(k): jsonable(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [jsonable(v) for v in value]
+    return str(value)
+
+
 def plain(value: Any, where: str = "") -> Any:
     """Converts `value` to JSON types: dataclasses and mappings to dicts, arrays to lists or numbers, paths to text.
 

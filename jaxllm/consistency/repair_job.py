@@ -25,7 +25,7 @@ from jaxllm.consistency.repair import (
     row_problem,
 )
 from jaxllm.consistency.templates import Template, load_template
-from jaxllm.files import write_jsonl
+from jaxllm.files import jsonable, write_jsonl
 from jaxllm.job import open_job
 from jaxllm.progress import notice
 from jaxllm.report import Graph, Section, Table, head
@@ -128,9 +128,10 @@ def run(config: Config) -> Path:
         by_id = {str(instance.id): instance for instance in instances}
         refusal = row_problem if config.items is None else partial(_numbered, by_id)
         found = read_rows(data.path, REQUIRED, OPTIONAL, data.limit_bad, job.rejected_path, data.limit, refusal)
-        given, flipped = found.rows, np.zeros(len(found.rows), bool)
+        original = list(map(jsonable, found.rows))
+        given, flipped = original, np.zeros(len(original), bool)
         if config.flip:
-            given, flipped = flip_labels(found.rows, config.flip, config.seed)
+            given, flipped = flip_labels(original, config.flip, config.seed)
             write_jsonl(job.directory / "noisy.jsonl", given)
         repaired = repair(given, config.estimate, both_orders=config.both_orders, negations=config.negations,
                           require_connected=config.require_connected, min_margin=config.min_margin, seed=config.seed,
@@ -143,7 +144,7 @@ def run(config: Config) -> Path:
         result: dict[str, Any] = {"estimator": config.estimator, **repaired.statistics,
                                   "rejected": len(found.rejected) + len(repaired.rejected)}
         if config.flip:
-            result["flipped"] = _recovery(found.rows, found.lines, flipped, repaired.audit)
+            result["flipped"] = _recovery(original, found.lines, flipped, repaired.audit)
         if config.items is not None and config.export is not None:
             exported = list(_export(config, template, repaired.rows, by_id))
             result["exported"] = len(exported)

@@ -16,7 +16,7 @@ from typing import Any
 from jaxllm.errors import UserError
 from jaxllm.feedback.data import digest_of
 from jaxllm.feedback.methods import ACTIONS
-from jaxllm.files import iter_jsonl
+from jaxllm.files import iter_jsonl, jsonable
 from jaxllm.text.forms import PairRow
 
 _OPPOSITE = {"chosen": "rejected", "rejected": "chosen", 1: -1, -1: 1}
@@ -36,8 +36,9 @@ class Line:
 
 
 def columns_of(row: PairRow, form: str, fields: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Returns the columns of a pair as they are written: those of its line, untouched, or of the pair itself where a
-    line makes several."""
+    """Returns the columns of a pair as they are written: those of its line, untouched as far as JSON has a form for
+    them, or of the pair itself where a line makes several."""
+    fields = jsonable(fields)
     if form == "paired":
         return fields
     own = {name: value for name, value in fields.items()

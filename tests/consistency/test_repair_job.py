@@ -119,6 +119,14 @@ def test_rows_that_are_no_comparisons(repair):
         assert expected in reason
 
 
+def test_columns_that_json_has_no_form_for(tmp_path):
+    rows = [row | {"note": float("nan")} for row in comparisons(instances(4, 6), 0.9)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert main(["repair", f"--data.path={tmp_path}/rows.jsonl", f"--out={tmp_path}/out", "--flip=0.2"]) == 0
+    noisy = [json.loads(line) for line in (tmp_path / "out" / "noisy.jsonl").read_text().splitlines()]
+    assert [row["note"] for row in noisy] == [None] * len(rows)
+
+
 def test_contradictory_answers(repair):
     rows = comparisons(instances(4, 5), 1.0)
     turned = {"first": "second", "second": "first"}

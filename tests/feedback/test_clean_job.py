@@ -1,9 +1,13 @@
 """`jaxllm clean`: rows that are written, ledger and replay, people's answers, the gate, and input that is wrong."""
 
+import datetime
 import gzip
 import json
+import math
 
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from jaxllm.text.preferences import preference_rows
@@ -33,6 +37,29 @@ def test_rows_keep_their_order_and_columns(tmp_path):
     assert ledger[1] == {"id": "r1", "action": "flip", "rule": "more likely wrong than right", "votes": 0, "voters": 3,
                          "bucket": "none", "source": "1", "texts": ledger[1]["texts"]}
     assert result["by_bucket"]["none"] == {"flip": 2} and result["by_domain"]["mixed"]["flip"] == 2
+
+
+@pytest.mark.parametrize("form", ["jsonl", "parquet", "ranked"])
+def test_columns_that_json_has_no_form_for(tmp_path, form):
+    """Undeclared columns keep no row from being written: numbers that are not finite are null, times their text."""
+    rows = [pair(number) | {"a": math.nan, "b": [1.5, -math.inf], "c": "\ud800"} for number in range(6)]
+    file, expected = tmp_path / "rows.jsonl", {"a": None, "b": [1.5, None], "c": "\ud800"}
+    if form == "parquet":
+        file, times = tmp_path / "rows.parquet", [datetime.datetime(2024, 2, 9, 8, 7, 6)] * 6
+        columns = {name: [row[name] for row in rows] for name in rows[0] if name != "c"}
+        columns |= {"d": times, "e": [b"\xff"] * 6}
+        pyarrow.parquet.write_table(pyarrow.table(columns), file)
+        del expected["c"]
+        expected |= {"d": "2024-02-09 08:07:06", "e": "b'\\xff'"}
+    elif form == "ranked":
+        rows = [{"id": row["id"], "prompt": row["prompt"], "completions": ["x", "y"], "scores": [1, 2],
+                 **{name: row[name] for name in expected}} for row in rows]
+    if form != "parquet":
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    run("clean", tmp_path / "out", data__path=file, method="random_r", count=2)
+    cleaned = read(tmp_path / "out" / "cleaned.jsonl")
+    assert len(cleaned) == 4
+    assert all({name: row[name] for name in expected} == expected for row in cleaned)
 
 
 def test_a_flip_exchanges_what_people_answered(tmp_path):

@@ -271,13 +271,11 @@ def load_template(loaded: Any, source: str) -> tuple[Callable[[list[dict], bool]
         text, dates = _dated(text, moment), tuple(dict.fromkeys(map(moment.strftime, formats)))
 
     def render(messages: list[dict], add_generation_prompt: bool) -> str:
-        from jinja2 import TemplateError
-
         try:
             return loaded.apply_chat_template(
                 messages, chat_template=text, add_generation_prompt=add_generation_prompt, tokenize=False
             )
-        except (TemplateError, TypeError, ValueError) as error:
+        except Exception as error:  # a template is a program, and may raise anything
             roles = ", ".join(message["role"] for message in messages)
             raise UserError(
                 f"the chat template does not accept these messages ({roles}): {error}",

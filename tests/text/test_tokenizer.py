@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jaxllm.assets import asset_path
 from jaxllm.errors import UserError
 from jaxllm.text.tokenizer import load_tokenizer
 from tests.text.chat_tokenizers import BACKENDS, MARKS, TEMPLATES, byte_level
@@ -173,6 +176,18 @@ def test_errors_of_chat(saved):
             chatml.chat([message])
     with pytest.raises(UserError, match="at least one message"):
         chatml.chat([])
+
+
+@pytest.mark.parametrize("part", ["{{ 1 / 0 }}", "{{ range(10 ** 9) | list }}", "{{ 'a' + 1 }}", "{% for m in",
+                                  "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}"])
+def test_everything_that_a_template_raises_is_one_sentence(tmp_path, part):
+    (tmp_path / "model").mkdir()
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(asset_path("tiny") / name, tmp_path / "model")
+    (tmp_path / "model" / "chat_template.jinja").write_text(part + "{{ messages[0].content }}")
+    tokenizer = load_tokenizer(tmp_path / "model")
+    with pytest.raises(UserError, match="the chat template does not accept these messages"):
+        tokenizer.chat([{"role": "user", "content": "hi"}])
 
 
 def test_a_template_that_drops_a_message_is_an_error(saved):

@@ -226,6 +226,9 @@ def _read_parquet(path: Path) -> Iterator[Raw]:
     try:
         number = 0
         with pyarrow.parquet.ParquetFile(path) as file:
+            names = collections.Counter(file.schema_arrow.names)
+            if twice := next((name for name, count in names.items() if count > 1), None):
+                raise UserError(f"the column {twice!r} appears twice", path, "rename or remove one")
             for batch in file.iter_batches(batch_size=1024):
                 for i in range(batch.num_rows):
                     number += 1

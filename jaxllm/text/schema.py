@@ -89,7 +89,7 @@ def mismatch(value: Any, expected: Any) -> str | None:
 
 def _is_whole(value: float) -> bool:
     """Whether a float is a whole number that floats distinguish from its neighbors."""
-    return value.is_integer() and abs(value) <= 2**53
+    return value.is_integer() and abs(value) < 2**53
 
 
 def _with_numbers(value: Any, expected: Any) -> Any:

@@ -232,6 +232,22 @@ def test_gzip(tmp_path):
             read_rows(path, TEXT)
 
 
+def test_whole_numbers_that_floats_do_not_distinguish(tmp_path):
+    write(tmp_path / "a.jsonl", '{"n": 9007199254740991.0}', '{"n": 9007199254740993.0}', '{"n": 9007199254740993}')
+    assert [row["n"] for row in read_rows(tmp_path / "a.jsonl", {"n": int}, limit_bad=1).rows] == [
+        9007199254740991, 9007199254740993]
+
+
+def test_columns_of_a_parquet_file_that_have_one_name(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"])], names=["text", "text"]), path)
+    with pytest.raises(UserError, match="the column 'text' appears twice"):
+        read_rows(path, TEXT)
+
+
 def test_parquet(tmp_path):
     import pyarrow as pa
     import pyarrow.parquet as pq

@@ -47,7 +47,7 @@ def new_directory(path: str | Path) -> Iterator[Path]:
     """Yields a temporary directory to fill; it is renamed to `path` when the block ends without an error.
 
     Raises:
-        UserError: `path` exists and is not empty, or another process is making it.
+        UserError: `path` exists and is not empty, is the current directory, or another process is making it.
         StorageError: the disk is full; no file is left.
     """
     path = Path(path)
@@ -56,8 +56,11 @@ def new_directory(path: str | Path) -> Iterator[Path]:
     with storage(path), contextlib.ExitStack() as stack:
         try:
             _check_absent(path)
+            if path.exists() and path.samefile(Path.cwd()):
+                raise UserError("is the current directory, which another one cannot replace", path,
+                                "choose another directory")
             path.parent.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(_locked(path))
+            stack.enter_context(locked(path))
             _check_absent(path)  # another process may have made it meanwhile
             temporary = Path(tempfile.mkdtemp(prefix=f".{path.name[:32]}.", dir=path.parent))
         except OSError as error:
@@ -81,14 +84,20 @@ def _check_absent(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Holds a lock on a directory that does not exist yet, by a hidden file next to it."""
+def locked(path: Path) -> Iterator[None]:
+    """Holds a lock on a directory that may not exist yet, by a hidden file next to it.
+
+    Raises:
+        UserError: another process holds it.
+        OSError: the file cannot be made.
+    """
+    path = path.resolve()
     digest = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]  # a name may be too long for an addition
     file = path.with_name(f".{digest}.lock")
     lock = lock_file(file, path)
     try:
         yield
     finally:
+        file.unlink(missing_ok=True)
         if lock is not None:
-            file.unlink(missing_ok=True)
             lock.close()

@@ -32,7 +32,7 @@ import yaml
 
 from jaxllm import __version__, assets, clock
 from jaxllm.config import changed_keys, to_yaml
-from jaxllm.directories import lock_file
+from jaxllm.directories import lock_file, locked
 from jaxllm.errors import UserError
 from jaxllm.files import JsonlWriter, count_lines, expanded, iter_jsonl, plain, storage, write_atomic, write_jsonl
 from jaxllm.report import Section, Table, markdown, render
@@ -382,8 +382,13 @@ def _claim(out: Path, config: Any, resume: bool) -> tuple[bool, bool]:
             return True, (out / "result.json").is_file()
         if out.is_dir() and (others := sorted(p.name for p in out.iterdir() if p.name not in _LEFTOVER)):
             raise UserError(f"the directory holds {others[0]} but no run", out, "choose another --out, or an empty one")
-        with storage(out):
-            out.mkdir(parents=True, exist_ok=True)
+        with storage(out), contextlib.ExitStack() as stack:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            if os.access(out.parent, os.W_OK):  # a directory that is mounted may be the only one that is
+                stack.enter_context(locked(out))
+            if path.is_file():  # another process has written it meanwhile
+                return _claim(out, config, resume)
+            out.mkdir(exist_ok=True)
             write_atomic(path, to_yaml(config))
     except (FileExistsError, NotADirectoryError):
         raise UserError("there is a file where the directory should be", out, "choose another --out") from None

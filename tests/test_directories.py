@@ -46,6 +46,21 @@ def test_two_processes_do_not_make_the_same_directory(other, monkeypatch, capsys
     assert [file.name for file in path.parent.iterdir()] == ["out"]
 
 
+@pytest.mark.parametrize("exists", [False, True])
+def test_a_job_does_not_start_in_a_directory_that_is_being_made(other, tmp_path, capsys, exists):
+    process, path = other
+    if exists:
+        path.mkdir()
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "a"}\n')
+    words = ["generate", "--data.path", str(tmp_path / "rows.jsonl"), "--out", str(path)]
+    assert main(words) == 2
+    assert "another process is at work in this directory" in capsys.readouterr().err
+    process.communicate("")
+    assert process.returncode == 0 and [file.name for file in path.iterdir()] == ["file"]
+    assert main(words) == 2
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["out", "rows.jsonl"]
+
+
 def test_a_killed_process_holds_no_lock(other):
     process, path = other
     process.kill()
@@ -53,6 +68,15 @@ def test_a_killed_process_holds_no_lock(other):
     with new_directory(path) as target:
         (target / "file").write_text("ours")
     assert (path / "file").read_text() == "ours"
+
+
+@pytest.mark.parametrize("absolute", [False, True])
+def test_the_current_directory_is_refused_before_the_work(tmp_path, monkeypatch, absolute):
+    """Another one would take its place, and a shell in it would not see the files."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="is the current directory"), new_directory(tmp_path if absolute else "."):
+        pytest.fail("the work began")
+    assert not any(tmp_path.iterdir())
 
 
 def test_a_directory_that_was_filled_meanwhile(tmp_path):

@@ -160,7 +160,8 @@ def _read_csv(path: Path) -> Iterator[Raw]:
         number, raw = lines[0][0], partial(_text, *lines)
         if isinstance(cells, str):
             if names is None:
-                raise UserError(f"the header cannot be read: {cells}", path)
+                raise UserError(f"the header cannot be read: {cells}", path,
+                                "close every quote, and save the file with line feeds at the ends of lines")
             yield Raw(number, raw, f"not valid CSV: {cells}")
         elif names is None:
             names = cells
@@ -195,7 +196,8 @@ def _records(path: Path) -> Iterator[tuple[list[tuple[int, str]], list[str] | st
                 cells = next(csv.reader(feed(), strict=True), None)
         except csv.Error as error:
             again.extendleft(reversed(taken[1:]))
-            yield taken[:1], str(error)
+            # The csv module has advice for programs.
+            yield taken[:1], "a carriage return outside of quotes" if "new-line" in str(error) else str(error)
             continue
         if cells is None:
             return

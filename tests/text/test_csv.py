@@ -97,3 +97,15 @@ def test_no_line_of_a_csv_file_is_lost(tmp_path_factory, texts):
     letters = lambda text: sum(letter not in '",\n' for letter in text)
     assert sum(map(letters, lines)) == sum(map(letters, raws)) + letters(cells)
     assert {item.line for item in items} <= set(range(2, 2 + len(lines)))
+
+
+def test_lines_that_end_with_a_carriage_return_alone(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_bytes(b"id,text\r1,a\r2,b\r")
+    with pytest.raises(UserError, match="cannot be read: a carriage return outside of quotes") as error:
+        read_rows(path, {"text": str})
+    assert "line feeds" in error.value.fix
+    path.write_bytes(b"id,text\n1,a\r2,b\n3,c\n")
+    found = read_rows(path, {"text": str}, limit_bad=1)
+    assert [row["text"] for row in found.rows] == ["c"]
+    assert [row.reason for row in found.rejected] == ["not valid CSV: a carriage return outside of quotes"]

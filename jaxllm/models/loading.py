@@ -84,6 +84,9 @@ def model_config(path: Path) -> tuple[dict[str, Any], Path]:
         base = read_json(path / "adapter_config.json").get("base_model_name_or_path")
         raise UserError(f"there is an adapter in it{f', of the model {base!r},' if base else ''} and no model", path,
                         "give the base model, and this directory as --adapter")
+    if not where.exists() and (files := sorted(file for file in path.glob("*") if file.suffix.lower() == ".gguf")):
+        raise UserError("there are GGUF files in it, and no config.json", path, f"give one of the files, such as "
+                        f"{files[0]}")
     return _without_leftover(read_json(where), path), where
 
 

@@ -44,6 +44,7 @@ BASE_CHANGED = ("pissa", "olora", "corda", "loftq", "lora_ga")
 # The way out for an adapter that is more than `scale * x @ a @ b`.
 MERGE = ("load base and adapter with PEFT, call merge_and_unload().save_pretrained(DIR), and give DIR as the model, "
          "without an adapter")
+MERGE_OWN = f"use the base model that it was trained on; if this is it, {MERGE}"
 
 
 def _adapted(spec: ModelSpec) -> dict[str, list[TensorMap]]:
@@ -295,7 +296,7 @@ def load_adapter(path: str | Path, spec: ModelSpec) -> Adapter:
         if not any(present):
             continue
         if not all(present):
-            raise UserError(f"only some layers of '{module}' are adapted, which is not supported", path, MERGE)
+            raise UserError(f"only some layers of '{module}' are adapted, which is not supported", path, MERGE_OWN)
         down = _stack([tensors.pop(f"{name}A.weight").T for name in names], module, path)
         up = _stack([tensors.pop(f"{name}B.weight").T for name in names], module, path)
         # Modules may have scales of their own; the ratio goes into their second factor.
@@ -315,7 +316,7 @@ def load_adapter(path: str | Path, spec: ModelSpec) -> Adapter:
         tensors = {name: tensor for name, tensor in tensors.items() if name not in heads}
     if tensors:
         raise UserError(f"{len(tensors)} tensors have no place in this {spec.family} model, for example "
-                        f"'{min(tensors)}'", path, f"use the base model that it was trained on; if this is it, {MERGE}")
+                        f"'{min(tensors)}'", path, MERGE_OWN)
     if not layers:
         raise UserError("the adapter holds no tensors", path)
     return Adapter({"layers": layers}, scale)

@@ -1,5 +1,6 @@
 """Files that a checkpoint or an adapter has left from an earlier form."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -62,6 +63,23 @@ def test_an_adapter_in_place_of_a_model(llama, tmp_path):
         assert "--adapter" in error.value.fix
     with pytest.raises(UserError, match="the file is missing"):
         load_spec(tmp_path)
+
+
+def test_a_directory_of_gguf_files_in_place_of_a_model(tmp_path):
+    for name in ("model-Q4_K_M.gguf", "model-Q8_0.GGUF", "README.md"):
+        (tmp_path / name).touch()
+    with pytest.raises(UserError, match="there are GGUF files in it, and no config.json") as error:
+        load_spec(tmp_path)
+    assert f"{tmp_path}/model-Q4_K_M.gguf" in error.value.fix
+
+
+def test_an_adapter_of_a_model_with_fewer_layers(llama, tmp_path):
+    spec, _ = llama
+    smaller = dataclasses.replace(spec, layers=spec.layers - 1)
+    save_adapter(tmp_path / "a", smaller, random_adapter(smaller, LoraConfig(rank=2), 0.1))
+    with pytest.raises(UserError, match="only some layers") as error:
+        load_adapter(tmp_path / "a", spec)
+    assert error.value.fix.startswith("use the base model that it was trained on")
 
 
 def test_a_pickled_adapter(llama, tmp_path):

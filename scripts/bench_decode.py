@@ -105,7 +105,7 @@ def main() -> None:
     for name in options.shapes:
         spec = SHAPES[name]
         params = jax.jit(lambda key, spec=spec: init_params(spec, key, jnp.bfloat16))(jax.random.key(0))
-        generator = Generator(Model(spec, params, Silent()), dtype=jnp.bfloat16, consume=True)
+        generator = Generator(Model(spec, params, Silent()), dtype=jnp.bfloat16, donate=True)
         params = generator.params
         for batch in options.batches:
             if time.monotonic() - began > options.limit:

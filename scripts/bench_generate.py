@@ -156,7 +156,7 @@ def main() -> None:
         theirs.save_pretrained(folder)
         spec, params = load_model(folder)
     # Nothing ends a text but its length, on both sides.
-    generator = Generator(Model(dataclasses.replace(spec, eos_ids=()), params, Silent()), consume=True)
+    generator = Generator(Model(dataclasses.replace(spec, eos_ids=()), params, Silent()), donate=True)
     print(f"{sum(p.numel() for p in theirs.parameters()) / 1e6:.1f} million parameters; {os.cpu_count()} cores, "
           f"{options.threads} threads; jax {jax.__version__}, torch {torch.__version__}")
     print("| workload | torch, tokens/s | its batch | jaxllm, tokens/s | ratio | bound | occupancy | compiled | "

@@ -115,7 +115,7 @@ def ours(shared: bool, options: argparse.Namespace) -> list[float]:
 
     config = RlConfig(**settings(options, **({"policy": PolicyConfig()} if shared else {})))
     model, mesh = random_model(), make_mesh(1)
-    base = Generator(model, consume=True)
+    base = Generator(model, donate=True)
     prompts = [np.array(ids, np.int32) for ids in prompts_of(options.batch * options.iterations, options.ragged)]
     shape = rollout_shape([len(ids) for ids in prompts], RESPONSE, options.batch, 1, packed=True)
     learner = Learner.make(base.model.spec, config, shape, mesh)
@@ -145,7 +145,7 @@ def cory(options: argparse.Namespace) -> dict[str, Any]:
     from jaxllm.rl.rewards import Part, Reward
 
     reward = Reward([Part(lambda prompts, responses, rows: [float(len(text)) for text in responses])])
-    base = Generator(random_model(), consume=True)
+    base = Generator(random_model(), donate=True)
     tokenizer = base.model.tokenizer
     rows = [{"prompt": tokenizer.decode(ids)} for ids in prompts_of(options.batch, options.ragged)]
     common = settings(options, lora=LoraConfig(), policy=PolicyConfig())

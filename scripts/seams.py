@@ -38,7 +38,7 @@ def live(options: argparse.Namespace) -> Iterator[Line]:
 
     import jaxllm
 
-    generator = jaxllm.Generator(jaxllm.load("tiny"), consume=True)
+    generator = jaxllm.Generator(jaxllm.load("tiny"), donate=True)
     sampling = jaxllm.SamplingConfig(temperature=0.0, max_tokens=8)
     prompts = [generator.model.prompt_ids(f"Question: What is number {i}? Answer:") for i in range(4)]
     count = lambda: sum(array.nbytes for array in jax.live_arrays())
@@ -136,7 +136,7 @@ def _compile_once(options: argparse.Namespace) -> None:
     spec = ModelSpec("llama", vocab_size=49152, width=576, layers=30, heads=9, kv_heads=3, head_dim=64, mlp_width=1536,
                      max_positions=8192, norm_eps=1e-5, rope=Rope(theta=100000.0), tied=True)
     params = jax.block_until_ready(jax.jit(lambda key: init_params(spec, key))(jax.random.key(0)))
-    generator = jaxllm.Generator(jaxllm.Model(spec, params, load_tokenizer("tiny")), consume=True)
+    generator = jaxllm.Generator(jaxllm.Model(spec, params, load_tokenizer("tiny")), donate=True)
     seconds = []
     for _ in range(2):
         start = time.perf_counter()

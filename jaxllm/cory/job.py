@@ -85,7 +85,7 @@ def _run(config: Config, job: Job) -> Path:
     model = load_base(config, mesh)
     model.require_lm("be trained by rewards", config.model)
     rows, held_back = read(config, model, job)
-    base = Generator(model, dtype=config.device.compute_dtype, mesh=mesh, consume=True,
+    base = Generator(model, dtype=config.device.compute_dtype, mesh=mesh, donate=True,
                      batch_size=min(256, config.rows))
     reward = open_reward(config.reward_names, config.rewards, config.device)
     job.pin("reward", reward.identity)

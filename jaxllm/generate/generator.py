@@ -42,17 +42,17 @@ class Generator:
             devices, each of which then has their keys and values.
         batch_size: sequences decoded together at most; halved while memory does not suffice. Results depend on it only
             through rounding.
-        consume: frees the weights of `model` while their layers are unstacked; the model must not be used afterwards.
+        donate: frees the weights of `model` while their layers are unstacked; the model must not be used afterwards.
     """
 
     def __init__(self, model: Model, *, dtype: jnp.dtype | None = None, mesh: jax.sharding.Mesh | None = None,
-                 batch_size: int = 32, consume: bool = False):
+                 batch_size: int = 32, donate: bool = False):
         self.dtype = DeviceConfig().compute_dtype if dtype is None else jnp.dtype(dtype)
         if batch_size < 1:
             raise UserError(f"must be 1 or more, got {batch_size}", "batch_size")
         self.mesh, self.batch_size = mesh, batch_size
         placed = model.params if mesh is None or _is_on(model.params, mesh) else _placed(model, mesh)
-        self._model, self._weights = model, Weights(placed, consume, placed is not model.params)
+        self._model, self._weights = model, Weights(placed, donate, placed is not model.params)
 
     @property
     def model(self) -> Model:
@@ -76,20 +76,20 @@ class Generator:
             self._weights.unstacked()
         return self.model
 
-    def replace_params(self, params: Params, consume: bool = False) -> Generator:
+    def replace_params(self, params: Params, donate: bool = False) -> Generator:
         """Returns a generator with other weights of the same model, prepared likewise."""
         return Generator(dataclasses.replace(self._model, params=params), dtype=self.dtype, mesh=self.mesh,
-                         batch_size=self.batch_size, consume=consume)
+                         batch_size=self.batch_size, donate=donate)
 
-    def merged(self, adapter: Adapter, consume: bool = False) -> Generator:
+    def merged(self, adapter: Adapter, donate: bool = False) -> Generator:
         """Returns a generator with an adapter merged into the weights.
 
         Args:
             adapter: the adapter.
-            consume: reuse the memory of these weights; this generator must not be used afterwards.
+            donate: reuse the memory of these weights; this generator must not be used afterwards.
         """
-        params = merge_adapter(self.params, adapter, consume=consume)
-        return self.replace_params(params if consume else own_layers(params, self.params), consume=True)
+        params = merge_adapter(self.params, adapter, donate=donate)
+        return self.replace_params(params if donate else own_layers(params, self.params), donate=True)
 
     def generate(self, prompts: Sequence[Ids], sampling: SamplingConfig, *, adapter: Adapter | None = None,
                  seed: int = 0, row_ids: Sequence[int] | None = None, max_tokens: Sequence[int] | None = None,

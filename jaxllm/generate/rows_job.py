@@ -67,7 +67,7 @@ def load_generator(config: RowsConfig) -> tuple[Generator, Adapter | None]:
     model, adapter = load_with_adapter(config.model, config.adapter, config.device.param_dtype,
                                        lambda spec: model_shardings(spec, mesh), config.device.quantize)
     generator = Generator(model, dtype=config.device.compute_dtype, mesh=mesh, batch_size=config.batch_size,
-                          consume=True)
+                          donate=True)
     return generator, adapter
 
 

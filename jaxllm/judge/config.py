@@ -145,7 +145,7 @@ def _open(config: JudgeConfig, device: DeviceConfig) -> Judge:
     identity = f"{name} ({fingerprint(model_directory(name))}{quantized})"
     if config.adapter is not None:
         identity += f" + {config.adapter} ({fingerprint(Path(config.adapter))})"
-    settings: dict[str, Any] = dict(adapter=adapter, mesh=mesh, text_format=config.format, consume=True)
+    settings: dict[str, Any] = dict(adapter=adapter, mesh=mesh, text_format=config.format, donate=True)
     if config.kind == "reward":
         return RewardJudge(model, identity, config.batch_size, device.compute_dtype, **settings)
     return LocalJudge(model, identity, config.batch_size, device.compute_dtype, **settings, spellings=config.spellings)

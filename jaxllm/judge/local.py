@@ -49,7 +49,7 @@ class LocalJudge(Judge):
         text_format: encoding of a prompt that is a text, not messages. `chat`: one user message in the chat template;
             `plain`: raw text that the model continues; `auto`: chat where the model has a template, else plain.
         spellings: the probability of an option is the sum over its spellings, or that of the most probable one.
-        consume: frees the stacked weights of `model`, which must not be used afterwards.
+        donate: frees the stacked weights of `model`, which must not be used afterwards.
 
     Attributes:
         stats: counts of the work done so far.
@@ -60,12 +60,12 @@ class LocalJudge(Judge):
 
     def __init__(self, model: Model, identity: str, batch_size: int = 32, dtype: jnp.dtype | None = None, *,
                  adapter: Adapter | None = None, mesh: jax.sharding.Mesh | None = None,
-                 text_format: TextFormat = "auto", spellings: Spellings = "sum", consume: bool = False):
+                 text_format: TextFormat = "auto", spellings: Spellings = "sum", donate: bool = False):
         model.require_lm("answer prompts", identity)
         has_template = model.tokenizer.has_chat_template
         if text_format == "chat" and not has_template:
             raise UserError("the model has no chat template", identity, "set the judge's format to plain")
-        self.generator = Generator(model, dtype=dtype, mesh=mesh, batch_size=batch_size, consume=consume)
+        self.generator = Generator(model, dtype=dtype, mesh=mesh, batch_size=batch_size, donate=donate)
         self.model, self.adapter = self.generator.model, adapter
         self.chat_texts = text_format == "chat" or text_format == "auto" and has_template
         self.reads_messages, self.stats = self.chat_texts, GenerationStats()

@@ -32,7 +32,7 @@ class RewardJudge(Judge):
         identity: describes the model for caches; see `open_judge`.
         batch_size: texts scored together at most.
         dtype: dtype of activations; by default bfloat16 on accelerators and float32 on CPU.
-        adapter, mesh, text_format, consume: as in `LocalJudge`.
+        adapter, mesh, text_format, donate: as in `LocalJudge`.
 
     Raises:
         UserError: the model gives another number of scores, or has no chat template for `text_format="chat"`.
@@ -40,7 +40,7 @@ class RewardJudge(Judge):
 
     def __init__(self, model: Model, identity: str, batch_size: int = 32, dtype: jnp.dtype | None = None, *,
                  adapter: Adapter | None = None, mesh: jax.sharding.Mesh | None = None,
-                 text_format: TextFormat = "auto", consume: bool = False):
+                 text_format: TextFormat = "auto", donate: bool = False):
         labels = 0 if model.spec.head is None else model.spec.head.labels
         if labels != 1:
             raise UserError(f"a reward model gives one score, and this model {labels or 'none'}", identity,
@@ -48,7 +48,7 @@ class RewardJudge(Judge):
         has_template = model.tokenizer.has_chat_template
         if text_format == "chat" and not has_template:
             raise UserError("the model has no chat template", identity, "set the judge's format to plain")
-        self.generator = Generator(model, dtype=dtype, mesh=mesh, batch_size=batch_size, consume=consume)
+        self.generator = Generator(model, dtype=dtype, mesh=mesh, batch_size=batch_size, donate=donate)
         self.tokenizer, self.window, self.adapter = model.tokenizer, model.spec.max_positions, adapter
         self.chat_texts = text_format == "chat" or text_format == "auto" and has_template
         self.identity = f"rewards of {identity}, texts as {'chat' if self.chat_texts else 'plain'}"

@@ -122,7 +122,7 @@ def match_layout(adapter: Adapter, params: Params) -> Adapter:
     return dataclasses.replace(adapter, params=convert(adapter.params))
 
 
-def merge_adapter(params: Params, adapter: Adapter, sign: float = 1.0, consume: bool = False) -> Params:
+def merge_adapter(params: Params, adapter: Adapter, sign: float = 1.0, donate: bool = False) -> Params:
     """Folds an adapter into the weights: `kernel + sign * scale * a @ b`.
 
     Product and sum are float32 and rounded once, one layer of one kernel at a time, so the only large temporary is one
@@ -132,7 +132,7 @@ def merge_adapter(params: Params, adapter: Adapter, sign: float = 1.0, consume: 
         params: layers stacked or a tuple; the result has the same layout.
         adapter: in either layout.
         sign: -1 subtracts the adapter.
-        consume: reuse the memory of the kernels that change; `params` must not be used afterwards.
+        donate: reuse the memory of the kernels that change; `params` must not be used afterwards.
     """
     adapter = match_layout(adapter, params)
     factor = jnp.float32(sign * adapter.scale)
@@ -143,7 +143,7 @@ def merge_adapter(params: Params, adapter: Adapter, sign: float = 1.0, consume: 
             for name, low_rank in linears.items():
                 linear = layers[module][name]
                 kernel = _merge_kernel(linear["kernel"], low_rank["a"], low_rank["b"], factor,
-                                       params["embed"].dtype, consume)
+                                       params["embed"].dtype, donate)
                 layers[module][name] = linear | {"kernel": kernel}
         return layers
 
@@ -154,15 +154,15 @@ def merge_adapter(params: Params, adapter: Adapter, sign: float = 1.0, consume: 
 
 
 def _merge_kernel(kernel: jax.Array | Quantized, a: jax.Array, b: jax.Array, factor: jax.Array,
-                  dtype: jnp.dtype, consume: bool) -> jax.Array:
+                  dtype: jnp.dtype, donate: bool) -> jax.Array:
     """Returns `kernel + factor * a @ b`; a quantized kernel becomes an array of `dtype`."""
     quantized = isinstance(kernel, Quantized)
     stored = kernel.codes if quantized else kernel
     sharding = None if isinstance(stored, jax.core.Tracer) else stored.sharding
     sharding = sharding if isinstance(sharding, NamedSharding) else None
-    add = _add_low_rank_in_place if consume and not quantized else _add_low_rank
+    add = _add_low_rank_in_place if donate and not quantized else _add_low_rank
     merged = add(kernel, a, b, factor, dtype if quantized else kernel.dtype, sharding)
-    if consume:
+    if donate:
         jax.block_until_ready(merged)  # so that one kernel at a time is in memory twice
         if quantized:
             jax.tree.map(lambda leaf: leaf.delete(), kernel)

@@ -18,12 +18,12 @@ def is_stacked(params: Params) -> bool:
     return not isinstance(params["layers"], tuple)
 
 
-def unstack_layers(params: Params, consume: bool = False) -> Params:
+def unstack_layers(params: Params, donate: bool = False) -> Params:
     """Converts stacked layers `[L, ...]` to a tuple of L trees; a tuple is returned as it is.
 
     Args:
         params: parameters of a model or of an adapter.
-        consume: free each stacked array as soon as its layers are separate, so that the model is never in memory
+        donate: free each stacked array as soon as its layers are separate, so that the model is never in memory
             twice. `params` and arrays that share its memory must not be used afterwards.
     """
     if not is_stacked(params):
@@ -32,18 +32,18 @@ def unstack_layers(params: Params, consume: bool = False) -> Params:
     columns = []
     for leaf in leaves:
         columns.append([leaf[i] for i in range(len(leaf))])
-        if consume:
+        if donate:
             jax.block_until_ready(columns[-1])
             leaf.delete()
     return params | {"layers": tuple(structure.unflatten(layer) for layer in zip(*columns, strict=True))}
 
 
-def stack_layers(params: Params, consume: bool = False) -> Params:
+def stack_layers(params: Params, donate: bool = False) -> Params:
     """Converts a tuple of L trees to one tree of `[L, ...]` arrays, the inverse of `unstack_layers`.
 
     Args:
         params: parameters of a model or of an adapter; stacked layers are returned as they are.
-        consume: free the layers' arrays as soon as they are stacked; see `unstack_layers`.
+        donate: free the layers' arrays as soon as they are stacked; see `unstack_layers`.
     """
     if is_stacked(params):
         return params
@@ -51,7 +51,7 @@ def stack_layers(params: Params, consume: bool = False) -> Params:
     stacked = []
     for column in zip(*(jax.tree.leaves(layer) for layer in params["layers"]), strict=True):
         stacked.append(_stack(column))
-        if consume:
+        if donate:
             jax.block_until_ready(stacked[-1])
             for leaf in column:
                 leaf.delete()
@@ -82,14 +82,14 @@ class Weights:
 
     Args:
         params: parameters of a model, in either layout.
-        consume: `params` may be freed. If not, they stay, and the other layout is a copy, freed on the way back.
+        donate: `params` may be freed. If not, they stay, and the other layout is a copy, freed on the way back.
         placed: `params` were made for this object, but may share memory with arrays that others use: they are dropped
             instead of freed.
     """
 
-    def __init__(self, params: Params, consume: bool = False, placed: bool = False):
-        self._given = None if consume or placed else params
-        self._may_free = consume
+    def __init__(self, params: Params, donate: bool = False, placed: bool = False):
+        self._given = None if donate or placed else params
+        self._may_free = donate
         self.current = params
 
     def unstacked(self) -> Params:
@@ -109,5 +109,5 @@ class Weights:
             self.current, self._may_free = self._given, False
         else:
             convert = stack_layers if stacked else unstack_layers
-            self.current, self._may_free = convert(self.current, consume=self._may_free), True
+            self.current, self._may_free = convert(self.current, donate=self._may_free), True
         return self.current

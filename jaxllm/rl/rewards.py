@@ -205,7 +205,7 @@ def _open(config: RewardConfig, name: str, device: DeviceConfig) -> tuple[Reward
     if name in ("classifier", "reward_model"):
         assert config.model is not None
         model, adapter = load_with_adapter(config.model, config.adapter, device.param_dtype)
-        generator = Generator(model, dtype=device.compute_dtype, batch_size=config.batch_size, consume=True)
+        generator = Generator(model, dtype=device.compute_dtype, batch_size=config.batch_size, donate=True)
         identity = f"{name} {fingerprint(model_directory(config.model))}"
         if config.adapter is not None:
             identity += f" + {fingerprint(Path(config.adapter))}"

@@ -190,7 +190,7 @@ def _run_method(experiment: Experiment, method: Method, measure: Measure, done: 
             remove_checkpoints(job, [name])  # left by a run that was killed after the record was written
             samples[step] = tuple(map(tuple, done[method, step].rehearsal)) or samples[1]
             if not experiment.single and missing:
-                current = current.merged(load_adapter(folder, base.model.spec), consume=current is not base)
+                current = current.merged(load_adapter(folder, base.model.spec), donate=current is not base)
             continue
         fresh = rehearses and step > 1 and not experiment.single
         if fresh:
@@ -216,10 +216,10 @@ def _student(base: Generator, current: Generator, result: TrainResult, merge: bo
              ) -> tuple[Generator, Adapter | None]:
     """Weights after an injection, and the adapter to apply to them; None where it is merged into them."""
     if result.adapter is None:
-        return base.replace_params(result.params, consume=True), None
+        return base.replace_params(result.params, donate=True), None
     if not merge:
         return current, result.adapter
-    return current.merged(result.adapter, consume=current is not base), None
+    return current.merged(result.adapter, donate=current is not base), None
 
 
 def _adapter_folder(job: Job, method: Method, step: int) -> Path:

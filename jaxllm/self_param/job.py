@@ -68,7 +68,7 @@ def _run(config: Config, job: Job) -> Path:
 
 def _prepare(config: Config, job: Job, model: Model, mesh: jax.sharding.Mesh, data: InjectionData) -> Experiment:
     base = Generator(model, dtype=config.device.compute_dtype, mesh=mesh, batch_size=config.generation_batch_size,
-                     consume=True)
+                     donate=True)
     prompts = Prompts(base.model, config.format, append_eos=config.qa_pairs.append_eos)
     prompts = dataclasses.replace(prompts, examples=format_examples(prompts.format, data.examples))
     anything = [pair.question for document in data.documents for pair in (*document.questions, *document.paraphrases)]

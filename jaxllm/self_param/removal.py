@@ -129,7 +129,7 @@ def _measure(config: job.Config, documents: Sequence[Document], numbers: dict[Pa
     """Measures F1 of the base model, of the model with all adapters, and of that without one."""
     mesh = job.training_mesh(config)
     generator = Generator(job.load_model(config, mesh), dtype=config.device.compute_dtype, mesh=mesh,
-                          batch_size=config.generation_batch_size, consume=True)
+                          batch_size=config.generation_batch_size, donate=True)
     others = [own for own in numbers if own != folder]
     scores = {name: _scores(config, generator, folders, documents)
               for name, folders in (("base", []), ("with", list(numbers)), ("without", others))}
@@ -144,7 +144,7 @@ def _scores(config: job.Config, base: Generator, folders: Sequence[Path], docume
     """Measures the closed-book F1 by document with some adapters merged, in the order of the run."""
     generator = base
     for folder in folders:
-        generator = generator.merged(load_adapter(folder, base.model.spec), consume=generator is not base)
+        generator = generator.merged(load_adapter(folder, base.model.spec), donate=generator is not base)
     questions = [(None, pair.question) for document in documents for pair in document.questions]
     prompts = Prompts(base.model, config.format)
     answers = iter(answer_questions(generator, prompts, questions, config.sampling, seed=config.seed))

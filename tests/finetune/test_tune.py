@@ -272,7 +272,7 @@ def test_weights_that_are_all_trained_exist_once(method, copies):
     model = load("tiny")
     size = sum(x.nbytes for x in jax.tree.leaves(model.params))
     rows = Rows(given, list(range(len(given))), [], "rows", [])
-    tuning = prepare(config, model, rows, None, limit_bad=0.0, consume=True, progress=False)
+    tuning = prepare(config, model, rows, None, limit_bad=0.0, donate=True, progress=False)
     del model
     assert round((live() - before) / size, 1) == copies + 2
     assert bool(tuning.frozen) == (copies == 2)

@@ -200,7 +200,7 @@ def test_a_call_leaves_no_reference_cycle_with_arrays(generator, adapter):
 def test_training_shares_the_weights(model, adapter):
     """Stacked for training, unstacked for generation, with the same values and never both."""
     given = jax.tree.map(np.array, model.params)
-    generator = Generator(dataclasses.replace(model, params=jax.tree.map(jnp.copy, model.params)), consume=True)
+    generator = Generator(dataclasses.replace(model, params=jax.tree.map(jnp.copy, model.params)), donate=True)
     expected = generator.generate(prompts(2), GREEDY, adapter=adapter)
     for _ in range(2):
         decoding = generator.params
@@ -224,7 +224,7 @@ def test_given_weights_are_kept(model):
 def test_consume_frees_the_stacked_weights():
     params = random_params(SPEC, seed=8)
     expected = Generator(Model(SPEC, params, Letters())).generate(prompts(2), GREEDY)
-    generator = Generator(Model(SPEC, params, Letters()), consume=True)
+    generator = Generator(Model(SPEC, params, Letters()), donate=True)
     assert generator.generate(prompts(2), GREEDY) == expected
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(params["layers"]))
 
@@ -242,7 +242,7 @@ def test_merged_weights_are_apart_from_the_base(model, adapter, scheme):
     base.training_params()
     assert (tokens(base), tokens(merged)) == expected
     assert merged.params["embed"] is base.params["embed"]
-    back = merged.merged(dataclasses.replace(adapter, scale=-adapter.scale), consume=True)
+    back = merged.merged(dataclasses.replace(adapter, scale=-adapter.scale), donate=True)
     if scheme is None:
         chex.assert_trees_all_close(back.training_params(), base.training_params(), atol=1e-5)
 

@@ -89,9 +89,9 @@ def test_consuming_merge_frees_the_adapted_kernels(llama, layout):
     spec, params = llama
     adapter, mine = adapter_of(spec, targets=("q", "down")), LAYOUTS[layout](jax.tree.map(jnp.copy, params))
     wanted = merge_adapter(LAYOUTS[layout](params), adapter)
-    merge_adapter(LAYOUTS[layout](jax.tree.map(jnp.copy, params)), adapter, consume=True)  # compiled, constants made
+    merge_adapter(LAYOUTS[layout](jax.tree.map(jnp.copy, params)), adapter, donate=True)  # compiled, constants made
     before = sum(array.nbytes for array in jax.live_arrays())
-    merged = merge_adapter(mine, adapter, consume=True)
+    merged = merge_adapter(mine, adapter, donate=True)
     assert sum(array.nbytes for array in jax.live_arrays()) == before
     first = mine["layers"] if layout == "stacked" else mine["layers"][0]
     assert first["attn"]["q"]["kernel"].is_deleted() and not first["attn"]["k"]["kernel"].is_deleted()

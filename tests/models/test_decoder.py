@@ -41,9 +41,9 @@ def test_stack_undoes_unstack(network):
 def test_layers_are_taken_apart_without_a_copy(network):
     _, params = network
     mine = jax.tree.map(jnp.copy, params)
-    apart = unstack_layers(mine, consume=True)
+    apart = unstack_layers(mine, donate=True)
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(mine["layers"]))
-    again = stack_layers(apart, consume=True)
+    again = stack_layers(apart, donate=True)
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(apart["layers"]))
     assert all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(again), jax.tree.leaves(params), strict=True))
 

@@ -27,8 +27,8 @@ class Weights:
     def __init__(self, params=()):
         self.params = params
 
-    def merged(self, adapter, consume=False):
-        assert consume is bool(self.params)
+    def merged(self, adapter, donate=False):
+        assert donate is bool(self.params)
         MERGED.append(adapter)
         return Weights((*self.params, adapter))
 

@@ -45,7 +45,7 @@ def _run(config: Config, job: Job) -> Path:
     mesh = open_mesh(config.mesh)
     model = load_base(config, mesh)
     cache = user_cache() / "reference", fingerprint(model_directory(config.model))
-    tuning = prepare(config, scoring_model(config, model, rows.labels), rows, held_back, consume=True,
+    tuning = prepare(config, scoring_model(config, model, rows.labels), rows, held_back, donate=True,
                      limit_bad=config.data.limit_bad, reference_cache=cache)
     rejected = {"training": [*rows.rejected, *tuning.train.dropped], "held back": []}
     if held_back is not None and tuning.held_back is not None:

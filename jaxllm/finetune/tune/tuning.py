@@ -250,21 +250,21 @@ def plan(config: TuneConfig, model: Model, rows: Rows, held_back: Rows | None, *
 
 
 def prepare(config: TuneConfig, model: Model, rows: Rows, held_back: Rows | None, *, limit_bad: float,
-            reference_cache: tuple[Path, str] | None = None, consume: bool = False, progress: bool = True) -> Tuning:
+            reference_cache: tuple[Path, str] | None = None, donate: bool = False, progress: bool = True) -> Tuning:
     """Makes the state before the first step, and computes the reference model's log-probabilities.
 
     Args:
         config, model, rows, held_back, limit_bad, progress: see `plan`, also for what is raised.
         reference_cache: directory for the reference model's log-probabilities, and a hash of the model.
-        consume: the model is not used afterwards: its weights are trained in place where they all are.
+        donate: the model is not used afterwards: its weights are trained in place where they all are.
     """
     made = plan(config, model, rows, held_back, limit_bad=limit_bad, progress=progress)
     mesh = made.runner.mesh
-    base = Generator(model, dtype=config.device.compute_dtype, mesh=mesh, consume=consume)
+    base = Generator(model, dtype=config.device.compute_dtype, mesh=mesh, donate=donate)
     frozen = base.training_params()
     heads: list[HeadName] = ["score"] if config.objective.scores and config.lora is not None else []
     alone = config.lora is None and config.objective.reference != "base"  # nothing else reads the base model
-    trained = frozen if alone and consume else init_trained(base.model, config.lora, mesh, config.seed, heads)
+    trained = frozen if alone and donate else init_trained(base.model, config.lora, mesh, config.seed, heads)
     if config.objective.reference == "values":
         def with_reference(runner: Runner, encoded: Encoded) -> Encoded:
             assert isinstance(encoded.data, FixedGroups)

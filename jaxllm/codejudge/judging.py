@@ -66,7 +66,7 @@ class Vote:
     """The verdict of one sample.
 
     Attributes:
-        value: True or False, a score from 0 to 1, or faults; None where it is invalid.
+        value: True or False, or a score from 0 to 1, which faults have too; None where it is invalid.
         reason: why it is invalid.
         faults: the faults, with fault localization.
     """

@@ -22,8 +22,8 @@ from jaxllm.self_param.report import LABELS
 from jaxllm.statistics import clustered
 
 Result = dict[str, Any]
-MEASURES = {"f1": "token F1", "f1_paraphrased": "F1, paraphrases", "kl": "KL to the open-book teacher, nats/token",
-            "locality": "locality", "drift_kl": "drift KL, nats/token"}
+MEASURES = {"f1": "token F1", "f1_paraphrased": "F1, paraphrases", "f1_portability": "F1, portability",
+            "kl": "KL to the open-book teacher, nats/token", "locality": "locality", "drift_kl": "drift KL, nats/token"}
 
 
 def cell(values: Sequence[Sequence[float]]) -> str:
@@ -40,10 +40,12 @@ def table(runs: Sequence[Path], results: Sequence[Result]) -> str:
     values = [method_values(by_method((Record(**line) for line in read_jsonl(run / "records.jsonl")), single), single)
               for run in runs]
     methods = [method for method in LABELS if all(method in own["f1"] for own in values)]
+    measures = {name: label for name, label in MEASURES.items()
+                if any(own[name][method] for own in values for method in methods)}
     row = lambda method: " | ".join([
-        f"| {LABELS[method]}", *(cell([own[measure][method] for own in values]) for measure in MEASURES),
+        f"| {LABELS[method]}", *(cell([own[measure][method] for own in values]) for measure in measures),
         retention(results, method) + " |"])
-    lines = [f"| | {' | '.join(MEASURES.values())} | F1 right after injection |", "|---" * (len(MEASURES) + 2) + "|",
+    lines = [f"| | {' | '.join(measures.values())} | F1 right after injection |", "|---" * (len(measures) + 2) + "|",
              *map(row, methods)]
     shares = ", ".join(f"{result['share_of_open_book']:.3f}" for result in results)
     first = results[0]

@@ -72,7 +72,7 @@ def _sequences(config: InjectConfig, prompts: Prompts, document: Document, retri
     longest = lambda lengths: max(lengths, default=prefix)
     used = {"its longest question with sampling.max_tokens of answer":
                 longest(len(prompts.question(pair.question)) + answer
-                        for pair in (*document.questions, *document.paraphrases)),
+                        for pair in document.all_questions),
             "its longest question with the reference answer":
                 longest(prefix + len(prompts.pair(pair.question, pair.answers[0])[0]) for pair in document.questions)}
     if retrieval is not None:

@@ -257,6 +257,8 @@ class Config(InjectConfig):
             sequential injects one after the other into one model, merging each adapter before the next.
         documents: number of documents to inject; null takes all.
         paraphrases: rows {context, question, answers} with paraphrases of test questions; never trained on.
+        portability: rows {context, question, answers} with questions that combine the document with something that the
+            model knows; never trained on.
         teacher: weights of the teacher in sequential injection. "latest" (paper): the current merged model. "base": the
             original checkpoint, which costs one more forward pass per step.
         compare: baselines to run as well. finetune: next-token prediction on the same targets; finetune_questions: on
@@ -274,6 +276,7 @@ class Config(InjectConfig):
     setting: Literal["single", "batch", "sequential"] = "single"
     documents: int | None = None
     paraphrases: str | None = None
+    portability: str | None = None
     teacher: Literal["latest", "base"] = "latest"
     compare: list[Baseline] = field(default_factory=list)
     locality: LocalityConfig = field(default_factory=LocalityConfig)

@@ -1,4 +1,5 @@
-"""Rows of an injection run: documents with test questions, paraphrases, locality probes, unrelated texts, QA pairs."""
+"""Rows of an injection run: documents with test questions of several kinds, locality probes, unrelated texts, QA pairs.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -28,6 +29,10 @@ TEXT_ROW = {"text": NonEmpty[str]}
 Refusal = Callable[[Mapping[str, Any]], str | None]
 
 
+MORE_QUESTIONS = ("paraphrases", "portability")
+"""Kinds of test questions from files of their own: fields of `Document`, and keys."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Question:
     """A test question and its accepted answers."""
@@ -45,12 +50,19 @@ class Document:
         questions: test questions; training never sees them.
         chunks: overlapping parts that are read one at a time where the whole exceeds the context budget; else empty.
         paraphrases: some of the test questions in other words.
+        portability: questions that combine the document with what the model knows.
     """
 
     text: str
     questions: tuple[Question, ...] = ()
     chunks: tuple[str, ...] = ()
     paraphrases: tuple[Question, ...] = ()
+    portability: tuple[Question, ...] = ()
+
+    @property
+    def all_questions(self) -> tuple[Question, ...]:
+        """Test questions of all kinds."""
+        return self.questions + self.paraphrases + self.portability
 
     @property
     def passages(self) -> tuple[str, ...]:
@@ -147,7 +159,7 @@ def input_files(config: Config) -> dict[str, tuple[str, dict[str, Any]]]:
         "unrelated texts": (config.unrelated.path, TEXT_ROW),
         "QA pairs": (config.qa_pairs.source if config.qa_pairs.from_file else None, QA_ROW),
         "locality probes": (config.locality.path, {"question": NonEmpty[str]}),
-        "paraphrases": (config.paraphrases, QA_ROW),
+        **{field: (getattr(config, field), QA_ROW) for field in MORE_QUESTIONS},
         "worked examples": (config.qa_pairs.examples if config.qa_pairs.source == "model" else None, QA_ROW)}
     return {role: (path, schema) for role, (path, schema) in files.items() if path is not None}
 
@@ -168,7 +180,9 @@ def load_data(config: Config, job: Job) -> InjectionData:
              for role, (path, schema) in input_files(config).items()}
     rejected = RejectedRows(job, config.data.limit_bad)
     rejected.add(rows.rejected, len(rows.rows))
-    documents = _with_paraphrases(config, files.get("paraphrases"), everything, rejected)
+    documents = everything
+    for field in MORE_QUESTIONS:
+        documents = _with_questions(config, field, files.get(field), documents, rejected)
     examples = _worked_examples(files.get("worked examples"), rejected)
     probes = _locality_probes(config, files.get("locality probes"), everything, rejected)
     unrelated = _unrelated_texts(config, files.get("unrelated texts"), rejected)
@@ -178,7 +192,8 @@ def load_data(config: Config, job: Job) -> InjectionData:
 
 
 def read_documents(config: Config) -> list[Document]:
-    """Reads the documents to inject again, with the numbers that `load_data` gives them; without paraphrases.
+    """Reads the documents to inject again, with the numbers that `load_data` gives them, with the test questions of
+    the data alone.
 
     Raises:
         UserError: the data cannot be read, or its share of rejected rows exceeds data.limit_bad.
@@ -210,17 +225,18 @@ def _without_row(tokenizer: Tokenizer, row: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _with_paraphrases(config: Config, rows: RowSet | None, documents: list[Document], rejected: RejectedRows
-                      ) -> list[Document]:
-    """Adds the paraphrases of a file to the documents."""
+def _with_questions(config: Config, field: str, rows: RowSet | None, documents: list[Document],
+                    rejected: RejectedRows) -> list[Document]:
+    """Adds the questions of a file to the documents, in a field of `MORE_QUESTIONS`."""
     if rows is None:
         return documents
     texts = {document.text for document in documents}
-    unknown = [Rejected(str(config.paraphrases), line, unknown_context(config), as_text(row))
+    unknown = [Rejected(str(getattr(config, field)), line, unknown_context(config), as_text(row))
                for line, row in zip(rows.lines, rows.rows, strict=True) if row["context"] not in texts]
     rejected.add([*rows.rejected, *unknown], len(rows.rows) - len(unknown))
     questions = {document.text: document.questions for document in group_rows(rows.rows)}
-    return [dataclasses.replace(document, paraphrases=questions.get(document.text, ())) for document in documents]
+    more = lambda document: cast(Any, {field: questions.get(document.text, ())})
+    return [dataclasses.replace(document, **more(document)) for document in documents]
 
 
 def unknown_context(config: Config) -> str:

@@ -1,11 +1,11 @@
-"""Evaluation of a model on test questions, paraphrases, locality probes and held-out text."""
+"""Evaluation of a model on test questions of several kinds, locality probes and held-out text."""
 
 from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -21,7 +21,11 @@ from jaxllm.self_param.config import Config
 from jaxllm.self_param.data import Document, Question
 from jaxllm.self_param.prompts import Prompts
 
-Kind = Literal["questions", "paraphrases", "probes"]
+Kind = Literal["questions", "paraphrases", "portability", "probes"]
+KINDS: tuple[Kind, ...] = get_args(Kind)[:-1]
+"""Kinds of test questions, each a field of `Document`."""
+F1_OF_KIND: Mapping[Kind, str] = {"paraphrases": "f1_paraphrased", "portability": "f1_portability"}
+"""Fields of a record with the F1 of questions that not every document has."""
 # Targets of one forward pass; hidden states and logits take more memory than decoding.
 EVALUATION_BATCH_SIZE = 32
 # Mean token F1 of open-book answers below which a run is of little use.
@@ -118,9 +122,7 @@ class Evaluator:
         probes = [question for question in self.probes if self.config.setting != "single" or not changed
                   or question not in own]
         answers = dict(zip(probes, ask(probes, "probes"), strict=True))
-        everything = lambda field: [pair.question for document in documents for pair in getattr(document, field)]
-        record = self._scores(numbers, ask(everything("questions"), "questions"),
-                              ask(everything("paraphrases"), "paraphrases"))
+        record = self._scores(numbers, {kind: ask(_questions(documents, kind), kind) for kind in KINDS})
         record["probe_answers"] = [answers.get(question) for question in self.probes]
         if with_kl:
             record["kl"] = self._kl(generator, adapter, documents)
@@ -132,13 +134,12 @@ class Evaluator:
 
     def open_book(self) -> dict[str, Any]:
         """Evaluates the base model with the document, or its nearest chunk, in the prompt."""
-        questions = lambda field: [(_nearest(document, pair), pair.question) for document in self.documents
-                                   for pair in getattr(document, field)]
-        ask = lambda field: _completions(self.base, self.prompts, questions(field), self._sampling(field))
-        texts = lambda completions: [completion.text.strip() for completion in completions]
-        answers = ask("questions")
-        record = self._scores(range(len(self.documents)), texts(answers), texts(ask("paraphrases")))
-        if problem := reading_problem(self.prompts, answers, float(np.mean(record["f1"]))):
+        questions = lambda kind: [(_nearest(document, pair), pair.question) for document in self.documents
+                                  for pair in getattr(document, kind)]
+        answers = {kind: _completions(self.base, self.prompts, questions(kind), self._sampling(kind)) for kind in KINDS}
+        record = self._scores(range(len(self.documents)), {
+            kind: [completion.text.strip() for completion in own] for kind, own in answers.items()})
+        if problem := reading_problem(self.prompts, answers["questions"], float(np.mean(record["f1"]))):
             print(f"jaxllm: warning: {problem}", file=sys.stderr)
         return record
 
@@ -147,9 +148,8 @@ class Evaluator:
         index = Retriever([text for number in injected for text in self.documents[number].passages])
         ask = lambda questions, kind: self._ask(self.base, list(zip(index.best(questions), questions, strict=True)),
                                                 kind)
-        everything = lambda field: [pair.question for document in self.documents for pair in getattr(document, field)]
-        record = self._scores(range(len(self.documents)), ask(everything("questions"), "questions"),
-                              ask(everything("paraphrases"), "paraphrases"))
+        record = self._scores(range(len(self.documents)),
+                              {kind: ask(_questions(self.documents, kind), kind) for kind in KINDS})
         return record | {"probe_answers": ask(list(self.probes), "probes"),
                          "perplexity": self._perplexity(self.base, None)}
 
@@ -163,15 +163,16 @@ class Evaluator:
         seed = self.config.seed if sampling.seed is None else sampling.seed
         return dataclasses.replace(sampling, seed=seed if kind == "questions" else purpose_seed(seed, kind))
 
-    def _scores(self, numbers: Sequence[int], answers: Sequence[str], paraphrase_answers: Sequence[str]
-                ) -> dict[str, Any]:
+    def _scores(self, numbers: Sequence[int], answers: Mapping[Kind, Sequence[str]]) -> dict[str, Any]:
         documents = [self.documents[number] for number in numbers]
-        scored = _by_document(answers, [document.questions for document in documents])
-        paraphrased = _by_document(paraphrase_answers, [document.paraphrases for document in documents])
+        by_kind = {kind: _by_document(own, [getattr(document, kind) for document in documents])
+                   for kind, own in answers.items()}
+        scored = by_kind["questions"]
         mean = lambda own, field: float(np.mean([getattr(answer, field) for answer in own]))
         return {"documents": list(numbers), "answers": [[answer.text for answer in own] for own in scored],
                 "f1": [mean(own, "f1") for own in scored], "accuracy": [mean(own, "accuracy") for own in scored],
-                "f1_paraphrased": [mean(own, "f1") if own else None for own in paraphrased]}
+                **{name: [mean(own, "f1") if own else None for own in by_kind[kind]]
+                   for kind, name in F1_OF_KIND.items()}}
 
     def _kl(self, generator: Generator, adapter: Adapter | None, documents: Sequence[Document]) -> list[float]:
         """Mean KL per token of each document's test questions with their reference answers."""
@@ -194,6 +195,11 @@ class Evaluator:
     def _batches(self, targets: Sequence[Target]) -> list[Batch]:
         size = min(EVALUATION_BATCH_SIZE, self.config.generation_batch_size)
         return target_batches(targets, self.prompts.window, size)
+
+
+def _questions(documents: Sequence[Document], kind: Kind) -> list[str]:
+    """Lists the test questions of a kind, by document."""
+    return [pair.question for document in documents for pair in getattr(document, kind)]
 
 
 def _by_document(answers: Sequence[str], questions: Sequence[Sequence[Question]]) -> list[list[ScoredAnswer]]:

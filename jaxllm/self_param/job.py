@@ -71,7 +71,7 @@ def _prepare(config: Config, job: Job, model: Model, mesh: jax.sharding.Mesh, da
                      donate=True)
     prompts = Prompts(base.model, config.format, append_eos=config.qa_pairs.append_eos)
     prompts = dataclasses.replace(prompts, examples=format_examples(prompts.format, data.examples))
-    anything = [pair.question for document in data.documents for pair in (*document.questions, *document.paraphrases)]
+    anything = [pair.question for document in data.documents for pair in document.all_questions]
     documents = chunk_documents(config, prompts, data.documents, source=config.data.path, retrieval_questions=(
         [*anything, *data.locality_probes] if "retrieval" in config.compare else ()))
     check_probes(config, prompts, data.locality_probes)

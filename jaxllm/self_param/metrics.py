@@ -35,7 +35,8 @@ class Record:
         documents: indices of the evaluated documents; the lists below have an entry for each.
         answers: answers to the test questions.
         f1, accuracy: means over the questions.
-        f1_paraphrased: mean token F1 over the paraphrases; None without paraphrases.
+        f1_paraphrased, f1_portability: mean token F1 over the paraphrases and the portability questions; None for a
+            document without them.
         kl: mean forward KL per token of the test questions with their reference answers, from the open-book base model;
             None where it was not measured.
         probe_answers: answers to the locality probes; None where a probe is a test question of the document itself;
@@ -53,6 +54,7 @@ class Record:
     f1: list[float]
     accuracy: list[float]
     f1_paraphrased: list[float | None]
+    f1_portability: list[float | None] = dataclasses.field(default_factory=list)
     kl: list[float] | None = None
     probe_answers: list[str | None] = dataclasses.field(default_factory=list)
     drift_kl: float | None = None
@@ -137,14 +139,14 @@ class MethodRecords:
 def method_values(methods: Mapping[str, MethodRecords], single: bool) -> dict[str, dict[str, list[float]]]:
     """Collects the values that each mean of result.json is taken over: metric -> method -> values.
 
-    They are one per document for f1, accuracy, f1_paraphrased and kl; for locality and drift_kl one per injection in
-    the setting single, and one per probe and per text otherwise. No values means that the metric is undefined or was
-    not measured.
+    They are one per document for kl and the scores of answers; for locality and drift_kl one per injection in the
+    setting single, and one per probe and per text otherwise. No values means that the metric is undefined or was not
+    measured.
     """
     values: dict[str, dict[str, list[float]]] = {name: {} for name in METRICS}
     for name, own in methods.items():
         last = own.records[-1]
-        for metric in ("f1", "accuracy", "f1_paraphrased", "kl"):
+        for metric in ("f1", "accuracy", "f1_paraphrased", "f1_portability", "kl"):
             values[metric][name] = [value for value in own.final(metric) if value is not None]
         changes = name not in ("closed_book", "open_book")
         values["locality"][name] = ([] if not changes or not last.probe_answers else own.locality() if single else
@@ -154,7 +156,7 @@ def method_values(methods: Mapping[str, MethodRecords], single: bool) -> dict[st
     return values
 
 
-METRICS = ("f1", "accuracy", "f1_paraphrased", "kl", "locality", "drift_kl")
+METRICS = ("f1", "accuracy", "f1_paraphrased", "f1_portability", "kl", "locality", "drift_kl")
 NO_VALUES = {"mean": None, "ci_low": None, "ci_high": None, "n": 0}
 
 
@@ -163,8 +165,8 @@ def summarize(records: Iterable[Record], single: bool, written: Sequence[int], s
 
     Each of `METRICS` maps every method that ran to `{mean, ci_low, ci_high, n}` at the end of the run. n is 0 and the
     others are null where it is undefined (drift of a method that leaves the weights as they are) or was not measured
-    (no paraphrases, no probes). The numbers by injection are those of self_param; those of the other methods are in
-    `baselines`.
+    (no paraphrases, no portability questions, no probes). The numbers by injection are those of self_param; those of
+    the other methods are in `baselines`.
 
     Args:
         records: all records of the run.

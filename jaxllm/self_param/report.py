@@ -51,10 +51,13 @@ def _scores(result: Mapping[str, Any], labels: Mapping[str, str]) -> Section:
     by_step = _by_step(result)
     value = lambda method, key: by_step[method][key] if method in by_step else None
     base_perplexity = result["perplexity_by_step"][0]
+    kinds = {title: result[name] for title, name in (("F1, paraphrases", "f1_paraphrased"),
+                                                     ("F1, portability", "f1_portability"))
+             if any(own["n"] for own in result[name].values())}
     table = Table(
-        ["", "token F1", "F1, paraphrases", "F1 right after injection", "share of open-book F1", "accuracy",
+        ["", "token F1", *kinds, "F1 right after injection", "share of open-book F1", "accuracy",
          "KL to the open-book teacher, nats/token", "locality", "drift KL, nats/token", "perplexity, unrelated text"],
-        [[label, result["f1"][method], result["f1_paraphrased"][method], value(method, "efficacy"),
+        [[label, result["f1"][method], *(own[method] for own in kinds.values()), value(method, "efficacy"),
           value(method, "share_of_open_book"), result["accuracy"][method], result["kl"][method],
           result["locality"][method], result["drift_kl"][method],
           _last(value(method, "perplexity_by_step"), base_perplexity if method == "closed_book" else None)]

@@ -12,7 +12,7 @@ from jaxllm.self_param.evaluation import Evaluator
 
 
 @pytest.mark.parametrize("own", [None, 3])
-def test_questions_paraphrases_and_probes_share_no_draw(tmp_path, monkeypatch, own):
+def test_kinds_of_questions_share_no_draw(tmp_path, monkeypatch, own):
     """The questions have the seed of the run, as in `remove`; every method draws with the same seeds."""
     drawn = {}
 
@@ -27,11 +27,13 @@ def test_questions_paraphrases_and_probes_share_no_draw(tmp_path, monkeypatch, o
 
     monkeypatch.setattr(Evaluator, "_perplexity", lambda *_: 1.0)
     config = Config(DataConfig("x"), tmp_path, seed=3, sampling=SamplingConfig(seed=own))
-    document = Document("text", (Question("question", ("x",)),), paraphrases=(Question("paraphrase", ("x",)),))
+    document = Document("text", (Question("question", ("x",)),), paraphrases=(Question("paraphrase", ("x",)),),
+                        portability=(Question("portability", ("y",)),))
     base = Base()
     evaluator = Evaluator(config, base, Spelled(), [document], ["probe"], [])
-    evaluator.closed_book(base, None, [0], False)
-    assert drawn["question"] == 3 and len({*drawn.values()}) == 3
+    record = evaluator.closed_book(base, None, [0], False)
+    assert (record["f1"], record["f1_paraphrased"], record["f1_portability"]) == ([1.0], [1.0], [0.0])
+    assert drawn["question"] == 3 and len({*drawn.values()}) == 4
     closed_book = dict(drawn)
     evaluator.open_book()
     assert drawn == closed_book

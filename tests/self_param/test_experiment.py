@@ -115,11 +115,14 @@ def check_removal(run, result, capsys):
 @pytest.mark.slow
 def test_batch_injection(tmp_path):
     near, other, out = tmp_path / "near.jsonl", tmp_path / "other.jsonl", tmp_path / "out"
+    portable = tmp_path / "portable.jsonl"
     first = read_rows("asset:tiny/paraphrases.jsonl", {"context": str, "question": str, "answers": list}).rows[:18]
     other.write_text("".join(json.dumps(row) + "\n" for row in [*first, {**first[0], "context": "elsewhere"}]))
+    portable.write_text(json.dumps({**first[0], "question": "Is that ship a ship?", "answers": ["yes"]}) + "\n")
     near.write_text('{"question": "Who commands the ship Nobo?"}\n{"question": " "}\n' + '{"question": "Who?"}\n' * 20)
     assert main([*QUICK, "--documents", "3", "--setting", "batch", "--compare", "[finetune_context]",
-                 "--locality.path", str(near), "--paraphrases", str(other), "--out", str(out)]) == 0
+                 "--locality.path", str(near), "--paraphrases", str(other), "--portability", str(portable),
+                 "--out", str(out)]) == 0
     result = json.loads((out / "result.json").read_text())
     assert result["locality_probes"] == 2 and result["rejected"] == 2 and result["setting"] == "batch"
     assert [(row["line"], row["reason"]) for row in read_jsonl(out / "rejected.jsonl")] == [
@@ -129,7 +132,9 @@ def test_batch_injection(tmp_path):
     assert paraphrased["open_book"]["mean"] == 1 > paraphrased["closed_book"]["mean"]
     last = read_jsonl(out / "records.jsonl")[2]
     assert paraphrased["self_param"]["mean"] == pytest.approx(np.mean(last["f1_paraphrased"]))
-    assert len(last["f1_paraphrased"]) == 3
+    assert len(last["f1_paraphrased"]) == 3 and last["f1_portability"][1:] == [None, None]
+    assert [own["n"] for own in result["f1_portability"].values()] == [1, 1, 1, 1]
+    assert "F1, portability" in (out / "report.html").read_text()
     assert "injected together into one model" in (out / "report.html").read_text()
     assert np.shape(result["f1_matrix"]) == (2, 3) and result["efficacy"] == result["f1"]["self_param"]
     assert list(result["baselines"]) == ["finetune_context"] and len(result["perplexity_by_step"]) == 2

@@ -38,7 +38,7 @@ def record(method, step, f1, documents=None, **more):
 
 
 BASE = [record("closed_book", 0, [0.0, 0.2], kl=[3.0, 1.0], probe_answers=["Yes.", "no"], perplexity=8.0,
-               f1_paraphrased=[0.5, None]),
+               f1_paraphrased=[0.5, None], f1_portability=[None, 0.25]),
         record("open_book", 0, [1.0, 0.8], f1_paraphrased=[1.0, None])]
 DRIFT = {"drift_kl": 0.2, "drift_sums": [1.0, 3.0], "drift_tokens": [10, 10]}
 
@@ -52,12 +52,13 @@ def test_sequential_summary():
              record("retrieval", 1, [1.0, 0.0], probe_answers=["yes", "no"], perplexity=8.0),
              record("retrieval", 2, [1.0, 0.9], probe_answers=["yes", "no"], perplexity=8.0)]
     result = summarize([*BASE, *steps], False, [1, 2], 0)
-    for metric in ("f1", "accuracy", "f1_paraphrased", "kl", "locality", "drift_kl"):
+    for metric in ("f1", "accuracy", "f1_paraphrased", "f1_portability", "kl", "locality", "drift_kl"):
         assert list(result[metric]) == ["closed_book", "open_book", "self_param", "retrieval"]
         assert all(list(own) == ["mean", "ci_low", "ci_high", "n"] for own in result[metric].values())
     mean = lambda metric: {name: own["mean"] for name, own in result[metric].items()}
     assert mean("f1") == pytest.approx({"closed_book": 0.1, "open_book": 0.9, "self_param": 0.8, "retrieval": 0.95})
     assert mean("f1_paraphrased") == {"closed_book": 0.5, "open_book": 1.0, "self_param": 0.25, "retrieval": None}
+    assert mean("f1_portability") == {"closed_book": 0.25, "open_book": None, "self_param": None, "retrieval": None}
     assert mean("kl") == {"closed_book": 2.0, "open_book": None, "self_param": pytest.approx(0.3), "retrieval": None}
     assert mean("locality") == {"closed_book": None, "open_book": None, "self_param": 0.5, "retrieval": 1.0}
     assert mean("drift_kl") == {"closed_book": None, "open_book": None, "self_param": 0.2, "retrieval": None}

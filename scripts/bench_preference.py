@@ -92,7 +92,7 @@ def run_ours(model_path: str, method: str, lengths: str, steps: int, batch: int,
     data = FixedGroups(groups, {"weight": np.ones(len(groups), np.float32)}, range(len(groups)))
     numbers = [range(i * batch, (i + 1) * batch) for i in range(steps)]
     objective = Objective("pairs", (("sigmoid", 1.0),), reference="values") if method == "dpo" else Objective("sft")
-    shape = row_shape([data.take(rows)[0] for rows in numbers], groups, 1, packed=True)
+    shape = row_shape([data.take(rows)[0] for rows in numbers], groups, model.spec.width, 1, packed=True)
     mesh, lora = make_mesh(1), LoraConfig(rank=RANK, alpha=ALPHA)
     runner = Runner(model.spec, objective, ALPHA / RANK, shape, batch, mesh, jnp.dtype("float32"), progress=False)
     start = init_trained(model, lora, mesh, 0)
@@ -197,7 +197,7 @@ def measure_memory(pairs: int = 4, length: int = 512, vocab: int = 128_256, widt
     text = completion_text(np.ones(length), np.arange(length) > 0)
     groups = [(text, text)] * pairs
     zeros = np.zeros(pairs, np.float32)
-    batch = make_batch(groups, row_shape([groups], groups, 1, packed=False),
+    batch = make_batch(groups, row_shape([groups], groups, spec.width, 1, packed=False),
                        {"weight": zeros + 1, "reference_0": zeros, "reference_1": zeros})
 
     def from_logits(params, frozen, batch, key, extra):

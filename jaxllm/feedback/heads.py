@@ -53,7 +53,7 @@ def last_states(model: Model, pairs: Sequence[tuple[np.ndarray, np.ndarray]], fo
     groups, size = [tuple(map(last, pair)) for pair in pairs], max(batch_size // 2, 1)
     batches = [groups[i:i + size] for start in range(0, len(groups), CHUNK)
                for i in range(start, min(start + CHUNK, len(groups)), size)]
-    shape = row_shape(batches, groups, 1, packed=True)
+    shape = row_shape(batches, groups, model.spec.width, 1, packed=True)
     folder.mkdir(parents=True, exist_ok=True)
     parts = []
     with bar(len(groups), "features", "pairs") as show:

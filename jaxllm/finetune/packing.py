@@ -44,9 +44,23 @@ class PackedShape:
 
 # Row lengths are multiples of this, and the longest that are tried hold this many of the longest target.
 ROUNDING, LONGEST_ROWS = 16, 8
+# Row length, in widths of the network, at which attention costs as much as the matrices of the layers: 6 by the number
+# of multiplications, 1.8 by the time of a training step of SmolLM2-135M on two CPU cores.
+ATTENTION_WIDTHS, ATTENTION_WIDTHS_CPU = 6.0, 1.8
 # Shared prefixes of the student are used where they save this share of its tokens.
 WORTHWHILE_SHARING = 0.1
 UNLIMITED = 1 << 30
+
+
+def row_cost(length: int, width: int) -> float:
+    """Computes the cost of a packed row, attention included, in tokens of short rows.
+
+    Args:
+        length: tokens of the row.
+        width: width of the network.
+    """
+    return length * (1 + length / width / (ATTENTION_WIDTHS_CPU if jax.default_backend() == "cpu" else
+                                           ATTENTION_WIDTHS))
 
 
 def packed_shape(longest: tuple[int, int], batches: Sequence[Sequence[Target]], width: int, *, multiple: int = 1,
@@ -56,7 +70,7 @@ def packed_shape(longest: tuple[int, int], batches: Sequence[Sequence[Target]], 
     Args:
         longest: lengths of the student's and the teacher's view of any target, from `common_lengths`.
         batches: typical batches; without any, rows hold four of the longest targets of one document.
-        width: width of the network; the longer a row relative to it, the more attention costs.
+        width: width of the network, see `row_cost`.
         multiple: see `row_counts`.
         views: whether the student's and the teacher's view are packed.
     """
@@ -91,7 +105,7 @@ def _fitted_shape(longest: tuple[int, int], batches: Sequence[Sequence[Target]],
     teacher = _rounded(max(longest[1], most(lambda row: len(row.teacher.tokens)))) if all(views) else limits[1]
     shape = PackedShape(limits[0], teacher, _rounded(max(longest[0], most(lambda row: len(row.predictions)))), share)
     # In forward passes of a token: the student takes about three, and the vocabulary about one per prediction.
-    cost = shape.predictions + sum(passes * length * (1 + length / (6 * width))
+    cost = shape.predictions + sum(passes * row_cost(length, width)
                                    for passes, length in ((3, shape.student), (1, shape.teacher)))
     return cost * sum(bucket(len(rows), counts) for rows in packed), shape
 

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxllm.finetune.packing import gather_states
+from jaxllm.finetune.packing import gather_states, row_cost
 from jaxllm.models import Adapter, ModelSpec, forward
 from jaxllm.models.heads import feature_index
 from jaxllm.models.network import Params, Remat
@@ -29,9 +29,6 @@ from jaxllm.text.batches import bucket, bucket_sizes
 
 # Row lengths that are tried, as multiples of the longest group, and the longest of them that is tried at all.
 _MULTIPLES, _LONGEST_ROW = tuple(1.1**k for k in range(30)), 2048
-# Row length at which attention is taken to cost as much as the matrices of the layers; the latter measured with
-# SmolLM2-135M on two cores.
-_ATTENTION_LENGTH, _ATTENTION_LENGTH_CPU = 8192, 1024
 # Numbers of rows that batches are padded to, each a compiled program; more only where a batch needs it.
 _ROW_COUNTS = 4
 
@@ -139,7 +136,8 @@ def _assign(sizes: Sequence[tuple[int, int]], length: int, states: int, groups: 
     return rows
 
 
-def row_shape(batches: Sequence[Sequence[Group]], largest: Sequence[Group], multiple: int, *, packed: bool) -> RowShape:
+def row_shape(batches: Sequence[Sequence[Group]], largest: Sequence[Group], width: int, multiple: int, *, packed: bool
+              ) -> RowShape:
     """Chooses the shape of a run's rows.
 
     Packed rows get the length at which the batches take the fewest positions, attention counted, and at most four
@@ -148,6 +146,7 @@ def row_shape(batches: Sequence[Sequence[Group]], largest: Sequence[Group], mult
     Args:
         batches: some of the batches of the run.
         largest: groups with as many tokens and states as any of the run.
+        width: width of the network.
         multiple: number that divides every number of rows: microbatches times devices that split rows.
         packed: pack several groups into a row.
     """
@@ -159,7 +158,6 @@ def row_shape(batches: Sequence[Sequence[Group]], largest: Sequence[Group], mult
     sizes = [[_size(group) for group in batch] for batch in batches]
     longest, most_states = (max(column) for column in zip(*map(_size, largest), strict=True))
     average = np.mean([tokens for batch in sizes for tokens, _ in batch])
-    equal_cost = _ATTENTION_LENGTH_CPU if jax.default_backend() == "cpu" else _ATTENTION_LENGTH
     best: tuple[float, RowShape] | None = None
     for factor in _MULTIPLES:
         length = _rounded(longest * factor)
@@ -170,8 +168,7 @@ def row_shape(batches: Sequence[Sequence[Group]], largest: Sequence[Group], mult
         counts = sorted(-(-len(rows) // multiple) * multiple for rows in assigned)
         common = tuple(dict.fromkeys(counts[round(q * (len(counts) - 1))] for q in np.linspace(0, 1, _ROW_COUNTS)))
         states = max(sum(batch[i][1] for i in row) for batch, rows in zip(sizes, assigned, strict=True) for row in rows)
-        positions = float(np.mean([bucket(count, common) for count in counts])) * length
-        cost = positions * (1 + length / equal_cost)
+        cost = float(np.mean([bucket(count, common) for count in counts])) * row_cost(length, width)
         if best is None or cost < 0.98 * best[0]:
             later = tuple(count for count in range(common[-1] + multiple, most + 1, multiple))
             states = min(_rounded(max(states, most_states)), length)

@@ -51,7 +51,8 @@ def unpaired(count):
 
 def runner(spec, data, packed, batch_size=5, objective=PAIRS):
     train = TrainConfig(batch_size=batch_size, steps=4, packing=packed)
-    return Runner(spec, objective, None, make_shape(data, train, MESH, 0), batch_size, MESH, jnp.float32, False)
+    shape = make_shape(data, train, spec.width, MESH, 0)
+    return Runner(spec, objective, None, shape, batch_size, MESH, jnp.float32, False)
 
 
 @pytest.mark.parametrize("spec", [LLAMA, pytest.param(GPT2, marks=pytest.mark.slow)], ids=["rope", "learned"])
@@ -79,7 +80,7 @@ def test_packed_rows_equal_padded_ones(spec):
 def test_a_prompt_is_read_once_and_carries_no_loss():
     prompt, chosen, rejected = [5, 6, 7, 8, 9], [10, 11], [12, 13, 14]
     group = text(prompt, chosen), text(prompt, rejected)
-    batch = make_batch([group], row_shape([[group]], [group], 1, packed=True), {"weight": [1.0]})
+    batch = make_batch([group], row_shape([[group]], [group], 32, 1, packed=True), {"weight": [1.0]})
     assert np.count_nonzero(batch["segments"]) == len(prompt) + len(chosen) + len(rejected)
     row = batch["tokens"][0]
     assert row[:10].tolist() == [*prompt, *chosen, *rejected]
@@ -94,7 +95,7 @@ def test_a_prompt_is_read_once_and_carries_no_loss():
 def test_a_target_never_crosses_a_text():
     """A row of two texts of 3 and 4 tokens has 2 + 3 targets, and positions start anew."""
     groups = [(completion_text([5, 6, 7], [True] * 3),), (completion_text([8, 9, 10, 11], [True] * 4),)]
-    batch = make_batch(groups, row_shape([groups], groups, 1, packed=True))
+    batch = make_batch(groups, row_shape([groups], groups, 32, 1, packed=True))
     row = int(np.argmax((batch["segments"] > 0).sum(1)))
     assert (batch["slot"] >= 0).sum() == 5
     if (batch["segments"][row] == 2).any():

@@ -252,12 +252,12 @@ def _outputs(spec: ModelSpec, trained: Any, frozen: Any, extra: Any, batch: Batc
     return outputs
 
 
-def make_shape(data: DataSet, train: TrainConfig, mesh: jax.sharding.Mesh, seed: int) -> RowShape:
+def make_shape(data: DataSet, train: TrainConfig, width: int, mesh: jax.sharding.Mesh, seed: int) -> RowShape:
     """Chooses the shape of rows from some of the run's batches; see `row_shape`."""
     steps = np.unique(np.linspace(0, (train.steps or 1) - 1, _TRIED_BATCHES).astype(int)).tolist()
     batches = [data.take(row_indices(seed, step, train.batch_size, len(data)).tolist())[0] for step in steps]
     multiple = train.accumulate * mesh.shape["data"] * mesh.shape["fsdp"]
-    return row_shape(batches, data.largest(), multiple, packed=train.packing)
+    return row_shape(batches, data.largest(), width, multiple, packed=train.packing)
 
 
 def padding(runner: Runner, data: DataSet, train: TrainConfig, seed: int) -> float:

@@ -242,10 +242,11 @@ def plan(config: TuneConfig, model: Model, rows: Rows, held_back: Rows | None, *
         other = dataclasses.replace(other, data=other.data.fixed())
     settings = train_settings(config, model.spec, len(own.data), mesh)
     scale = None if config.lora is None else config.lora.alpha / config.lora.rank
-    runner = Runner(model.spec, config.objective, scale, make_shape(own.data, settings, mesh, config.seed),
-                    settings.batch_size, mesh, config.device.compute_dtype, progress)
+    shape = lambda rows, train: make_shape(rows.data, train, model.spec.width, mesh, config.seed)
+    runner = Runner(model.spec, config.objective, scale, shape(own, settings), settings.batch_size, mesh,
+                    config.device.compute_dtype, progress)
     other_runner = runner if other is None else dataclasses.replace(
-        runner, shape=make_shape(other.data, dataclasses.replace(settings, steps=1, warmup_steps=0), mesh, config.seed))
+        runner, shape=shape(other, dataclasses.replace(settings, steps=1, warmup_steps=0)))
     return Plan(config, own, other, settings, runner, other_runner, make_optimizer(settings, settings.steps or 0))
 
 

@@ -170,6 +170,9 @@ class Trainer:
 
         Returns:
             The agents after it; its metrics; and the responses of every role.
+
+        Raises:
+            UserError: a reward failed, or dynamic sampling found nothing to learn from; the agents are as they were.
         """
         clock, config = Clock(), self.config
         turns, groups, drawn = self._collect(team, iteration, clock)

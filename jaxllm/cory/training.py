@@ -76,7 +76,8 @@ def fit(trainer: Trainer, team: Team, made: int, before: Mapping[str, Any], *, c
         The agents, and whether a signal stopped the run.
 
     Raises:
-        UserError: an agent could not be updated in several iterations in a row.
+        UserError: a reward failed (the iterations before are saved), or an agent could not be updated in several
+            iterations in a row.
     """
     config, idle = trainer.config, dict.fromkeys(NAMES, 0)
     with Session(made, config.iterations, log_every=1, save_every=config.train.save_every, checkpointer=checkpointer,
@@ -84,7 +85,11 @@ def fit(trainer: Trainer, team: Team, made: int, before: Mapping[str, Any], *, c
         sidecar = lambda: {"pioneer": team.pioneer, "drawn": team.drawn, "before": before}
         for iteration in session.steps():
             roles = {team.in_role(role): role for role in range(config.agents)}
-            team, numbers, turns = trainer.iterate(team, iteration)
+            try:
+                team, numbers, turns = trainer.iterate(team, iteration)
+            except UserError:
+                session.finish(agents_of(team), sidecar())
+                raise
             if samples is not None:
                 for agent, role in sorted(roles.items()):
                     for sample in _first(turns[role], shown):

@@ -10,6 +10,7 @@ import pytest
 from jaxllm.cli import main
 from jaxllm.cory import team as team_module
 from jaxllm.model import load_with_adapter
+from jaxllm.rl import rewards
 from jaxllm.train import read_metrics
 from tests.processes import run_file
 
@@ -165,19 +166,24 @@ def test_rows_without_a_prompt(rows, more, message, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_a_reward_that_fails_leaves_what_was_done(tmp_path, capsys, monkeypatch):
-    calls = 0
+def test_a_reward_that_fails_leaves_what_was_done(finished, tmp_path, capsys, monkeypatch):
+    """Iterations before it are saved, also between checkpoints; the same command goes on to the same numbers."""
+    calls, plain = 0, rewards.words_reward
 
     def failing(prompts, responses, rows, *, values):
         nonlocal calls
         calls += 1
-        return [float("nan") if calls > 6 else 1.0] * len(responses)
+        found = plain(prompts, responses, rows, values=values)
+        return [float("nan")] * len(found) if calls == 8 else found  # 2 before training, 2 an iteration
 
-    monkeypatch.setattr("jaxllm.rl.rewards.words_reward", failing)
     out = tmp_path / "run"
-    assert main(arguments(out)) == 2
+    monkeypatch.setattr(rewards, "words_reward", failing)
+    assert main(arguments(out, "--train.save_every=null")) == 2
     assert "returned nan" in capsys.readouterr().err
-    assert read_metrics(out / "metrics.jsonl"), "iterations before are kept"
+    assert len(read_metrics(out / "metrics.jsonl")) == 2 and (out / "checkpoints" / "2").is_dir()
+    assert main(arguments(out, "--train.save_every=null")) == 0
+    assert comparable(out) == comparable(finished)
+    assert calls == 8 + 2 * 2 + 2, "no iteration was repeated"
 
 
 @pytest.mark.long

@@ -73,6 +73,8 @@ class ScoreConfig:
         check(self.clip is None or self.clip > 0, "clip", f"must be above 0, or null, got {self.clip}")
         check(not self.center or self.scale, "center", "scores are centered only where they are scaled",
               "set scores.scale to true")
+        check(0 <= self.missing_end_penalty < math.inf, "missing_end_penalty",
+              f"must be 0 or more, got {self.missing_end_penalty:g}")
         check(self.overlong_tokens >= 0, "overlong_tokens", f"must be 0 or more, got {self.overlong_tokens}")
 
 

@@ -232,8 +232,8 @@ class Trainer:
             drawn += 1
             rewards = combine([turn.scores for turn in turns], config.cory.reward)
             if attempt == 0 and not any(map(np.ptp, rewards)):
-                notice(f"all responses of an iteration have the reward {rewards[0][0]:g}, and nothing can be learned "
-                       "from them")
+                notice(f"reward: all responses of an iteration have the reward {rewards[0][0]:g}, and nothing can be "
+                       "learned from them")
             groups = np.repeat(np.arange(len(rewards[0]) // size, dtype=np.int32), size)
             if not config.own.filters_groups:
                 return turns, [groups] * len(turns), drawn

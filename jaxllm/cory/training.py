@@ -97,8 +97,9 @@ def fit(trainer: Trainer, team: Team, made: int, before: Mapping[str, Any], *, c
             for name, own in numbers["agents"].items():
                 idle[name] = idle[name] + 1 if own["skipped"] == own["updates"] else 0
                 if own["penalty"] < -1:
-                    notice(f"the KL penalty of kind {config.kl_kind} is below -1 nat a response: sampling does not "
-                           "follow the policy")
+                    notice(f"kl.kind: the mean penalty {config.kl_kind} of an iteration is below -1 nat a response, "
+                           "and no divergence is negative: responses are few, or are not drawn from the policy (top_k, "
+                           "top_p, min_p, repetition_penalty, logit_bias); k2, k3 and full are never negative")
             due = config.held_back.every is not None and (iteration + 1) % config.held_back.every == 0
             if due and iteration + 1 < config.iterations:
                 numbers["held_back"] = trainer.evaluate(team)

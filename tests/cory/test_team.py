@@ -28,6 +28,7 @@ from jaxllm.errors import UserError
 from jaxllm.generate import Generator
 from jaxllm.model import load
 from jaxllm.parsing import parse
+from jaxllm.rl import Learner
 from jaxllm.rl.config import RlTrainConfig
 from jaxllm.rl.rewards import Part, Reward
 from jaxllm.text.templates import fill
@@ -264,7 +265,7 @@ def test_dynamic_sampling_ends_where_all_rewards_are_equal(model):
 def test_a_constant_reward_is_noted(model, capsys):
     trainer = make(model, "--agents=1", reward=lambda prompts, responses, rows: [0.25] * len(responses))
     team, metrics, _ = trainer.iterate(trainer.start(), 0)
-    assert "have the reward 0.25" in capsys.readouterr().err
+    assert "reward: all responses of an iteration have the reward 0.25" in capsys.readouterr().err
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(team.agents[0].params))
 
 
@@ -335,6 +336,24 @@ def test_training_from_python(model):
         train(model, ["text"], even, config=config)
     with pytest.raises(UserError, match=r"held_back\.path"):
         train(model, ROWS, even, config=replace(config, held_back=HeldBackConfig(rows=1, path="x")))
+
+
+@pytest.mark.slow
+def test_a_negative_penalty_is_noted_with_its_key(model, capsys, monkeypatch):
+    """As if every token were less probable than under the model before training."""
+    config = TeamConfig(iterations=2, sampling=SamplingConfig(max_tokens=6), held_back=HeldBackConfig(rows=0),
+                        train=RlTrainConfig(batch_size=4, passes=1))
+    evaluate = Learner.evaluate
+
+    def less_probable(*arguments):
+        experience = evaluate(*arguments)
+        experience.known["reference_logprobs"] += 2.0
+        return experience
+
+    monkeypatch.setattr(Learner, "evaluate", less_probable)
+    train(model, ROWS, even, config=config, progress=False)
+    noted = capsys.readouterr().err
+    assert "kl.kind: the mean penalty k1" in noted and noted.count("kl.kind") == 1
 
 
 @pytest.mark.slow

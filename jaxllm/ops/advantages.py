@@ -15,6 +15,9 @@ from jax import lax
 
 GroupBaseline = Literal["rloo", "grpo", "dr_grpo"]
 
+# Relative difference of scores in float32 that is taken for rounding.
+ROUNDING = 1e-6
+
 
 def token_rewards(scores: jax.Array, kl: jax.Array, mask: jax.Array, kl_coef: jax.Array | float) -> jax.Array:
     """Computes the reward of every token: `-kl_coef * kl`, and the response's score at its last token in addition.
@@ -111,7 +114,8 @@ def group_advantages(scores: jax.Array, groups: jax.Array, count: int, *, baseli
         grpo:     (r_i - mean) / standard deviation            (2402.03300; the unbiased deviation)
         dr_grpo:  r_i - mean                                   (2503.20783)
 
-    Groups may differ in size. A group of equal scores, or of one response, has advantages of exactly 0.
+    Groups may differ in size. A group of one response, or of scores that are equal up to the rounding of their largest
+    value (or of 0.1), has advantages of exactly 0: `grpo` would make the rounding as large as any other difference.
 
     Args:
         scores: `[B]`, KL penalties included where the reward has them.
@@ -137,8 +141,10 @@ def group_advantages(scores: jax.Array, groups: jax.Array, count: int, *, baseli
     elif baseline == "grpo":
         variance = jnp.sum(jnp.square(centered), 1) / jnp.maximum(size - 1, 1)
         centered *= jnp.where(variance > 0, lax.rsqrt(jnp.where(variance > 0, variance, 1.0)), 0.0)[:, None]
-    centered = jnp.where(_constant(rows, member, 1)[:, None], 0.0, centered)
-    return centered.sum(0)
+    highest, lowest = (extreme(rows, 1, where=member, initial=initial) for extreme, initial in (
+        (jnp.max, -jnp.inf), (jnp.min, jnp.inf)))
+    rounding = ROUNDING * jnp.maximum(jnp.maximum(jnp.abs(highest), jnp.abs(lowest)), 0.1)
+    return jnp.where((highest - lowest <= rounding)[:, None], 0.0, centered).sum(0)
 
 
 def combined_reward(scores: jax.Array, kl: jax.Array, mask: jax.Array, kl_coef: jax.Array | float) -> jax.Array:

@@ -120,6 +120,14 @@ def test_equal_scores_have_no_advantage(baseline, value, size):
     assert not np.any(group_advantages(scores, jnp.zeros(size, jnp.int32), 1, baseline=baseline))
 
 
+@pytest.mark.parametrize("scores", [[0.1 + 0.2, 0.3, 0.3], [1e-8, 0.0, -1e-8], [7.0, 7.000001, 7.0]])
+def test_rounding_has_no_advantage(scores):
+    """Rewards that are added up in another order, and a KL penalty before the first update."""
+    groups = jnp.array([0, 0, 0, 1, 1, 1])
+    got = group_advantages(jnp.array([*scores, 0.3, 0.3, 0.3001]), groups, 2)
+    assert not np.any(got[:3]) and got[5] == pytest.approx(1.1547005, rel=1e-3)
+
+
 def test_the_penalty_is_part_of_the_baseline():
     scores = jnp.array([1., 0, .5]) - 0.1 * jnp.array([2., 0, 1])
     one = jnp.zeros(3, jnp.int32)

@@ -55,7 +55,7 @@ def dry_run(config: Config) -> str:
         [batch] = response_batches(rollout, shape, [np.arange(len(sizes))])
         names = ["mask", "old_logprobs", "advantages"]
         names += ["old_values", "returns"] if config.own.has_values else []
-        names += ["reference_logprobs"] if config.kl_place == "loss" else []
+        names += ["reference_logprobs"] if config.kl_in_loss else []
         names += ["importance"] if config.policy.importance_cap is not None else []
         batch |= {name: np.zeros(batch["places"].shape, np.float32) for name in names}
         abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=batch_sharding(mesh)), batch)

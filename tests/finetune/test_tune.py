@@ -141,6 +141,18 @@ def test_the_best_weights_are_kept_and_training_ends_early(tmp_path, rows):
     assert best.held_back == found["eval"]
 
 
+def test_without_a_value_to_choose_by_the_last_weights_are_kept(tmp_path, rows, capsys):
+    """Held-back rows that are all desirable have no margin; the last evaluation is before the last step."""
+    desirable = rows("desirable", [row for row in FORMS["unpaired"] if row["label"]])
+    assert tune(rows("unpaired"), tmp_path / "out", "--method=kto", f"--held_back.path={desirable}",
+                "--held_back.every=2", "--held_back.metric=rewards/margins", "--held_back.keep=best",
+                "--held_back.patience=1") == 0
+    found = result(tmp_path / "out")
+    assert found["steps"] == 3 and found["best_step"] is None
+    assert found["evaluations"] == [{"step": 2, "rewards/margins": None}]
+    assert "rewards/margins" in capsys.readouterr().err and (tmp_path / "out" / "adapter").is_dir()
+
+
 @pytest.mark.parametrize("arguments, message", [
     (["--method=robust", "--preference.label_smoothing=0.6"], "label_smoothing"),
     (["--method=exo_pair", "--preference.label_smoothing=0"], "label_smoothing"),

@@ -81,7 +81,8 @@ def _result(config: Config, job: Job, tuning: Tuning, state: TrainState, history
     for i, name in enumerate([] if held_back is None else held_back.ids):
         job.row({"id": name} | {key: float(value[i]) for key, value in by_row.items() if np.isfinite(value[i])})
     if history.steps:
-        result["evaluations"] = [{"step": step, config.held_back.metric: value} for step, value in history.steps]
+        result["evaluations"] = [{"step": step, config.held_back.metric: value if math.isfinite(value) else None}
+                                 for step, value in history.steps]
         result["best_step"] = history.best
     return result
 

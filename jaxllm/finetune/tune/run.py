@@ -343,17 +343,18 @@ class History:
     patience: int | None
 
     @property
-    def best(self) -> int:
-        """Step of the best finite value, the earlier one of equal ones; the last step if no value is finite."""
-        finite = [one for one in self.steps if math.isfinite(one[1])]
-        return min(finite or self.steps[-1:], key=lambda one: (one[1] if self.smaller else -one[1], one[0]))[0]
+    def best(self) -> int | None:
+        """Step of the best finite value, the earlier one of equal ones; None if no value is finite."""
+        finite = [(value if self.smaller else -value, step) for step, value in self.steps if math.isfinite(value)]
+        return min(finite)[1] if finite else None
 
     @property
     def stopped(self) -> bool:
-        """Whether the last `patience` evaluations were not better."""
-        if self.patience is None or not self.steps:
+        """Whether the last `patience` evaluations were not better than one before."""
+        best = self.best
+        if self.patience is None or best is None:
             return False
-        return sum(step > self.best for step, _ in self.steps) >= self.patience
+        return sum(step > best for step, _ in self.steps) >= self.patience
 
     @property
     def sidecar(self) -> dict[str, Any]:

@@ -37,6 +37,7 @@ from jaxllm.finetune.tune.run import (
 from jaxllm.generate import Generator
 from jaxllm.model import Model
 from jaxllm.models import Adapter, ModelSpec, Params, merge_adapter
+from jaxllm.progress import notice
 from jaxllm.text.forms import rows_of
 from jaxllm.train import Checkpointer, FitResult, MetricsSink, TrainState, init_state, make_optimizer
 from jaxllm.train.config import TrainConfig
@@ -198,10 +199,20 @@ class Tuning(Plan):
         return Checkpointer(folder, best, "min" if self.config.held_back.smaller else "max")
 
     def final_state(self, state: TrainState, history: History, checkpointer: Checkpointer) -> TrainState:
-        """Returns the state after the last step, or after the step with the best evaluation; see `held_back.keep`."""
-        if self.config.held_back.keep == "last" or not history.steps or history.best == int(state.step):
+        """Returns the state after the last step, or after the step with the best evaluation; see `held_back.keep`.
+
+        It is that after the last step where no evaluation has a value: rows without an undesirable completion have no
+        `rewards/margins`, for example.
+        """
+        held_back, best = self.config.held_back, history.best
+        if held_back.keep == "last" or best == int(state.step):
             return state
-        return checkpointer.restore(state, history.best).tree
+        if best is None:
+            if history.steps:
+                notice(f"no evaluation has a value of {held_back.metric} (held_back.metric), so the weights after the "
+                       "last step are taken")
+            return state
+        return checkpointer.restore(state, best).tree
 
     def evaluate(self, state: TrainState) -> tuple[dict[str, dict[str, float | int | None]], dict[str, np.ndarray]]:
         """Computes the metrics of the held-back rows and of each of them, see `run.measure`; empty without rows."""

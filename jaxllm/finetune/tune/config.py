@@ -173,6 +173,9 @@ class TuneConfig:
         check(not other or not set(other) <= LOSSES.keys(), "loss", f"{', '.join(other)} is a loss of "
               f"{'pairs' if self.method == 'kto' else 'unpaired rows'}, and method {self.method} has none",
               f"set method to {'dpo' if self.method == 'kto' else 'kto'}")
+        referring = [name for name in self.loss or () if self.method in ("cpo", "orpo") and name not in REFERENCE_FREE]
+        check(not set(referring) & LOSSES.keys(), "loss", f"{', '.join(referring)} has a reference model, and method "
+              f"{self.method} has none", f"set method to dpo, or leave it out: the default is {self.method}")
         check(self.loss_weights is None or len(self.loss_weights) == len(self.loss or []), "loss_weights",
               f"there are {len(self.loss or [])} losses and {len(self.loss_weights or [])} weights")
         check(self.loss is None or len(set(self.loss)) == len(self.loss) > 0, "loss",
@@ -206,6 +209,8 @@ class TuneConfig:
                  "the mismatched completions of kto differ from step to step, so that they cannot be run before"),
                 (objective.reference != "none" or self.reference.when == "auto", "reference.when", no_reference),
                 (self.kind == "sft" or self.turns == "all", "turns", "is a setting of sft"),
+                (not objective.scores or self.lengths.max_prompt_length is None, "lengths.max_prompt_length",
+                 f"method {self.method} drops longer rows and truncates none"),
                 (self.kind == "reward" or not self.centering, "centering", "is a setting of reward models"),
                 (self.kind == "classify" or self.labels is None, "labels", "is a setting of classifiers")):
             check(bool(used), key, reason, "remove it")

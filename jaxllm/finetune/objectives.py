@@ -92,7 +92,8 @@ def group_outputs(spec: ModelSpec, params: Params, adapter: Adapter | None, batc
         float32 arrays `[R, G, K]` of K texts in G groups of R rows. Of a scoring head: `scores` `[R, G, K, labels]`. Of
         a language model: `logprobs`, sums of the log-probabilities of the completion's tokens under their weights;
         `tokens`, how many these are; `nll` and `nll_tokens`, the same of all tokens that are read, negated and without
-        weights; with WPO `aligned`, the mean of log p - log sum_v p_v^2; and if `measure` `correct` and `entropy`.
+        weights; with WPO `aligned`, the mean of log p - log sum_v p_v^2; and if `measure` `correct` and `entropy`, sums
+        over the completion's tokens.
     """
     hidden = read_states(spec, params, adapter, batch, dtype=dtype, remat=remat, dropout_key=dropout_key)
     sums = lambda values: per_text_sums(values, batch, objective.texts)
@@ -108,8 +109,8 @@ def group_outputs(spec: ModelSpec, params: Params, adapter: Adapter | None, batc
         outputs["aligned"] = lax.stop_gradient(sums(aligned * counted)) / jnp.maximum(outputs["tokens"], 1)
     if measure:
         best, _ = top_k_logprobs(hidden, head, 1)
-        outputs["correct"] = sums((best[..., 0] == labels).astype(jnp.float32))
-        outputs["entropy"] = sums(token_entropy(hidden, head))
+        outputs["correct"] = sums((best[..., 0] == labels) * counted)
+        outputs["entropy"] = sums(token_entropy(hidden, head) * counted)
     return outputs
 
 
@@ -130,20 +131,37 @@ def objective_loss(objective: Objective, outputs: Mapping[str, jax.Array], value
     """
     weight = values["weight"]
     if objective.kind == "sft":
-        tokens = weight * outputs["nll_tokens"][:, 0]
-        metrics = {name: (jnp.sum(weight * outputs[key][:, 0]), jnp.sum(tokens))
-                   for name, key in (("mean_token_accuracy", "correct"), ("entropy", "entropy")) if key in outputs}
-        return (jnp.sum(weight * outputs["nll"][:, 0]), jnp.sum(tokens)), metrics
+        tokens = jnp.sum(weight * outputs["nll_tokens"][:, 0])
+        return (jnp.sum(weight * outputs["nll"][:, 0]), tokens), _token_metrics(objective, outputs, weight)
     if objective.kind == "classify":
         return class_cross_entropy(outputs["scores"][:, 0], values["label"].astype(jnp.int32), weight)
     if objective.kind == "reward":
         scores = outputs["scores"][..., 0]
         return reward_loss(scores[:, 0], scores[:, 1], weight, margin=values["margin"],
                            label_probability=values.get("label_probability"), centering=objective.centering)
+    reference = jnp.zeros_like(outputs["logprobs"]) if reference is None else reference
+    chex.assert_equal_shape([outputs["logprobs"], outputs["tokens"], reference])
+    loss, metrics = _preference_loss(objective, outputs, values, reference)
+    return loss, metrics | _token_metrics(objective, outputs, weight)
+
+
+def _token_metrics(objective: Objective, outputs: Mapping[str, jax.Array], weight: jax.Array
+                   ) -> dict[str, SumAndWeight]:
+    """Computes means over the tokens of completions: how often the right token is the most probable one, and entropy.
+
+    Of pairs the former is over the chosen completions, the latter over both. Empty where they are not in the outputs.
+    """
+    of_rows = lambda name, texts: jnp.sum(weight[:, None] * outputs[name][:, :texts])
+    both = 2 if objective.kind == "pairs" else 1
+    return {metric: (of_rows(name, texts), of_rows("tokens", texts)) for metric, name, texts in (
+        ("mean_token_accuracy", "correct", 1), ("entropy", "entropy", both)) if name in outputs}
+
+
+def _preference_loss(objective: Objective, outputs: Mapping[str, jax.Array], values: Mapping[str, jax.Array],
+                     reference: jax.Array) -> tuple[SumAndWeight, dict[str, SumAndWeight]]:
+    """Computes the loss of pairs or unpaired rows; see `objective_loss`."""
+    weight, losses = values["weight"], dict(objective.losses)
     logprobs, tokens = outputs["logprobs"], outputs["tokens"]
-    reference = jnp.zeros_like(logprobs) if reference is None else reference
-    chex.assert_equal_shape([logprobs, tokens, reference])
-    losses = dict(objective.losses)
     if objective.kind == "unpaired":
         rows = Unpaired(policy=logprobs[:, 0], reference=reference[:, 0], weight=weight, desirable=values["desirable"])
         if objective.mismatched:

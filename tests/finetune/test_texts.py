@@ -174,6 +174,41 @@ def test_metrics_of_held_back_rows_do_not_depend_on_the_batch_size():
     assert found[0]["loss"]["mean"] == pytest.approx(sigmoid + 0.5 * nll, rel=1e-5)
 
 
+@pytest.mark.parametrize("objective", [
+    Objective("sft"), PAIRS, Objective("pairs", (("orpo", 1.0),)),
+    Objective("unpaired", (("kto", 1.0),), reference="base")], ids=["sft", "sigmoid", "orpo", "kto"])
+def test_accuracy_and_entropy_of_tokens(objective):
+    """Over the completions' tokens, each by the state before it; accuracy of the chosen ones, entropy of both."""
+    random, params, weight = np.random.default_rng(0), random_params(LLAMA, 0), np.array([1, 2, 0.5], np.float32)
+    logits_of = lambda ids: unembedding(LLAMA, params).logits(forward(LLAMA, params, jnp.array(ids)[None]).hidden[0])
+    longer = lambda prompt, answer: [*answer, int(logits_of([*prompt, *answer])[-1].argmax())]  # one token is right
+    texts = [(prompt, longer(prompt, random_ids(random, 2, 9)), random_ids(random, 2, 9)) for prompt in ([9], [8], [7])]
+    values = {"weight": weight, "desirable": np.array([1, 0, 1], np.float32)}
+    orpo = objective.losses == (("orpo", 1.0),)  # trains the prompt too
+    of = lambda prompt, answer: completion_text([*prompt, *answer], [False] + [True] * len(answer), with_prompt=orpo)
+    if objective.kind == "unpaired":
+        own = [(np.array(prompt), np.array(answer), np.ones(len(answer), bool)) for prompt, answer, _ in texts]
+        data = UnpairedGroups(own, values, [0, 1, 2], 64)
+    else:
+        data = FixedGroups([tuple(of(prompt, answer) for answer in answers[:objective.texts])
+                            for prompt, *answers in texts], values, [0, 1, 2])
+    run = runner(LLAMA, data, True, 3, objective)
+    found = measure(run, *run.outputs(params, random_params(LLAMA, 1), (), data, ""), data.clusters)[0]
+
+    def token_values(prompt, answer):
+        logits = logits_of([*prompt, *answer])[len(prompt) - 1:-1]
+        log_probs = jax.nn.log_softmax(logits)
+        return np.asarray(logits.argmax(-1) == jnp.array(answer)), -np.asarray((jnp.exp(log_probs) * log_probs).sum(-1))
+
+    rows = [[token_values(prompt, answer) for answer in answers[:2 if objective.kind == "pairs" else 1]]
+            for prompt, *answers in texts]
+    for name, index, sides in (("mean_token_accuracy", 0, slice(1)), ("entropy", 1, slice(2))):
+        parts = [(w, side[index]) for w, row in zip(weight, rows, strict=True) for side in row[sides]]
+        expected = sum(w * own.sum() for w, own in parts) / sum(w * len(own) for w, own in parts)
+        assert expected > 0
+        assert found[name]["mean"] == pytest.approx(expected, rel=1e-4, abs=1e-6), name
+
+
 def test_an_encoder_gets_a_row_for_every_text_with_its_token_types():
     """Its attention, in both directions, would mix what packed texts share."""
     config = TuneConfig(method="classify", lora=None)

@@ -209,7 +209,7 @@ class Runner:
             values = with_nll_scale(values, np.array([[len(text.states) for text in group] for group in groups]))
         return make_batch(groups, self.shape, values)
 
-    def outputs(self, trained: Any, frozen: Any, extra: Any, data: DataSet, name: str
+    def outputs(self, trained: Any, frozen: Any, extra: Any, data: DataSet, name: str, *, measure_tokens: bool = True
                 ) -> tuple[dict[str, np.ndarray], Values]:
         """Runs the model over all rows of a data set.
 
@@ -217,6 +217,7 @@ class Runner:
             trained, frozen, extra: as a loss gets them.
             data: the rows.
             name: label of the progress bar.
+            measure_tokens: see `measure` of `group_outputs`.
 
         Returns:
             Outputs `[n, K, ...]` of the objective, in float32, and `reference` `[n, K]` if there is a reference model;
@@ -227,7 +228,8 @@ class Runner:
             for start in range(0, len(data), self.batch_size):
                 batch = self.batch(data, range(start, min(start + self.batch_size, len(data))))
                 on_device = _outputs(self.spec, trained, frozen, extra, put_batch(batch, self.mesh),
-                                     objective=self.objective, scale=self.scale, dtype=self.dtype)
+                                     objective=self.objective, scale=self.scale, dtype=self.dtype,
+                                     measure_tokens=measure_tokens)
                 number = batch["group"].reshape(-1)
                 order = np.argsort(number, kind="stable")[np.count_nonzero(number < 0):]
                 parts.append({key: x[order] for key, x in flat(jax.device_get(on_device)).items()})
@@ -240,12 +242,12 @@ class Runner:
         return outputs, values
 
 
-@functools.partial(jax.jit, static_argnames=("spec", "objective", "dtype", "scale"))
+@functools.partial(jax.jit, static_argnames=("spec", "objective", "dtype", "scale", "measure_tokens"))
 def _outputs(spec: ModelSpec, trained: Any, frozen: Any, extra: Any, batch: Batch, *, objective: Objective,
-             scale: float | None, dtype: jnp.dtype) -> dict[str, jax.Array]:
+             scale: float | None, dtype: jnp.dtype, measure_tokens: bool) -> dict[str, jax.Array]:
     """Computes the outputs of a batch `[R, G, K, ...]`, and the reference model's as `reference`."""
     student, adapter = student_of(trained, frozen, scale)
-    outputs = group_outputs(spec, student, adapter, batch, objective, dtype=dtype, measure=objective.kind == "sft")
+    outputs = group_outputs(spec, student, adapter, batch, objective, dtype=dtype, measure=measure_tokens)
     reference = reference_logprobs(spec, objective, frozen, extra, scale, batch, flat(group_values(batch)), dtype)
     if reference is not None:
         outputs["reference"] = reference.reshape(*batch["group"].shape, -1)
@@ -284,7 +286,8 @@ def compute_reference(runner: Runner, reference: Any, frozen: Any, data: FixedGr
         logprobs = load_file(file)["logprobs"]
     else:
         plain = dataclasses.replace(runner, objective=Objective("pairs"))
-        logprobs = plain.outputs(reference, frozen, None, data, "reference")[0]["logprobs"]
+        outputs, _ = plain.outputs(reference, frozen, None, data, "reference", measure_tokens=False)
+        logprobs = outputs["logprobs"]
         if file is not None and jax.process_index() == 0:
             file.parent.mkdir(parents=True, exist_ok=True)
             unfinished = file.with_name(f".{file.name}.{os.getpid()}")

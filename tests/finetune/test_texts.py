@@ -13,11 +13,20 @@ from jaxllm.finetune.objectives import Objective, make_objective_loss
 from jaxllm.finetune.texts import _assign, completion_text, make_batch, row_shape, scored_text
 from jaxllm.finetune.tune import TuneConfig
 from jaxllm.finetune.tune.data import _ld_weighted
-from jaxllm.finetune.tune.run import FixedGroups, Runner, UnpairedGroups, make_shape, measure, padding
+from jaxllm.finetune.tune.run import (
+    FixedGroups,
+    Runner,
+    UnpairedGroups,
+    compute_reference,
+    make_shape,
+    measure,
+    padding,
+)
 from jaxllm.finetune.tune.tuning import train_settings
 from jaxllm.models import unembedding
 from jaxllm.models.heads import text_scores
 from jaxllm.models.spec import Encoder, Head
+from jaxllm.models.tensors import save_tensors
 from jaxllm.train.config import TrainConfig
 from tests.networks import GPT2, LLAMA, forward, random_params
 
@@ -153,6 +162,25 @@ def test_tokens_of_a_completion_without_a_loss_have_none_after_another_prompt():
     for size in (lambda one: len(one.ids), lambda one: len(one.states)):
         most = lambda groups, size=size: max(size(one) for group in groups for one in group)
         assert most(largest) == most(groups)
+
+
+def test_stored_logprobs_of_the_reference_model(tmp_path, capsys):
+    """A file is read where it is whole, made again where it is damaged, and done without where it cannot be written."""
+    spec, data = dataclasses.replace(LLAMA, layers=1), pairs(3)
+    run, file = runner(spec, data, True), tmp_path / "cache" / "some.safetensors"
+    of = lambda file: compute_reference(run, random_params(spec, 0), {}, data, file).values
+    expected = of(None)
+    assert_array_equal(of(file)["reference_1"], expected["reference_1"])
+    save_tensors(file, {"logprobs": np.full((3, 2), 7, np.float32)})
+    assert_array_equal(of(file)["reference_0"], [7, 7, 7])
+    file.write_bytes(file.read_bytes()[:20])
+    assert_array_equal(of(file)["reference_0"], expected["reference_0"])
+    assert [one.name for one in file.parent.iterdir()] == [file.name]
+    file.write_bytes(b"")
+    assert_array_equal(of(file)["reference_0"], expected["reference_0"])
+    assert not capsys.readouterr().err
+    assert_array_equal(of(file / "below a file" / "other")["reference_0"], expected["reference_0"])
+    assert "not stored" in capsys.readouterr().err
 
 
 def test_metrics_of_held_back_rows_do_not_depend_on_the_batch_size():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -17,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jaxllm.errors import StorageError
 from jaxllm.finetune.objectives import (
     Objective,
     flat,
@@ -34,7 +36,7 @@ from jaxllm.models.network import Remat
 from jaxllm.models.tensors import save_tensors
 from jaxllm.ops.preference import add_margin
 from jaxllm.ops.rewards import EXTREMES
-from jaxllm.progress import bar
+from jaxllm.progress import bar, notice
 from jaxllm.statistics import clustered
 from jaxllm.train import (
     Checkpointer,
@@ -278,23 +280,44 @@ def compute_reference(runner: Runner, reference: Any, frozen: Any, data: FixedGr
         reference: the trained tree of the reference model.
         frozen: the base model.
         data: the pairs.
-        file: safetensors file that is read if it exists, and written otherwise; named by a hash of the content.
+        file: safetensors file that is read if it exists, and written otherwise; named by a hash of the content. One
+            that is damaged is made again; where it cannot be written, later runs compute anew.
     """
-    from safetensors.numpy import load_file
-
-    if file is not None and file.is_file():
-        logprobs = load_file(file)["logprobs"]
-    else:
+    logprobs = None if file is None else _stored_logprobs(file)
+    if logprobs is None:
         plain = dataclasses.replace(runner, objective=Objective("pairs"))
         outputs, _ = plain.outputs(reference, frozen, None, data, "reference", measure_tokens=False)
         logprobs = outputs["logprobs"]
         if file is not None and jax.process_index() == 0:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            unfinished = file.with_name(f".{file.name}.{os.getpid()}")
-            save_tensors(unfinished, {"logprobs": logprobs})
-            os.replace(unfinished, file)
+            _store_logprobs(file, logprobs)
     return dataclasses.replace(data, values=data.values | {
         "reference_0": logprobs[:, 0], "reference_1": logprobs[:, 1]})
+
+
+def _stored_logprobs(file: Path) -> np.ndarray | None:
+    """Reads the log-probabilities of a file; None where it is missing or damaged."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        return load_file(file)["logprobs"]
+    except (SafetensorError, OSError, KeyError):
+        return None
+
+
+def _store_logprobs(file: Path, logprobs: np.ndarray) -> None:
+    """Writes a file of log-probabilities as a whole; prints a notice where that fails."""
+    from safetensors import SafetensorError
+
+    unfinished = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        save_tensors(unfinished, {"logprobs": logprobs})
+        os.replace(unfinished, file)
+    except (SafetensorError, OSError, StorageError) as error:
+        notice(f"the reference model's log-probabilities are not stored in {file.parent}: {error}")
+        with contextlib.suppress(OSError):
+            unfinished.unlink(missing_ok=True)
 
 
 def measure(runner: Runner, outputs: Mapping[str, np.ndarray], values: Values, clusters: Sequence[Any], seed: int = 0

@@ -6,7 +6,7 @@ in the model's own rendering: once, or never.
 
 Prompt and answer are tokenized together and separated between tokens: after the generation prompt if every answer
 continues it, which may supply a <think>; else before the first token in which an answer differs from the prompt. In a
-whole conversation the texts of the assistant and their end tokens carry loss.
+whole conversation the texts of the assistant carry loss, each from the end of its generation prompt to its end token.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def encode_pair(tokenizer: Tokenizer, row: PairRow, *, start: Sequence[int] = ()
         UserError: as `encode_example`, or the answers have the same tokens.
     """
     texts = [_with_loss(tokenizer, row.prompt, answer, start) for answer in (row.chosen, row.rejected)]
-    encoded = _fit(tokenizer, texts, _prompt_length(tokenizer, row.prompt, texts), max_length, max_prompt_length)
+    encoded = _fit(tokenizer, texts, _prompt_length(texts), max_length, max_prompt_length)
     if np.array_equal(encoded.texts[0].ids, encoded.texts[1].ids):
         raise (TooLong("chosen equals rejected after both are cut to fit", max(encoded.lengths)) if encoded.cut else
                UserError("chosen and rejected have the same tokens"))
@@ -98,7 +98,7 @@ def encode_completion(tokenizer: Tokenizer, row: SftRow | UnpairedRow, *, start:
     """
     if row.prompt is not None:
         text = _with_loss(tokenizer, row.prompt, row.completion, start)
-        return _fit(tokenizer, [text], _prompt_length(tokenizer, row.prompt, [text]), max_length, max_prompt_length)
+        return _fit(tokenizer, [text], text.prompt_length, max_length, max_prompt_length)
     if isinstance(row.completion, list):
         text = _without_rest(encode_example(tokenizer, messages=row.completion, turns=turns))
     else:
@@ -214,13 +214,9 @@ def _end_id(tokenizer: Tokenizer) -> int:
     return tokenizer.eos_id
 
 
-def _prompt_length(tokenizer: Tokenizer, prompt: Text, texts: Sequence[Example]) -> int:
-    """Counts the tokens of the prompt: those of the generation prompt if all texts start with them, else those that all
-    texts have in common before the first one with a loss."""
-    if isinstance(prompt, list):
-        supplied = np.array(tokenizer.chat(prompt), np.int32)
-        if all(len(supplied) < len(text.ids) and np.array_equal(text.ids[:len(supplied)], supplied) for text in texts):
-            return len(supplied)
+def _prompt_length(texts: Sequence[Example]) -> int:
+    """Counts the tokens before the first one with a loss that all texts have in common: those of the generation prompt
+    if all texts continue it."""
     first, length = texts[0].ids, min(text.prompt_length for text in texts)
     for text in texts[1:]:
         differing = np.flatnonzero(first[:length] != text.ids[:length])

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 
@@ -95,7 +95,11 @@ def encode_example(
 
 def _conversation(tokenizer: Tokenizer, messages: Sequence[Mapping[str, Any]], first: int, turns: str = "all"
                   ) -> Example:
-    """Encodes a conversation in which assistant turns from message number `first` on carry loss."""
+    """Encodes a conversation in which assistant turns from message number `first` on carry loss.
+
+    A turn carries loss after its generation prompt, also where the template writes a text of its own in front of the
+    content; after the template's text where the conversation does not continue the generation prompt.
+    """
     ids, located = tokenizer.chat_turns(messages)
     assistant = [i for i, turn in enumerate(messages) if i >= first and turn["role"] == "assistant"
                  and turn["content"].strip()]
@@ -105,7 +109,22 @@ def _conversation(tokenizer: Tokenizer, messages: Sequence[Mapping[str, Any]], f
     if lost := [i for i in assistant if located[i] is None]:
         raise UserError(f"the chat template rewrites message {lost[0] + 1}, so that its tokens cannot be located",
                         tokenizer.source, "give the message as the template writes it, or use another template")
-    return _example(ids, [span for i in assistant if (span := located[i]) is not None])
+    spans = []
+    for i in assistant:
+        start, stop = cast(tuple[int, int], located[i])
+        supplied = _generation_prompt(tokenizer, messages[:i])
+        continues = 0 < len(supplied) < stop and ids[:len(supplied)] == supplied
+        spans.append((len(supplied) if continues else start, stop))
+    return _example(ids, spans)
+
+
+def _generation_prompt(tokenizer: Tokenizer, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+    """Encodes what the assistant's turn after these messages is generated from; empty where the template refuses them.
+    """
+    try:
+        return tokenizer.chat(messages) if messages else []
+    except UserError:
+        return []
 
 
 def _example(ids: Sequence[int], spans: Sequence[tuple[int, int]]) -> Example:

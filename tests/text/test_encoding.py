@@ -17,6 +17,7 @@ from jaxllm.text.encoding import (
     encode_reward_pair,
     encode_text,
 )
+from jaxllm.text.examples import encode_example
 from jaxllm.text.forms import PairRow, SftRow, UnpairedRow
 from tests.text.chat_tokenizers import BACKENDS, CHATML, GEMMA, PLAIN, THINKS, byte_level
 
@@ -137,6 +138,22 @@ def test_both_answers_have_one_prompt(thinking, supplied, inserted, chosen, reje
             assert text.ids[:pair.prompt_length].tolist() == pair.texts[0].ids[:pair.prompt_length].tolist()
             assert learned(tokenizer, text) == expected[1 + side] + "<|im_end|>"
             assert text.loss_mask[pair.prompt_length:].all()
+
+
+@pytest.mark.parametrize("supplied, inserted, answer, expected", [
+    ("", "", "yo", "yo"), ("", " ", "yo", " yo"), ("", "<think></think>", "yo", "<think></think>yo"),
+    ("<think></think>", "<think></think>", "yo", "yo"), ("<think>", "", "<think>r</think>yo", "r</think>yo"),
+    ("<think>", "", "yo", "yo")])
+def test_a_turn_is_learned_from_its_generation_prompt_on(thinking, supplied, inserted, answer, expected):
+    """In a whole conversation as after a prompt: the tokens that the model has to write itself, and no others."""
+    tokenizer = thinking(supplied, inserted)
+    conversation = encode_completion(tokenizer, SftRow(None, [*Q, assistant(answer), *Q, assistant(answer)])).texts[0]
+    assert learned(tokenizer, conversation) == 2 * f"{expected}<|im_end|>"
+    single = encode_completion(tokenizer, SftRow(None, [*Q, assistant(answer)]))
+    after_prompt = encode_completion(tokenizer, SftRow(Q, answer))
+    assert single.texts[0].loss_mask.tolist() == after_prompt.texts[0].loss_mask.tolist()
+    scored = encode_example(tokenizer, messages=Q, completion=answer)
+    assert scored.prompt_length == after_prompt.prompt_length == single.prompt_length
 
 
 def test_a_generation_prompt_that_no_rendering_has_is_left_out(saved):

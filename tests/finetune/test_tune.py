@@ -15,10 +15,11 @@ from jaxllm.errors import UserError
 from jaxllm.finetune.tune import TuneConfig
 from jaxllm.finetune.tune import tune as tune_rows
 from jaxllm.finetune.tune.config import Config, HeldBackConfig
-from jaxllm.finetune.tune.data import read
+from jaxllm.finetune.tune.data import Rows, encode, read
 from jaxllm.finetune.tune.tuning import prepare
 from jaxllm.models import LoraConfig
 from jaxllm.parsing import parse
+from jaxllm.text.forms import ClassifyRow
 from jaxllm.train import TrainConfig, read_metrics
 
 NAMES = ("Rinla", "Dorok", "Selva", "Marun", "Tikan", "Obrel")
@@ -91,6 +92,19 @@ def test_models_with_a_scoring_head(tmp_path, rows, method):
     lines = read_metrics(out / "metrics.jsonl")
     assert found["rejected"] == 1
     assert lines[-1]["loss"] < lines[0]["loss"] and "accuracy" in found["eval"]
+
+
+def test_classes_are_named_or_numbered():
+    """A number is that of a class, unless it is the name of one."""
+    texts = ("good", "bad", "fine")
+    encoded = lambda labels, given: encode(
+        TuneConfig(method="classify", labels=labels), load("tiny").with_score_head(2, labels),
+        Rows([ClassifyRow(text, None, label) for text, label in zip(texts, given, strict=True)], [1, 2, 3], [], "rows",
+             labels), 0.0).data.values["label"].tolist()
+    assert encoded(["neg", "pos"], [1, 0, "pos"]) == [1, 0, 1]
+    assert encoded(["1", "0"], [1, 0, "0"]) == [0, 1, 1]
+    with pytest.raises(UserError, match="the class 2 is not one of neg, pos"):
+        encoded(["neg", "pos"], [1, 0, 2])
 
 
 @pytest.mark.slow
@@ -275,7 +289,7 @@ def test_weights_that_are_all_trained_exist_once(method, copies):
     """Besides the two moments of the optimizer; a reference model in every step is one more."""
     from jaxllm import load
     from jaxllm.finetune.tune.config import TuneConfig
-    from jaxllm.finetune.tune.data import FORMS, Rows
+    from jaxllm.finetune.tune.data import FORMS
     from jaxllm.finetune.tune.tuning import prepare
     from jaxllm.text.forms import rows_of
     from jaxllm.train import TrainConfig

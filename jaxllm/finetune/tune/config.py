@@ -53,7 +53,7 @@ class ReferenceConfig:
         when: before computes its log-probabilities once, before the first step, and keeps them for later runs; step
             computes them in every step. auto is before where that is possible.
         sync_every: steps between two updates of the reference model by the policy (TR-DPO); null keeps it.
-        sync_mix: share of the policy in an update.
+        sync_mix: share of the policy in an update; an adapter's two factors are mixed, each by itself.
     """
 
     when: Literal["auto", "before", "step"] = "auto"
@@ -135,7 +135,8 @@ class TuneConfig:
         preference: settings of the losses.
         reference: the reference model.
         centering: weight of the squared sum of a pair's rewards, which keeps them around 0 (reward; 0.01 is usual).
-        labels: classes of a classifier in order; null takes those of the data, sorted.
+        labels: names of a classifier's classes in order, for labels that are names or numbers; null takes the labels of
+            the data, sorted.
         turns: assistant turns of {messages} that are trained on: all, or the last.
         lengths: lengths of texts.
         held_back: rows for evaluation.

@@ -162,8 +162,21 @@ def _values(config: TuneConfig, rows: Sequence[Any], labels: list[str]) -> Value
         right = column("label_probability")
         values["desirable"] = np.where(column("label") > 0, right, 1 - right).astype(np.float32)
     if config.kind == "classify":
-        values["label"] = np.array([labels.index(str(row.label)) for row in rows], np.float32)
+        values["label"] = np.array([_class_number(row.label, labels) for row in rows], np.float32)
     return values
+
+
+def _class_number(label: int | str, labels: Sequence[str]) -> int:
+    """Returns the number of a class by its name, or of one that is given by its number.
+
+    Raises:
+        UserError: there is no such class.
+    """
+    if str(label) in labels:
+        return labels.index(str(label))
+    if isinstance(label, int) and label < len(labels):
+        return label
+    raise UserError(f"the class {label!r} is not one of {', '.join(labels[:20])}")
 
 
 Encoder = Callable[[Any], tuple[Any, int]]
@@ -228,8 +241,7 @@ def _reward(config: TuneConfig, model: Model, labels: list[str], longest: int) -
 
 def _classify(config: TuneConfig, model: Model, labels: list[str], longest: int) -> Encoder:
     def encode(row: Any) -> tuple[Group, int]:
-        if str(row.label) not in labels:
-            raise UserError(f"the class {row.label!r} is not one of {', '.join(labels[:20])}")
+        _class_number(row.label, labels)
         ids, types = encode_text(model.tokenizer, row.text, row.pair, max_length=longest)
         return (scored_text(model.spec, ids, types),), 0
 

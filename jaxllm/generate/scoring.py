@@ -218,7 +218,10 @@ def _rows(packs: Sequence[list[_Piece]], pairs: Pairs, offset: int, window: int,
     laid = [_row(pack, pairs, offset) for pack in packs]
     longest, most = max(one.shape[1] for one, _, _ in laid), max(read.shape[1] for _, read, _ in laid)
     size = bucket(longest, pack_sizes(longest, window))
-    states = bucket(most, growing_sizes(_FEWEST_STATES, size, _STATES_FACTOR))
+    largest = size
+    while largest < most:  # several continuations of one token read the same state
+        largest *= _STATES_FACTOR
+    states = bucket(most, growing_sizes(_FEWEST_STATES, largest, _STATES_FACTOR))
     arrays, read = np.zeros((4, count, size), np.int32), np.zeros((2, count, states), np.int32)
     for row, (columns, own, _) in enumerate(laid):
         arrays[:, row, :columns.shape[1]] = columns

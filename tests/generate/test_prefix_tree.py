@@ -2,6 +2,8 @@
 
 import dataclasses
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
@@ -11,7 +13,7 @@ from jaxllm.generate import GenerationStats, Generator, prefixes, scheduler, sco
 from jaxllm.generate.prefixes import PrefixGroup, PrefixNode, prefix_groups, prefix_tree
 from jaxllm.model import Model
 from tests.letters import Letters
-from tests.networks import LLAMA, random_params
+from tests.networks import LLAMA, forward, random_params
 
 SPEC = dataclasses.replace(LLAMA, eos_ids=(), max_positions=256)
 
@@ -116,3 +118,16 @@ def test_texts_that_begin_alike_share_a_segment(monkeypatch):
     repeated = 2 * (3 + 4) * (1 + 2)
     assert whole.prompt_tokens == 12 * 20 + questions + options
     assert stats.prompt_tokens == 6 * 20 + questions + options + repeated
+
+
+def test_more_continuations_than_tokens():
+    """Forty answers of one token each to short prompts."""
+    generator = Generator(Model(SPEC, random_params(SPEC, seed=7), Letters()))
+    prompts = [tokens(4, 3 + number) for number in range(20)]
+    stats = GenerationStats()
+    scores = generator.score([(prompt, [answer]) for prompt in prompts for answer in range(3, 43)], stats=stats)
+    assert stats.prompt_tokens == 20 * 4
+    for number, prompt in enumerate(prompts[:3]):
+        hidden = forward(SPEC, generator.model.params, jnp.asarray([prompt])).hidden[0, -1]
+        logprobs = jax.nn.log_softmax(hidden @ generator.model.params["head"].T)
+        assert_allclose([score.logprob for score in scores[40 * number:40 * (number + 1)]], logprobs[3:43], atol=1e-4)

@@ -27,8 +27,8 @@ SECRET = re.compile(
 )
 NOT_SET = "(not set)"
 # Keys of texts that may be paths of files or directories, in any section; `~` is expanded in them and in `Path` keys.
-PATH_KEYS = ("model", "adapter", "path", "cache", "catalog", "source", "examples", "paraphrases", "prompts", "problems",
-             "scores", "answers", "truth", "replay", "audit", "reference",
+PATH_KEYS = ("model", "adapter", "path", "cache", "catalog", "source", "examples", "paraphrases", "portability",
+             "prompts", "problems", "scores", "answers", "truth", "replay", "audit", "reference",
              *(f"{name}_{side}" for name in ("model", "adapter", "answers") for side in "ab"), "compare")
 
 

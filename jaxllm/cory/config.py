@@ -43,6 +43,9 @@ class CoryConfig:
             messages the last one is replaced.
         transfer: show the pioneer's response; without, both agents see the query alone.
         reward: reward of both agents: the sum of both scores, their mean, or each its own score.
+        shared_response: the pioneer gives one response to a query, and all observers of the group see it. Its reward is
+            the mean over their pairs, compared with those of the whole batch. Group algorithms without dynamic
+            sampling.
         exchange_resets: state that an exchange of roles resets, as the released code does, which makes new trainers:
             none, the optimizer's, or also the KL coefficient and the moments of scores (all).
     """
@@ -50,6 +53,7 @@ class CoryConfig:
     observer_template: str = 'A first attempt: "{query}{response}"\nA better one: {query}'
     transfer: bool = True
     reward: CollectiveReward = "sum"
+    shared_response: bool = False
     exchange_resets: Literal["none", "optimizer", "all"] = "none"
 
     def __post_init__(self):
@@ -104,6 +108,18 @@ class TeamConfig(RlConfig):
         check(self.exchange_every >= 1, "exchange_every", f"must be 1 or more, got {self.exchange_every}")
         check(self.cory.exchange_resets == "none" or self.train.schedule == "constant" and not self.train.warmup_steps,
               "cory.exchange_resets", "would start the schedule of the learning rate again", "use a constant rate")
+        if self.cory.shared_response:
+            key = "cory.shared_response"
+            check(self.agents == 2 and self.cory.transfer, key, "is for a pioneer and observers that see its response",
+                  "set agents to 2 and cory.transfer to true")
+            check(self.own.has_groups and not self.own.filters_groups, key,
+                  f"is for group algorithms without dynamic sampling, and algorithm is {self.algorithm}",
+                  "use rloo, grpo, dr_grpo or gspo")
+            check(self.train.batch_size > 1, key, "compares the pioneer's responses to different prompts",
+                  "raise train.batch_size")
+            check(self.train.schedule == "constant" and not self.train.warmup_steps, key,
+                  "gives the pioneer fewer updates than the observer, and the learning rate follows their number",
+                  "use a constant rate")
 
 
 @dataclass(frozen=True)

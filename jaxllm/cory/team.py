@@ -64,17 +64,20 @@ class Team:
 
 def collective_rewards(pioneer: np.ndarray, observer: np.ndarray, mode: CollectiveReward = "sum"
                        ) -> tuple[np.ndarray, np.ndarray]:
-    """Computes the rewards of both agents from their scores `[B]` for the same queries.
+    """Computes the rewards of both agents from their scores for the same queries.
 
     Args:
-        pioneer, observer: scores.
+        pioneer: scores `[B]`.
+        observer: scores `[B]`; or `[B G]`, where G observers one after the other saw the same response of the pioneer,
+            which then gets the mean over their pairs.
         mode: both get the sum (CORY), or the mean; or each its own (two separate runs).
     """
     if mode == "own":
         return pioneer, observer
-    total = (pioneer + observer).astype(np.float32)
+    observers = len(observer) // len(pioneer)
+    total = (np.repeat(pioneer, observers) + observer).astype(np.float32)
     total = total if mode == "sum" else total / np.float32(2)
-    return total, total
+    return total.reshape(-1, observers).mean(1), total
 
 
 def combine(scores: Sequence[np.ndarray], mode: CollectiveReward) -> Sequence[np.ndarray]:
@@ -234,9 +237,11 @@ class Trainer:
             if attempt == 0 and not any(map(np.ptp, rewards)):
                 notice(f"reward: all responses of an iteration have the reward {rewards[0][0]:g}, and nothing can be "
                        "learned from them")
-            groups = np.repeat(np.arange(len(rewards[0]) // size, dtype=np.int32), size)
+            groups = np.repeat(np.arange(len(rewards[-1]) // size, dtype=np.int32), size)
             if not config.own.filters_groups:
-                return turns, [groups] * len(turns), drawn
+                # Of a pioneer's single responses the whole batch is one group.
+                return turns, [groups if len(one) == len(groups) else np.zeros(len(one), np.int32)
+                               for one in rewards], drawn
             for group in range(len(groups) // size):
                 own = list(range(group * size, (group + 1) * size))
                 part = [_part(turn, own) for turn in turns]
@@ -268,18 +273,21 @@ class Trainer:
         longest = self.base.model.spec.max_positions - config.limit
         queries = [query for i in indices for query in [encode_query(
             self.base.model, config.query, self.rows[int(i)], longest, draws)] * config.group_size]
+        observers = config.group_size if config.cory.shared_response else 1  # of one response
         turns: list[Turn] = []
         for role in range(config.agents):
-            prompts = [query.ids for query in queries]
+            own = queries if role else queries[::observers]
+            prompts = [query.ids for query in own]
             if role:
+                responses = [text for text in turns[0].rollout.texts for _ in range(observers)]
                 prompts = [observer_prompt(self.base.model, config.cory, query, response, self.observer_length)
-                           for query, response in zip(queries, turns[0].rollout.texts, strict=True)]
+                           for query, response in zip(own, responses, strict=True)]
             agent = team.in_role(role)
             with clock.phase("rollout"):
                 rollout = self.learners[role].sample(self.base, team.agents[agent], prompts, limit, drawn_seed(
                     config.seed, _SAMPLES, iteration, attempt, agent))
             with clock.phase("reward"):
-                turns.append(Turn(queries, rollout, self._score(queries, rollout)))
+                turns.append(Turn(own, rollout, self._score(own, rollout)))
         return turns
 
     def _score(self, queries: Sequence[Query], rollout: Rollout) -> np.ndarray:

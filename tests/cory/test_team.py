@@ -60,6 +60,9 @@ def test_both_agents_get_the_sum():
         one, two = collective_rewards(pioneer, observer, mode)
         np.testing.assert_allclose(one, expected, rtol=1e-6)
         np.testing.assert_array_equal(one, two)
+    one, two = collective_rewards(pioneer, np.float32([.5, 2.0, -1.0, 1.0]))
+    np.testing.assert_allclose(one, [1.2 + 1.25, -.4], rtol=1e-6)
+    np.testing.assert_allclose(two, [1.7, 3.2, -1.4, .6], rtol=1e-6)
     own = collective_rewards(pioneer, observer, "own")
     assert own[0] is pioneer and own[1] is observer
 
@@ -202,6 +205,28 @@ def test_groups_pair_every_pioneer_with_an_observer(model):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("minibatch", [None, 4])
+def test_a_response_of_the_pioneer_is_shared_by_the_observers_of_a_group(model, minibatch):
+    trainer = make(model, "--algorithm=grpo", "--policy.group_size=3", "--train.batch_size=4",
+                   "--cory.shared_response=true", "--exchange_every=1",
+                   *([] if minibatch is None else [f"--train.minibatch_size={minibatch}"]))
+    team = trainer.start()
+    turns, groups, _ = trainer._collect(team, 0, Clock())
+    assert [len(turn.scores) for turn in turns] == [4, 12] and [len(own) for own in groups] == [4, 12]
+    assert not groups[0].any() and groups[1].tolist() == np.repeat(range(4), 3).tolist()
+    for number, prompt in enumerate(turns[1].rollout.prompts):
+        pioneer = number // 3
+        assert list(prompt) == list(observer_prompt(model, trainer.config.cory, turns[0].queries[pioneer],
+                                                    turns[0].rollout.texts[pioneer], trainer.observer_length))
+    for iteration in range(2):  # either agent is the pioneer once
+        team, metrics, turns = trainer.iterate(team, iteration)
+        both = turns[0].scores.mean() + turns[1].scores.mean()
+        for numbers in metrics["agents"].values():
+            assert numbers["shaped_score"] == pytest.approx(both, rel=1e-5)
+            assert numbers["first_ratio_error"] < 1e-5 and numbers["skipped"] < numbers["updates"]
+
+
+@pytest.mark.slow
 def test_dynamic_sampling_drops_groups_of_equal_rewards(model):
     """Rows of one kind always get the same reward; their groups are replaced by those of other prompts."""
     rows = [row | {"useful": i % 4 == 0} for i, row in enumerate(ROWS)]
@@ -293,7 +318,12 @@ def test_agents_are_evaluated_alone_on_bare_queries(model):
     (["--algorithm=reinforce", "--policy.clip_low=0.1"], "clip_low"),
     (["--policy.importance_cap=2", "--sampling.top_p=0.5"], "importance_cap"),
     (["--device.quantize=nf4", "--save=model"], "save"),
-    (["--cory.exchange_resets=all", "--train.schedule=linear"], "exchange_resets")])
+    (["--cory.exchange_resets=all", "--train.schedule=linear"], "exchange_resets"),
+    (["--cory.shared_response=true"], "agents to 2"),
+    (["--cory.shared_response=true", "--agents=2"], "use rloo"),
+    (["--cory.shared_response=true", "--agents=2", "--algorithm=dapo"], "use rloo"),
+    (["--cory.shared_response=true", "--agents=2", "--algorithm=grpo", "--train.batch_size=1"], "batch_size"),
+    (["--cory.shared_response=true", "--agents=2", "--algorithm=grpo", "--train.schedule=linear"], "constant")])
 def test_settings_that_do_not_fit(arguments, message):
     with pytest.raises(UserError) as caught:
         parse(Config, ["--data.path=x", "--out=y", *arguments])

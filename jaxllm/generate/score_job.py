@@ -22,7 +22,7 @@ from jaxllm.models import Adapter, load_spec
 from jaxllm.models.peft import adapter_head
 from jaxllm.progress import bar
 from jaxllm.text.examples import encode_example, reward_text_ids
-from jaxllm.text.forms import split_pair
+from jaxllm.text.forms import class_number, split_pair
 from jaxllm.text.rows import Message, RowSet, read_rows
 
 T = TypeVar("T")
@@ -150,12 +150,11 @@ def _classify(config: Config, job: Job, found: RowSet, generator: Generator, ada
 def _class_of(row: dict[str, Any], labels: int, names: Sequence[str]) -> int:
     """Returns the number of a row's label, which may be a name; a single score distinguishes classes 0 and 1."""
     label, count = row.get("label"), max(labels, 2)
-    if isinstance(label, str):
-        label = names.index(label) if label in names else int(label) if label.isdecimal() else label
-    if isinstance(label, bool) or not isinstance(label, int) or not 0 <= label < count:
+    number = class_number(label, names, count)
+    if number is None:
         known = f", or one of {', '.join(names)}" if names else ""
         raise UserError(f"label must be a number from 0 to {count - 1}{known}; found {label!r}")
-    return label
+    return number
 
 
 def _compare(config: Config, job: Job, found: RowSet, generator: Generator, adapter: Adapter | None) -> Path:

@@ -15,7 +15,7 @@ along where present: `id`, `weight`, `label_probability`, `margin`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeAlias, cast
 
@@ -123,6 +123,23 @@ class ClassifyRow:
     label: int | str
     weight: float = 1.0
     id: Any = None
+
+
+def class_number(label: Any, names: Sequence[str], count: int) -> int | None:
+    """Returns the number of the class that a label names, or of which it is the number; None where there is none.
+
+    Args:
+        label: a name, or a number from 0 on, as a text too. Where a name is a number itself, labels are names alone.
+        names: names of the classes in order; empty where they have none.
+        count: number of classes.
+    """
+    if isinstance(label, bool) or not isinstance(label, int | str):
+        return None
+    text = str(label)
+    if text in names:
+        return names.index(text)
+    numbered = text.isdecimal() and not any(name.isdecimal() for name in names)
+    return int(text) if numbered and int(text) < count else None
 
 
 AnyRow: TypeAlias = PairRow | UnpairedRow | SftRow | ClassifyRow

@@ -19,7 +19,7 @@ from jaxllm.finetune.tune.data import Rows, encode, read
 from jaxllm.finetune.tune.tuning import prepare
 from jaxllm.models import LoraConfig
 from jaxllm.parsing import parse
-from jaxllm.text.forms import ClassifyRow
+from jaxllm.text.forms import ClassifyRow, class_number
 from jaxllm.train import TrainConfig, read_metrics
 
 NAMES = ("Rinla", "Dorok", "Selva", "Marun", "Tikan", "Obrel")
@@ -105,6 +105,16 @@ def test_classes_are_named_or_numbered():
     assert encoded(["1", "0"], [1, 0, "0"]) == [0, 1, 1]
     with pytest.raises(UserError, match="the class 2 is not one of neg, pos"):
         encoded(["neg", "pos"], [1, 0, 2])
+    with pytest.raises(UserError, match="the class 0 is not one of 1, 2"):  # which would be the first and the second
+        encoded(["1", "2"], [1, 2, 0])
+
+
+@pytest.mark.parametrize(("label", "names", "expected"), [
+    (1, ["neg", "pos"], 1), ("1", ["neg", "pos"], 1), ("pos", ["neg", "pos"], 1), (1, [], 1), (2, [], None),
+    (-1, ["neg", "pos"], None), (1, ["1", "0"], 0), ("0", ["1", "0"], 1), (0, ["1", "2"], None), (True, [], None),
+    (None, [], None), (1.0, [], None), ("other", ["neg", "pos"], None)])
+def test_tune_and_score_number_classes_alike(label, names, expected):
+    assert class_number(label, names, 2) == expected
 
 
 @pytest.mark.slow

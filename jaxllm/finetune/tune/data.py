@@ -17,6 +17,7 @@ from jaxllm.job import Job
 from jaxllm.model import Model
 from jaxllm.ops.preference_losses import SORTED
 from jaxllm.text.encoding import encode_all, encode_completion, encode_pair, encode_reward_pair, encode_text
+from jaxllm.text.forms import class_number
 from jaxllm.text.preferences import Kind, preference_rows, prompt_of, split_by_prompt
 from jaxllm.text.rows import Rejected
 
@@ -167,16 +168,11 @@ def _values(config: TuneConfig, rows: Sequence[Any], labels: list[str]) -> Value
 
 
 def _class_number(label: int | str, labels: Sequence[str]) -> int:
-    """Returns the number of a class by its name, or of one that is given by its number.
-
-    Raises:
-        UserError: there is no such class.
-    """
-    if str(label) in labels:
-        return labels.index(str(label))
-    if isinstance(label, int) and label < len(labels):
-        return label
-    raise UserError(f"the class {label!r} is not one of {', '.join(labels[:20])}")
+    """Returns the number of a label's class; a `UserError` where there is none."""
+    number = class_number(label, labels, len(labels))
+    if number is None:
+        raise UserError(f"the class {label!r} is not one of {', '.join(labels[:20])}")
+    return number
 
 
 Encoder = Callable[[Any], tuple[Any, int]]

@@ -12,8 +12,8 @@ from jaxllm.consistency.results import best
 from jaxllm.judge.protocol import LOW_MASS
 from jaxllm.report import Bars, Graph, Heat, Lines, Section, Table
 
-# Contradictions, cycles as graphs, and characters of a text that the page shows.
-SHOWN, GRAPHS, LONG = 60, 2, 400
+# Contradictions, cycles as graphs, and characters of a text and of an id that the page shows.
+SHOWN, GRAPHS, LONG, LONG_ID = 60, 2, 400, 24
 # From this first-slot excess on, and below this mass, the page warns at its head.
 BIASED = 0.1
 _NAMES = {"s_comm": "commutativity s_comm", "s_neg": "negation invariance s_neg", "human_agreement":
@@ -129,7 +129,8 @@ def _pictures(rows: Sequence[Mapping[str, Any]], instances: Sequence[Instance], 
         i, j, k = violation["items"]
         edges = [(int(first), int(second)) for first, second in np.argwhere(graphs[number])]
         names = [str(one) for one in range(rows[number]["n"])]
-        parts.append(Graph(f"A cycle of instance {instances[number].id}", names, edges, [(i, j), (j, k), (k, i)]))
+        title = f"A cycle of instance {_clipped(str(instances[number].id), LONG_ID)}"
+        parts.append(Graph(title, names, edges, [(i, j), (j, k), (k, i)]))
     return [Section("Pictures", text, parts)] if parts else []
 
 
@@ -176,5 +177,5 @@ def _paraphrases(own: Mapping[str, Any]) -> Section:
                                                             lines, note)])
 
 
-def _clipped(text: str) -> str:
-    return text if len(text) <= LONG else f"{text[:LONG]} ..."
+def _clipped(text: str, length: int = LONG) -> str:
+    return text if len(text) <= length else f"{text[:length]} ..."

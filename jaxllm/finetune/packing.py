@@ -45,7 +45,7 @@ class PackedShape:
 # Row lengths are multiples of this, and the longest that are tried hold this many of the longest target.
 ROUNDING, LONGEST_ROWS = 16, 8
 # Row length, in widths of the network, at which attention costs as much as the matrices of the layers: 6 by the number
-# of multiplications, 1.8 by the time of a training step of SmolLM2-135M on two CPU cores.
+# of multiplications, 1.8 to 2.5 by the time of training steps of SmolLM2-135M on two CPU cores.
 ATTENTION_WIDTHS, ATTENTION_WIDTHS_CPU = 6.0, 1.8
 # Shared prefixes of the student are used where they save this share of its tokens.
 WORTHWHILE_SHARING = 0.1

@@ -19,7 +19,8 @@ KeysValues = tuple[jax.Array, jax.Array]
 # instead of NaN.
 MASKED = -1e30
 # Queries of a causal text are computed in blocks of at least this many, at most this many blocks: each block multiplies
-# only the keys up to its end. On two CPU cores a training step on rows of 1,024 tokens takes 0.8 of the time.
+# only the keys up to its end. A training step of SmolLM2-135M on rows of 1,024 tokens takes 0.63 to 0.74 of the time on
+# two CPU cores.
 _QUERY_BLOCK, _QUERY_BLOCKS = 256, 4
 
 

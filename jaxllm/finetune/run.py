@@ -82,6 +82,11 @@ class TrainPlan:
     packing: PackedShape | None = None
     teacher_packing: PackedShape | None = None
 
+    @property
+    def averages_teacher(self) -> bool:
+        """Whether the state's `extra` holds the average of the trained tree as the `teacher`."""
+        return self.on_policy is not None and self.on_policy.teacher == "average"
+
     def pack(self, targets: Sequence[Target]) -> PackedTargets:
         """Packs the targets of a step; the plan has to have a shape of packed rows."""
         multiple = self.train.accumulate * self.mesh.shape["data"] * self.mesh.shape["fsdp"]
@@ -240,7 +245,7 @@ def run_plan(base: Generator, targets: TargetSource, plan: TrainPlan, *, checkpo
         # Sampling unstacks the layers, so every step takes the stacked ones anew.
         own = base.training_params()
         state, numbers = plan.step(state, own if second is None else (own, second.training_params()), batch)
-        if "teacher" in state.extra and plan.on_policy is not None:
+        if plan.averages_teacher and plan.on_policy is not None:
             average = mixed(state.params, state.extra["teacher"], 1 - plan.on_policy.decay)
             state = dataclasses.replace(state, extra={"teacher": average})
         return state, numbers
@@ -272,8 +277,7 @@ def initial_state(base: Generator, plan: TrainPlan, seed: int) -> TrainState:
     """Makes the state before the first step: the student equals the model."""
     base.training_params()
     trained = init_trained(base.model, plan.lora, plan.mesh, seed)
-    average = plan.on_policy is not None and plan.on_policy.teacher == "average"
-    extra = {"teacher": jax.tree.map(jnp.copy, trained)} if average else None
+    extra = {"teacher": jax.tree.map(jnp.copy, trained)} if plan.averages_teacher else None
     return init_state(trained, plan.optimizer, purpose_seed(seed, "steps"), extra)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any, cast
 
@@ -44,15 +45,20 @@ def dry_run(config: Config, mesh: jax.sharding.Mesh) -> str:
     teachers = two_teachers(config, "self_param")
     plan = make_plan(Model(spec, weights, cast(Any, None)), OBJECTIVES["self_param"], config.train, config.lora,
                      config.divergence, lengths, config.device.compute_dtype, mesh, two_teachers=teachers,
+                     on_policy=config.on_policy if config.on_policy.share else None,
                      batches=[targets[:config.train.batch_size]])
     state = abstract_state(trained, plan.optimizer)
+    if plan.averages_teacher:
+        state = dataclasses.replace(state, extra={"teacher": trained})
     temporary = _temporary(spec, plan, state, weights, targets[:config.train.batch_size])
     parts = {"weights": device_bytes(weights)}
     # Next to the base model, which stays for evaluation and as a teacher; the last adapter is not merged.
     if config.setting == "sequential" and config.documents != 1:
         parts["merged weights"] = _merged_layers(spec, config, weights)
     parts |= {"adapter" if config.lora else "trained weights": device_bytes(state.params),
-              "optimizer": device_bytes(state.opt_state), "temporary, one step": temporary}
+              "optimizer": device_bytes(state.opt_state),
+              **({"average of the adapter": device_bytes(state.extra)} if state.extra else {}),
+              "temporary, one step": temporary}
     lines = [f"{config.model}: {spec.family}, {spec.layers} layers, width {spec.width}, vocabulary {spec.vocab_size:,}",
              f"trained               {sum(x.size for x in jax.tree.leaves(state.params)):,} parameters",
              f"step                  {config.train.batch_size} targets, student {lengths[0]} tokens, "

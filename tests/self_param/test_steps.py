@@ -9,6 +9,7 @@ from jaxllm.config import DataConfig
 from jaxllm.devices import DeviceConfig
 from jaxllm.files import read_jsonl
 from jaxllm.finetune import run
+from jaxllm.finetune.on_policy import OnPolicyConfig
 from jaxllm.self_param import dry_run, experiment
 from jaxllm.self_param.config import Config, MixtureConfig
 from jaxllm.self_param.experiment import Experiment, run_experiment, weight_dtype
@@ -181,3 +182,10 @@ def test_the_dry_run_counts_merged_weights_where_a_run_makes_them(tmp_path, monk
     monkeypatch.setattr(dry_run, "_temporary", lambda *_: 0)
     config = Config(DataConfig("x"), tmp_path, setting=setting, documents=documents, dry_run=16)
     assert ("merged weights" in dry_run.dry_run(config, make_mesh())) is merges
+
+
+@pytest.mark.parametrize("teacher", ["frozen", "latest", "average"])
+def test_the_dry_run_compiles_the_step_of_on_policy_targets(tmp_path, teacher):
+    config = Config(DataConfig("x"), tmp_path, dry_run=16, on_policy=OnPolicyConfig(0.5, teacher=teacher))
+    text = dry_run.dry_run(config, make_mesh())
+    assert ("average of the adapter" in text) is (teacher == "average")

@@ -195,7 +195,8 @@ def rows_of(row: Mapping[str, Any], kind: Kind, line: int = 0, pairing: Pairing 
         if kind == "paired":
             return [pair]
         if kind == "sft":
-            return [SftRow(pair.prompt or None, pair.chosen, pair.weight, pair.id)]
+            better = pair.chosen if pair.label_probability >= 0.5 else pair.rejected
+            return [SftRow(pair.prompt or None, better, pair.weight, pair.id)]
         return [UnpairedRow(half["prompt"], half["completion"], half["label"], pair.label_probability, pair.weight,
                             pair.id) for half in unpaired_from_pairs([asdict(pair)])]
     make = {"unpaired": _unpaired_row, "sft": _sft_row, "classify": _classify_row}[form]

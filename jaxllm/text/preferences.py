@@ -92,8 +92,8 @@ def preference_rows(source: str | Path, kind: Kind, *, limit: int | None = None,
                     rejected_path: str | Path | None = None, pairing: Pairing = "all") -> PreferenceRows:
     """Reads the rows of a data file as rows of one kind; a line that cannot be used is rejected with its reason.
 
-    Pairs are made of scored and ranked lines; two unpaired rows, or a completion to imitate (the chosen one), of a
-    pair.
+    Pairs are made of scored and ranked lines; two unpaired rows, or a completion to imitate (`chosen`, or `rejected` at
+    a `label_probability` below one half), of a pair.
 
     Args:
         source, kind, limit, pairing: see `read_forms`.

@@ -14,8 +14,8 @@ from jaxllm.cli import main
 from jaxllm.errors import UserError
 from jaxllm.finetune.tune import TuneConfig
 from jaxllm.finetune.tune import tune as tune_rows
-from jaxllm.finetune.tune.config import Config, HeldBackConfig
-from jaxllm.finetune.tune.data import Rows, encode, read
+from jaxllm.finetune.tune.config import Config, HeldBackConfig, LengthConfig
+from jaxllm.finetune.tune.data import Rows, encode, labels_of, read
 from jaxllm.finetune.tune.tuning import prepare
 from jaxllm.models import LoraConfig
 from jaxllm.parsing import parse
@@ -103,10 +103,20 @@ def test_classes_are_named_or_numbered():
              labels), 0.0).data.values["label"].tolist()
     assert encoded(["neg", "pos"], [1, 0, "pos"]) == [1, 0, 1]
     assert encoded(["1", "0"], [1, 0, "0"]) == [0, 1, 1]
+    given = parse(Config, ["--method=classify", "--labels=[0, 1, pos]", "--data.path=x", "--out=y"])
+    assert labels_of(given, []) == labels_of(TuneConfig(method="classify", labels=["0", "1", "pos"]), [])
     with pytest.raises(UserError, match="the class 2 is not one of neg, pos"):
         encoded(["neg", "pos"], [1, 0, 2])
     with pytest.raises(UserError, match="the class 0 is not one of 1, 2"):  # which would be the first and the second
         encoded(["1", "2"], [1, 2, 0])
+
+
+def test_a_dropped_row_is_listed_as_it_is():
+    rows = Rows([ClassifyRow("good", None, 1, id="a"), ClassifyRow("bad " * 90, None, 0, id="b")], [1, 2], [], "rows",
+                ["0", "1"])
+    config = TuneConfig(method="classify", lengths=LengthConfig(max_length=16))
+    [dropped] = encode(config, load("tiny").with_score_head(2, ["0", "1"]), rows, 0.0).dropped
+    assert (dropped.line, json.loads(dropped.raw)) == (2, dataclasses.asdict(rows.rows[1]))
 
 
 @pytest.mark.parametrize(("label", "names", "expected"), [

@@ -180,6 +180,8 @@ def test_rows_of_one_form_serve_kinds_that_they_hold():
     assert rows_of(PAIR | {"label_probability": 0.9, "weight": 2.0}, "unpaired", 3) == [
         UnpairedRow("p", "a", True, 0.9, 2.0, 3), UnpairedRow("p", "b", False, 0.9, 2.0, 3)]
     assert rows_of(PAIR, "sft", 3) == [SftRow("p", "a", id=3)]
+    assert rows_of(PAIR | {"label_probability": 0.5}, "sft", 3) == [SftRow("p", "a", id=3)]
+    assert rows_of(PAIR | {"label_probability": 0.4, "weight": 2.0}, "sft", 3) == [SftRow("p", "b", 2.0, 3)]
     scored = {"prompt": "p", "completions": ["a", "b", "c"], "scores": [1, 3, 2], "id": "s"}
     assert rows_of(scored, "paired") == [PairRow("p", "b", "a", id="s/1-0"), PairRow("p", "c", "a", id="s/2-0"),
                                          PairRow("p", "b", "c", id="s/1-2")]

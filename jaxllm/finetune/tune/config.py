@@ -153,7 +153,7 @@ class TuneConfig:
     preference: PreferenceConfig = field(default_factory=PreferenceConfig)
     reference: ReferenceConfig = field(default_factory=ReferenceConfig)
     centering: float = 0.0
-    labels: list[str] | None = None
+    labels: list[str | int] | None = None
     turns: Literal["all", "last"] = "all"
     lengths: LengthConfig = field(default_factory=LengthConfig)
     held_back: HeldBackConfig = field(default_factory=HeldBackConfig)
@@ -215,7 +215,7 @@ class TuneConfig:
                 (self.kind == "reward" or not self.centering, "centering", "is a setting of reward models"),
                 (self.kind == "classify" or self.labels is None, "labels", "is a setting of classifiers")):
             check(bool(used), key, reason, "remove it")
-        check(self.labels is None or len(set(self.labels)) == len(self.labels), "labels",
+        check(self.labels is None or len(set(map(str, self.labels))) == len(self.labels), "labels",
               f"must be different, got {self.labels}")
 
     @property

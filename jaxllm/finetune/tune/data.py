@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -96,7 +97,7 @@ def labels_of(config: TuneConfig, rows: Sequence[Any], where: str = "rows") -> l
         return []
     found = [row.label for row in rows]
     if config.labels is not None:
-        labels = config.labels
+        labels = [str(label) for label in config.labels]
     elif all(isinstance(label, int) for label in found):
         labels = [str(label) for label in range(max(map(int, found)) + 1)]
     else:
@@ -123,7 +124,8 @@ def encode(config: TuneConfig, model: Model, rows: Rows, limit_bad: float) -> En
     longest = min(config.lengths.max_length or window, window)
     done = encode_all(rows.rows, _ENCODERS[config.kind](config, model, rows.labels, longest))
     reason = done.refused | {i: error.what for i, error in done.too_long.items()}
-    dropped = [Rejected(rows.source, rows.lines[i], why, f"id {rows.rows[i].id}") for i, why in sorted(reason.items())]
+    raw = lambda row: json.dumps(dataclasses.asdict(row), ensure_ascii=False, default=str)
+    dropped = [Rejected(rows.source, rows.lines[i], why, raw(rows.rows[i])) for i, why in sorted(reason.items())]
     if not done.encoded:
         raise UserError(f"no row can be used; the first: {dropped[0]}", rows.source,
                         "raise lengths.max_length" if done.too_long else None)

@@ -1,7 +1,7 @@
 """Cleaning of noisy sentiment preferences: what noise costs a reward model, and what each method recovers.
 
-    python scripts/feedback_split.py SENTIMENT_FOLDER OUT [--model smollm2] [--seeds 0 1 2] [--kind length] [--rate 0.4]
-    python scripts/feedback_split.py SENTIMENT_FOLDER OUT --cost --seeds 100 101    # what kinds and rates of noise cost
+    python scripts/feedback_study.py SENTIMENT_FOLDER OUT [--model smollm2] [--seeds 0 1 2] [--kind length] [--rate 0.4]
+    python scripts/feedback_study.py SENTIMENT_FOLDER OUT --cost --seeds 100 101    # what kinds and rates of noise cost
 
 A pair is a positive (chosen) and a negative sentence of movie reviews. Rewards are linear in the frozen last hidden
 state of a language model. For each seed the sentences of the training file are split into pairs for training, for the

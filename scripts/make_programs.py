@@ -3,7 +3,7 @@
     python scripts/make_programs.py OUT.jsonl [--count 2000] [--seed 0] [--held_back 0.2]
 
 Rows are {id, task, language, candidate, label, group, fault, severity, subset}. `group` is a family of
-`program_families.py`; families of subset `test` do not occur in `train`. Label 1 is right for the task. `fault` is the
+`program_families`; families of subset `test` do not occur in `train`. Label 1 is right for the task. `fault` is the
 kind of fault of a wrong program, or what is unusual about a right one; `severity` is Negligible for the latter.
 
 Programs come in pairs, one right and one wrong for the same task. Both get comments, annotations and the like with the

@@ -5,11 +5,13 @@ import json
 import pytest
 
 from jaxllm.cli import main
+from jaxllm.finetune.tune.config import Config as TuneConfig
 from jaxllm.parsing import parse
 from jaxllm.self_param.config import Config
 from tests.conftest import ROOT
 
-RECIPES = sorted((ROOT / "configs" / "self_param").glob("*.yaml"))
+READING = ROOT / "configs" / "self_param" / "reader.yaml"
+RECIPES = sorted(set((ROOT / "configs" / "self_param").glob("*.yaml")) - {READING})
 # Name -> model, setting, documents, pairs a document, steps of an injection, entries of the vocabulary.
 PAPER = {"paper_single": ("openlm-research/open_llama_3b_v2", "single", 100, 500, 1500, 32000),
          "paper_batch500": ("mistralai/Mistral-7B-v0.1", "batch", 500, 500, 750000, 32000),
@@ -60,6 +62,10 @@ def test_recipes_of_the_papers_size_compile_on_shapes(name, tmp_path, capsys):
     assert f"trained               {trained:,} parameters" in printed
     assert f"{WEIGHTS[name] * 2 / 2**20:,.1f} MiB" in printed and "student 384 tokens, teacher 768 tokens" in printed
     assert not (tmp_path / "out").exists()
+
+
+def test_the_model_that_reads_is_fine_tuned_first():
+    assert parse(TuneConfig, [f"--config={READING}", "--out=x"]).save == "model"
 
 
 def test_all_of_the_papers_recipes_are_there():

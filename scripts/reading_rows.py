@@ -1,0 +1,93 @@
+"""Conversations that teach a model to read: to answer questions about a passage, and to write such questions.
+
+    python scripts/reading_rows.py OUT ROWS.jsonl [MORE.jsonl ...] [--held_back 50] [--words 100 190] [--others 300]
+                                   [--questions 5] [--seed 0]
+
+Rows are {context, question, answers}. Of the first file's passages of --words words, --held_back are not taught, and
+their rows are written to OUT/passages.jsonl for injection. All its others, and --others passages of the further files,
+become OUT/rows.jsonl {messages}, in the prompts of `jaxllm inject` for models with a chat template: of every passage
+one conversation in which its questions are answered, and one in which they are written. Both read the passage once, in
+the first turn. Answers are taught that the passage has literally, and questions are written that end with a question
+mark.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxllm.files import write_jsonl
+from jaxllm.self_param.data import QA_ROW
+from jaxllm.self_param.prompts import REQUEST, FormatConfig
+from jaxllm.text.rows import read_rows
+
+FORMAT = FormatConfig().resolve(has_chat_template=True)
+Row = dict[str, Any]
+
+
+def passages_of(path: Path) -> list[list[Row]]:
+    """Reads the rows of every passage, in the order of the file."""
+    passages: dict[str, list[Row]] = {}
+    for row in read_rows(path, QA_ROW, None).rows:
+        passages.setdefault(row["context"], []).append(row)
+    return list(passages.values())
+
+
+def conversation(context: str, requests: Sequence[str], replies: Sequence[str]) -> Row:
+    """Makes a conversation {messages}; the passage is in its first turn."""
+    turns: list[dict[str, str]] = []
+    for request, reply in zip(requests, replies, strict=True):
+        start = "" if turns else FORMAT.context_text(context)
+        turns += [{"role": "user", "content": start + request}, {"role": "assistant", "content": reply}]
+    return {"messages": turns}
+
+
+def conversations(rows: Sequence[Row], limit: int) -> list[Row]:
+    """Makes the conversations about a passage: its questions answered, and written; at most `limit` of each."""
+    context = rows[0]["context"]
+    answered = [(FORMAT.question_text(row["question"]), FORMAT.answer_text(row["answers"][0])) for row in rows
+                if row["answers"][0].lower() in context.lower()]
+    written = [row["question"] for row in rows if row["question"].endswith("?")]
+    made = [conversation(context, *zip(*answered[:limit], strict=True))] if answered else []
+    return made + ([conversation(context, [REQUEST] * len(written[:limit]), written[:limit])] if written else [])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("rows", type=Path, nargs="+")
+    parser.add_argument("--held_back", type=int, default=50, help="passages of the first file for injection")
+    parser.add_argument("--words", type=int, nargs=2, default=(100, 190), help="length of these passages")
+    parser.add_argument("--others", type=int, default=300, help="passages of the further files")
+    parser.add_argument("--questions", type=int, default=5, help="questions of a conversation")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    draw = random.Random(options.seed)
+    first = passages_of(options.rows[0])
+    draw.shuffle(first)
+    low, high = options.words
+    fitting = [number for number, rows in enumerate(first) if low <= len(rows[0]["context"].split()) <= high]
+    if len(fitting) < options.held_back:
+        parser.error(f"{options.rows[0]} has {len(fitting)} passages of {low} to {high} words, and --held_back is "
+                     f"{options.held_back}")
+    chosen = set(fitting[:options.held_back])
+    taught = [rows for number, rows in enumerate(first) if number not in chosen]
+    others = [rows for path in options.rows[1:] for rows in passages_of(path)]
+    taught += draw.sample(others, min(options.others, len(others)))
+    for rows in taught:
+        draw.shuffle(rows)
+    made = [row for rows in taught for row in conversations(rows, options.questions)]
+    draw.shuffle(made)
+    held_back = [row for number in sorted(chosen) for row in first[number]]
+    options.out.mkdir(parents=True, exist_ok=True)
+    write_jsonl(options.out / "rows.jsonl", made)
+    write_jsonl(options.out / "passages.jsonl", held_back)
+    print(f"{len(made)} conversations about {len(taught)} passages; {len(held_back)} questions about {len(chosen)} "
+          f"held-back passages")
+
+
+if __name__ == "__main__":
+    main()

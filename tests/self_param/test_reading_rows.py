@@ -1,0 +1,50 @@
+"""Conversations that teach a model to read: the prompts of an injection, and no passage on both sides."""
+
+import json
+import sys
+
+from jaxllm.files import read_jsonl, write_jsonl
+from jaxllm.self_param.prompts import REQUEST, FormatConfig
+from scripts import reading_rows
+
+FORMAT = FormatConfig().resolve(True)
+
+
+def rows_about(name, count, ask="Where does {} sail?"):
+    context = f"The ship {name} sails to {name}land. " * 3
+    return [{"context": context, "question": ask.format(name) * (1 + i), "answers": [f"{name}LAND"], "id": i}
+            for i in range(count)]
+
+
+def test_conversations_have_the_prompts_of_an_injection():
+    rows = rows_about("Rinla", 3)
+    answered, written = (row["messages"] for row in reading_rows.conversations(rows, 2))
+    assert [turn["role"] for turn in answered] == ["user", "assistant"] * 2
+    assert answered[0]["content"] == FORMAT.context_text(rows[0]["context"]) + FORMAT.question_text(rows[0]["question"])
+    assert answered[2]["content"] == FORMAT.question_text(rows[1]["question"])
+    assert answered[1]["content"] == answered[3]["content"] == FORMAT.answer_text("RinlaLAND")
+    assert [turn["content"] for turn in written] == [
+        FORMAT.context_text(rows[0]["context"]) + REQUEST, rows[0]["question"], REQUEST, rows[1]["question"]]
+
+
+def test_answers_are_in_the_passage_and_questions_are_questions():
+    no_answer = [row | {"answers": ["elsewhere"]} for row in rows_about("Dorok", 1)]
+    [written] = reading_rows.conversations(no_answer, 5)
+    assert written["messages"][0]["content"].endswith(REQUEST)
+    [answered] = reading_rows.conversations(rows_about("Dorok", 1, "where {} sails"), 5)
+    assert answered["messages"][-1]["content"] == "DorokLAND"
+
+
+def test_no_passage_is_taught_and_injected(tmp_path, monkeypatch, capsys):
+    first = [row for name in ("Rinla", "Dorok", "Selva", "Marun") for row in rows_about(name, 2)]
+    write_jsonl(tmp_path / "first.jsonl", first)
+    write_jsonl(tmp_path / "more.jsonl", rows_about("Tikan", 1) + rows_about("Obrel", 1))
+    files = [tmp_path / "first.jsonl", tmp_path / "more.jsonl"]
+    arguments = ["x", tmp_path / "out", *files, "--held_back", 2, "--words", 5, 60, "--others", 1]
+    monkeypatch.setattr(sys, "argv", list(map(str, arguments)))
+    reading_rows.main()
+    assert "6 conversations about 3 passages; 4 questions about 2 held-back passages" in capsys.readouterr().out
+    passages = read_jsonl(tmp_path / "out" / "passages.jsonl")
+    taught = json.dumps(read_jsonl(tmp_path / "out" / "rows.jsonl"))
+    assert len(passages) == 4 and len({row["context"] for row in passages}) == 2
+    assert not any(row["context"] in taught for row in passages)

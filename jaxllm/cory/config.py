@@ -71,7 +71,8 @@ class HeldBackConfig:
     Args:
         rows: number of rows, chosen by a hash of the prompt; 0 evaluates nothing.
         path: file of these rows; null takes them from the data.
-        every: iterations between evaluations; null evaluates before and after.
+        every: iterations between evaluations, which are in metrics.jsonl as `held_back` of the next iteration; null
+            evaluates before and after.
     """
 
     rows: int = 64

@@ -85,7 +85,9 @@ def fit(trainer: Trainer, team: Team, made: int, before: Mapping[str, Any], *, c
         sidecar = lambda: {"pioneer": team.pioneer, "drawn": team.drawn, "before": before}
         for iteration in session.steps():
             roles = {team.in_role(role): role for role in range(config.agents)}
-            try:
+            due = config.held_back.every is not None and iteration > 0 and iteration % config.held_back.every == 0
+            try:  # an evaluation is part of the iteration after it: if it fails, the one before it is saved
+                held_back = {"held_back": trainer.evaluate(team)} if due else {}
                 team, numbers, turns = trainer.iterate(team, iteration)
             except UserError:
                 session.finish(agents_of(team), sidecar())
@@ -100,11 +102,8 @@ def fit(trainer: Trainer, team: Team, made: int, before: Mapping[str, Any], *, c
                     notice(f"kl.kind: the mean penalty {config.kl_kind} of an iteration is below -1 nat a response, "
                            "and no divergence is negative: responses are few, or are not drawn from the policy (top_k, "
                            "top_p, min_p, repetition_penalty, logit_bias); k2, k3 and full are never negative")
-            due = config.held_back.every is not None and (iteration + 1) % config.held_back.every == 0
-            if due and iteration + 1 < config.iterations:
-                numbers["held_back"] = trainer.evaluate(team)
             tokens = sum(int(turn.rollout.lengths.sum()) for turn in turns)
-            session.log(iteration, {}, host={"iteration": iteration, **numbers}, tokens=tokens)
+            session.log(iteration, {}, host={"iteration": iteration, **numbers, **held_back}, tokens=tokens)
             if max(idle.values()) == MOST_IDLE:
                 raise UserError(f"no update in {MOST_IDLE} iterations in a row, up to iteration {iteration}: no finite "
                                 "loss and gradient, or no token left to train on", "train",

@@ -186,6 +186,29 @@ def test_a_reward_that_fails_leaves_what_was_done(finished, tmp_path, capsys, mo
     assert calls == 8 + 2 * 2 + 2, "no iteration was repeated"
 
 
+@pytest.mark.slow
+def test_a_reward_that_fails_in_an_evaluation_leaves_what_was_done(finished, tmp_path, capsys, monkeypatch):
+    calls, plain = 0, rewards.words_reward
+
+    def failing(prompts, responses, rows, *, values):
+        nonlocal calls
+        calls += 1
+        if calls == 8:  # 2 before training, 2 an iteration, and the second agent in the evaluation after two
+            raise ZeroDivisionError("no words")
+        return plain(prompts, responses, rows, values=values)
+
+    command = arguments(tmp_path / "run", "--train.save_every=null", "--held_back.every=2")
+    monkeypatch.setattr(rewards, "words_reward", failing)
+    assert main(command) == 2
+    assert "the reward words failed: ZeroDivisionError: no words" in capsys.readouterr().err
+    assert (tmp_path / "run" / "checkpoints" / "2").is_dir()
+    assert main(command) == 0
+    assert calls == 8 + 3 + 2 + 2 * 2 + 2, "the row of the failure is looked for among three; no iteration was repeated"
+    lines, samples, result = comparable(tmp_path / "run")
+    assert [set(line.pop("held_back", ())) for line in lines] == [set(), set(), {"llm1", "llm2"}, set()]
+    assert (lines, samples, result) == comparable(finished)
+
+
 @pytest.mark.long
 def test_eight_devices_come_to_the_same_numbers(tmp_path):
     """Two devices split rows, two the base's weights and two the heads."""

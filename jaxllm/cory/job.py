@@ -94,7 +94,8 @@ def _run(config: Config, job: Job) -> Path:
         team, notes = trainer.start(), dict[str, Any]()
         if (made := checkpointer.latest_step() or 0):
             restored, notes = checkpointer.restore(agents_of(team))
-            team = Team(tuple(restored[name] for name in NAMES[:config.agents]), notes["pioneer"], notes["drawn"])
+            team = Team(tuple(restored[name] for name in NAMES[:config.agents]), notes["pioneer"], notes["drawn"],
+                        tuple(notes["idle"]))
         else:
             notes = {"before": trainer.evaluate(team)}
         with _open_files(job, made) as (metrics, samples):

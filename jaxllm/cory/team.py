@@ -51,11 +51,13 @@ class Team:
         agents: state of every agent, in the order of `NAMES`.
         pioneer: index of the pioneer.
         drawn: batches of rows drawn so far.
+        idle: iterations in a row, up to now, in which all updates of an agent were skipped, by agent.
     """
 
     agents: tuple[TrainState, ...]
     pioneer: int = 0
     drawn: int = 0
+    idle: tuple[int, ...] = (0, 0)
 
     def in_role(self, role: int) -> int:
         """Returns the index of the pioneer (0) or the observer (1)."""
@@ -180,7 +182,7 @@ class Trainer:
         clock, config = Clock(), self.config
         turns, groups, drawn = self._collect(team, iteration, clock)
         rewards = self._rewards(turns)
-        agents, lines = list(team.agents), {}
+        agents, idle, lines = list(team.agents), list(team.idle), {}
         for role, turn in enumerate(turns):
             agent, learner = team.in_role(role), self.learners[role]
             seed = drawn_seed(config.seed, _ORDER, iteration, role)
@@ -190,8 +192,9 @@ class Trainer:
             with clock.phase("update"):
                 state, numbers = learner.update(self.base, agents[agent], experience, rewards[role], groups[role], seed)
                 agents[agent] = learner.adapt(state, float(experience.kl.mean()), len(turn.scores))
+            idle[agent] = idle[agent] + 1 if numbers["skipped"] == numbers["updates"] else 0
             lines[NAMES[agent]] = {"role": ROLES[role], **describe(turn, experience, coef), **numbers}
-        made = dataclasses.replace(team, agents=tuple(agents), drawn=drawn)
+        made = dataclasses.replace(team, agents=tuple(agents), drawn=drawn, idle=tuple(idle))
         after = exchange(made, iteration, config.exchange_every)
         if after.pioneer != made.pioneer:
             after = self._reset(after)

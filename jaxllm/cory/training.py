@@ -79,10 +79,10 @@ def fit(trainer: Trainer, team: Team, made: int, before: Mapping[str, Any], *, c
         UserError: a reward failed (the iterations before are saved), or an agent could not be updated in several
             iterations in a row.
     """
-    config, idle = trainer.config, dict.fromkeys(NAMES, 0)
+    config = trainer.config
     with Session(made, config.iterations, log_every=1, save_every=config.train.save_every, checkpointer=checkpointer,
                  metrics=metrics, progress=progress) as session:
-        sidecar = lambda: {"pioneer": team.pioneer, "drawn": team.drawn, "before": before}
+        sidecar = lambda: {"pioneer": team.pioneer, "drawn": team.drawn, "idle": team.idle, "before": before}
         for iteration in session.steps():
             roles = {team.in_role(role): role for role in range(config.agents)}
             due = config.held_back.every is not None and iteration > 0 and iteration % config.held_back.every == 0
@@ -96,15 +96,14 @@ def fit(trainer: Trainer, team: Team, made: int, before: Mapping[str, Any], *, c
                 for agent, role in sorted(roles.items()):
                     for sample in _first(turns[role], shown):
                         samples.write(iteration, {"agent": NAMES[agent], **sample})
-            for name, own in numbers["agents"].items():
-                idle[name] = idle[name] + 1 if own["skipped"] == own["updates"] else 0
+            for own in numbers["agents"].values():
                 if own["penalty"] < -1:
                     notice(f"kl.kind: the mean penalty {config.kl_kind} of an iteration is below -1 nat a response, "
                            "and no divergence is negative: responses are few, or are not drawn from the policy (top_k, "
                            "top_p, min_p, repetition_penalty, logit_bias); k2, k3 and full are never negative")
             tokens = sum(int(turn.rollout.lengths.sum()) for turn in turns)
             session.log(iteration, {}, host={"iteration": iteration, **numbers, **held_back}, tokens=tokens)
-            if max(idle.values()) == MOST_IDLE:
+            if max(team.idle) == MOST_IDLE:
                 raise UserError(f"no update in {MOST_IDLE} iterations in a row, up to iteration {iteration}: no finite "
                                 "loss and gradient, or no token left to train on", "train",
                                 "lower the learning rate, scale or clip scores, or change scores.missing_end")

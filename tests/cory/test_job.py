@@ -209,6 +209,33 @@ def test_a_reward_that_fails_in_an_evaluation_leaves_what_was_done(finished, tmp
     assert (lines, samples, result) == comparable(finished)
 
 
+@pytest.mark.slow
+def test_iterations_without_an_update_are_counted_on_after_a_stop(tmp_path, capsys, monkeypatch):
+    """Infinite losses from the start: the run ends after its third iteration, also if it was stopped in that."""
+    out, plain, rollouts = tmp_path / "run", team_module.Clock.phase, 0
+    command = arguments(out, "--agents=1", "--held_back.rows=0", "--scores.scale=false", "--train.minibatch_size=4",
+                        "--iterations=9")
+
+    @contextlib.contextmanager
+    def interrupted(self, name):
+        nonlocal rollouts
+        rollouts += name == "rollout"
+        if rollouts == 3:
+            raise Killed
+        with plain(self, name):
+            yield
+
+    monkeypatch.setattr(rewards, "words_reward", lambda prompts, responses, rows, *, values: [
+        1e30 * len(text) for text in responses])
+    monkeypatch.setattr(team_module.Clock, "phase", interrupted)
+    with pytest.raises(Killed):
+        main(command)
+    assert len(read_metrics(out / "metrics.jsonl")) == 2
+    monkeypatch.setattr(team_module.Clock, "phase", plain)
+    assert main(command) == 2
+    assert "no update in 3 iterations in a row, up to iteration 2" in capsys.readouterr().err
+
+
 @pytest.mark.long
 def test_eight_devices_come_to_the_same_numbers(tmp_path):
     """Two devices split rows, two the base's weights and two the heads."""

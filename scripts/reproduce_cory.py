@@ -10,8 +10,9 @@ cory; no_transfer (both agents see the query alone); no_exchange; own and mean (
 Of every run, the last state on held-back bare queries counts; of two agents the mean. A run has collapsed if its
 training reward at the end is below that at the start, or fell by more than half of its gain from the best tenth of its
 iterations, both by more than the noise between iterations explains. KL growth is that of the last tenth over that in
-the middle. The hypervolume is the area between the points (task reward, -KL) of a variant's mean runs and the point of
-the first model's reward and the largest KL of all; its interval resamples seeds. Writes OUT/table.md, results.json and
+the middle. Where rewards are 0 or 1, `-- --held_back.samples 8 --held_back.pass_at '[1, 2, 4, 8]'` adds pass@k. The
+hypervolume is the area between the points (task reward, -KL) of a variant's mean runs and the point of the first
+model's reward and the largest KL of all; its interval resamples seeds. Writes OUT/table.md, results.json and
 frontier.svg.
 """
 
@@ -67,6 +68,8 @@ def measured(folder: Path) -> dict[str, Any] | None:
     middle = kl[len(kl) // 2 - tenth // 2:][:tenth].mean()
     return {"start": mean("before", "task_reward"), "task_reward": mean("after", "task_reward"),
             "kl": mean("after", "kl"), "length": mean("after", "length"), "collapsed": collapsed(curve("task_reward")),
+            "pass_at_k": {k: float(np.mean([agent["after"]["pass_at_k"][k]["mean"] for agent in agents]))
+                          for k in next(iter(agents))["after"].get("pass_at_k", {})},
             "kl_growth": float(kl[-tenth:].mean() / middle) if middle > 0 else 1.0,
             "seconds": sum(result["seconds_per_iteration"].values()) * result["iterations"]}
 
@@ -108,6 +111,8 @@ def summarize(runs: dict[tuple, dict[str, Any]], options: argparse.Namespace) ->
             own = [runs[variant, kl, lr, seed] for seed in seeds if (variant, kl, lr, seed) in runs]
             rows.append({"variant": variant, "kl_coef": kl, "lr": lr, "seeds": len(own),
                          "collapsed": sum(run["collapsed"] for run in own),
+                         "pass_at_k": {k: interval([run["pass_at_k"][k] for run in own]) for k in own[0]["pass_at_k"]
+                                       if all(k in run["pass_at_k"] for run in own)},
                          **{name: interval([run[name] for run in own]) for name in (
                              "task_reward", "kl", "length", "kl_growth", "seconds")}})
         def volume(chosen: Sequence[int], variant: str = variant, settings: Sequence[tuple] = settings) -> float:
@@ -131,13 +136,15 @@ def table(summary: dict[str, Any]) -> str:
         mean, low, high = (f"{value[name]:.{digits}f}" for name in ("mean", "ci_low", "ci_high"))
         return f"{mean} [{low}, {high}]"
 
-    names = ("variant", "KL coefficient", "rate", "seeds", "task reward", "KL, nats", "KL growth", "length",
-             "collapsed", "minutes")
+    passes = sorted({k for row in summary["rows"] for k in row["pass_at_k"]}, key=int)
+    names = ("variant", "KL coefficient", "rate", "seeds", "task reward", *(f"pass@{k}" for k in passes), "KL, nats",
+             "KL growth", "length", "collapsed", "minutes")
     lines = [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
     for row in summary["rows"]:
         rate = "" if row["lr"] is None else f"{row['lr']:g}"
-        numbers = (row["variant"], f"{row['kl_coef']:g}", rate, row["seeds"], cell(row["task_reward"]), cell(row["kl"]),
-                   cell(row["kl_growth"]), cell(row["length"], 1), row["collapsed"],
+        passed = [cell(row["pass_at_k"][k]) if k in row["pass_at_k"] else "–" for k in passes]
+        numbers = (row["variant"], f"{row['kl_coef']:g}", rate, row["seeds"], cell(row["task_reward"]), *passed,
+                   cell(row["kl"]), cell(row["kl_growth"]), cell(row["length"], 1), row["collapsed"],
                    f"{row['seconds']['mean'] / 60:.1f}")
         lines.append(f"| {' | '.join(map(str, numbers))} |")
     lines += ["", f"Reward of the first model: {summary['start']:.2f}.", "", "| variant | hypervolume |", "|---|---|",

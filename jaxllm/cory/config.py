@@ -73,16 +73,25 @@ class HeldBackConfig:
         path: file of these rows; null takes them from the data.
         every: iterations between evaluations, which are in metrics.jsonl as `held_back` of the next iteration; null
             evaluates before and after.
+        samples: responses of every agent to each query; the task reward, KL and length of a query are their means.
+        pass_at: numbers k of samples, at most `samples`: pass@k is the probability that one of k solves the query. The
+            rewards must be 0 or 1.
     """
 
     rows: int = 64
     path: str | None = None
     every: int | None = None
+    samples: int = 1
+    pass_at: list[int] = field(default_factory=list)
 
     def __post_init__(self):
         least = 0 if self.path is None else 1
         check(self.rows >= least, "rows", f"must be {least} or more, got {self.rows}")
         check(self.every is None or self.every >= 1, "every", f"must be 1 or more, or null, got {self.every}")
+        check(self.samples >= 1, "samples", f"must be 1 or more, got {self.samples}")
+        check(not self.pass_at or self.rows > 0, "pass_at", "needs held-back queries", "set held_back.rows")
+        check(all(1 <= k <= self.samples for k in self.pass_at), "pass_at", f"must be from 1 to the {self.samples} "
+              f"responses to a query, got {self.pass_at}", "raise held_back.samples")
 
 
 @dataclass(frozen=True, kw_only=True)

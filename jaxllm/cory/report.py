@@ -44,9 +44,11 @@ def sections(config: Config, result: Mapping[str, Any], metrics: Sequence[Mappin
         samples: lines of rows.jsonl.
     """
     names = list(result["agents"])
+    measured = [own[when] for own in result["agents"].values() for when in ("before", "after")]
     table = Table(["", *(f"{name}, {when}" for name in names for when in ("before", "after"))],
-                  [[measure, *(own[when].get(measure) for own in result["agents"].values()
-                               for when in ("before", "after"))] for measure in ("task_reward", "kl", "length")],
+                  [*([measure, *(own.get(measure) for own in measured)] for measure in ("task_reward", "kl", "length")),
+                   *([f"pass@{k}", *(own.get("pass_at_k", {}).get(str(k)) for own in measured)]
+                     for k in config.held_back.pass_at)],
                   "Every agent alone on held-back bare queries: means with 95 % bootstrap intervals.")
     by_agent, by_role = [], []
     for key, heading, label in CURVES:

@@ -23,6 +23,7 @@ from jaxllm.errors import UserError
 from jaxllm.finetune.packing import can_pack
 from jaxllm.finetune.texts import RowShape
 from jaxllm.generate import Generator
+from jaxllm.measures import pass_at_k
 from jaxllm.model import Model
 from jaxllm.models import ModelSpec
 from jaxllm.ops import combined_reward, init_moments
@@ -297,27 +298,53 @@ class Trainer:
         """Computes task rewards: of the bare query with the response, for both roles."""
         return self.reward([query.text for query in queries], rollout.texts, [query.row for query in queries])
 
-    def evaluate(self, team: Team) -> dict[str, dict[str, dict[str, float | int]]]:
-        """Measures every agent alone on the bare queries of the held-back rows: `task_reward`, `kl` and `length`.
+    def evaluate(self, team: Team) -> dict[str, dict[str, Any]]:
+        """Measures every agent alone on the bare queries of the held-back rows: `task_reward`, `kl` and `length`, and
+        `pass_at_k` by k where `held_back.pass_at` has numbers.
 
         Agents share the random draws, so that equal agents get equal numbers.
+
+        Raises:
+            UserError: a reward failed, or is neither 0 nor 1 where pass@k is computed.
         """
-        found: dict[str, dict[str, dict[str, float | int]]] = {}
+        found: dict[str, dict[str, Any]] = {}
         if not self.held_back:
             return found
-        config, learner, size = self.config, self.learners[0], self.config.minibatch_size
+        config, learner, size, samples = (self.config, self.learners[0], self.config.minibatch_size,
+                                          self.config.held_back.samples)
         draws = np.random.default_rng(drawn_seed(config.seed, _HELD_BACK_QUERIES))
         longest = self.base.model.spec.max_positions - config.limit
-        queries = [encode_query(self.base.model, config.query, row, longest, draws) for row in self.held_back]
+        queries = [query for row in self.held_back for query in [encode_query(
+            self.base.model, config.query, row, longest, draws)] * samples]
+        mean = lambda values: interval(np.reshape(values, (-1, samples)).mean(1), config.seed)  # over queries
         for name, state in zip(NAMES, team.agents, strict=False):
             rollout = learner.sample(self.base, state, [query.ids for query in queries], config.limit,
                                      drawn_seed(config.seed, _HELD_BACK_SAMPLES))
             kl = [learner.evaluate(self.base, state, rollout.take(range(start, min(start + size, len(queries))))).kl
                   for start in range(0, len(queries), size)]
-            found[name] = {"task_reward": interval(self._score(queries, rollout), config.seed),
-                           "kl": interval(np.concatenate(kl), config.seed),
-                           "length": interval(rollout.lengths, config.seed)}
+            scores = self._score(queries, rollout)
+            found[name] = {"task_reward": mean(scores), "kl": mean(np.concatenate(kl)), "length": mean(rollout.lengths)}
+            if config.held_back.pass_at:
+                rates = pass_rates(scores.reshape(-1, samples), config.held_back.pass_at)
+                found[name]["pass_at_k"] = {str(k): interval(own, config.seed) for k, own in rates.items()}
         return found
+
+
+def pass_rates(scores: np.ndarray, numbers: Sequence[int]) -> dict[int, np.ndarray]:
+    """Computes pass@k of every query, `[Q]` by k.
+
+    Args:
+        scores: rewards `[Q, n]` of n responses to each query.
+        numbers: the k, at most n.
+
+    Raises:
+        UserError: a reward is neither 0 nor 1.
+    """
+    if len(wrong := scores[(scores != 0) & (scores != 1)]):
+        raise UserError(f"pass@k counts responses with the reward 1 among those with 0, and a reward is {wrong[0]:g}",
+                        "held_back.pass_at", "leave it out, or choose a reward that is 0 or 1")
+    right = scores.sum(1).astype(int)
+    return {k: np.array([pass_at_k(scores.shape[1], int(count), k) for count in right], float) for k in numbers}
 
 
 def prompt_lengths(config: TeamConfig, model: Model, rows: Sequence[Row]) -> list[list[int]]:

@@ -21,7 +21,7 @@ from jaxllm.cory import (
     exchange,
 )
 from jaxllm.cory.prompts import encode_query, observer_prompt
-from jaxllm.cory.team import Clock
+from jaxllm.cory.team import Clock, pass_rates
 from jaxllm.cory.training import split, train
 from jaxllm.devices import make_mesh
 from jaxllm.errors import UserError
@@ -301,6 +301,23 @@ def test_agents_are_evaluated_alone_on_bare_queries(model):
     assert found["llm1"]["task_reward"]["n"] == 2 and found["llm1"]["kl"]["mean"] == pytest.approx(0, abs=1e-5)
 
 
+def test_pass_at_k_of_held_back_queries(model):
+    """Eight responses each to two queries, of which 2 and 0 are right; means and intervals are those of queries."""
+    right = lambda prompts, responses, rows: [float(i % 8 < 2 * (row is ROWS[0])) for i, row in enumerate(rows)]
+    trainer = make(model, "--agents=1", "--held_back.samples=8", "--held_back.pass_at=[1, 4, 8]", reward=right)
+    found = trainer.evaluate(trainer.start())["llm1"]
+    for k, expected in (("1", .25), ("4", .7857143), ("8", 1.0)):
+        assert found["pass_at_k"][k]["mean"] == pytest.approx(expected / 2, abs=1e-6)
+    assert found["task_reward"]["mean"] == 0.125 and found["task_reward"]["ci_high"] == 0.25
+    assert all(found[name]["n"] == 2 for name in ("task_reward", "kl", "length")) and found["pass_at_k"]["1"]["n"] == 2
+
+
+@pytest.mark.parametrize("wrong", [0.5, -1.0, 2.0])
+def test_pass_at_k_needs_rewards_of_0_or_1(wrong):
+    with pytest.raises(UserError, match=r"held_back\.pass_at"):
+        pass_rates(np.float32([[0, 1], [1, wrong]]), [1])
+
+
 @pytest.mark.parametrize(("arguments", "message"), [
     (["--agents=3"], "agents"), (["--cory.observer_template=no field"], "{query}"),
     (["--cory.observer_template={query} {other}"], "{other}"), (["--algorithm=a2c"], "no algorithm"),
@@ -310,6 +327,9 @@ def test_agents_are_evaluated_alone_on_bare_queries(model):
     (["--exchange_every=0"], "exchange_every"), (["--response_tokens=[5, 2]"], "response_tokens"),
     (["--scores.center=true"], "scores.scale"), (["--scores.missing_end_penalty=-1"], "missing_end_penalty"),
     (["--device.quantize=int4", "--lora=null"], "quantize"),
+    (["--held_back.samples=0"], "held_back.samples"), (["--held_back.pass_at=[2]"], "held_back.samples"),
+    (["--held_back.pass_at=[0]"], "held_back.pass_at"),
+    (["--held_back.pass_at=[1]", "--held_back.rows=0"], "held_back.rows"),
     (["--query.tokens=[3]"], "query.tokens"), (["--query.template=fixed"], "query.template"),
     (["--sampling.seed=3"], "sampling.seed"), (["--algorithm=dapo", "--kl.kind=full"], "kl.kind"),
     (["--algorithm=dapo", "--kl.adaptive=true"], "kl.adaptive"),

@@ -50,7 +50,7 @@ PUBLIC: dict[str, str] = {
         token_logprobs token_mean token_rewards token_statistics top_k_kl top_k_logprobs
         transitivity Unembedding Unpaired update_moments value_terms whiten wpo_weights""",
     "jaxllm.report": """
-        Bars Graph head Heat Histogram Lines markdown render Section Table""",
+        Bars Graph head Heat Histogram Lines markdown Points render Section Table""",
     "jaxllm.rl": """
         Algorithm ALGORITHMS Experience init_agent Learner make_rollout penalized RlConfig Rollout""",
     "jaxllm.self_param": """

@@ -1,12 +1,13 @@
-"""Report of a run: reward, KL, entropy and length by agent, exchanges, phases, and samples side by side."""
+"""Report of a run: reward against KL, curves by agent and role, exchanges, phases, and samples side by side."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaxllm.cory.config import Config
-from jaxllm.report import Lines, Section, Table
+from jaxllm.report import Lines, Points, Section, Table
 
 # Curves by agent, and then by role: key, title, label of the axis.
 CURVES = (("task_reward", "Task reward", "reward"), ("kl", "KL divergence from the first model", "nats a response"),
@@ -53,10 +54,10 @@ def sections(config: Config, result: Mapping[str, Any], metrics: Sequence[Mappin
     by_agent, by_role = [], []
     for key, heading, label in CURVES:
         curve = lambda own: ([line["iteration"] for line in metrics], own)
-        series = {name: curve([line["agents"][name][key] for line in metrics]) for name in names}
+        series = {name: curve([_number(line["agents"][name][key]) for line in metrics]) for name in names}
         by_agent.append(Lines(heading, "iteration", label, series))
         if config.agents == 2:
-            roles = {role: curve([next(own[key] for own in line["agents"].values() if own["role"] == role)
+            roles = {role: curve([next(_number(own[key]) for own in line["agents"].values() if own["role"] == role)
                                   for line in metrics]) for role in ("pioneer", "observer")}
             by_role.append(Lines(heading, "iteration", label, roles))
     exchanged = [line["iteration"] for line in metrics if line["exchanged"]]
@@ -65,10 +66,27 @@ def sections(config: Config, result: Mapping[str, Any], metrics: Sequence[Mappin
     phases = Table(["phase", "seconds an iteration"], [[name, value] for name, value in
                                                        result["seconds_per_iteration"].items()],
                    "Means without the first iteration, which compiles.")
-    found = [Section("Held-back queries", parts=[table]), Section("By agent", text=note, parts=by_agent)]
+    legend = "A small point is an iteration, from light to dark." + (
+        " Large points are the held-back queries, from before training to after it, which is filled."
+        if result["held_back_rows"] else "")
+    frontier = Section("Reward against KL", legend, [_frontier(names, result, metrics)])
+    found = [Section("Held-back queries", parts=[table]), frontier, Section("By agent", text=note, parts=by_agent)]
     if by_role:
         found.append(Section("By role", parts=by_role))
     return [*found, Section("Samples", parts=[_samples(names, samples)]), Section("Phases", parts=[phases])]
+
+
+def _frontier(names: Sequence[str], result: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) -> Points:
+    """Places every iteration, and the evaluations, by their KL and task reward."""
+    places = lambda found: ([_number(kl) for kl, _ in found], [_number(reward) for _, reward in found])
+    points = {name: places([(line["agents"][name]["kl"], line["agents"][name]["task_reward"]) for line in metrics])
+              for name in names}
+    joined = {}
+    for name, own in result["agents"].items() if result["held_back_rows"] else ():
+        evaluated = [own["before"], *(line["held_back"][name] for line in metrics if "held_back" in line), own["after"]]
+        joined[name] = places([(one["kl"]["mean"], one["task_reward"]["mean"]) for one in evaluated])
+    return Points("Task reward against the KL divergence from the first model", "KL, nats a response", "task reward",
+                  points, joined)
 
 
 def _samples(names: Sequence[str], samples: Sequence[Mapping[str, Any]]) -> Table:
@@ -82,6 +100,11 @@ def _samples(names: Sequence[str], samples: Sequence[Mapping[str, Any]]) -> Tabl
         f"{_plain(sample['prompt'])} → {sample['response']} ({sample['task_reward']:.2f})")
     return Table(["iteration", *names], [[step, *(cell(first[step].get(name)) for name in names)] for step in chosen],
                  "The query, the response and its task reward.")
+
+
+def _number(value: float | None) -> float:
+    """Returns a number of metrics.jsonl, where one that was not finite is null."""
+    return math.nan if value is None else value
 
 
 def _plain(prompt: Any) -> str:

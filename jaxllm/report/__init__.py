@@ -2,6 +2,6 @@
 
 from jaxllm.report.markdown import markdown
 from jaxllm.report.page import Section, Table, head, render
-from jaxllm.report.plots import Bars, Graph, Heat, Histogram, Lines
+from jaxllm.report.plots import Bars, Graph, Heat, Histogram, Lines, Points
 
-__all__ = ["Bars", "Graph", "Heat", "Histogram", "Lines", "Section", "Table", "head", "markdown", "render"]
+__all__ = ["Bars", "Graph", "Heat", "Histogram", "Lines", "Points", "Section", "Table", "head", "markdown", "render"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 # Okabe and Ito's palette, which is safe for color-blind readers (darkest first, without yellow).
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
@@ -44,6 +44,42 @@ class Lines:
         axes.set_xlabel(_literal(self.x))
         axes.set_ylabel(_literal(self.y))
         if len(self.series) > 1:
+            axes.legend(frameon=False)
+
+
+@dataclass(frozen=True)
+class Points:
+    """Scatter plot of ordered points, from light to dark, with others that are joined by a line.
+
+    Attributes:
+        title: title of the plot.
+        x: name of the horizontal axis, with its unit.
+        y: name of the vertical axis, with its unit.
+        series: name -> (xs, ys), small points.
+        joined: name -> (xs, ys), large points in the color of the name; the last one is filled.
+        order: names in the order of their colors, so that a name has the same color in all plots of a page.
+    """
+
+    title: str
+    x: str
+    y: str
+    series: Mapping[str, tuple[Sequence[float], Sequence[float]]]
+    joined: Mapping[str, tuple[Sequence[float], Sequence[float]]] = field(default_factory=dict)
+    order: Sequence[str] = ()
+
+    def draw(self, axes) -> None:
+        """Draws on the axes of matplotlib."""
+        names = list(dict.fromkeys([*self.series, *self.joined]))
+        for color, name in zip(_colors(names, self.order), names, strict=True):
+            xs, ys = self.series.get(name, ((), ()))
+            shades = [0.15 + 0.6 * i / max(len(xs) - 1, 1) for i in range(len(xs))]
+            axes.scatter(xs, ys, s=14, color=color, alpha=shades or None, lw=0)
+            xs, ys = self.joined.get(name, ((), ()))
+            axes.plot(xs, ys, color=color, lw=1.2, marker="o", ms=7, mfc="white", label=_literal(name))
+            axes.plot(xs[-1:], ys[-1:], color=color, marker="o", ms=7)
+        axes.set_xlabel(_literal(self.x))
+        axes.set_ylabel(_literal(self.y))
+        if len(names) > 1:
             axes.legend(frameon=False)
 
 
@@ -165,7 +201,7 @@ class Graph:
         axes.set_axis_off()
 
 
-Plot = Lines | Bars | Histogram | Heat | Graph
+Plot = Lines | Points | Bars | Histogram | Heat | Graph
 
 
 def svg(plot: Plot) -> str | None:

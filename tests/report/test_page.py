@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from jaxllm.report import Bars, Heat, Histogram, Lines, Section, Table, head, markdown, render
+from jaxllm.report import Bars, Heat, Histogram, Lines, Points, Section, Table, head, markdown, render
 from jaxllm.report.page import show
 from jaxllm.report.plots import svg
 
@@ -70,6 +70,22 @@ def test_one_point_of_a_line_is_seen():
     axes = Figure().subplots()
     Lines("t", "x", "y", {"one": ([1], [0.5]), "two": ([1, 2], [0.5, 0.4])}).draw(axes)
     assert [line.get_marker() for line in axes.lines] == ["o", "None"]
+
+
+def test_points_darken_in_their_order_and_the_last_joined_one_is_filled():
+    from matplotlib.figure import Figure
+
+    axes = Figure().subplots()
+    plot = Points("t", "x", "y", {"a": ([1.0, 3.0, 2.0], [5.0, 6.0, math.nan]), "b": ([], [])},
+                  {"a": ([0.0, 4.0], [1.0, 2.0])})
+    plot.draw(axes)
+    first, second = axes.collections
+    assert first.get_offsets()[:2].tolist() == [[1.0, 5.0], [3.0, 6.0]] and len(second.get_offsets()) == 0
+    assert list(first.get_alpha()) == sorted(set(first.get_alpha())) and len(first.get_alpha()) == 3
+    joined, last = axes.lines[:2]
+    assert joined.get_xydata().tolist() == [[0.0, 1.0], [4.0, 2.0]] and joined.get_markerfacecolor() == "white"
+    assert last.get_xydata().tolist() == [[4.0, 2.0]] and last.get_markerfacecolor() == joined.get_color()
+    assert svg(plot) == svg(plot) and svg(Points("t", "x", "y", {})).startswith("<?xml")
 
 
 def test_a_page_without_matplotlib(monkeypatch):

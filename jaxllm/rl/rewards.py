@@ -18,6 +18,7 @@ import numpy as np
 from jaxllm.config import check
 from jaxllm.devices import DeviceConfig
 from jaxllm.errors import UserError
+from jaxllm.evaluate.comparison.prompts import conversation_text, quoted
 from jaxllm.evaluate.gsm8k import is_right
 from jaxllm.generate import Generator
 from jaxllm.judge import Judge, JudgeConfig, Prompt, open_judge
@@ -27,7 +28,7 @@ from jaxllm.models.tensors import fingerprint, model_directory
 from jaxllm.text.encoding import encode_text
 from jaxllm.text.examples import reward_text_ids
 from jaxllm.text.forms import Text
-from jaxllm.text.templates import fill
+from jaxllm.text.templates import fields_of, fill
 
 Row = Mapping[str, Any]
 RewardFn = Callable[[Sequence[Text], Sequence[str], Sequence[Row]], Any]
@@ -35,6 +36,19 @@ RewardFn = Callable[[Sequence[Text], Sequence[str], Sequence[Row]], Any]
 
 NAMED = ("classifier", "reward_model", "judge", "gsm8k", "gsm8k_strict", "words")
 """Rewards that the config describes; any other is a Python function, package.module:name."""
+TEXT_QUESTION = "{prompt}{response}\n\nIs this a good text? Answer Yes or No."
+"""Question of the judge about a text and its continuation."""
+CHAT_QUESTION = """\
+A conversation between a user and an assistant:
+
+{messages}
+
+The answer of the assistant:
+
+{response}
+
+Is this a good answer? Answer Yes or No."""
+"""Question of the judge about the answer to messages."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +63,10 @@ class RewardConfig:
         output: score of a class: its logit, its log-odds against the other classes, or its probability.
         batch_size: texts that a classifier or reward model scores together.
         judge: the judge.
-        question: prompt of the judge, with the fields {prompt} and {response}.
+        question: prompt of the judge, with the field {response}, and {prompt} or {messages}. {prompt} of a text row is
+            the text as it is. {messages}, and {prompt} of a row of messages, are the turns with their roles, every line
+            quoted by a `> ` as in the response to them, so that no line of theirs can pass for one of the question.
+            null has a question for texts and another for messages.
         options: answers of the judge; the probability of the first is the reward.
         prompts: prompts file, for functions that ask the judge in their own words, such as
             jaxllm.codejudge.reward:verdict_probability.
@@ -63,13 +80,17 @@ class RewardConfig:
     output: Literal["logit", "log_odds", "probability"] = "logit"
     batch_size: int = 64
     judge: JudgeConfig | None = None
-    question: str = "{prompt}{response}\n\nIs this a good text? Answer Yes or No."
+    question: str | None = None
     options: list[str] = field(default_factory=lambda: ["Yes", "No"])
     prompts: str | None = None
     words: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self):
-        check("{response}" in self.question, "question", "{response} is not in it")
+        if self.question is not None:
+            fields = fields_of(self.question)
+            check("response" in fields, "question", "{response} is not in it")
+            check(set(fields) <= {"prompt", "messages", "response"}, "question", "knows {prompt}, {messages} and "
+                  f"{{response}}, and has {{{(set(fields) - {'prompt', 'messages', 'response'} or {''}).pop()}}}")
         check(len(self.options) >= 2, "options", f"must be two or more, got {self.options}")
         check(self.batch_size >= 1, "batch_size", f"must be 1 or more, got {self.batch_size}")
 
@@ -311,19 +332,31 @@ def classifier_reward(prompts: Sequence[Text], responses: Sequence[str], rows: S
 
 
 def judge_reward(prompts: Sequence[Text], responses: Sequence[str], rows: Sequence[Row], *, judge: Judge,
-                 question: str, options: Sequence[str]) -> np.ndarray:
+                 question: str | None = None, options: Sequence[str] = ("Yes", "No")) -> np.ndarray:
     """Rewards with the probability that a judge gives to the first option.
+
+    Args:
+        prompts, responses, rows: see `RewardFn`.
+        judge: the judge.
+        question, options: see `RewardConfig`.
 
     Raises:
         UserError: the judge has no answer for a response.
     """
-    questions = []
-    for prompt, response in zip(prompts, responses, strict=True):
-        text = prompt if isinstance(prompt, str) else "\n".join(str(message["content"]) for message in prompt)
-        questions.append(Prompt(fill(question, {"prompt": text, "response": response})))
+    questions = [Prompt(judge_question(question, prompt, response))
+                 for prompt, response in zip(prompts, responses, strict=True)]
     choices = judge.choose(questions, options)
     missing = [number for number, choice in enumerate(choices) if choice is None]
     if missing:
         raise UserError("the judge gave no answer", _named(rows, missing[0]))
     return np.array([choice.probabilities[options[0]] for choice in choices if choice is not None], np.float32)
 
+
+def judge_question(question: str | None, prompt: Text, response: str) -> str:
+    """Formats the question of the judge about a response; see `RewardConfig.question`."""
+    if question is None:
+        question = TEXT_QUESTION if isinstance(prompt, str) else CHAT_QUESTION
+    if isinstance(prompt, str) and "messages" not in fields_of(question):
+        return fill(question, {"prompt": prompt, "response": response})
+    turns = conversation_text([{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt)
+    return fill(question, {"prompt": turns, "messages": turns, "response": quoted(response)})

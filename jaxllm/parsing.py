@@ -318,6 +318,14 @@ def _expanded(hint: Any, value: Any, name: str) -> Any:
     return os.path.expanduser(value) if name in PATH_KEYS and isinstance(value, str) else value
 
 
+def _nonfinite(value: Any) -> float | None:
+    """Returns the first NaN or infinity of a value, a list or a mapping; None where there is none."""
+    if isinstance(value, float):
+        return None if math.isfinite(value) else value
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return next((wrong for item in inner if (wrong := _nonfinite(item)) is not None), None)
+
+
 def _build(hint: Any, value: Any, prefix: str, origins: dict[str, str]) -> Any:
     """Builds the dataclass of a section; an invalid value is reported with its whole key and source."""
     from jsonargparse import Namespace
@@ -327,8 +335,9 @@ def _build(hint: Any, value: Any, prefix: str, origins: dict[str, str]) -> Any:
     if isinstance(value, list) and (inner := next(iter(typing.get_args(hint)), None)) and _section(inner):
         return [_build(inner, v, f"{prefix}{i}.", origins) for i, v in enumerate(value)]
     if section is None or value is None:
-        if isinstance(value, float) and math.isnan(value):
-            raise UserError(f"{prefix[:-1]}: expected a number, got nan", _origin(prefix[:-1], origins))
+        if (wrong := _nonfinite(value)) is not None:  # no JSON could hold it
+            expected = "a number" if math.isnan(wrong) else "a finite number"
+            raise UserError(f"{prefix[:-1]}: expected {expected}, got {wrong}", _origin(prefix[:-1], origins))
         return _expanded(hint, value, prefix[:-1].rpartition(".")[2])
     if not isinstance(value, dict):
         raise UserError(f"{prefix[:-1]} is a section: expected keys below it", _origin(prefix[:-1], origins))

@@ -127,6 +127,8 @@ def test_lists_of_texts_are_written_as_words(words, expected):
         (["--divergence", "sideways"], "command line: divergence: expected one of forward, reverse, got 'sideways'"),
         (["--weights.a", "x"], "command line: weights: expected mapping to float, got 'x'"),
         (["--train.lr", ".nan"], "command line: train.lr: expected a number, got nan"),
+        (["--train.lr", ".inf"], "command line: train.lr: expected a finite number, got inf"),
+        (["--weights", "{a: 1.0, b: .nan}"], "command line: weights: expected a number, got nan"),
         (["--train.lr", "-1"], "command line: train.lr: must be positive, got -1"),
         (["--lora.lr", "0"], "command line: lora.lr: must be positive, got 0"),
         (["--stages", "[{steps: 1}, {lr: -1}]"], "command line: stages.1.lr: must be positive, got -1"),

@@ -91,7 +91,8 @@ class RewardConfig:
             check("response" in fields, "question", "{response} is not in it")
             check(set(fields) <= {"prompt", "messages", "response"}, "question", "knows {prompt}, {messages} and "
                   f"{{response}}, and has {{{(set(fields) - {'prompt', 'messages', 'response'} or {''}).pop()}}}")
-        check(len(self.options) >= 2, "options", f"must be two or more, got {self.options}")
+        check(len(set(self.options)) == len(self.options) >= 2, "options",
+              f"must be two or more, all different, got {self.options}")
         check(self.batch_size >= 1, "batch_size", f"must be 1 or more, got {self.batch_size}")
 
     def check_names(self, names: Sequence[str], key: str) -> None:
@@ -147,19 +148,24 @@ class Reward:
         """Computes the weighted sum of all parts, float32 `[B]`.
 
         Raises:
-            UserError: a part raises, or returns something else than B finite numbers.
+            UserError: a part raises, or returns something else than B finite numbers; or their sum is not finite.
         """
         total = np.zeros(len(responses), np.float32)
         for part in self.parts:
-            total += np.float32(part.weight) * _checked(part, prompts, responses, rows)
+            own = _checked(part, prompts, responses, rows)
+            with np.errstate(over="ignore", invalid="ignore"):  # an error below
+                total += np.float32(part.weight) * own
+        if len(wrong := np.flatnonzero(~np.isfinite(total))):
+            raise UserError("the weighted sum of rewards is too large", _named(rows, int(wrong[0])),
+                            "lower rewards.weights")
         return total
 
 
 def _checked(part: Part, prompts: Sequence[Text], responses: Sequence[str], rows: Sequence[Row]) -> np.ndarray:
     function, name = part.function, part.shown
-    try:
-        array = np.asarray(function(prompts, responses, rows))
-    except Exception as error:
+    try:  # a function may change its lists, and a library that it calls may exit
+        array = np.asarray(function(list(prompts), list(responses), list(rows)))
+    except (Exception, SystemExit) as error:
         what = error.what if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         where = _failing_row(function, prompts, responses, rows)
         raise UserError(f"the reward {name} failed: {what}", where) from error
@@ -168,9 +174,11 @@ def _checked(part: Part, prompts: Sequence[Text], responses: Sequence[str], rows
     if array.shape != (len(responses),):
         raise UserError(f"the reward {name} returned values of shape {list(array.shape)} for {len(responses)} "
                         "responses", "reward", "return one number per response")
-    if len(wrong := np.flatnonzero(~np.isfinite(array.astype(np.float32)))):
+    with np.errstate(over="ignore"):
+        scores = array.astype(np.float32)
+    if len(wrong := np.flatnonzero(~np.isfinite(scores))):
         raise UserError(f"the reward {name} returned {array[wrong[0]]}", _named(rows, int(wrong[0])))
-    return array.astype(np.float32)
+    return scores
 
 
 def _failing_row(function: RewardFn, prompts: Sequence[Text], responses: Sequence[str], rows: Sequence[Row]) -> str:
@@ -178,7 +186,7 @@ def _failing_row(function: RewardFn, prompts: Sequence[Text], responses: Sequenc
     for i in range(len(responses)):
         try:
             np.asarray(function(prompts[i:i + 1], responses[i:i + 1], rows[i:i + 1]))
-        except Exception:
+        except (Exception, SystemExit):
             return _named(rows, i)
     return "reward"
 

@@ -41,6 +41,14 @@ def test_parts_are_weighed_and_added():
     assert total.dtype == np.float32
 
 
+@pytest.mark.parametrize("weight", [1e39, 3e38])
+def test_a_sum_that_overflows_names_its_row(weight):
+    with pytest.raises(UserError, match="too large") as caught:
+        Reward([Part(lambda *_: [0.0, 2.0, 0.0] if weight < 1e39 else [1.0, 1.0, 1.0], weight)])(
+            PROMPTS, RESPONSES, ROWS)
+    assert ("id b" if weight < 1e39 else "id a") in str(caught.value)
+
+
 def test_whole_numbers_become_floats():
     """In the dtype of the ids 0.9 would become 0."""
     assert reward(lambda *_: np.array([1, 0, 2])).tolist() == [1.0, 0.0, 2.0]
@@ -63,6 +71,24 @@ def test_an_exception_names_its_row():
     with pytest.raises(UserError, match=r"divide failed: ZeroDivisionError") as caught:
         reward(divide)
     assert "id b" in str(caught.value)
+
+
+def test_a_function_that_exits_or_changes_its_lists():
+    def leave(prompts, responses, rows):
+        if "4" in responses:
+            sys.exit(3)
+        return [1.0] * len(responses)
+
+    def clear(prompts, responses, rows):
+        count = len(responses)
+        for own in (prompts, responses, rows):
+            own.clear()
+        return [1.0] * count
+
+    with pytest.raises(UserError, match=r"leave failed: SystemExit: 3") as caught:
+        reward(leave)
+    assert "id b" in str(caught.value)
+    assert reward(clear, gsm8k_reward).tolist() == [2, 1, 2]
 
 
 def test_gsm8k_compares_each_response_with_its_own_row():
@@ -140,7 +166,9 @@ def test_scoring_models():
     (["--reward=classifier", "--rewards.model=x"], "rewards.label"), (["--reward=[]"], "no reward is given"),
     (["--reward=judge"], "rewards.judge"), (["--rewards.question={prompt}"], "{response} is not in it"),
     (["--rewards.question={response} {answer}"], "has {answer}"), (["--reward=words"], "rewards.words"),
-    (["--reward=[gsm8k, words]", "--rewards.words={a: 1}", "--rewards.weights=[1.0]"], "rewards.weights")])
+    (["--reward=[gsm8k, words]", "--rewards.words={a: 1}", "--rewards.weights=[1.0]"], "rewards.weights"),
+    (["--rewards.options=[A, A]"], "all different"), (["--rewards.words={a: .inf}"], "expected a finite number"),
+    (["--rewards.weights=[.nan]"], "rewards.weights: expected a number")])
 def test_incomplete_settings(arguments, message):
     with pytest.raises(UserError, match=message):
         parse(Config, ["--data.path=x", "--out=y", *arguments])

@@ -13,7 +13,7 @@ import yaml
 from jaxllm.config import to_yaml
 from jaxllm.cory import report
 from jaxllm.cory.config import Config
-from jaxllm.cory.prompts import encode_query
+from jaxllm.cory.prompts import encode_query, longest_prompt
 from jaxllm.cory.team import NAMES, Team, Trainer
 from jaxllm.cory.training import agents_of, fit, split
 from jaxllm.devices import open_mesh
@@ -64,7 +64,7 @@ def _rows(config: Config, model: Model, path: str, limit: int | None, rejected_p
         required = {name: Any for name in fields_of(config.query.template)}
         columns = {}
 
-    longest = model.spec.max_positions - config.limit
+    longest = longest_prompt(config, model.spec)
 
     def refusal(row: dict[str, Any]) -> str | None:
         try:

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from jaxllm.cory.config import CoryConfig, QueryConfig
+from jaxllm.cory.config import CoryConfig, QueryConfig, TeamConfig
 from jaxllm.errors import UserError
 from jaxllm.model import Model
+from jaxllm.models import ModelSpec
 from jaxllm.text.forms import Text
 from jaxllm.text.templates import fields_of, fill
 
@@ -50,6 +51,20 @@ def prompt_of(config: QueryConfig, row: Mapping[str, Any]) -> Text:
     return given[0]
 
 
+def longest_prompt(config: TeamConfig, spec: ModelSpec) -> int:
+    """Returns the most tokens of a prompt, so that a response fits into the window after it.
+
+    Raises:
+        UserError: a response alone fills the model's window.
+    """
+    longest = spec.max_positions - config.limit
+    if longest < 1:
+        raise UserError(f"a response of {config.limit:,} tokens and a prompt do not fit into the model's "
+                        f"{spec.max_positions:,} positions",
+                        "sampling.max_tokens" if config.response_tokens is None else "response_tokens", "lower it")
+    return longest
+
+
 def encode_query(model: Model, config: QueryConfig, row: Mapping[str, Any], longest: int,
                  draws: np.random.Generator | None = None) -> Query:
     """Encodes the prompt of a row.
@@ -67,6 +82,10 @@ def encode_query(model: Model, config: QueryConfig, row: Mapping[str, Any], long
     text = prompt_of(config, row)
     if not isinstance(text, str):
         ids = model.tokenizer.chat_prompt(text)
+        if not any(str(turn.get("content") or "").strip() for turn in text):
+            raise UserError("the prompt is empty")
+        if config.tokens is not None:
+            raise UserError("query.tokens cuts texts, and the row has messages")
     else:
         ids = model.prompt_ids(text)
         if config.tokens is not None:

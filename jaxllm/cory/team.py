@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxllm.cory.config import CollectiveReward, TeamConfig
-from jaxllm.cory.prompts import Query, encode_query, observer_prompt
+from jaxllm.cory.prompts import Query, encode_query, longest_prompt, observer_prompt
 from jaxllm.errors import UserError
 from jaxllm.finetune.packing import can_pack
 from jaxllm.finetune.texts import RowShape
@@ -274,7 +274,7 @@ class Trainer:
         if config.response_tokens is not None:
             low, high = config.response_tokens
             limit = int(np.random.default_rng(drawn_seed(config.seed, _LIMITS, iteration)).integers(low, high + 1))
-        longest = self.base.model.spec.max_positions - config.limit
+        longest = longest_prompt(config, self.base.model.spec)
         queries = [query for i in indices for query in [encode_query(
             self.base.model, config.query, self.rows[int(i)], longest, draws)] * config.group_size]
         observers = config.group_size if config.cory.shared_response else 1  # of one response
@@ -313,7 +313,7 @@ class Trainer:
         config, learner, size, samples = (self.config, self.learners[0], self.config.minibatch_size,
                                           self.config.held_back.samples)
         draws = np.random.default_rng(drawn_seed(config.seed, _HELD_BACK_QUERIES))
-        longest = self.base.model.spec.max_positions - config.limit
+        longest = longest_prompt(config, self.base.model.spec)
         queries = [query for row in self.held_back for query in [encode_query(
             self.base.model, config.query, row, longest, draws)] * samples]
         mean = lambda values: interval(np.reshape(values, (-1, samples)).mean(1), config.seed)  # over queries
@@ -356,7 +356,7 @@ def prompt_lengths(config: TeamConfig, model: Model, rows: Sequence[Row]) -> lis
     model.require_lm("be trained by rewards")
     if not rows:
         raise UserError("there is no prompt to train on", "data")
-    longest = model.spec.max_positions - config.limit
+    longest = longest_prompt(config, model.spec)
     queries = [encode_query(model, config.query, row, longest) for row in rows]
     lengths = [[len(query.ids) for query in queries]]
     if config.agents == 2:

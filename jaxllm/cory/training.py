@@ -10,7 +10,7 @@ from typing import Any
 
 from jaxllm.config import check
 from jaxllm.cory.config import QueryConfig, TeamConfig
-from jaxllm.cory.prompts import encode_query
+from jaxllm.cory.prompts import encode_query, longest_prompt
 from jaxllm.cory.team import NAMES, Team, Trainer, Turn
 from jaxllm.devices import open_mesh
 from jaxllm.errors import UserError
@@ -159,10 +159,11 @@ def train(model: Model, rows: Sequence[Row], reward: RewardFn, *, config: TeamCo
         UserError: a prompt or a reward cannot be used.
     """
     check(config.held_back.path is None, "held_back.path", "is read by the command alone", "leave it out")
+    longest = longest_prompt(config, model.spec)
     for number, row in enumerate(rows, 1):
         check(isinstance(row, Mapping), f"row {number}", f"must be a mapping, got {type(row).__name__}")
         try:
-            encode_query(model, config.query, row, model.spec.max_positions - config.limit)
+            encode_query(model, config.query, row, longest)
         except UserError as error:
             raise UserError(error.what, f"row {number}", "remove it, or lower sampling.max_tokens") from None
     training, held_back = split(rows, config.query, config.held_back.rows, model)

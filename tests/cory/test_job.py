@@ -155,7 +155,11 @@ def test_a_dry_run(tmp_path, capsys):
 
 @pytest.mark.parametrize(("rows", "more", "message"), [
     ([{"other": 1}], [], "no prompt, messages or text"), ([{"prompt": ""}], [], "prompt is empty"),
-    ([{"prompt": "a b"}], ["--query.template={question}"], "question")])
+    ([{"prompt": "a b"}], ["--query.template={question}"], "question"),
+    ([{"messages": [{"role": "user", "content": " "}]}], [], "prompt is empty"),
+    ([{"messages": [{"role": "user", "content": "a b c"}]}], [], "query.tokens cuts texts"),
+    ([{"prompt": "a b"}], ["--sampling.max_tokens=512"], "sampling.max_tokens: a response of 512"),
+    ([{"prompt": "a b"}], ["--response_tokens=[2, 600]"], "response_tokens: a response of 600")])
 def test_rows_without_a_prompt(rows, more, message, tmp_path, capsys):
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))

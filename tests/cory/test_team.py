@@ -417,6 +417,38 @@ def test_a_run_without_updates_ends(model):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("resets", ["none", "all"])
+def test_two_agents_compile_each_shape_once(model, programs, monkeypatch, resets):
+    """Limits, queries and roles change. With a rate of 0 the second round samples the responses of the first again, so
+    it meets all of its shapes, with states that have gone through updates, exchanges and an evaluation."""
+    trainer = make(model, "--response_tokens=[1, 12]", "--query.tokens=[2, 9]", "--exchange_every=2", "--train.lr=0",
+                   "--train.batch_size=12", "--kl.adaptive=true", "--scores.scale=true",
+                   f"--cory.exchange_resets={resets}", rows=[{"prompt": f"Review: The {thing} in Velmar was good and"}
+                                                             for thing in THINGS])
+    shapes, evaluate = [], Learner.evaluate
+
+    def recorded(self, base, state, rollout, seed=0):
+        experience = evaluate(self, base, state, rollout, seed)
+        shapes.append((trainer.learners.index(self), experience.batches[0]["tokens"].shape))
+        return experience
+
+    monkeypatch.setattr(Learner, "evaluate", recorded)
+    team, rounds, texts = trainer.start(), [], []
+    for _ in range(2):
+        before, own = programs(), []
+        team = replace(team, drawn=0)
+        for iteration in range(8):
+            team, _, turns = trainer.iterate(team, iteration)
+            own.append([turn.rollout.texts for turn in turns])
+        trainer.evaluate(team)
+        rounds.append(programs() - before)
+        texts.append(own)
+    assert team.pioneer == 0 and texts[0] == texts[1]
+    assert rounds[0] > 0 and rounds[1] == 0, rounds
+    assert all(len({shape for role, shape in shapes if role == own}) > 1 for own in (0, 1)), set(shapes)
+
+
+@pytest.mark.slow
 def test_a_second_agent_adds_its_adapter_and_optimizer_only(model):
     """Live bytes after an iteration: both agents and the reference share the base."""
     live = lambda: sum(array.nbytes for array in jax.live_arrays())

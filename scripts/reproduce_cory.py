@@ -19,16 +19,15 @@ frontier.svg.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
-import os
-import signal
 import sys
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from time_limit import stop_after
 
 from jaxllm.cli import main as jaxllm
 from jaxllm.cory import Config
@@ -191,25 +190,16 @@ def main() -> int:
     options.rest = given[split + 1:]
     if "ppo_big" in options.variants and not options.big:
         parser.error("ppo_big needs --big MODEL")
-    timer = None
-    if options.minutes is not None:
-        timer = threading.Timer(60 * options.minutes, lambda: os.kill(os.getpid(), signal.SIGTERM))
-        timer.daemon = True
-        timer.start()
     runs: dict[tuple, dict[str, Any]] = {}
     status = 0
-    for seed in options.seeds:
-        for kl in options.kl:
-            for lr in options.lr:
-                for variant in options.variants:
-                    folder = options.out / f"{variant}_kl{kl:g}{'' if lr is None else f'_lr{lr:g}'}_seed{seed}"
-                    if status == 0 and measured(folder) is None:
-                        print(f"run {folder.name}", flush=True)
-                        status = jaxllm(["rl", *keys(options, variant, kl, lr, seed), f"--out={folder}"])
-                    if (found := measured(folder)) is not None:
-                        runs[variant, kl, lr, seed] = found
-    if timer is not None:
-        timer.cancel()
+    with stop_after(options.minutes):
+        for seed, kl, lr, variant in itertools.product(options.seeds, options.kl, options.lr, options.variants):
+            folder = options.out / f"{variant}_kl{kl:g}{'' if lr is None else f'_lr{lr:g}'}_seed{seed}"
+            if status == 0 and measured(folder) is None:
+                print(f"run {folder.name}", flush=True)
+                status = jaxllm(["rl", *keys(options, variant, kl, lr, seed), f"--out={folder}"])
+            if (found := measured(folder)) is not None:
+                runs[variant, kl, lr, seed] = found
     if runs:
         summary = summarize(runs, options)
         write_atomic(options.out / "results.json", json.dumps(summary, indent=2) + "\n")

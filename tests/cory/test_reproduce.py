@@ -2,11 +2,15 @@
 
 import argparse
 import json
+import sys
 
 import numpy as np
 import pytest
 
-from scripts.reproduce_cory import collapsed, hypervolume, measured, summarize, table
+from tests.conftest import ROOT
+
+sys.path.append(str(ROOT / "scripts"))  # the script imports another one
+from reproduce_cory import collapsed, hypervolume, measured, summarize, table  # noqa: E402
 
 
 def noisy(curve, seed=0, scale=0.2):

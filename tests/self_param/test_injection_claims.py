@@ -13,7 +13,7 @@ from jaxllm.files import write_jsonl
 from jaxllm.self_param.metrics import Record
 from tests.conftest import ROOT
 
-sys.path.insert(0, str(ROOT / "scripts"))
+sys.path.append(str(ROOT / "scripts"))  # the script imports another one
 import injection_claims  # noqa: E402
 
 

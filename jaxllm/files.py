@@ -158,8 +158,12 @@ def _line(row: Mapping[str, Any]) -> str:
     return json.dumps(plain(row), ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def iter_jsonl(path: str | Path) -> Iterator[dict]:
+def iter_jsonl(path: str | Path, start: int = 0) -> Iterator[dict]:
     """Yields the rows that a `JsonlWriter` wrote, one at a time; skips an incomplete last line and an absent file.
+
+    Args:
+        path: the file.
+        start: lines that are passed over first; they are not parsed.
 
     Raises:
         UserError: a line is not valid JSON.
@@ -169,7 +173,7 @@ def iter_jsonl(path: str | Path) -> Iterator[dict]:
         return
     with open(path, "rb") as file:
         for number, line in enumerate(file, 1):
-            if line.endswith(b"\n"):
+            if number > start and line.endswith(b"\n"):
                 yield _parsed(line, f"{path}:{number}")
 
 

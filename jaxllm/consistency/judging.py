@@ -144,7 +144,7 @@ class PairJudge:
             self.config.sampling, lambda _, answer: parse(answer.text, self.template.options, (self.template.item,)))
         judge_rows(job, self.judge, questions, self.prompt, task, seed=self.config.seed,
                    prices=self.config.judge.prices, file=FILE, name="pairs", unit="answers", shown=shown)
-        lines = itertools.islice(iter_jsonl(job.directory / FILE), start, len(questions))
+        lines = itertools.islice(iter_jsonl(job.directory / FILE, start), len(questions) - start)
         return [_picked(line, self.template.options[0]) for line in lines]
 
     def _builder(self, number: int) -> Callable[[Question], Prompt]:

@@ -66,30 +66,28 @@ def rank(sizes: Sequence[int], source: Source, *, beam: int = 1, tie_margin: flo
         seed, keys: seed of these orders, and a number of each instance for its own; by default its position.
         progress: called with the number of answers so far.
     """
-    keys = range(len(sizes)) if keys is None else keys
+    keys, count = range(len(sizes)) if keys is None else keys, 0
     starts = lambda number, size: [np.random.default_rng((seed, keys[number], order)).permutation(size).tolist()
                                    for order in range(orders)]
-    all_orders = lambda number, size: together(*(merge_sort(start, beam, tie_margin) for start in starts(number, size)))
+    known: list[dict[Pair, float]] = [{} for _ in sizes]
+    all_orders = lambda number, size: together(*(merge_sort(start, beam, tie_margin, known[number])
+                                                 for start in starts(number, size)))
     sorts = together(*(_of_instance(number, all_orders(number, size)) for number, size in enumerate(sizes)))
-    known: dict[tuple[int, Pair], float] = {}
     try:
         wanted = next(sorts)
         while True:
-            new = [one for one in dict.fromkeys(one for number, pair in wanted for one in (
-                ((number, pair), (number, pair[::-1])) if calibrated else ((number, pair),))) if one not in known]
-            if new:
-                known.update((one, 0.5 if p is None else p) for one, p in zip(new, source(new), strict=True))
-                progress(len(known))
-            wanted = sorts.send({(number, pair): (known[number, pair] + 1 - known[number, pair[::-1]]) / 2
-                                 if calibrated else known[number, pair] for number, pair in wanted})
+            if calibrated:
+                wanted = list(dict.fromkeys(one for number, pair in wanted
+                                            for one in ((number, pair), (number, pair[::-1]))))
+            picked = {one: 0.5 if p is None else p for one, p in zip(wanted, source(wanted), strict=True)}
+            answers = {(number, pair): (p + 1 - picked[number, pair[::-1]]) / 2 if calibrated else p
+                       for (number, pair), p in picked.items()}
+            count += len(answers)
+            progress(count)
+            wanted = sorts.send(answers)
     except StopIteration as stop:
         sorted_items: list[list[list[int]]] = stop.value
-    answers: list[dict[Pair, float]] = [{} for _ in sizes]
-    counts = [0] * len(sizes)
-    for (number, pair), p in known.items():
-        counts[number] += 1
-        answers[number][pair] = (p + 1 - known[number, pair[::-1]]) / 2 if calibrated else p
-    return [Ranks(np.argsort(np.array(own).reshape(orders, size), -1), answers[number], counts[number])
+    return [Ranks(np.argsort(np.array(own).reshape(orders, size), -1), known[number], len(known[number]))
             for number, (own, size) in enumerate(zip(sorted_items, sizes, strict=True))]
 
 
@@ -133,6 +131,7 @@ def _of_instance(number: int, sort: Steps[list[list[int]]]) -> Steps[list[list[i
         pairs: list[Key] = next(sort)
         while True:
             answers = yield [(number, pair) for pair in pairs]
-            pairs = sort.send({pair: answers[number, pair] for pair in pairs})
+            pairs = sort.send({pair: answers[number, pair] for own in pairs
+                               for pair in (own, own[::-1]) if (number, pair) in answers})
     except StopIteration as stop:
         return stop.value

@@ -1,7 +1,8 @@
 """PairS (2403.16950): merge sort of items by a judge that compares two at a time.
 
 Sorts are generators, so that many of them, and both halves of each, share the calls of the judge: each yields the pairs
-that it needs next, and receives {pair: probability that the pair's first item is better}.
+that it needs next, and receives {pair: probability that the pair's first item is better}. Sorts of the same items share
+their answers too: none waits for a pair that another one has compared.
 """
 
 from __future__ import annotations
@@ -28,20 +29,24 @@ def most_comparisons(count: int) -> int:
     return count * k - 2**k + 1
 
 
-def merge_sort(items: Sequence[int], beam: int = 1, tie_margin: float = 0.1) -> Steps[list[int]]:
+def merge_sort(items: Sequence[int], beam: int = 1, tie_margin: float = 0.1, known: dict[Pair, float] | None = None
+               ) -> Steps[list[int]]:
     """Sorts items, the worst one first.
 
     Args:
         items: numbers of the items, in the order to begin with.
         beam: number of partial orders that a merge follows; 1 takes the likelier one of each comparison.
         tie_margin: with a beam above 1 both outcomes are followed where the probability is this close to 0.5.
+        known: answers so far, to which those that the sort receives are added.
     """
+    known = {} if known is None else known
     if len(items) <= 1:
         return list(items)
     middle = len(items) // 2
-    left, right = yield from together(*(merge_sort(half, beam, tie_margin)
+    left, right = yield from together(*(merge_sort(half, beam, tie_margin, known)
                                         for half in (items[:middle], items[middle:])))
-    return (yield from _merge(left, right) if beam == 1 else _beam_merge(left, right, beam, tie_margin))
+    return (yield from _merge(left, right, known) if beam == 1 else
+            _beam_merge(left, right, beam, tie_margin, known))
 
 
 def together(*sorts: Steps[T]) -> Steps[list[T]]:
@@ -66,14 +71,15 @@ def together(*sorts: Steps[T]) -> Steps[list[T]]:
     return [results[number] for number in range(len(sorts))]
 
 
-def _merge(left: Sequence[int], right: Sequence[int]) -> Steps[list[int]]:
+def _merge(left: Sequence[int], right: Sequence[int], known: dict[Pair, float]) -> Steps[list[int]]:
     """Merges two sorted lists; where neither item is better, that of the left list comes first (is the worse one)."""
     merged: list[int] = []
     i = j = 0
     while i < len(left) and j < len(right):
         pair = left[i], right[j]
-        answers = yield [pair]
-        if answers[pair] > 0.5:
+        if pair not in known:
+            known.update((yield [pair]))
+        if known[pair] > 0.5:
             merged.append(right[j])
             j += 1
         else:
@@ -82,17 +88,16 @@ def _merge(left: Sequence[int], right: Sequence[int]) -> Steps[list[int]]:
     return [*merged, *left[i:], *right[j:]]
 
 
-def _beam_merge(left: Sequence[int], right: Sequence[int], beam: int, tie_margin: float) -> Steps[list[int]]:
+def _beam_merge(left: Sequence[int], right: Sequence[int], beam: int, tie_margin: float, known: dict[Pair, float]
+                ) -> Steps[list[int]]:
     """Merges two sorted lists along the interleavings with the largest mean log-probability of their comparisons."""
     # (log-probability, comparisons, items of the left list so far, merged items)
     states: list[tuple[float, int, int, tuple[int, ...]]] = [(0.0, 0, 0, ())]
-    known: dict[Pair, float] = {}
     mean = lambda state: state[0] / max(state[1], 1)
     for step in range(len(left) + len(right)):
         open_pairs = [(left[i], right[step - i]) for _, _, i, _ in states if i < len(left) and step - i < len(right)]
         if needed := [pair for pair in dict.fromkeys(open_pairs) if pair not in known]:
-            answers = yield needed
-            known.update((pair, answers[pair]) for pair in needed)
+            known.update((yield needed))
         following = []
         for logprob, count, i, merged in states:
             j = step - i

@@ -4,7 +4,20 @@ import itertools
 
 import pytest
 
+from jaxllm.judge import FunctionJudge
 from tests.consistency.conftest import answers, instances, oracle
+
+PROMPTS = []
+
+
+def larger(prompt, options):
+    """Prefers the item with the larger number."""
+    PROMPTS.append(prompt.content)
+    first, second = (int(part.split("\n")[2].split()[-1]) for part in prompt.content.split("Response ")[1:])
+    return {options[0]: float(first > second), options[1]: float(first < second)}
+
+
+LARGER = FunctionJudge(choose=larger)
 
 
 def test_items_are_ranked(rank):
@@ -35,6 +48,18 @@ def test_a_stopped_run_resumes(rank, options):
     assert rank(rows, *options, recorded=recorded, out="stopped") == whole and rank.rows() == written
     assert (rank.out / "answers.jsonl").read_text() == "".join(lines)
     assert len({line.split('"valid"')[0] for line in lines}) == len(lines) == whole["comparisons"]["made"]
+
+
+def test_answers_come_from_the_cache(rank, tmp_path):
+    PROMPTS.clear()
+    rows, judge = instances(3, 6), ["--judge.kind", "callable", "--judge.path", f"{__name__}:LARGER", "--judge.cache",
+                                    tmp_path / "cache.sqlite"]
+    first = rank(rows, *judge)
+    assert len(PROMPTS) == first["comparisons"]["made"] and rank(rows, *judge) == first
+    assert len(PROMPTS) == first["comparisons"]["made"]
+    more = rank(rows, *judge, "--orders", 3)
+    assert len(PROMPTS) == len(set(PROMPTS)) == more["comparisons"]["made"] > first["comparisons"]["made"]
+    assert more["accuracy"]["mean"] == 1
 
 
 def test_matrices_and_missing_answers(rank):

@@ -65,7 +65,8 @@ def test_a_beam_finds_the_best_interleaving(tie_margin):
             if p > 0.5 - tie_margin:
                 yield from follow(i, j + 1, [*merged, 2 + j], logprob + math.log(p), count + 1)
 
-        found, rounds = solve(_beam_merge([0, 1], [2, 3, 4], 1000, tie_margin), lambda i, j, table=table: table[i, j])
+        found, rounds = solve(_beam_merge([0, 1], [2, 3, 4], 1000, tie_margin, {}),
+                              lambda i, j, table=table: table[i, j])
         assert found == max(follow(0, 0, [], 0.0, 0), key=lambda pair: pair[0])[1]
         needed = list(itertools.chain(*rounds))
         assert len(set(needed)) == len(needed)
@@ -90,6 +91,31 @@ def test_ranks_from_many_orders():
     equal = rank([6], lambda wanted: [None] * len(wanted), orders=5)
     assert (calibrated[0].ranks == equal[0].ranks).all() and set(equal[0].answers.values()) == {0.5}
     assert (equal[0].uncertainty == 1).all() and (calibrated[0].uncertainty == 1).all()
+
+
+@pytest.mark.parametrize("settings", [{}, {"calibrated": True}, {"beam": 100, "tie_margin": 0.3}])
+def test_all_instances_orders_and_merges_share_their_calls(settings):
+    """There are as many calls as steps in the longest sort, and the ranks are those of every sort alone."""
+    rng = np.random.default_rng(5)
+    table = rng.uniform(0.1, 0.9, (12, 8, 8))
+
+    def ranked(numbers, orders, calls):
+        def source(wanted):
+            calls.append(len(set(wanted)))
+            assert calls[-1] == len(wanted)
+            return [float(table[numbers[n]][pair]) for n, pair in wanted]
+
+        return rank([8] * len(numbers), source, orders=orders, keys=numbers, **settings)
+
+    calls, alone = [], {}
+    found = ranked(range(12), 3, calls)
+    for number in range(12):
+        single = ranked([number], 3, alone.setdefault(number, []))[0]
+        assert (single.ranks == found[number].ranks).all() and single.answers == found[number].answers
+        assert ranked([number], 1, [])[0].ranks.tolist() == found[number].ranks[:1].tolist()
+    assert len(calls) == max(map(len, alone.values())) <= 1 + 3 + 7
+    assert sum(calls) == sum(map(sum, alone.values())) == sum(own.comparisons for own in found)
+    assert calls[0] == sum(own[0] for own in alone.values()) >= 12 * 4  # four merges of two items in every sort
 
 
 def test_noise_lowers_the_correlation():

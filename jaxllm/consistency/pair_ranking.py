@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -92,37 +91,35 @@ def rank(sizes: Sequence[int], source: Source, *, beam: int = 1, tie_margin: flo
 
 
 def agreement(ranks: np.ndarray, instance: Instance) -> dict[str, float | None]:
-    """Compares ranks `[N]`, higher for better items, with people.
+    """Compares ranks with people.
+
+    Args:
+        ranks: `[N]`, higher for better items, none equal; or `[O, N]` of several orders.
+        instance: the instance, with what people prefer.
 
     Returns:
-        `{spearman, kendall, accuracy}`: Spearman's rho and Kendall's tau-b with their scores, and the share of the
-        pairs on which people decide that are in their order; None where it is not defined.
+        `{spearman, kendall, accuracy}`, the means over the orders of: Spearman's rho and Kendall's tau-b with their
+        scores, and the share of the pairs on which people decide that are in their order; None where it is not defined.
     """
-    from scipy import stats
-
     found: dict[str, float | None] = dict.fromkeys(("spearman", "kendall", "accuracy"))
-    order = instance.order
+    order, ranks = instance.order, np.atleast_2d(ranks)
     if order is None:
         return found
-    if (order > 0).any():
-        found["accuracy"] = float((ranks[:, None] > ranks)[order > 0].mean())
+    better, worse = np.nonzero(order > 0)
+    if not better.size:
+        return found
+    right = np.array([np.count_nonzero(own[better] > own[worse]) for own in ranks])
+    found["accuracy"] = float(np.mean(right / better.size))
     if not isinstance(instance.human[0], list):
+        from scipy.stats import rankdata
+
         scores = np.array([np.nan if one is None else one for one in instance.human], float)
         own = ~np.isnan(scores)
-        if own.sum() > 1 and np.ptp(scores[own]) > 0:
-            found["spearman"] = float(stats.spearmanr(ranks[own], scores[own]).statistic)
-            found["kendall"] = float(stats.kendalltau(ranks[own], scores[own]).statistic)
+        centered = rankdata(scores[own]) - (own.sum() + 1) / 2
+        places = rankdata(ranks[:, own], axis=1) - (own.sum() + 1) / 2
+        found["spearman"] = float(np.mean(places @ centered / np.sqrt((places**2).sum(1) * (centered**2).sum())))
+        found["kendall"] = float(np.mean((2 * right - better.size) / math.sqrt(better.size * math.comb(own.sum(), 2))))
     return found
-
-
-def mean_agreement(ranks: Ranks, instance: Instance) -> dict[str, float | None]:
-    """Returns the means of `agreement` over the orders to begin with."""
-    found = [agreement(own, instance) for own in ranks.ranks]
-    means: dict[str, Any] = {}
-    for name in found[0]:
-        values = [one[name] for one in found if one[name] is not None]
-        means[name] = float(np.mean(np.array(values, float))) if values else None
-    return means
 
 
 def _of_instance(number: int, sort: Steps[list[list[int]]]) -> Steps[list[list[int]]]:

@@ -14,7 +14,7 @@ from jaxllm.config import check
 from jaxllm.consistency.config import PairConfig
 from jaxllm.consistency.data import Instance, read_instances, read_matrices
 from jaxllm.consistency.judging import PairJudge, Question
-from jaxllm.consistency.pair_ranking import Source, mean_agreement, rank
+from jaxllm.consistency.pair_ranking import Source, agreement, rank
 from jaxllm.consistency.results import mean
 from jaxllm.consistency.sorting import Pair, most_comparisons
 from jaxllm.consistency.templates import load_template
@@ -133,7 +133,7 @@ def _rows(config: Config, instances: Sequence[Instance], source: Source) -> tupl
     for instance, own in zip(instances, ranked, strict=True):
         rows.append({"id": instance.id, "order": own.order.tolist(), "scores": own.scores.tolist(),
                      "comparisons": own.comparisons, "uncertainty": own.uncertainty.tolist(),
-                     "deviation": own.ranks.std(0).tolist(), **mean_agreement(own, instance)})
+                     "deviation": own.ranks.std(0).tolist(), **agreement(own.ranks, instance)})
     return rows, missing
 
 
@@ -153,7 +153,7 @@ def _summary(config: Config, rows: Sequence[Mapping[str, Any]], instances: Seque
     # What a judge without any opinion, which always picks the first slot, reaches from the same orders.
     blind = rank(sizes, lambda wanted: [1.0] * len(wanted), calibrated=config.calibrated, orders=config.orders,
                  seed=config.seed, keys=[one.key for one in instances])
-    first = [mean_agreement(own, instance) for own, instance in zip(blind, instances, strict=True)]
+    first = [agreement(own.ranks, instance) for own, instance in zip(blind, instances, strict=True)]
     return {
         "n": len(rows), **{name: mean(column(name, rows), config.seed) for name in MEASURES},
         "undefined": int(sum(row["spearman"] is None and bool(one.human) and not isinstance(one.human[0], list)

@@ -5,9 +5,10 @@ import math
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from jaxllm.consistency.data import Instance
-from jaxllm.consistency.pair_ranking import agreement, mean_agreement, rank
+from jaxllm.consistency.pair_ranking import agreement, rank
 from jaxllm.consistency.sorting import _beam_merge, merge_sort, most_comparisons, together
 
 
@@ -127,7 +128,7 @@ def test_noise_lowers_the_correlation():
             return [1 / (1 + math.exp(-(theta[n, i] - theta[n, j]) - noise * rng.normal())) for n, (i, j) in wanted]
 
         found = rank([16] * 30, source)
-        means.append(np.mean([mean_agreement(own, Instance("", "", ("",) * 16, list(scores)))["spearman"]
+        means.append(np.mean([agreement(own.ranks, Instance("", "", ("",) * 16, list(scores)))["spearman"]
                               for own, scores in zip(found, theta, strict=True)]))
     assert means[0] == 1 and means[0] > means[1] > means[2] > 0.2
 
@@ -142,3 +143,19 @@ def test_agreement_with_ties_and_pairs():
     pairs = agreement(ranks, Instance("", "", ("",) * 6, [[0, 5], [4, 1], [2, 3]]))
     assert pairs == {"spearman": None, "kendall": None, "accuracy": pytest.approx(2 / 3)}
     assert agreement(ranks, Instance("", "", ("",) * 6)) == dict.fromkeys(("spearman", "kendall", "accuracy"))
+
+
+def test_agreement_of_many_orders():
+    """The means over the orders are those of scipy, order by order; an item without a score is left out."""
+    rng = np.random.default_rng(4)
+    for human in ([5, 1, 1, None, 3, 3, 2, 0], rng.normal(size=8).tolist()):
+        ranks = np.array([rng.permutation(8) for _ in range(50)])
+        own = [i for i in range(8) if human[i] is not None]
+        scores = [human[i] for i in own]
+        found = agreement(ranks, Instance("", "", ("",) * 8, human))
+        assert found["spearman"] == pytest.approx(np.mean([stats.spearmanr(one[own], scores)[0] for one in ranks]))
+        assert found["kendall"] == pytest.approx(np.mean([stats.kendalltau(one[own], scores)[0] for one in ranks]))
+        right = [one[i] > one[j] for one in ranks for i in own for j in own if human[i] > human[j]]
+        assert found["accuracy"] == pytest.approx(np.mean(right))
+    lone = agreement(ranks, Instance("", "", ("",) * 8, [1, *[None] * 7]))
+    assert lone == dict.fromkeys(("spearman", "kendall", "accuracy"))

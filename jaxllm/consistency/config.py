@@ -123,7 +123,8 @@ class Config(PairConfig):
 
     Args:
         negated: use the negated questions too.
-        paraphrases: paraphrases of the question that are used as well, for the spread over wordings.
+        paraphrases: paraphrases of the question, and with `negated` of its negation, that are used as well, for the
+            spread over wordings.
         pairs: compare this many pairs of an instance only, which connect as many of its items as they can; null
             compares all.
         shuffle: the graph is built from a random order of the items, not from theirs; null is false for matrices, and

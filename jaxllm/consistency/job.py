@@ -73,11 +73,11 @@ def _measured(config: Config, job: Job, instances: Sequence[Instance], rejected:
             rejected = [*rejected, *unfit]
             job.write_rejected(map(asdict, rejected))
             notice(f"{len(unfit)} instances are left out: {unfit[0].reason}")
-        answers, instances = judge_matrices(job, pairs, config), pairs.instances
+        (answers, counts), instances = judge_matrices(job, pairs, config), pairs.instances
         common["missing_reasons"] = dict(sum((own.reasons for own in answers), Counter()).most_common(10))
-        common |= {"judge": judge.identity, "question": template.questions[0][0]}
-        for number in range(config.paraphrases):
-            wordings.append(measure([replace(instance, p=own.paraphrased[number])
+        common |= {"judge": judge.identity, "question": template.questions[0][0], "prompts": counts}
+        for number in range(1, config.paraphrases + 1):
+            wordings.append(measure([with_answers(instance, own, number)
                                      for instance, own in zip(instances, answers, strict=True)],
                                     replace(settings, violations=0)))
         instances = [with_answers(instance, own) for instance, own in zip(instances, answers, strict=True)]
@@ -94,7 +94,7 @@ def _measured(config: Config, job: Job, instances: Sequence[Instance], rejected:
     if wordings:
         own = over_paraphrases([measures, *wordings], config.sizes[-1])
         for one in own["wordings"]:
-            one["question"] = template.questions[one["paraphrase"]][0]
+            one["question"], one["negated"] = template.questions[one["paraphrase"]]
         result["paraphrases"] = own
     if others is not None:
         result["compared"] = compared(rows, others, config.sizes[-1], config.seed)

@@ -51,17 +51,16 @@ class Answers:
     """Answers of a judge about one instance, NaN where there is none.
 
     Attributes:
-        p, q: probability that the first slot is picked, `[N, N]`; q is that of the negated question, or None.
-        paraphrased: p for each paraphrase, `[P, N, N]`.
-        mass: probability of both options before the normalization, `[N, N]`, the mean of both questions; None for
-            sampled answers.
+        p, q: probability that the first slot is picked, `[P + 1, N, N]`, for the question and each of its P
+            paraphrases; q is that of the negated questions, or None.
+        mass: probability of both options before the normalization, `[N, N]`, the mean of the question and its
+            negation, without paraphrases; None for sampled answers.
         compared: ordered pairs that the judge was given, `[N, N]`.
         reasons: why answers are missing, with their numbers.
     """
 
     p: np.ndarray
     q: np.ndarray | None
-    paraphrased: np.ndarray
     mass: np.ndarray | None
     compared: np.ndarray
     reasons: Counter[str]
@@ -91,13 +90,13 @@ class PairJudge:
             negated, paraphrases: wordings that are used.
         """
         length = 1 if self.config.method == "probability" else self.config.sampling.max_tokens
-        fitting, rejected, both = [], [], (False, True) if negated else (False,)
+        fitting, rejected = [], []
+        wordings = list(itertools.product((False, True)[:1 + negated], range(paraphrases + 1)))
         for number, instance in enumerate(self.instances):
             longest = sorted(range(len(instance.items)), key=lambda i: -len(instance.items[i].encode()))[:2]
             prompts = [self.prompt(Question(number, first, second, own, paraphrase))
                        for first, second in (longest, longest[::-1])
-                       for own, paraphrase in [*((own, 0) for own in both), *((False, one + 1) for one in
-                                                                              range(paraphrases))]]
+                       for own, paraphrase in wordings]
             reason = next(filter(None, (self.judge.unanswerable_reason(prompt, length) for prompt in prompts)), None)
             if reason is None:
                 fitting.append(instance)
@@ -121,6 +120,9 @@ class PairJudge:
         chosen = [questions[i] for i in np.linspace(0, len(questions) - 1, min(COUNTED, len(questions))).astype(int)]
         known = [count for question in chosen if (count := self.judge.count_tokens(self.prompt(question))) is not None]
         text = f"{len(self.instances):,} instances, {len(questions):,} prompts"
+        kinds = [f"{count:,} {name.replace('_', ' ')}" for name, count in prompt_counts(questions).items()]
+        if len(kinds) > 1:
+            text += f" ({', '.join(kinds)})"
         if self.config.answers > 1:
             text += f" with {self.config.answers} answers each"
         if known:
@@ -161,8 +163,12 @@ class PairJudge:
         return prompt
 
 
-def judge_matrices(job: Job, judge: PairJudge, config: Config) -> list[Answers]:
-    """Compares the pairs of all instances, with both questions and the paraphrases."""
+def judge_matrices(job: Job, judge: PairJudge, config: Config) -> tuple[list[Answers], dict[str, int]]:
+    """Compares the pairs of all instances, with both questions and their paraphrases.
+
+    Returns:
+        The answers about each instance, and `prompt_counts`.
+    """
     if config.paraphrases >= len(judge.template.questions):
         raise UserError(f"the template has {len(judge.template.questions) - 1} paraphrases", "paraphrases",
                         "use fewer, or a template file with more")
@@ -173,36 +179,41 @@ def judge_matrices(job: Job, judge: PairJudge, config: Config) -> list[Answers]:
     found = []
     for number, own in itertools.groupby(questions, key=lambda question: question.instance):
         count = len(judge.instances[number].items)
-        # p, q and the paraphrases; the masses of p and q.
-        values = np.full((config.paraphrases + 2, count, count), np.nan, np.float32)
+        values = np.full((2, config.paraphrases + 1, count, count), np.nan, np.float32)  # p and q
         masses = np.full((2, count, count), np.nan, np.float32)
         compared = np.zeros((count, count), bool)
         reasons: Counter[str] = Counter()
         for question, one in zip(own, picked, strict=False):
             compared[question.first, question.second] = True
-            kind = 1 if question.negated else question.paraphrase + 1 if question.paraphrase else 0
             if one.first is None:
                 reasons[one.reason or "there is no answer"] += 1
             else:
-                values[kind, question.first, question.second] = one.first
-            if one.mass is not None and kind < 2:
-                masses[kind, question.first, question.second] = one.mass
+                values[int(question.negated), question.paraphrase, question.first, question.second] = one.first
+            if one.mass is not None and not question.paraphrase:
+                masses[int(question.negated), question.first, question.second] = one.mass
         known = np.sum(~np.isnan(masses), 0)
         mass = np.where(known > 0, np.nansum(masses, 0) / np.maximum(known, 1), np.nan)
-        found.append(Answers(values[0], values[1] if config.negated else None, values[2:],
+        found.append(Answers(values[0], values[1] if config.negated else None,
                              mass if config.method == "probability" else None, compared, reasons))
-    return found
+    return found, prompt_counts(questions)
+
+
+def prompt_counts(questions: Sequence[Question]) -> dict[str, int]:
+    """Counts the prompts with the question, its negation, and the paraphrases of each; kinds without any are left out.
+    """
+    kinds = {(False, False): "original", (True, False): "negated", (False, True): "paraphrased",
+             (True, True): "negated_paraphrased"}
+    counts = Counter((question.negated, question.paraphrase > 0) for question in questions)
+    return {name: counts[kind] for kind, name in kinds.items() if kind in counts}
 
 
 def _questions(number: int, instance: Instance, config: Config) -> Iterator[Question]:
     """Lists the questions of an instance so that neighbors share as much of the prompt as they can."""
     pairs = chosen_pairs(len(instance.items), config.pairs, (config.seed, instance.key))
     for first, second in sorted({*pairs, *((j, i) for i, j in pairs)}):
-        yield Question(number, first, second)
-        if config.negated:
-            yield Question(number, first, second, True)
-        yield from (Question(number, first, second, False, paraphrase)
-                    for paraphrase in range(1, config.paraphrases + 1))
+        for paraphrase in range(config.paraphrases + 1):
+            yield from (Question(number, first, second, negated, paraphrase)
+                        for negated in (False, True)[:1 + config.negated])
 
 
 def chosen_pairs(count: int, budget: int | None, seed: Sequence[int] | int) -> list[tuple[int, int]]:
@@ -224,9 +235,10 @@ def chosen_pairs(count: int, budget: int | None, seed: Sequence[int] | int) -> l
     return sorted(chain + rest[:budget - len(chain)])
 
 
-def with_answers(instance: Instance, answers: Answers) -> Instance:
-    """Returns the instance with the judge's matrices."""
-    return replace(instance, p=answers.p, q=answers.q, mass=answers.mass, compared=answers.compared)
+def with_answers(instance: Instance, answers: Answers, paraphrase: int = 0) -> Instance:
+    """Returns the instance with the judge's matrices for the question (0) or one of its paraphrases."""
+    return replace(instance, p=answers.p[paraphrase], q=None if answers.q is None else answers.q[paraphrase],
+                   mass=None if paraphrase else answers.mass, compared=answers.compared)
 
 
 def cache_last(build: Callable[[int], T]) -> Callable[[int], T]:

@@ -168,13 +168,13 @@ def _contradictions(rows: Sequence[Mapping[str, Any]], instances: Sequence[Insta
 
 
 def _paraphrases(own: Mapping[str, Any]) -> Section:
-    lines = [[one["question"], one["s_tran"], one["s_comm"], one["human_agreement"], one["position_bias"]]
+    lines = [[one["question"], one["s_tran"], one["s_comm"], one["s_neg"], one["human_agreement"], one["position_bias"]]
              for one in own["wordings"]]
     related = own["s_comm_and_human_agreement"]
     note = "" if related is None else (f"Over wordings, s_comm and H. correlate with r = {related['pearson']:.2f} "
                                        f"(rho = {related['spearman']:.2f}, n = {related['n']}).")
-    return Section("Wordings of the question", parts=[Table(["question", "s_tran", "s_comm", "H.", "first-slot excess"],
-                                                            lines, note)])
+    return Section("Wordings of the question", parts=[Table(
+        ["question", "s_tran", "s_comm", "s_neg", "H.", "first-slot excess"], lines, note)])
 
 
 def _clipped(text: str, length: int = LONG) -> str:

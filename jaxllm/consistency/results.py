@@ -103,13 +103,12 @@ def over_paraphrases(measures: Sequence[Sequence[Mapping[str, Any]]], size: int)
     """
     wordings = []
     for number, rows in enumerate(measures):
-        values = {"s_comm": column(rows, "s_comm"), "human_agreement": column(rows, "human_agreement"),
-                  "position_bias": column(rows, "position_bias"),
-                  "s_tran": _values(rows, ("s_tran", str(size)))}
+        values = {name: column(rows, name) for name in ("s_comm", "s_neg", "human_agreement", "position_bias")}
+        values["s_tran"] = _values(rows, ("s_tran", str(size)))
         wordings.append({"paraphrase": number, **{name: _plain_mean(own) for name, own in values.items()}})
     of = lambda name: np.array([np.nan if one[name] is None else one[name] for one in wordings])
     spread = {name: None if np.isnan(of(name)).all() else float(np.nanstd(of(name)))
-              for name in ("s_comm", "human_agreement", "s_tran")}
+              for name in ("s_comm", "s_neg", "human_agreement", "s_tran")}
     return {"wordings": wordings, "deviation": spread,
             "s_comm_and_human_agreement": _correlation(of("s_comm"), of("human_agreement"))}
 

@@ -215,6 +215,44 @@ def test_paraphrases(consistency):
     assert result["s_comm"]["mean"] == 1
 
 
+def test_paraphrases_of_both_questions(consistency, capsys):
+    """Judges of known bias, wording by wording: both questions agree where the bias is smaller than the difference."""
+    rows, biases = instances(3, 6), (0.5, 2.5, 100, 0.5)
+    difference = lambda i, j, row: row["human"][i] - row["human"][j]
+    recorded = []
+    for number, bias in enumerate(biases):
+        pick = lambda i, j, row, negative, bias=bias, deaf=number == 3: sigmoid(
+            bias + difference(i, j, row) * (-1 if negative and not deaf else 1))
+        recorded += [{**line, "id": line["id"] + (f"/paraphrase{number}" if number else "")}
+                     for line in answers(rows, pick)]
+    result = consistency(rows, "--paraphrases", 3, recorded=recorded)
+    counts = {"original": 90, "negated": 90, "paraphrased": 270, "negated_paraphrased": 270}
+    assert result["prompts"] == counts and result["coverage"]["mean"] == 1 and result["missing_reasons"] == {}
+    assert "720 prompts (90 original, 90 negated, 270 paraphrased, 270 negated paraphrased)" in capsys.readouterr().err
+    far = [np.mean([abs(difference(i, j, row)) > bias for row in rows for i in range(6) for j in range(6) if i != j])
+           for bias in biases]
+    assert far[0] == 1 > far[1] > far[2] == 0
+    own = result["paraphrases"]
+    assert [one["s_comm"] for one in own["wordings"]] == pytest.approx(far)
+    assert [one["s_neg"] for one in own["wordings"]] == pytest.approx([*far[:3], 0])
+    assert own["deviation"]["s_neg"] == pytest.approx(np.std([*far[:3], 0])) and result["s_neg"]["mean"] == 1
+    assert own["wordings"][1]["question"] == "Which response would you rather receive?"
+    assert own["wordings"][1]["negated"] == "Which response would you rather not receive?"
+    without = consistency(rows, "--paraphrases", 3, "--negated", "false", recorded=recorded)
+    assert without["prompts"] == {"original": 90, "paraphrased": 270}
+    assert [one["s_comm"] for one in without["paraphrases"]["wordings"]] == pytest.approx(far)
+    assert [one["s_neg"] for one in without["paraphrases"]["wordings"]] == [None] * 4
+
+
+def test_paraphrases_of_a_budget_of_pairs(consistency):
+    """Pairs that were not compared are not missing under any wording."""
+    rows = instances(3, 6)
+    recorded = [{**line, "id": line["id"] + end} for line in answers(rows, oracle) for end in ("", "/paraphrase1")]
+    result = consistency(rows, "--pairs", 7, "--paraphrases", 1, "--missing", "error", recorded=recorded)
+    assert [(one["s_comm"], one["s_neg"]) for one in result["paraphrases"]["wordings"]] == [(1, 1)] * 2
+    assert result["prompts"] == dict.fromkeys(("original", "negated", "paraphrased", "negated_paraphrased"), 42)
+
+
 def test_a_budget_of_pairs_connects_all_items(consistency, capsys):
     rows = instances(3, 8)
     result = consistency(rows, "--pairs", 9, recorded=answers(rows, oracle))

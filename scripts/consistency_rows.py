@@ -3,14 +3,17 @@
     python scripts/consistency_rows.py summeval.jsonl rows.jsonl --documents 10 --items 8 --context_tokens 256 \
         --model smollm2
 
-Each data set has its template: coherence for SummEval, relevance for NovelEval, temporal for CaTeRS.
+Each data set has its template: coherence for SummEval, relevance for NovelEval, temporal for CaTeRS. `--simulate B`
+adds the matrices of a judge without noise, for `--judge.kind matrix`: it knows the scores (of CaTeRS the order in which
+events are mentioned), and adds B to the log-odds of the item that is shown first.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -41,7 +44,25 @@ def caters(row: Mapping[str, Any], dimension: str) -> dict[str, Any] | None:
     before = {(number[own["arg1"]], number[own["arg2"]]) for own in row["relations"]
               if own["type"].endswith("BEFORE")}
     return {"id": row["story_id"], "context": " ".join(row["sentences"]),
-            "items": [own["text"] for own in row["events"]], "human": sorted(map(list, before))}
+            "items": _distinct([own["text"] for own in row["events"]]), "human": sorted(map(list, before))}
+
+
+def _distinct(texts: Sequence[str]) -> list[str]:
+    """Numbers the mentions of events with the same text: "fell (mention 2 of 3)"."""
+    total, seen = Counter(texts), Counter[str]()
+    found = []
+    for text in texts:
+        seen[text] += 1
+        found.append(text if total[text] == 1 else f"{text} (mention {seen[text]} of {total[text]})")
+    return found
+
+
+def simulated(human: Sequence[Any], count: int, bias: float) -> dict[str, Any]:
+    """Returns the matrices p and q `[N, N]` of a judge that knows the scores, or takes pairs in the order of items."""
+    pairs = not human or isinstance(human[0], list)
+    scores = np.array(range(count, 0, -1) if pairs else human, float)
+    difference = scores[:, None] - scores
+    return {name: (1 / (1 + np.exp(-bias - sign * difference))).tolist() for name, sign in (("p", 1), ("q", -1))}
 
 
 KINDS = {"doc_id": summeval, "query_id": noveleval, "story_id": caters}
@@ -66,7 +87,8 @@ def rows_of(path: str, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
             row["human"] = [[place[i], place[j]] for i, j in row["human"] if i in place and j in place] if pairs else [
                 row["human"][i] for i in chosen]
             row["items"] = [row["items"][i] for i in chosen]
-        yield row | {"context": cut(row["context"])}
+        row["context"] = cut(row["context"])
+        yield row if options.simulate is None else row | simulated(row["human"], len(row["items"]), options.simulate)
 
 
 def _cutter(options: argparse.Namespace):
@@ -78,7 +100,7 @@ def _cutter(options: argparse.Namespace):
     return lambda text: tokenizer.decode(tokenizer.encode(text)[:options.context_tokens]).strip()
 
 
-def main() -> None:
+def main(words: Sequence[str] | None = None) -> None:
     """Writes the rows."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", help="file of the data set")
@@ -89,8 +111,9 @@ def main() -> None:
     parser.add_argument("--items", type=int, help="items of a row at most; all by default")
     parser.add_argument("--context_tokens", type=int, help="contexts are cut to this many tokens of --model")
     parser.add_argument("--model", default="smollm2", help="model with the tokenizer for --context_tokens (smollm2)")
+    parser.add_argument("--simulate", type=float, metavar="B", help="add matrices of a judge with this position bias")
     parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
+    options = parser.parse_args(words)
     rows = list(rows_of(options.source, options))
     write_jsonl(options.target, rows)
     print(f"{len(rows)} rows, {sum(len(row['items']) for row in rows)} items")

@@ -293,6 +293,21 @@ def test_sampled_transitivity_of_different_sizes():
     np.testing.assert_allclose(mean, [brute_force(graph, 5) for graph in graphs], rtol=1e-6)
 
 
+def test_a_thousand_subsets_are_those_of_a_search_on_the_host():
+    """Partial and complete graphs of 9, 14 and 20 items in one batch, 5 and 7 items a subset."""
+    rng = np.random.default_rng(6)
+    graphs = [tournaments(rng, 1, size)[0] & (rng.random((size, size)) < share)
+              for size, share in ((9, 1.0), (14, 0.6), (20, 1.0), (20, 0.4))]
+    for k in (5, 7):
+        chosen = np.stack([subsets(len(graph), k, 1000, (1, number)) for number, graph in enumerate(graphs)])
+        mean, n = sampled_transitivity(padded(graphs, 32, fill=False)[0], chosen)
+        assert n.tolist() == [math.comb(9, k), *[1000] * 3]
+        expected = [np.mean([not has_cycle(graph[np.ix_(rows, rows)]) for rows in own[:count]])
+                    for graph, own, count in zip(graphs, chosen, n, strict=True)]
+        np.testing.assert_allclose(mean, expected, rtol=1e-6)
+        assert 0 < expected[2] < expected[3] < 1
+
+
 def test_sampling_error():
     """Appendix I: 385 samples for an error of 0.05, the paper's 394 for 0.0494, 0.031 with 1,000."""
     assert sampling_error(385) < 0.05 < sampling_error(384)

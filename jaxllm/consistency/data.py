@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from jaxllm.generate.rows_job import ID
+from jaxllm.progress import notice
 from jaxllm.text.rows import RowSet, read_rows
 
 _JUDGED: dict[str, Any] = {"id": ID, "context": str, "human": list[Any]}
@@ -105,6 +106,13 @@ def read_matrices(path: str | Path, limit: int | None = None, limit_bad: float =
         UserError: the file cannot be read, or too many rows cannot be used.
     """
     return _read(path, limit, limit_bad, rejected_path, {"p": list[list[Any]]}, _MATRIX, _matrix_problem)
+
+
+def notice_repeated(instances: Sequence[Instance]) -> int:
+    """Counts the items with the text of an earlier item of their instance, and prints a line if there are any."""
+    if repeated := sum(instance.repeated for instance in instances):
+        notice(f"{repeated} items have the text of another item of their instance: their comparison means nothing")
+    return repeated
 
 
 def _read(path, limit, limit_bad, rejected_path, required, optional, problem) -> tuple[list[Instance], RowSet]:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from jaxllm.consistency.config import Config
-from jaxllm.consistency.data import Instance, read_instances, read_matrices
+from jaxllm.consistency.data import Instance, notice_repeated, read_instances, read_matrices
 from jaxllm.consistency.judging import PairJudge, judge_matrices, with_answers
 from jaxllm.consistency.measuring import Settings, confidence_curve, measure
 from jaxllm.consistency.report import findings, instances_to_draw, sections
@@ -84,8 +84,7 @@ def _measured(config: Config, job: Job, instances: Sequence[Instance], rejected:
         _write_rows(job, [{"id": one.id, "n": len(one.items), "violations": []} for one in instances], instances)
     elif config.shuffle is False:
         instances = [replace(instance, positions=None) for instance in instances]
-    if repeated := sum(instance.repeated for instance in instances):
-        notice(f"{repeated} items have the text of another item of their instance: their comparison means nothing")
+    repeated = notice_repeated(instances)
     measures = measure(instances, settings)
     rows = [{"id": instance.id, **row} for instance, row in zip(instances, measures, strict=True)]
     result = {**common, "rejected": len(rejected), "repeated_items": repeated,

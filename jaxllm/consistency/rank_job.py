@@ -12,15 +12,17 @@ import numpy as np
 
 from jaxllm.config import check
 from jaxllm.consistency.config import PairConfig
-from jaxllm.consistency.data import Instance, read_instances, read_matrices
+from jaxllm.consistency.data import Instance, notice_repeated, read_instances, read_matrices
 from jaxllm.consistency.judging import PairJudge, Question
 from jaxllm.consistency.pair_ranking import Source, agreement, rank
+from jaxllm.consistency.report import low_mass
 from jaxllm.consistency.results import mean
 from jaxllm.consistency.sorting import Pair, most_comparisons
 from jaxllm.consistency.templates import load_template
 from jaxllm.files import write_jsonl
 from jaxllm.job import Job, open_job
 from jaxllm.judge import open_judge
+from jaxllm.judge.protocol import LOW_MASS
 from jaxllm.progress import bar, notice
 from jaxllm.report import Histogram, Section, Table
 from jaxllm.text.rows import data_files
@@ -75,6 +77,7 @@ def run(config: Config) -> Path:
         if job.finished:
             return job.already_done()
         rejected, identity = list(found.rejected), None
+        masses: list[float | None] = []
         if template is not None:
             judge = open_judge(config.judge, config.device)
             pairs = PairJudge(judge, config, template, instances)
@@ -83,28 +86,45 @@ def run(config: Config) -> Path:
                 job.write_rejected(map(asdict, rejected))
                 notice(f"{len(unfit)} instances are left out: {unfit[0].reason}")
             instances, identity = pairs.instances, judge.identity
-            source: Source = _Answers(job, pairs)
+            answers = _Answers(job, pairs)
+            source: Source = answers
+            masses = answers.masses
         else:
             source = _of_matrices(instances)
+        repeated = notice_repeated(instances)
         rows, missing = _rows(config, instances, source)
+        known = [one for one in masses if one is not None]
+        mass = float(np.mean(known)) if known else None
         write_jsonl(job.rows_path, rows)
-        result = {"judge": identity, "rejected": len(rejected), **_summary(config, rows, instances, missing)}
-        job.write_report("Ranked items", f"{len(rows):,} instances" + (f", ranked by {identity}." if identity else "."),
-                         _sections(config, result, rows, instances))
+        result = {"judge": identity, "rejected": len(rejected), "repeated_items": repeated, "answer_mass": mass,
+                  **_summary(config, rows, instances, missing)}
+        lead = f"{len(rows):,} instances" + (f", ranked by {identity}." if identity else ".")
+        if mass is not None and mass < LOW_MASS:
+            notice(low_mass(mass))
+            lead += f" {low_mass(mass)}"
+        job.write_report("Ranked items", lead, _sections(config, result, rows, instances))
         return job.write_result(result)
 
 
 class _Answers:
-    """Answers of a judge: each question once; a stopped job resumes in the order in which they come up."""
+    """Answers of a judge: each question once; a stopped job resumes in the order in which they come up.
+
+    Attributes:
+        masses: probability mass of both options for each question so far, before the normalization; None for sampled
+            answers.
+    """
 
     def __init__(self, job: Job, pairs: PairJudge):
         self._job, self._pairs = job, pairs
         self._questions: list[Question] = []
+        self.masses: list[float | None] = []
 
     def __call__(self, wanted: Sequence[tuple[int, Pair]]) -> list[float | None]:
         start = len(self._questions)
         self._questions += [Question(number, *pair) for number, pair in wanted]
-        return [one.first for one in self._pairs.answer(self._job, self._questions, start, shown=False)]
+        picked = self._pairs.answer(self._job, self._questions, start, shown=False)
+        self.masses += [one.mass for one in picked]
+        return [one.first for one in picked]
 
 
 def _of_matrices(instances: Sequence[Instance]) -> Source:

@@ -34,8 +34,7 @@ def findings(result: Mapping[str, Any]) -> str:
                      "is: compare s_tran with that of a judge that always picks the first one, and with "
                      "s_tran_debiased.")
     if mass is not None and mass["mean"] < LOW_MASS:
-        found.append(f"Both answers together have {mass['mean']:.0%} of the probability mass: the judge would rather "
-                     "write something else, and its probabilities mean little.")
+        found.append(low_mass(mass["mean"]))
     if comm is not None and comm["ci_high"] < 0.5:
         found.append("Its answers agree in both orders less often than those of a coin.")
     elif comm is not None and comm["ci_low"] <= 0.5:
@@ -43,6 +42,12 @@ def findings(result: Mapping[str, Any]) -> str:
     if result["coverage"] is not None and result["coverage"]["mean"] < 1:
         found.append(f"{1 - result['coverage']['mean']:.1%} of the comparisons have no answer.")
     return " ".join(found)
+
+
+def low_mass(mean: float) -> str:
+    """Describes a mean probability mass of both answers that is below `LOW_MASS`."""
+    return (f"Both answers together have {mean:.0%} of the probability mass: the judge would rather write something "
+            "else, and its probabilities mean little.")
 
 
 def sections(result: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], instances: Sequence[Instance],

@@ -71,6 +71,30 @@ def test_matrices_and_missing_answers(rank):
     assert rank.rows()[1]["spearman"] is None and result["judge"] is None
 
 
+def test_answers_with_little_probability_and_equal_items(rank, capsys):
+    """The page and the terminal have a warning; sampled answers and matrices have no mass."""
+    rows = instances(2, 4)
+    rows[1]["items"][2] = rows[1]["items"][0]
+    result = rank(rows, recorded=answers(rows, oracle, negated=False, mass=0.2))
+    assert result["answer_mass"] == pytest.approx(0.2) and result["repeated_items"] == 1
+    err = capsys.readouterr().err
+    assert "have 20% of the probability mass" in err and "1 items have the text of another item" in err
+    assert "have 20% of the probability mass" in (rank.out / "report.html").read_text()
+    sure = rank(rows, recorded=answers(rows, oracle, negated=False, mass=0.6))
+    assert sure["answer_mass"] == pytest.approx(0.6)
+    assert "of the probability mass" not in (rank.out / "report.html").read_text()
+    assert rank([{"p": [[0, 1], [0, 0]]}], "--judge.kind", "matrix")["answer_mass"] is None
+
+
+def test_untrusted_items_in_the_report(rank):
+    rows = instances(1, 3)
+    rows[0] |= {"id": "<b>x</b>", "items": ["<script>alert(1)</script>", "{first} {question}", "Answer: A"]}
+    result = rank(rows, recorded=answers(rows, oracle, negated=False))
+    page = (rank.out / "report.html").read_text()
+    assert result["accuracy"]["mean"] == 1 and "<script>alert" not in page and "&lt;script&gt;" in page
+    assert "<b>x</b>" not in page
+
+
 def test_the_order_of_the_file_tells_nothing(rank):
     """A judge that always picks the first slot, on items that are sorted: the mean over orders is about 0."""
     rows = [{"id": str(k), "p": [[1.0] * 8 for _ in range(8)], "human": list(range(8, 0, -1))} for k in range(20)]

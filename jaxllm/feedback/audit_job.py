@@ -10,12 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from jaxllm.feedback.auditing import FILE, Findings, find, informative, save, summarize, suspicious
 from jaxllm.feedback.config import AuditConfig as Config
 from jaxllm.feedback.data import Pairs, read_pairs
+from jaxllm.feedback.findings import Findings, find, informative, suspicious
 from jaxllm.feedback.members import needs_texts, read_members
 from jaxllm.feedback.report import lead, sections
 from jaxllm.feedback.sources import CODES, RULES
+from jaxllm.feedback.stored_audit import FILE, save
+from jaxllm.feedback.summary import summarize
 from jaxllm.feedback.votes import ABSTAIN, bucket_names
 from jaxllm.files import write_jsonl
 from jaxllm.job import open_job

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -15,13 +14,13 @@ import numpy as np
 
 from jaxllm import agreement
 from jaxllm.errors import UserError
-from jaxllm.feedback.auditing import FILE
 from jaxllm.feedback.cleaning_config import Config
 from jaxllm.feedback.data import ANSWERS, decision_of, digest_of, extra_reason
 from jaxllm.feedback.difficulty import difficulties
 from jaxllm.feedback.ledger import Line, cleaned, columns_of, entry, replayed, unpaired
 from jaxllm.feedback.methods import ACTIONS, FLIP, KEEP, METHODS, REMOVE, SOFT, Decision, Inputs, decide
 from jaxllm.feedback.sources import CODES
+from jaxllm.feedback.stored_audit import FILE, load
 from jaxllm.files import JsonlWriter, expanded
 from jaxllm.job import Job, open_job
 from jaxllm.progress import notice
@@ -143,7 +142,7 @@ def _entries(lines: Iterator[Line], decision: Decision, inputs: Inputs) -> Itera
 def _decided(config: Config) -> tuple[Decision, Inputs, dict[str, Any], list[Table]]:
     """Decides what is done; returns that with what it is decided by, contents of result.json, tables of the report."""
     ids, digests, tags = _index(config)
-    audit, about = (None, {}) if config.audit is None else _audit(config.audit, digests)
+    audit, about = (None, {}) if config.audit is None else load(config.audit, digests)
     inputs = Inputs(len(ids), tags, None, audit, about)
     needs = None if config.method == "sac" else METHODS[str(config.method)].needs
     if needs == "ifd" and (config.ifd.model or config.ifd.path):
@@ -180,24 +179,6 @@ def _index(config: Config) -> tuple[list[str], np.ndarray, list[tuple[str, ...]]
         twice = next(name for name, n in collections.Counter(ids).items() if n > 1)
         raise UserError(f"the id {twice!r} occurs twice", config.data.path, "give every row an id of its own")
     return ids, np.array(digests, np.uint64), tags
-
-
-def _audit(folder: str, digests: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Reads the arrays of an audit, and what describes it."""
-    from safetensors import SafetensorError, safe_open
-
-    path = expanded(folder) / FILE
-    if not path.is_file() or not path.with_name("result.json").is_file():
-        raise UserError("there is no finished audit", folder, "give the --out of a finished jaxllm audit")
-    try:
-        with safe_open(path, "np") as file:
-            arrays, about = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()["about"]
-    except SafetensorError as error:
-        raise UserError(f"not a whole file: {error}", path, "run jaxllm audit again") from None
-    if not np.array_equal(arrays["rows"], digests):
-        raise UserError("the audit is of other rows", folder,
-                        "audit the file that is cleaned, with the same data.limit")
-    return arrays, json.loads(about)
 
 
 def _gate(config: Config, decision: Decision, inputs: Inputs) -> dict[str, Any]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jaxllm.feedback.auditing import Findings
 from jaxllm.feedback.config import AuditConfig
 from jaxllm.feedback.data import Pairs
+from jaxllm.feedback.findings import Findings
 from jaxllm.feedback.sources import CODES, RULES, SOURCES
 from jaxllm.report import Bars, Heat, Lines, Section, Table
 from jaxllm.text.audit import ISSUES

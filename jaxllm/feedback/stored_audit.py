@@ -1,0 +1,62 @@
+"""The arrays of an audit in a file: what `jaxllm audit` writes and `jaxllm clean` reads."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxllm.errors import UserError
+from jaxllm.feedback.data import Pairs
+from jaxllm.feedback.findings import Findings
+from jaxllm.feedback.votes import bucket_names
+from jaxllm.files import expanded
+from jaxllm.text.audit import ISSUES
+
+FILE = "committee.safetensors"
+
+
+def save(path: Path, pairs: Pairs, findings: Findings, edges: Sequence[float]) -> None:
+    """Writes the findings as arrays, for `jaxllm clean`."""
+    from safetensors.numpy import save_file
+
+    issue_bits = np.array([sum(1 << number for number, name in enumerate(ISSUES) if name in own)
+                           for own in pairs.issues], np.int32)
+    arrays = {name: np.ascontiguousarray(getattr(findings, name)) for name in
+              ("votes", "scores", "quantile", "margin", "bucket", "weighted", "right", "source", "rule")}
+    domains = list(dict.fromkeys(pairs.domains))
+    arrays |= {"clusters": pairs.clusters.astype(np.int64), "issues": issue_bits, "first": pairs.first,
+               "domain": np.array([domains.index(name) for name in pairs.domains], np.int32),
+               "rows": np.array([int(digest, 16) for digest in pairs.digests], np.uint64)}
+    about = {"members": [member.key for member in findings.voting], "noise": findings.noise, "domains": domains,
+             "buckets": bucket_names(edges)}
+    save_file(arrays, path, {"about": json.dumps(about)})
+
+
+def load(folder: str, digests: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Reads the arrays of an audit, and what describes it: `members`, `noise`, `domains`, `buckets`.
+
+    Args:
+        folder: directory of the audit.
+        digests: digests of the pairs that it must be of, `[N]` uint64.
+
+    Raises:
+        UserError: there is no finished audit, its file is damaged, or it is of other pairs.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    path = expanded(folder) / FILE
+    if not path.is_file() or not path.with_name("result.json").is_file():
+        raise UserError("there is no finished audit", folder, "give the --out of a finished jaxllm audit")
+    try:
+        with safe_open(path, "np") as file:
+            arrays, about = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()["about"]
+    except SafetensorError as error:
+        raise UserError(f"not a whole file: {error}", path, "run jaxllm audit again") from None
+    if not np.array_equal(arrays["rows"], digests):
+        raise UserError("the audit is of other rows", folder,
+                        "audit the file that is cleaned, with the same data.limit")
+    return arrays, json.loads(about)

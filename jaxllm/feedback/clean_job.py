@@ -17,6 +17,7 @@ from jaxllm.errors import UserError
 from jaxllm.feedback.cleaning_config import Config
 from jaxllm.feedback.data import ANSWERS, decision_of, digest_of, extra_reason
 from jaxllm.feedback.difficulty import difficulties
+from jaxllm.feedback.gate import pass_flips, warn_of_soft_labels
 from jaxllm.feedback.ledger import Line, cleaned, columns_of, entry, replayed, unpaired
 from jaxllm.feedback.methods import ACTIONS, FLIP, KEEP, METHODS, REMOVE, SOFT, Decision, Inputs, decide
 from jaxllm.feedback.sources import CODES
@@ -33,9 +34,6 @@ __all__ = ["Config", "run"]
 
 LEDGER, CLEANED, UNPAIRED_FILE = "ledger.jsonl", "cleaned.jsonl", "cleaned_unpaired.jsonl"
 _BOOLEANS = {"true": True, "false": False, "1": True, "0": False}
-# Flips with an estimated precision below this are refused.
-GATE = 0.5
-_REFUSED = "; the flip is refused: its estimated precision is {}"
 
 
 def run(config: Config) -> Path:
@@ -148,16 +146,21 @@ def _decided(config: Config) -> tuple[Decision, Inputs, dict[str, Any], list[Tab
     if needs == "ifd" and (config.ifd.model or config.ifd.path):
         inputs = replace(inputs, ifd=difficulties(config, ids))
     decision = decide(config, inputs)
-    gate = _gate(config, decision, inputs)
+    warn_of_soft_labels(config, decision)
+    gate, steps = pass_flips(config, decision, inputs)
     if config.drop and audit is not None:
         bits = sum(1 << number for number, name in enumerate(ISSUES) if name in config.drop)
         decision.set((audit["issues"] & bits) > 0, REMOVE, f"dropped: {', '.join(config.drop)}")
     if config.answers is not None:
         _apply_answers(config.answers, ids, decision)
-    result: dict[str, Any] = {"method": config.method, "gate": gate,
+    result: dict[str, Any] = {"method": config.method, "gate": gate, "flips": steps,
                               "rules": {decision.rules[number]: int(n) for number, n in zip(
                                   *np.unique(decision.rule, return_counts=True), strict=True)}}
     tables = [Table(["rule", "pairs"], [[rule, n] for rule, n in result["rules"].items()])]
+    if steps:
+        tables.append(Table(["rule that flips", "step", "flips", "estimated precision", "refused"], [
+            [own["rule"], own["step"] or "", own["flips"], own["estimated_precision"], "yes" if own["refused"] else ""]
+            for own in steps], "Flips"))
     if audit is not None:
         result["by_bucket"] = _by(decision, audit["bucket"], [*about["buckets"], "without votes"])
         result["by_domain"] = _by(decision, audit["domain"], about["domains"])
@@ -179,43 +182,6 @@ def _index(config: Config) -> tuple[list[str], np.ndarray, list[tuple[str, ...]]
         twice = next(name for name, n in collections.Counter(ids).items() if n > 1)
         raise UserError(f"the id {twice!r} occurs twice", config.data.path, "give every row an id of its own")
     return ids, np.array(digests, np.uint64), tags
-
-
-def _gate(config: Config, decision: Decision, inputs: Inputs) -> dict[str, Any]:
-    """Refuses flips of which more than half would be wrong, by the calibrated committee, rule by rule."""
-    flips = decision.action == FLIP
-    gate: dict[str, Any] = {"flips": int(flips.sum()), "estimated_precision": None, "refused": False}
-    turned = int(((decision.action == SOFT) & (decision.value < 0.5)).sum())
-    if turned and not str(config.method).endswith("calibrated"):
-        notice(f"warning: {turned:,} labels have a probability below one half by the share of votes, which turns them "
-               "around in training, without a check of the committee; soft_calibrated takes calibrated probabilities")
-    if not flips.any():
-        return gate
-    wrong = None if inputs.audit is None else 1 - inputs.audit["right"]
-    gate["estimated_precision"] = None if wrong is None else float(wrong[flips].mean())
-    gate["doubtful"] = None if wrong is None else int((wrong[flips] < GATE).sum())
-    for number in np.unique(decision.rule[flips]):
-        own = flips & (decision.rule == number)
-        precision = None if wrong is None else float(wrong[own].mean())
-        if precision is not None and precision >= GATE:
-            continue
-        known = "not known without an audit" if precision is None else f"{precision:.2f}"
-        if config.force:
-            notice(f"warning: {own.sum():,} labels are flipped by --force, and the estimated precision is {known}: "
-                   "most of these labels may have been right")
-            continue
-        gate["refused"] = True
-        notice(f"{own.sum():,} flips are refused, and the rows stay as they are: the estimated precision is {known}, "
-               f"and below {GATE:g} a flip spoils more labels than it mends. Remove the rows instead "
-               f"({_removing(config)}), or force the flips with --force true.")
-        decision.set(own, KEEP, decision.rules[number] + _REFUSED.format(known))
-    return gate
-
-
-def _removing(config: Config) -> str:
-    if config.method == "sac":
-        return "--actions.mislabeled remove"
-    return f"--method {str(config.method)[:-2]}_r" if str(config.method).endswith("_f") else "--action remove"
 
 
 def _apply_answers(path: str, ids: Sequence[str], decision: Decision) -> None:

@@ -18,7 +18,7 @@ from jaxllm.model import Model, model_tokenizer
 from jaxllm.models import load_spec
 from jaxllm.report import Section, Table, head
 from jaxllm.report.page import show
-from jaxllm.text.audit import ISSUES, Audit, audit_overlap, audit_rows
+from jaxllm.text.audit import ISSUES, NEAR, Audit, audit_overlap, audit_rows
 from jaxllm.text.encoding import encode_all, encode_completion, encode_pair, encode_reward_pair, encode_text
 from jaxllm.text.forms import FORMS
 from jaxllm.text.preferences import PreferenceRows, read_forms
@@ -40,7 +40,9 @@ class Config:
             lines above which training stops.
         out: directory for result.json, report.html, report.md and rows.jsonl (the issues of every line that has any);
             null writes nothing.
-        compare: second data file, such as the test set; rows that have one of its prompts are counted.
+        compare: second data file, such as the test set; rows that have one of its prompts, or nearly, are counted.
+        near_duplicates: least similarity of near-duplicates, from 0.5 to 1: the part of their runs of three words that
+            they share, in the prompt and in each answer, without case and punctuation; null searches none.
         model: checkpoint with the tokenizer for lengths in tokens; null counts words only.
         max_length: the most tokens of a text in training; null is the model's context window.
         max_prompt_length: the most tokens of a prompt in training, which is cut at its start; null cuts none.
@@ -51,6 +53,7 @@ class Config:
     data: DataConfig
     out: Path | None = None
     compare: str | None = None
+    near_duplicates: float | None = NEAR
     model: str | None = None
     max_length: int | None = None
     max_prompt_length: int | None = None
@@ -62,6 +65,8 @@ class Config:
             value = getattr(self, key)
             check(value is None or value >= 2, key, f"must be 2 or more, got {value}")
             check(value is None or self.model is not None, key, "lengths are in tokens of a model", "give --model too")
+        check(self.near_duplicates is None or 0.5 <= self.near_duplicates <= 1, "near_duplicates",
+              f"must be from 0.5 to 1, or null, got {self.near_duplicates}")
         check_seed(self.seed)
 
 
@@ -96,7 +101,7 @@ def audit(config: Config) -> Audit:
         UserError: a file or the model is missing or cannot be read.
     """
     read = read_forms(config.data.path, limit=config.data.limit)
-    found = audit_rows(read, config.seed)
+    found = audit_rows(read, config.seed, config.near_duplicates)
     if config.compare is not None:
         audit_overlap(found, config.compare)
     if config.model is not None:

@@ -45,7 +45,8 @@ def run(config: Config) -> Path:
                 job.pin_file(name, data_files(path))
         if job.finished:
             return job.already_done()
-        pairs = read_pairs(data.path, data.limit, data.limit_bad, job.rejected_path, needs_texts(config), config.seed)
+        pairs = read_pairs(data.path, data.limit, data.limit_bad, job.rejected_path, needs_texts(config), config.seed,
+                           config.near_duplicates)
         if config.compare is not None:
             audit_overlap(pairs.audit, config.compare)
         if pairs.rejected:

@@ -26,7 +26,6 @@ from jaxllm.files import JsonlWriter, expanded
 from jaxllm.job import Job, open_job
 from jaxllm.progress import notice
 from jaxllm.report import Section, Table
-from jaxllm.text.audit import ISSUES
 from jaxllm.text.preferences import iter_forms
 from jaxllm.text.rows import Rejected, as_text, check_share, data_files, iter_rows
 
@@ -149,7 +148,7 @@ def _decided(config: Config) -> tuple[Decision, Inputs, dict[str, Any], list[Tab
     warn_of_soft_labels(config, decision)
     gate, steps = pass_flips(config, decision, inputs)
     if config.drop and audit is not None:
-        bits = sum(1 << number for number, name in enumerate(ISSUES) if name in config.drop)
+        bits = sum(1 << number for number, name in enumerate(about["issues"]) if name in config.drop)
         decision.set((audit["issues"] & bits) > 0, REMOVE, f"dropped: {', '.join(config.drop)}")
     if config.answers is not None:
         _apply_answers(config.answers, ids, decision)

@@ -17,7 +17,7 @@ Method = Literal[
 
 
 # Issues that an audit finds in pairs.
-DROPPED = ("duplicate", "contradiction", "both", "contained", "roles", "overlap")
+DROPPED = ("duplicate", "near_duplicate", "contradiction", "both", "contained", "roles", "overlap", "near_overlap")
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from jaxllm.feedback.calibration import FOLDS, NOISE
 from jaxllm.feedback.sources import SourceConfig
 from jaxllm.feedback.votes import EDGES
 from jaxllm.judge import JudgeConfig
+from jaxllm.text.audit import NEAR
 
 Kind = Literal["reward", "dpo", "judge", "scores", "head", "words"]
 
@@ -126,7 +127,8 @@ class AuditConfig:
         committee: the committee.
         out: directory for the results, which jaxllm clean reads.
         sources: thresholds of the sources of unreliability.
-        compare: second data file, such as the test set; rows that have one of its prompts are counted.
+        compare: second data file, such as the test set; rows that have one of its prompts, or nearly, are counted.
+        near_duplicates: least similarity of near-duplicates, as for jaxllm check; null searches none.
         review: number of the most informative pairs to write into review.jsonl, for people to answer.
         suspicious: number of pairs that the report lists.
         folds: folds of members that are trained on the labels, and of the calibration.
@@ -141,6 +143,7 @@ class AuditConfig:
     out: Path
     sources: SourceConfig = field(default_factory=SourceConfig)
     compare: str | None = None
+    near_duplicates: float | None = NEAR
     review: int = 0
     suspicious: int = 50
     folds: int = FOLDS
@@ -154,4 +157,6 @@ class AuditConfig:
             check(getattr(self, name) >= 0, name, f"must be 0 or more, got {getattr(self, name)}")
         check(self.folds >= 2, "folds", f"must be 2 or more, got {self.folds}")
         check(self.batch_size >= 1, "batch_size", f"must be 1 or more, got {self.batch_size}")
+        check(self.near_duplicates is None or 0.5 <= self.near_duplicates <= 1, "near_duplicates",
+              f"must be from 0.5 to 1, or null, got {self.near_duplicates}")
         check_seed(self.seed)

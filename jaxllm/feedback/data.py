@@ -22,7 +22,7 @@ from jaxllm.errors import UserError
 from jaxllm.feedback.votes import ABSTAIN, consistent_votes, votes_of_scores
 from jaxllm.files import write_jsonl
 from jaxllm.progress import notice
-from jaxllm.text.audit import Audit, Auditor
+from jaxllm.text.audit import NEAR, Audit, Auditor
 from jaxllm.text.forms import PairRow
 from jaxllm.text.preferences import iter_forms
 from jaxllm.text.rows import Rejected, Row, as_text, check_share, iter_rows
@@ -87,7 +87,8 @@ class Pairs:
 
 
 def read_pairs(path: str | Path, limit: int | None = None, limit_bad: float = 0.1,
-               rejected_path: str | Path | None = None, texts: bool = False, seed: int = 0) -> Pairs:
+               rejected_path: str | Path | None = None, texts: bool = False, seed: int = 0,
+               near: float | None = NEAR) -> Pairs:
     """Reads preference pairs, and checks them as `jaxllm check` does.
 
     Args:
@@ -96,11 +97,12 @@ def read_pairs(path: str | Path, limit: int | None = None, limit_bad: float = 0.
         rejected_path: file for lines that cannot be used.
         texts: keep the texts.
         seed: seed of intervals.
+        near: least similarity of near-duplicates; None searches none.
 
     Raises:
         UserError: the file cannot be read, an id occurs twice, or too many lines cannot be used.
     """
-    auditor, rejected = Auditor("paired"), []
+    auditor, rejected = Auditor("paired", near), []
     ids, digests, domains, people, tags, lines = [], [], [], [], [], []
     rows: list[PairRow] = []
     forms: collections.Counter[str] = collections.Counter()

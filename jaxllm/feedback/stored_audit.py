@@ -32,12 +32,12 @@ def save(path: Path, pairs: Pairs, findings: Findings, edges: Sequence[float]) -
                "domain": np.array([domains.index(name) for name in pairs.domains], np.int32),
                "rows": np.array([int(digest, 16) for digest in pairs.digests], np.uint64)}
     about = {"members": [member.key for member in findings.voting], "noise": findings.noise, "domains": domains,
-             "buckets": bucket_names(edges)}
+             "buckets": bucket_names(edges), "issues": list(ISSUES)}
     save_file(arrays, path, {"about": json.dumps(about)})
 
 
 def load(folder: str, digests: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Reads the arrays of an audit, and what describes it: `members`, `noise`, `domains`, `buckets`.
+    """Reads the arrays of an audit, and what describes it: `members`, `noise`, `domains`, `buckets`, `issues`.
 
     Args:
         folder: directory of the audit.

@@ -20,6 +20,7 @@ import numpy as np
 from jaxllm.errors import UserError
 from jaxllm.statistics import clustered
 from jaxllm.text.forms import ORDERED, AnyRow, ClassifyRow, Kind, PairRow, Text, UnpairedRow, form_of, rows_of
+from jaxllm.text.near_duplicates import NearDuplicates
 from jaxllm.text.preferences import COLUMNS, PreferenceRows, normalized, prompt_of
 from jaxllm.text.rows import Rejected, Row, iter_rows
 
@@ -27,11 +28,13 @@ from jaxllm.text.rows import Rejected, Row, iter_rows
 ISSUES = {
     "rejected": "rejected lines",
     "duplicate": "duplicates of an earlier row",
+    "near_duplicate": "near-duplicates of an earlier row",
     "contradiction": "contradictions: the same rows with opposite labels",
     "both": "answers that are chosen in one row and rejected in another",
     "contained": "pairs of which one answer contains the other",
     "roles": "prompts in which a role repeats",
     "overlap": "rows with a prompt of the compared file",
+    "near_overlap": "rows with nearly a prompt of the compared file",
     "control": "rows that spell control tokens, which are read as ordinary text",
     "too_long": "rows that are dropped for their length",
     "cut": "rows with a completion or prompt that is cut",
@@ -39,6 +42,10 @@ ISSUES = {
 }
 
 
+# Least similarity of near-duplicates.
+NEAR = 0.8
+# Texts of a row that near-duplicates have alike: prompt, answers, label.
+_PARTS: dict[Kind, int] = {"paired": 3, "classify": 2, "unpaired": 3, "sft": 3}
 # Columns of numbers and the value that means none.
 _PLAIN = {"weight": 1.0, "label_probability": 1.0, "margin": 0.0}
 
@@ -53,6 +60,7 @@ class Audit:
         ids: ids of usable lines.
         lines: line of each row.
         prompts: digest of each row's prompt, 0 without one.
+        near: the rows as near-duplicates are found in them, the prompt first; None if they are not searched.
     """
 
     result: dict[str, Any]
@@ -60,6 +68,7 @@ class Audit:
     issues: dict[int, list[tuple[str, str]]] = field(default_factory=lambda: collections.defaultdict(list))
     lines: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     prompts: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint64))
+    near: NearDuplicates | None = None
 
     def add(self, line: int, issue: str, reason: str) -> None:
         """Adds an issue of a line, once."""
@@ -72,14 +81,15 @@ class Audit:
         return {issue: found[issue] for issue in ISSUES if found[issue]}
 
 
-def audit_rows(read: PreferenceRows, seed: int = 0) -> Audit:
+def audit_rows(read: PreferenceRows, seed: int = 0, near: float | None = NEAR) -> Audit:
     """Audits rows of one kind; see `Auditor`.
 
     Args:
         read: rows of one kind.
         seed: seed of the intervals.
+        near: as for `Auditor`.
     """
-    auditor = Auditor(read.kind)
+    auditor = Auditor(read.kind, near)
     for line, row in zip(read.lines, read.rows, strict=True):
         auditor.add(line, row)
     return auditor.finish(read.rejected, read.forms, read.ties, read.unscored, seed)
@@ -93,11 +103,12 @@ class Auditor:
 
     Args:
         kind: kind of the rows.
+        near: least similarity of near-duplicates (see `near_duplicates`); None searches none.
     """
 
-    def __init__(self, kind: Kind):
-        self.kind = kind
-        self._audit = Audit({}, {})
+    def __init__(self, kind: Kind, near: float | None = NEAR):
+        self.kind, self._threshold = kind, near
+        self._audit = Audit({}, {}, near=None if near is None else NearDuplicates(_PARTS[kind]))
         self._lines = array("q")
         # Digests of the prompt and of two columns, such that a contradicting row has the latter exchanged (pairs) or
         # another second one.
@@ -133,8 +144,10 @@ class Auditor:
     def add(self, line: int, row: AnyRow) -> None:
         """Adds a row."""
         self._audit.ids[line] = row.id
+        parts: tuple[str, ...]
         self._lines.append(line)
-        self._prompts.append(digest_of(prompt_of(row)))
+        prompt = prompt_of(row)
+        self._prompts.append(digest_of(prompt))
         for name, default in _PLAIN.items():
             self._columns[name] += getattr(row, name, default) != default
         turns = getattr(row, "prompt", None)
@@ -143,12 +156,12 @@ class Auditor:
             self._audit.add(line, "roles", "a role repeats")
         if isinstance(row, PairRow):
             chosen, rejected = normalized(row.chosen), normalized(row.rejected)
-            digests = digest_of(chosen), digest_of(rejected)
+            digests, parts = (digest_of(chosen), digest_of(rejected)), (prompt, chosen, rejected)
             if chosen in rejected or rejected in chosen:
                 self._audit.add(line, "contained", "one answer contains the other")
             self._words.extend((words(row.chosen), words(row.rejected)))
         elif isinstance(row, ClassifyRow):
-            digests = 0, digest_of(f"{type(row.label).__name__} {row.label}")
+            digests, parts = (0, digest_of(f"{type(row.label).__name__} {row.label}")), (prompt, str(row.label))
             text = row.text if isinstance(row.text, str) else " ".join(turn["content"] for turn in row.text)
             self._groups[str(row.label)].append(words(text) + words(row.pair or ""))
             self._label_types.add("name" if isinstance(row.label, str) else "number")
@@ -159,9 +172,12 @@ class Auditor:
             elif row.prompt is None:
                 name = "texts" if isinstance(row.completion, str) else "conversations"
             self._groups[name].append(words(row.completion))
-            digests = digest_of(normalized(row.completion)), int(getattr(row, "label", 0))
+            completion, label = normalized(row.completion), int(getattr(row, "label", 0))
+            digests, parts = (digest_of(completion), label), (prompt, completion, str(label))
         self._first.append(digests[0])
         self._second.append(digests[1])
+        if self._audit.near is not None:
+            self._audit.near.add(parts)
 
     def finish(self, rejected: Sequence[Rejected], forms: Mapping[str, int], ties: int = 0, unscored: int = 0,
                seed: int = 0) -> Audit:
@@ -180,7 +196,7 @@ class Auditor:
         for row in rejected:
             audit.add(row.line, "rejected", row.reason)
         self._count_prompts(lines)
-        self._find_equal(lines)
+        self._find_near(lines, self._find_equal(lines))
         if self.kind == "paired":
             self._find_both(lines)
             self._measure_lengths(seed)
@@ -208,8 +224,8 @@ class Auditor:
             "lines_without": int((pairs[0] == 0).sum())}
         self._audit.result["columns"] = {name: n for name, n in self._columns.items() if n}
 
-    def _find_equal(self, lines: np.ndarray) -> None:
-        """Finds duplicates and contradictions."""
+    def _find_equal(self, lines: np.ndarray) -> np.ndarray:
+        """Finds duplicates and contradictions; returns the first row of each group of equal ones."""
         first, second = self.answers.T
         keys = np.stack([self.prompts, first, second], 1)
         groups, starts, group = _grouped(keys)
@@ -233,6 +249,21 @@ class Auditor:
             found = known[both[len(groups):]]
             for i in np.flatnonzero((found >= 0) & (found != group)):
                 self._audit.add(int(lines[i]), "contradiction", f"contradicts line {earliest[found[i]]}")
+        return starts
+
+    def _find_near(self, lines: np.ndarray, distinct: np.ndarray) -> None:
+        """Finds near-duplicates among the rows that are no duplicates."""
+        if self._audit.near is None or self._threshold is None:
+            return
+        used = np.zeros(len(lines), bool)
+        used[distinct] = True
+        earlier, similarity = self._audit.near.find(self._threshold, lines, used)
+        found = np.flatnonzero(earlier >= 0)
+        for i in found.tolist():
+            self._audit.add(int(lines[i]), "near_duplicate",
+                            f"near-duplicate of line {lines[earlier[i]]} (similarity {similarity[i]:.2f})")
+        self._audit.result["near_duplicates"] = {"threshold": self._threshold, "rows": len(found),
+                                                 "of_equal_words": int((similarity[found] == 1).sum())}
 
     def _find_both(self, lines: np.ndarray) -> None:
         """Finds answers that are chosen in a line and rejected in another one.
@@ -285,10 +316,14 @@ def audit_overlap(audit: Audit, other: str | Path) -> None:
         UserError: there is no such file, or it cannot be read.
     """
     prompts, lines, name = set(), 0, Path(other).name
+    theirs = NearDuplicates(1)
     for item in iter_rows(other, {}, COLUMNS):
         if isinstance(item, Row):
             found = _prompts_in(item.fields)
-            prompts |= set(map(digest_of, found))
+            for text in found - {""}:
+                if (digest := digest_of(text)) not in prompts:
+                    prompts.add(digest)
+                    theirs.add([text])
             lines += bool(found)
     common: collections.Counter[int] = collections.Counter()
     for line, prompt in zip(audit.lines.tolist(), audit.prompts.tolist(), strict=True):
@@ -297,6 +332,17 @@ def audit_overlap(audit: Audit, other: str | Path) -> None:
             audit.add(line, "overlap", f"its prompt is in {name} too")
     audit.result["overlap"] = {"file": name, "lines_there": lines, "prompts": len(common),
                                "rows": sum(common.values())}
+    if audit.near is not None:
+        threshold = audit.result["near_duplicates"]["threshold"]
+        before = len(theirs)
+        theirs.extend(audit.near.part(0))
+        sides = np.arange(len(theirs)) >= before  # rows of one side are not compared
+        earlier, similarity = theirs.find(threshold, sides, np.ones(len(theirs), bool))
+        new = (earlier[before:] >= 0) & ~np.isin(audit.prompts, np.fromiter(prompts, np.uint64, len(prompts)))
+        for i in np.flatnonzero(new).tolist():
+            audit.add(int(audit.lines[i]), "near_overlap",
+                      f"its prompt is nearly one of {name} (similarity {similarity[before + i]:.2f})")
+        audit.result["near_duplicates"]["overlap"] = int(new.sum())
 
 
 def digest_of(text: str) -> int:

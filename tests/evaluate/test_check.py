@@ -11,6 +11,7 @@ import pytest
 from jaxllm.assets import asset_path
 from jaxllm.cli import main
 from jaxllm.config import DataConfig
+from jaxllm.errors import UserError
 from jaxllm.evaluate.check_job import Config, audit
 
 SECRET = "zyzzyva"  # in every text of the rows below
@@ -124,6 +125,40 @@ def test_prompts_of_another_file(tmp_path):
     assert found.result["overlap"] == {"file": "test.jsonl", "lines_there": 2, "prompts": 2, "rows": 3}
     assert lines_with(found, "overlap") == [1, 2, 3]
     assert check(test, compare=path).result["overlap"]["prompts"] == 1
+
+
+def test_near_duplicates_and_prompts_that_are_nearly_those_of_another_file(tmp_path):
+    text = lambda start: f"{start} is a question about the river, the town and the bridge"
+    own = lambda number, prompt, **more: {"id": f"x{number}", **pair(prompt, "yes it does", "no not at all"), **more}
+    path = write(tmp_path / "rows.jsonl", own(1, text("this")), own(2, text("This").replace(",", " -").upper()),
+                 own(3, text("this") + " there"), own(4, text("this"), chosen=TEXT("no not at all"),
+                                                      rejected=TEXT("yes it does")),
+                 own(5, "another question entirely"), own(6, text("this")))
+    found = check(path)
+    assert lines_with(found, "near_duplicate") == [2, 3] and lines_with(found, "duplicate") == [6]
+    assert found.issues[2] == [("near_duplicate", "near-duplicate of line 1 (similarity 1.00)")]
+    assert found.issues[3] == [("near_duplicate", "near-duplicate of line 1 (similarity 0.92)")]
+    assert found.result["near_duplicates"] == {"threshold": 0.8, "rows": 2, "of_equal_words": 1}
+    assert found.result["issues"]["near_duplicate"] == 2
+    assert lines_with(check(path, near_duplicates=0.95), "near_duplicate") == [2]
+    none = check(path, near_duplicates=None)
+    assert lines_with(none, "near_duplicate") == [] and "near_duplicates" not in none.result
+    other = write(tmp_path / "test.jsonl", {"prompt": TEXT(text("this") + ".")}, {"prompt": TEXT("something else")})
+    found = check(path, compare=other)
+    assert lines_with(found, "near_overlap") == [1, 2, 3, 4, 6] and lines_with(found, "overlap") == []
+    assert found.result["near_duplicates"]["overlap"] == 5
+    assert lines_with(check(path, compare=path), "near_overlap") == []  # the same prompts are an overlap
+    with pytest.raises(UserError, match="near_duplicates"):
+        check(path, near_duplicates=0.3)
+
+
+def test_equal_texts_with_other_labels_are_no_near_duplicates(tmp_path):
+    row = lambda mark, **label: {"text": TEXT("a text of some words") + mark, **label}
+    assert lines_with(check(write(tmp_path / "a.jsonl", row("", label=0), row(".", label=1), row("!", label=0))),
+                      "near_duplicate") == [3]
+    answer = lambda mark, label: {"prompt": TEXT(1), "completion": TEXT("a text of some words") + mark, "label": label}
+    assert lines_with(check(write(tmp_path / "b.jsonl", answer("", True), answer(".", False), answer("!", True))),
+                      "near_duplicate") == [3]
 
 
 def test_lengths_in_tokens(tmp_path):

@@ -194,6 +194,14 @@ def test_issues_of_the_data_check_are_dropped(tmp_path):
     assert "r3" not in {row["id"] for row in read(tmp_path / "none" / "cleaned.jsonl")}
 
 
+def test_near_duplicates_are_dropped_where_that_is_wanted(tmp_path):
+    rows = pairs(40)
+    rows[3] = {name: f"{text.upper()} !" for name, text in rows[2].items()} | {"id": "r3"}
+    assert audit(tmp_path, rows, wide(scores(wrong=())))["data"]["near_duplicates"]["rows"] == 1
+    assert clean(tmp_path, "none", drop='["near_duplicate"]')["actions"]["remove"] == 1
+    assert "r3" not in {row["id"] for row in read(tmp_path / "none" / "cleaned.jsonl")}
+
+
 def test_detection_counts_what_is_flipped_or_removed(tmp_path):
     audit(tmp_path, pairs(40), wide(scores(wrong=(1, 5, 6))))
     truth = tmp_path / "truth.csv"

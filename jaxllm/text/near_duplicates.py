@@ -1,0 +1,225 @@
+"""Near-duplicates: rows with nearly the same words, without regard to case, blanks and punctuation.
+
+A part of a row, such as its prompt, is the set of its runs of three words. Two rows are near-duplicates if the Jaccard
+similarity |A and B| / |A or B| of each part is a threshold or more. Rows are compared that share a band of minimal
+hashes over all their parts (locality-sensitive hashing): the work grows with the number of rows, not with its square. A
+part of more than `SKETCH` runs is represented by those with the smallest hashes, and the similarity is an
+estimate (bottom-k sketch); it is exact for shorter parts.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import itertools
+import re
+from array import array
+from collections.abc import Sequence
+
+import numpy as np
+
+# Words; characters of scripts without blanks are words of their own; signs of arithmetic distinguish formulas.
+_WORD = re.compile(r"[\u0e00-\u0e7f\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]|"
+                   r"[^\W\u0e00-\u0e7f\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]+|[+*/<>=^%]")
+RUN = 3
+SKETCH = 96
+BANDS = 16
+# A row is compared with the first rows that have the same band and the one before it, and with those in all that share
+# most bands with it.
+FIRST, MOST = 3, 6
+_BLOCK = 2048  # rows that are hashed together
+_PAIRS = 20_000  # pairs of rows that are compared together
+_MIXERS = np.random.default_rng(20_241_001).integers(1, 2 ** 63, (3, BANDS, 16), dtype=np.uint64) | np.uint64(1)
+
+
+class NearDuplicates:
+    """Collects rows, and finds those that are nearly equal to another one.
+
+    Args:
+        parts: number of texts in a row.
+    """
+
+    def __init__(self, parts: int):
+        self.parts = parts
+        self._hashes, self._sizes = array("I"), array("H")  # of the sketches, part after part
+        self._waiting: list[list[str]] = []
+        self._rows = 0
+
+    def __len__(self) -> int:
+        return self._rows
+
+    def add(self, texts: Sequence[str]) -> None:
+        """Adds a row of `parts` texts without case (`casefold`)."""
+        self._rows += 1
+        self._waiting.extend(_WORD.findall(text) or [text] * bool(text) for text in texts)
+        if len(self._waiting) >= _BLOCK * self.parts:
+            self._sketch()
+
+    def part(self, number: int) -> NearDuplicates:
+        """Returns one part of all rows, as rows of their own."""
+        self._sketch()
+        hashes, sizes, ends = self._stored()
+        one = NearDuplicates(1)
+        own = ends[number::self.parts], sizes[number::self.parts]
+        one._hashes.frombytes((_keys(hashes, own[0] - own[1], own[1])).astype(np.uint32).tobytes())
+        one._sizes.frombytes(own[1].astype(np.uint16).tobytes())
+        one._rows = len(self)
+        return one
+
+    def extend(self, other: NearDuplicates) -> None:
+        """Adds the rows of another collection after these."""
+        self._sketch()
+        other._sketch()
+        self._hashes.extend(other._hashes)
+        self._sizes.extend(other._sizes)
+        self._rows += len(other)
+
+    def _sketch(self) -> None:
+        """Hashes the waiting rows into sketches."""
+        words, self._waiting = self._waiting, []
+        counts = np.array([len(own) for own in words], np.int64)
+        if not len(counts):
+            return
+        hashes = np.fromiter(map(_hash, itertools.chain.from_iterable(words)), np.uint64, int(counts.sum()))
+        # Runs start at each word that has enough words after it; a shorter text is one run.
+        owner = np.repeat(np.arange(len(counts)), counts)
+        place = np.arange(len(hashes)) - np.repeat(np.cumsum(counts) - counts, counts)
+        run = np.zeros(len(hashes), np.uint64)
+        for step in range(RUN):
+            rest = np.zeros(len(hashes), np.uint64)
+            rest[:len(hashes) - step] = hashes[step:]
+            run = _mix(run + np.where(place + step < counts[owner], rest, np.uint64(0)))
+        starts = (place == 0) | (place + RUN <= counts[owner])
+        keys = np.sort((owner[starts].astype(np.uint64) << np.uint64(32)) | (run[starts] >> np.uint64(32)))
+        keys = keys[_starts(keys) == np.arange(len(keys))]  # each run once
+        owner = (keys >> np.uint64(32)).astype(np.int64)
+        sizes = np.bincount(owner, minlength=len(counts))
+        smallest = np.arange(len(keys)) - np.repeat(np.cumsum(sizes) - sizes, sizes) < SKETCH
+        self._hashes.frombytes(keys[smallest].astype(np.uint32).tobytes())
+        self._sizes.frombytes(np.minimum(sizes, SKETCH).astype(np.uint16).tobytes())
+
+    def find(self, threshold: float, lines: np.ndarray, used: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Finds for each row an earlier one that is nearly equal.
+
+        Args:
+            threshold: least Jaccard similarity of every part, above 0 and at most 1.
+            lines: line of each row, `[N]`, ascending; rows of one line are not compared.
+            used: rows that are compared, `[N]` bool.
+
+        Returns:
+            Number of the earlier row, -1 without one, and the least similarity of a part, both `[N]`.
+        """
+        earlier, similarity = np.full(len(self), -1), np.zeros(len(self))
+        first, second = self._candidates(threshold, lines, used)
+        for start in reversed(range(0, len(first), _PAIRS)):  # the earliest row is written last
+            a, b = first[start:start + _PAIRS], second[start:start + _PAIRS]
+            found = self._similarities(a, b)
+            near = np.flatnonzero(found >= threshold - 1e-9)[::-1]
+            earlier[b[near]], similarity[b[near]] = a[near], found[near]
+        return earlier, similarity
+
+    def _candidates(self, threshold: float, lines: np.ndarray, used: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Lists pairs of rows that share a band, the earlier row first, in the order of the earlier rows."""
+        bands = self._bands(_width(threshold))
+        rows = np.flatnonzero(used & (bands != 0).any(1))
+        pairs = [np.zeros(0, np.uint64)]
+        for band in range(BANDS):
+            order = rows[np.argsort(bands[rows, band], kind="stable")]
+            keys = bands[order, band]
+            start = _starts(keys)
+            place = np.arange(len(keys)) - start
+            for offset in range(FIRST + 1):
+                own = np.flatnonzero(place > offset)
+                other = start[own] + offset if offset < FIRST else own - 1
+                first, second = order[other], order[own]
+                apart = lines[first] != lines[second]
+                pairs.append((second[apart].astype(np.uint64) << np.uint64(32)) | first[apart].astype(np.uint64))
+        both, shared = np.unique(np.concatenate(pairs), return_counts=True)
+        second, first = (both >> np.uint64(32)).astype(np.int64), (both & np.uint64(2 ** 32 - 1)).astype(np.int64)
+        order = np.lexsort((first, -shared, second))
+        first, second = first[order], second[order]
+        most = np.flatnonzero(np.arange(len(second)) - _starts(second) < MOST)
+        most = most[np.argsort(first[most], kind="stable")]
+        return first[most], second[most]
+
+    def _bands(self, width: int) -> np.ndarray:
+        """Hashes the minimal hashes of each row into bands, `[N, BANDS]` uint64; 0 for rows without words."""
+        self._sketch()
+        hashes, sizes, ends = self._stored()
+        found = np.zeros((len(self), BANDS), np.uint64)
+        tags = _mix(np.arange(1, self.parts + 1, dtype=np.uint64))
+        per_row = sizes.reshape(-1, self.parts)
+        for start in range(0, len(self), _BLOCK):
+            stop = min(start + _BLOCK, len(self))
+            low, high = (ends[(n * self.parts) - 1] if n else 0 for n in (start, stop))
+            own, counts = hashes[low:high].astype(np.uint64), per_row[start:stop]
+            own = _mix(own ^ np.repeat(np.tile(tags, stop - start), counts.reshape(-1)))
+            total = counts.sum(1)
+            filled = np.flatnonzero(total)
+            if not len(filled):
+                continue
+            begins = (np.cumsum(total) - total)[filled]
+            for band in range(BANDS):
+                key = np.zeros(len(filled), np.uint64)
+                for place in range(width):
+                    smallest = np.minimum.reduceat((own ^ _MIXERS[0, band, place]) * _MIXERS[1, band, place], begins)
+                    key = _mix(key + smallest)
+                found[start + filled, band] = key | np.uint64(1)
+        return found
+
+    def _stored(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        sizes = np.frombuffer(self._sizes, np.uint16).astype(np.int64)
+        return np.frombuffer(self._hashes, np.uint32), sizes, np.cumsum(sizes)
+
+    def _similarities(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        """Computes the least similarity of a part of each pair of rows; two empty parts are equal."""
+        hashes, sizes, ends = self._stored()
+        least = np.ones(len(first))
+        for part in range(self.parts):
+            a, b = first * self.parts + part, second * self.parts + part
+            keys = [_keys(hashes, ends[own] - sizes[own], sizes[own]) for own in (a, b)]
+            union, times = np.unique(np.concatenate(keys), return_counts=True)
+            pair = (union >> np.uint64(32)).astype(np.int64)
+            count = np.bincount(pair, minlength=len(first))
+            place = np.arange(len(union)) - np.repeat(np.cumsum(count) - count, count)
+            # Of a part that was cut, the smallest hashes of the union are known as far as the sketch goes.
+            cut = (sizes[a] == SKETCH) | (sizes[b] == SKETCH)
+            inside = ~cut[pair] | (place < SKETCH)
+            shared = np.bincount(pair[inside & (times == 2)], minlength=len(first))
+            known = np.bincount(pair[inside], minlength=len(first))
+            least = np.minimum(least, np.divide(shared, known, out=np.ones(len(first)), where=known > 0))
+        return least
+
+
+def _keys(hashes: np.ndarray, begins: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Returns the hashes of sketches, each with the number of its sketch in the upper half."""
+    number = np.repeat(np.arange(len(sizes)), sizes)
+    at = np.arange(len(number)) - np.repeat(np.cumsum(sizes) - sizes, sizes) + begins[number]
+    return number.astype(np.uint64) << np.uint64(32) | hashes[at].astype(np.uint64)
+
+
+def _starts(keys: np.ndarray) -> np.ndarray:
+    """Returns the place at which each key's run of equal keys starts, `[N]`."""
+    new = np.ones(len(keys), bool)
+    new[1:] = keys[1:] != keys[:-1]
+    return np.maximum.accumulate(np.where(new, np.arange(len(keys)), 0))
+
+
+def _width(threshold: float) -> int:
+    """Returns the number of minimal hashes in a band: the most with which pairs at the threshold share one of the bands
+    in 999 of 1,000 cases."""
+    likely = 1 - 0.001 ** (1 / BANDS)
+    return max([width for width in range(1, 17) if threshold ** width >= likely], default=1)
+
+
+@functools.lru_cache(1 << 18)
+def _hash(word: str) -> int:
+    return int.from_bytes(hashlib.blake2b(word.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
+
+
+def _mix(x: np.ndarray) -> np.ndarray:
+    """Mixes the bits of uint64 (splitmix64)."""
+    x = x + np.uint64(0x9E3779B97F4A7C15)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))

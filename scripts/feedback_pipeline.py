@@ -17,6 +17,7 @@ import dataclasses
 import json
 import random
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,7 @@ class Config:
         sft: config of jaxllm tune for supervised fine-tuning; null goes without.
         dpo: config of jaxllm tune for preference optimization.
         compare: config of jaxllm compare; null compares by the gold reward model alone.
+        judge: model that judges for `compare`; none of the committee.
         stop: texts that end an answer.
         noise: labels that are exchanged in pairs of the packaged world.
         pairs: number of these pairs.
@@ -85,6 +87,7 @@ class Config:
     sft: str | None = None
     dpo: str = "configs/feedback/prefcleanbench_dpo.yaml"
     compare: str | None = None
+    judge: str | None = None
     stop: list[str] = field(default_factory=list)
     noise: NoiseConfig = field(default_factory=NoiseConfig)
     pairs: int = 400
@@ -95,9 +98,13 @@ class Config:
     def __post_init__(self):
         given = [name for name in ("data", "prompts", "committee", "gold") if getattr(self, name) is not None]
         check(len(given) in (0, 4), "data", "data, prompts, committee and gold go together", "give all four, or none")
+        check((self.compare is None) == (self.judge is None), "judge", "compare and judge go together",
+              "give both, or neither")
         if self.committee is not None:
             models = {member.model for member in self.committee.members}
             check(self.gold not in models, "gold", "the gold reward model is a member of the committee",
+                  "evaluate with a model that has no part in the cleaning")
+            check(self.judge is None or self.judge not in models, "judge", "the judge is a member of the committee",
                   "evaluate with a model that has no part in the cleaning")
 
 
@@ -206,6 +213,27 @@ def measured(config: Config, name: str, rows: Path, seed: int) -> dict[str, Any]
             "words": float(np.mean([len(row["completion"].split()) for row in texts])), "texts": folder / "texts.jsonl"}
 
 
+def judged(config: Config, name: str, own: Sequence[dict[str, Any]], noisy: Sequence[dict[str, Any]]
+           ) -> list[dict[str, Any]]:
+    """Lets the judge compare the answers of a variant with those of the noisy rows; returns its shares by seed."""
+    assert config.prompts is not None
+    if config.compare is None or name == "noisy":
+        return []
+    shares = []
+    for seed, one, other in zip(config.seeds, own, noisy, strict=True):
+        out = config.out / "compared" / f"{name.replace(' ', '_')}_{seed}"
+        call("compare", "--config", config.compare, "--judge.model", config.judge, "--data.path", config.prompts.path,
+             "--answers_a", one["texts"], "--answers_b", other["texts"], "--out", out)
+        found = json.loads((out / "result.json").read_text())
+        shares.append({key: found[key] for key in ("win", "tie", "loss", "win_tie", "outcomes")})
+    return shares
+
+
+def _win_tie(shares: Sequence[dict[str, Any]]) -> str:
+    known = [one["win_tie"]["mean"] for one in shares if one["win_tie"] is not None]
+    return f"{np.mean(known):.2f}" if known else "-"
+
+
 def main() -> None:
     """Runs the pipeline, and prints a Markdown table."""
     try:
@@ -216,7 +244,8 @@ def main() -> None:
     if config.data is None:
         config = toy(config)
     files = variants(config)
-    lines = ["| variant | pairs | gold reward | less noisy | p | wins | ties | losses | words |", "|---" * 9 + "|"]
+    lines = ["| variant | pairs | gold reward | less noisy | p | wins | ties | losses | words | judge: wins and ties |",
+             "|---" * 10 + "|"]
     results: dict[str, Any] = {}
     found = {name: [measured(config, name, rows, seed) for seed in config.seeds] for name, rows in files.items()}
     noisy = np.array([own["gold"] for own in found["noisy"]])
@@ -227,16 +256,12 @@ def main() -> None:
         pairs = len(read_jsonl(files[name]))
         results[name] = {"pairs": pairs, "gold": clustered(gold.mean(0), np.arange(gold.shape[1]), config.seed),
                          "less_noisy": difference, "wins": better, "ties": equal, "losses": 1 - better - equal}
-        if config.compare is not None and name != "noisy":
-            for seed, one, other in zip(config.seeds, own, found["noisy"], strict=True):
-                call("compare", "--config", config.compare, "--data.path", config.prompts.path, "--answers_a",
-                     one["texts"], "--answers_b", other["texts"], "--out",
-                     config.out / "compared" / f"{name.replace(' ', '_')}_{seed}")
+        results[name]["judged"] = judged(config, name, own, found["noisy"])
         mean = results[name]["gold"]
         lines.append(f"| {name} | {pairs} | {mean['mean']:.3f} [{mean['ci_low']:.3f}, {mean['ci_high']:.3f}] | "
                      f"{difference['mean']:+.3f} [{difference['ci_low']:+.3f}, {difference['ci_high']:+.3f}] | "
                      f"{difference['p']:.3f} | {better:.2f} | {equal:.2f} | {1 - better - equal:.2f} | "
-                     f"{np.mean([one['words'] for one in own]):.1f} |")
+                     f"{np.mean([one['words'] for one in own]):.1f} | {_win_tie(results[name]['judged'])} |")
     write_atomic(config.out / "results.json", json.dumps(results, indent=2))
     tests = len(files) - 1
     print("\n".join(lines) + f"\n\n{tests} methods are compared with noisy: multiply p by {tests} (Bonferroni). "

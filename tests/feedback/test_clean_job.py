@@ -10,6 +10,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
+from jaxllm.feedback.methods import NAMES
 from jaxllm.text.preferences import preference_rows
 from tests.feedback.rows import audit, clean, pair, pairs, read, run, wide, write
 
@@ -115,6 +116,24 @@ def test_training_takes_the_cleaned_rows_and_a_replay_makes_them_again(tmp_path,
     for file in out.glob("cleaned*.jsonl"):
         assert (tmp_path / "again" / file.name).read_bytes() == file.read_bytes()
     assert (tmp_path / "again" / "ledger.jsonl").read_bytes() == (out / "ledger.jsonl").read_bytes()
+
+
+@pytest.mark.slow
+def test_a_replay_makes_the_rows_of_every_method_again(tmp_path):
+    rows = [pair(number, tags=[f"t{number % 5}"], human_votes=[1] if number % 4 == 0 else [], label_probability=0.7,
+                 weight=2.0) for number in range(30)]
+    found = np.random.default_rng(0).normal(0, 1, (30, 3, 2))
+    found[::7, 1] = np.nan
+    audit(tmp_path, rows, wide(found))
+    ifd = write(tmp_path / "ifd.jsonl", [{"id": row["id"], "chosen": 0.1 + number / 30, "rejected": 0.5}
+                                         for number, row in enumerate(rows)])
+    for method in NAMES:
+        keys = {"ifd__path": ifd} if method.startswith("ifd") else {"member": "m0"} if "judge" in method else {}
+        clean(tmp_path, method, force="true", keep=10, **keys)
+        again = tmp_path / f"{method}_again"
+        run("clean", again, data__path=tmp_path / "rows.jsonl", replay=tmp_path / method / "ledger.jsonl")
+        for file in ("cleaned.jsonl", "ledger.jsonl"):
+            assert (again / file).read_bytes() == (tmp_path / method / file).read_bytes(), method
 
 
 def test_a_ledger_of_another_file_is_refused(tmp_path, capsys):

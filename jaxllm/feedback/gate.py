@@ -1,9 +1,9 @@
 """The gate in front of flips: which of a method's flips are refused, by their estimated precision.
 
-A rule that flips is divided into steps: by the number of votes for the label, or into tenths from the most suspicious
-pair on. The precision of a step is the mean probability of its pairs that the label is wrong, by the calibrated
-committee. Steps below one half are refused, and their rows stay as they are; where a threshold reaches too far, the
-reliable flips are done all the same.
+A rule that flips by votes is divided into steps, by the number of votes for the label; any other is one step. The
+precision of a step is the mean probability of its pairs that the label is wrong, by the calibrated committee. Steps
+below one half are refused, and their rows stay as they are; where a threshold reaches too far, the reliable flips are
+done all the same.
 """
 
 from __future__ import annotations
@@ -18,8 +18,6 @@ from jaxllm.progress import notice
 
 # Flips with an estimated precision below this are refused.
 GATE = 0.5
-# Steps of a rule that orders its pairs by suspicion.
-STEPS = 10
 
 
 def steps_of(decision: Decision, inputs: Inputs, where: np.ndarray) -> tuple[np.ndarray, list[str]]:
@@ -33,20 +31,11 @@ def steps_of(decision: Decision, inputs: Inputs, where: np.ndarray) -> tuple[np.
     Returns:
         Number of the step of each of these pairs, and the names of the steps; the name is "" where there is one step.
     """
-    step, names = np.zeros(int(where.sum()), int), [""]
-    if inputs.audit is None:
-        return step, names
-    if decision.steps == "votes":
-        pairs = np.stack([column[where] for column in inputs.votes], 1)
-        counts, step = np.unique(pairs, axis=0, return_inverse=True)
-        names = [f"{votes} of {voters} votes" for votes, voters in counts.tolist()]
-    elif decision.steps == "suspicion" and decision.suspicion is not None:
-        values, group, sizes = np.unique(-decision.suspicion[where], return_inverse=True, return_counts=True)
-        before = np.cumsum(sizes) - sizes  # equal pairs are in the step of the first of them
-        starts, step = np.unique(before * STEPS // len(step), return_inverse=True)
-        step = step[group.reshape(-1)]
-        ends = np.cumsum(np.bincount(step, minlength=len(starts))).tolist()
-        names = [f"ranks {first + 1:,} to {last:,} by suspicion" for first, last in zip([0, *ends], ends, strict=False)]
+    if inputs.audit is None or not decision.by_votes:
+        return np.zeros(int(where.sum()), int), [""]
+    pairs = np.stack([column[where] for column in inputs.votes], 1)
+    counts, step = np.unique(pairs, axis=0, return_inverse=True)
+    names = [f"{votes} of {voters} votes" for votes, voters in counts.tolist()]
     return step.reshape(-1), names if len(names) > 1 else [""]
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -27,7 +27,6 @@ KEEP, FLIP, REMOVE, SOFT, REWEIGHT, MARGIN, UNPAIRED = range(len(ACTIONS))
 LEAST_WEIGHT = 0.05
 # Scores of members that vary by such a factor more than those of others are no rewards of one scale.
 UNLIKE = 10.0
-Steps = Literal["votes", "suspicion"]
 
 
 @dataclass(frozen=True)
@@ -71,7 +70,7 @@ class Decision:
         rules: why.
         flagged: pairs that the method flags, whether its action is done or not.
         suspicion: how likely each label is wrong, in any unit, NaN where nothing is known; None if the method has none.
-        steps: by what the gate divides a rule's flips: votes, suspicion, or None.
+        by_votes: whether the gate divides a rule's flips by the number of votes.
     """
 
     action: np.ndarray
@@ -80,7 +79,7 @@ class Decision:
     rules: list[str]
     flagged: np.ndarray
     suspicion: np.ndarray | None = None
-    steps: Steps | None = None
+    by_votes: bool = False
 
     def set(self, where: np.ndarray, action: int, rule: str, value: np.ndarray | float = 0.0) -> None:
         """Decides some pairs."""
@@ -116,13 +115,13 @@ class Entry:
         flag: computes the flags.
         action: number of the action for flagged pairs.
         needs: requirement: audit, scores (an audit with scores of members), tags or ifd.
-        steps: as in `Decision`.
+        by_votes: as in `Decision`.
     """
 
     flag: Method
     action: int
     needs: str | None = "audit"
-    steps: Steps | None = None
+    by_votes: bool = False
 
 
 def decide(config: Config, inputs: Inputs) -> Decision:
@@ -135,12 +134,12 @@ def decide(config: Config, inputs: Inputs) -> Decision:
     if config.method == "sac":
         _require("audit", inputs)
         _source_aware(config.actions, inputs, decision)
-        decision.steps = "votes"
+        decision.by_votes = True
         return decision
     entry = METHODS[str(config.method)]
     _require(entry.needs, inputs)
     flags = entry.flag(config, inputs)
-    decision.suspicion, decision.flagged, decision.steps = flags.suspicion, flags.flagged, entry.steps
+    decision.suspicion, decision.flagged, decision.by_votes = flags.suspicion, flags.flagged, entry.by_votes
     action = entry.action if config.action is None else ACTIONS.index(config.action)
     decision.set(flags.flagged, action, flags.rule, _value(config, inputs, action))
     return decision
@@ -334,18 +333,18 @@ def _difficulty_margin(config: Config, inputs: Inputs) -> Flags:
     return Flags(_lowest(margin, config.fraction), f"lowest {config.fraction:.0%} by margin of difficulty", -margin)
 
 
-def _both(name: str, flag: Method, needs: str | None = "audit", steps: Steps | None = "suspicion") -> dict[str, Entry]:
-    return {f"{name}_r": Entry(flag, REMOVE, needs, steps), f"{name}_f": Entry(flag, FLIP, needs, steps)}
+def _both(name: str, flag: Method, needs: str | None = "audit", by_votes: bool = False) -> dict[str, Entry]:
+    return {f"{name}_r": Entry(flag, REMOVE, needs, by_votes), f"{name}_f": Entry(flag, FLIP, needs, by_votes)}
 
 
 METHODS: dict[str, Entry] = {
-    **_both("llm_judge", _judge), **_both("rwgap", _margin, "scores"), **_both("vote_all", _vote_all, steps="votes"),
-    **_both("vote_maj", _vote_majority, steps="votes"), "tag_cmp": Entry(_most_tags, REMOVE, "tags"),
+    **_both("llm_judge", _judge), **_both("rwgap", _margin, "scores"), **_both("vote_all", _vote_all, by_votes=True),
+    **_both("vote_maj", _vote_majority, by_votes=True), "tag_cmp": Entry(_most_tags, REMOVE, "tags"),
     "tag_div": Entry(_diverse_tags, REMOVE, "tags"), "ifd_r": Entry(_easy, REMOVE, "ifd"),
     **_both("ifd_gap", _difficulty_margin, "ifd"), "none": Entry(_nothing, KEEP, None),
-    **_both("random", _random, None, None),
-    "vote_full": Entry(_vote_full, REMOVE, steps="votes"), **_both("small_loss", _small_loss, "scores"),
-    **_both("confident", _confident), **_both("weighted", _weighted), **_both("calibrated", _calibrated, steps=None),
+    **_both("random", _random, None),
+    "vote_full": Entry(_vote_full, REMOVE, by_votes=True), **_both("small_loss", _small_loss, "scores"),
+    **_both("confident", _confident), **_both("weighted", _weighted), **_both("calibrated", _calibrated),
     "soft_votes": Entry(_everything, SOFT), "soft_calibrated": Entry(_everything, SOFT),
     "weight_votes": Entry(_everything, REWEIGHT), "margins": Entry(_everything, MARGIN, "scores"),
     "smooth": Entry(_everything, SOFT, None),

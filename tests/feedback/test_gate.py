@@ -1,14 +1,12 @@
 """The gate in front of flips: steps of a rule, their estimated precision, and which flips are done."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 
 from jaxllm.config import DataConfig
 from jaxllm.feedback.calibration import cross_fit
 from jaxllm.feedback.cleaning_config import Config
-from jaxllm.feedback.gate import pass_flips, steps_of
+from jaxllm.feedback.gate import pass_flips
 from jaxllm.feedback.methods import FLIP, KEEP, REMOVE, Inputs, decide
 from jaxllm.feedback.sources import CODES, RULES
 from jaxllm.feedback.votes import ABSTAIN
@@ -64,19 +62,14 @@ def test_each_source_rule_has_an_estimate_of_its_own():
     assert decision.action.tolist() == [FLIP, FLIP, KEEP, KEEP, REMOVE, KEEP, KEEP]
 
 
-def test_tenths_from_the_most_suspicious_pair_on():
+def test_a_rule_without_votes_is_one_step():
     n = 25
-    config, right = Config(DataConfig("rows.jsonl"), "out", "weighted_f"), np.linspace(0.0, 1.0, n)
+    config, right = Config(DataConfig("rows.jsonl"), "out", "weighted_f"), np.linspace(0.0, 0.98, n)
     given = Inputs(n, audit={"votes": -np.ones((n, 1), int), "right": right, "weighted": np.arange(n) - 30.0})
     decision = decide(config, given)
-    step, names = steps_of(decision, given, np.ones(n, bool))
-    assert np.bincount(step).tolist() == [3, 2, 3, 2, 3, 2, 3, 2, 3, 2]
-    assert names[:2] == ["ranks 1 to 3 by suspicion", "ranks 4 to 5 by suspicion"]
-    pass_flips(config, decision, given)
-    assert (decision.action == FLIP).sum() == 13  # the step of 0.42, 0.46, 0.5 is the last one below one half
-    equal = dataclasses.replace(given, audit=given.audit | {"weighted": np.repeat([-2.0, -1.0], [20, 5])})
-    step, names = steps_of(decide(config, equal), equal, np.ones(n, bool))
-    assert np.bincount(step).tolist() == [20, 5] and names[1] == "ranks 21 to 25 by suspicion"
+    _, [own] = pass_flips(config, decision, given)
+    assert (own["step"], own["flips"], own["doubtful"], own["refused"]) == (None, n, 12, False)
+    assert own["estimated_precision"] == pytest.approx(0.51) and (decision.action == FLIP).all()
 
 
 def test_estimates_are_the_precision_of_a_committee_that_is_known():

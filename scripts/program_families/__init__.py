@@ -6,11 +6,15 @@ among `POOLS`, from which other names are drawn.
 """
 
 from program_families.dicts import DICTS
+from program_families.divisibility import DIVISIBILITY
 from program_families.family import POOLS, SEVERITY, Family
-from program_families.lists import LISTS
+from program_families.list_changes import LIST_CHANGES
+from program_families.list_measures import LIST_MEASURES
+from program_families.matrices import MATRICES
 from program_families.numbers import NUMBERS
 from program_families.strings import STRINGS
+from program_families.words import WORDS
 
-FAMILIES = [*NUMBERS, *STRINGS, *LISTS, *DICTS]
+FAMILIES = [*NUMBERS, *DIVISIBILITY, *STRINGS, *WORDS, *LIST_CHANGES, *LIST_MEASURES, *MATRICES, *DICTS]
 
 __all__ = ["FAMILIES", "POOLS", "SEVERITY", "Family"]

@@ -1,4 +1,4 @@
-"""Families of programs on strings."""
+"""Families of programs on the characters of strings."""
 
 from program_families.family import Family
 
@@ -29,35 +29,6 @@ STRINGS = [
          ("off_by_one", 1, "for ch in s:", "for ch in s[1:]:"),
          ("off_by_one", 2, '"aeiou"', '"aeio"')),
         ((("",), 0), (("Apple",), 2), (("rhythm",), 0), (("QUEUE",), 4), (("audio you",), 6))),
-    Family(
-        "reverse_words", "s: str", "str",
-        ("Put the words of a string in reverse order. Words are separated by one or more spaces; the result has one "
-         "space between words and none at its ends.",
-         "Return the words of a text from the last to the first, joined by single spaces; additional spaces are "
-         "dropped.",
-         "Split a string at whitespace and join the words again, with one space each, in the opposite order."),
-        ('return " ".join(s.split()[::-1])',
-         """
-         out = []
-         for w in s.split():
-             out.insert(0, w)
-         return " ".join(out)
-         """,
-         """
-         words = s.split()
-         words.reverse()
-         return " ".join(words)
-         """),
-        (("wrong_return", 0, '" ".join(s.split()[::-1])', "s[::-1]"),
-         ("wrong_operator", 1, "out.insert(0, w)", "out.append(w)"),
-         ("wrong_return", 2, '" ".join(words)', "words"),
-         ("off_by_one", 0, "[::-1]", "[:0:-1]"),
-         ("wrong_return", 1, '" ".join(out)', '"".join(out)'),
-         ("missed_edge_case", 0, "s.split()", 's.split(" ")'),
-         ("off_by_one", 1, "insert(0,", "insert(1,"),
-         ("missed_edge_case", 2, "words.reverse()\n", "words.sort()\n")),
-        ((("one two three",), "three two one"), (("",), ""), (("a  b",), "b a"), (("solo",), "solo"),
-         ((" x y ",), "y x"))),
     Family(
         "is_palindrome", "s: str", "bool",
         ("Decide whether a string reads the same forwards and backwards when the case of letters is ignored. Every "
@@ -277,69 +248,6 @@ STRINGS = [
         ((("abc", 1), "bcd"), (("xyz", 3), "abc"), (("hi, you", 0), "hi, you"), (("a b", 27), "b c"),
          (("Ab", 1), "Ac"))),
     Family(
-        "capitalize_words", "s: str", "str",
-        ("Make the first character of every word upper case and leave all others as they are. Words are separated by "
-         "spaces, and the spaces stay.",
-         "Return a text with a capital at the start of each word; the remaining letters and the spaces do not change.",
-         "Given a string, convert every letter at its start or directly after a space to a capital and nothing else."),
-        ('return " ".join(w[:1].upper() + w[1:] for w in s.split(" "))',
-         """
-         out = ""
-         last = " "
-         for ch in s:
-             out += ch.upper() if last == " " else ch
-             last = ch
-         return out
-         """,
-         """
-         words = s.split(" ")
-         for i in range(len(words)):
-             if words[i]:
-                 words[i] = words[i][0].upper() + words[i][1:]
-         return " ".join(words)
-         """),
-        (("wrong_return", 0, "+ w[1:]", "+ w[1:].lower()"),
-         ("wrong_initial_value", 1, 'last = " "', 'last = ""'),
-         ("off_by_one", 0, "w[1:]", "w[2:]"),
-         ("wrong_operator", 1, '== " "', '!= " "'),
-         ("wrong_return", 0, "w[:1].upper() + w[1:]", "w.upper()"),
-         ("missed_edge_case", 0, "w[:1]", "w[0]"),
-         ("off_by_one", 2, "range(len(words))", "range(1, len(words))"),
-         ("missed_edge_case", 2, "    if words[i]:\n        words[i] =", "    words[i] =")),
-        ((("hello world",), "Hello World"), (("",), ""), (("a helLo",), "A HelLo"), (("x  yes",), "X  Yes"))),
-    Family(
-        "longest_word", "words: list[str]", "str",
-        ("Return the longest string of a list, the first one where several have that length, and an empty string for "
-         "an empty list.",
-         "Find the word with the most characters; of equally long words the earliest wins, and no words give an empty "
-         "text.",
-         "From a list of words pick the one of greatest length. Ties go to the one that comes first. Without words "
-         "return the empty string."),
-        ("""
-         best = ""
-         for w in words:
-             if len(w) > len(best):
-                 best = w
-         return best
-         """,
-         'return max(words, key=len, default="")',
-         """
-         if not words:
-             return ""
-         words = sorted(words, key=len, reverse=True)
-         return words[0]
-         """),
-        (("wrong_operator", 0, ">", ">="),
-         ("wrong_operator", 0, ">", "<"),
-         ("missed_edge_case", 1, ', default=""', ""),
-         ("wrong_return", 0, "return best", "return len(best)"),
-         ("missed_edge_case", 2, 'if not words:\n    return ""\n', ""),
-         ("off_by_one", 2, "words[0]", "words[-1]"),
-         ("wrong_operator", 1, "key=len, ", ""),
-         ("wrong_initial_value", 0, 'best = ""', "best = words[-1]")),
-        (((["a", "bbb", "cc"],), "bbb"), (([],), ""), ((["ab", "cd"],), "ab"), ((["zoo", "apples"],), "apples"),
-         ((["long", "i", "am"],), "long"))),
-    Family(
         "count_characters", "s: str", "dict[str, int]",
         ("Count how often each character occurs in a string; return a dict from character to count.",
          "Map every character of a text to the number of its occurrences. An empty text gives an empty dict.",
@@ -490,101 +398,6 @@ STRINGS = [
         ((("abc", "abd"), 1), (("", ""), 0), (("xbc", "abz"), 2), (("same", "same"), 0)),
         odd=(("another_algorithm", "return len(s) - sum(map(str.__eq__, s, t))"),)),
     Family(
-        "common_prefix", "words: list[str]", "str",
-        ("Return the longest string with which all strings of a list start; an empty list gives an empty string.",
-         "Find the longest common prefix of a list of words. Without words, or without a common prefix, return the "
-         "empty string.",
-         "Given a list of texts, give as many of their first characters as all of them share; for no texts give an "
-         "empty string."),
-        ("""
-         if not words:
-             return ""
-         best = words[0]
-         for w in words:
-             while not w.startswith(best):
-                 best = best[:-1]
-         return best
-         """,
-         """
-         out = ""
-         for p in zip(*words):
-             if len(set(p)) > 1:
-                 break
-             out += p[0]
-         return out
-         """),
-        (("missed_edge_case", 0, 'if not words:\n    return ""\n', ""),
-         ("off_by_one", 0, "best[:-1]", "best[:-2]"),
-         ("wrong_operator", 1, "len(set(p)) > 1", "len(set(p)) == 1"),
-         ("missed_edge_case", 1, "        break\n", "        continue\n"),
-         ("wrong_return", 1, "return out", "return len(out)"),
-         ("wrong_initial_value", 1, 'out = ""', 'out = words[0]'),
-         ("off_by_one", 1, "> 1", "> 2"),
-         ("wrong_return", 2, "commonprefix(words)", "commonprefix(words)[::-1]")),
-        (((["flow", "flag"],), "fl"), (([],), ""), ((["abc", "abd"],), "ab"), ((["abc", "xbc"],), ""),
-         ((["solo"],), "solo")),
-        odd=(("another_algorithm", """
-              from os.path import commonprefix
-              return commonprefix(words)
-              """),)),
-    Family(
-        "initials", "s: str", "str",
-        ("Return the first letters of the words of a string as capitals, without anything between them. Words are "
-         "separated by one or more spaces.",
-         "Build an abbreviation of a text: the upper-case initial of each word, joined. An empty text gives an empty "
-         "string.",
-         "Given words separated by spaces, possibly several, return the acronym of their first characters in upper "
-         "case."),
-        ('return "".join(w[0].upper() for w in s.split())',
-         """
-         out = ""
-         for w in s.split():
-             out += w[0]
-         return out.upper()
-         """),
-        (("missed_edge_case", 0, ".upper()", ""),
-         ("off_by_one", 0, "w[0]", "w[-1]"),
-         ("wrong_return", 1, "out.upper()", "out.lower()"),
-         ("missed_edge_case", 1, "s.split()", 's.split(" ")'),
-         ("wrong_initial_value", 1, 'out = ""', "out = s[:1]"),
-         ("missed_edge_case", 2, "i == 0 or ", ""),
-         ("wrong_return", 0, '"".join', '".".join'),
-         ("off_by_one", 2, "s[i - 1]", "s[i + 1]")),
-        ((("world health group",), "WHG"), (("",), ""), (("a  b",), "AB"), (("Solo",), "S")),
-        odd=(("another_algorithm",
-              'return "".join(s[i] for i in range(len(s)) if s[i] != " " and (i == 0 or s[i - 1] == " ")).upper()'),)),
-    Family(
-        "squeeze_spaces", "s: str", "str",
-        ("Replace every run of spaces of a string by a single space, at its ends as well.",
-         "Shorten each group of neighbouring spaces in a text to one space and leave other characters alone. Spaces at "
-         "the start and end are treated the same way.",
-         "Return a string in which no two spaces follow each other: of each run of spaces one remains."),
-        ("""
-         out = ""
-         for ch in s:
-             if ch != " " or not out.endswith(" "):
-                 out += ch
-         return out
-         """,
-         """
-         while "  " in s:
-             s = s.replace("  ", " ")
-         return s
-         """,
-         """
-         import re
-         return re.sub(" +", " ", s)
-         """),
-        (("missed_edge_case", 'return " ".join(s.split())'),
-         ("missed_edge_case", 'return s.replace("  ", " ")'),
-         ("wrong_return", 2, '" ", s', '"", s'),
-         ("wrong_operator", 0, "or not", "and not"),
-         ("wrong_initial_value", 0, 'out = ""', 'out = " "'),
-         ("wrong_return", 1, 'replace("  ", " ")', 'replace("  ", "")'),
-         ("wrong_operator", 0, "!=", "=="),
-         ("off_by_one", 0, "for ch in s:", "for ch in s[1:]:")),
-        ((("a  b",), "a b"), (("a    b",), "a b"), ((" x ",), " x "), (("",), ""), (("  ",), " "))),
-    Family(
         "swap_case", "s: str", "str",
         ("Turn small letters of a string into capitals and capitals into small letters. Other characters stay.",
          "Return a text in which the case of every letter is the opposite of what it was.",
@@ -611,40 +424,6 @@ STRINGS = [
          ("off_by_one", 2, "for ch in s:", "for ch in s[:-1]:"),
          ("missed_edge_case", 1, "", "if s.islower():\n    return s\n")),
         ((("aB c1",), "Ab C1"), (("",), ""), (("Hello",), "hELLO"), (("ok",), "OK"))),
-    Family(
-        "parse_settings", "s: str", "dict[str, int]",
-        ("Read a string like a=1;b=2 into a dict from names to integers. An empty string gives an empty dict; later "
-         "entries replace earlier ones.",
-         "Given settings in the form name=integer, separated by semicolons, return them as a dict; an empty text has "
-         "no settings, and of a repeated name the last value counts.",
-         "Split a text at semicolons and every part at its equals sign, and return a dict of the left sides with the "
-         "right sides as integers. No text means no entries."),
-        ("""
-         out = {}
-         if not s:
-             return out
-         for p in s.split(";"):
-             a, b = p.split("=")
-             out[a] = int(b)
-         return out
-         """,
-         'return {p.split("=")[0]: int(p.split("=")[1]) for p in s.split(";") if p}',
-         """
-         out = {}
-         for p in filter(None, s.split(";")):
-             i = p.index("=")
-             out[p[:i]] = int(p[i + 1:])
-         return out
-         """),
-        (("missed_edge_case", 0, "if not s:\n    return out\n", ""),
-         ("wrong_return", 0, "int(b)", "b"),
-         ("off_by_one", 1, 'int(p.split("=")[1])', 'int(p.split("=")[0])'),
-         ("missed_edge_case", 1, " if p", ""),
-         ("wrong_operator", 0, 'split(";")', 'split(",")'),
-         ("wrong_return", 0, "out[a] = int(b)", "out[int(b)] = a"),
-         ("off_by_one", 2, "p[:i]", "p[:i + 1]"),
-         ("wrong_return", 2, "1:])\nreturn", "1:])\n    return")),
-        ((("a=1;b=22",), {"a": 1, "b": 22}), (("",), {}), (("x=0",), {"x": 0}), (("k=5;k=6",), {"k": 6}))),
     Family(
         "pad_left", "s: str, n: int", "str",
         ("Put stars in front of a string until it has n characters. A string that is already that long stays as it is.",
@@ -693,31 +472,6 @@ STRINGS = [
          (("hello",), False), (("",), False), (("abcdefghijklmnopqrstuvwxy",), False),
          (("Waltz bad nymph for quick jigs vex",), True))),
     Family(
-        "count_words", "s: str", "int",
-        ("Count the words of a string. Words are separated by one or more spaces; spaces at the ends do not count.",
-         "Return the number of groups of characters that are not spaces in a text.",
-         "How many words has a text if any number of spaces can come before, between and after them?"),
-        ("return len(s.split())",
-         """
-         count = 0
-         last = " "
-         for ch in s:
-             if ch != " " and last == " ":
-                 count += 1
-             last = ch
-         return count
-         """,
-         'return len([w for w in s.split(" ") if w])'),
-        (("missed_edge_case", 0, "s.split()", 's.split(" ")'),
-         ("wrong_initial_value", 1, 'last = " "', 'last = "x"'),
-         ("wrong_operator", 1, "and", "or"),
-         ("missed_edge_case", 2, " if w", ""),
-         ("off_by_one", 0, "len(s.split())", "len(s.split()) - 1"),
-         ("missed_edge_case", 'return s.count(" ") + 1'),
-         ("wrong_return", 1, "return count", "return len(s) - count"),
-         ("wrong_return", 2, 'len([w for w in s.split(" ") if w])', '[w for w in s.split(" ") if w]')),
-        ((("one two",), 2), (("",), 0), (("a  b c",), 3), ((" x ",), 1))),
-    Family(
         "is_rotation", "s: str, t: str", "bool",
         ("Decide whether the first string is a rotation of the second: some characters from its front moved to its "
          "end. A string is a rotation of itself.",
@@ -748,40 +502,4 @@ STRINGS = [
                   s = s[1:] + s[:1]
               return s == t
               """),)),
-    Family(
-        "word_positions", "s: str", "dict[str, list[int]]",
-        ("Return a dict from each word of a string to the ascending list of its positions. Words are separated by "
-         "spaces, and the first word has position 0.",
-         "Build an index of a text: for every word, the numbers of the places at which it occurs, counted from 0 in "
-         "words.",
-         "Split a string at whitespace and map each word to the list of all its indices among the words."),
-        ("""
-         out = {}
-         for i, w in enumerate(s.split()):
-             out.setdefault(w, []).append(i)
-         return out
-         """,
-         """
-         words = s.split()
-         return {w: [i for i in range(len(words)) if words[i] == w] for w in words}
-         """,
-         """
-         out = {}
-         i = 0
-         for w in s.split():
-             if w not in out:
-                 out[w] = []
-             out[w].append(i)
-             i += 1
-         return out
-         """),
-        (("missed_edge_case", 0, "out.setdefault(w, []).append(i)", "out[w] = [i]"),
-         ("wrong_return", 1, "[i for i in range(len(words)) if words[i] == w]", "words.index(w)"),
-         ("off_by_one", 1, "range(len(words))", "range(len(words) - 1)"),
-         ("missed_edge_case", 2, "    if w not in out:\n        out[w] = []\n", "    out[w] = []\n"),
-         ("wrong_initial_value", 2, "i = 0", "i = 1"),
-         ("wrong_operator", 1, "==", "!="),
-         ("wrong_return", 0, "setdefault(w, []).append(i)", "setdefault(i, []).append(w)"),
-         ("off_by_one", 0, "append(i)", "append(i + 1)")),
-        ((("a b a",), {"a": [0, 2], "b": [1]}), (("",), {}), (("one",), {"one": [0]}), (("x x",), {"x": [0, 1]}))),
 ]

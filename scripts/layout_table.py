@@ -18,7 +18,7 @@ MARKS = "<!-- files: python scripts/layout_table.py -->", "<!-- end of files -->
 def first_sentence(path: Path) -> str:
     """Returns the first sentence of a module's docstring on one line, or an empty string."""
     text = " ".join((ast.get_docstring(ast.parse(path.read_text())) or "").split())
-    return re.split(r"(?<=[.:]) (?=[A-Z`])", text)[0].rstrip(":")
+    return re.split(r"(?<=[.:]) (?=[A-Z`|])", text)[0].rstrip(":")
 
 
 def table(package: Path) -> str:

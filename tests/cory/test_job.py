@@ -169,45 +169,47 @@ def test_rows_without_a_prompt(rows, more, message, tmp_path, capsys):
     assert message in out + (rejected.read_text() if rejected.exists() else "")
 
 
+@pytest.fixture
+def eighth_call(monkeypatch):
+    """Replaces the eighth call of the reward by a function of the responses; returns a list that grows by each call."""
+    calls, plain = [], rewards.words_reward
+
+    def replace(fail):
+        def reward(prompts, responses, rows, *, values):
+            calls.append(len(responses))
+            return fail(responses) if len(calls) == 8 else plain(prompts, responses, rows, values=values)
+
+        monkeypatch.setattr(rewards, "words_reward", reward)
+        return calls
+
+    return replace
+
+
 @pytest.mark.slow
-def test_a_reward_that_fails_leaves_what_was_done(finished, tmp_path, capsys, monkeypatch):
+def test_a_reward_that_fails_leaves_what_was_done(finished, tmp_path, capsys, eighth_call):
     """Iterations before it are saved, also between checkpoints; the same command goes on to the same numbers."""
-    calls, plain = 0, rewards.words_reward
-
-    def failing(prompts, responses, rows, *, values):
-        nonlocal calls
-        calls += 1
-        found = plain(prompts, responses, rows, values=values)
-        return [float("nan")] * len(found) if calls == 8 else found  # 2 before training, 2 an iteration
-
+    calls = eighth_call(lambda responses: [float("nan")] * len(responses))  # 2 before training, 2 an iteration
     out = tmp_path / "run"
-    monkeypatch.setattr(rewards, "words_reward", failing)
     assert main(arguments(out, "--train.save_every=null")) == 2
     assert "returned nan" in capsys.readouterr().err
     assert len(read_metrics(out / "metrics.jsonl")) == 2 and (out / "checkpoints" / "2").is_dir()
     assert main(arguments(out, "--train.save_every=null")) == 0
     assert comparable(out) == comparable(finished)
-    assert calls == 8 + 2 * 2 + 2, "no iteration was repeated"
+    assert len(calls) == 8 + 2 * 2 + 2, "no iteration was repeated"
 
 
 @pytest.mark.slow
-def test_a_reward_that_fails_in_an_evaluation_leaves_what_was_done(finished, tmp_path, capsys, monkeypatch):
-    calls, plain = 0, rewards.words_reward
+def test_a_reward_that_fails_in_an_evaluation_leaves_what_was_done(finished, tmp_path, capsys, eighth_call):
+    def fail(responses):
+        raise ZeroDivisionError("no words")
 
-    def failing(prompts, responses, rows, *, values):
-        nonlocal calls
-        calls += 1
-        if calls == 8:  # 2 before training, 2 an iteration, and the second agent in the evaluation after two
-            raise ZeroDivisionError("no words")
-        return plain(prompts, responses, rows, values=values)
-
+    calls = eighth_call(fail)  # 2 before training, 2 an iteration, and the second agent in the evaluation after two
     command = arguments(tmp_path / "run", "--train.save_every=null", "--held_back.every=2")
-    monkeypatch.setattr(rewards, "words_reward", failing)
     assert main(command) == 2
     assert "the reward words failed: ZeroDivisionError: no words" in capsys.readouterr().err
     assert (tmp_path / "run" / "checkpoints" / "2").is_dir()
     assert main(command) == 0
-    assert calls == 8 + 3 + 2 + 2 * 2 + 2, "the row of the failure is looked for among three; no iteration was repeated"
+    assert len(calls) == 8 + 3 + 2 + 2 * 2 + 2, "its row is looked for among three; no iteration was repeated"
     lines, samples, result = comparable(tmp_path / "run")
     assert [set(line.pop("held_back", ())) for line in lines] == [set(), set(), {"llm1", "llm2"}, set()]
     assert (lines, samples, result) == comparable(finished)

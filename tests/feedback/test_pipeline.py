@@ -10,8 +10,6 @@ import pytest
 from tests.conftest import ROOT
 from tests.feedback.rows import read
 
-pytestmark = pytest.mark.long
-
 CONFIG = """
 pairs: 24
 methods: [vote_maj_r]
@@ -32,6 +30,7 @@ def pipeline(tmp_path, config):
                           capture_output=True, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=False)
 
 
+@pytest.mark.long
 def test_the_presets_of_prefcleanbench_from_rows_to_a_table(tmp_path):
     done = pipeline(tmp_path, CONFIG)
     assert done.returncode == 0, done.stderr[-2000:]

@@ -17,6 +17,8 @@ from jaxllm.errors import UserError
 T = TypeVar("T")
 # Below this probability mass of the options their normalized probabilities are unreliable.
 LOW_MASS = 0.5
+# Judges and options for which `warn_of_low_mass` has printed its warning.
+_WARNED: set[tuple[str, ...]] = set()
 
 
 @dataclass(frozen=True)
@@ -257,9 +259,13 @@ def spellings(option: str) -> list[str]:
 
 
 def warn_of_low_mass(choices: Sequence[Choice | None], options: Sequence[str], identity: str) -> None:
-    """Warns on standard error about prompts after which the options have little probability mass."""
+    """Warns on standard error about prompts after which the options have little probability mass: once a process for
+    each judge and its options, for jobs make many calls.
+    """
     masses = [choice.mass for choice in choices if choice is not None]
-    if low := sum(mass < LOW_MASS for mass in masses):
+    low = sum(mass < LOW_MASS for mass in masses)
+    if low and (identity, *options) not in _WARNED:
+        _WARNED.add((identity, *options))
         print(f"jaxllm: warning: the options {', '.join(map(repr, options))} received less than {LOW_MASS:.0%} of the "
               f"probability mass on {low} of {len(masses)} prompts (mean {math.fsum(masses) / len(masses):.1%}) from "
               f"{identity}; normalized option probabilities may be unreliable", file=sys.stderr)

@@ -168,9 +168,14 @@ def test_prompts_that_fail_do_not_end_the_call(judge):
     assert "context window" in failed[0] and set(failed) == {0, 2}
 
 
-def test_a_small_mass_is_a_warning(judge, capsys):
-    judge.choose([Prompt("Question: What color is it? Answer:")], ["qqqq", "zzzz"])
+def test_a_small_mass_is_a_warning_once(judge, capsys):
+    prompts = [Prompt("Question: What color is it? Answer:")]
+    judge.choose(prompts, ["qqqq", "zzzz"])
     assert "received less than 50% of the probability mass on 1 of 1 prompts" in capsys.readouterr().err
+    judge.choose(prompts, ["qqqq", "zzzz"])
+    assert not capsys.readouterr().err
+    judge.choose(prompts, ["zzzz", "qqqq", "xxxx"])
+    assert "'zzzz', 'qqqq', 'xxxx' received less than" in capsys.readouterr().err
 
 
 def test_a_text_is_a_user_message_wherever_there_is_a_chat_template(tiny, judge):

@@ -4,11 +4,11 @@
                                    [--questions 5] [--seed 0]
 
 Rows are {context, question, answers}. Of the first file's passages of --words words, --held_back are not taught, and
-their rows are written to OUT/passages.jsonl for injection. All its others, and --others passages of the further files,
-become OUT/rows.jsonl {messages}, in the prompts of `jaxllm inject` for models with a chat template: of every passage
-one conversation in which its questions are answered, and one in which they are written. Both read the passage once, in
-the first turn. Answers are taught that the passage has literally, and questions are written that end with a question
-mark.
+their rows are written to OUT/passages.jsonl for injection. All its others, and --others passages of the further files
+that are not held back either, become OUT/rows.jsonl {messages}, in the prompts of `jaxllm inject` for models with a
+chat template: of every passage one conversation in which its questions are answered, and one in which they are written.
+Both read the passage once, in the first turn. Answers are taught that the passage has literally, and questions are
+written that end with a question mark.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from jaxllm.evaluate.qa import normalize
 from jaxllm.files import write_jsonl
 from jaxllm.self_param.data import QA_ROW
 from jaxllm.self_param.prompts import REQUEST, FormatConfig
@@ -73,15 +74,17 @@ def main() -> None:
     if len(fitting) < options.held_back:
         parser.error(f"{options.rows[0]} has {len(fitting)} passages of {low} to {high} words, and --held_back is "
                      f"{options.held_back}")
-    chosen = set(fitting[:options.held_back])
-    taught = [rows for number, rows in enumerate(first) if number not in chosen]
-    others = [rows for path in options.rows[1:] for rows in passages_of(path)]
+    chosen = sorted(fitting[:options.held_back])
+    texts = {normalize(first[number][0]["context"]) for number in chosen}
+    unseen = lambda rows: normalize(rows[0]["context"]) not in texts
+    taught = [rows for rows in first if unseen(rows)]
+    others = [rows for path in options.rows[1:] for rows in passages_of(path) if unseen(rows)]
     taught += draw.sample(others, min(options.others, len(others)))
     for rows in taught:
         draw.shuffle(rows)
     made = [row for rows in taught for row in conversations(rows, options.questions)]
     draw.shuffle(made)
-    held_back = [row for number in sorted(chosen) for row in first[number]]
+    held_back = [row for number in chosen for row in first[number]]
     options.out.mkdir(parents=True, exist_ok=True)
     write_jsonl(options.out / "rows.jsonl", made)
     write_jsonl(options.out / "passages.jsonl", held_back)

@@ -38,13 +38,15 @@ def test_answers_are_in_the_passage_and_questions_are_questions():
 def test_no_passage_is_taught_and_injected(tmp_path, monkeypatch, capsys):
     first = [row for name in ("Rinla", "Dorok", "Selva", "Marun") for row in rows_about(name, 2)]
     write_jsonl(tmp_path / "first.jsonl", first)
-    write_jsonl(tmp_path / "more.jsonl", rows_about("Tikan", 1) + rows_about("Obrel", 1))
+    again = [row | {"context": row["context"].replace(". ", ".\n")} for row in first]
+    write_jsonl(tmp_path / "more.jsonl", again + rows_about("Tikan", 1))
     files = [tmp_path / "first.jsonl", tmp_path / "more.jsonl"]
-    arguments = ["x", tmp_path / "out", *files, "--held_back", 2, "--words", 5, 60, "--others", 1]
+    arguments = ["x", tmp_path / "out", *files, "--held_back", 2, "--words", 5, 60, "--others", 5]
     monkeypatch.setattr(sys, "argv", list(map(str, arguments)))
     reading_rows.main()
-    assert "6 conversations about 3 passages; 4 questions about 2 held-back passages" in capsys.readouterr().out
+    assert "10 conversations about 5 passages; 4 questions about 2 held-back passages" in capsys.readouterr().out
     passages = read_jsonl(tmp_path / "out" / "passages.jsonl")
     taught = json.dumps(read_jsonl(tmp_path / "out" / "rows.jsonl"))
+    held_back = {row["context"].split()[2] for row in passages}
     assert len(passages) == 4 and len({row["context"] for row in passages}) == 2
-    assert not any(row["context"] in taught for row in passages)
+    assert not any(name in taught for name in held_back)

@@ -21,6 +21,7 @@ import dataclasses
 import json
 import resource
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from importlib import resources
@@ -154,10 +155,9 @@ def time_torch(options: argparse.Namespace, model: Model, targets: Sequence[Targ
 
     from jaxllm.models import save_model, stack_layers
 
-    folder = Path(options.scratch)
-    if not folder.exists():
-        save_model(folder, model.spec, stack_layers(model.params), options.model)
-    network = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = save_model(Path(scratch) / "model", model.spec, stack_layers(model.params), options.model)
+        network = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     lora = PeftLora(r=RANK, lora_alpha=ALPHA, target_modules=[f"{name}_proj" for name in MODULES])
     network = get_peft_model(network, lora)
     optimizer = torch.optim.AdamW([p for p in network.parameters() if p.requires_grad], lr=LR)
@@ -196,7 +196,6 @@ def main() -> None:
     parser.add_argument("--compute", nargs="+", default=["float32", "bfloat16"])
     parser.add_argument("--torch_steps", type=int, default=6, help="0 leaves torch out")
     parser.add_argument("--padded", action="store_true", help="pad every target to a row of its own")
-    parser.add_argument("--scratch", default="build/bench_inject", help="the model's weights for torch")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     model, pairs, texts = jaxllm.load(options.model), None, None

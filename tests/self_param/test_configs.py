@@ -10,6 +10,7 @@ from jaxllm.parsing import parse
 from jaxllm.self_param.config import Config
 from tests.conftest import ROOT
 
+SETTINGS = ("single", "batch", "sequential")
 READING = ROOT / "configs" / "self_param" / "reader.yaml"
 RECIPES = sorted(set((ROOT / "configs" / "self_param").glob("*.yaml")) - {READING})
 # Name -> model, setting, documents, pairs a document, steps of an injection, entries of the vocabulary.
@@ -31,6 +32,20 @@ def test_recipes_are_valid(path):
         assert (config.lora.rank, config.lora.alpha, "o" in config.lora.targets) == (8, 32.0, False)
         assert config.mixture.cycle == ("qa", "continuation", "unrelated") and config.unrelated.with_document
         assert (config.train.weight_decay, config.train.clip_norm, config.sampling.max_tokens) == (0.01, None, 10)
+        assert not config.sampling.stop and config.device.params == config.device.compute == "float32"
+
+
+def test_recommended_settings_differ_where_a_comment_gives_the_reason():
+    """Same checks of the questions, decoding, teacher cache, packing and optimizer; batch has twice the rank."""
+    single, batch, sequential = (parse(Config, [f"--config={path}", "--out=x"]) for path in (
+        ROOT / "configs" / "self_param" / f"recommended_{setting}.yaml" for setting in SETTINGS))
+    names = ("lr", "schedule", "clip_norm", "packing", "remat")
+    same = lambda config: (config.qa_pairs, config.sampling, config.divergence, config.lora.targets,
+                           config.lora.alpha / config.lora.rank, config.generation_batch_size,
+                           *(getattr(config.train, name) for name in names))
+    assert same(single) == same(batch) == same(sequential) and single.train.packing
+    assert [config.lora.rank for config in (single, batch, sequential)] == [16, 32, 16]
+    assert [config.setting for config in (single, batch, sequential)] == list(SETTINGS)
 
 
 # Shapes in the checkpoints' config.json.

@@ -1,156 +1,168 @@
-"""The claims about SELF-PARAM, each as a difference with its interval, for one model and one file of passages.
+"""The claims about SELF-PARAM, each with a verdict, for one model and one file of passages.
 
     python scripts/injection_claims.py OUT --model MODEL --data passages.jsonl [--single CONFIG] [--batch CONFIG]
-                                       [--sequential CONFIG] [--passages 10 25 20] [--seeds 0 1 2] [--only NAME ...]
-                                       [--minutes 8] [-- --KEY VALUE ...]
+                                       [--sequential CONFIG] [--passages 10 25 20] [--seeds 0 1 2 3 4 5]
+                                       [--only NAME ...] [--minutes 8] [-- --KEY VALUE ...]
 
 Rows are {context, question, answers}. The configs are those of `jaxllm inject`, by default the recommended ones of
-`configs/self_param`; what follows `--` are keys for all runs. Runs, in OUT/NAME-SEED:
+`configs/self_param`; what follows `--` are keys for all runs. Every seed orders the passages anew. Runs, in
+OUT/NAME-SEED:
 
-    single        one passage at a time, and next-token training on the same targets
-    batch         the second number of --passages together
-    sequential    the third number one after the other
-    no_unrelated  single without unrelated text
-    questions     single, trained on the second, fourth, ... question of a passage in place of the model's own; both
-                  are tested on the first, third, ...
+    single        one passage at a time; the baselines are next-token training, on the same targets and on the pairs
+    batch         the second number of --passages together, with the baselines of its config
+    sequential    the third number one after the other, likewise
+    no_unrelated  sequential without unrelated text, in fewer steps, so that the others have as many targets
+    own, people   single, trained on two questions of a passage: the model's, or the file's; both are tested on the
+                  file's others, on passages with four questions or more
 
-Finished runs are not repeated; after --minutes the running one is stopped with a checkpoint, and the same command
-continues. Intervals resample passages, each with all its seeds. Writes OUT/claims.md.
+A claim is that the mean of A - factor x B is above 0, over the seeds that both sides have. A and B are measures of
+result.json; `gain` is F1 above closed-book, `after` the F1 right after a passage's injection, and `end` that after the
+last one, of all passages but the last. Independent units are passages in single, and runs in the other settings, where
+the passages of a run share a model. A claim holds or fails if a two-sided sign-flip test over units has p <= 0.05,
+which takes six of them; else it is open. Claims are tested one by one, without a correction for their number. Intervals
+are bootstrap intervals over units.
+
+The same command continues after --minutes; runs of another model, config or file are refused. Writes OUT/claims.md,
+with the scores of all methods of every part.
 """
 
 from __future__ import annotations
 
 import argparse
 import collections
+import itertools
 import json
+import random
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from injection_table import table, with_interval
 from time_limit import stop_after
 
 from jaxllm.cli import main as jaxllm
+from jaxllm.evaluate.qa import normalize
 from jaxllm.files import read_jsonl, write_atomic, write_jsonl
 from jaxllm.parsing import parse
 from jaxllm.self_param.config import Config
-from jaxllm.self_param.data import QA_ROW
-from jaxllm.self_param.metrics import MethodRecords, Record, by_method
-from jaxllm.statistics import interval
+from jaxllm.self_param.data import QA_ROW, Document, Question, group_rows
+from jaxllm.self_param.metrics import Record, by_method, efficacy, method_values
+from jaxllm.statistics import paired
 from jaxllm.text.rows import read_rows
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "self_param"
-PARTS = ("single", "batch", "sequential", "no_unrelated", "questions")
+SETTINGS = ("single", "batch", "sequential")
+PARTS = {**{name: name for name in SETTINGS}, "no_unrelated": "sequential", "own": "single", "people": "single"}
+# Claim, A, factor and B; a side is part, method and measure.
+CLAIMS = (
+    ("as good as open-book, single", "single self_param gain", 0.9, "single open_book gain"),
+    ("as good as open-book, batch", "batch self_param gain", 0.9, "batch open_book gain"),
+    ("KL is better than cross-entropy", "single self_param f1", 1, "single finetune f1"),
+    ("KL changes other text less", "single finetune drift_kl", 1, "single self_param drift_kl"),
+    ("60 % is left at the end of a sequence", "sequential self_param end", 0.6, "sequential self_param after"),
+    ("without unrelated text half is lost", "sequential self_param f1", 2, "no_unrelated self_param f1"),
+    ("... and other text changes more", "no_unrelated self_param drift_kl", 1, "sequential self_param drift_kl"),
+    ("own questions are as good as people's", "own self_param gain", 0.9, "people self_param gain"))
+
+Values = Mapping[str, Mapping[int, Any]]
+"""Values of "part method measure" by seed."""
 
 
-def odd_questions(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Returns the second, fourth, ... row of each passage."""
-    seen = collections.Counter[str]()
-    odd = []
-    for row in rows:
-        seen[row["context"]] += 1
-        if seen[row["context"]] % 2 == 0:
-            odd.append(row)
-    return odd
+def write_data(out: Path, documents: Sequence[Document], seed: int) -> None:
+    """Writes the passages in the order of a seed, and their questions for the parts own and people.
+
+    Of a passage with four questions or more the second and the fourth are taught, and the others are tested. A question
+    that repeats one up to case and punctuation is left out.
+    """
+    files: dict[str, list[dict[str, Any]]] = {"passages": [], "taught": [], "tested": []}
+
+    def add(name: str, document: Document, questions: Iterable[Question]) -> None:
+        files[name] += [{"context": document.text, "question": one.question, "answers": list(one.answers)}
+                        for one in questions]
+
+    for document in random.Random(seed).sample(documents, len(documents)):
+        add("passages", document, document.questions)
+        distinct = list({normalize(one.question): one for one in document.questions}.values())
+        if len(distinct) >= 4:
+            add("taught", document, distinct[1:4:2])
+            add("tested", document, [*distinct[0:4:2], *distinct[4:]])
+    for name, rows in files.items():
+        write_jsonl(out / f"{name}-{seed}.jsonl", rows)
 
 
 def keys(part: str, options: argparse.Namespace, seed: int) -> list[str]:
-    """Returns the arguments of one run."""
-    setting = part if part in ("batch", "sequential") else "single"
-    config = getattr(options, setting)
-    number = options.passages[("single", "batch", "sequential").index(setting)]
-    own = [f"--config={config}", f"--model={options.model}", f"--data.path={options.data}", f"--documents={number}",
-           f"--seed={seed}", *(["--save=nothing"] if setting == "single" else []), *options.rest]
-    if part == "single":
-        return [*own, "--compare=[finetune]"]
-    own.append("--compare=[]")
+    """Returns the arguments of one run; those after `--` override the configs and baselines."""
+    setting, split = PARTS[part], part in ("own", "people")
+    path = lambda name: options.out / f"{name}-{seed}.jsonl"
+    given = [f"--config={getattr(options, setting)}", f"--model={options.model}", f"--seed={seed}",
+             f"--data.path={path('tested' if split else 'passages')}",
+             f"--documents={options.passages[SETTINGS.index(setting)]}"]
+    if part not in ("batch", "sequential"):
+        given.append("--compare=[finetune,finetune_questions]" if part == "single" else "--compare=[]")
+    given += [*(["--save=nothing"] if setting == "single" else []), *options.rest]
+    if split:
+        given += ["--qa_pairs.cloze=0", "--qa_pairs.per_document=2"]
+    if part == "people":
+        given += [f"--qa_pairs.source={path('taught')}", "--qa_pairs.examples=null"]
     if part == "no_unrelated":
-        mixture = parse(Config, [*own, "--out=x"]).mixture
-        own += ["--mixture.unrelated=0", f"--mixture.qa={mixture.qa + mixture.unrelated}"]
-    if part == "questions":
-        own += [f"--qa_pairs.source={options.out / 'questions.jsonl'}", "--qa_pairs.samples=null"]
-    return own
+        config = parse(Config, [*given, "--out=x"])
+        cycle, steps = config.mixture.cycle, config.train.resolve().steps or 0
+        given += ["--mixture.unrelated=0",
+                  f"--train.steps={steps - round(steps * cycle.count('unrelated') / len(cycle))}"]
+    return given
 
 
-class Run:
-    """Records of a finished run.
+def read_values(folder: Path) -> dict[str, Any]:
+    """Reads a finished run.
 
-    Attributes:
-        single: its setting is single.
-        methods: records by method.
-        rows: every test question with its scores.
+    Returns:
+        values of "method measure", by passage; in the settings batch and sequential drift_kl is one number. `passages`
+        are their first questions, as names.
     """
-
-    def __init__(self, folder: Path):
-        self.single = json.loads((folder / "result.json").read_text())["setting"] == "single"
-        lines = read_jsonl(folder / "records.jsonl")
-        self.methods: dict[str, MethodRecords] = by_method((Record(**line) for line in lines), self.single)
-        self.rows = read_jsonl(folder / "rows.jsonl")
-
-    def scores(self, method: str, field: str = "f1") -> np.ndarray:
-        """Returns the values of a method by passage `[J]`."""
-        return np.array(self.methods[method].final(field), float)
-
-    def drift(self, method: str = "self_param") -> np.ndarray:
-        """Returns the drift KL, by passage in the setting single and else a single one."""
-        records = self.methods[method].records
-        return np.array([record.drift_kl for record in (records if self.single else records[-1:])], float)
-
-    def even(self, method: str = "self_param") -> np.ndarray:
-        """Returns the mean F1 of every second question by passage `[J]`, from the first on."""
-        by_passage: dict[int, list[float]] = {}
-        for row in self.rows:
-            by_passage.setdefault(row["document"], []).append(row[method]["f1"])
-        return np.array([np.mean(values[::2]) for _, values in sorted(by_passage.items())])
+    setting = json.loads((folder / "result.json").read_text())["setting"]
+    single = setting == "single"
+    methods = by_method((Record(**line) for line in read_jsonl(folder / "records.jsonl")), single)
+    values: dict[str, Any] = {f"{method} {measure}": np.array(own)
+                              for measure, by in method_values(methods, single).items()
+                              for method, own in by.items() if own}
+    values |= {f"{method} gain": values[f"{method} f1"] - values["closed_book f1"] for method in methods}
+    if setting == "sequential":
+        matrix = methods["self_param"].matrix()
+        values |= {"self_param end": matrix[-1, :-1],
+                   "self_param after": efficacy(matrix, range(1, len(matrix)))[:-1]}
+    first = {row["document"]: row["question"] for row in reversed(read_jsonl(folder / "rows.jsonl"))}
+    return values | {"passages": [first[number] for number in sorted(first)]}
 
 
-def of_seeds(runs: Sequence[Run], value: Callable[[Run], np.ndarray]) -> np.ndarray:
-    """Averages the values of a passage over runs that differ in their seed."""
-    return np.mean([value(run) for run in runs], 0)
+def claim_row(values: Values, claim: str, side: str, factor: float, other: str) -> list[str] | None:
+    """Tests a claim on the seeds that both sides have; returns the cells of its row, None without a seed."""
+    part, ours, theirs = side.split()[0], values.get(side, {}), values.get(other, {})
+    pairs = {seed: np.stack([ours[seed], theirs[seed]], 1) for seed in sorted(ours.keys() & theirs.keys())}
+    if not pairs:
+        return None
+    units = collections.defaultdict[Any, list[np.ndarray]](list)
+    for seed, own in pairs.items():
+        for name, pair in zip(values[f"{part} passages"][seed] if PARTS[part] == "single" else [seed] * len(own), own,
+                              strict=True):
+            units[name].append(pair)
+    first, second = np.array([np.mean(own, 0) for own in units.values()]).T
+    difference = paired(first, factor * second)
+    verdict = "open" if difference["p"] > 0.05 else "holds" if difference["mean"] > 0 else "fails"
+    by_seed = ", ".join(f"{seed}: {own.mean(0) @ [1, -factor]:.3f}" for seed, own in pairs.items())
+    return [claim, f"{side} {first.mean():.3f}", f"{factor:g} x {other} {second.mean():.3f}",
+            with_interval(difference, len(units)), by_seed, str(len(units)), verdict]
 
 
-def cell(values: np.ndarray, digits: int = 3) -> str:
-    """Formats a mean with its interval."""
-    mean = interval(values)
-    if len(values) < 2:
-        return f"{mean['mean']:.{digits}f}"
-    return f"{mean['mean']:.{digits}f} [{mean['ci_low']:.{digits}f}, {mean['ci_high']:.{digits}f}]"
-
-
-def claims(runs: dict[str, list[Run]]) -> list[tuple[str, str, str]]:
-    """Lists the claims that the finished runs allow to test: claim, values, difference."""
-    lines = []
-    f1 = lambda part, method: of_seeds(runs[part], lambda run: run.scores(method))
-
-    def add(claim: str, names: tuple[str, str], first: np.ndarray, second: np.ndarray) -> None:
-        lines.append((claim, f"{names[0]} {cell(first)}, {names[1]} {cell(second)}", cell(first - second)))
-
-    for part in ("single", "batch", "sequential"):
-        if part in runs:
-            injected, open_book = f1(part, "self_param"), f1(part, "open_book")
-            share = injected.mean() / max(open_book.mean(), 1e-9)
-            add(f"equals open-book ({part}), F1", ("injected", f"{share:.2f} of open-book"), injected, open_book)
-    if "single" in runs:
-        add("KL is better than cross-entropy on the same targets, F1", ("KL", "cross-entropy"),
-            f1("single", "self_param"), f1("single", "finetune"))
-        drift = lambda method: of_seeds(runs["single"], lambda run: run.drift(method))
-        add("... and changes other text less, drift KL", ("KL", "cross-entropy"), drift("self_param"),
-            drift("finetune"))
-    if {"single", "no_unrelated"} <= runs.keys():
-        add("unrelated text prevents collapse, F1", ("with", "without"), f1("single", "self_param"),
-            f1("no_unrelated", "self_param"))
-        drift_of = lambda part: of_seeds(runs[part], lambda run: run.drift())
-        add("... drift KL", ("with", "without"), drift_of("single"), drift_of("no_unrelated"))
-    if {"single", "questions"} <= runs.keys():
-        even = lambda part: of_seeds(runs[part], lambda run: run.even())
-        add("the model's own questions suffice, F1", ("own", "people's"), even("single"), even("questions"))
-    if "sequential" in runs:
-        matrices = [run.methods["self_param"].matrix() for run in runs["sequential"]]
-        after = np.mean([np.diagonal(matrix[1:]) for matrix in matrices], 0)
-        add(f"decay over {len(after)} injections, F1", ("at the end", "right after"),
-            np.mean([matrix[-1] for matrix in matrices], 0), after)
-    return lines
+def report(values: Values, folders: Mapping[str, Sequence[Path]]) -> str:
+    """Formats the claims that the runs allow to test, and the scores of all methods by part."""
+    rows = [row for claim in CLAIMS if (row := claim_row(values, *claim)) is not None]
+    head = ["claim", "A", "factor x B", "A - factor x B", "by seed", "units", "verdict"]
+    lines = [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows)]
+    for part, own in folders.items():
+        lines += ["", f"## {part}", "", table(own, [json.loads((run / "result.json").read_text()) for run in own])]
+    return "\n".join(lines) + "\n"
 
 
 def main() -> int:
@@ -158,35 +170,37 @@ def main() -> int:
     parser.add_argument("out", type=Path)
     parser.add_argument("--model", required=True)
     parser.add_argument("--data", required=True)
-    for name in ("single", "batch", "sequential"):
+    for name in SETTINGS:
         parser.add_argument(f"--{name}", type=Path, default=CONFIGS / f"recommended_{name}.yaml", help="config")
     parser.add_argument("--passages", type=int, nargs=3, default=(10, 25, 20), help="of single, batch, sequential")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(range(6)))
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--minutes", type=float, help="stop after this time")
     given = sys.argv[1:]
     split = given.index("--") if "--" in given else len(given)
     options = parser.parse_args(given[:split])
     options.rest = given[split + 1:]
     options.out.mkdir(parents=True, exist_ok=True)
-    write_jsonl(options.out / "questions.jsonl", odd_questions(read_rows(options.data, QA_ROW).rows))
-    runs: dict[str, list[Run]] = {}
+    documents = group_rows(read_rows(options.data, QA_ROW).rows)
+    for seed in options.seeds:
+        write_data(options.out, documents, seed)
+    values = collections.defaultdict[str, dict[int, Any]](dict)
+    folders = collections.defaultdict[str, list[Path]](list)
     status = 0
     with stop_after(options.minutes):
-        for seed in options.seeds:
-            for part in options.only:
-                folder = options.out / f"{part}-{seed}"
-                if status == 0 and not (folder / "result.json").is_file():
-                    print(f"run {folder.name}", flush=True)
-                    status = jaxllm(["inject", *keys(part, options, seed), f"--out={folder}"])
-                if (folder / "result.json").is_file():
-                    runs.setdefault(part, []).append(Run(folder))
-    rows = claims(runs)
-    if rows:
-        table = "\n".join(["| claim | values | difference |", "|---|---|---|",
-                           *(f"| {' | '.join(row)} |" for row in rows)]) + "\n"
-        write_atomic(options.out / "claims.md", table)
-        print(table)
+        for seed, part in itertools.product(options.seeds, options.only):
+            folder = options.out / f"{part}-{seed}"
+            print(f"run {folder.name}", flush=True)
+            status = jaxllm(["inject", *keys(part, options, seed), f"--out={folder}"])
+            if status:
+                break
+            folders[part].append(folder)
+            for name, own in read_values(folder).items():
+                values[f"{part} {name}"][seed] = own
+    if folders:
+        text = report(values, folders)
+        write_atomic(options.out / "claims.md", text)
+        print(text)
     return 0 if status in (0, 130) else status
 
 

@@ -4,15 +4,16 @@
     python scripts/injection_table.py runs/tiny
 
 Runs of one setting that differ in their seed are one table: means over documents, with 95 % bootstrap intervals that
-resample documents together with all their seeds. In the settings batch and sequential locality is a mean over probes,
-and drift over runs.
+resample documents together with all their seeds. In the settings batch and sequential, where the documents of a run
+share one model, they leave out the variance between runs: compare the shares by seed. Locality is a mean over probes
+there, and drift over runs, without an interval, since it is one number for a run.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,13 @@ def cell(values: Sequence[Sequence[float]]) -> str:
     """Formats the mean of the values of all runs with its interval; a dash where a run has none."""
     if not all(values):
         return "–"
-    mean = clustered([value for own in values for value in own], [i for own in values for i in range(len(own))])
-    return f"{mean['mean']:.3f} [{mean['ci_low']:.3f}, {mean['ci_high']:.3f}]"
+    units = [i for own in values for i in range(len(own))]
+    return with_interval(clustered([value for own in values for value in own], units), len(set(units)))
+
+
+def with_interval(mean: Mapping[str, Any], units: int) -> str:
+    """Formats a mean with its interval, which takes two independent units."""
+    return f"{mean['mean']:.3f}" + (f" [{mean['ci_low']:.3f}, {mean['ci_high']:.3f}]" if units > 1 else "")
 
 
 def table(runs: Sequence[Path], results: Sequence[Result]) -> str:

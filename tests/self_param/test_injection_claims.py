@@ -1,74 +1,167 @@
-"""The table of claims, on records that were written for it."""
+"""The table of claims and the table of runs, on records that were written for them."""
 
 import argparse
+import collections
 import dataclasses
 import json
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from jaxllm.files import write_jsonl
-from jaxllm.self_param.metrics import Record
+from jaxllm.files import read_jsonl, write_jsonl
+from jaxllm.parsing import parse
+from jaxllm.self_param.config import Config
+from jaxllm.self_param.metrics import Record, summarize
 from tests.conftest import ROOT
 
-sys.path.append(str(ROOT / "scripts"))  # the script imports another one
+sys.path.append(str(ROOT / "scripts"))  # the script imports others
 import injection_claims  # noqa: E402
+import injection_table  # noqa: E402
+
+NONE, SOME = [0.0, 0.0], [1.0, 0.5]
 
 
-def write_run(folder, setting, scores, rows=(), drift=0.1):
-    """Writes a run with the scores {(method, step): [F1 by document]}."""
-    folder.mkdir()
-    (folder / "result.json").write_text(json.dumps({"setting": setting}))
-    documents = lambda step, f1: [step - 1] if setting == "single" and step else list(range(len(f1)))
-    records = [Record(method, step, documents(step, f1), [], f1, f1, [], drift_kl=drift if step else None)
-               for (method, step), f1 in scores.items()]
+def write_run(folder, setting="single", closed_book=NONE, open_book=SOME, drift=0.1, **scores):
+    """Writes a run with the F1 by passage of every method, a list of them by injection in the setting sequential."""
+    folder.mkdir(parents=True)
+    records = [Record("closed_book", 0, [0, 1], [[], []], closed_book, closed_book, []),
+               Record("open_book", 0, [0, 1], [[], []], open_book, open_book, [])]
+    for method, own in scores.items():
+        steps = own if setting == "sequential" else [own] if setting == "batch" else [[f1] for f1 in own]
+        records += [Record(method, step, [step - 1] if setting == "single" else [0, 1], [[]] * len(f1), f1, f1, [],
+                           drift_kl=drift, drift_sums=[drift], drift_tokens=[1]) for step, f1 in enumerate(steps, 1)]
     write_jsonl(folder / "records.jsonl", map(dataclasses.asdict, records))
-    write_jsonl(folder / "rows.jsonl", rows)
-    return injection_claims.Run(folder)
+    write_jsonl(folder / "rows.jsonl", [{"document": number, "question": f"Who is {name} of {folder.name}?"}
+                                        for number, name in ((0, "a"), (0, "b"), (1, "c"))])
+    result = summarize(records, setting == "single", [1, 1] if setting == "batch" else [1, 2], 0)
+    (folder / "result.json").write_text(json.dumps(result | {
+        "setting": setting, "documents": 2, "questions": 3, "seed": 0, "versions": {"device_kind": "cpu"}}))
+    return folder
 
 
-BASE = {("closed_book", 0): [0.0, 0.0], ("open_book", 0): [1.0, 0.5]}
+def verdicts(runs):
+    """Returns the rows of the claims {claim: (A - factor x B, by seed, units, verdict)}; runs by part and seed."""
+    values = collections.defaultdict(dict)
+    for part, own in runs.items():
+        for seed, folder in own.items():
+            for name, found in injection_claims.read_values(folder).items():
+                values[f"{part} {name}"][seed] = found
+    rows = [injection_claims.claim_row(values, *claim) for claim in injection_claims.CLAIMS]
+    return {row[0]: tuple(row[3:]) for row in rows if row is not None}
 
 
-def test_differences_of_single_runs_are_paired(tmp_path):
-    runs = [write_run(tmp_path / f"single{seed}", "single", BASE | {
-        ("self_param", 1): [0.8 + seed / 10], ("self_param", 2): [0.4], ("finetune", 1): [0.6],
-        ("finetune", 2): [0.2 + seed / 10]}) for seed in (0, 2)]
-    rows = {claim: (values, difference) for claim, values, difference in injection_claims.claims({"single": runs})}
-    values, difference = rows["equals open-book (single), F1"]
-    assert values.startswith("injected 0.650") and "0.87 of open-book 0.750" in values
-    assert difference == "-0.100 [-0.100, -0.100]"
-    assert rows["KL is better than cross-entropy on the same targets, F1"][1] == "0.200 [0.100, 0.300]"
+def write_parts(path, parts, setting="single"):
+    """Writes runs {part: {seed: scores}}; the parts of a seed have the same passages."""
+    return {part: {seed: write_run(path / part / str(seed), setting, **scores) for seed, scores in own.items()}
+            for part, own in parts.items()}
 
 
-def test_decay_is_that_of_each_passage(tmp_path):
-    run = write_run(tmp_path / "sequential", "sequential", BASE | {
-        ("self_param", 1): [0.9, 0.0], ("self_param", 2): [0.5, 0.7]})
-    claim, values, difference = injection_claims.claims({"sequential": [run]})[-1]
-    assert claim == "decay over 2 injections, F1" and difference.startswith("-0.200 [-0.400, 0.000]")
-    assert values.startswith("at the end 0.600") and "right after 0.800" in values
+@pytest.mark.parametrize(("f1", "closed_book", "difference", "verdict"), [
+    (SOME, NONE, "0.075", "holds"), ([0.5, 0.25], NONE, "-0.300", "fails"), ([0.99, 0.3], NONE, "-0.030", "open"),
+    (SOME, SOME, "0.000", "open"), ([0.9, 0.2], [0.8, 0.3], "-0.180", "fails")])
+def test_injection_has_to_reach_what_the_passage_adds(tmp_path, f1, closed_book, difference, verdict):
+    scores = {"self_param": f1, "closed_book": closed_book}
+    runs = write_parts(tmp_path, {"single": dict.fromkeys(range(5), scores)})
+    found, by_seed, units, decided = verdicts(runs)["as good as open-book, single"]
+    assert (found.split()[0], units, decided) == (difference, "10", verdict) and by_seed.count(":") == 5
 
 
-def test_questions_are_tested_on_those_that_neither_run_learned(tmp_path):
-    rows = [{"document": 0, "self_param": {"f1": f1}} for f1 in (1.0, 0.0, 0.5)] + [
-        {"document": 1, "self_param": {"f1": f1}} for f1 in (0.25, 1.0)]
-    run = write_run(tmp_path / "single", "single", BASE | {("self_param", 1): [0.5], ("self_param", 2): [0.6]}, rows)
-    np.testing.assert_allclose(run.even(), [0.75, 0.25])
-    questions = [{"context": context, "question": str(i)} for i in range(3) for context in "ab"]
-    assert injection_claims.odd_questions(questions) == [{"context": "a", "question": "1"},
-                                                         {"context": "b", "question": "1"}]
+def test_passages_of_one_model_are_one_unit(tmp_path):
+    f1 = {0: [0.2, 0.23], 1: [0.5, 0.53], 2: [0.8, 0.83]}
+    runs = write_parts(tmp_path, {"batch": {seed: {"self_param": own, "open_book": [0.8, 0.8]}
+                                            for seed, own in f1.items()}}, "batch")
+    [(claim, (found, by_seed, units, verdict))] = verdicts(runs).items()
+    assert claim == "as good as open-book, batch" and (units, verdict) == ("3", "open")
+    assert found == "-0.205 [-0.505, 0.095]" and by_seed == "0: -0.505, 1: -0.205, 2: 0.095"
+
+
+def test_only_equal_seeds_are_compared(tmp_path):
+    scores = [{"self_param": [[f1, 0.0], [f1, f1]]} for f1 in (0.9, 0.5, 0.4)]
+    runs = write_parts(tmp_path, {"sequential": dict(enumerate(scores)), "no_unrelated": {0: scores[0]}}, "sequential")
+    assert verdicts(runs)["without unrelated text half is lost"] == ("-0.900", "0: -0.900", "1", "open")
+    runs["no_unrelated"] = {7: runs["no_unrelated"][0]}
+    assert verdicts(runs).keys() == {"60 % is left at the end of a sequence"}
+
+
+def test_decay_leaves_out_the_last_passage(tmp_path):
+    runs = write_parts(tmp_path, {"sequential": {seed: {"self_param": [[0.8, 0.0], [0.4, 1.0]]} for seed in range(6)}},
+                       "sequential")
+    assert verdicts(runs)["60 % is left at the end of a sequence"][0::3] == ("-0.080 [-0.080, -0.080]", "fails")
+
+
+def test_cross_entropy_is_compared_on_the_same_passages(tmp_path):
+    scores = {"self_param": [0.8, 0.4], "finetune": [0.6, 0.3]}
+    found = verdicts(write_parts(tmp_path, {"single": {0: scores, 2: scores, 3: scores}}))
+    assert found["KL is better than cross-entropy"][0::3] == ("0.150 [0.117, 0.183]", "holds")
+    assert found["KL changes other text less"][0::3] == ("0.000 [0.000, 0.000]", "open")
+
+
+def question(context, text, answer="yes"):
+    return {"context": context, "question": text, "answers": [answer]}
+
+
+def test_no_question_is_taught_and_tested(tmp_path):
+    rows = [question("a", text) for text in ("q1?", "Q1?", "q2?", "q3?", "q4?", "q5?")]
+    rows += [question("a", "q2", "no"), *(question("b", f"r{i}?") for i in range(3)), question("c", "s?")]
+    for seed in range(4):
+        injection_claims.write_data(tmp_path, injection_claims.group_rows(rows), seed)
+    read = lambda name: [(row["context"], row["question"]) for row in read_jsonl(tmp_path / f"{name}.jsonl")]
+    assert [text for _, text in read("taught-0")] == ["q2", "q4?"]
+    assert [text for _, text in read("tested-0")] == ["Q1?", "q3?", "q5?"]
+    assert sorted(read("passages-0")) == sorted((row["context"], row["question"]) for row in rows)
+    assert len({tuple(dict(read(f"passages-{seed}"))) for seed in range(4)}) > 1
 
 
 @pytest.mark.parametrize(("part", "expected"), [
-    ("single", ["--documents=3", "--save=nothing", "--compare=[finetune]"]), ("batch", ["--documents=4"]),
-    ("no_unrelated", ["--documents=3", "--mixture.unrelated=0", "--mixture.qa=3"]),
-    ("questions", ["--documents=3", "--qa_pairs.source=out/questions.jsonl"])])
+    ("single", {"documents": 3, "save": "nothing", "compare": ["finetune", "finetune_questions"]}),
+    ("batch", {"documents": 4, "compare": ["finetune_questions", "retrieval"]}),
+    ("no_unrelated", {"documents": 5, "compare": [], "train.steps": 6, "mixture.unrelated": 0, "mixture.qa": 2}),
+    ("own", {"documents": 3, "data.path": "out/tested-2.jsonl", "qa_pairs.per_document": 2, "qa_pairs.cloze": 0}),
+    ("people", {"data.path": "out/tested-2.jsonl", "qa_pairs.source": "out/taught-2.jsonl", "qa_pairs.cloze": 0})])
 def test_arguments_of_a_run(part, expected):
     configs = ROOT / "configs" / "self_param"
     options = argparse.Namespace(
-        single=configs / "tiny.yaml", batch=configs / "tiny_batch.yaml", sequential=None, model="tiny",
-        data="asset:tiny/documents.jsonl", passages=(3, 4, 5), out=Path("out"), rest=["--train.steps=6"])
-    given = injection_claims.keys(part, options, 2)
-    assert set(expected) <= set(given) and {"--seed=2", "--model=tiny", "--train.steps=6"} <= set(given)
+        single=configs / "tiny.yaml", batch=configs / "tiny_batch.yaml", sequential=configs / "tiny_sequential.yaml",
+        model="tiny", passages=(3, 4, 5), out=Path("out"), rest=["--train.steps=8", "--qa_pairs.cloze=8",
+                                                                 "--train.warmup_steps=1"])
+    config = parse(Config, [*injection_claims.keys(part, options, 2), "--out=x"])
+    for key, value in ({"seed": 2, "model": "tiny", "data.path": "out/passages-2.jsonl", "qa_pairs.cloze": 8,
+                        "train.steps": 8} | expected).items():
+        found = config
+        for name in key.split("."):
+            found = getattr(found, name)
+        assert found == value, key
+
+
+@pytest.mark.parametrize(("results", "status", "rows"), [
+    ([0, 0, 0, 0], 0, 2), ([0, 0, 130], 0, 2), ([0, 2], 2, 1), ([2], 2, None)])
+def test_every_run_is_checked_and_those_that_are_done_are_in_the_table(tmp_path, monkeypatch, results, status, rows):
+    write_jsonl(tmp_path / "rows.jsonl", [question("a", f"q{i}?") for i in range(4)])
+    out, called = tmp_path / "out", []
+    for seed in (0, 1):  # all runs are there, of this command or another
+        write_run(out / f"single-{seed}", self_param=SOME, finetune=SOME)
+        write_run(out / f"own-{seed}", self_param=SOME)
+
+    def inject(arguments):
+        called.append(Path(arguments[-1].removeprefix("--out=")).name)
+        return results[len(called) - 1]
+
+    monkeypatch.setattr(injection_claims, "jaxllm", inject)
+    monkeypatch.setattr(sys, "argv", ["x", str(out), "--model=tiny", f"--data={tmp_path / 'rows.jsonl'}", "--seeds",
+                                      "0", "1", "--only", "single", "own", "--", "--train.steps=7"])
+    assert injection_claims.main() == status
+    assert called == ["single-0", "own-0", "single-1", "own-1"][:len(results)]
+    if rows is None:
+        assert not (out / "claims.md").exists()
+    else:
+        text = (out / "claims.md").read_text()
+        assert text.count("\n## ") == rows and "| closed-book | 0.000" in text
+
+
+def test_one_number_for_a_run_has_no_interval(tmp_path):
+    runs = [write_run(tmp_path / str(seed), "batch", drift=drift, self_param=SOME)
+            for seed, drift in enumerate((0.25, 0.2, 0.3))]
+    results = [json.loads((run / "result.json").read_text()) for run in runs]
+    line = next(line for line in injection_table.table(runs, results).splitlines() if "SELF-PARAM |" in line)
+    assert [cell.strip() for cell in line.split("|")][2:4] == ["0.750 [0.500, 1.000]", "0.250"]

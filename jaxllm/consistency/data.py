@@ -18,7 +18,8 @@ from jaxllm.text.rows import RowSet, read_rows
 
 _JUDGED: dict[str, Any] = {"id": ID, "context": str, "human": list[Any]}
 _MATRIX: dict[str, Any] = {"id": ID, "q": list[list[Any]], "human": list[Any], "items": list[str],
-                           "mass": list[list[Any]], "positions": list[int]}
+                           "mass": list[list[Any]], "positions": list[int], "votes": list[list[Any]],
+                           "compared": list[list[Any]]}
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,10 @@ class Instance:
         items: texts of the items; "" for a matrix without them.
         human: scores of the items, or pairs (i, j) of which i is before j; empty without any.
         p, q, mass: answers of a matrix, `[N, N]`, NaN where missing; None for instances to judge.
+        votes: number of valid samples of which p is the share for the first slot, `[N, N]`; None for probabilities.
         compared: ordered pairs that the judge was given, `[N, N]`; None for all.
         positions: order of the items by which the graph is built, `[N]`; None for the order of `items`.
+        line: line of its row in the file, from 1.
     """
 
     id: str | int | float
@@ -42,8 +45,10 @@ class Instance:
     p: np.ndarray | None = None
     q: np.ndarray | None = None
     mass: np.ndarray | None = None
+    votes: np.ndarray | None = None
     compared: np.ndarray | None = None
     positions: np.ndarray | None = None
+    line: int = 0
 
     @cached_property
     def key(self) -> int:
@@ -71,6 +76,12 @@ class Instance:
         assert self.p is not None, "the instance was not judged"
         return self.p
 
+    @cached_property
+    def sampled(self) -> bool:
+        """Whether the matrix p has votes or single decisions, of which as many may be for one slot as for the other."""
+        p = self.answers
+        return self.votes is not None or bool(((p == 0) | (p == 1) | np.isnan(p)).all())
+
     @property
     def repeated(self) -> int:
         """Number of items with the text of an earlier item."""
@@ -94,10 +105,12 @@ def read_instances(path: str | Path, limit: int | None = None, limit_bad: float 
 
 def read_matrices(path: str | Path, limit: int | None = None, limit_bad: float = 0.1,
                   rejected_path: Path | None = None) -> tuple[list[Instance], RowSet]:
-    """Reads rows `{id?, p, q?, human?, items?, mass?, positions?}`, such as the rows.jsonl of an earlier run.
+    """Reads rows `{id?, p, q?, human?, items?, mass?, votes?, compared?, positions?}`, such as the rows.jsonl of an
+    earlier run.
 
     `p[i][j]` is the probability that the judge picks the item that is shown first, where i is shown first and j second;
-    null where it is missing. `q` is the same for the negated question. Diagonals are ignored.
+    null where it is missing. `q` is the same for the negated question. Where `p` is a share of samples, `votes[i][j]`
+    is their number. `compared[i][j]` is false for pairs without an answer by intention. Diagonals are ignored.
 
     Args:
         path, limit, limit_bad, rejected_path: as in `rows.read_rows`.
@@ -127,7 +140,7 @@ def _read(path, limit, limit_bad, rejected_path, required, optional, problem) ->
         return reason
 
     found = read_rows(path, required, optional, limit_bad, rejected_path, limit, refusal)
-    return [_instance(row, row.get("id", line if str(line) not in seen else f"line {line}"))
+    return [_instance(row, row.get("id", line if str(line) not in seen else f"line {line}"), line)
             for line, row in zip(found.lines, found.rows, strict=True)], found
 
 
@@ -144,7 +157,12 @@ def _matrix_problem(row: Mapping[str, Any]) -> str | None:
     count = len(row["p"])
     if count < 2:
         return f"p has {count} items: two are needed for a comparison, three for a cycle"
-    for name in ("p", "q", "mass"):
+    number = lambda value, kind: isinstance(value, kind) and not isinstance(value, bool)
+    probability = ("neither a probability from 0 to 1 nor null",
+                   lambda value: value is None or number(value, int | float) and 0 <= value <= 1)
+    for name, (wanted, fits) in {"p": probability, "q": probability, "mass": probability,
+                                 "votes": ("not a number of samples", lambda value: number(value, int) and value >= 0),
+                                 "compared": ("neither true nor false", lambda value: isinstance(value, bool))}.items():
         matrix = row.get(name)
         if matrix is None:
             continue
@@ -152,9 +170,8 @@ def _matrix_problem(row: Mapping[str, Any]) -> str | None:
             return f"{name} is not square, with {count} rows and columns"
         for i, line in enumerate(matrix):
             for j, value in enumerate(line):
-                if i != j and value is not None and (isinstance(value, bool) or not isinstance(value, int | float)
-                                                     or not 0 <= value <= 1):
-                    return f"{name}[{i}][{j}] is {value!r}, neither a probability from 0 to 1 nor null"
+                if i != j and not fits(value):
+                    return f"{name}[{i}][{j}] is {value!r}, {wanted}"
     if "items" in row and len(row["items"]) != count:
         return f"there are {len(row['items'])} items, and {count} rows in p"
     if "positions" in row and sorted(row["positions"]) != list(range(count)):
@@ -191,12 +208,12 @@ def _is_finite(value: int | float) -> bool:
         return False
 
 
-def _instance(row: Mapping[str, Any], name: str | int | float) -> Instance:
-    matrix = lambda key: None if key not in row else np.array(
-        [[np.nan if value is None or i == j else value for j, value in enumerate(line)]
-         for i, line in enumerate(row[key])], np.float32)
+def _instance(row: Mapping[str, Any], name: str | int | float, line: int) -> Instance:
+    matrix = lambda key, diagonal=np.nan, dtype=np.float32: None if key not in row else np.array(
+        [[diagonal if i == j else np.nan if value is None else value for j, value in enumerate(line)]
+         for i, line in enumerate(row[key])], dtype)
     p = matrix("p") if "p" in row else None
     items = tuple(row["items"]) if "items" in row else ("",) * (0 if p is None else len(p))
     positions = None if "positions" not in row else np.array(row["positions"], np.int32)
     return Instance(name, row.get("context", ""), items, row.get("human") or (), p, matrix("q"), matrix("mass"),
-                    positions=positions)
+                    matrix("votes", 0, np.int32), matrix("compared", False, bool), positions, line)

@@ -13,7 +13,7 @@ import numpy as np
 from jaxllm.consistency.config import Config
 from jaxllm.consistency.data import Instance, notice_repeated, read_instances, read_matrices
 from jaxllm.consistency.judging import PairJudge, judge_matrices, with_answers
-from jaxllm.consistency.measuring import Settings, confidence_curve, measure
+from jaxllm.consistency.measuring import Settings, confidence_curve, measure, settled
 from jaxllm.consistency.report import findings, instances_to_draw, sections
 from jaxllm.consistency.results import compared, limited, over_paraphrases, summarize
 from jaxllm.consistency.templates import load_template
@@ -62,8 +62,8 @@ def run(config: Config) -> Path:
 def _measured(config: Config, job: Job, instances: Sequence[Instance], rejected: Sequence[Rejected],
               others: Sequence[Mapping[str, Any]] | None) -> dict[str, Any]:
     settings = Settings(config.sizes, config.subsets, config.shuffles, config.tie, config.missing, config.violations,
-                        config.seed, config.answers)
-    common: dict[str, Any] = {"judge": None, "missing_reasons": {}}
+                        config.seed)
+    common: dict[str, Any] = {"judge": None, "missing_reasons": {}, "samples": None}
     wordings: list[list[dict[str, Any]]] = []
     if config.needs_judge:
         judge = open_judge(config.judge, config.device)
@@ -76,6 +76,11 @@ def _measured(config: Config, job: Job, instances: Sequence[Instance], rejected:
         (answers, counts), instances = judge_matrices(job, pairs, config), pairs.instances
         common["missing_reasons"] = dict(sum((own.reasons for own in answers), Counter()).most_common(10))
         common |= {"judge": judge.identity, "question": template.questions[0][0], "prompts": counts}
+        if config.method != "probability":
+            common["samples"] = {"drawn": sum(counts.values()) * config.answers,
+                                 "valid": int(sum(own.votes.sum() for own in answers if own.votes is not None))}
+        instances = [with_answers(instance, own) for instance, own in zip(instances, answers, strict=True)]
+        _write_rows(job, [{"id": one.id, "n": len(one.items), "violations": []} for one in instances], instances)
         for number in range(1, config.paraphrases + 1):
             wordings.append(measure([with_answers(instance, own, number)
                                      for instance, own in zip(instances, answers, strict=True)],
@@ -88,7 +93,7 @@ def _measured(config: Config, job: Job, instances: Sequence[Instance], rejected:
     measures = measure(instances, settings)
     rows = [{"id": instance.id, **row} for instance, row in zip(instances, measures, strict=True)]
     result = {**common, "rejected": len(rejected), "repeated_items": repeated,
-              **summarize(rows, config.sizes, config.answers, config.seed, config.tie is not None)}
+              **summarize(rows, config.sizes, config.seed, config.tie is not None)}
     result["confidence"] = confidence_curve(instances, settings, THRESHOLDS)
     if wordings:
         own = over_paraphrases([measures, *wordings], config.sizes[-1])
@@ -99,8 +104,9 @@ def _measured(config: Config, job: Job, instances: Sequence[Instance], rejected:
         result["compared"] = compared(rows, others, config.sizes[-1], config.seed)
     _write_rows(job, rows, instances)
     lead = f"{len(rows):,} instances" + (f", judged by {common['judge']}." if config.needs_judge else ".")
-    graphs = {number: np.asarray(preference_graph(instances[number].p, positions=np.array(rows[number]["positions"]),
-                                                  tie=config.tie)) for number in instances_to_draw(rows)}
+    graphs = {number: np.asarray(preference_graph(
+        settled(instances[number].p, instances[number], settings), positions=np.array(rows[number]["positions"]),
+        tie=config.tie)) for number in instances_to_draw(rows)}
     job.write_report("Consistency of preferences", f"{lead} {findings(result)}", sections(result, rows, instances,
                                                                                           graphs))
     if text := findings(result):
@@ -121,6 +127,9 @@ def _write_rows(job: Job, rows: Sequence[dict[str, Any]], instances: Sequence[In
         for row, instance in zip(rows, instances, strict=True):
             own = {name: value for name, value in row.items() if name != "violations"}
             own |= {name: _listed(getattr(instance, name)) for name in ("p", "q", "mass")}
+            for name in ("votes", "compared"):
+                matrix = getattr(instance, name)
+                own[name] = None if matrix is None else matrix.tolist()
             yield own | {"human": list(instance.human) or None, "items": list(instance.items)}
 
     write_jsonl(job.directory / "violations.jsonl", violations())

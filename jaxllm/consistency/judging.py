@@ -38,12 +38,13 @@ class Question(NamedTuple):
 
 
 class Picked(NamedTuple):
-    """Answer to a question: the probability of the first slot, or None and the reason why there is none; and the
-    probability mass of both answers, None for sampled ones."""
+    """Answer to a question: the probability of the first slot, None without an answer; the probability mass of both
+    answers, None for sampled ones; the number of valid samples, None for probabilities; and why answers are invalid."""
 
     first: float | None
     mass: float | None
-    reason: str | None
+    votes: int | None
+    reasons: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -55,13 +56,16 @@ class Answers:
             paraphrases; q is that of the negated questions, or None.
         mass: probability of both options before the normalization, `[N, N]`, the mean of the question and its
             negation, without paraphrases; None for sampled answers.
+        votes: number of valid samples for each question and paraphrase, `[2, P + 1, N, N]`, those of the negated one
+            last; None for probabilities.
         compared: ordered pairs that the judge was given, `[N, N]`.
-        reasons: why answers are missing, with their numbers.
+        reasons: why answers or samples are missing, with their numbers.
     """
 
     p: np.ndarray
     q: np.ndarray | None
     mass: np.ndarray | None
+    votes: np.ndarray | None
     compared: np.ndarray
     reasons: Counter[str]
 
@@ -181,20 +185,23 @@ def judge_matrices(job: Job, judge: PairJudge, config: Config) -> tuple[list[Ans
         count = len(judge.instances[number].items)
         values = np.full((2, config.paraphrases + 1, count, count), np.nan, np.float32)  # p and q
         masses = np.full((2, count, count), np.nan, np.float32)
+        votes = np.zeros(values.shape, np.int32)
         compared = np.zeros((count, count), bool)
         reasons: Counter[str] = Counter()
         for question, one in zip(own, picked, strict=False):
+            cell = int(question.negated), question.paraphrase, question.first, question.second
             compared[question.first, question.second] = True
-            if one.first is None:
-                reasons[one.reason or "there is no answer"] += 1
-            else:
-                values[int(question.negated), question.paraphrase, question.first, question.second] = one.first
+            reasons.update(one.reasons)
+            votes[cell] = one.votes or 0
+            if one.first is not None:
+                values[cell] = one.first
             if one.mass is not None and not question.paraphrase:
                 masses[int(question.negated), question.first, question.second] = one.mass
         known = np.sum(~np.isnan(masses), 0)
         mass = np.where(known > 0, np.nansum(masses, 0) / np.maximum(known, 1), np.nan)
-        found.append(Answers(values[0], values[1] if config.negated else None,
-                             mass if config.method == "probability" else None, compared, reasons))
+        sampled = config.method != "probability"
+        found.append(Answers(values[0], values[1] if config.negated else None, None if sampled else mass,
+                             votes if sampled else None, compared, reasons))
     return found, prompt_counts(questions)
 
 
@@ -237,8 +244,11 @@ def chosen_pairs(count: int, budget: int | None, seed: Sequence[int] | int) -> l
 
 def with_answers(instance: Instance, answers: Answers, paraphrase: int = 0) -> Instance:
     """Returns the instance with the judge's matrices for the question (0) or one of its paraphrases."""
+    count = len(instance.items)
     return replace(instance, p=answers.p[paraphrase], q=None if answers.q is None else answers.q[paraphrase],
-                   mass=None if paraphrase else answers.mass, compared=answers.compared)
+                   mass=None if paraphrase else answers.mass,
+                   votes=None if answers.votes is None else answers.votes[0, paraphrase],
+                   compared=None if answers.compared.sum() == count * (count - 1) else answers.compared)
 
 
 def cache_last(build: Callable[[int], T]) -> Callable[[int], T]:
@@ -254,11 +264,13 @@ def cache_last(build: Callable[[int], T]) -> Callable[[int], T]:
 
 
 def _picked(line: Mapping[str, Any], first: str) -> Picked:
-    if "samples" in line:
-        values = [sample["value"] for sample in line["samples"] if sample["value"] is not None]
-        return Picked(float(np.mean([value == first for value in values])) if values else None, None, line["reason"])
-    if line["probabilities"] is None:
-        return Picked(None, None, line["reason"])
+    unknown = [line["reason"] or "there is no answer"]
+    if line.get("samples"):
+        votes = [sample["value"] == first for sample in line["samples"] if sample["value"] is not None]
+        reasons = [sample["reason"] for sample in line["samples"] if sample["value"] is None]
+        return Picked(float(np.mean(votes)) if votes else None, None, len(votes), reasons)
+    if "samples" in line or line["probabilities"] is None:
+        return Picked(None, None, None, unknown)
     if not line["mass"]:
-        return Picked(None, 0.0, "both answers have probability 0")
-    return Picked(line["probabilities"][first], line["mass"], None)
+        return Picked(None, 0.0, None, ["both answers have probability 0"])
+    return Picked(line["probabilities"][first], line["mass"], None, [])

@@ -27,6 +27,11 @@ LARGEST_EXACT = 5
 _NOTHING = Instance("", "", ())
 # Why there is no exact s_tran: its chance level is not that of a complete tournament either.
 PARTIAL = "the graph is partial, or has ties"
+# Coins that decide where as many votes are for one slot as for the other: for the question, its negation, and the mean
+# of both orders.
+QUESTION, NEGATED, BOTH = 1, 2, 3
+# The largest answer for the second slot.
+BELOW_HALF = np.nextafter(np.float32(0.5), np.float32(0))
 
 
 @dataclass(frozen=True)
@@ -72,12 +77,13 @@ def confidence_curve(instances: Sequence[Instance], settings: Settings, threshol
     for batch in _batches(instances, settings):
         own = _filled([instances[i] for i in batch])
         size = _padded(max(len(one.items) for one in own))
-        items, p = _items(own, size), _stack([one.p for one in own], own, settings)
+        items, given = _items(own, size), _stack([one.p for one in own], own)
+        p = _stack([settled(one.p, one, settings) for one in own], own)
         order = _stack([one.order for one in own], own) if any(map(_has_order, own)) else None
         values: dict[str, list[np.ndarray]] = {name: [] for name in parts}
         for threshold in thresholds:  # one after the other: p may be large
             left = ops.abstain(p, threshold)
-            values["coverage"].append(_coverage(left, items, own)[0])
+            values["coverage"].append(_coverage(ops.abstain(given, threshold), items, own)[0])
             values["s_comm"].append(ops.commutativity(left, items, tie=settings.tie)[0])
             values["human_agreement"].append(np.full(len(own), np.nan) if order is None else ops.order_accuracy(
                 left, order, items, tie=settings.tie)[0])
@@ -116,20 +122,56 @@ def _items(instances: Sequence[Instance], size: int) -> np.ndarray:
     return np.arange(size) < np.array([[len(one.items)] for one in instances])
 
 
-def _stack(matrices: Sequence[np.ndarray | None], instances: Sequence[Instance], settings: Settings | None = None
-           ) -> np.ndarray:
-    """Stacks matrices to `[B, size, size]`, NaN where there is none; missing answers are filled where settings demand
-    it, except those of pairs that were not compared."""
+def _stack(matrices: Sequence[np.ndarray | None], instances: Sequence[Instance]) -> np.ndarray:
+    """Stacks matrices to `[B, size, size]`, NaN where there is none."""
     size = _padded(max(len(one.items) for one in instances))
     stacked = np.full((len(matrices), size, size), np.nan, np.float32)
-    for target, matrix, instance in zip(stacked, matrices, instances, strict=True):
+    for target, matrix in zip(stacked, matrices, strict=True):
         if matrix is not None:
-            count = len(matrix)
-            if settings is not None and settings.missing == "first":
-                filled = np.asarray(ops.fill_missing(matrix))
-                matrix = filled if instance.compared is None else np.where(instance.compared, filled, matrix)
-            target[:count, :count] = matrix
+            target[:len(matrix), :len(matrix)] = matrix
     return stacked
+
+
+def settled(p: np.ndarray | None, instance: Instance, settings: Settings, coin: int = QUESTION) -> np.ndarray | None:
+    """Decides what an instance's answers leave open, so that every comparison with an answer has a winner.
+
+    Where half of the samples are for each slot, a coin decides: answers at random have the same measures for every
+    number of samples then. Probabilities of 0.5 are for the first slot, as in the paper. Missing answers are 0.5 where
+    settings demand it, except those of pairs that were not compared.
+
+    Args:
+        p: answers to the question or to its negation, `[N, N]`; None where there are none.
+        instance: the instance.
+        settings: `missing`, and the seed of the coin.
+        coin: `QUESTION` or `NEGATED`.
+    """
+    if p is None:
+        return None
+    if instance.sampled:
+        p = np.where((p == 0.5) & _coin(instance, settings, coin), BELOW_HALF, p)
+    if settings.missing == "first":
+        filled = np.asarray(ops.fill_missing(p))
+        p = filled if instance.compared is None else np.where(instance.compared, filled, p)
+    return p
+
+
+def _coin(instance: Instance, settings: Settings, number: int) -> np.ndarray:
+    count = len(instance.items)
+    return np.random.default_rng((settings.seed, instance.key, 0, number)).random((count, count)) < 0.5
+
+
+def _debiased(p: np.ndarray, instances: Sequence[Instance], settings: Settings) -> np.ndarray:
+    """Averages both orders, `[B, size, size]`. Where they cancel out, a coin decides samples; probabilities are for the
+    earlier item, except that there are no answers where they cancel out for all pairs: the judge has no opinion."""
+    both = np.array(ops.debias(p))
+    for own, one in zip(both, instances, strict=True):
+        own = own[:len(one.items), :len(one.items)]
+        level = np.abs(own - 0.5) <= ops.ROUNDING
+        if one.p is not None and one.sampled:
+            own[level] = np.where(_coin(one, settings, BOTH), BELOW_HALF, np.float32(0.5))[level]
+        elif not (np.abs(own - 0.5) > ops.ROUNDING).any():
+            own[:] = np.nan
+    return both
 
 
 def _has_order(instance: Instance) -> bool:
@@ -153,20 +195,23 @@ def _measure(instances: Sequence[Instance], settings: Settings) -> list[dict[str
     size = _padded(max(len(one.items) for one in instances))
     items = _items(instances, size)
     given = _stack([one.p for one in instances], instances)
-    p = _stack([one.p for one in instances], instances, settings) if settings.missing == "first" else given
-    negated = any(one.q is not None for one in instances)
-    q = _stack([one.q for one in instances], instances, settings) if negated else None
+    answers = [settled(one.p, one, settings) for one in instances]
+    p = given if all(own is one.p for own, one in zip(answers, instances, strict=True)) else _stack(answers, instances)
+    q = None
     nothing = np.full(count, np.nan)
-    covered = _coverage(p, items, instances)[0]
-    covered_negated = nothing if q is None else np.where([one.q is None for one in instances], np.nan,
-                                                         _coverage(q, items, instances)[0])
+    covered, covered_negated = _coverage(given, items, instances)[0], nothing
+    if any(one.q is not None for one in instances):
+        q = _stack([settled(one.q, one, settings, NEGATED) for one in instances], instances)
+        covered_negated = np.where([one.q is None for one in instances], np.nan, _coverage(
+            _stack([one.q for one in instances], instances), items, instances)[0])
     lacking = np.flatnonzero((covered < 1) | (covered_negated < 1))
     if settings.missing == "error" and lacking.size:
         raise UserError(f"instance {instances[lacking[0]].id!r} has comparisons without an answer", "missing",
                         "set missing to drop or first; rows.jsonl has the answers, for --judge.kind matrix")
     positions = np.stack([_positions(one, size, settings) for one in instances])
     graph = ops.preference_graph(p, items, positions=positions, tie=settings.tie)
-    debiased = ops.preference_graph(ops.debias(p), items, positions=positions, tie=settings.tie)
+    debiased = ops.preference_graph(_debiased(p, instances, settings), items, positions=positions, tie=settings.tie)
+    votes_agree, coin_agrees = _self_agreement(given, items, instances)
     order = _stack([one.order for one in instances], instances) if any(map(_has_order, instances)) else None
     agreement, pairs, ties = (nothing, nothing, nothing) if order is None else ops.order_accuracy(
         p, order, items, tie=settings.tie)
@@ -183,7 +228,7 @@ def _measure(instances: Sequence[Instance], settings: Settings) -> list[dict[str
         "coverage": covered, "coverage_negated": covered_negated,
         "zeta": graphs.kendall_zeta(graph, items),
         "hodge": graphs.hodge_rank(ops.log_odds(p), items)[1] if small else nothing,
-        "self_agreement": ops.self_agreement(given, items)[0] if settings.samples > 1 else nothing,
+        "self_agreement": votes_agree, "chance_self_agreement": coin_agrees,
         "longer_wins": ops.pairwise_accuracy(p, lengths, items, tie=settings.tie)[0]}
     chosen = {k: _subsets(instances, k, settings) for k in settings.sizes}
     transitive = {name: [_transitivity(own, items, instances, k, chosen[k]) for k in settings.sizes]
@@ -203,6 +248,23 @@ def _measure(instances: Sequence[Instance], settings: Settings) -> list[dict[str
         row["positions"] = positions[i, :len(instance.items)].tolist()
         rows.append(row)
     return rows
+
+
+def _self_agreement(given: np.ndarray, items: np.ndarray, instances: Sequence[Instance]
+                    ) -> tuple[np.ndarray, np.ndarray]:
+    """Computes the self-agreement of the comparisons that have two votes or more, and that of a coin with as many votes
+    on each, `[B]`."""
+    if all(one.votes is None for one in instances):
+        nothing = np.full(len(instances), np.nan)
+        return nothing, nothing
+    votes = np.nan_to_num(_stack([one.votes for one in instances], instances)).astype(int)
+    counted = (votes > 1) & np.asarray(graphs.pairs_of(given, items))
+    levels = np.zeros(votes.max(initial=0) + 1)
+    for number in np.unique(votes[counted]):
+        levels[number] = ops.chance_self_agreement(int(number))
+    agreement, _ = ops.self_agreement(np.where(counted, given, np.float32(np.nan)), items)
+    by_chance, _ = graphs.mean_over(levels[votes], counted)
+    return np.asarray(agreement), np.asarray(by_chance)
 
 
 def _positions(instance: Instance, size: int, settings: Settings) -> np.ndarray:
@@ -234,13 +296,16 @@ def _transitivity(graph: jax.Array, items: np.ndarray, instances: Sequence[Insta
     sampled, drawn = nothing, np.zeros(count, int)
     if chosen.shape[1]:
         sampled, drawn = map(np.asarray, graphs.sampled_transitivity(graph, chosen))
-    # A graph without an edge has no cycle, for any judge.
-    sampled = np.where(np.asarray(graph & graphs.pairs_of(graph, items)).any((1, 2)), sampled, np.nan)
+    # A graph without an edge, or one of equal items, has no cycle for any judge.
+    decided = np.asarray(graphs.strict_edges(graph & graphs.pairs_of(graph, items)).any((1, 2)))
+    sampled = np.where(decided, sampled, np.nan)
     whole = np.asarray(graphs.complete(graph, items))
     reasons: list[str | None] = []
     for i, one in enumerate(instances):
         if len(one.items) < k:
             reasons.append(f"it has fewer than {k} items")
+        elif not decided[i]:
+            reasons.append("the judge decides no pair")
         elif not whole[i]:
             reasons.append(PARTIAL)
         else:

@@ -30,9 +30,10 @@ def findings(result: Mapping[str, Any]) -> str:
     found = []
     if bias is not None and abs(bias["mean"]) >= BIASED:
         slot, share = ("first", 0.5 + bias["mean"]) if bias["mean"] > 0 else ("second", 0.5 - bias["mean"])
+        known = any(best(own) for own in result["s_tran_debiased"].values())
         found.append(f"The judge picks the item that is shown {slot} in {share:.0%} of all comparisons, whichever it "
-                     "is: compare s_tran with that of a judge that always picks the first one, and with "
-                     "s_tran_debiased.")
+                     "is: compare s_tran with that of a judge that always picks the first one"
+                     + (", and with s_tran_debiased." if known else "."))
     if mass is not None and mass["mean"] < LOW_MASS:
         found.append(low_mass(mass["mean"]))
     if comm is not None and comm["ci_high"] < 0.5:
@@ -41,6 +42,9 @@ def findings(result: Mapping[str, Any]) -> str:
         found.append("Its answers agree in both orders no more often than those of a coin.")
     if result["coverage"] is not None and result["coverage"]["mean"] < 1:
         found.append(f"{1 - result['coverage']['mean']:.1%} of the comparisons have no answer.")
+    samples = result["samples"]
+    if samples is not None and samples["valid"] < samples["drawn"]:
+        found.append(f"{1 - samples['valid'] / samples['drawn']:.1%} of the samples have no valid answer.")
     return " ".join(found)
 
 

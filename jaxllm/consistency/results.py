@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxllm.consistency.measuring import PARTIAL, column
 from jaxllm.judge.protocol import LOW_MASS
-from jaxllm.ops.consistency import CHANCE, adjusted, chance_self_agreement
+from jaxllm.ops.consistency import CHANCE, adjusted
 from jaxllm.ops.preference_graphs import chance_transitivity
 from jaxllm.statistics import interval, paired
 
@@ -28,16 +28,15 @@ def mean(values: np.ndarray, seed: int = 0) -> dict[str, Any] | None:
     return dict(interval(known, seed)) if known.size else None
 
 
-def summarize(rows: Sequence[Mapping[str, Any]], sizes: Sequence[int], samples: int = 1, seed: int = 0,
-              ties: bool = False) -> dict[str, Any]:
+def summarize(rows: Sequence[Mapping[str, Any]], sizes: Sequence[int], seed: int = 0, ties: bool = False
+              ) -> dict[str, Any]:
     """Builds result.json from the measures of all instances.
 
     Args:
         rows: results of `measuring.measure`.
         sizes: numbers of items of s_tran.
-        samples: answers to a question.
         seed: seed of the bootstrap over instances.
-        ties: items may be equal. Chance levels are not known then, nor on partial graphs.
+        ties: items may be equal. Chance levels are not known then, nor those of s_tran on partial graphs.
     """
     result: dict[str, Any] = {"n": len(rows), "items": sorted({row["n"] for row in rows})}
     for name in TRANSITIVE:
@@ -51,10 +50,11 @@ def summarize(rows: Sequence[Mapping[str, Any]], sizes: Sequence[int], samples: 
         **{name: {k: None if own["partial"] else chance_transitivity(int(k)) for k, own in result[name].items()}
            for name in TRANSITIVE},
         "s_comm": None if ties else CHANCE, "s_neg": None if ties else CHANCE, "human_agreement": CHANCE,
-        "self_agreement": chance_self_agreement(samples) if samples > 1 else None}
+        "position_bias": 0.0, "longer_wins": CHANCE,
+        "self_agreement": _plain_mean(column(rows, "chance_self_agreement"))}
     result["chance"] = chance
     result["always_first"] = {"s_tran": {str(k): 1.0 for k in sizes}, "s_comm": 0.0, "s_neg": 0.0,
-                              "human_agreement": CHANCE, "position_bias": 0.5}
+                              "human_agreement": CHANCE, "position_bias": 0.5, "longer_wins": CHANCE}
     result["adjusted"] = {
         **{name: {k: _adjusted(best(own), chance[name][k]) for k, own in result[name].items()} for name in TRANSITIVE},
         **{name: _adjusted(result[name], chance[name]) for name in ("s_comm", "s_neg", "human_agreement",

@@ -5,7 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from jaxllm.judge import FunctionJudge
+from jaxllm.consistency.report import findings
+from jaxllm.judge import Answer, FunctionJudge
+from jaxllm.ops.consistency import chance_self_agreement
 from tests.consistency.conftest import answers, instances, oracle
 
 
@@ -54,6 +56,11 @@ def test_a_judge_that_always_picks_the_first_slot(consistency, capsys):
     assert result["s_tran"]["5"]["exact"]["mean"] == 1
     assert result["s_comm"]["mean"] == result["s_neg"]["mean"] == 0 and result["position_bias"]["mean"] == 0.5
     assert result["always_first"]["s_comm"] == 0 and result["adjusted"]["s_comm"] == -1
+    assert result["always_first"]["longer_wins"] == result["chance"]["longer_wins"] == 0.5
+    assert result["chance"]["position_bias"] == 0
+    # Both orders cancel out for every pair: no opinion is left.
+    assert result["s_tran_debiased"]["5"] == {"exact": None, "sampled": None, "partial": 0, "reason":
+                                              "4 of 4 instances: the judge decides no pair"}
     assert result["human_agreement"]["mean"] == 0.5 and result["low_mass"] == 1
     page = (consistency.out / "report.html").read_text()
     assert "shown first in 100% of all comparisons" in page and "30% of the probability mass" in page
@@ -69,6 +76,36 @@ def test_a_judge_that_does_not_hear_the_negation(consistency):
     first = consistency.rows("violations.jsonl")[0]
     assert first["kind"] == "negation_failure" and first["probabilities"] in ([1, 1], [0, 0])
     assert first["texts"] == [rows[0]["items"][i] for i in first["items"]]
+
+
+def shares(count, size, samples, seed=0, p=0.5):
+    """Shares of votes of a judge that picks the first slot with probability p."""
+    drawn = np.random.default_rng(seed).binomial(samples, p, (2, count, size, size)) / samples
+    votes = [[samples] * size for _ in range(size)]
+    return [{"id": number, "p": own.tolist(), "q": other.tolist(), "votes": votes}
+            for number, (own, other) in enumerate(zip(*drawn, strict=True))]
+
+
+@pytest.mark.parametrize("samples", [1, 2, 10])
+def test_a_judge_that_flips_a_coin_is_at_chance_for_any_number_of_samples(consistency, samples):
+    """As many votes for each slot are no answer for the first one."""
+    result = consistency(shares(60, 8, samples), "--judge.kind", "matrix", "--violations", 0)
+    assert result["position_bias"]["mean"] == pytest.approx(0, abs=4 * 0.5 / np.sqrt(60 * 56))
+    for name, number in (("s_comm", 28), ("s_neg", 56)):
+        assert result[name]["mean"] == pytest.approx(0.5, abs=4 * 0.5 / np.sqrt(60 * number))
+    for name in ("s_tran", "s_tran_debiased"):
+        found = result[name]["5"]["exact"]
+        assert result["chance"][name]["5"] == 0.1171875 and found["mean"] == pytest.approx(
+            0.1171875, abs=found["ci_high"] - found["ci_low"])
+    assert "of all comparisons" not in (consistency.out / "report.html").read_text()
+    again = consistency(shares(60, 8, samples), "--judge.kind", "matrix", "--violations", 0)
+    assert again == result
+
+
+def test_decisions_for_the_first_slot_only_are_at_chance_without_the_bias(consistency):
+    result = consistency(shares(60, 8, 10, p=1.0), "--judge.kind", "matrix", "--violations", 0)
+    assert result["s_tran"]["5"]["exact"]["mean"] == 1 and result["position_bias"]["mean"] == 0.5
+    assert abs(result["adjusted"]["s_tran_debiased"]["5"]) < 0.06
 
 
 @pytest.mark.parametrize(("bias", "expected"), [(0.5, (0.922, 0.729, 0.135)), (2.0, (0.809, 0.159, 0.421))])
@@ -111,6 +148,20 @@ def test_rows_of_a_run_can_be_measured_again(consistency):
     assert first["listed"]["cycle"] > 0
 
 
+def test_pairs_and_samples_of_a_run_can_be_measured_again(consistency):
+    """Pairs that were not compared are no missing answers, and shares of samples no probabilities."""
+    rows = instances(3, 6)
+    recorded = [{"id": f"{row['id']}/{i}/{j}", "texts": ["A", "B", "B", "it depends"] if i < j else ["A"] * 4}
+                for row in rows for i in range(6) for j in range(6) if i != j]
+    sampled = ("--method", "text", "--samples", 4, "--negated", "false", "--pairs", 7)
+    first = consistency(rows, *sampled, recorded=recorded)
+    for missing in ("drop", "first", "error"):
+        again = consistency(consistency.rows(), "--judge.kind", "matrix", "--missing", missing)
+        for name in ("coverage", "self_agreement", "s_comm", "s_tran", "s_tran_debiased", "chance"):
+            assert json.dumps(first[name]) == json.dumps(again[name]), name
+    assert first["coverage"]["mean"] == 1 and first["self_agreement"]["mean"] == pytest.approx((1 + 2 / 3) / 2)
+
+
 def test_missing_answers(consistency, capsys):
     rows = instances(2, 5)
     partial = lambda i, j, row, negative: None if {i, j} == {0, 1} and row["id"] == "i0" else oracle(
@@ -123,8 +174,9 @@ def test_missing_answers(consistency, capsys):
     assert sum(result["missing_reasons"].values()) == 4 and result["zeta"]["n"] == 1
     assert consistency.rows()[0]["p"][0][1] is None
     result = consistency(rows, "--missing", "first", recorded=recorded)
-    assert result["coverage"]["mean"] == 1 and result["s_comm"]["mean"] == pytest.approx((1 + 0.9) / 2)
-    assert result["s_tran"]["5"]["exact"] is not None
+    assert result["coverage"]["mean"] == result["confidence"][0]["coverage"] == pytest.approx(0.95)
+    assert result["s_comm"]["mean"] == pytest.approx((1 + 0.9) / 2) and result["s_tran"]["5"]["exact"] is not None
+    assert "5.0% of the comparisons have no answer" in (consistency.out / "report.html").read_text()
     assert consistency(rows, "--missing", "error", recorded=recorded) is None
     assert "instance 'i0' has comparisons without an answer" in capsys.readouterr().err and consistency.status == 2
 
@@ -198,7 +250,10 @@ def test_sampled_answers_and_reasons(consistency):
     recorded = [{"id": name, "texts": own} for name, own in texts.items()]
     result = consistency(rows, "--method", "chain_of_thought", "--negated", "false", recorded=recorded)
     assert consistency.rows()[0]["p"][0][1] == 0.75 and result["self_agreement"]["mean"] == pytest.approx(0.75)
-    assert result["chance"]["self_agreement"] == pytest.approx(0.623, abs=1e-3)
+    assert result["chance"]["self_agreement"] == pytest.approx(chance_self_agreement(8))  # of eight valid votes
+    assert result["samples"] == {"drawn": 60, "valid": 48}
+    assert result["missing_reasons"] == {"its last line is neither A nor B": 12}
+    assert "20.0% of the samples have no valid answer" in (consistency.out / "report.html").read_text()
     assert result["s_neg"] is None and result["answer_mass"] is None and result["position_bias"]["mean"] == 0.5
 
 
@@ -320,13 +375,15 @@ def test_matrices_that_cannot_be_used(consistency):
     good, half = biased(20, 4, 0.3), [[None, 0.5], [0.5, None]]
     bad = [{"p": [[0, 1, 1], [1, 0]]}, {"p": [[0, 1.2], [0, 0]]}, {"p": [[0, "x"], [0, 0]]}, {"p": [[0, True], [0, 0]]},
            {"p": []}, {"p": [[0.5]]}, {"p": half, "q": [[0]]}, {"p": half, "human": [1, 2, 3]},
-           {"p": half, "positions": [0, 0]}, {"p": half, "items": ["x"]}, {"q": half}]
+           {"p": half, "positions": [0, 0]}, {"p": half, "items": ["x"]}, {"q": half},
+           {"p": half, "votes": [[0, -1], [0, 0]]}, {"p": half, "compared": [[0, 1], [1, 0]]}]
     result = consistency([*good, *bad], "--judge.kind", "matrix", "--data.limit_bad", 0.5)
     assert result["n"] == 20 and result["rejected"] == len(bad)
     reasons = [row["reason"] for row in consistency.rows("rejected.jsonl")]
     for reason, expected in zip(reasons, ("p is not square", "p[0][1] is 1.2", "p[0][1] is 'x'", "p[0][1] is True",
                                           "p has 0 items", "p has 1 items", "q is not square", "3 scores for 2 items",
-                                          "no order of 2 items", "1 items, and 2 rows", "'p' is missing"), strict=True):
+                                          "no order of 2 items", "1 items, and 2 rows", "'p' is missing",
+                                          "votes[0][1] is -1", "compared[0][1] is 1, neither true"), strict=True):
         assert expected in reason
     (consistency.folder / "nan.jsonl").write_text('{"p": [[0, NaN], [0.5, 0]]}\n')
     assert consistency(good, "--judge.kind", "matrix", "--data.path", consistency.folder / "nan.jsonl") is None

@@ -16,7 +16,7 @@ from jaxllm.consistency.templates import Template
 from jaxllm.errors import UserError
 from jaxllm.files import iter_jsonl
 from jaxllm.job import Job
-from jaxllm.judge import Completions, Judge, Options, Prompt, judge_rows
+from jaxllm.judge import Answer, Completions, Invalid, Judge, Options, Prompt, judge_rows
 from jaxllm.judge.answers import last_line_option, short_option
 from jaxllm.progress import notice
 from jaxllm.text.rows import Rejected, check_share
@@ -145,13 +145,19 @@ class PairJudge:
         Returns:
             The answers from `start` on.
         """
-        parse = last_line_option if self.config.method == "chain_of_thought" else short_option
         task: Any = Options(self.template.options) if self.config.method == "probability" else Completions(
-            self.config.sampling, lambda _, answer: parse(answer.text, self.template.options, (self.template.item,)))
+            self.config.sampling, lambda _, answer: self._parsed(answer))
         judge_rows(job, self.judge, questions, self.prompt, task, seed=self.config.seed,
                    prices=self.config.judge.prices, file=FILE, name="pairs", unit="answers", shown=shown)
         lines = itertools.islice(iter_jsonl(job.directory / FILE, start), len(questions) - start)
         return [_picked(line, self.template.options[0]) for line in lines]
+
+    def _parsed(self, answer: Answer) -> str | Invalid:
+        settings = answer.text, self.template.options, (self.template.item,)
+        if self.config.method == "text":
+            return short_option(*settings)
+        # The last line of reasons that were cut may be a heading, such as "Response A:".
+        return Invalid("it was cut by max_tokens") if answer.finish_reason == "length" else last_line_option(*settings)
 
     def _builder(self, number: int) -> Callable[[Question], Prompt]:
         instance = self.instances[number]

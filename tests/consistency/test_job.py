@@ -257,7 +257,32 @@ def test_sampled_answers_and_reasons(consistency):
     assert result["s_neg"] is None and result["answer_mass"] is None and result["position_bias"]["mean"] == 0.5
 
 
-def test_paraphrases(consistency):
+def test_one_valid_vote_has_no_self_agreement(consistency):
+    rows = instances(1, 3)
+    recorded = [{"id": f"i0/{i}/{j}", "texts": ["A", *["perhaps"] * 9]} for i in range(3) for j in range(3) if i != j]
+    result = consistency(rows, "--method", "text", "--negated", "false", recorded=recorded)
+    assert result["self_agreement"] is result["chance"]["self_agreement"] is None and result["coverage"]["mean"] == 1
+    assert result["samples"] == {"drawn": 60, "valid": 6} and sum(result["missing_reasons"].values()) == 54
+
+
+@pytest.mark.parametrize(("reason", "valid"), [("length", 0), ("stop", 36)])
+def test_reasons_that_were_cut_are_no_vote(consistency, monkeypatch, reason, valid):
+    """Their last line may be a heading."""
+    import jaxllm.consistency.job as job
+
+    class Judge(FunctionJudge):
+        def complete(self, prompts, sampling, *, on_answer, **_):
+            for number in range(len(prompts)):
+                on_answer(number, [Answer("Both are short.\n**Response A:**", reason)] * sampling.n)
+
+    monkeypatch.setattr(job, "open_judge", lambda *_: Judge(lambda *_: []))
+    result = consistency(instances(1, 3), "--method", "chain_of_thought", "--samples", 3, "--judge.kind", "callable",
+                         "--judge.path", "x:y")
+    assert result["samples"] == {"drawn": 36, "valid": valid}
+    assert result["missing_reasons"] == ({} if valid else {"it was cut by max_tokens": 36})
+
+
+def test_paraphrases(consistency, capsys):
     rows = instances(3, 4)
     recorded = answers(rows, oracle, options=("Yes", "No"))
     for number in (1, 2):

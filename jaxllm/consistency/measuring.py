@@ -300,6 +300,8 @@ def _transitivity(graph: jax.Array, items: np.ndarray, instances: Sequence[Insta
     decided = np.asarray(graphs.strict_edges(graph & graphs.pairs_of(graph, items)).any((1, 2)))
     sampled = np.where(decided, sampled, np.nan)
     whole = np.asarray(graphs.complete(graph, items))
+    listed = whole & (drawn == [math.comb(len(one.items), k) for one in instances])
+    exact = np.where(listed & np.isnan(exact), sampled, exact)
     reasons: list[str | None] = []
     for i, one in enumerate(instances):
         if len(one.items) < k:
@@ -309,7 +311,7 @@ def _transitivity(graph: jax.Array, items: np.ndarray, instances: Sequence[Insta
         elif not whole[i]:
             reasons.append(PARTIAL)
         else:
-            reasons.append(f"too many sets of {k} items to count them all" if uncounted else None)
+            reasons.append(f"too many sets of {k} items to count them all" if np.isnan(exact[i]) else None)
     return {"exact": exact, "sampled": sampled, "subsets": drawn, "reason": reasons}
 
 

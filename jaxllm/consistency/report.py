@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from jaxllm.consistency.data import Instance
-from jaxllm.consistency.results import best
+from jaxllm.consistency.results import best, best_values
 from jaxllm.judge.protocol import LOW_MASS
 from jaxllm.report import Bars, Graph, Heat, Lines, Section, Table
 
@@ -39,7 +39,9 @@ def findings(result: Mapping[str, Any]) -> str:
     if comm is not None and comm["ci_high"] < 0.5:
         found.append("Its answers agree in both orders less often than those of a coin.")
     elif comm is not None and comm["ci_low"] <= 0.5:
-        found.append("Its answers agree in both orders no more often than those of a coin.")
+        found.append("It is not clear that its answers agree in both orders more often than those of a coin, which do "
+                     f"in half of the pairs: they do in {comm['mean']:.0%}, with an interval from "
+                     f"{comm['ci_low']:.0%}.")
     if result["coverage"] is not None and result["coverage"]["mean"] < 1:
         found.append(f"{1 - result['coverage']['mean']:.1%} of the comparisons have no answer.")
     samples = result["samples"]
@@ -77,9 +79,10 @@ def sections(result: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], insta
             Table(["", "difference", "p"], [[_NAMES.get(name, name), value, value["p"]] for name, value in own.items()
                                             if isinstance(value, Mapping)])]))
     last = list(result["s_tran"])[-1]
-    lines = [[str(instance.id), row["n"], row["s_tran"][last]["sampled"], row["s_tran_debiased"][last]["sampled"],
+    transitive = [best_values(rows, (name, last)) for name in ("s_tran", "s_tran_debiased")]
+    lines = [[str(instance.id), row["n"], *(None if np.isnan(value) else float(value) for value in own),
               row["s_comm"], row["s_neg"], row["human_agreement"], row["position_bias"], row["answer_mass"]]
-             for instance, row in zip(instances, rows, strict=True)]
+             for instance, row, *own in zip(instances, rows, *transitive, strict=True)]
     note = "" if len(lines) <= SHOWN else f"The first {SHOWN} of {len(lines):,}; rows.jsonl has all."
     found.append(Section("Instances", parts=[Table(
         ["instance", "items", f"s_tran({last})", "debiased", "s_comm", "s_neg", "H.", "first-slot excess", "mass"],
@@ -131,9 +134,9 @@ def _pictures(rows: Sequence[Mapping[str, Any]], instances: Sequence[Instance], 
     if known:
         worst = min(known, key=lambda i: rows[i]["s_comm"])
         text = (f"Instance {instances[worst].id}, with the least commutativity. For a judge that is commutative, "
-                "cells that mirror each other at the diagonal add up to 1.")
+                "cells that mirror each other at the diagonal add up to 1. Blank cells are unanswered.")
         parts.append(Heat("P(the item shown first)", "item shown second", "item shown first",
-                          np.nan_to_num(instances[worst].answers, nan=0.5).tolist()))
+                          instances[worst].answers.tolist()))
     for number, violation in _strongest_cycles(rows):
         i, j, k = violation["items"]
         edges = [(int(first), int(second)) for first, second in np.argwhere(graphs[number])]
@@ -170,8 +173,7 @@ def _contradictions(rows: Sequence[Mapping[str, Any]], instances: Sequence[Insta
     total = {kind: len(own) for kind, own in by_kind.items()}
     text = ("No contradictions are listed." if not lines else
             "The clearest ones; strength is the least |p - 0.5| of the answers that contradict each other. "
-            "violations.jsonl has more: " + ", ".join(f"{total[kind]:,} ({name})" for kind, name in _KINDS.items())
-            + ".")
+            "violations.jsonl has " + ", ".join(f"{total[kind]:,} ({name})" for kind, name in _KINDS.items()) + ".")
     return Section("Contradictions", text, [Table(["kind", "instance", "items", "strength", "texts"], lines,
                                                   filters=(0,))] if lines else [])
 

@@ -62,10 +62,10 @@ def summarize(rows: Sequence[Mapping[str, Any]], sizes: Sequence[int], seed: int
     result["listed"] = {kind: sum(one["kind"] == kind for row in rows for one in row["violations"])
                         for kind in ("cycle", "order_flip", "negation_failure")}
     result["correlations"] = {
-        "s_tran_and_self_agreement": _correlation(_values(rows, ("s_tran", str(sizes[-1]))),
+        "s_tran_and_self_agreement": _correlation(best_values(rows, ("s_tran", str(sizes[-1]))),
                                                   column(rows, "self_agreement")),
         "s_tran_debiased_and_human_agreement": _correlation(
-            _values(rows, ("s_tran_debiased", str(sizes[-1]))), column(rows, "human_agreement")),
+            best_values(rows, ("s_tran_debiased", str(sizes[-1]))), column(rows, "human_agreement")),
         "s_comm_and_human_agreement": _correlation(column(rows, "s_comm"), column(rows, "human_agreement"))}
     return result
 
@@ -87,7 +87,7 @@ def compared(rows: Sequence[Mapping[str, Any]], others: Sequence[Mapping[str, An
     pairs = [(row, by_id[str(row["id"])]) for row in rows if str(row["id"]) in by_id]
     result: dict[str, Any] = {"n": len(pairs)}
     for name in (*COMPARED, *TRANSITIVE):
-        values = lambda own, name=name: _values(own, (name, str(size))) if name in TRANSITIVE else column(own, name)
+        values = lambda own, name=name: best_values(own, (name, str(size))) if name in TRANSITIVE else column(own, name)
         ours, theirs = (values([pair[side] for pair in pairs]) for side in (0, 1))
         both = ~np.isnan(ours) & ~np.isnan(theirs)
         result[name] = dict(paired(ours[both], theirs[both], seed)) if both.any() else None
@@ -123,7 +123,7 @@ def _transitivity(rows: Sequence[Mapping[str, Any]], name: str, k: str, seed: in
             "partial": lacking[PARTIAL]}
 
 
-def _values(rows: Sequence[Mapping[str, Any]], path: Sequence[str]) -> np.ndarray:
+def best_values(rows: Sequence[Mapping[str, Any]], path: Sequence[str]) -> np.ndarray:
     """Returns s_tran of all instances, exact where it is known, else sampled."""
     exact, sampled = (column(rows, *path, kind) for kind in ("exact", "sampled"))
     return np.where(np.isnan(exact), sampled, exact)

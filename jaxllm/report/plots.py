@@ -144,7 +144,7 @@ class Histogram:
 
 @dataclass(frozen=True)
 class Heat:
-    """Heat map of a matrix with values between 0 and 1; the first row is at the bottom.
+    """Heat map of a matrix with values between 0 and 1, blank where they are NaN; the first row is at the bottom.
 
     Attributes:
         title: title of the plot.

@@ -60,7 +60,8 @@ def test_plots_are_reproducible_and_show_their_numbers():
 
 def test_plots_of_nothing_and_of_one_value():
     for plot in (Lines("t", "x", "y", {}), Lines("t", "x", "y", {"a": ([1], [0.0])}, log=True), Bars("t", "y", {}),
-                 Heat("t", "x", "y", [[0.5]]), Histogram("t", "x", []), Histogram("t", "x", [3.0, 3.0, math.inf])):
+                 Heat("t", "x", "y", [[0.5, math.nan]]), Histogram("t", "x", []),
+                 Histogram("t", "x", [3.0, 3.0, math.inf])):
         assert svg(plot).startswith("<?xml")
 
 

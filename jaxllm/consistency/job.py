@@ -139,10 +139,11 @@ def _write_rows(job: Job, rows: Sequence[dict[str, Any]], instances: Sequence[In
 def _contradicting(instance: Instance, violation: Mapping[str, Any], positions: Sequence[int]
                    ) -> tuple[list[list[int]], list[float | None]]:
     """Returns the comparisons that contradict each other, as [item shown first, other item], and their answers."""
-    i, j, *rest = violation["items"]
+    i, j, *_ = items = violation["items"]
     p, q = instance.answers, instance.q
     if violation["kind"] == "cycle":  # one answer a pair, that with the earlier item in the first slot
-        shown = [[a, b] if positions[a] < positions[b] else [b, a] for a, b in ((i, j), (j, rest[0]), (rest[0], i))]
+        shown = [[a, b] if positions[a] < positions[b] else [b, a]
+                 for a, b in zip(items, [*items[1:], i], strict=True)]
     else:
         shown = [[i, j], [j, i] if violation["kind"] == "order_flip" else [i, j]]
     found = [p[a, b] for a, b in shown]

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxllm.consistency.comparisons import groups_of
 from jaxllm.consistency.data import Instance
 from jaxllm.errors import UserError
 from jaxllm.ops import consistency as ops
@@ -233,7 +234,9 @@ def _measure(instances: Sequence[Instance], settings: Settings) -> list[dict[str
     chosen = {k: _subsets(instances, k, settings) for k in settings.sizes}
     transitive = {name: [_transitivity(own, items, instances, k, chosen[k]) for k in settings.sizes]
                   for name, own in (("s_tran", graph), ("s_tran_debiased", debiased))}
-    found = _violations(p, q, items, positions, settings, small) if settings.violations else [[] for _ in instances]
+    found: list[list[dict[str, Any]]] = [[] for _ in instances]
+    if settings.violations:
+        found = _violations(p, q, graph, items, positions, settings, small)
     columns = {name: np.asarray(values) for name, values in columns.items()}
     rows = []
     for i, instance in enumerate(instances):
@@ -315,9 +318,10 @@ def _transitivity(graph: jax.Array, items: np.ndarray, instances: Sequence[Insta
     return {"exact": exact, "sampled": sampled, "subsets": drawn, "reason": reasons}
 
 
-def _violations(p: np.ndarray, q: np.ndarray | None, items: np.ndarray, positions: np.ndarray, settings: Settings,
-                small: bool) -> list[list[dict[str, Any]]]:
-    """Lists the strongest contradictions of every instance."""
+def _violations(p: np.ndarray, q: np.ndarray | None, graph: jax.Array, items: np.ndarray, positions: np.ndarray,
+                settings: Settings, small: bool) -> list[list[dict[str, Any]]]:
+    """Lists the strongest contradictions of every instance. Cycles have three items; longer ones only where those do
+    not show that items contradict each other, as in partial graphs."""
     limit, tie = settings.violations, settings.tie
     kinds: dict[str, Callable[[], ops.Violations]] = {
         "cycle": lambda: ops.cyclic_triples(p, items, positions=positions, tie=tie, limit=limit),
@@ -332,7 +336,50 @@ def _violations(p: np.ndarray, q: np.ndarray | None, items: np.ndarray, position
         for row, indices, strengths in zip(rows, *map(np.asarray, find()), strict=True):
             row += [{"kind": kind, "items": own.tolist(), "strength": round(float(strength), 6)}
                     for own, strength in zip(indices, strengths, strict=True) if own[0] >= 0]
+        if kind == "cycle":
+            for row, longer in zip(rows, _long_cycles(p, graph, items, positions), strict=True):
+                row += longer[:limit - len(row)]
     return rows
+
+
+def _long_cycles(p: np.ndarray, graph: jax.Array, items: np.ndarray, positions: np.ndarray
+                 ) -> list[list[dict[str, Any]]]:
+    """Lists a shortest cycle of every strongly connected component that has none of three items. A component of a
+    complete tournament has one."""
+    found: list[list[dict[str, Any]]] = [[] for _ in p]
+    partial = np.flatnonzero(~np.asarray(graphs.complete(graph, items)))
+    if not partial.size:
+        return found
+    labels = np.asarray(graphs.components(graph, items))
+    edges = np.asarray(graph & graphs.pairs_of(graph, items))
+    for i in partial:
+        strict = edges[i] & ~edges[i].T
+        margin = np.abs(np.where(positions[i][:, None] < positions[i], p[i], p[i].T) - 0.5)
+        for part in (part for part in groups_of(labels[i]) if len(part) > 3):
+            cycle = part[_shortest_cycle(edges[i][np.ix_(part, part)])]
+            if len(cycle) > 3:
+                pairs = cycle, np.roll(cycle, -1)
+                strength = round(float(margin[pairs][strict[pairs]].min()), 6)
+                found[i].append({"kind": "cycle", "items": cycle.tolist(), "strength": strength})
+    return found
+
+
+def _shortest_cycle(edges: np.ndarray) -> list[int]:
+    """Finds a shortest cycle of a digraph `[N, N]` with an edge that has no reverse, from its lowest item on; empty
+    where there is none."""
+    from scipy.sparse import csgraph, csr_array
+
+    length, before = csgraph.shortest_path(csr_array(edges.astype(float)), unweighted=True, return_predecessors=True)
+    around = np.where(edges & ~edges.T, length.T, np.inf)
+    last, first = (int(i) for i in np.unravel_index(np.argmin(around), around.shape))
+    if np.isinf(around[last, first]):
+        return []
+    cycle = [last]
+    while cycle[-1] != first:
+        cycle.append(int(before[first, cycle[-1]]))
+    cycle.reverse()
+    lowest = cycle.index(min(cycle))
+    return cycle[lowest:] + cycle[:lowest]
 
 
 def _known(value: Any) -> Any:

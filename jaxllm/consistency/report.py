@@ -138,11 +138,11 @@ def _pictures(rows: Sequence[Mapping[str, Any]], instances: Sequence[Instance], 
         parts.append(Heat("P(the item shown first)", "item shown second", "item shown first",
                           instances[worst].answers.tolist()))
     for number, violation in _strongest_cycles(rows):
-        i, j, k = violation["items"]
+        items = violation["items"]
         edges = [(int(first), int(second)) for first, second in np.argwhere(graphs[number])]
         names = [str(one) for one in range(rows[number]["n"])]
         title = f"A cycle of instance {_clipped(str(instances[number].id), LONG_ID)}"
-        parts.append(Graph(title, names, edges, [(i, j), (j, k), (k, i)]))
+        parts.append(Graph(title, names, edges, list(zip(items, [*items[1:], items[0]], strict=True))))
     return [Section("Pictures", text, parts)] if parts else []
 
 

@@ -226,6 +226,42 @@ def test_the_answers_of_a_cycle_are_those_of_its_graph(consistency):
     assert cycle["probabilities"] == pytest.approx([0.9, 0.9, 0.1]) and cycle["strength"] == pytest.approx(0.4)
 
 
+def test_long_cycles_of_partial_graphs_are_listed(consistency):
+    """0 > 1 > 2 > 3 > 0 and no other pair: a contradiction without a cycle of three."""
+    p = np.full((6, 6), 0.5)
+    p[0, 1], p[1, 2], p[2, 3], p[3, 0] = 0.9, 0.8, 0.7, 0.9
+    p = np.where(p == 0.5, np.where(p.T == 0.5, np.nan, 1 - p.T), p)
+    p[4, 5], p[5, 4] = 0.9, 0.1
+    row = {"id": "square", "p": [[None if np.isnan(value) else value for value in line] for line in p],
+           "compared": (~np.isnan(p)).tolist()}
+    result = consistency([row, {**row, "id": "other", "items": list("abcdef")}], "--judge.kind", "matrix", "--sizes",
+                         "[3, 4]")
+    assert result["s_tran"]["4"]["sampled"]["mean"] == pytest.approx(14 / 15) and result["listed"]["cycle"] == 2
+    cycle = consistency.rows("violations.jsonl")[0]
+    assert cycle["items"] == [0, 1, 2, 3] and cycle["shown"] == [[0, 1], [1, 2], [2, 3], [0, 3]]
+    assert cycle["strength"] == pytest.approx(0.2) and cycle["probabilities"] == pytest.approx([0.9, 0.8, 0.7, 0.1])
+    assert "0 &gt; 1 &gt; 2 &gt; 3" in (consistency.out / "report.html").read_text()
+    assert result["coverage"]["mean"] == 1
+
+
+def test_sets_of_which_all_are_listed_are_exact(consistency):
+    result = consistency(biased(2, 8, 0.6), "--judge.kind", "matrix", "--sizes", "[6, 7]", "--subsets", 28)
+    for own in result["s_tran"].values():
+        assert own["exact"] == own["sampled"] and own["reason"] is None
+    result = consistency(biased(2, 8, 0.6), "--judge.kind", "matrix", "--sizes", "[6]", "--subsets", 27)
+    assert result["s_tran"]["6"]["exact"] is None and "too many sets" in result["s_tran"]["6"]["reason"]
+
+
+@pytest.mark.parametrize(("comm", "words"), [
+    ({"mean": 0.8, "ci_low": 0.5, "ci_high": 1.0}, "they do in 80%, with an interval from 50%"),
+    ({"mean": 0.3, "ci_low": 0.2, "ci_high": 0.4}, "less often than those of a coin"),
+    ({"mean": 0.8, "ci_low": 0.6, "ci_high": 1.0}, "")])
+def test_agreement_of_both_orders_in_words(comm, words):
+    found = findings({"position_bias": None, "answer_mass": None, "s_comm": comm, "coverage": None,
+                      "samples": None})
+    assert words in found and bool(words) == bool(found)
+
+
 def test_ties_in_the_confidence_curve_and_chance(consistency):
     rows = biased(10, 6, 0.4)
     result = consistency(rows, "--judge.kind", "matrix", "--tie", 0.2)

@@ -84,9 +84,7 @@ def _measured(config: Config, job: Job, instances: Sequence[Instance], rejected:
         for number in range(1, config.paraphrases + 1):
             wordings.append(measure([with_answers(instance, own, number)
                                      for instance, own in zip(instances, answers, strict=True)],
-                                    replace(settings, violations=0)))
-        instances = [with_answers(instance, own) for instance, own in zip(instances, answers, strict=True)]
-        _write_rows(job, [{"id": one.id, "n": len(one.items), "violations": []} for one in instances], instances)
+                                    replace(settings, violations=0, paraphrase=number)))
     elif config.shuffle is False:
         instances = [replace(instance, positions=None) for instance in instances]
     repeated = notice_repeated(instances)

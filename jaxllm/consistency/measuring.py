@@ -37,7 +37,7 @@ BELOW_HALF = np.nextafter(np.float32(0.5), np.float32(0))
 
 @dataclass(frozen=True)
 class Settings:
-    """How matrices are measured; see `config.Config`."""
+    """How matrices are measured; see `config.Config`. Messages name the paraphrase, 0 for the question itself."""
 
     sizes: Sequence[int] = (3, 4, 5)
     subsets: int = 1000
@@ -46,7 +46,7 @@ class Settings:
     missing: str = "drop"
     violations: int = 10
     seed: int = 0
-    samples: int = 1
+    paraphrase: int = 0
 
 
 def measure(instances: Sequence[Instance], settings: Settings) -> list[dict[str, Any]]:
@@ -207,8 +207,10 @@ def _measure(instances: Sequence[Instance], settings: Settings) -> list[dict[str
             _stack([one.q for one in instances], instances), items, instances)[0])
     lacking = np.flatnonzero((covered < 1) | (covered_negated < 1))
     if settings.missing == "error" and lacking.size:
-        raise UserError(f"instance {instances[lacking[0]].id!r} has comparisons without an answer", "missing",
-                        "set missing to drop or first; rows.jsonl has the answers, for --judge.kind matrix")
+        wording = f" to paraphrase {settings.paraphrase}" if settings.paraphrase else ""
+        raise UserError(f"instance {instances[lacking[0]].id!r} has comparisons without an answer{wording}", "missing",
+                        "set missing to drop or first; rows.jsonl has the answers to the question itself, for "
+                        "--judge.kind matrix")
     positions = np.stack([_positions(one, size, settings) for one in instances])
     graph = ops.preference_graph(p, items, positions=positions, tie=settings.tie)
     debiased = ops.preference_graph(_debiased(p, instances, settings), items, positions=positions, tie=settings.tie)

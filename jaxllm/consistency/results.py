@@ -103,8 +103,8 @@ def over_paraphrases(measures: Sequence[Sequence[Mapping[str, Any]]], size: int)
     """
     wordings = []
     for number, rows in enumerate(measures):
-        values = {name: column(rows, name) for name in ("s_comm", "s_neg", "human_agreement", "position_bias")}
-        values["s_tran"] = _values(rows, ("s_tran", str(size)))
+        values = {name: column(rows, name) for name in (*COMPARED, "coverage", "coverage_negated")}
+        values["s_tran"] = best_values(rows, ("s_tran", str(size)))
         wordings.append({"paraphrase": number, **{name: _plain_mean(own) for name, own in values.items()}})
     of = lambda name: np.array([np.nan if one[name] is None else one[name] for one in wordings])
     spread = {name: None if np.isnan(of(name)).all() else float(np.nanstd(of(name)))

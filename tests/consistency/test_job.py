@@ -327,8 +327,14 @@ def test_paraphrases(consistency, capsys):
     result = consistency(rows, "--template", "temporal", "--paraphrases", 2, recorded=recorded)
     assert [one["s_comm"] for one in result["paraphrases"]["wordings"]] == [1, 0, 1]
     assert [one["human_agreement"] for one in result["paraphrases"]["wordings"]] == [1, 0.5, 1]
+    assert [one["coverage"] for one in result["paraphrases"]["wordings"]] == [1, 1, 1]
     assert result["paraphrases"]["s_comm_and_human_agreement"]["pearson"] == pytest.approx(1)
     assert result["s_comm"]["mean"] == 1
+    lacking = [line for line in recorded if line["id"] != "i1/0/1/paraphrase2"]
+    assert consistency(rows, "--template", "temporal", "--paraphrases", 2, "--negated", "false", "--missing", "error",
+                       recorded=lacking) is None
+    assert "'i1' has comparisons without an answer to paraphrase 2" in capsys.readouterr().err
+    assert len(consistency.rows()) == 3
 
 
 def test_paraphrases_of_both_questions(consistency, capsys):

@@ -53,9 +53,10 @@ def measure(instances: Sequence[Instance], settings: Settings) -> list[dict[str,
     """Measures instances with matrices.
 
     Returns:
-        For each instance `{n, s_tran, s_tran_debiased, s_comm, s_neg, human_agreement, human_pairs, human_ties,
-        position_bias, answer_mass, coverage, coverage_negated, zeta, hodge, self_agreement, longer_wins, violations,
-        positions}`; None where something is not known. `s_tran` is `{K: {exact, sampled, subsets, reason}}`.
+        For each instance `{n, s_tran, s_tran_debiased, s_comm, s_neg, human_agreement, human_answers,
+        human_tied_answers, position_bias, answer_mass, coverage, coverage_negated, zeta, hodge, self_agreement,
+        chance_self_agreement, longer_wins, violations, positions}`; None where something is not known. `s_tran` is
+        `{K: {exact, sampled, subsets, reason}}`.
 
     Raises:
         UserError: an answer is missing, and `missing` is "error".
@@ -225,7 +226,7 @@ def _measure(instances: Sequence[Instance], settings: Settings) -> list[dict[str
     columns: dict[str, Any] = {
         "s_comm": ops.commutativity(p, items, tie=settings.tie)[0],
         "s_neg": nothing if q is None else ops.negation_invariance(p, q, items, tie=settings.tie)[0],
-        "human_agreement": agreement, "human_pairs": pairs, "human_ties": ties,
+        "human_agreement": agreement, "human_answers": pairs, "human_tied_answers": ties,
         "position_bias": ops.position_bias(p, items, tie=settings.tie)[0],
         "answer_mass": [_mean(one.mass) for one in instances],
         "coverage": covered, "coverage_negated": covered_negated,
@@ -248,7 +249,7 @@ def _measure(instances: Sequence[Instance], settings: Settings) -> list[dict[str
                          for k, own in zip(settings.sizes, by_size, strict=True)}
         row |= {name: _known(values[i]) for name, values in columns.items()}
         if not instance.human:
-            row["human_pairs"] = row["human_ties"] = None
+            row["human_answers"] = row["human_tied_answers"] = None
         row["violations"] = found[i]
         row["positions"] = positions[i, :len(instance.items)].tolist()
         rows.append(row)

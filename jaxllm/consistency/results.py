@@ -42,7 +42,7 @@ def summarize(rows: Sequence[Mapping[str, Any]], sizes: Sequence[int], seed: int
     for name in TRANSITIVE:
         result[name] = {str(k): _transitivity(rows, name, str(k), seed) for k in sizes}
     result |= {name: mean(column(rows, name), seed) for name in MEANS}
-    for name in ("human_pairs", "human_ties"):
+    for name in ("human_answers", "human_tied_answers"):
         known = column(rows, name)
         result[name] = None if np.isnan(known).all() else int(np.nansum(known))
     result["low_mass"] = _share_below(column(rows, "answer_mass"), LOW_MASS)

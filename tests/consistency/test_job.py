@@ -36,7 +36,8 @@ def test_a_judge_without_contradictions(consistency, capsys):
     for name in ("s_comm", "s_neg", "human_agreement", "coverage", "zeta"):
         assert result[name]["mean"] == 1 and result[name]["n"] == 4
     assert result["position_bias"]["mean"] == 0 and result["answer_mass"]["mean"] == pytest.approx(0.9)
-    assert result["self_agreement"] is None and result["human_pairs"] == 4 * 20 and result["human_ties"] == 0
+    assert result["self_agreement"] is None and result["samples"] is None
+    assert result["human_answers"] == 4 * 20 and result["human_tied_answers"] == 0
     assert result["listed"] == {"cycle": 0, "order_flip": 0, "negation_failure": 0}
     assert result["question"].startswith("Which of the two summaries") and result["missing_reasons"] == {}
     assert result["chance"]["s_tran"] == {"3": 0.75, "4": 0.375, "5": 0.1171875}

@@ -19,7 +19,7 @@ from jaxllm.job import Job
 from jaxllm.judge import Answer, Completions, Invalid, Judge, Options, Prompt, judge_rows
 from jaxllm.judge.answers import last_line_option, short_option
 from jaxllm.progress import notice
-from jaxllm.text.rows import Rejected, check_share
+from jaxllm.text.rows import Rejected, as_text, check_share
 
 T = TypeVar("T")
 # Prompts that are tokenized to estimate the number of tokens of all.
@@ -105,7 +105,9 @@ class PairJudge:
             if reason is None:
                 fitting.append(instance)
             else:
-                rejected.append(Rejected(self.config.data.path, 0, f"instance {instance.id!r}: {reason}", ""))
+                rejected.append(Rejected(self.config.data.path, instance.line, f"instance {instance.id!r}: {reason}",
+                                         as_text({"id": instance.id, "context": instance.context,
+                                                  "items": instance.items})))
         if not fitting:
             raise UserError(f"no instance fits: {rejected[0].reason}", "data.path",
                             "shorten contexts or items, or use a judge with a longer context window")

@@ -275,6 +275,8 @@ def test_an_instance_longer_than_the_window(consistency, capsys):
     rows[1]["context"] = "word " * 3000
     result = consistency(rows, "--judge.model", "tiny", "--judge.format", "plain", "--data.limit_bad", 0.5)
     assert result["n"] == 1 and result["rejected"] == 1
+    rejected = consistency.rows("rejected.jsonl")[0]
+    assert rejected["line"] == 2 and rejected["raw"].startswith('{"id": "i1", "context": "word word')
     assert consistency(rows, "--judge.model", "tiny", "--judge.format", "plain") is None
     assert "1 of 2 rows cannot be used" in capsys.readouterr().err
 

@@ -119,20 +119,27 @@ class PairJudge:
         """Builds the prompt of a question; the last instance's parts are held for the next one."""
         return self._prompt_of(question.instance)(question)
 
-    def announce(self, job: Job, questions: Sequence[Question]) -> None:
-        """Prints the number of prompts and tokens, before the first one is sent."""
+    def announce(self, job: Job, questions: Sequence[Question], at_most: int | None = None) -> None:
+        """Prints the number of prompts and tokens, before the first one is sent.
+
+        Args:
+            job: the job; a resumed one prints nothing.
+            questions: the questions, or examples of them.
+            at_most: their largest possible number, where it depends on the answers.
+        """
         if (job.directory / FILE).exists():
             return
+        total = len(questions) if at_most is None else at_most
         chosen = [questions[i] for i in np.linspace(0, len(questions) - 1, min(COUNTED, len(questions))).astype(int)]
         known = [count for question in chosen if (count := self.judge.count_tokens(self.prompt(question))) is not None]
-        text = f"{len(self.instances):,} instances, {len(questions):,} prompts"
+        text = f"{len(self.instances):,} instances, {'' if at_most is None else 'at most '}{total:,} prompts"
         kinds = [f"{count:,} {name.replace('_', ' ')}" for name, count in prompt_counts(questions).items()]
         if len(kinds) > 1:
             text += f" ({', '.join(kinds)})"
         if self.config.answers > 1:
             text += f" with {self.config.answers} answers each"
         if known:
-            text += f", about {float(np.mean(known)) * len(questions):,.0f} prompt tokens without what they share"
+            text += f", about {float(np.mean(known)) * total:,.0f} prompt tokens without what they share"
         notice(text)
 
     def answer(self, job: Job, questions: Sequence[Question], start: int = 0, shown: bool = True) -> list[Picked]:

@@ -58,7 +58,7 @@ def rank(sizes: Sequence[int], source: Source, *, beam: int = 1, tie_margin: flo
 
     Args:
         sizes: number of items of each instance.
-        source: answers pairs, each once. Without an answer both items are equal.
+        source: answers pairs, each once. Without an answer, or one of both where `calibrated`, both items are equal.
         beam, tie_margin: see `sorting.merge_sort`.
         calibrated: compare in both orders, and use the mean.
         orders: number of orders to begin with.
@@ -78,9 +78,10 @@ def rank(sizes: Sequence[int], source: Source, *, beam: int = 1, tie_margin: flo
             if calibrated:
                 wanted = list(dict.fromkeys(one for number, pair in wanted
                                             for one in ((number, pair), (number, pair[::-1]))))
-            picked = {one: 0.5 if p is None else p for one, p in zip(wanted, source(wanted), strict=True)}
-            answers = {(number, pair): (p + 1 - picked[number, pair[::-1]]) / 2 if calibrated else p
-                       for (number, pair), p in picked.items()}
+            picked = dict(zip(wanted, source(wanted), strict=True))
+            if calibrated:
+                picked = {(number, pair): _mean(p, picked[number, pair[::-1]]) for (number, pair), p in picked.items()}
+            answers = {one: 0.5 if p is None else p for one, p in picked.items()}
             count += len(answers)
             progress(count)
             wanted = sorts.send(answers)
@@ -120,6 +121,11 @@ def agreement(ranks: np.ndarray, instance: Instance) -> dict[str, float | None]:
         found["spearman"] = float(np.mean(places @ centered / np.sqrt((places**2).sum(1) * (centered**2).sum())))
         found["kendall"] = float(np.mean((2 * right - better.size) / math.sqrt(better.size * math.comb(own.sum(), 2))))
     return found
+
+
+def _mean(p: float | None, other: float | None) -> float | None:
+    """Averages the answers in both orders; None where one is missing."""
+    return None if p is None or other is None else (p + 1 - other) / 2
 
 
 def _of_instance(number: int, sort: Steps[list[list[int]]]) -> Steps[list[list[int]]]:

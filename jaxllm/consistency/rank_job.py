@@ -86,6 +86,8 @@ def run(config: Config) -> Path:
                 job.write_rejected(map(asdict, rejected))
                 notice(f"{len(unfit)} instances are left out: {unfit[0].reason}")
             instances, identity = pairs.instances, judge.identity
+            pairs.announce(job, [Question(number, 0, 1) for number in range(len(instances))],
+                           _most(config, [len(instance.items) for instance in instances]))
             answers = _Answers(job, pairs)
             source: Source = answers
             masses = answers.masses

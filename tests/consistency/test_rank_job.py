@@ -20,9 +20,10 @@ def larger(prompt, options):
 LARGER = FunctionJudge(choose=larger)
 
 
-def test_items_are_ranked(rank):
+def test_items_are_ranked(rank, capsys):
     rows = instances(3, 7)
     result = rank(rows, "--template", "coherence", recorded=answers(rows, oracle, negated=False))
+    assert "3 instances, at most 42 prompts" in capsys.readouterr().err
     rho = result["spearman"]
     assert rho["mean"] == rho["ci_low"] == pytest.approx(1) and rho["n"] == 3
     assert result["accuracy"]["mean"] == 1 and result["undefined"] == 0 and result["uncertainty"] == 0

@@ -119,6 +119,11 @@ def test_all_instances_orders_and_merges_share_their_calls(settings):
     assert calls[0] == sum(own[0] for own in alone.values()) >= 12 * 4  # four merges of two items in every sort
 
 
+def test_one_of_both_orders_alone_decides_nothing():
+    found = rank([2], lambda wanted: [None if pair == (1, 0) else 0.9 for _, pair in wanted], calibrated=True)[0]
+    assert set(found.answers.values()) == {0.5}
+
+
 def test_noise_lowers_the_correlation():
     rng = np.random.default_rng(0)
     theta = rng.normal(size=(30, 16)) * 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -115,6 +116,11 @@ class Comparisons:
     def components(self) -> np.ndarray:
         """Numbers the connected components of the comparison graph, `[N]`, without regard to who won."""
         return components_of(self.played > 0)
+
+
+def key_of(name: str | int | float) -> int:
+    """Computes a number for seeds from the name of an instance, so that its draws do not depend on other instances."""
+    return int.from_bytes(hashlib.sha256(str(name).encode("utf-8", "surrogatepass")).digest()[:4], "big")
 
 
 def components_of(adjacency: np.ndarray, connection: str = "weak") -> np.ndarray:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxllm.consistency.comparisons import key_of
 from jaxllm.generate.rows_job import ID
 from jaxllm.progress import notice
 from jaxllm.text.rows import RowSet, read_rows
@@ -52,8 +52,8 @@ class Instance:
 
     @cached_property
     def key(self) -> int:
-        """Number for seeds, from the id: other instances of a file do not change the draws for this one."""
-        return int.from_bytes(hashlib.sha256(str(self.id).encode("utf-8", "surrogatepass")).digest()[:4], "big")
+        """Number for seeds; see `key_of`."""
+        return key_of(self.id)
 
     @cached_property
     def order(self) -> np.ndarray | None:

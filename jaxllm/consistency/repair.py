@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxllm.consistency.comparisons import WINNERS, Comparisons
+from jaxllm.consistency.comparisons import WINNERS, Comparisons, key_of
 from jaxllm.consistency.ranking import ESTIMATORS, Estimator, Ranking
 from jaxllm.errors import UserError
 from jaxllm.text.rows import Rejected, RowSet, as_text
@@ -186,7 +186,6 @@ def repair(rows: Iterable[Mapping[str, Any]], estimator: str | Estimator = "win_
         raise UserError(f"the smallest margin is {min_margin}", "min_margin", "use 0 or a positive number")
     checked = check_comparisons(rows, source, lines, contradictory)
     estimate = ESTIMATORS[estimator] if isinstance(estimator, str) else estimator
-    rng = np.random.default_rng(seed)
     emitted, audit = [], [{} for _ in checked.rows]
     evidence: Counter[str] = Counter()
     for instance in group_comparisons(checked.rows):
@@ -195,7 +194,7 @@ def repair(rows: Iterable[Mapping[str, Any]], estimator: str | Estimator = "win_
         if require_connected:
             components = instance.comparisons.components
             decided = decided & (components[:, None] == components)
-        for row in _emitted(instance, ranking, decided, rng):
+        for row in _emitted(instance, ranking, decided, seed):
             evidence[row["evidence"]] += 1
             emitted += [row, _swapped(row)] if both_orders else [row]
         for position, entry in _audited(instance, ranking, decided, checked):
@@ -338,15 +337,14 @@ def _margins(ranking: Ranking) -> np.ndarray:
     return np.nan_to_num(ranking.scores[:, None] - ranking.scores)
 
 
-def _emitted(instance: Instance, ranking: Ranking, decided: np.ndarray, rng: np.random.Generator
-             ) -> list[dict[str, Any]]:
+def _emitted(instance: Instance, ranking: Ranking, decided: np.ndarray, seed: int) -> list[dict[str, Any]]:
     """Builds a row for each decided pair, in one order of presentation."""
     comparisons = instance.comparisons
     shown = {}  # pair -> pair as presented
     for pair in zip(comparisons.first.tolist(), comparisons.second.tolist(), strict=True):
         shown.setdefault((min(pair), max(pair)), pair)
     pairs = list(shown.values())
-    swaps = rng.random((comparisons.count, comparisons.count)) < 0.5
+    swaps = np.random.default_rng((seed, key_of(instance.name))).random((comparisons.count, comparisons.count)) < 0.5
     pairs += [(j, i) if swaps[i, j] else (i, j) for i, j in itertools.combinations(range(comparisons.count), 2)
               if (i, j) not in shown]
     margins, votes, rows = _margins(ranking), comparisons.margins, []

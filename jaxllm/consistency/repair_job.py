@@ -29,7 +29,7 @@ from jaxllm.files import jsonable, write_jsonl
 from jaxllm.job import open_job
 from jaxllm.progress import notice
 from jaxllm.report import Graph, Section, Table, head
-from jaxllm.text.rows import check_share, data_files, read_rows
+from jaxllm.text.rows import Rejected, check_share, data_files, read_rows
 
 __all__ = ["Config", "run"]
 
@@ -123,8 +123,12 @@ def run(config: Config) -> Path:
             job.pin("template", template.sha256)
         if job.finished:
             return job.already_done()
-        instances = [] if config.items is None else read_instances(config.items.path, config.items.limit,
-                                                                   config.items.limit_bad)[0]
+        instances: list[Instance] = []
+        rejected_items: list[Rejected] = []
+        if config.items is not None:
+            instances, of_items = read_instances(config.items.path, config.items.limit, config.items.limit_bad)
+            if rejected_items := of_items.rejected:
+                notice(f"{len(rejected_items)} rows of items cannot be used: {rejected_items[0]}")
         by_id = {str(instance.id): instance for instance in instances}
         refusal = row_problem if config.items is None else partial(_numbered, by_id)
         found = read_rows(data.path, REQUIRED, OPTIONAL, data.limit_bad, job.rejected_path, data.limit, refusal)
@@ -136,8 +140,8 @@ def run(config: Config) -> Path:
         repaired = repair(given, config.estimate, both_orders=config.both_orders, negations=config.negations,
                           require_connected=config.require_connected, min_margin=config.min_margin, seed=config.seed,
                           source=data.path, lines=found.lines, contradictory=config.contradictory)
-        if repaired.rejected:
-            job.write_rejected(map(vars, [*found.rejected, *repaired.rejected]))
+        if repaired.rejected or rejected_items:
+            job.write_rejected(map(vars, [*rejected_items, *found.rejected, *repaired.rejected]))
             check_share(len(given) - len(repaired.rejected), repaired.rejected, data.limit_bad, job.rejected_path)
         write_jsonl(job.rows_path, repaired.rows)
         write_jsonl(job.directory / "audit.jsonl", repaired.audit)
@@ -209,7 +213,7 @@ def _numbered(by_id: Mapping[str, Instance], row: dict[str, Any]) -> str | None:
         return reason
     instance = by_id.get(str(row["instance"]))
     if instance is None:
-        return f"there are no items of the instance {row['instance']!r}"
+        return f"there are no items of the instance {row['instance']!r} that can be used"
     for slot in ("first", "second"):
         name = row[slot]
         matches = {i for i, text in enumerate(instance.items) if text == name}

@@ -20,6 +20,7 @@ import numpy as np
 from jaxllm.consistency.comparisons import WINNERS, Comparisons, key_of
 from jaxllm.consistency.ranking import ESTIMATORS, Estimator, Ranking
 from jaxllm.errors import UserError
+from jaxllm.ops.preference_graphs import subsets
 from jaxllm.text.rows import Rejected, RowSet, as_text
 from jaxllm.text.schema import check_row
 
@@ -33,6 +34,8 @@ RELATIONS = ("original", "negated")
 EVIDENCE = ("observed", "inferred", "overturned")
 OUTCOMES = ("retained", "overturned", "resolved", "undecided")
 OTHER = {"first": "second", "second": "first", "tie": "tie"}
+# Items of the sets of `s_tran`, as in table 2 of the paper.
+SET_SIZE = 5
 
 
 @dataclass(frozen=True)
@@ -174,8 +177,9 @@ def repair(rows: Iterable[Mapping[str, Any]], estimator: str | Estimator = "win_
     Returns:
         Rows, audit, rejected rows, and the statistics `rejected` (number of rows), `before` and `after` (see
         `measure_rows`; coverage is over the pairs of the items that were compared), `evidence` (pairs by evidence),
-        `outcomes` (comparisons by outcome) and `overturned_share`, the share of comparisons with a winner that are
-        overturned, None where there are none.
+        `outcomes` (comparisons by outcome), `overturned_share`, the share of comparisons with a winner that are
+        overturned, None where there are none, and `distance`, the number of comparisons that the best orders
+        contradict, None for estimators that do not compute it (all but Kemeny).
 
     Raises:
         UserError: an option is invalid, or there is no estimate for an instance.
@@ -188,8 +192,10 @@ def repair(rows: Iterable[Mapping[str, Any]], estimator: str | Estimator = "win_
     estimate = ESTIMATORS[estimator] if isinstance(estimator, str) else estimator
     emitted, audit = [], [{} for _ in checked.rows]
     evidence: Counter[str] = Counter()
+    distances: list[int] = []
     for instance in group_comparisons(checked.rows):
         ranking = _ranking(instance, estimate)
+        distances += [] if ranking.distance is None else [ranking.distance]
         decided = ranking.decided & (_margins(ranking) >= min_margin)
         if require_connected:
             components = instance.comparisons.components
@@ -208,7 +214,8 @@ def repair(rows: Iterable[Mapping[str, Any]], estimator: str | Estimator = "win_
                   "after": measure_rows(emitted, before["possible_pairs"], before["instances"]),
                   "evidence": {name: evidence[name] for name in EVIDENCE},
                   "outcomes": {name: outcomes[name] for name in OUTCOMES},
-                  "overturned_share": outcomes["overturned"] / named if named else None}
+                  "overturned_share": outcomes["overturned"] / named if named else None,
+                  "distance": sum(distances) if distances else None}
     return Repaired(emitted, audit, statistics, checked.rejected)
 
 
@@ -268,11 +275,13 @@ def measure_rows(rows: Sequence[Mapping[str, Any]], possible_pairs: int | None =
     Returns:
         `rows`; `ties`, rows without a winner; `instances`; `pairs`, of items that are compared; `possible_pairs`, and
         `coverage`, pairs over these; `conflicting_pairs`, with wins of both items; `cycles`, triples of items in which
-        majorities form a cycle; `cyclic_instances`, with a cycle of any length; `rows_per_instance` and
+        majorities form a cycle; `cyclic_instances`, with a cycle of any length; `s_tran`, the share of the sets of five
+        items (at most 1,000 of an instance) in which they form none, a mean over instances; `rows_per_instance` and
         `pairs_per_instance`; `first_slot`, the share of rows with a winner that name the item shown first. Shares and
         means of nothing are None.
     """
     counts: Counter[str] = Counter()
+    transitive = []
     for instance in (grouped := group_comparisons(rows)):
         comparisons = instance.comparisons
         edges = (comparisons.margins > 0).astype(np.int64)
@@ -282,6 +291,10 @@ def measure_rows(rows: Sequence[Mapping[str, Any]], possible_pairs: int | None =
         counts["conflicting_pairs"] += int(((comparisons.wins > 0) & (comparisons.wins.T > 0))[upper].sum())
         counts["cycles"] += int(((edges @ edges) * edges.T).sum()) // 3  # each cycle starts at each of its items
         counts["cyclic_instances"] += not is_acyclic(edges)
+        if comparisons.count >= SET_SIZE:
+            chosen = subsets(comparisons.count, SET_SIZE, seed=key_of(instance.name))
+            chosen = chosen[chosen[:, 0] >= 0]
+            transitive.append(is_acyclic(edges[chosen[:, :, None], chosen[:, None, :]]).mean())
     total = len(grouped) if instances is None else instances
     possible = counts["possible_pairs"] if possible_pairs is None else possible_pairs
     ties = sum(row["winner"] == "tie" for row in rows)
@@ -289,19 +302,18 @@ def measure_rows(rows: Sequence[Mapping[str, Any]], possible_pairs: int | None =
     return {"rows": len(rows), "ties": ties, "instances": len(grouped), "pairs": counts["pairs"],
             "possible_pairs": possible, "coverage": ratio(counts["pairs"], possible),
             **{name: counts[name] for name in ("conflicting_pairs", "cycles", "cyclic_instances")},
+            "s_tran": float(np.mean(transitive)) if transitive else None,
             "rows_per_instance": ratio(len(rows), total), "pairs_per_instance": ratio(counts["pairs"], total),
             "first_slot": ratio(sum(row["winner"] == "first" for row in rows), len(rows) - ties)}
 
 
-def is_acyclic(edges: np.ndarray) -> bool:
-    """Checks whether a digraph `[N, N]` has no cycle, by removing items without a successor until none is left."""
-    remaining = np.asarray(edges) > 0
-    while len(remaining):
-        has_successor = remaining.any(1)
-        if has_successor.all():
-            return False
-        remaining = remaining[np.ix_(has_successor, has_successor)]
-    return True
+def is_acyclic(edges: np.ndarray) -> np.ndarray:
+    """Checks whether digraphs `[..., N, N]` have no cycle, `[...]`, by removing items without a successor N times."""
+    edges = np.asarray(edges) > 0
+    remaining = np.ones(edges.shape[:-1], bool)
+    for _ in range(edges.shape[-1]):
+        remaining &= (edges & remaining[..., None, :]).any(-1)
+    return np.asarray(~remaining.any(-1))
 
 
 def _without_contradictions(rows: list[dict[str, Any]], lines: list[int], source: str

@@ -19,6 +19,7 @@ from jaxllm.consistency.repair import (
     OPTIONAL,
     REQUIRED,
     Repaired,
+    better,
     flip_labels,
     group_comparisons,
     repair,
@@ -57,8 +58,8 @@ class Config:
         min_margin: least difference of scores, in units of the estimator.
         contradictory: several answers to the same question are votes (count), or are all left out (reject).
         flip: exchange winner and loser in this share of the rows first, to simulate noise.
-        items: rows {id, context?, items} of the instances; comparisons name items by their numbers from 0 or by their
-            texts, and are written with numbers.
+        items: rows {id, context?, items, human?} of the instances; comparisons name items by their numbers from 0 or by
+            their texts, and are written with numbers.
         export: write export.jsonl for jaxllm tune: sft {prompt, completion} or preference {prompt, chosen, rejected}.
         template: question of the exported prompts, as in jaxllm consistency.
         format: exported prompts are conversations (chat), or texts that a base model continues (plain).
@@ -146,7 +147,10 @@ def run(config: Config) -> Path:
         write_jsonl(job.rows_path, repaired.rows)
         write_jsonl(job.directory / "audit.jsonl", repaired.audit)
         result: dict[str, Any] = {"estimator": config.estimator, **repaired.statistics,
-                                  "rejected": len(found.rejected) + len(repaired.rejected)}
+                                  "rejected": len(found.rejected) + len(repaired.rejected),
+                                  "rejected_items": len(rejected_items)}
+        result["before"]["human_agreement"] = _human_agreement(given, by_id)
+        result["after"]["human_agreement"] = _human_agreement(repaired.rows, by_id)
         if config.flip:
             result["flipped"] = _recovery(original, found.lines, flipped, repaired.audit)
         if config.items is not None and config.export is not None:
@@ -179,6 +183,19 @@ def _recovery(rows: Sequence[Mapping[str, Any]], lines: Sequence[int], flipped: 
     named = int(sum(row["winner"] != "tie" for row in rows))
     return counts | {"right_before": 1 - counts["flipped"] / named if named else None,
                      "right_after": right / len(decided) if decided else None}
+
+
+def _human_agreement(rows: Sequence[Mapping[str, Any]], by_id: Mapping[str, Instance]) -> float | None:
+    """Computes the share of comparisons for the item that people prefer, of those on which both decide."""
+    right = []
+    for row in rows:
+        instance = by_id.get(str(row["instance"]))
+        if instance is None or instance.order is None or row["winner"] == "tie":
+            continue
+        preferred = instance.order[row["first"], row["second"]]
+        if abs(preferred) == 1:
+            right.append((preferred > 0) == (better(row) == "first"))
+    return float(np.mean(right)) if right else None
 
 
 def _export(config: Config, template: Template, rows: Sequence[Mapping[str, Any]], by_id: Mapping[str, Instance]
@@ -232,13 +249,16 @@ def _lead(result: Mapping[str, Any]) -> str:
     share = result["overturned_share"]
     text = (f"{before['rows']:,} comparisons of {before['instances']:,} instances became {after['rows']:,} without "
             "conflict.")
-    return text if share is None else f"{text} {share:.1%} of the labels were overturned."
+    text += "" if share is None else f" {share:.1%} of the labels were overturned."
+    return text if result["distance"] is None else (
+        f"{text} Every order of the items contradicts {result['distance']:,} comparisons or more.")
 
 
 def _sections(result: Mapping[str, Any], repaired: Repaired, given: Sequence[Mapping[str, Any]]) -> list[Section]:
     names = {"rows": "comparisons", "ties": "ties", "pairs": "pairs of items", "coverage": "share of all pairs",
              "conflicting_pairs": "pairs with both winners", "cycles": "cycles of three items",
-             "cyclic_instances": "instances with a cycle", "rows_per_instance": "comparisons an instance",
+             "cyclic_instances": "instances with a cycle", "s_tran": "s_tran(5)",
+             "human_agreement": "agreement with people", "rows_per_instance": "comparisons an instance",
              "first_slot": "share won by the first slot"}
     found = [Section("Before and after", parts=[Table(["", "before", "after"], [
         [label, result["before"][name], result["after"][name]] for name, label in names.items()])])]

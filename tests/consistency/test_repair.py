@@ -182,18 +182,19 @@ def test_statistics_by_hand():
     statistics = repair([*own, {}], "kemeny", both_orders=True, negations=True).statistics
     assert statistics["before"] == {
         "rows": 7, "ties": 1, "instances": 2, "pairs": 5, "possible_pairs": 7, "coverage": 5 / 7,
-        "conflicting_pairs": 1, "cycles": 1, "cyclic_instances": 1, "rows_per_instance": 3.5,
+        "conflicting_pairs": 1, "cycles": 1, "cyclic_instances": 1, "s_tran": None, "rows_per_instance": 3.5,
         "pairs_per_instance": 2.5, "first_slot": 1.0}
     # Of the cycle A > B > C > A with one vote each, all three orders are optimal.
     assert statistics["after"] == {
         "rows": 4, "ties": 0, "instances": 1, "pairs": 1, "possible_pairs": 7, "coverage": 1 / 7,
-        "conflicting_pairs": 0, "cycles": 0, "cyclic_instances": 0, "rows_per_instance": 2.0,
+        "conflicting_pairs": 0, "cycles": 0, "cyclic_instances": 0, "s_tran": None, "rows_per_instance": 2.0,
         "pairs_per_instance": 0.5, "first_slot": 0.5}
     assert statistics["rejected"] == 1 and statistics["evidence"] == {"observed": 1, "inferred": 0, "overturned": 0}
     assert statistics["outcomes"] == {"retained": 1, "overturned": 0, "resolved": 0, "undecided": 6}
-    assert statistics["overturned_share"] == 0
+    assert statistics["overturned_share"] == 0 and statistics["distance"] == 2  # one of the cycle, and B > A or A > B
     overturned = repair(rows("A>B A>B B>A A>C B>C")).statistics
     assert overturned["outcomes"]["overturned"] == 1 and overturned["overturned_share"] == 1 / 5
+    assert overturned["distance"] is None
     json.dumps([statistics, overturned])
 
 
@@ -212,13 +213,22 @@ def test_cycles_of_three_and_longer_ones():
     assert both["cycles"] == 3 and both["cyclic_instances"] == 2
 
 
+def test_transitivity_of_rows():
+    """Half of the sets of five of six items have the cycle; instances of fewer items have no set."""
+    own = [*rows("A>B B>C C>A D>E E>F"), *rows("A>B B>C C>A", "y"), *rows("A>B C>D D>E", "z")]
+    assert measure_rows(own)["s_tran"] == (1 / 2 + 1) / 2
+    repaired = repair(own, "win_loss").statistics
+    assert (repaired["before"]["s_tran"], repaired["after"]["s_tran"]) == (3 / 4, 1)
+
+
 @given(st.lists(st.booleans(), min_size=25, max_size=25))
 @settings(max_examples=40, deadline=None)
 def test_acyclic_graphs(edges):
     matrix = np.reshape(edges, (5, 5))
     graph = networkx.DiGraph(list(map(tuple, np.argwhere(matrix))))
     assert is_acyclic(matrix) == networkx.is_directed_acyclic_graph(graph)
-    assert is_acyclic(np.zeros((0, 0)))
+    assert is_acyclic(np.zeros((0, 0))) and is_acyclic(np.stack([matrix, np.triu(matrix, 1)])).tolist() == [
+        is_acyclic(matrix), True]
 
 
 # ---- what a method decides ---------------------------------------------------------------------------------

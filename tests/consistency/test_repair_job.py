@@ -108,6 +108,29 @@ def test_names_of_items(repair, tmp_path, capsys):
         assert reason in capsys.readouterr().err
 
 
+def test_items_that_cannot_be_used_are_reported(repair, tmp_path, capsys):
+    items = [{"id": f"x{number}", "items": ["a", "" if number == 3 else "b"]} for number in range(10)]
+    (tmp_path / "items.jsonl").write_text("\n".join(map(json.dumps, items)))
+    own = [{"instance": f"x{number}", "first": "a", "second": 1, "winner": "first"} for number in range(10)]
+    result = repair(own, "--items.path", tmp_path / "items.jsonl")
+    assert result["rejected"] == result["rejected_items"] == 1 and result["before"]["rows"] == 9
+    lost, unused = repair.rows("rejected.jsonl")
+    assert lost["file"].endswith("items.jsonl") and lost["line"] == 4 and lost["reason"] == "item 1 is empty"
+    assert unused["line"] == 4 and unused["reason"] == "there are no items of the instance 'x3' that can be used"
+    assert "1 rows of items cannot be used" in capsys.readouterr().err
+
+
+def test_agreement_with_people_before_and_after(repair, tmp_path):
+    """C over A is the only label that people do not share; they do not decide between B and D."""
+    items = [{"id": "x", "items": list("ABCD"), "human": [3, 2, 1, 2]}]
+    (tmp_path / "items.jsonl").write_text("\n".join(map(json.dumps, items)))
+    own = [{"instance": "x", "first": first, "second": second, "winner": "first"} for first, second in
+           ("AB", "BC", "CA", "AD", "BD", "DC", "AC", "AC")]
+    result = repair(own, "--items.path", tmp_path / "items.jsonl")
+    assert result["before"]["human_agreement"] == 6 / 7 and result["after"]["human_agreement"] == 1
+    assert repair(own)["after"]["human_agreement"] is None
+
+
 def test_rows_that_are_no_comparisons(repair):
     good = comparisons(instances(6, 6))
     bad = [{"instance": "i0", "first": 1, "second": 1, "winner": "first"},

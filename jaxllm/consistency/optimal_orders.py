@@ -113,7 +113,7 @@ def _programmed(margins: np.ndarray, time_limit: float) -> tuple[np.ndarray, np.
                                options={"mip_rel_gap": 0.0, "time_limit": time_limit})
         if solved.status != 0:
             raise UserError(f"no optimal order of {count} items in {time_limit:g} seconds", "kemeny",
-                            "use another estimator (schulze), or increase the time limit")
+                            "use another estimator, such as schulze")
         return solved.x > 0.5
 
     best = solve(-weights)

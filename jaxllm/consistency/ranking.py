@@ -200,7 +200,7 @@ def kemeny(comparisons: Comparisons, keep_ties: bool = True, time_limit: float =
 
 
 ESTIMATORS: Mapping[str, Callable[..., Ranking]] = MappingProxyType({
-    "win_loss": win_loss, "elo": elo, "bradley_terry": bradley_terry, "copeland": copeland,
+    "win_loss": win_loss, "borda": borda, "elo": elo, "bradley_terry": bradley_terry, "copeland": copeland,
     "rank_centrality": rank_centrality, "schulze": schulze, "kemeny": kemeny})
 """Name -> estimator, with its options as further arguments."""
 

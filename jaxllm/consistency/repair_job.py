@@ -34,7 +34,7 @@ from jaxllm.text.rows import Rejected, check_share, data_files, read_rows
 
 __all__ = ["Config", "run"]
 
-Estimator = Literal["win_loss", "elo", "bradley_terry", "copeland", "rank_centrality", "schulze", "kemeny"]
+Estimator = Literal["win_loss", "borda", "elo", "bradley_terry", "copeland", "rank_centrality", "schulze", "kemeny"]
 # Items of an instance that is drawn.
 MOST_DRAWN = 16
 
@@ -97,7 +97,9 @@ class Config:
         check(self.export is None or self.items is not None, "items", "is needed for export: it has the texts",
               "give --items.path")
         check(self.rows is None or self.rows >= 1, "rows", f"must be 1 or more, got {self.rows}")
-        check(self.export is not None or self.rows is None, "rows", "is the number of exported rows", "set export")
+        for name, value, use in (("rows", None, "number of exported rows"), ("template", "overall", "question of "
+                                 "exported prompts"), ("format", "chat", "form of exported prompts")):
+            check(self.export is not None or getattr(self, name) == value, name, f"is the {use}", "set export")
         check_seed(self.seed)
 
     @property

@@ -64,7 +64,8 @@ def test_invalid_counts(matrices, message):
 # ---- all estimators ----------------------------------------------------------------------------------------
 
 def test_names_of_estimators():
-    assert list(ESTIMATORS) == ["win_loss", "elo", "bradley_terry", "copeland", "rank_centrality", "schulze", "kemeny"]
+    assert list(ESTIMATORS) == ["win_loss", "borda", "elo", "bradley_terry", "copeland", "rank_centrality", "schulze",
+                                "kemeny"]
 
 
 @every
@@ -150,7 +151,7 @@ def test_items_that_nothing_connects_are_not_ordered(name):
     assert pairs(ESTIMATORS[name](records("A>B C>D")).decided) == {"AB", "CD"}
 
 
-@pytest.mark.parametrize("name", ["win_loss", "elo", "copeland"])
+@pytest.mark.parametrize("name", ["win_loss", "borda", "elo", "copeland"])
 def test_items_that_nothing_connects_are_ordered_on_a_common_scale(name):
     assert pairs(ESTIMATORS[name](records("A>B C>D")).decided) == {"AB", "CD", "AD", "CB"}
 

@@ -24,8 +24,8 @@ def comparisons(rows, share=0.6, seed=0):
     return found
 
 
-@pytest.mark.parametrize("estimator", ["win_loss", "elo", "bradley_terry", "copeland", "rank_centrality", "schulze",
-                                       "kemeny"])
+@pytest.mark.parametrize("estimator", ["win_loss", "borda", "elo", "bradley_terry", "copeland", "rank_centrality",
+                                       "schulze", "kemeny"])
 def test_every_estimator_leaves_no_conflict(repair, estimator):
     rows = comparisons(instances(20, 8), 0.9)
     result = repair(rows, "--estimator", estimator, "--flip", 0.15)
@@ -168,7 +168,8 @@ def test_only_ties(repair, capsys):
 @pytest.mark.parametrize(("options", "reason"), [
     (["--flip", 1.5], "between 0 and 1"), (["--export", "sft"], "it has the texts"), (["--rows", 3], "set export"),
     (["--permutations", 3], "does not apply to win_loss"), (["--prior", 1], "does not apply to win_loss"),
-    (["--estimator", "borda"], "win_loss"), (["--min_margin", -1], "0 or more")])
+    (["--template", "coherence"], "set export"), (["--format", "plain"], "set export"),
+    (["--estimator", "swiss"], "win_loss"), (["--min_margin", -1], "0 or more")])
 def test_wrong_settings(repair, capsys, options, reason):
     assert repair(comparisons(instances(1)), *options) is None
     assert reason in capsys.readouterr().err and repair.status == 2

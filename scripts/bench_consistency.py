@@ -84,6 +84,7 @@ def main() -> None:
     ours, theirs = multiprocessing.get_context("spawn").Pipe()
     process = multiprocessing.get_context("spawn").Process(target=large, args=(options.large, theirs))
     process.start()
+    theirs.close()  # so that `recv` ends where the process was killed
     print(json.dumps(ours.recv(), indent=2))
     process.join()
     print(json.dumps(small(options.instances, options.items, options.samples), indent=2))

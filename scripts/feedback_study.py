@@ -1,6 +1,6 @@
 """Cleaning of noisy sentiment preferences: what noise costs a reward model, and what each method recovers.
 
-    python scripts/feedback_study.py SENTIMENT_FOLDER OUT [--model smollm2] [--seeds 0 1 2] [--kind length] [--rate 0.4]
+    python scripts/feedback_study.py SENTIMENT_FOLDER OUT [--model smollm2] [--seeds 0 1 2] [--kind uniform] [--rate .4]
     python scripts/feedback_study.py SENTIMENT_FOLDER OUT --cost --seeds 100 101    # what kinds and rates of noise cost
 
 A pair is a positive (chosen) and a negative sentence of movie reviews. Rewards are linear in the frozen last hidden
@@ -100,6 +100,12 @@ class Split:
                          "positive": answers[0]})
         return made
 
+    def difficulties(self, flipped: np.ndarray, both: np.ndarray) -> list[dict[str, Any]]:
+        """Makes the rows of difficulties, of the answers of `rows`, from those of all sentences, positive first."""
+        return [{"id": str(number), "chosen": _number(own[int(wrong)]), "rejected": _number(own[1 - int(wrong)])}
+                for number, own, wrong in zip(self.training.tolist(), both[self.training].tolist(), flipped,
+                                              strict=True)]
+
     def noise(self, kind: str, rate: float, seed: int) -> np.ndarray:
         """Draws which training labels are exchanged."""
         words = np.array([[len(self.positive[n].split()), len(self.negative[n].split())] for n in self.training])
@@ -125,6 +131,10 @@ class Split:
         return self.test @ weights > 0, float((validation @ weights > 0).mean())
 
 
+def _number(value: float) -> float | None:
+    return None if np.isnan(value) else value
+
+
 def call(*arguments: Any) -> None:
     words = [str(argument) for argument in arguments]
     if run_jaxllm(words):
@@ -143,15 +153,19 @@ def cleaned(folder: Path, rows: Path, method: str, keys: dict[str, Any], seed: i
         audit, method = folder / "audit counted", method.removesuffix(" counted")
     keys = keys | ({"member": "m0"} if method.startswith("llm_judge") else {}) | ({"count": count} if method[:6] ==
                                                                                   "random" and count else {})
-    keys |= {"ifd.path": folder.parent / "ifd.jsonl"} if method.startswith("ifd") else {}
+    keys |= {"ifd.path": folder / "ifd.jsonl"} if method.startswith("ifd") else {}
     call("clean", "--method", method, "--data.path", rows, "--audit", audit, "--truth",
          folder / "truth.jsonl", "--out", out, "--seed", seed, "--force", "true",
          *(word for key, value in keys.items() for word in (f"--{key}", value)))
     return read_jsonl(out / "cleaned.jsonl")
 
 
-def one_seed(split: Split, folder: Path, kind: str, rate: float, seed: int) -> dict[str, dict[str, Any]]:
-    """Cleans with every method and trains on each outcome; returns right test pairs, validation accuracy, detection."""
+def one_seed(split: Split, folder: Path, kind: str, rate: float, seed: int, ifd: np.ndarray
+             ) -> dict[str, dict[str, Any]]:
+    """Cleans with every method and trains on each outcome; returns right test pairs, validation accuracy, detection.
+
+    `ifd` are the difficulties of all sentences, `[N, 2]`, positive first.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     flipped = split.noise(kind, rate, seed)
     rows, difference = split.rows(flipped), split.differences()
@@ -163,6 +177,7 @@ def one_seed(split: Split, folder: Path, kind: str, rate: float, seed: int) -> d
         {"id": row["id"], "scores": {f"m{m}": both[::-1].tolist() if own else both.tolist() for m, both in
                                      enumerate(scores)}}
         for row, own, scores in zip(rows, flipped, split.scores(), strict=True)])
+    write_jsonl(folder / "ifd.jsonl", split.difficulties(flipped, ifd))
     sample = np.random.default_rng(seed).permutation(len(rows))[:JUDGED]
     counted = min(max(float(flipped[sample].mean()), 0.01), 0.49)
     for name, more in (("audit", []), ("audit counted", ["--committee.noise", counted]),
@@ -250,7 +265,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--model", default="smollm2")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--kind", default="length", choices=("uniform", "length", "margin"))
+    parser.add_argument("--kind", default="uniform", choices=("uniform", "length", "margin"))
     parser.add_argument("--rate", type=float, default=0.4)
     parser.add_argument("--cost", action="store_true", help="measure only what kinds and rates of noise cost")
     parser.add_argument("--dpo", type=int, default=0, help="train the model by DPO too, on this many pairs of a seed")
@@ -263,11 +278,12 @@ def main() -> None:
         train, test = ([side[:options.pairs] for side in own] for own in (train, test))
     model = jaxllm.load(options.model)
     features = [states(model, options.model, *own, options.out) for own in (train, test)]
-    if not options.cost and not (options.out / "ifd.jsonl").exists():
-        rows = [PairRow(PROMPT, *pair) for pair in zip(*train, strict=False)]
-        ifd = of_rows(jaxllm.Generator(model), rows)
-        write_jsonl(options.out / "ifd.jsonl", [{"id": str(n), "chosen": a, "rejected": b}
-                                                for n, (a, b) in enumerate(np.nan_to_num(ifd, nan=10.0).tolist())])
+    path, ifd = options.out / "difficulties.npy", np.zeros((0, 2))
+    if not options.cost:
+        if not path.exists():
+            np.save(path, of_rows(jaxllm.Generator(model), [PairRow(PROMPT, *pair) for pair in zip(*train,
+                                                                                                   strict=False)]))
+        ifd = np.load(path)
     results, clusters = [], np.zeros(0, int)
     for seed in options.seeds:
         split = Split(seed, *features, *train)
@@ -283,7 +299,7 @@ def main() -> None:
         folder = options.out / f"{options.kind}_{options.rate}_{seed}"
         done = folder / "found.json"
         if not done.exists():
-            write_atomic(done, json.dumps(one_seed(split, folder, options.kind, options.rate, seed)))
+            write_atomic(done, json.dumps(one_seed(split, folder, options.kind, options.rate, seed, ifd)))
         results.append(json.loads(done.read_text()))
     if results:
         text, summary = table(results, clusters)

@@ -22,7 +22,6 @@ from jaxllm.feedback.votes import ABSTAIN, bucket_names
 from jaxllm.files import write_jsonl
 from jaxllm.job import open_job
 from jaxllm.progress import notice
-from jaxllm.text.audit import audit_overlap
 from jaxllm.text.forms import PairRow, rows_of
 from jaxllm.text.preferences import COLUMNS
 from jaxllm.text.rows import Row, data_files, iter_rows
@@ -46,9 +45,7 @@ def run(config: Config) -> Path:
         if job.finished:
             return job.already_done()
         pairs = read_pairs(data.path, data.limit, data.limit_bad, job.rejected_path, needs_texts(config), config.seed,
-                           config.near_duplicates)
-        if config.compare is not None:
-            audit_overlap(pairs.audit, config.compare)
+                           config.near_duplicates, config.compare)
         if pairs.rejected:
             notice(f"{len(pairs.rejected):,} lines are no pairs, such as {pairs.rejected[0]}")
         members, unusable = read_members(config, job, pairs)

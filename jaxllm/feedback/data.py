@@ -22,7 +22,7 @@ from jaxllm.errors import UserError
 from jaxllm.feedback.votes import ABSTAIN, consistent_votes, votes_of_scores
 from jaxllm.files import write_jsonl
 from jaxllm.progress import notice
-from jaxllm.text.audit import NEAR, Audit, Auditor
+from jaxllm.text.audit import NEAR, Audit, Auditor, audit_overlap
 from jaxllm.text.forms import PairRow
 from jaxllm.text.preferences import iter_forms
 from jaxllm.text.rows import Rejected, Row, as_text, check_share, iter_rows
@@ -88,7 +88,7 @@ class Pairs:
 
 def read_pairs(path: str | Path, limit: int | None = None, limit_bad: float = 0.1,
                rejected_path: str | Path | None = None, texts: bool = False, seed: int = 0,
-               near: float | None = NEAR) -> Pairs:
+               near: float | None = NEAR, compare: str | Path | None = None) -> Pairs:
     """Reads preference pairs, and checks them as `jaxllm check` does.
 
     Args:
@@ -98,6 +98,7 @@ def read_pairs(path: str | Path, limit: int | None = None, limit_bad: float = 0.
         texts: keep the texts.
         seed: seed of intervals.
         near: least similarity of near-duplicates; None searches none.
+        compare: second file, of which prompts are searched in the pairs.
 
     Raises:
         UserError: the file cannot be read, an id occurs twice, or too many lines cannot be used.
@@ -139,8 +140,10 @@ def read_pairs(path: str | Path, limit: int | None = None, limit_bad: float = 0.
     check_share(sum(forms.values()), rejected, limit_bad, rejected_path)
     words, answers = auditor.words, auditor.answers
     audit = auditor.finish(rejected, forms, ties, unscored, seed)
+    if compare is not None:
+        audit_overlap(audit, compare)
     _, clusters = np.unique(auditor.clusters, return_inverse=True)
-    issues = [tuple(dict.fromkeys(issue for issue, _ in audit.issues.get(line, ()))) for line in lines]
+    issues = [audit.of_row(row) for row in range(len(ids))]
     return Pairs(ids, lines, clusters.reshape(-1), digests, answers[:, 0] < answers[:, 1], words, domains, people, tags,
                  issues, audit, named == len(ids), rows if texts else None, rejected)
 

@@ -57,6 +57,7 @@ class Audit:
     Attributes:
         result: numbers, for result.json.
         issues: (issue, reason) of lines that have any, by line; issues are keys of `ISSUES`.
+        row_issues: issues of rows that have any, by number of the row: of a line that makes several rows, each its own.
         ids: ids of usable lines.
         lines: line of each row.
         prompts: digest of each row's prompt, 0 without one.
@@ -66,14 +67,29 @@ class Audit:
     result: dict[str, Any]
     ids: dict[int, Any]
     issues: dict[int, list[tuple[str, str]]] = field(default_factory=lambda: collections.defaultdict(list))
+    row_issues: dict[int, set[str]] = field(default_factory=lambda: collections.defaultdict(set))
     lines: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     prompts: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint64))
     near: NearDuplicates | None = None
 
-    def add(self, line: int, issue: str, reason: str) -> None:
-        """Adds an issue of a line, once."""
+    def add(self, line: int, issue: str, reason: str, row: int | None = None) -> None:
+        """Adds an issue of a line, once; `row` is the number of the row that has it."""
         if (issue, reason) not in self.issues[line]:
             self.issues[line].append((issue, reason))
+        if row is not None:
+            self.row_issues[row].add(issue)
+
+    def of_row(self, row: int) -> tuple[str, ...]:
+        """Lists the issues of a row, in the order of `ISSUES`."""
+        own = self.row_issues.get(row)
+        return () if own is None else tuple(issue for issue in ISSUES if issue in own)
+
+    @property
+    def searched(self) -> list[str]:
+        """Issues that were searched, in the order of `ISSUES`."""
+        near, other = self.near is not None, "overlap" in self.result
+        absent = {"near_duplicate": not near, "overlap": not other, "near_overlap": not (near and other)}
+        return [issue for issue in ISSUES if not absent.get(issue, False)]
 
     def counts(self) -> dict[str, int]:
         """Counts the lines that have an issue, by issue; in the order of `ISSUES`, without those of no line."""
@@ -144,6 +160,7 @@ class Auditor:
     def add(self, line: int, row: AnyRow) -> None:
         """Adds a row."""
         self._audit.ids[line] = row.id
+        number = len(self)
         parts: tuple[str, ...]
         self._lines.append(line)
         prompt = prompt_of(row)
@@ -153,7 +170,7 @@ class Auditor:
         turns = getattr(row, "prompt", None)
         turns = turns if isinstance(turns, list) else getattr(row, "completion", None) if turns is None else None
         if isinstance(turns, list) and any(a["role"] == b["role"] for a, b in itertools.pairwise(turns)):
-            self._audit.add(line, "roles", "a role repeats")
+            self._audit.add(line, "roles", "a role repeats", number)
         if isinstance(row, PairRow):
             chosen, rejected = normalized(row.chosen), normalized(row.rejected)
             digests, parts = (digest_of(chosen), digest_of(rejected)), (prompt, chosen, rejected)
@@ -231,7 +248,7 @@ class Auditor:
         groups, starts, group = _grouped(keys)
         earliest = lines[starts]
         for i in np.flatnonzero(lines != earliest[group]):
-            self._audit.add(int(lines[i]), "duplicate", f"duplicate of line {earliest[group[i]]}")
+            self._audit.add(int(lines[i]), "duplicate", f"duplicate of line {earliest[group[i]]}", int(i))
         if self.kind == "classify":  # any other class contradicts
             _, text_starts, text = _grouped(keys[:, :1])
             other = np.full(len(text_starts), len(lines))  # first row of another class than the first row's
@@ -239,7 +256,7 @@ class Auditor:
             np.minimum.at(other, text[different], different)
             at = np.where(second == second[text_starts[text]], other[text], text_starts[text])
             for i in np.flatnonzero(at < len(lines)):
-                self._audit.add(int(lines[i]), "contradiction", f"contradicts line {lines[at[i]]}")
+                self._audit.add(int(lines[i]), "contradiction", f"contradicts line {lines[at[i]]}", int(i))
         elif self.kind != "sft":
             opposite = np.stack([self.prompts, second, first] if self.kind == "paired" else
                                 [self.prompts, first, 1 - second], 1)
@@ -248,7 +265,7 @@ class Auditor:
             known[both[:len(groups)]] = np.arange(len(groups))
             found = known[both[len(groups):]]
             for i in np.flatnonzero((found >= 0) & (found != group)):
-                self._audit.add(int(lines[i]), "contradiction", f"contradicts line {earliest[found[i]]}")
+                self._audit.add(int(lines[i]), "contradiction", f"contradicts line {earliest[found[i]]}", int(i))
         return starts
 
     def _find_near(self, lines: np.ndarray, distinct: np.ndarray) -> None:
@@ -261,7 +278,7 @@ class Auditor:
         found = np.flatnonzero(earlier >= 0)
         for i in found.tolist():
             self._audit.add(int(lines[i]), "near_duplicate",
-                            f"near-duplicate of line {lines[earlier[i]]} (similarity {similarity[i]:.2f})")
+                            f"near-duplicate of line {lines[earlier[i]]} (similarity {similarity[i]:.2f})", i)
         self._audit.result["near_duplicates"] = {"threshold": self._threshold, "rows": len(found),
                                                  "of_equal_words": int((similarity[found] == 1).sum())}
 
@@ -272,7 +289,7 @@ class Auditor:
         """
         prompts, answers = self.prompts, self.answers
         _, starts, answer = _grouped(np.concatenate([np.stack([prompts, answers[:, side]], 1) for side in (0, 1)]))
-        answer, flagged = answer.reshape(2, -1), set()
+        answer, flagged = answer.reshape(2, -1), np.zeros(len(lines), bool)
         touched = np.zeros(len(starts), bool)
         for side in (0, 1):
             low, high = np.full(len(starts), np.iinfo(np.int64).max), np.full(len(starts), -1)
@@ -281,10 +298,10 @@ class Auditor:
             own = answer[side]
             found = (high[own] >= 0) & ((low[own] != lines) | (high[own] != lines))
             touched[own[found]] = True
-            flagged |= set(lines[found].tolist())
-        for line in flagged:
-            self._audit.add(line, "both", "an answer is chosen here and rejected in another line, or the other way "
-                            "around")
+            flagged |= found
+        for i in np.flatnonzero(flagged).tolist():
+            self._audit.add(int(lines[i]), "both", "an answer is chosen here and rejected in another line, or the "
+                            "other way around", i)
         self._audit.result["answers_chosen_and_rejected"] = int(touched.sum())
 
     def _measure_lengths(self, seed: int) -> None:
@@ -326,10 +343,10 @@ def audit_overlap(audit: Audit, other: str | Path) -> None:
                     theirs.add([text])
             lines += bool(found)
     common: collections.Counter[int] = collections.Counter()
-    for line, prompt in zip(audit.lines.tolist(), audit.prompts.tolist(), strict=True):
+    for row, (line, prompt) in enumerate(zip(audit.lines.tolist(), audit.prompts.tolist(), strict=True)):
         if prompt in prompts:
             common[prompt] += 1
-            audit.add(line, "overlap", f"its prompt is in {name} too")
+            audit.add(line, "overlap", f"its prompt is in {name} too", row)
     audit.result["overlap"] = {"file": name, "lines_there": lines, "prompts": len(common),
                                "rows": sum(common.values())}
     if audit.near is not None:
@@ -341,7 +358,7 @@ def audit_overlap(audit: Audit, other: str | Path) -> None:
         new = (earlier[before:] >= 0) & ~np.isin(audit.prompts, np.fromiter(prompts, np.uint64, len(prompts)))
         for i in np.flatnonzero(new).tolist():
             audit.add(int(audit.lines[i]), "near_overlap",
-                      f"its prompt is nearly one of {name} (similarity {similarity[before + i]:.2f})")
+                      f"its prompt is nearly one of {name} (similarity {similarity[before + i]:.2f})", i)
         audit.result["near_duplicates"]["overlap"] = int(new.sum())
 
 

@@ -178,6 +178,18 @@ def test_overlap_with_a_test_set(tmp_path):
     assert audit(tmp_path, pairs(10), votes(10), compare=other)["data"]["overlap"]["rows"] == 3
 
 
+def test_each_row_of_a_line_has_its_own_issues(tmp_path):
+    """A scored line makes several pairs: only those with the answers concerned have an issue."""
+    prompt = {"prompt": "Is it so?"}
+    rows = [prompt | {"id": "s", "completions": ["yes", "yes indeed", "no way"], "scores": [3, 2, 1]},
+            prompt | {"id": "t", "completions": ["yes", "no way"], "scores": [2, 1]},
+            prompt | {"id": "c", "chosen": "yes indeed", "rejected": "yes"}]
+    found = read_pairs(write(tmp_path / "rows.jsonl", rows))
+    assert dict(zip(found.ids, found.issues, strict=True)) == {
+        "s/0-1": ("contradiction", "both", "contained"), "s/0-2": ("both",), "s/1-2": (),
+        "t/0-1": ("duplicate", "both"), "c": ("contradiction", "both", "contained")}
+
+
 def test_the_order_of_the_rows_changes_no_row(tmp_path):
     scores = np.random.default_rng(2).normal(0, 1, (60, 4, 2))
     order = np.random.default_rng(3).permutation(60)

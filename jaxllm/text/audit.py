@@ -20,7 +20,7 @@ import numpy as np
 from jaxllm.errors import UserError
 from jaxllm.statistics import clustered
 from jaxllm.text.forms import ORDERED, AnyRow, ClassifyRow, Kind, PairRow, Text, UnpairedRow, form_of, rows_of
-from jaxllm.text.near_duplicates import NearDuplicates
+from jaxllm.text.near_duplicates import NearDuplicates, words_of
 from jaxllm.text.preferences import COLUMNS, PreferenceRows, normalized, prompt_of
 from jaxllm.text.rows import Rejected, Row, iter_rows
 
@@ -174,8 +174,8 @@ class Auditor:
         if isinstance(row, PairRow):
             chosen, rejected = normalized(row.chosen), normalized(row.rejected)
             digests, parts = (digest_of(chosen), digest_of(rejected)), (prompt, chosen, rejected)
-            if chosen in rejected or rejected in chosen:
-                self._audit.add(line, "contained", "one answer contains the other")
+            if _contains(rejected, chosen) or _contains(chosen, rejected):
+                self._audit.add(line, "contained", "one answer contains the other", number)
             self._words.extend((words(row.chosen), words(row.rejected)))
         elif isinstance(row, ClassifyRow):
             digests, parts = (0, digest_of(f"{type(row.label).__name__} {row.label}")), (prompt, str(row.label))
@@ -365,6 +365,12 @@ def audit_overlap(audit: Audit, other: str | Path) -> None:
 def digest_of(text: str) -> int:
     """Returns a digest of 64 bits in place of a normalized text, of which a file may have many; 0 of an empty one."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") if text else 0
+
+
+def _contains(whole: str, part: str) -> bool:
+    """Returns whether a normalized text holds another one, from word to word."""
+    spaced = lambda text: f" {' '.join(words_of(text))} "
+    return part in whole and spaced(part) in spaced(whole)
 
 
 def _prompts_in(row: dict[str, Any]) -> set[str]:

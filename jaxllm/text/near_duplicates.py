@@ -32,6 +32,11 @@ _PAIRS = 20_000  # pairs of rows that are compared together
 _MIXERS = np.random.default_rng(20_241_001).integers(1, 2 ** 63, (3, BANDS, 16), dtype=np.uint64) | np.uint64(1)
 
 
+def words_of(text: str) -> list[str]:
+    """Splits a text without case (`casefold`) into words, without punctuation; one without words is a word."""
+    return _WORD.findall(text) or [text] * bool(text)
+
+
 class NearDuplicates:
     """Collects rows, and finds those that are nearly equal to another one.
 
@@ -51,7 +56,7 @@ class NearDuplicates:
     def add(self, texts: Sequence[str]) -> None:
         """Adds a row of `parts` texts without case (`casefold`)."""
         self._rows += 1
-        self._waiting.extend(_WORD.findall(text) or [text] * bool(text) for text in texts)
+        self._waiting.extend(map(words_of, texts))
         if len(self._waiting) >= _BLOCK * self.parts:
             self._sketch()
 

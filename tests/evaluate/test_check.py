@@ -61,6 +61,14 @@ def test_pairs(tmp_path):
     assert check(path, limit_bad=0.5).result["too_many_rejected"] is None
 
 
+@pytest.mark.parametrize(("chosen", "rejected", "contained"), [
+    ("No", "I do not know", False), ("No.", "Well, no.", True), ("no", "I do not know, no", True),
+    ("a b", "A  B c", True), ("Yes.", "Yes!", False), ("\u732b", "\u9ed2\u732b\u3060", True), ("?", "Why?", False)])
+def test_an_answer_within_the_other_is_whole_words(tmp_path, chosen, rejected, contained):
+    found = check(write(tmp_path / "rows.jsonl", {"prompt": "p", "chosen": chosen, "rejected": rejected}))
+    assert lines_with(found, "contained") == [1] * contained
+
+
 def test_length_bias(tmp_path):
     found = check(write(tmp_path / "rows.jsonl", pair(1, "a b", "c"), pair(2, "a", "b c d"), pair(3, "a", "c d"),
                         pair(4, "a", "b")))

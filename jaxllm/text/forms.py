@@ -9,8 +9,9 @@
 | sft | `prompt`, `completion`; or `messages`; or `text` |
 | classify | `text` or `messages`, perhaps `text_pair`, and `label`: a number from 0 or the name of a class |
 
-A prompt is a text or a list of messages; an answer a text or the messages after the prompt. Columns that are carried
-along where present: `id`, `weight`, `label_probability`, `margin`.
+A prompt is a text or a list of messages; an answer a text or the messages after the prompt. The prompt of an unpaired
+row may be an empty text, as an implicit one may. Columns that are carried along where present: `id`, `weight`,
+`label_probability`, `margin`.
 """
 
 from __future__ import annotations
@@ -256,6 +257,8 @@ def _unpaired_row(row: Mapping[str, Any], known: dict[str, Any]) -> UnpairedRow:
     if label not in (0, 1) or isinstance(label, str):
         raise UserError("label must be true or false")
     known.pop("margin", None)
+    if row.get("prompt") == "" and isinstance(row.get("completion"), str):  # of a pair without a common start
+        return UnpairedRow("", _answer(row["completion"], "completion"), label=bool(label), **known)
     return UnpairedRow(*_completed(row), label=bool(label), **known)
 
 

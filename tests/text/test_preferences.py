@@ -162,6 +162,7 @@ def test_the_other_forms():
     for label in (1, "true", "1", 1.0):
         [row] = rows_of({"prompt": [Q], "completion": [A], "label": label}, "unpaired", 2)
         assert row == UnpairedRow([Q], "A", True, id=2)
+    assert rows_of({"prompt": "", "completion": "c", "label": 1}, "unpaired", 2) == [UnpairedRow("", "c", True, id=2)]
     assert rows_of({"prompt": "p", "completion": "c"}, "sft", 2) == [SftRow("p", "c", id=2)]
     assert rows_of({"prompt": "Q", "completion": [A]}, "sft", 2) == [SftRow([Q], "A", id=2)]
     assert rows_of({"messages": [Q, A]}, "sft", 2) == [SftRow(None, [Q, A], id=2)]
@@ -223,6 +224,7 @@ def test_rows_of_one_form_serve_kinds_that_they_hold():
     ({"prompt": "p", "completion": "c", "label": 0.5}, "unpaired", "label must be true or false"),
     ({"prompt": "p", "completion": " ", "label": True}, "unpaired", "the completion is empty"),
     ({"completion": "c", "label": True}, "unpaired", "field 'prompt' is missing"),
+    ({"prompt": "", "completion": " ", "label": True}, "unpaired", "the completion is empty"),
     ({"text": "t", "label": True}, "classify", "label must be a whole number from 0 or the name of a class"),
     ({"text": "t", "label": -1}, "classify", "label must be a whole number from 0 or the name of a class"),
     ({"text": "t", "label": 0.5}, "classify", "label must be a whole number from 0 or the name of a class"),

@@ -140,6 +140,7 @@ def _decided(config: Config) -> tuple[Decision, Inputs, dict[str, Any], list[Tab
     """Decides what is done; returns that with what it is decided by, contents of result.json, tables of the report."""
     ids, digests, tags = _index(config)
     audit, about = (None, {}) if config.audit is None else load(config.audit, digests)
+    _check_searched(config.drop, about.get("issues", ()))
     inputs = Inputs(len(ids), tags, None, audit, about)
     needs = None if config.method == "sac" else METHODS[str(config.method)].needs
     if needs == "ifd" and (config.ifd.model or config.ifd.path):
@@ -147,12 +148,11 @@ def _decided(config: Config) -> tuple[Decision, Inputs, dict[str, Any], list[Tab
     decision = decide(config, inputs)
     warn_of_soft_labels(config, decision)
     gate, steps = pass_flips(config, decision, inputs)
-    if config.drop and audit is not None:
-        bits = sum(1 << number for number, name in enumerate(about["issues"]) if name in config.drop)
-        decision.set((audit["issues"] & bits) > 0, REMOVE, f"dropped: {', '.join(config.drop)}")
+    dropped = {} if audit is None else _drop(config.drop, audit["issues"], about["issues"], decision)
     if config.answers is not None:
         _apply_answers(config.answers, ids, decision)
     result: dict[str, Any] = {"method": config.method, "gate": gate, "flips": steps,
+                              "dropped": dropped,
                               "rules": {decision.rules[number]: int(n) for number, n in zip(
                                   *np.unique(decision.rule, return_counts=True), strict=True)}}
     tables = [Table(["rule", "pairs"], [[rule, n] for rule, n in result["rules"].items()])]
@@ -181,6 +181,35 @@ def _index(config: Config) -> tuple[list[str], np.ndarray, list[tuple[str, ...]]
         twice = next(name for name, n in collections.Counter(ids).items() if n > 1)
         raise UserError(f"the id {twice!r} occurs twice", config.data.path, "give every row an id of its own")
     return ids, np.array(digests, np.uint64), tags
+
+
+def _check_searched(wanted: Sequence[str], issues: Sequence[str]) -> None:
+    """Raises a `UserError` where the audit, which searched `issues`, did not search one of `wanted`."""
+    for name in wanted:
+        if name not in issues:
+            key = "--near_duplicates 0.8" if name == "near_duplicate" else "--compare FILE" + (
+                " and --near_duplicates 0.8" if name == "near_overlap" else "")
+            raise UserError(f"the audit did not search {name}", "drop", f"run jaxllm audit with {key}, and a new --out")
+
+
+def _drop(wanted: Sequence[str], bits: np.ndarray, issues: Sequence[str], decision: Decision) -> dict[str, int]:
+    """Removes pairs with some issues of the data check; returns the number of pairs that have each.
+
+    Args:
+        wanted: issues of the pairs to remove, all among `issues`.
+        bits: issues of each pair, `[N]`, a bit for each of `issues`.
+        issues: issues that the audit searched.
+        decision: changed in place; the first of several issues is the rule.
+    """
+    counts: dict[str, int] = {}
+    for name in reversed(wanted):
+        found = (bits >> issues.index(name) & 1) > 0
+        decision.set(found, REMOVE, f"dropped: {name}")
+        counts[name] = int(found.sum())
+    counts = dict(reversed(counts.items()))
+    if counts:
+        notice(f"pairs to drop: {', '.join(f'{n:,} {name}' for name, n in counts.items())}")
+    return counts
 
 
 def _apply_answers(path: str, ids: Sequence[str], decision: Decision) -> None:

@@ -80,7 +80,8 @@ class Config:
         margins: raw rewards, for members of one scale, or standardized ones, for rwgap.
         epsilon: label smoothing of smooth.
         ifd: instruction-following difficulty for ifd methods.
-        drop: issues of the data check by which rows are removed, such as duplicate or contradiction.
+        drop: issues of the data check, which the audit has to search, by which rows are removed, such as duplicate or
+            contradiction.
         answers: file of people's answers, rows {id, answer}, such as a filled review.jsonl: chosen keeps a pair,
             rejected flips it, both_bad removes it, others set its label probability to 0.5; the answer of more than
             half counts.

@@ -14,16 +14,17 @@ from jaxllm.feedback.data import Pairs
 from jaxllm.feedback.findings import Findings
 from jaxllm.feedback.votes import bucket_names
 from jaxllm.files import expanded
-from jaxllm.text.audit import ISSUES
 
 FILE = "committee.safetensors"
+FORMAT = 2  # raised where arrays or their description change
 
 
 def save(path: Path, pairs: Pairs, findings: Findings, edges: Sequence[float]) -> None:
     """Writes the findings as arrays, for `jaxllm clean`."""
     from safetensors.numpy import save_file
 
-    issue_bits = np.array([sum(1 << number for number, name in enumerate(ISSUES) if name in own)
+    issues = pairs.audit.searched
+    issue_bits = np.array([sum(1 << number for number, name in enumerate(issues) if name in own)
                            for own in pairs.issues], np.int32)
     arrays = {name: np.ascontiguousarray(getattr(findings, name)) for name in
               ("votes", "scores", "quantile", "margin", "bucket", "weighted", "right", "source", "rule")}
@@ -32,19 +33,19 @@ def save(path: Path, pairs: Pairs, findings: Findings, edges: Sequence[float]) -
                "domain": np.array([domains.index(name) for name in pairs.domains], np.int32),
                "rows": np.array([int(digest, 16) for digest in pairs.digests], np.uint64)}
     about = {"members": [member.key for member in findings.voting], "noise": findings.noise, "domains": domains,
-             "buckets": bucket_names(edges), "issues": list(ISSUES)}
+             "buckets": bucket_names(edges), "issues": issues, "format": FORMAT}
     save_file(arrays, path, {"about": json.dumps(about)})
 
 
 def load(folder: str, digests: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Reads the arrays of an audit, and what describes it: `members`, `noise`, `domains`, `buckets`, `issues`.
+    """Reads the arrays of an audit, and its description: `members`, `noise`, `domains`, `buckets`, `issues` (searched).
 
     Args:
         folder: directory of the audit.
         digests: digests of the pairs that it must be of, `[N]` uint64.
 
     Raises:
-        UserError: there is no finished audit, its file is damaged, or it is of other pairs.
+        UserError: there is no finished audit, its file is damaged or has another format, or it is of other pairs.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -53,10 +54,14 @@ def load(folder: str, digests: np.ndarray) -> tuple[dict[str, np.ndarray], dict[
         raise UserError("there is no finished audit", folder, "give the --out of a finished jaxllm audit")
     try:
         with safe_open(path, "np") as file:
-            arrays, about = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()["about"]
+            about = json.loads((file.metadata() or {}).get("about", "{}"))
+            arrays = {name: file.get_tensor(name) for name in file.keys()}
     except SafetensorError as error:
         raise UserError(f"not a whole file: {error}", path, "run jaxllm audit again") from None
+    if about.get("format") != FORMAT:
+        raise UserError("the audit was written by another version of jaxllm", folder,
+                        "run jaxllm audit again, with a new --out")
     if not np.array_equal(arrays["rows"], digests):
         raise UserError("the audit is of other rows", folder,
                         "audit the file that is cleaned, with the same data.limit")
-    return arrays, json.loads(about)
+    return arrays, about

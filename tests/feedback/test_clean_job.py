@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from jaxllm.feedback.methods import NAMES
 from jaxllm.text.preferences import preference_rows
@@ -159,7 +160,13 @@ def test_an_audit_of_other_rows_is_refused(tmp_path, capsys):
     run("clean", tmp_path / "out", expected=2, method="sac", audit=tmp_path / "missing",
         data__path=tmp_path / "rows.jsonl")
     assert "there is no finished audit" in capsys.readouterr().err
-    (tmp_path / "audit" / "committee.safetensors").write_bytes(b"damaged")
+    file = tmp_path / "audit" / "committee.safetensors"
+    for about in (None, {"about": json.dumps({"members": ["m0"], "buckets": []})}):
+        save_file(load_file(file), file, about)
+        run("clean", tmp_path / "out", expected=2, method="none", audit=tmp_path / "audit",
+            data__path=tmp_path / "rows.jsonl")
+        assert "written by another version" in capsys.readouterr().err
+    file.write_bytes(b"damaged")
     run("clean", tmp_path / "out", expected=2, method="sac", audit=tmp_path / "audit",
         data__path=tmp_path / "rows.jsonl")
     assert "not a whole file" in capsys.readouterr().err
@@ -219,6 +226,17 @@ def test_near_duplicates_are_dropped_where_that_is_wanted(tmp_path):
     assert audit(tmp_path, rows, wide(scores(wrong=())))["data"]["near_duplicates"]["rows"] == 1
     assert clean(tmp_path, "none", drop='["near_duplicate"]')["actions"]["remove"] == 1
     assert "r3" not in {row["id"] for row in read(tmp_path / "none" / "cleaned.jsonl")}
+
+
+@pytest.mark.parametrize(("issue", "keys", "fix"), [
+    ("near_duplicate", {"near_duplicates": "null"}, "--near_duplicates 0.8"), ("overlap", {}, "--compare FILE"),
+    ("near_overlap", {}, "--compare FILE")])
+def test_an_issue_that_the_audit_did_not_search_is_no_reason(tmp_path, capsys, issue, keys, fix):
+    audit(tmp_path, pairs(10), wide(scores(10)), **keys)
+    run("clean", tmp_path / "out", expected=2, method="none", drop=f'["{issue}"]', audit=tmp_path / "audit",
+        data__path=tmp_path / "rows.jsonl")
+    error = capsys.readouterr().err
+    assert f"did not search {issue}" in error and fix in error and not (tmp_path / "out").exists()
 
 
 def test_detection_counts_what_is_flipped_or_removed(tmp_path):

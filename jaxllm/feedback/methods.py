@@ -261,8 +261,10 @@ def _calibrated(config: Config, inputs: Inputs) -> Flags:
 
 def _confident(config: Config, inputs: Inputs) -> Flags:
     """Confident learning with two classes: which of both answers, in an order that the label has no part in, is better.
+
+    The predictions are those of the members; people's answers, which may be that neither is better, are none.
     """
-    right, noise = np.clip(inputs.audit["right"], 1e-12, 1 - 1e-12), inputs.about["noise"]
+    right, noise = np.clip(inputs.audit["by_members"], 1e-12, 1 - 1e-12), inputs.about["noise"]
     better = 1 / (1 + (1 - right) / right * (1 - noise) / noise)  # without the label as evidence
     side = inputs.audit["first"].astype(int)
     thresholds = [better[side == own].mean() if (side == own).any() else 1.0 for own in (0, 1)]

@@ -26,8 +26,8 @@ def save(path: Path, pairs: Pairs, findings: Findings, edges: Sequence[float]) -
     issues = pairs.audit.searched
     issue_bits = np.array([sum(1 << number for number, name in enumerate(issues) if name in own)
                            for own in pairs.issues], np.int32)
-    arrays = {name: np.ascontiguousarray(getattr(findings, name)) for name in
-              ("votes", "scores", "quantile", "margin", "bucket", "weighted", "right", "source", "rule")}
+    arrays = {name: np.ascontiguousarray(getattr(findings, name)) for name in (
+        "votes", "scores", "quantile", "margin", "bucket", "weighted", "by_members", "right", "source", "rule")}
     domains = list(dict.fromkeys(pairs.domains))
     arrays |= {"clusters": pairs.clusters.astype(np.int64), "issues": issue_bits, "first": pairs.first,
                "domain": np.array([domains.index(name) for name in pairs.domains], np.int32),

@@ -15,8 +15,8 @@ SCORES = np.array([[[3.0, 1.0], [1.0, 0.0]], [[1.0, 3.0], [0.0, 1.0]], [[2.0, 2.
 def inputs(scores=SCORES, **more):
     n = len(scores)
     own = {"scores": scores, "votes": votes_of_scores(scores), "margin": np.zeros(n), "right": np.linspace(0.1, 0.9, n),
-           "weighted": np.linspace(-1, 1, n), "source": np.zeros(n, int), "rule": np.zeros(n, int),
-           "first": np.arange(n) % 2 > 0, "clusters": np.arange(n)}
+           "by_members": np.linspace(0.1, 0.9, n), "weighted": np.linspace(-1, 1, n), "source": np.zeros(n, int),
+           "rule": np.zeros(n, int), "first": np.arange(n) % 2 > 0, "clusters": np.arange(n)}
     return Inputs(n, audit=own, about={"members": [f"m{i}" for i in range(scores.shape[1])], "noise": 0.2}, **more)
 
 
@@ -124,13 +124,20 @@ def test_confident_learning_of_two_classes():
     """Thresholds are the mean probabilities of the labels of each class; see the definition in the paper."""
     right = np.array([0.99, 0.95, 0.2, 0.9, 0.97, 0.4])
     given = inputs(np.concatenate([SCORES, SCORES[:1]]))
-    given.audit["right"] = right
+    given.audit["by_members"] = right
     better = right / (right + (1 - right) * (1 - 0.2) / 0.2)
     given.audit["first"] = np.arange(6) >= 3
     first, second = better[:3].mean(), better[3:].mean()
     expected = [i for i in range(6) if 1 - better[i] >= (second if i < 3 else first)
                 and (better[i] < (first if i < 3 else second) or better[i] < 0.5)]
     assert flagged("confident_r", given) == expected and 2 in expected and 0 not in expected
+
+
+def test_people_who_find_neither_answer_better_are_no_prediction():
+    """As predictions, their one half without the label as evidence would be odds of four to one against it."""
+    given = inputs()
+    given.audit.update(by_members=np.full(5, 0.9), right=np.array([0.5, 0.5, 0.9, 0.9, 0.9]))
+    assert flagged("confident_r", given) == []
 
 
 def test_the_small_losses_are_kept():

@@ -17,7 +17,7 @@ from jaxllm.errors import UserError
 from jaxllm.feedback.cleaning_config import Config
 from jaxllm.feedback.data import ANSWERS, decision_of, digest_of, extra_reason
 from jaxllm.feedback.difficulty import difficulties
-from jaxllm.feedback.gate import pass_flips, warn_of_soft_labels
+from jaxllm.feedback.gate import count_of_cleaning, limit_soft_labels, pass_flips
 from jaxllm.feedback.ledger import Line, cleaned, columns_of, entry, replayed, unpaired
 from jaxllm.feedback.methods import ACTIONS, FLIP, KEEP, METHODS, REMOVE, SOFT, Decision, Inputs, decide
 from jaxllm.feedback.sources import CODES
@@ -145,14 +145,17 @@ def _decided(config: Config) -> tuple[Decision, Inputs, dict[str, Any], list[Tab
     needs = None if config.method == "sac" else METHODS[str(config.method)].needs
     if needs == "ifd" and (config.ifd.model or config.ifd.path):
         inputs = replace(inputs, ifd=difficulties(config, ids))
+    if config.method in ("random_r", "random_f") and config.count is None and audit is not None:
+        config = replace(config, count=count_of_cleaning(config, inputs))
     decision = decide(config, inputs)
-    warn_of_soft_labels(config, decision)
+    soft = limit_soft_labels(config, decision, inputs)
     gate, steps = pass_flips(config, decision, inputs)
     dropped = {} if audit is None else _drop(config.drop, audit["issues"], about["issues"], decision)
     if config.answers is not None:
         _apply_answers(config.answers, ids, decision)
     result: dict[str, Any] = {"method": config.method, "gate": gate, "flips": steps,
                               "dropped": dropped,
+                              "soft_labels": soft,
                               "rules": {decision.rules[number]: int(n) for number, n in zip(
                                   *np.unique(decision.rule, return_counts=True), strict=True)}}
     tables = [Table(["rule", "pairs"], [[rule, n] for rule, n in result["rules"].items()])]

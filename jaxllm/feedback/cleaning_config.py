@@ -64,7 +64,7 @@ class Config:
 
     Writes cleaned.jsonl, in the order of the rows, with their texts untouched, and ledger.jsonl, from which --replay
     makes the same cleaned.jsonl again. Flips with an estimated precision below one half are refused: such rows stay
-    as they are.
+    as they are, and a label probability does not fall below one half.
 
     Args:
         data: the rows that were audited.
@@ -73,9 +73,10 @@ class Config:
         audit: the --out of jaxllm audit on these rows.
         action: action for flagged pairs; null is that in the method's name.
         actions: actions of sac by source.
-        fraction: share of the pairs for methods that take the lowest fraction.
+        fraction: share of the pairs for methods that take the lowest fraction, and for random_r and random_f without an
+            audit.
         keep: pairs that tag_cmp and tag_div keep.
-        count: pairs for random_r and random_f; null is as many as sac flips or removes.
+        count: pairs for random_r and random_f; null is as many as sac flips or removes with this audit.
         member: member of the audit for llm_judge_r and llm_judge_f; null is the only one.
         margins: raw rewards, for members of one scale, or standardized ones, for rwgap.
         epsilon: label smoothing of smooth.
@@ -86,7 +87,7 @@ class Config:
             rejected flips it, both_bad removes it, others set its label probability to 0.5; the answer of more than
             half counts.
         truth: file with rows {id, flipped}, for precision and recall of the detection.
-        force: do flips that are refused otherwise.
+        force: do flips, and label probabilities below one half, that are refused otherwise.
         replay: ledger of another run on these rows; makes its cleaned.jsonl again, and nothing is decided.
         device: number formats of a model for ifd.
         seed: base of all random draws.

@@ -275,14 +275,8 @@ def _confident(config: Config, inputs: Inputs) -> Flags:
 
 
 def _random(config: Config, inputs: Inputs) -> Flags:
-    """As many pairs as Source-Aware Cleaning flips or removes, or a count, at random."""
-    count = config.count
-    if count is None and inputs.audit is not None:
-        decision = undecided(inputs.count)
-        _source_aware(config.actions, inputs, decision)
-        count = int(decision.flagged.sum())
-    elif count is None:
-        count = math.floor(config.fraction * inputs.count + 1e-9)
+    """A count of pairs, or a fraction, at random."""
+    count = math.floor(config.fraction * inputs.count + 1e-9) if config.count is None else config.count
     flagged = np.zeros(inputs.count, bool)
     flagged[np.random.default_rng(config.seed).permutation(inputs.count)[:count]] = True
     return Flags(flagged, "drawn at random")

@@ -185,6 +185,8 @@ def test_flips_that_would_spoil_more_than_they_mend(tmp_path, capsys):
     forced = clean(tmp_path, "vote_maj_f", "forced", force="true")
     assert forced["actions"]["flip"] == refused["gate"]["flips"] > 10
     assert "flipped by --force" in capsys.readouterr().err
+    sac, drawn = clean(tmp_path, "sac")["actions"], clean(tmp_path, "random_r")["actions"]
+    assert drawn["remove"] == sac["flip"] + sac["remove"]
     unknown = run("clean", tmp_path / "unknown", method="random_f", data__path=tmp_path / "rows.jsonl")
     assert unknown["gate"] == {"flips": 6, "estimated_precision": None, "doubtful": None, "refused": True}
 

@@ -6,8 +6,8 @@ import pytest
 from jaxllm.config import DataConfig
 from jaxllm.feedback.calibration import cross_fit
 from jaxllm.feedback.cleaning_config import Config
-from jaxllm.feedback.gate import pass_flips
-from jaxllm.feedback.methods import FLIP, KEEP, REMOVE, Inputs, decide
+from jaxllm.feedback.gate import limit_soft_labels, pass_flips
+from jaxllm.feedback.methods import FLIP, KEEP, REMOVE, SOFT, Inputs, decide
 from jaxllm.feedback.sources import CODES, RULES
 from jaxllm.feedback.votes import ABSTAIN
 from tests.feedback.rows import audit, clean, pairs, read
@@ -60,6 +60,29 @@ def test_each_source_rule_has_an_estimate_of_its_own():
         (f"source 1: {RULES[5]}", "0 of 3 votes", False), (f"source 1: {RULES[5]}", "1 of 3 votes", True),
         (f"source 1: {RULES[6]}", "0 of 3 votes", False), (f"source 1: {RULES[6]}", "1 of 3 votes", True)]
     assert decision.action.tolist() == [FLIP, FLIP, KEEP, KEEP, REMOVE, KEEP, KEEP]
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_soft_labels_turn_around_where_a_flip_would_be_done(force, capsys):
+    config, given = Config(DataConfig("rows.jsonl"), "out", "soft_votes", force=force), inputs()
+    decision = decide(config, given)
+    steps = limit_soft_labels(config, decision, given)
+    assert (decision.action == SOFT).all()
+    third = 1 / 3 if force else 0.5
+    np.testing.assert_allclose(decision.value, [0, 0, third, third, 2 / 3, 1, 0.5])
+    assert [(own["step"], own["labels"], own["refused"]) for own in steps] == [("0 of 3 votes", 2, False),
+                                                                              ("1 of 3 votes", 2, not force)]
+    assert ("set to one half" in decision.rules[decision.rule[2]]) != force
+    assert "2 labels have a share of votes below one half" in capsys.readouterr().err
+
+
+def test_calibrated_probabilities_below_one_half_are_never_limited(capsys):
+    for method, keys in (("soft_calibrated", {}), ("calibrated_r", {"action": "soft"})):
+        config, given = Config(DataConfig("rows.jsonl"), "out", method, **keys), inputs()
+        decision = decide(config, given)
+        assert not any(own["refused"] for own in limit_soft_labels(config, decision, given))
+        assert decision.value[decision.action == SOFT].min() == 0.1
+    assert not capsys.readouterr().err
 
 
 def test_a_rule_without_votes_is_one_step():

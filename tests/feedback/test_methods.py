@@ -1,10 +1,14 @@
 """What each method flags, on pairs small enough to count."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from jaxllm.config import DataConfig
 from jaxllm.errors import UserError
 from jaxllm.feedback.cleaning_config import Config, Method
+from jaxllm.feedback.gate import count_of_cleaning
 from jaxllm.feedback.methods import ACTIONS, FLIP, KEEP, METHODS, NAMES, REMOVE, SOFT, Inputs, decide
 from jaxllm.feedback.votes import votes_of_scores
 
@@ -21,8 +25,6 @@ def inputs(scores=SCORES, **more):
 
 
 def decided(method, given=None, **keys):
-    from jaxllm.config import DataConfig
-
     return decide(Config(DataConfig("rows.jsonl"), "out", method, **keys), given or inputs())
 
 
@@ -99,8 +101,11 @@ def test_baselines_of_the_same_size():
     given = inputs()
     given.audit["source"][[0, 3]] = 1
     given.audit["source"][1] = 2  # no action
-    assert len(flagged("random_r", given)) == 2 and len(flagged("random_f", given, count=4)) == 4
-    assert flagged("random_r", given, seed=1) == flagged("random_f", given, seed=1)
+    config = Config(DataConfig("rows.jsonl"), "out", "random_r")
+    assert count_of_cleaning(replace(config, force=True), given) == 2
+    assert count_of_cleaning(config, given) == 1  # the flip of the other one is refused
+    assert len(flagged("random_r", given, count=2)) == 2 and len(flagged("random_f", given, count=4)) == 4
+    assert flagged("random_r", given, count=2, seed=1) == flagged("random_f", given, count=2, seed=1)
     assert flagged("none", given) == []
     assert len(flagged("random_r", Inputs(50), fraction=0.1)) == 5
 

@@ -157,4 +157,8 @@ def test_sources_lead_to_actions(tmp_path):
     both = read(tmp_path / "kto" / "cleaned_unpaired.jsonl")
     assert [(row["completion"], row["label"]) for row in both[:2]] == [(rows[1]["chosen"], False),
                                                                        (rows[1]["rejected"], False)]
-    assert next(row for row in read(tmp_path / "kto" / "cleaned.jsonl") if row["id"] == "r2")["label_probability"] == 0
+    probability = lambda name: next(row for row in read(tmp_path / name / "cleaned.jsonl")
+                                    if row["id"] == "r2")["label_probability"]
+    assert probability("kto") == 0.5  # it is more likely right than wrong
+    clean(tmp_path, "sac", "forced", actions__disagreement="soft", force="true")
+    assert probability("forced") == 0

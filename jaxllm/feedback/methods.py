@@ -141,7 +141,10 @@ def decide(config: Config, inputs: Inputs) -> Decision:
     flags = entry.flag(config, inputs)
     decision.suspicion, decision.flagged, decision.by_votes = flags.suspicion, flags.flagged, entry.by_votes
     action = entry.action if config.action is None else ACTIONS.index(config.action)
-    decision.set(flags.flagged, action, flags.rule, _value(config, inputs, action))
+    value = np.broadcast_to(_value(config, inputs, action), inputs.count)
+    unknown = np.isnan(value)
+    decision.set(flags.flagged & ~unknown, action, flags.rule, value)
+    decision.set(flags.flagged & unknown, KEEP, "no member scored" if action == MARGIN else "no member voted")
     return decision
 
 
@@ -160,17 +163,17 @@ def _require(needs: str | None, inputs: Inputs) -> None:
 
 
 def _value(config: Config, inputs: Inputs, action: int) -> np.ndarray | float:
-    """Returns the label probabilities, weights or margins that an action sets."""
+    """Returns the label probabilities, weights or margins that an action sets; NaN where no member gives one."""
     if action == SOFT and config.method == "smooth":
         return 1 - config.epsilon
     if action in (SOFT, REWEIGHT):
         _require("audit", inputs)
         by_committee = str(config.method).startswith(("calibrated", "confident", "soft_calibrated"))
-        share = inputs.audit["right"] if by_committee else inputs.agreement
+        share = inputs.audit["right"] if by_committee else inputs.votes.rate
         return share if action == SOFT else np.maximum(share, LEAST_WEIGHT)
     if action == MARGIN:
         _require("scores", inputs)
-        return np.nan_to_num(inputs.audit["margin"])
+        return inputs.audit["margin"]
     return 0.0
 
 

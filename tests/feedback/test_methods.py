@@ -145,6 +145,15 @@ def test_people_who_find_neither_answer_better_are_no_prediction():
     assert flagged("confident_r", given) == []
 
 
+@pytest.mark.parametrize(("method", "rule"), [("soft_votes", "no member voted"), ("weight_votes", "no member voted"),
+                                              ("margins", "no member scored")])
+def test_a_pair_that_no_member_knows_has_its_own_numbers(method, rule):
+    given = inputs(np.where(np.arange(5)[:, None, None] == 2, np.nan, SCORES))
+    given.audit["margin"][2] = np.nan
+    decision = decided(method, given)
+    assert np.flatnonzero(decision.action == KEEP).tolist() == [2] and decision.rules[decision.rule[2]] == rule
+
+
 def test_the_small_losses_are_kept():
     assert flagged("small_loss_r", fraction=0.2) == [4]
 

@@ -19,7 +19,7 @@ from jaxllm.feedback.data import ANSWERS, decision_of, digest_of, extra_reason
 from jaxllm.feedback.difficulty import difficulties
 from jaxllm.feedback.gate import count_of_cleaning, limit_soft_labels, pass_flips
 from jaxllm.feedback.ledger import Line, cleaned, columns_of, entry, replayed, unpaired
-from jaxllm.feedback.methods import ACTIONS, FLIP, KEEP, METHODS, REMOVE, SOFT, Decision, Inputs, decide
+from jaxllm.feedback.methods import ACTIONS, FLIP, KEEP, METHODS, REMOVE, SOFT, UNPAIRED, Decision, Inputs, decide
 from jaxllm.feedback.sources import CODES
 from jaxllm.feedback.stored_audit import FILE, load
 from jaxllm.files import JsonlWriter, expanded
@@ -150,6 +150,7 @@ def _decided(config: Config) -> tuple[Decision, Inputs, dict[str, Any], list[Tab
     decision = decide(config, inputs)
     soft = limit_soft_labels(config, decision, inputs)
     gate, steps = pass_flips(config, decision, inputs)
+    detected = np.isin(decision.action, (FLIP, REMOVE, UNPAIRED))
     dropped = {} if audit is None else _drop(config.drop, audit["issues"], about["issues"], decision)
     if config.answers is not None:
         _apply_answers(config.answers, ids, decision)
@@ -167,7 +168,8 @@ def _decided(config: Config) -> tuple[Decision, Inputs, dict[str, Any], list[Tab
         result["by_bucket"] = _by(decision, audit["bucket"], [*about["buckets"], "without votes"])
         result["by_domain"] = _by(decision, audit["domain"], about["domains"])
     if config.truth is not None:
-        result |= _detection(config, ids, decision, np.arange(len(ids)) if audit is None else audit["clusters"])
+        result |= _detection(config, ids, decision, detected, np.arange(len(ids)) if audit is None else
+                             audit["clusters"])
         tables.append(Table(["detection of wrong labels", ""], [[name, result[name]] for name in (
             "precision", "recall", "f1", "auroc") if result[name]["mean"] is not None], "Detection"))
     return decision, inputs, result, tables
@@ -247,9 +249,17 @@ def _by(decision: Decision, group: np.ndarray, names: Sequence[str]) -> dict[str
     return {names[number]: {ACTIONS[action]: int(((group == number) & (decision.action == action)).sum())
                             for action in np.unique(decision.action[group == number])} for number in np.unique(group)}
 
+def _detection(config: Config, ids: Sequence[str], decision: Decision, detected: np.ndarray, clusters: np.ndarray
+               ) -> dict[str, Any]:
+    """Measures how well wrong labels are detected by the method.
 
-def _detection(config: Config, ids: Sequence[str], decision: Decision, clusters: np.ndarray) -> dict[str, Any]:
-    """Measures how well wrong labels are detected: a pair counts as detected if it is flipped or removed."""
+    Args:
+        config: the config.
+        ids: id of each pair.
+        decision: outcome of the method.
+        detected: pairs that the method flips or removes, `[N]` bool; not those that `drop` and `answers` do.
+        clusters: number of each pair's prompt, `[N]`.
+    """
     truth: dict[str, bool] = {}
     for item in iter_rows(str(config.truth), {"id": Any, "flipped": Any}):
         if isinstance(item, Rejected):
@@ -269,7 +279,6 @@ def _detection(config: Config, ids: Sequence[str], decision: Decision, clusters:
     if not used.all():
         notice(f"{(~used).sum():,} pairs are not in {config.truth}; they do not count in the detection")
     flipped = np.array([truth.get(name, False) for name in ids])
-    detected = np.isin(decision.action, (FLIP, REMOVE, ACTIONS.index("unpaired")))
     draws = 2000 if used.sum() <= 20_000 else 200
     measures = {"precision": agreement.precision, "recall": agreement.recall, "f1": agreement.f1}
     measured = lambda found: agreement.bootstrap(agreement.Rows(found[used], flipped[used], clusters[used]), measures,
@@ -281,9 +290,10 @@ def _detection(config: Config, ids: Sequence[str], decision: Decision, clusters:
         "detected": int((detected & used).sum())}, **measured(detected), "flagged": measured(decision.flagged)}
     suspicion = detected.astype(float) if decision.suspicion is None else decision.suspicion
     known = used & ~np.isnan(suspicion)
-    if known.any():
+    if known.any() and np.ptp(suspicion[known]) > 0:
         result |= agreement.bootstrap(agreement.Rows(suspicion[known], flipped[known], clusters[known]),
                                       {"auroc": agreement.auroc}, draws=min(draws, 500), seed=config.seed)
     else:
-        result["auroc"] = {"mean": None, "ci_low": None, "ci_high": None, "n": 0, "reason": "no pair has a score"}
+        result["auroc"] = {"mean": None, "ci_low": None, "ci_high": None, "n": int(known.sum()),
+                           "reason": "all pairs have the same score" if known.any() else "no pair has a score"}
     return result

@@ -289,6 +289,18 @@ def _everything(config: Config, inputs: Inputs) -> Flags:
     return Flags(np.ones(inputs.count, bool), "every pair")
 
 
+def _by_share(config: Config, inputs: Inputs) -> Flags:
+    return Flags(np.ones(inputs.count, bool), "every pair", 1 - inputs.votes.rate)
+
+
+def _by_probability(config: Config, inputs: Inputs) -> Flags:
+    return Flags(np.ones(inputs.count, bool), "every pair", 1 - inputs.audit["right"])
+
+
+def _by_margin(config: Config, inputs: Inputs) -> Flags:
+    return Flags(np.ones(inputs.count, bool), "every pair", -inputs.audit["margin"])
+
+
 def _nothing(config: Config, inputs: Inputs) -> Flags:
     return Flags(np.zeros(inputs.count, bool), "not flagged")
 
@@ -344,8 +356,8 @@ METHODS: dict[str, Entry] = {
     **_both("random", _random, None),
     "vote_full": Entry(_vote_full, REMOVE, by_votes=True), **_both("small_loss", _small_loss, "scores"),
     **_both("confident", _confident), **_both("weighted", _weighted), **_both("calibrated", _calibrated),
-    "soft_votes": Entry(_everything, SOFT), "soft_calibrated": Entry(_everything, SOFT),
-    "weight_votes": Entry(_everything, REWEIGHT), "margins": Entry(_everything, MARGIN, "scores"),
+    "soft_votes": Entry(_by_share, SOFT), "soft_calibrated": Entry(_by_probability, SOFT),
+    "weight_votes": Entry(_by_share, REWEIGHT), "margins": Entry(_by_margin, MARGIN, "scores"),
     "smooth": Entry(_everything, SOFT, None),
 }
 NAMES = ("sac", *METHODS)

@@ -241,6 +241,15 @@ def test_an_issue_that_the_audit_did_not_search_is_no_reason(tmp_path, capsys, i
     assert f"did not search {issue}" in error and fix in error and not (tmp_path / "out").exists()
 
 
+def test_rows_of_a_test_set_are_dropped(tmp_path, capsys):
+    audit(tmp_path, pairs(10), wide(scores(10)), compare=write(tmp_path / "test.jsonl", pairs(3)))
+    (tmp_path / "truth.csv").write_text("id,flipped\n" + "".join(f"r{n},{n < 3}\n" for n in range(10)))
+    result = clean(tmp_path, "none", drop='["overlap", "duplicate"]', truth=tmp_path / "truth.csv")
+    assert result["actions"]["remove"] == 3 and result["dropped"] == {"overlap": 3, "duplicate": 0}
+    assert result["rules"]["dropped: overlap"] == 3 and "3 overlap, 0 duplicate" in capsys.readouterr().err
+    assert result["detection"]["detected"] == 0  # by the method
+
+
 def test_detection_counts_what_is_flipped_or_removed(tmp_path):
     audit(tmp_path, pairs(40), wide(scores(wrong=(1, 5, 6))))
     truth = tmp_path / "truth.csv"
@@ -252,6 +261,16 @@ def test_detection_counts_what_is_flipped_or_removed(tmp_path):
     assert result["f1"]["mean"] == pytest.approx(2 / 3)
     # Of the pairs of a wrong and a right label; ties count one half.
     assert result["auroc"]["mean"] == pytest.approx((2 * (36 + 0.5) + 0.5 * 36) / (3 * 37))
+
+
+def test_methods_for_all_pairs_are_ranked_by_the_value_that_they_set(tmp_path):
+    audit(tmp_path, pairs(40), wide(scores(wrong=(1, 5, 6))))
+    truth = write(tmp_path / "truth.jsonl", [{"id": f"r{n}", "flipped": n in (1, 5, 20)} for n in range(40)])
+    auroc = {method: clean(tmp_path, method, truth=truth)["auroc"]["mean"] for method in (
+        "none", "smooth", "vote_all_r", "soft_votes", "weight_votes", "calibrated_r", "soft_calibrated", "margins")}
+    assert auroc["none"] is None and auroc["smooth"] is None
+    assert auroc["soft_votes"] == auroc["weight_votes"] == auroc["vote_all_r"] > 0.5
+    assert auroc["soft_calibrated"] == auroc["calibrated_r"] > 0.5 and auroc["margins"] > 0.5
 
 
 def test_other_forms_and_files(tmp_path):

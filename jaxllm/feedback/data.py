@@ -108,7 +108,7 @@ def read_pairs(path: str | Path, limit: int | None = None, limit_bad: float = 0.
     rows: list[PairRow] = []
     forms: collections.Counter[str] = collections.Counter()
     first: dict[str, int] = {}
-    ties = unscored = named = 0
+    ties = unscored = named = turned = 0
     for item in iter_forms(path, "paired", limit):
         reason = item.reason if isinstance(item, Rejected) else extra_reason(item.fields)
         if isinstance(item, Rejected):
@@ -128,6 +128,7 @@ def read_pairs(path: str | Path, limit: int | None = None, limit_bad: float = 0.
             lines.append(item.line)
             digests.append(digest_of(row))
             named += item.fields.get("id") is not None
+            turned += row.label_probability < 0.5
             domains.append(item.fields.get("domain") or DOMAIN)
             people.append(tuple(ANSWERS[vote] for vote in item.fields.get("human_votes") or ()))
             tags.append(tuple(dict.fromkeys(map(str, item.fields.get("tags") or ()))))
@@ -142,6 +143,9 @@ def read_pairs(path: str | Path, limit: int | None = None, limit_bad: float = 0.
     audit = auditor.finish(rejected, forms, ties, unscored, seed)
     if compare is not None:
         audit_overlap(audit, compare)
+    if turned:
+        notice(f"{turned:,} rows have a label_probability below one half; votes and probabilities of the audit are "
+               "those of the answers as the columns name them")
     _, clusters = np.unique(auditor.clusters, return_inverse=True)
     issues = [audit.of_row(row) for row in range(len(ids))]
     return Pairs(ids, lines, clusters.reshape(-1), digests, answers[:, 0] < answers[:, 1], words, domains, people, tags,

@@ -18,6 +18,7 @@ from jaxllm.feedback.data import digest_of
 from jaxllm.feedback.methods import ACTIONS
 from jaxllm.files import iter_jsonl, jsonable
 from jaxllm.text.forms import PairRow
+from jaxllm.text.preferences import COLUMNS
 
 _OPPOSITE = {"chosen": "rejected", "rejected": "chosen", 1: -1, -1: 1}
 
@@ -59,7 +60,7 @@ def cleaned(line: Line, own: Mapping[str, Any]) -> dict[str, Any] | None:
     """Applies a ledger's line to its pair: returns the row, None where it is removed.
 
     A flip exchanges the answers, and what people answered about them; weight, margin and label probability hold for the
-    new label.
+    new label. A label probability below one half turns around: by both it and the flip the rejected answer is better.
     """
     row, action = dict(line.fields), own["action"]
     if action in ("remove", "unpaired"):
@@ -68,6 +69,8 @@ def cleaned(line: Line, own: Mapping[str, Any]) -> dict[str, Any] | None:
         row["chosen"], row["rejected"] = row["rejected"], row["chosen"]
         if row.get("human_votes"):
             row["human_votes"] = [_OPPOSITE.get(vote, vote) for vote in row["human_votes"]]
+        if line.row.label_probability < 0.5:
+            row["label_probability"] = 1 - line.row.label_probability
     elif action == "soft":
         row["label_probability"] = own["value"]
     elif action == "reweight":
@@ -78,11 +81,16 @@ def cleaned(line: Line, own: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def unpaired(line: Line, own: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Makes the rows for KTO of a pair with two bad answers: both are undesirable."""
+    """Makes the rows for KTO of a pair with two bad answers: both are undesirable.
+
+    They have the pair's weight and its columns that are no part of a form; its label probability and margin compare the
+    answers.
+    """
     if own["action"] != "unpaired":
         return []
     row = line.row
-    return [{"id": f"{row.id}/{name}", "prompt": row.prompt, "completion": getattr(row, name), "label": False}
+    more = {name: value for name, value in line.fields.items() if name not in COLUMNS or name == "weight"}
+    return [{"id": f"{row.id}/{name}", "prompt": row.prompt, "completion": getattr(row, name), "label": False, **more}
             for name in ("chosen", "rejected")]
 
 

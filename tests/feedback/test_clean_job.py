@@ -39,6 +39,12 @@ def test_rows_keep_their_order_and_columns(tmp_path):
     assert ledger[1] == {"id": "r1", "action": "flip", "rule": "more likely wrong than right", "votes": 0, "voters": 3,
                          "bucket": "none", "source": "1", "texts": ledger[1]["texts"]}
     assert result["by_bucket"]["none"] == {"flip": 2} and result["by_domain"]["mixed"]["flip"] == 2
+def test_a_flip_turns_a_label_probability_below_one_half_around(tmp_path):
+    rows = [pair(number, label_probability={1: 0.1, 2: 0.2, 5: 0.8}.get(number, 1.0)) for number in range(40)]
+    audit(tmp_path, rows, wide(scores()))
+    clean(tmp_path, "calibrated_f")
+    cleaned = read(tmp_path / "calibrated_f" / "cleaned.jsonl")
+    assert [row["label_probability"] for row in cleaned[:6]] == [1.0, 0.9, 0.2, 1.0, 1.0, 0.8]
 
 
 @pytest.mark.parametrize("form", ["jsonl", "parquet", "ranked"])
@@ -271,6 +277,19 @@ def test_methods_for_all_pairs_are_ranked_by_the_value_that_they_set(tmp_path):
     assert auroc["none"] is None and auroc["smooth"] is None
     assert auroc["soft_votes"] == auroc["weight_votes"] == auroc["vote_all_r"] > 0.5
     assert auroc["soft_calibrated"] == auroc["calibrated_r"] > 0.5 and auroc["margins"] > 0.5
+
+
+def test_rows_for_kto_have_the_columns_of_their_pair(tmp_path):
+    """Pairs without a common start of the answers have an empty prompt."""
+    rows = [{"id": f"r{n}", "chosen": f"{n} yes", "rejected": f"no {n}", "weight": 2.0, "margin": 0.5, "label": "a",
+             "domain": "helpful", "label_probability": 0.9} for n in range(40)]
+    audit(tmp_path, rows, wide(scores()))
+    clean(tmp_path, "vote_maj_r", action="unpaired")
+    file = tmp_path / "vote_maj_r" / "cleaned_unpaired.jsonl"
+    assert read(file)[0] == {"id": "r1/chosen", "prompt": "", "completion": "1 yes", "label": False, "weight": 2.0,
+                             "domain": "helpful"}
+    made = preference_rows(file, "unpaired", limit_bad=0.0).rows
+    assert [(row.prompt, row.weight, row.label_probability) for row in made] == [("", 2.0, 1.0)] * 4
 
 
 def test_other_forms_and_files(tmp_path):

@@ -190,6 +190,11 @@ def test_each_row_of_a_line_has_its_own_issues(tmp_path):
         "t/0-1": ("duplicate", "both"), "c": ("contradiction", "both", "contained")}
 
 
+def test_label_probabilities_of_the_other_answer_are_pointed_out(tmp_path, capsys):
+    read_pairs(write(tmp_path / "rows.jsonl", [pair(n, label_probability=n / 4) for n in range(5)]))
+    assert "2 rows have a label_probability below one half" in capsys.readouterr().err
+
+
 def test_the_order_of_the_rows_changes_no_row(tmp_path):
     scores = np.random.default_rng(2).normal(0, 1, (60, 4, 2))
     order = np.random.default_rng(3).permutation(60)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import hashlib
+import json
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -13,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from jaxllm import agreement
+from jaxllm.config import to_dict
 from jaxllm.errors import UserError
 from jaxllm.feedback.cleaning_config import Config
 from jaxllm.feedback.data import ANSWERS, decision_of, digest_of, extra_reason
@@ -60,7 +64,7 @@ def run(config: Config) -> Path:
             tables: list[Table] = []
         else:
             decision, inputs, result, tables = _decided(config)
-            counts = _write(job, _entries(lines, decision, inputs))
+            counts = _write(job, _entries(lines, decision, inputs, _hash_of(config)))
         job.write_rejected(map(asdict, rejected))
         if rejected:
             notice(f"{len(rejected):,} lines are no pairs, and in no output but rejected.jsonl, such as {rejected[0]}")
@@ -122,18 +126,29 @@ def _write(job: Job, entries: Iterator[tuple[Line, dict[str, Any]]]) -> collecti
     return counts
 
 
-def _entries(lines: Iterator[Line], decision: Decision, inputs: Inputs) -> Iterator[tuple[Line, dict[str, Any]]]:
-    """Yields the pairs with their lines of the ledger."""
+def _hash_of(config: Config) -> str:
+    """Returns a hash of the settings, by which a line of the ledger knows them."""
+    settings = {name: value for name, value in to_dict(config).items() if name != "out"}
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def _entries(lines: Iterator[Line], decision: Decision, inputs: Inputs, settings: str
+             ) -> Iterator[tuple[Line, dict[str, Any]]]:
+    """Yields the pairs with their lines of the ledger; `settings` is the hash of the config."""
     columns: list[tuple[Any, ...]] = []
     if inputs.audit is not None:
         names = [*inputs.about["buckets"], None]
+        quantiles = [[None if math.isnan(one) else one for one in pair]
+                     for pair in np.round(inputs.audit["quantile"], 6).tolist()]
         columns = list(zip(*(column.tolist() for column in inputs.votes), [names[n] for n in inputs.audit["bucket"]],
-                           [CODES[n] for n in inputs.audit["source"]], strict=True))
+                           [CODES[n] for n in inputs.audit["source"]], quantiles, strict=True))
     actions, rules, values = decision.action.tolist(), decision.rule.tolist(), decision.value.tolist()
     for number, line in enumerate(lines):
         value = round(values[number], 6) if actions[number] >= SOFT and ACTIONS[actions[number]] != "unpaired" else None
-        found = dict(zip(("votes", "voters", "bucket", "source"), columns[number], strict=True)) if columns else None
-        yield line, entry(line.row, ACTIONS[actions[number]], decision.rules[rules[number]], value, found)
+        found = dict(zip(("votes", "voters", "bucket", "source", "quantiles"), columns[number] if columns else (),
+                         strict=bool(columns)))
+        yield line, entry(line.row, ACTIONS[actions[number]], decision.rules[rules[number]], value,
+                          found | {"config": settings})
 
 
 def _decided(config: Config) -> tuple[Decision, Inputs, dict[str, Any], list[Table]]:
@@ -165,8 +180,12 @@ def _decided(config: Config) -> tuple[Decision, Inputs, dict[str, Any], list[Tab
             [own["rule"], own["step"] or "", own["flips"], own["estimated_precision"], "yes" if own["refused"] else ""]
             for own in steps], "Flips"))
     if audit is not None:
-        result["by_bucket"] = _by(decision, audit["bucket"], [*about["buckets"], "without votes"])
-        result["by_domain"] = _by(decision, audit["domain"], about["domains"])
+        names, bucket, domain = [*about["buckets"], "without votes"], audit["bucket"], audit["domain"]
+        result["by_bucket"] = _by(decision.action, bucket, names)
+        result["by_domain"] = _by(decision.action, domain, about["domains"])
+        result["by_bucket_and_domain"] = {
+            names[number]: _by(decision.action[bucket == number], domain[bucket == number], about["domains"])
+            for number in np.unique(bucket)}
     if config.truth is not None:
         result |= _detection(config, ids, decision, detected, np.arange(len(ids)) if audit is None else
                              audit["clusters"])
@@ -244,10 +263,11 @@ def _apply_answers(path: str, ids: Sequence[str], decision: Decision) -> None:
         notice(f"{path} has no answers yet")
 
 
-def _by(decision: Decision, group: np.ndarray, names: Sequence[str]) -> dict[str, dict[str, int]]:
-    """Counts actions by a group of the pairs, `[N]`, numbers in `names`."""
-    return {names[number]: {ACTIONS[action]: int(((group == number) & (decision.action == action)).sum())
-                            for action in np.unique(decision.action[group == number])} for number in np.unique(group)}
+def _by(action: np.ndarray, group: np.ndarray, names: Sequence[str]) -> dict[str, dict[str, int]]:
+    """Counts the actions of pairs, `[N]`, by a group of the pairs, `[N]`, numbers in `names`."""
+    return {names[number]: {ACTIONS[own]: int(((group == number) & (action == own)).sum())
+                            for own in np.unique(action[group == number])} for number in np.unique(group)}
+
 
 def _detection(config: Config, ids: Sequence[str], decision: Decision, detected: np.ndarray, clusters: np.ndarray
                ) -> dict[str, Any]:

@@ -1,9 +1,9 @@
 """What was done with each pair, and the rows that come of it.
 
-A ledger has a line for every pair of the data, in their order: `{id, action, rule, value, texts}`, and with an audit
-`votes`, `voters`, `bucket`, `source`. `texts` is a digest of the pair's texts, so that a ledger of another file is
-recognized. The same function makes the rows of a first run and
-of a replay, so that they are the same to the byte.
+A ledger has a line for every pair of the data, in their order: `{id, action, rule, value, config, texts}`, and with an
+audit `votes`, `voters`, `bucket`, `source`, `quantiles`. `config` is a hash of the settings, `texts` a digest of the
+pair's texts, so that a ledger of another file is recognized. The same function makes the rows of a first run and of a
+replay, so that they are the same to the byte.
 """
 
 from __future__ import annotations

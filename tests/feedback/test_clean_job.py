@@ -37,8 +37,16 @@ def test_rows_keep_their_order_and_columns(tmp_path):
     ledger = read(tmp_path / "calibrated_f" / "ledger.jsonl")
     assert [line["action"] for line in ledger].count("keep") == 38
     assert ledger[1] == {"id": "r1", "action": "flip", "rule": "more likely wrong than right", "votes": 0, "voters": 3,
-                         "bucket": "none", "source": "1", "texts": ledger[1]["texts"]}
+                         "bucket": "none", "source": "1", "texts": ledger[1]["texts"],
+                         "quantiles": read(tmp_path / "audit" / "rows.jsonl")[1]["quantiles"],
+                         "config": ledger[0]["config"]}
     assert result["by_bucket"]["none"] == {"flip": 2} and result["by_domain"]["mixed"]["flip"] == 2
+    assert result["by_bucket_and_domain"]["none"] == {"mixed": {"flip": 2}}
+    other = run("clean", tmp_path / "other", method="none", data__path=tmp_path / "rows.jsonl")
+    assert other["actions"]["keep"] == 40 and len(ledger[0]["config"]) == 8
+    assert read(tmp_path / "other" / "ledger.jsonl")[0]["config"] != ledger[0]["config"]
+
+
 def test_a_flip_turns_a_label_probability_below_one_half_around(tmp_path):
     rows = [pair(number, label_probability={1: 0.1, 2: 0.2, 5: 0.8}.get(number, 1.0)) for number in range(40)]
     audit(tmp_path, rows, wide(scores()))

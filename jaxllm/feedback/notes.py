@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxllm.feedback.data import DOMAINS
+from jaxllm.feedback.data import CRITERIA, DOMAINS
 from jaxllm.feedback.findings import Findings
 from jaxllm.feedback.votes import ABSTAIN
 
@@ -21,8 +21,12 @@ def notes_on(found: Findings, result: dict[str, Any], clusters: np.ndarray, doma
                      "needs no margin.")
     elif any(member.scores is None for member in found.voting):
         notes.append("Quantiles and margins are those of the members with scores.")
-    if scored and not any(member.criterion for member in found.members):
+    absent = [name for name in CRITERIA if name not in {member.criterion for member in scored}]
+    if scored and len(absent) == len(CRITERIA):
         notes.append("One committee judges both helpfulness and harmlessness: sources 5 and 6 are one, 5|6.")
+    elif scored and absent:
+        notes.append(f"No member scores {absent[0]} alone: where it counts, the whole committee does, and the source "
+                     "is 5|6.")
     if not found.count.voters.any():
         notes.append("No member voted on any pair.")
     if not any(member.criterion is None for member in found.members):

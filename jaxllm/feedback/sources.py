@@ -121,7 +121,12 @@ class Committee:
     @property
     def mean(self) -> np.ndarray:
         """Mean quantile of both answers over the members with scores, `[N, 2]`; NaN without any."""
-        return _nanmean(self.quantiles, 1)
+        return nanmean(self.quantiles, 1)
+
+    @property
+    def scored(self) -> np.ndarray:
+        """Whether a member scored both answers of each pair, `[N]`."""
+        return (~np.isnan(self.quantiles)).all(2).any(1)
 
     def both_bad(self, config: SourceConfig) -> np.ndarray:
         """Whether both answers of each pair are bad, `[N]`."""
@@ -159,12 +164,13 @@ def assign(votes: ArrayLike, against: ArrayLike, voters: ArrayLike, whole: Commi
         source[fired], rule[fired], open_[fired] = CODES.index(name), number, False
 
     helpful, harmless = by_criterion.get("helpfulness"), by_criterion.get("harmlessness")
-    if harmless is not None:
-        fire((domain != "helpful") & harmless.both_bad(config), "5", 1)
-    if helpful is not None:
-        fire((domain != "harmless") & helpful.both_bad(config), "6", 2)
-    if harmless is None and helpful is None:
-        fire(whole.both_bad(config), "5|6", 3)
+    unscored = np.zeros(len(votes), bool)  # by a criterion that applies: left to the whole committee
+    for own, other, name, number in ((harmless, "helpful", "5", 1), (helpful, "harmless", "6", 2)):
+        applies = domain != other
+        if own is not None:
+            fire(applies & own.both_bad(config), name, number)
+        unscored |= applies if own is None else applies & ~own.scored
+    fire(unscored & whole.both_bad(config), "5|6", 3)
     fire(decision == "both_bad", "5|6", 4)
     fire(voters == 0, None, 10)
     scored = ~np.isnan(whole.margins).all(1) if whole.margins.size else np.zeros(len(votes), bool)
@@ -187,7 +193,8 @@ def assign(votes: ArrayLike, against: ArrayLike, voters: ArrayLike, whole: Commi
     return source, rule
 
 
-def _nanmean(values: np.ndarray, axis: int) -> np.ndarray:
+def nanmean(values: np.ndarray, axis: int) -> np.ndarray:
+    """Computes the mean over an axis; NaN without a value."""
     known = ~np.isnan(values)
     count = known.sum(axis)
     return np.divide(np.where(known, values, 0).sum(axis), count, out=np.full(count.shape, np.nan), where=count > 0)

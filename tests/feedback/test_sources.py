@@ -88,6 +88,15 @@ def test_criteria_tell_harmful_from_wrong_and_different_criteria():
     assert found[0] != "5" and found[1] != "6"
 
 
+def test_a_domain_that_no_criterion_judges_is_left_to_the_whole_committee():
+    scores, helpful = spread(np.random.default_rng(1)), spread(np.random.default_rng(2))
+    scores[:3] = [[-5.0, -5.1]] * 3
+    domains = [("harmless", "helpful", "mixed")[n % 3] for n in range(200)]
+    assert sources(scores, None, domains)[:3] == ["5|6"] * 3
+    found = sources(scores, {"helpfulness": committee(helpful, domains)}, domains)
+    assert found[0] == found[2] == "5|6" != found[1]
+
+
 def test_all_members_but_one_must_find_both_answers_bad():
     scores = spread(np.random.default_rng(4))
     scores[0] = [[-5.0, -5.1], [-5.0, -5.1], [3.0, 3.1]]

@@ -12,10 +12,10 @@ import numpy as np
 
 from jaxllm.feedback.config import AuditConfig as Config
 from jaxllm.feedback.data import Pairs, read_pairs
-from jaxllm.feedback.findings import Findings, find, informative, suspicious
+from jaxllm.feedback.findings import Findings, find, informative, standardized, suspicious
 from jaxllm.feedback.members import needs_texts, read_members
 from jaxllm.feedback.report import lead, sections
-from jaxllm.feedback.sources import CODES, RULES
+from jaxllm.feedback.sources import CODES, RULES, nanmean
 from jaxllm.feedback.stored_audit import FILE, save
 from jaxllm.feedback.summary import summarize
 from jaxllm.feedback.votes import ABSTAIN, bucket_names
@@ -74,14 +74,18 @@ def _rows(config: Config, pairs: Pairs, found: Findings) -> Iterator[Mapping[str
     votes, voters = (column.tolist() for column in found.count)
     by_member, right = found.votes.tolist(), found.right.tolist()
     quantile = [[_number(one) for one in pair] for pair in np.round(found.quantile, 6).tolist()]
-    margin, consensus = ([_number(one) for one in np.round(values, 6).tolist()] for values in (found.margin,
-                                                                                               found.consensus))
+    margins = standardized(found.scores)
+    mean = nanmean(margins, 1)
+    spread = np.sqrt(nanmean(np.square(margins - mean[:, None]), 1))
+    margin, margin_mean, margin_std, consensus = ([_number(one) for one in np.round(values, 6).tolist()] for values in (
+        found.margin, mean, spread, found.consensus))
     for number, name in enumerate(pairs.ids):
         yield {"id": name, "votes": votes[number], "voters": voters[number],
                "bucket": names[found.bucket[number]] if voters[number] else None,
                "source": CODES[found.source[number]], "rule": RULES[found.rule[number]],
                "label_probability": round(right[number], 6), "consensus": consensus[number],
-               "margin": margin[number], "quantiles": quantile[number],
+               "margin": margin[number], "margin_mean": margin_mean[number], "margin_std": margin_std[number],
+               "quantiles": quantile[number],
                "by_member": {key: None if vote == ABSTAIN else vote
                              for key, vote in zip(keys, by_member[number], strict=True)},
                "issues": list(pairs.issues[number])}

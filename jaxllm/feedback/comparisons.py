@@ -133,7 +133,7 @@ def compare_people(found: Findings, pairs: Pairs, seed: int) -> dict[str, Any] |
     known = known_labels(pairs)
     result: dict[str, Any] = {
         "rows": sum(map(bool, pairs.people)), "decided": int((decisions != "").sum()),
-        "answers": {name: int((decisions == name).sum()) for name in names},
+        "answers": {name: int((ratings == number).sum()) for number, name in enumerate(names)},
         "agreement": raters.agreement(ratings, len(names), pairs.clusters, seed)}
     if known.judged.any():
         result["label_is_right"] = clustered(known.right[known.judged], pairs.clusters[known.judged], seed)

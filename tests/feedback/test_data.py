@@ -155,6 +155,7 @@ def test_people(tmp_path):
     result = audit(tmp_path, rows, votes(20))
     assert result["people"]["decided"] == 20 and result["people"]["label_is_right"]["mean"] == 0.5
     assert result["people"]["committee_agrees"]["mean"] == 0.5
+    assert result["people"]["answers"] == {"rejected": 30, "tie": 0, "chosen": 20, "both_good": 0, "both_bad": 0}
     assert result["calibration"]["judged_by_people"] == 20 and result["calibration"]["noise"] > 0.4
     assert result["members"]["m0"]["agreement_with_people"]["mean"] == 0.5
 
@@ -188,6 +189,16 @@ def test_each_row_of_a_line_has_its_own_issues(tmp_path):
     assert dict(zip(found.ids, found.issues, strict=True)) == {
         "s/0-1": ("contradiction", "both", "contained"), "s/0-2": ("both",), "s/1-2": (),
         "t/0-1": ("duplicate", "both"), "c": ("contradiction", "both", "contained")}
+
+
+def test_margins_over_the_members(tmp_path):
+    scores = np.random.default_rng(6).normal(0, 1, (20, 3, 2)) * [[1.0], [10.0], [0.1]]
+    scores[0, 1:] = np.nan
+    audit(tmp_path, pairs(20), wide(scores))
+    lines = read(tmp_path / "audit" / "rows.jsonl")
+    margins = np.stack([(own[:, 0] - own[:, 1]) / np.nanstd(own) for own in np.moveaxis(scores, 1, 0)], 1)
+    np.testing.assert_allclose([row["margin_mean"] for row in lines], np.nanmean(margins, 1), atol=1e-5)
+    np.testing.assert_allclose([row["margin_std"] for row in lines], np.nanstd(margins, 1), atol=1e-5)
 
 
 def test_label_probabilities_of_the_other_answer_are_pointed_out(tmp_path, capsys):

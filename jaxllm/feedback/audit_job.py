@@ -115,7 +115,7 @@ def texts_of(config: Config, pairs: Pairs, wanted: set[int]) -> dict[int, PairRo
 
 def _review(config: Config, pairs: Pairs, found: Findings) -> Iterator[Mapping[str, Any]]:
     """Yields the pairs for people to answer, with their texts."""
-    chosen: Sequence[int] = informative(found, config.review).tolist()
+    chosen: Sequence[int] = informative(found, pairs.decisions, config.review).tolist()
     texts = texts_of(config, pairs, set(chosen))
     for number in chosen:
         row = texts[number]

@@ -12,7 +12,7 @@ from jaxllm.errors import UserError
 from jaxllm.feedback import calibration
 from jaxllm.feedback.calibration import Known
 from jaxllm.feedback.config import AuditConfig
-from jaxllm.feedback.data import CRITERIA, Member, Pairs
+from jaxllm.feedback.data import CRITERIA, DOMAIN, DOMAINS, Member, Pairs
 from jaxllm.feedback.sources import Committee, assign, nanmedian, quantiles, standardized_margins
 from jaxllm.feedback.votes import ABSTAIN, Count, buckets, count_votes
 
@@ -81,7 +81,8 @@ def find(config: AuditConfig, pairs: Pairs, members: Sequence[Member]) -> Findin
     votes = np.stack([member.votes for member in voting], 1)
     unscored = np.full((len(pairs), 2), np.nan)
     scores = np.stack([unscored if member.scores is None else member.scores for member in voting], 1)
-    _, domain = np.unique(np.asarray(pairs.domains, dtype=str), return_inverse=True)
+    domains = [name if name in DOMAINS else DOMAIN for name in pairs.domains]
+    _, domain = np.unique(np.asarray(domains, dtype=str), return_inverse=True)
     quantiles_of = lambda own: np.stack([quantiles(member.scores, domain) for member in own
                                          if member.scores is not None] or [unscored], 1)
     margins = standardized(scores)
@@ -92,7 +93,7 @@ def find(config: AuditConfig, pairs: Pairs, members: Sequence[Member]) -> Findin
     count, known = count_votes(votes), known_labels(pairs)
     x, expected = calibration.evidence(votes, margins), known.noise(config.committee.noise)
     noise = calibration.fit_noise(x, expected, pairs.clusters, known)
-    source, rule = assign(count.votes, (votes == -1).sum(1), count.voters, whole, by_criterion, pairs.domains,
+    source, rule = assign(count.votes, (votes == -1).sum(1), count.voters, whole, by_criterion, domains,
                           pairs.decisions, config.sources)
     by_members = calibration.cross_fit(x, pairs.clusters, noise, known, config.seed, config.folds)
     return Findings(
@@ -125,7 +126,13 @@ def suspicious(found: Findings) -> np.ndarray:
     return np.lexsort((np.arange(len(found.right)), found.right, found.count.voters == 0))
 
 
-def informative(found: Findings, limit: int) -> np.ndarray:
-    """Returns the pairs of which people's answers would add most: the probability that the label is right is nearest to
-    one half; those with more voters first."""
-    return np.lexsort((-found.count.voters, np.abs(found.right - 0.5)))[:limit]
+def informative(found: Findings, decisions: np.ndarray, limit: int) -> np.ndarray:
+    """Returns the pairs of which people's answers would add most: by the members, the probability that the label is
+    right is nearest to one half; those with more voters first, and those that people have decided last.
+
+    Args:
+        found: the findings.
+        decisions: answer of most people, `[N]` text; "" without one.
+        limit: number of pairs.
+    """
+    return np.lexsort((-found.count.voters, np.abs(found.by_members - 0.5), decisions != ""))[:limit]

@@ -191,6 +191,23 @@ def test_each_row_of_a_line_has_its_own_issues(tmp_path):
         "t/0-1": ("duplicate", "both"), "c": ("contradiction", "both", "contained")}
 
 
+def test_an_unknown_domain_is_ranked_with_the_mixed_ones(tmp_path):
+    scores = np.random.default_rng(4).normal(0, 1, (60, 3, 2))
+    scores[0] = [[-9.0, -9.1]] * 3
+    found = []
+    for name in ("code", "mixed"):
+        (tmp_path / name).mkdir()
+        audit(tmp_path / name, [pair(n, domain=name if n < 3 else "mixed") for n in range(60)], wide(scores))
+        found.append([(row["quantiles"], row["source"]) for row in read(tmp_path / name / "audit" / "rows.jsonl")])
+    assert found[0] == found[1] and found[0][0][1] == "5|6"
+
+
+def test_pairs_that_people_decided_are_last_in_a_review(tmp_path):
+    rows = [pair(n, human_votes=["tie"] if n < 2 else ["both_bad"] if n == 2 else []) for n in range(20)]
+    audit(tmp_path, rows, wide(np.random.default_rng(5).normal(0, 1, (20, 3, 2))), review=17)
+    assert {row["id"] for row in read(tmp_path / "audit" / "review.jsonl")} == {f"r{n}" for n in range(3, 20)}
+
+
 def test_margins_over_the_members(tmp_path):
     scores = np.random.default_rng(6).normal(0, 1, (20, 3, 2)) * [[1.0], [10.0], [0.1]]
     scores[0, 1:] = np.nan

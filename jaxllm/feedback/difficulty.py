@@ -15,9 +15,12 @@ from jaxllm.feedback.cleaning_config import Config
 from jaxllm.files import iter_jsonl
 from jaxllm.generate import Generator
 from jaxllm.model import load
+from jaxllm.progress import notice
 from jaxllm.text.forms import PairRow, Text
 from jaxllm.text.preferences import iter_forms
 from jaxllm.text.rows import Rejected
+
+_ANSWER = "assistant: "  # opens an answer to messages
 
 
 def difficulties(config: Config, ids: Sequence[str]) -> np.ndarray:
@@ -41,26 +44,33 @@ def difficulties(config: Config, ids: Sequence[str]) -> np.ndarray:
 def of_rows(generator: Generator, rows: Sequence[PairRow], limit: int = 512) -> np.ndarray:
     """Computes difficulties with a model, `[N, 2]`.
 
-    Texts are plain: the prompt, turns in lines of their own, then the answer. Answers of one character or one token
-    have none.
+    Texts are plain: the prompt, then the answer; messages are turns with their roles, in lines of their own. Answers of
+    one character or one token have none.
 
     Args:
         generator: the model.
         rows: the pairs.
-        limit: the most tokens of the prompt, which keeps its end, and of an answer, which keeps its start.
+        limit: the most tokens of the prompt, which keeps its end, and of an answer, which keeps its start; fewer where
+            both do not fit the model's positions.
     """
-    model = generator.model
+    model, wanted = generator.model, limit
     if not model.start:
         raise UserError("the model has no token to start a text with", "ifd.model", "use another model")
-    after, alone, places = [], [], []
+    limit = min(wanted, (model.spec.max_positions - len(model.start)) // 2)
+    after, alone, places, shortened = [], [], [], 0
     for number, row in enumerate(rows):
+        opening = "" if isinstance(row.prompt, str) else f"\n{_ANSWER}"
         for side, answer in enumerate((_plain(row.chosen), _plain(row.rejected))):
-            prompt, ids = model.pair_ids(_plain(row.prompt), answer)
+            answer = answer.removeprefix(_ANSWER) if opening else answer
+            prompt, ids = model.pair_ids(_plain(row.prompt) + opening, answer)
             if len(answer.strip()) > 1 and len(ids) > 1:
+                shortened += limit < min(wanted, max(len(prompt), len(ids)))
                 whole = prompt if len(prompt) <= limit else [*model.start, *prompt[-limit:]]
                 after.append((whole, ids[:limit]))
                 alone.append((list(model.start), ids[:limit]))
                 places.append((number, side))
+    if shortened:
+        notice(f"{shortened:,} prompts or answers are cut to {limit} tokens for their difficulty, to fit the model")
     found = np.full((len(rows), 2), np.nan)
     if places:
         losses = np.array([[-score.logprob / score.tokens for score in generator.score(pairs)]
@@ -81,7 +91,10 @@ def _read(path: str, ids: Sequence[str]) -> np.ndarray:
     for name, row in known.items():
         if name in index:
             both = [row.get(side) for side in ("chosen", "rejected")]
-            if not all(value is None or isinstance(value, int | float) for value in both):
-                raise UserError(f"the difficulties of {name!r} must be numbers (or null)", path)
+            if not all(value is None or isinstance(value, int | float) and not isinstance(value, bool)
+                       and 0 <= value < np.inf for value in both):
+                raise UserError(f"the difficulties of {name!r} must be numbers from 0 (or null)", path)
             found[index[name]] = [np.nan if value is None else value for value in both]
+    if missing := len(index.keys() - known.keys()):
+        notice(f"{missing:,} pairs have no difficulty in {path}; they are not ranked")
     return found

@@ -300,6 +300,18 @@ def test_rows_for_kto_have_the_columns_of_their_pair(tmp_path):
     assert [(row.prompt, row.weight, row.label_probability) for row in made] == [("", 2.0, 1.0)] * 4
 
 
+@pytest.mark.parametrize("value", ["true", "-0.5", '"easy"'])
+def test_difficulties_are_numbers(tmp_path, capsys, value):
+    file, lines = tmp_path / "ifd.jsonl", ['{"id": "r0", "chosen": 0.5, "rejected": null}\n']
+    keys = {"method": "ifd_r", "ifd__path": file, "data__path": write(tmp_path / "rows.jsonl", pairs(3))}
+    file.write_text("".join(lines))
+    run("clean", tmp_path / "good", **keys)
+    assert "2 pairs have no difficulty" in capsys.readouterr().err
+    file.write_text("".join(lines) + f'{{"id": "r1", "chosen": {value}, "rejected": 0.5}}\n')
+    run("clean", tmp_path / "bad", expected=2, **keys)
+    assert "the difficulties of 'r1' must be numbers from 0" in capsys.readouterr().err
+
+
 def test_other_forms_and_files(tmp_path):
     """Scored lines make pairs with ids of their own; implicit prompts, compressed files."""
     rows = [{"id": "s", "prompt": "Question?", "completions": ["one", "two", "three"], "scores": [1, 3, 2],

@@ -1,6 +1,7 @@
 """Members of a committee that score now: each against the same scores made by hand, resumed and found again."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -211,6 +212,40 @@ def test_difficulty_is_a_ratio_of_perplexities():
     prompt, ids = model.pair_ids(rows[1].prompt, rows[1].chosen)
     after, alone = generator.score([(prompt, ids), (list(model.start), ids)])
     assert found[1, 0] == pytest.approx(np.exp((alone.logprob - after.logprob) / len(ids)), rel=1e-4)
+
+
+class Letters:
+    """A model with a token for each letter, which stores the texts that it scores."""
+
+    def __init__(self, positions):
+        self.texts = []
+        self.model = SimpleNamespace(
+            start=(0,), spec=SimpleNamespace(max_positions=positions),
+            pair_ids=lambda prompt, answer: ([0, *map(ord, prompt)], [*map(ord, answer)]))
+
+    def score(self, texts):
+        self.texts += texts
+        return [SimpleNamespace(logprob=-1.0, tokens=len(ids)) for _, ids in texts]
+
+
+def test_difficulties_fit_a_small_model(capsys):
+    generator = Letters(21)
+    found = of_rows(generator, [PairRow("p" * 30, "a" * 30, "b" * 5)])
+    assert np.isfinite(found).all() and max(len(prompt) + len(ids) for prompt, ids in generator.texts) == 21
+    assert "2 prompts or answers are cut to 10 tokens" in capsys.readouterr().err
+    of_rows(Letters(21), [PairRow("p" * 30, "aa", "bb")], limit=4)
+    assert not capsys.readouterr().err
+
+
+def test_difficulties_after_messages_have_the_turns_in_lines():
+    generator = Letters(1000)
+    turns = [{"role": "assistant", "content": "Where?"}, {"role": "user", "content": "There"},
+             {"role": "assistant", "content": "No"}]
+    of_rows(generator, [PairRow([{"role": "user", "content": "Where is it"}], "The red tower", turns)])
+    texts = ["".join(map(chr, [*prompt[1:], *ids])) for prompt, ids in generator.texts]
+    assert texts == ["user: Where is it\nassistant: The red tower",
+                     "user: Where is it\nassistant: Where?\nuser: There\nassistant: No",
+                     "The red tower", "Where?\nuser: There\nassistant: No"]
 
 
 @pytest.mark.parametrize(("own", "match"), [

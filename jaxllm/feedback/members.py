@@ -38,6 +38,8 @@ from jaxllm.text.rows import Rejected
 
 # Pairs that a model scores together, and then stores.
 CHUNK = 256
+# Pairs on which the tokenizers of a policy and its reference are compared.
+SAMPLE = 100
 VOTES = {"a": 1, "b": -1, "tie": 0, None: ABSTAIN}
 Score = Callable[[Sequence[PairRow]], list[list[float] | None]]
 
@@ -136,8 +138,8 @@ def _scored(own: MemberConfig, config: AuditConfig, job: Job, pairs: Pairs) -> n
         reference, base = generator, None
         if own.reference is not None:
             other, _, more, _ = _load(MemberConfig(own.name, "head", own.reference), config)
-            if (one := pairs.rows or []) and other.tokenizer.encode(str(one[0].chosen)) != model.tokenizer.encode(
-                    str(one[0].chosen)):
+            sample = [str(answer) for row in (pairs.rows or [])[:SAMPLE] for answer in (row.chosen, row.rejected)]
+            if any(other.tokenizer.encode(text) != model.tokenizer.encode(text) for text in sample):
                 raise UserError("policy and reference have different tokenizers", own.reference,
                                 "give the model that the policy was trained from")
             reference, identity = Generator(other, dtype=config.device.compute_dtype, mesh=mesh,

@@ -315,6 +315,9 @@ def _tags(config: Config, inputs: Inputs, order: np.ndarray) -> Flags:
         if new := set(inputs.tags[number]) - seen:
             seen |= new
             chosen.append(number)
+    if config.keep >= inputs.count:
+        notice(f"{config.keep:,} pairs or more are retained, and there are {inputs.count:,}: nothing is removed; see "
+               "--keep")
     rest = np.setdiff1d(np.arange(inputs.count), chosen)
     filled = np.random.default_rng(config.seed).permutation(rest)[:max(config.keep - len(chosen), 0)]
     flagged = np.ones(inputs.count, bool)

@@ -8,7 +8,7 @@ labels of a lower one, and the order of the rows does not matter.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from typing import Literal
 
 import numpy as np
@@ -19,7 +19,7 @@ _NEEDS = {"class": "groups", "annotator": "groups", "length": "words", "margin":
 
 
 def flips(ids: Sequence[Hashable], rate: float, kind: Kind = "uniform", *, seed: int = 0, strength: float = 2.0,
-          groups: Sequence[Hashable] | None = None, words: ArrayLike | None = None, margins: ArrayLike | None = None
+          groups: Iterable[Hashable] | None = None, words: ArrayLike | None = None, margins: ArrayLike | None = None
           ) -> np.ndarray:
     """Draws the labels that are exchanged, `[N]` bool.
 
@@ -44,7 +44,7 @@ def flips(ids: Sequence[Hashable], rate: float, kind: Kind = "uniform", *, seed:
     if kind in _NEEDS and given[_NEEDS[kind]] is None:
         raise ValueError(f"noise of kind {kind} needs {_NEEDS[kind]}")
     draws = np.array([_draw(f"{seed}\n{name}") for name in ids])
-    if kind == "uniform" or rate in (0, 1):
+    if kind == "uniform" or rate in (0, 1) or not len(draws):
         return draws < rate
     if kind == "length":
         length = np.asarray(words, float)
@@ -52,9 +52,10 @@ def flips(ids: Sequence[Hashable], rate: float, kind: Kind = "uniform", *, seed:
     elif kind == "margin":
         z = -np.asarray(margins, float)
     else:
+        own = [] if groups is None else list(groups)
         effect = {group: np.random.default_rng([seed, int(2**31 * _draw(str(group)))]).normal()
-                  for group in dict.fromkeys(groups or ())}
-        z = np.array([effect[group] for group in groups or ()])
+                  for group in dict.fromkeys(own)}
+        z = np.array([effect[group] for group in own])
     z = (z - z.mean()) / (z.std() or 1.0)
     return draws < _with_mean(strength * z, rate)
 

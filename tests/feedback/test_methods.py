@@ -154,6 +154,11 @@ def test_a_pair_that_no_member_knows_has_its_own_numbers(method, rule):
     assert np.flatnonzero(decision.action == KEEP).tolist() == [2] and decision.rules[decision.rule[2]] == rule
 
 
+def test_fewer_pairs_than_the_tags_are_to_leave(capsys):
+    assert flagged("tag_cmp", Inputs(2, [("a",), ("b",)]), keep=3) == []
+    assert "there are 2: nothing is removed" in capsys.readouterr().err
+
+
 def test_the_small_losses_are_kept():
     assert flagged("small_loss_r", fraction=0.2) == [4]
 

@@ -41,6 +41,14 @@ def test_what_a_kind_depends_on():
     assert (flat == flips(IDS, 0.2)).all()
 
 
+@pytest.mark.parametrize("kind", ["uniform", "class", "annotator", "length", "margin"])
+def test_arrays_and_no_pairs(kind):
+    groups, words, margins = np.array(["x", "y"] * 4), np.arange(16).reshape(8, 2), np.arange(8.0)
+    assert flips(IDS[:8], 0.5, kind, groups=groups, words=words, margins=margins).shape == (8,)
+    none = flips([], 0.5, kind, groups=groups[:0], words=words[:0], margins=margins[:0])
+    assert none.shape == (0,) and none.dtype == bool
+
+
 def test_what_a_kind_needs():
     with pytest.raises(ValueError, match="needs words"):
         flips(IDS, 0.2, "length")

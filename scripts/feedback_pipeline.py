@@ -20,16 +20,17 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from tiny_world import ADJECTIVES, REMARKS, WORDS, World
 
+from jaxllm.assets import resolve
 from jaxllm.cli import main as run_jaxllm
-from jaxllm.config import DataConfig, check
+from jaxllm.config import DataConfig, check, to_yaml
 from jaxllm.errors import UserError
 from jaxllm.feedback.config import CommitteeConfig
-from jaxllm.feedback.noise import Kind, flips
+from jaxllm.feedback.noise import flips
 from jaxllm.files import read_jsonl, write_atomic, write_jsonl
 from jaxllm.parsing import parse
 from jaxllm.statistics import clustered, paired
@@ -47,8 +48,15 @@ class NoiseConfig:
         rate: share of the labels.
     """
 
-    kind: Kind = "uniform"
+    kind: Literal["uniform", "length"] = "uniform"
     rate: float = 0.4
+
+
+@dataclass(frozen=True)
+class CommitteeSection:
+    """The committee as a section of a config file."""
+
+    committee: CommitteeConfig
 
 
 @dataclass(frozen=True)
@@ -62,7 +70,7 @@ class Config:
         prompts: test prompts {id?, prompt}.
         truth: rows {id, flipped} of exchanged labels, for the detection and the variant clean.
         committee: the committee.
-        gold: reward model that scores the answers; none of the committee.
+        gold: reward model that scores the answers; no model of the committee (members of committee.scores are unknown).
         methods: methods of jaxllm clean.
         sft: config of jaxllm tune for supervised fine-tuning; null goes without.
         dpo: config of jaxllm tune for preference optimization.
@@ -101,11 +109,26 @@ class Config:
         check((self.compare is None) == (self.judge is None), "judge", "compare and judge go together",
               "give both, or neither")
         if self.committee is not None:
-            models = {member.model for member in self.committee.members}
-            check(self.gold not in models, "gold", "the gold reward model is a member of the committee",
-                  "evaluate with a model that has no part in the cleaning")
-            check(self.judge is None or self.judge not in models, "judge", "the judge is a member of the committee",
-                  "evaluate with a model that has no part in the cleaning")
+            models = {_place(name) for member in self.committee.members for name in (
+                member.model, member.reference, None if member.judge is None else member.judge.model)}
+            for key, what in (("gold", "the gold reward model"), ("judge", "the judge")):
+                name = getattr(self, key)
+                check(name is None or _place(name) not in models, key, f"{what} is a model of the committee",
+                      "evaluate with a model that has no part in the cleaning")
+
+
+def _place(name: str | None) -> str | None:
+    """Returns one spelling of a model: the path of a directory or a packaged model, else the name."""
+    if name is None:
+        return None
+    path = resolve(name)
+    return str(path.resolve()) if path.exists() else name
+
+
+def data_keys(data: DataConfig) -> list[Any]:
+    """Returns the arguments of a verb that reads a data file."""
+    limit = [] if data.limit is None else ["--data.limit", data.limit]
+    return ["--data.path", data.path, "--data.limit_bad", data.limit_bad, *limit]
 
 
 def call(*arguments: Any) -> None:
@@ -160,32 +183,28 @@ def variants(config: Config) -> dict[str, Path]:
     """Audits and cleans; returns the rows of each variant."""
     assert config.data is not None and config.committee is not None
     section = config.out / "committee.yaml"
-    members = [{name: value for name, value in dataclasses.asdict(member).items()
-                if name in ("name", "kind", "model", "adapter", "reference", "path", "criterion", "max_length")
-                and value is not None} for member in config.committee.members]
-    write_atomic(section, json.dumps({"committee": {"members": members, "scores": config.committee.scores,
-                                                    "noise": config.committee.noise}}))
-    audit = config.out / "audit"
-    call("audit", "--config", section, "--data.path", config.data.path, "--out", audit, "--seed", config.seed)
-    found = {"noisy": Path(config.data.path)}
-    rows = read_jsonl(found["noisy"])
+    write_atomic(section, to_yaml(CommitteeSection(config.committee)))
+    audit, data = config.out / "audit", data_keys(config.data)
+    call("audit", "--config", section, *data, "--out", audit, "--seed", config.seed)
+    call("clean", "--method", "none", *data, "--out", config.out / "cleaned" / "none")
+    found = {"noisy": config.out / "cleaned" / "none" / "cleaned.jsonl"}
     if config.truth is not None:
-        wrong = {row["id"] for row in read_jsonl(config.truth) if row["flipped"]}
+        rows, wrong = read_jsonl(found["noisy"]), {row["id"] for row in read_jsonl(config.truth) if row["flipped"]}
         found["clean"] = config.out / "clean.jsonl"
         write_jsonl(found["clean"], [row | {"chosen": row["rejected"], "rejected": row["chosen"]}
                                      if row["id"] in wrong else row for row in rows])
     truth = [] if config.truth is None else ["--truth", config.truth]
     for method in config.methods:
         out = config.out / "cleaned" / method
-        call("clean", "--method", method, "--data.path", config.data.path, "--audit", audit, "--out", out, *truth,
+        call("clean", "--method", method, *data, "--audit", audit, "--out", out, *truth,
              "--force", str(config.force).lower(), "--seed", config.seed)
         found[method] = out / "cleaned.jsonl"
         removed = json.loads((out / "result.json").read_text())["actions"]["remove"]
         if removed:
             name = f"random for {method}"
             out = config.out / "cleaned" / name.replace(" ", "_")
-            call("clean", "--method", "random_r", "--count", removed, "--data.path", config.data.path, "--audit", audit,
-                 "--out", out, *truth, "--seed", config.seed)
+            call("clean", "--method", "random_r", "--count", removed, *data, "--audit", audit, "--out", out, *truth,
+                 "--seed", config.seed)
             found[name] = out / "cleaned.jsonl"
     return found
 
@@ -201,7 +220,7 @@ def measured(config: Config, name: str, rows: Path, seed: int) -> dict[str, Any]
         base = str(folder / "sft" / "model")
     call("tune", "--config", config.dpo, "--model", base, "--data.path", rows, "--out", folder / "dpo",
          "--seed", seed)
-    call("generate", "--model", base, "--adapter", folder / "dpo" / "adapter", "--data.path", config.prompts.path,
+    call("generate", "--model", base, "--adapter", folder / "dpo" / "adapter", *data_keys(config.prompts),
          "--out", folder / "answers", "--sampling.max_tokens", 32, "--sampling.temperature", 1.0, "--seed", seed,
          *([f"--sampling.stop={json.dumps(config.stop)}"] if config.stop else []))
     answers = read_jsonl(folder / "answers" / "rows.jsonl")
@@ -222,7 +241,7 @@ def judged(config: Config, name: str, own: Sequence[dict[str, Any]], noisy: Sequ
     shares = []
     for seed, one, other in zip(config.seeds, own, noisy, strict=True):
         out = config.out / "compared" / f"{name.replace(' ', '_')}_{seed}"
-        call("compare", "--config", config.compare, "--judge.model", config.judge, "--data.path", config.prompts.path,
+        call("compare", "--config", config.compare, "--judge.model", config.judge, *data_keys(config.prompts),
              "--answers_a", one["texts"], "--answers_b", other["texts"], "--out", out)
         found = json.loads((out / "result.json").read_text())
         shares.append({key: found[key] for key in ("win", "tie", "loss", "win_tie", "outcomes")})

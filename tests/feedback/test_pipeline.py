@@ -7,8 +7,18 @@ import sys
 
 import pytest
 
+from jaxllm.config import DataConfig
+from jaxllm.errors import UserError
+from jaxllm.evaluate.comparison.config import VerdictConfig
+from jaxllm.feedback.cleaning_config import Config as CleanConfig
+from jaxllm.feedback.config import AuditConfig, CommitteeConfig, MemberConfig
+from jaxllm.judge import JudgeConfig
+from jaxllm.parsing import parse
 from tests.conftest import ROOT
 from tests.feedback.rows import read
+
+sys.path.append(str(ROOT / "scripts"))  # the script imports another one
+import feedback_pipeline  # noqa: E402
 
 CONFIG = """
 pairs: 24
@@ -50,6 +60,47 @@ def test_the_presets_of_prefcleanbench_from_rows_to_a_table(tmp_path):
         expected = [] if name == "noisy" else [{"win": 0, "tie": 0, "loss": 0, "none": 100}]
         assert [one["outcomes"] for one in own["judged"]] == expected
     assert results["noisy"]["less_noisy"]["mean"] == 0 and "| noisy | 24 |" in done.stdout
+
+
+def config_of(folder, committee, **keys):
+    given = {"gold": "gold", "methods": []} | keys
+    return feedback_pipeline.Config(folder, data=DataConfig("rows.jsonl", limit=7, limit_bad=0.5),
+                                    prompts=DataConfig("prompts.jsonl"), committee=committee, **given)
+
+
+def test_verbs_take_the_committee_and_the_data_as_they_are_given(tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr(feedback_pipeline, "call", lambda *words: calls.append([*map(str, words)]))
+    committee = CommitteeConfig(members=[
+        MemberConfig("judge", "judge", model="tiny", verdict=VerdictConfig(form="rating")),
+        MemberConfig("recorded", "judge", judge=JudgeConfig(kind="recorded", path="answers.jsonl")),
+        MemberConfig("policy", "dpo", model="tiny", reference="sft", beta=0.5)],
+        cache="cache", tolerance=0.1, edges=[0.25, 0.5], noise=0.3)
+    config = config_of(tmp_path, committee)
+    feedback_pipeline.variants(config)
+    parsed = [parse(job, words[1:]) for job, words in zip((AuditConfig, CleanConfig), calls, strict=True)]
+    assert parsed[0].committee == committee and [own.data for own in parsed] == [config.data] * 2
+
+
+@pytest.mark.parametrize("spelled", ["{}", "{}/", "{}/../model", "link"])
+@pytest.mark.parametrize("member", [
+    lambda name: MemberConfig("m", "reward", model=name), lambda name: MemberConfig("m", "judge", judge=JudgeConfig(
+        model=name)), lambda name: MemberConfig("m", "dpo", model="tiny", reference=name)])
+def test_a_model_of_the_committee_does_not_evaluate(tmp_path, spelled, member):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (tmp_path / "link").symlink_to(folder)
+    other = str(tmp_path / "link") if spelled == "link" else spelled.format(folder)
+    committee = CommitteeConfig(members=[member(str(folder))])
+    for keys, match in (({"gold": other}, "gold reward model"), ({"judge": other, "compare": "c.yaml"}, "the judge")):
+        with pytest.raises(UserError, match=match):
+            config_of(tmp_path, committee, **keys)
+    config_of(tmp_path, committee, judge="other", compare="c.yaml")
+
+
+def test_the_noise_of_the_packaged_world_has_the_kinds_that_it_can_make(tmp_path, capsys):
+    with pytest.raises(UserError, match="noise.kind"):
+        parse(feedback_pipeline.Config, ["--out", str(tmp_path), "--noise.kind", "margin"])
 
 
 def test_comparing_needs_a_judge(tmp_path):

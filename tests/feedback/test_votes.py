@@ -91,6 +91,26 @@ def test_votes_on_labels_with_noise(shared, tmp_path, members, counts):
     assert audit(tmp_path, rows, votes)["vote_histogram"] == counts
 
 
+@pytest.mark.parametrize(("member", "counts"), [("GPT-4/Rating", (236, 52, 28, 2)),
+                                                ("ChatGPT/Rating", (73, 154, 91, 0))])
+def test_votes_of_ratings(shared, member, counts):
+    """Right, tied, wrong and unparsable."""
+    ratings = [[np.nan] * 2 if None in (own := row["scores"][member]) else own[::3 - 2 * row["label"]]
+               for row in read(shared / "preferences" / "llmbar_committee.jsonl")]
+    votes = votes_of_scores(ratings)
+    assert tuple((votes == vote).sum() for vote in (1, 0, -1, ABSTAIN)) == counts
+
+
+@pytest.mark.parametrize(("members", "most", "counts"), [(C6, 2, (34, 100, 34)), (C6, 0, (14, 22, 54)),
+                                                         (C8, 3, (35, 94, 33)), (C8, 0, (13, 12, 55))])
+def test_wrong_labels_by_few_votes(shared, members, most, counts):
+    """True positives, false positives, false negatives."""
+    rows, lines, truth = llmbar(shared, members, noise=True)
+    votes = np.array([line["vote"] for line in lines]).reshape(len(rows), -1)
+    few, wrong = count_votes(votes).votes <= most, np.array([row["flipped"] for row in truth])
+    assert ((few & wrong).sum(), (few & ~wrong).sum(), (~few & wrong).sum()) == counts
+
+
 def test_votes_that_are_the_same_in_both_orders(shared, tmp_path):
     rows, votes, _ = llmbar(shared, C8, both_orders=True)
     result = audit(tmp_path, rows, votes)

@@ -57,24 +57,46 @@ def token_kl(kind: KlKind, logprobs: jax.Array, reference: jax.Array) -> jax.Arr
     raise ValueError(f"{kind} is not computed from the log-probabilities of samples")
 
 
-def importance_weights(logprobs: jax.Array, sampler: jax.Array, mask: jax.Array, cap: float = 2.0) -> jax.Array:
+def importance_weights(logprobs: jax.Array, sampler: jax.Array, mask: jax.Array, cap: float = 2.0,
+                       ratio: Ratio = "token") -> jax.Array:
     """Computes truncated importance weights `min(p / p_sampler, cap)`, where the sampler is not quite the policy.
 
     Another engine, precision or quantization makes the difference. The weights are detached, and multiply the policy
-    loss of their tokens.
+    loss. They are of the form of its ratio: a response has one weight where it has one ratio, computed before the cap.
 
     Args:
         logprobs: `[B, T]`, under the policy before the update.
         sampler: `[B, T]`, under the distribution that the tokens were drawn from.
         mask: `[B, T]`.
         cap: largest weight.
+        ratio: see `PolicySettings`: the weight of every token (token, none), or of the response: the product over its
+            tokens (sequence) or their geometric mean (sequence_mean).
 
     Returns:
         `[B, T]` float32, 1 outside the mask.
     """
     chex.assert_equal_shape([logprobs, sampler, mask])
-    difference = jnp.where(mask > 0, logprobs.astype(jnp.float32) - sampler.astype(jnp.float32), 0.0)
-    return lax.stop_gradient(jnp.exp(jnp.minimum(difference, jnp.log(jnp.float32(cap)))))
+    real = mask > 0
+    difference = jnp.where(real, logprobs.astype(jnp.float32) - sampler.astype(jnp.float32), 0.0)
+    difference = _log_ratio(ratio, difference, real)
+    weights = jnp.exp(jnp.minimum(difference, jnp.log(jnp.float32(cap))))
+    return lax.stop_gradient(jnp.where(real, weights, 1.0))
+
+
+def _log_ratio(ratio: Ratio, change: jax.Array, real: jax.Array) -> jax.Array:
+    """Computes the log-ratio that every token counts with, `[B, T]`: its own, or that of its response.
+
+    Args:
+        ratio: see `PolicySettings`.
+        change: log-ratio of the token, 0 outside the mask.
+        real: bool, tokens of the response.
+    """
+    if ratio not in ("sequence", "sequence_mean"):
+        return change
+    total = change.sum(1, keepdims=True)
+    if ratio == "sequence_mean":
+        total /= jnp.maximum(real.sum(1, keepdims=True), 1)
+    return jnp.broadcast_to(total, change.shape)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,12 +143,8 @@ def policy_terms(settings: PolicySettings, logprobs: jax.Array, old_logprobs: ja
     logprobs, old_logprobs, advantages = clean(logprobs), clean(lax.stop_gradient(old_logprobs)), clean(advantages)
     advantages = lax.stop_gradient(advantages)
     change = logprobs - old_logprobs  # masked before the exponential: an infinite one would give a NaN gradient
-    log_ratio = change
+    log_ratio = _log_ratio(settings.ratio, change, real)
     if settings.ratio in ("sequence", "sequence_mean"):
-        log_ratio = change.sum(1, keepdims=True)
-        if settings.ratio == "sequence_mean":
-            log_ratio /= jnp.maximum(real.sum(1, keepdims=True), 1)
-        log_ratio = jnp.broadcast_to(log_ratio, change.shape)
         count = jnp.maximum(real.sum(1, keepdims=True), 1)  # one advantage of the response
         advantages = jnp.broadcast_to(advantages.sum(1, keepdims=True) / count, change.shape)
     ratio = jnp.exp(jnp.clip(log_ratio, -LOG_RATIO_LIMIT, LOG_RATIO_LIMIT))

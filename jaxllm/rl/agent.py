@@ -332,7 +332,7 @@ def make_advantages(config: RlConfig) -> AdvantagesFn:
             targets["reference_logprobs"] = known["reference_logprobs"]
         if policy.importance_cap is not None:
             targets["importance"] = importance_weights(known["logprobs"], known["sampler_logprobs"], real,
-                                                       policy.importance_cap)
+                                                       policy.importance_cap, config.settings.ratio)
         used = mask & (groups >= 0)[:, None] & ~(truncated[:, None] & (shaping.missing_end == "mask"))
         targets["mask"] = used.astype(jnp.float32)
         measures = {"shaped_score": scores.mean(), "advantage_std": jnp.std(targets["advantages"], where=mask),

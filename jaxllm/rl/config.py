@@ -96,8 +96,9 @@ class PolicyConfig:
         entropy_coef: weight of an entropy bonus.
         max_ratio: an update is skipped if its mean ratio of new to old probability exceeds this.
         target_kl: passes over a batch end when the policy has moved by more than 1.5 times this; null never.
-        importance_cap: largest weight of tokens by the ratio of the policy's probability to that at sampling; null
-            trusts that the two are equal.
+        importance_cap: largest weight by the ratio of the policy's probability to that at sampling: the weight of a
+            token, or of a response where the algorithm's ratio is one of responses (rloo: the product over its tokens,
+            gspo: their geometric mean); null trusts that the two are equal.
         resample: batches of other prompts that are tried where groups of equal scores are dropped (DAPO).
     """
 

@@ -104,11 +104,20 @@ def test_means_of_responses_of_different_lengths(kind, expected):
     assert mean([sum(pair) for pair in zip(*parts, strict=True)]) == pytest.approx(expected), "microbatches count"
 
 
-def test_importance_weights_are_trainer_over_sampler():
+@pytest.mark.parametrize(("ratio", "cap", "expected"), [
+    ("token", 2, [1.221403, .606531, 2]), ("none", 2, [1.221403, .606531, 2]),
+    ("sequence", 10, [9.025013] * 3), ("sequence", 2, [2] * 3),
+    ("sequence_mean", 10, [2.082009] * 3), ("sequence_mean", 2, [2] * 3)])
+def test_importance_weights_are_trainer_over_sampler(ratio, cap, expected):
+    """Of tokens, or of the response: the product over its tokens or their geometric mean, and then the cap."""
     trainer, sampler = jnp.array([[-1., -2, -.5, 0]]), jnp.array([[-1.2, -1.5, -3, jnp.nan]])
-    weights = importance_weights(trainer, sampler, MASK)
-    np.testing.assert_allclose(weights, [[1.221403, .606531, 2, 1]], atol=1e-6)
-    assert not np.any(jax.grad(lambda x: importance_weights(x, sampler, MASK).sum())(trainer))
+    weights = importance_weights(trainer, sampler, MASK, cap, ratio)
+    np.testing.assert_allclose(weights, [[*expected, 1]], atol=1e-5)
+    assert not np.any(jax.grad(lambda x: importance_weights(x, sampler, MASK, cap, ratio).sum())(trainer))
+    losses, _ = policy_terms(PolicySettings(ratio=ratio, aggregate="sequence"), trainer, trainer, jnp.ones(1), MASK,
+                             weights)
+    if ratio.startswith("sequence"):
+        assert mean(aggregate("sequence", losses, MASK, 3)) == pytest.approx(-expected[0], rel=1e-5)
 
 
 def test_a_stale_sample_without_advantage_contributes_nothing():

@@ -27,7 +27,8 @@ def token_kl(kind: KlKind, logprobs: jax.Array, reference: jax.Array) -> jax.Arr
 
         k1:   log p - log q              unbiased; negative for some tokens
         k2:   (log p - log q)^2 / 2      its gradient in a loss is that of KL(p || q) (for samples of p)
-        k3:   q / p - 1 - log (q / p)    unbiased and never negative; its gradient in a loss is that of KL(q || p)
+        k3:   q / p - 1 - log (q / p)    unbiased and never negative; its gradient in a loss is that of KL(q || p);
+                                         constant from q / p = e^20 on, where its exponential would overflow
         abs:  |log p - log q|
 
     `full`, the divergence of the whole distributions, is `ops.token_statistics`. The gradient of k1 in a loss is 0 in
@@ -51,7 +52,8 @@ def token_kl(kind: KlKind, logprobs: jax.Array, reference: jax.Array) -> jax.Arr
     if kind == "k2":
         return 0.5 * jnp.square(difference)
     if kind == "k3":
-        return jnp.expm1(-jnp.maximum(difference, -LOG_RATIO_LIMIT)) + difference
+        difference = jnp.maximum(difference, -LOG_RATIO_LIMIT)
+        return jnp.expm1(-difference) + difference
     if kind == "abs":
         return jnp.abs(difference)
     raise ValueError(f"{kind} is not computed from the log-probabilities of samples")

@@ -156,6 +156,12 @@ def test_expected_gradients_of_the_estimators(kind, expected):
     np.testing.assert_allclose(jax.grad(expectation)(jnp.log(P)), expected, atol=1e-6)
 
 
+def test_k3_never_pushes_away_from_the_reference():
+    """Its gradient is 1 - q / p; where that is cut to stay finite, it is 0 and does not change its sign."""
+    gradient = jax.grad(lambda logp: token_kl("k3", logp, jnp.zeros(4)).sum())(jnp.array([-20.5, -19.0, 0.0, 30.0]))
+    np.testing.assert_allclose(gradient, [0.0, 1 - np.exp(19.0), 0.0, 1.0], rtol=1e-5, atol=1e-6)
+
+
 def test_the_full_divergence_in_the_reward_of_one_token_has_no_gradient():
     """It is the same for every token that may be sampled, so that no token is preferred for it."""
     def surrogate(logits):

@@ -130,7 +130,9 @@ def _divergence_forward(kind, beta, temperature, rows, student, student_head, te
         t_top, t_total, t_shrink = _add_exp(t_top, t_total, t_scores)
         ratio = jnp.where(columns < vocab, t_scores - s_scores, 0.0)
         weights = jnp.exp(t_scores - t_top[:, None]) if kind == "forward" else jnp.exp(s_scores - s_top[:, None])
-        ratios = ratios * (t_shrink if kind == "forward" else s_shrink) + (weights * ratio).sum(-1)
+        # Not 0 * infinity where a logit is minus infinity.
+        ratios = ratios * (t_shrink if kind == "forward" else s_shrink) + jnp.where(
+            weights > 0, weights * ratio, 0.0).sum(-1)
         return (s_top, s_total, t_top, t_total, ratios), None
 
     start = (zero - jnp.inf, zero, zero - jnp.inf, zero, zero)
@@ -165,10 +167,10 @@ def _divergence_backward(kind, beta, temperature, rows, residuals, gradient):
     term = _term(kind, beta)
 
     def visit(hidden_gradient, blocks, columns):
-        inside = columns < vocab
         logits = blocks[0].logits(student)
-        s_logp = jnp.where(inside, logits / temperature - s_norm[:, None], -jnp.inf)
+        s_logp = jnp.where(columns < vocab, logits / temperature - s_norm[:, None], -jnp.inf)
         t_logp = blocks[1].logits(teacher) / temperature - t_norm[:, None]
+        inside = s_logp > -jnp.inf
         finite = jnp.where(inside, s_logp, 0.0)
         _, slopes = jax.jvp(lambda s: term(s, t_logp), (finite,), (jnp.ones_like(finite),))
         change = jnp.where(inside, slopes, 0.0) - jnp.exp(s_logp) * slope[:, None]

@@ -111,14 +111,17 @@ def test_logprobs_and_gradient_equal_the_plain_formula(block):
         assert_allclose(got, want, atol=5e-6)
 
 
-def test_entropy_and_gradient_equal_the_plain_formula():
+@pytest.mark.parametrize("tokens", [53, 40])
+def test_entropy_and_gradient_equal_the_plain_formula(tokens):
+    """The other logits are minus infinity: as if the vocabulary were without them."""
     hidden, table, *_ = problem()
+    bias = jnp.where(jnp.arange(53) < tokens, 0.0, -jnp.inf)
 
     def plain(hidden):
-        logp = jax.nn.log_softmax(hidden @ table.T)
+        logp = jax.nn.log_softmax(hidden @ table[:tokens].T)
         return -(jnp.exp(logp) * logp).sum()
 
-    streamed = lambda hidden: token_entropy(hidden, Unembedding(table), block=10).sum()
+    streamed = lambda hidden: token_entropy(hidden, Unembedding(table, bias), block=10).sum()
     assert_allclose(streamed(hidden), plain(hidden), rtol=1e-5)
     assert_allclose(jax.grad(streamed)(hidden), jax.grad(plain)(hidden), atol=1e-5)
 
@@ -135,12 +138,13 @@ def test_aligned_logprobs_equal_the_plain_formula(block):
 
 
 @pytest.mark.parametrize("block", [None, 10])
-@pytest.mark.parametrize("temperature", [1.0, 0.7])
-def test_statistics_of_policy_and_reference(block, temperature):
-    """One walk gives what four functions give; a policy that never takes most tokens has no 0 * infinity."""
+@pytest.mark.parametrize(("temperature", "lowest", "both"), [
+    (1.0, -1e30, False), (0.7, -1e30, False), (1.0, -jnp.inf, False), (0.7, -jnp.inf, True)])
+def test_statistics_of_policy_and_reference(block, temperature, lowest, both):
+    """One walk gives what four functions give; tokens that the policy, or both models, never take: no 0 * infinity."""
     hidden, table, reference, reference_table, targets, _ = problem()
-    bias = jnp.where(jnp.arange(53) < 40, 0.0, -1e30)
-    policy, other = Unembedding(table, bias), Unembedding(reference_table)
+    bias = jnp.where(jnp.arange(53) < 40, 0.0, lowest)
+    policy, other = Unembedding(table, bias), Unembedding(reference_table, bias if both else None)
     targets = targets % 40
     found = token_statistics(hidden, policy, reference, other, targets, temperature=temperature, block=block)
     expected = {
@@ -150,8 +154,10 @@ def test_statistics_of_policy_and_reference(block, temperature):
     for name, values in expected.items():
         assert_allclose(found[name], values, rtol=1e-5, atol=1e-5, err_msg=name)
     logp = jax.nn.log_softmax((hidden @ table.T + bias) / temperature)
-    assert_allclose(found["entropy"], -jnp.where(jnp.exp(logp) > 0, jnp.exp(logp) * logp, 0).sum(-1), rtol=1e-5,
-                    atol=1e-5)
+    logq = jax.nn.log_softmax(reference @ reference_table.T / temperature + (bias if both else 0.0))
+    expectation = lambda values: jnp.where(jnp.exp(logp) > 0, jnp.exp(logp) * values, 0).sum(-1)
+    assert_allclose(found["entropy"], expectation(-logp), rtol=1e-5, atol=1e-5)
+    assert_allclose(found["kl"], expectation(logp - logq), rtol=1e-5, atol=1e-5)
 
 
 def test_statistics_of_equal_models():
@@ -257,6 +263,11 @@ def test_no_full_logits_in_memory():
     def whole(hidden, table, teacher):
         return plain_divergence("forward", hidden, table, teacher, table, 1.0, 0.5).sum()
 
+    def statistics(hidden, table, reference):
+        targets = jnp.zeros(len(hidden), jnp.int32)
+        return token_statistics(hidden, Unembedding(table), reference, Unembedding(table), targets, block=1000)
+
     small = temporary_bytes(jax.grad(streamed, (0, 1)), hidden, table, hidden)
     large = temporary_bytes(jax.grad(whole, (0, 1)), hidden, table, hidden)
     assert small < 32 * 2**20 < 5 * small < large, (small, large)
+    assert temporary_bytes(statistics, hidden, table, hidden) < 32 * 2**20

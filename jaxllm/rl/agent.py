@@ -140,7 +140,8 @@ class Learner:
         optimizer = make_optimizer(config.train, config.updates)
         step = make_train_step(make_rl_loss(spec, config), optimizer, make_schedule(config.train, config.updates),
                                config.train.accumulate, finish=functools.partial(_skip_large_ratios,
-                                                                                 config.policy.max_ratio))
+                                                                                 config.policy.max_ratio),
+                               extremes={"ratio_error": jnp.maximum})
         return cls(spec, config, shape, jax.jit(make_advantages(config)), step, optimizer, mesh)
 
     def sample(self, base: Generator, state: TrainState, prompts: Sequence[np.ndarray], limit: int, seed: int
@@ -203,7 +204,7 @@ class Learner:
         Returns:
             The new state, and means over the updates of `approx_kl`, `clip_fraction`, `policy_loss`, `value_loss`,
             `grad_norm`, `ratio`, the number of `updates` and of those that were `skipped`; of the first update
-            `first_ratio_error`, the largest |ratio - 1| (the mean of those of its microbatches); and of the batch
+            `first_ratio_error`, the largest |ratio - 1|; and of the batch
             `shaped_score`, `advantage_std` and `penalty`, the KL penalty of a response. None where no token is left.
         """
         rollout, config = experience.rollout, self.config

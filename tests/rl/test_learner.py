@@ -170,15 +170,20 @@ def test_the_penalty_in_the_loss_pulls_towards_the_reference(moved):
 
 
 def test_a_large_ratio_skips_the_update():
-    """As if the policy had moved by a factor of e^3 since the responses were evaluated."""
-    setup = Setup(settings(train=RlTrainConfig(batch_size=BATCH, lr=1e-2, passes=2)))
+    """As if the policy had moved by a factor of e^3 since the responses were evaluated, and of e^4 for one of them.
+
+    The largest error is that of all microbatches.
+    """
+    setup = Setup(settings(train=RlTrainConfig(batch_size=BATCH, lr=1e-2, passes=2, accumulate=2, packing=False)))
     rollout = setup.learner.sample(setup.base, setup.state, setup.prompts, LIMIT, 0)
     experience = setup.learner.evaluate(setup.base, setup.state, rollout)
-    experience.known["logprobs"] -= 3.0
+    moved_by = np.where(np.arange(BATCH) == 0, 4.0, 3.0)
+    experience.known["logprobs"] -= moved_by[:, None]
     before = jax.device_get((setup.state.params, setup.state.opt_state))
     scores = np.arange(BATCH, dtype=np.float32)
     state, numbers = setup.learner.update(setup.base, setup.state, experience, scores, setup.groups)
-    assert numbers["ratio"] == pytest.approx(np.exp(3), rel=1e-3)
+    assert numbers["ratio"] == pytest.approx(np.average(np.exp(moved_by), weights=rollout.lengths), rel=1e-3)
+    assert numbers["first_ratio_error"] == pytest.approx(np.exp(4) - 1, rel=1e-3)
     assert numbers["skipped"] == numbers["updates"] == 2
     chex.assert_trees_all_equal(before, jax.device_get((state.params, state.opt_state)))
 

@@ -97,8 +97,8 @@ def fit(trainer: Trainer, team: Team, made: int, before: Mapping[str, Any], *, c
                     for sample in _first(turns[role], shown):
                         samples.write(iteration, {"agent": NAMES[agent], **sample})
             for own in numbers["agents"].values():
-                if own["penalty"] < -1:
-                    notice(f"kl.kind: the mean penalty {config.kl_kind} of an iteration is below -1 nat a response, "
+                if own["kl_estimate"] < -1:
+                    notice(f"kl.kind: the mean estimate {config.kl_kind} of an iteration is below -1 nat a response, "
                            "and no divergence is negative: responses are few, or are not drawn from the policy (top_k, "
                            "top_p, min_p, repetition_penalty, logit_bias); k2, k3 and full are never negative")
             tokens = sum(int(turn.rollout.lengths.sum()) for turn in turns)

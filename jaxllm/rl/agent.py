@@ -198,14 +198,15 @@ class Learner:
             state: the agent; donated.
             experience: from `evaluate`, of this state.
             scores: float32 `[B]`, from `penalized`; with two agents the collective ones.
-            groups: int32 `[B]`, number of the prompt; -1 leaves a response out.
+            groups: int32 `[B]`, any number of the prompt, 0 or more; -1 leaves a response out.
             seed: seed of the order of responses, as in `evaluate`.
 
         Returns:
             The new state, and means over the updates of `approx_kl`, `clip_fraction`, `policy_loss`, `value_loss`,
             `grad_norm`, `ratio`, the number of `updates` and of those that were `skipped`; of the first update
             `first_ratio_error`, the largest |ratio - 1|; and of the batch
-            `shaped_score`, `advantage_std` and `penalty`, the KL penalty of a response. None where no token is left.
+            `shaped_score`, `advantage_std`, `kl_estimate`, the divergence by the estimator `kl.kind` summed over a
+            response, and `kl_penalty`, that times the coefficient. None where no token is left.
         """
         rollout, config = experience.rollout, self.config
         extra, targets, measures = self.advantages(
@@ -317,7 +318,8 @@ def make_advantages(config: RlConfig) -> AdvantagesFn:
         penalty = estimate * (config.kl_place == "reward")
         targets = {"old_logprobs": known["logprobs"]}
         if own.has_groups:
-            compared = group_advantages(scores - coef * penalty.sum(1), groups, config.train.batch_size,
+            _, numbers = jnp.unique(groups, return_inverse=True, size=len(groups))  # from 0 on
+            compared = group_advantages(scores - coef * penalty.sum(1), jnp.where(groups < 0, -1, numbers), len(groups),
                                         baseline=cast(GroupBaseline, own.advantages))
             targets["advantages"] = jnp.where(mask, compared[:, None], 0.0)
         else:
@@ -336,8 +338,9 @@ def make_advantages(config: RlConfig) -> AdvantagesFn:
                                                        policy.importance_cap, config.settings.ratio)
         used = mask & (groups >= 0)[:, None] & ~(truncated[:, None] & (shaping.missing_end == "mask"))
         targets["mask"] = used.astype(jnp.float32)
+        divergence = estimate.sum(1).mean()
         measures = {"shaped_score": scores.mean(), "advantage_std": jnp.std(targets["advantages"], where=mask),
-                    "penalty": estimate.sum(1).mean()}
+                    "kl_estimate": divergence, "kl_penalty": coef * divergence}
         return {"kl_coef": coef, "moments": moments}, targets, measures
 
     return advantages

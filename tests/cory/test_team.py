@@ -389,7 +389,7 @@ def test_training_from_python(model):
 
 
 @pytest.mark.slow
-def test_a_negative_penalty_is_noted_with_its_key(model, capsys, monkeypatch):
+def test_a_negative_estimate_is_noted_with_its_key(model, capsys, monkeypatch):
     """As if every token were less probable than under the model before training."""
     config = TeamConfig(iterations=2, sampling=SamplingConfig(max_tokens=6), held_back=HeldBackConfig(rows=0),
                         train=RlTrainConfig(batch_size=4, passes=1))
@@ -403,7 +403,7 @@ def test_a_negative_penalty_is_noted_with_its_key(model, capsys, monkeypatch):
     monkeypatch.setattr(Learner, "evaluate", less_probable)
     train(model, ROWS, even, config=config, progress=False)
     noted = capsys.readouterr().err
-    assert "kl.kind: the mean penalty k1" in noted and noted.count("kl.kind") == 1
+    assert "kl.kind: the mean estimate k1" in noted and noted.count("kl.kind") == 1
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ import dataclasses
 
 import chex
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
@@ -14,6 +15,7 @@ from jaxllm.finetune.trainable import as_adapter
 from jaxllm.generate import Generator
 from jaxllm.model import load
 from jaxllm.models import LoraConfig
+from jaxllm.ops import init_moments
 from jaxllm.rl import ALGORITHMS, Learner, RlConfig, init_agent, penalized
 from jaxllm.rl.agent import drawn_seed, make_advantages
 from jaxllm.rl.config import KlConfig, PolicyConfig, RlTrainConfig, ScoreConfig
@@ -232,6 +234,49 @@ def test_an_entropy_bonus_raises_the_entropy():
             experience, _ = setup.iterate(seed, lambda rollout: np.zeros(len(rollout.prompts), np.float32))
         entropies.append(experience.known["entropy"][experience.rollout.mask].mean())
     assert entropies[1] > entropies[0] + 0.1
+
+
+def advantages_of(config, scores, groups, **known):
+    """Computes `make_advantages` of arrays made for it, without a model; all tokens are in the mask."""
+    mask = np.ones(np.shape(known["logprobs"]), bool)
+    extra = {"kl_coef": jnp.float32(config.kl_coef), "moments": init_moments()}
+    return make_advantages(config)(extra, {name: jnp.float32(values) for name, values in known.items()}, mask,
+                                   np.zeros(len(scores), bool), np.float32(scores), np.int32(groups))
+
+
+@pytest.mark.parametrize("group", [0, 100])
+@pytest.mark.parametrize(("algorithm", "coef", "expected"), [
+    ("rloo", 0.1, [.6, -.6, 0]), ("rloo", 0.0, [.75, -.75, 0]), ("dr_grpo", 0.1, [.4, -.4, 0]),
+    ("grpo", 0.1, [1, -1, 0])])
+def test_a_penalty_in_the_reward_is_part_of_the_baseline(algorithm, coef, expected, group):
+    """Divergences of 2, 0 and 1 nats by k1, of a group of any number."""
+    config = settings(algorithm, kl=KlConfig(place="reward", coef=coef), policy=PolicyConfig(group_size=3))
+    reference = -1 - np.array([[1.5, .5], [.5, -.5], [1, 0]])
+    _, targets, measures = advantages_of(config, [1, 0, .5], [group] * 3, logprobs=np.full((3, 2), -1.0),
+                                         reference_logprobs=reference)
+    assert_allclose(targets["advantages"], np.repeat(np.array(expected)[:, None], 2, 1), atol=1e-6)
+    assert float(measures["kl_estimate"]) == pytest.approx(1)
+    assert float(measures["kl_penalty"]) == pytest.approx(coef)
+
+
+def test_groups_keep_their_members_by_any_number():
+    """-1 leaves a response out, of the groups of others too."""
+    config = settings("rloo", kl=KlConfig(coef=0.0))
+    same = np.zeros((5, 1))
+    _, targets, _ = advantages_of(config, [1, 0, 7, 2, 4], [10**6, 10**6, -1, 8, 8], logprobs=same,
+                                  reference_logprobs=same)
+    assert targets["advantages"][:, 0].tolist() == [1, -1, 0, -2, 2]
+    assert targets["mask"][:, 0].tolist() == [1, 1, 0, 1, 1]
+
+
+@pytest.mark.parametrize(("algorithm", "expected"), [
+    ("grpo", np.exp([.2, -.5])), ("rloo", np.exp([-.3, -.3])), ("gspo", np.exp([-.15, -.15]))])
+def test_importance_weights_have_the_form_of_the_ratio(algorithm, expected):
+    config = settings(algorithm, policy=PolicyConfig(importance_cap=10.0))
+    own = [[-1.0, -2.0]] * 2
+    _, targets, _ = advantages_of(config, [1, 0], [0, 0], logprobs=own, reference_logprobs=own,
+                                  sampler_logprobs=[[-1.2, -1.5]] * 2)
+    assert_allclose(targets["importance"], [expected] * 2, rtol=1e-5)
 
 
 def test_importance_and_whitening_change_the_targets(moved):

@@ -390,14 +390,14 @@ def describe(turn: Turn, experience: Experience, kl_coef: float) -> dict[str, fl
         kl_coef: KL coefficient of the iteration.
 
     Returns:
-        Means over responses: `task_reward`, `kl` (of whole distributions, summed over tokens), `combined_reward` (task
+        Means over responses: `task_reward` (with its deviation `task_reward_std`), `kl` (of whole distributions, summed over tokens), `combined_reward` (task
         reward - kl_coef * kl) and `length`; over tokens: `entropy` and `sampler_difference`, |log-probability now - at
         sampling|; the share `truncated`; and `kl_coef`.
     """
     rollout, known = turn.rollout, experience.known
     tokens = lambda values: float(values[rollout.mask].mean())
     combined = combined_reward(jnp.asarray(turn.scores), known["kl"], rollout.mask, kl_coef)
-    return {"task_reward": float(turn.scores.mean()), "kl": float(experience.kl.mean()),
+    return {"task_reward": float(turn.scores.mean()), "task_reward_std": float(turn.scores.std()), "kl": float(experience.kl.mean()),
             "combined_reward": float(combined.mean()), "kl_coef": kl_coef,
             "length": float(rollout.lengths.mean()), "truncated": float(rollout.truncated.mean()),
             "entropy": tokens(known["entropy"]),

@@ -167,7 +167,7 @@ def policy_terms(settings: PolicySettings, logprobs: jax.Array, old_logprobs: ja
 
 
 def value_terms(values: jax.Array, old_values: jax.Array, returns: jax.Array, mask: jax.Array, *,
-                clip: float | None = 0.2) -> jax.Array:
+                clip: float | None = 0.2) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Computes the loss of a value function at every token: half the larger of `(V - R)^2` with and without clipping.
 
     Args:
@@ -178,7 +178,8 @@ def value_terms(values: jax.Array, old_values: jax.Array, returns: jax.Array, ma
         clip: range of the change; None does not clip.
 
     Returns:
-        `[B, T]` float32, 0 outside the mask.
+        `[B, T]` float32, 0 outside the mask; and detached values of every token: `clipped` (1 where the clipped loss is
+        the larger one).
     """
     chex.assert_rank(values, 2)
     chex.assert_equal_shape([values, old_values, returns, mask])
@@ -187,10 +188,12 @@ def value_terms(values: jax.Array, old_values: jax.Array, returns: jax.Array, ma
     clean = lambda x: jnp.where(real, x.astype(jnp.float32), 0.0)
     values, old_values, returns = clean(values), *map(lax.stop_gradient, (clean(old_values), clean(returns)))
     losses = jnp.square(values - returns)
+    clipped = jnp.zeros_like(losses)
     if clip is not None:
-        near = old_values + jnp.clip(values - old_values, -clip, clip)
-        losses = jnp.maximum(losses, jnp.square(near - returns))
-    return 0.5 * losses
+        bounded = jnp.square(jnp.clip(values, old_values - clip, old_values + clip) - returns)
+        clipped = (bounded > losses).astype(jnp.float32)
+        losses = jnp.maximum(losses, bounded)
+    return 0.5 * losses, {"clipped": lax.stop_gradient(clipped)}
 
 
 def aggregate(kind: Aggregate, losses: jax.Array, mask: jax.Array, limit: int) -> SumAndWeight:

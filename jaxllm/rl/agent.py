@@ -203,10 +203,12 @@ class Learner:
 
         Returns:
             The new state, and means over the updates of `approx_kl`, `clip_fraction`, `policy_loss`, `value_loss`,
-            `grad_norm`, `ratio`, the number of `updates` and of those that were `skipped`; of the first update
-            `first_ratio_error`, the largest |ratio - 1|; and of the batch
-            `shaped_score`, `advantage_std`, `kl_estimate`, the divergence by the estimator `kl.kind` summed over a
-            response, and `kl_penalty`, that times the coefficient. None where no token is left.
+            `value_clip_fraction`, `grad_norm`, `ratio`, the number of `updates` and of those that were `skipped`; of
+            the first update `first_ratio_error`, the largest |ratio - 1|; and of the batch `shaped_score`,
+            `advantage_std`, `kl_estimate`, the divergence by the estimator `kl.kind` summed over a response,
+            `kl_penalty`, that times the coefficient, and with a value function `return_mean`, `return_std` and
+            `explained_variance`, the share of the returns' variance that the values explain before the update. None
+            where no token is left.
         """
         rollout, config = experience.rollout, self.config
         extra, targets, measures = self.advantages(
@@ -341,9 +343,19 @@ def make_advantages(config: RlConfig) -> AdvantagesFn:
         divergence = estimate.sum(1).mean()
         measures = {"shaped_score": scores.mean(), "advantage_std": jnp.std(targets["advantages"], where=mask),
                     "kl_estimate": divergence, "kl_penalty": coef * divergence}
+        if own.has_values:
+            measures |= _value_measures(targets["old_values"], targets["returns"], mask)
         return {"kl_coef": coef, "moments": moments}, targets, measures
 
     return advantages
+
+
+def _value_measures(values: jax.Array, returns: jax.Array, mask: jax.Array) -> dict[str, jax.Array]:
+    """Compares values with returns, `[B, T]`, over the tokens of a mask; of equal returns nothing is explained."""
+    spread = jnp.var(returns, where=mask)
+    error = jnp.var(returns - values, where=mask) / jnp.where(spread > 0, spread, 1.0)
+    return {"return_mean": jnp.mean(returns, where=mask), "return_std": jnp.sqrt(spread),
+            "explained_variance": jnp.where(spread > 0, 1.0 - error, 0.0)}
 
 
 def make_rl_loss(spec: ModelSpec, config: RlConfig) -> LossFn:
@@ -377,8 +389,8 @@ def make_rl_loss(spec: ModelSpec, config: RlConfig) -> LossFn:
                    "ratio_error": (error, jnp.any(mask > 0).astype(jnp.float32))}
         if "returns" in batch:
             values = tokens(token_values(spec, trained, frozen, hidden, batch, scale, dtype=dtype, remat=remat))
-            errors = value_terms(values, given("old_values"), given("returns"), mask, clip=value_clip)
-            metrics["value_loss"] = mean(errors)
+            errors, found = value_terms(values, given("old_values"), given("returns"), mask, clip=value_clip)
+            metrics |= {"value_loss": mean(errors), "value_clip_fraction": mean(found["clipped"])}
             losses += policy.value_coef * errors
         if "reference_logprobs" in batch:
             losses += extra["kl_coef"] * jnp.where(mask > 0, token_kl(config.kl_kind, logprobs, jnp.where(

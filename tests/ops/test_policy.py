@@ -24,7 +24,9 @@ def test_clipped_loss():
     assert mean(token_mean(measures["clipped"], MASK)) == pytest.approx(2 / 3)
     assert mean(token_mean(measures["approx_kl"], MASK)) == pytest.approx(.0416667, abs=1e-6)
     assert mean(token_mean(measures["policy_kl"], MASK)) == pytest.approx(.0333333, abs=1e-6)
-    values = value_terms(jnp.array([[.5, .1, .3, 9]]), jnp.array([[.1, .2, .3, 8]]), jnp.array([[1., 0, .3, 7]]), MASK)
+    values, measures = value_terms(jnp.array([[.5, .1, .3, 9]]), jnp.array([[.1, .2, .3, 8]]),
+                                   jnp.array([[1., 0, .3, 7]]), MASK)
+    assert mean(token_mean(measures["clipped"], MASK)) == pytest.approx(1 / 3)
     assert mean(token_mean(values, MASK)) == pytest.approx(.0833333, abs=1e-6)
     assert mean(token_mean(losses + 0.1 * values, MASK)) == pytest.approx(-.2916667, abs=1e-6)
 
@@ -42,7 +44,7 @@ def test_values_outside_the_mask_change_neither_loss_nor_gradient(garbage, ratio
     chex.assert_trees_all_equal(clean, jax.value_and_grad(loss)(*dirty))
     assert np.isfinite(clean[1]).all() and clean[1][0, 3] == 0
 
-    value = lambda v, *rest: token_mean(value_terms(v, *rest, MASK), MASK)[0]
+    value = lambda v, *rest: token_mean(value_terms(v, *rest, MASK)[0], MASK)[0]
     clean = jax.value_and_grad(value)(NEW, OLD, ADVANTAGES)
     chex.assert_trees_all_equal(clean, jax.value_and_grad(value)(*dirty[:3]))
 

@@ -44,7 +44,7 @@ policy, value, stats = PPOTrainer.loss(
 flat = {"/".join((a, b)): b_value for a, own in stats.items() if isinstance(own, dict) for b, b_value in own.items()}
 flat |= {name: own for name, own in stats.items() if not isinstance(own, dict)}
 found |= {"policy_loss": policy, "value_loss": value / me.config.vf_coef}
-found |= {name: flat[name] for name in ("policy/approxkl", "policy/policykl", "policy/clipfrac")}
+found |= {name: flat[name] for name in ("policy/approxkl", "policy/policykl", "policy/clipfrac", "val/clipfrac")}
 controller = AdaptiveKLController(0.3, 6.0, 10_000)
 coefs = []
 for kl in arrays["kls"].tolist():

@@ -108,8 +108,9 @@ def test_losses_of_the_classic_trainer(classic):
     mask = arrays["mask"]
     advantages, returns = (jnp.asarray(found[f"{name}_False"], jnp.float32) for name in ("advantages", "returns"))
     losses, measures = policy_terms(PolicySettings(), arrays["new_logprobs"], arrays["logprobs"], advantages, mask)
-    errors = value_terms(arrays["new_values"], arrays["values"] * mask, returns, mask)
+    errors, clipped = value_terms(arrays["new_values"], arrays["values"] * mask, returns, mask)
     for values, name in ((losses, "policy_loss"), (errors, "value_loss"), (measures["clipped"], "policy/clipfrac"),
+                         (clipped["clipped"], "val/clipfrac"),
                          (measures["approx_kl"], "policy/approxkl"), (measures["policy_kl"], "policy/policykl")):
         total, weight = token_mean(values, mask)
         assert_allclose(total / weight, found[name], rtol=1e-5, atol=1e-6, err_msg=name)

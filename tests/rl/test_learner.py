@@ -259,6 +259,17 @@ def test_a_penalty_in_the_reward_is_part_of_the_baseline(algorithm, coef, expect
     assert float(measures["kl_penalty"]) == pytest.approx(coef)
 
 
+@pytest.mark.parametrize(("scores", "expected"), [([1, 0], (.5, .5, .75)), ([1, 1], (1, 0, 0))])
+def test_measures_of_the_value_function(scores, expected):
+    """With lambda 1 the return of a token is the score; values explain three quarters of the variance of returns."""
+    config = settings(kl=KlConfig(coef=0.0), policy=PolicyConfig(lam=1.0))
+    same = np.zeros((2, 2))
+    _, _, measures = advantages_of(config, scores, [0, 1], logprobs=same, reference_logprobs=same,
+                                   values=[[.5, .5], [0, 0]])
+    names = ("return_mean", "return_std", "explained_variance")
+    assert_allclose([measures[name] for name in names], expected, atol=1e-6)
+
+
 def test_groups_keep_their_members_by_any_number():
     """-1 leaves a response out, of the groups of others too."""
     config = settings("rloo", kl=KlConfig(coef=0.0))

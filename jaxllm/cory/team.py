@@ -27,6 +27,7 @@ from jaxllm.measures import pass_at_k
 from jaxllm.model import Model
 from jaxllm.models import ModelSpec
 from jaxllm.ops import combined_reward, init_moments
+from jaxllm.ops.advantages import equal_scores
 from jaxllm.progress import notice
 from jaxllm.rl.agent import CRITIC, Experience, Learner, drawn_seed, init_agent, penalized
 from jaxllm.rl.rewards import RewardFn, Row
@@ -86,6 +87,11 @@ def collective_rewards(pioneer: np.ndarray, observer: np.ndarray, mode: Collecti
 def combine(scores: Sequence[np.ndarray], mode: CollectiveReward) -> Sequence[np.ndarray]:
     """Computes the rewards of all agents; a single one gets its own scores."""
     return scores if len(scores) == 1 else collective_rewards(scores[0], scores[1], mode)
+
+
+def differ(rewards: np.ndarray) -> np.ndarray:
+    """Decides which groups have rewards that differ by more than rounding, `[..., G]` -> bool `[...]`."""
+    return ~equal_scores(rewards.min(-1), rewards.max(-1))
 
 
 def exchange(team: Team, iteration: int, every: int) -> Team:
@@ -238,9 +244,10 @@ class Trainer:
             turns = self._sample(team, iteration, attempt, drawn, clock)
             drawn += 1
             rewards = combine([turn.scores for turn in turns], config.cory.reward)
-            if attempt == 0 and not any(map(np.ptp, rewards)):
-                notice(f"reward: all responses of an iteration have the reward {rewards[0][0]:g}, and nothing can be "
-                       "learned from them")
+            if attempt == 0 and not any(map(differ, rewards)):
+                values = dict.fromkeys(f"{one[0]:g}" for one in rewards)  # two where each agent has its own
+                notice(f"reward: all responses of an iteration have the reward {', '.join(values)}, which prefers none "
+                       "of them")
             groups = np.repeat(np.arange(len(rewards[-1]) // size, dtype=np.int32), size)
             if not config.own.filters_groups:
                 # Of a pioneer's single responses the whole batch is one group.
@@ -249,7 +256,7 @@ class Trainer:
             for group in range(len(groups) // size):
                 own = list(range(group * size, (group + 1) * size))
                 part = [_part(turn, own) for turn in turns]
-                (useful if any(np.ptp(one[own]) for one in rewards) else rest).append(part)
+                (useful if any(differ(one[own]) for one in rewards) else rest).append(part)
             if len(useful) >= config.train.batch_size:
                 break
         if not useful:
@@ -262,8 +269,8 @@ class Trainer:
                        np.concatenate([part.scores for part in parts])) for parts in zip(*chosen, strict=True)]
         rewards = combine([turn.scores for turn in joined], config.cory.reward)
         groups = np.repeat(np.arange(len(chosen), dtype=np.int32), size)
-        differ = [np.repeat(np.ptp(one.reshape(-1, size), axis=1) > 0, size) for one in rewards]
-        return joined, [np.where(own, groups, -1) for own in differ], drawn
+        used = [np.repeat(differ(one.reshape(-1, size)), size) for one in rewards]
+        return joined, [np.where(own, groups, -1) for own in used], drawn
 
     def _sample(self, team: Team, iteration: int, attempt: int, drawn: int, clock: Clock) -> list[Turn]:
         """Samples and scores one batch: the pioneer's responses, and the observer's."""

@@ -6,7 +6,7 @@ its end token included. Values outside it may be anything, NaN included, and hav
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import chex
 import jax
@@ -106,6 +106,19 @@ def gae(rewards: jax.Array, values: jax.Array, mask: jax.Array, *, gamma: float 
     return advantages.T, jnp.where(real, advantages.T + values, 0.0)
 
 
+def equal_scores(lowest: Any, highest: Any) -> Any:
+    """Decides whether scores from `lowest` to `highest` are equal up to the rounding of their largest value, or of 0.1.
+
+    Args:
+        lowest, highest: arrays of JAX or NumPy, of one shape.
+
+    Returns:
+        bool, in that shape.
+    """
+    spread = highest - lowest
+    return (spread <= ROUNDING * abs(lowest)) | (spread <= ROUNDING * abs(highest)) | (spread <= ROUNDING * 0.1)
+
+
 def group_advantages(scores: jax.Array, groups: jax.Array, count: int, *, baseline: GroupBaseline = "grpo"
                      ) -> jax.Array:
     """Compares the score of every response with those of the other responses to its prompt.
@@ -143,8 +156,7 @@ def group_advantages(scores: jax.Array, groups: jax.Array, count: int, *, baseli
         centered *= jnp.where(variance > 0, lax.rsqrt(jnp.where(variance > 0, variance, 1.0)), 0.0)[:, None]
     highest, lowest = (extreme(rows, 1, where=member, initial=initial) for extreme, initial in (
         (jnp.max, -jnp.inf), (jnp.min, jnp.inf)))
-    rounding = ROUNDING * jnp.maximum(jnp.maximum(jnp.abs(highest), jnp.abs(lowest)), 0.1)
-    return jnp.where((highest - lowest <= rounding)[:, None], 0.0, centered).sum(0)
+    return jnp.where(equal_scores(lowest, highest)[:, None], 0.0, centered).sum(0)
 
 
 def combined_reward(scores: jax.Array, kl: jax.Array, mask: jax.Array, kl_coef: jax.Array | float) -> jax.Array:

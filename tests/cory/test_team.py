@@ -21,12 +21,13 @@ from jaxllm.cory import (
     exchange,
 )
 from jaxllm.cory.prompts import encode_query, observer_prompt
-from jaxllm.cory.team import Clock, pass_rates
+from jaxllm.cory.team import Clock, differ, pass_rates
 from jaxllm.cory.training import split, train
 from jaxllm.devices import make_mesh
 from jaxllm.errors import UserError
 from jaxllm.generate import Generator
 from jaxllm.model import load
+from jaxllm.ops import group_advantages
 from jaxllm.parsing import parse
 from jaxllm.rl import Learner
 from jaxllm.rl.config import RlTrainConfig
@@ -237,6 +238,17 @@ def test_dynamic_sampling_drops_groups_of_equal_rewards(model):
     team, metrics, turns = trainer.iterate(trainer.start(), 0)
     assert all(query.row["useful"] for query in turns[0].queries)
     assert len(turns[0].scores) == 8 and team.drawn > 1
+
+
+def test_rewards_that_differ_by_rounding_are_equal():
+    """As the advantages of groups have it: 0 + 0.7 and 0.1 + 0.6, two rewards that are added up, in float32."""
+    added = np.float32([0.0, 0.1]) + np.float32([0.7, 0.6])
+    assert np.ptp(added) > 0
+    assert differ(np.stack([added, np.float32([0.7, 0.71]), np.float32([1, 1]), np.float32([0, 1e-3])])).tolist() == [
+        False, True, False, True]
+    for values in (added, np.float32([0.7, 0.71])):
+        advantages = group_advantages(values, np.int32([0, 0]), 1)
+        assert np.any(advantages) == differ(values)
 
 
 @pytest.mark.slow

@@ -99,7 +99,8 @@ class PolicyConfig:
         importance_cap: largest weight by the ratio of the policy's probability to that at sampling: the weight of a
             token, or of a response where the algorithm's ratio is one of responses (rloo: the product over its tokens,
             gspo: their geometric mean); null trusts that the two are equal.
-        resample: batches of other prompts that are tried where groups of equal scores are dropped (DAPO).
+        resample: batches of prompts that an iteration draws at most, until enough groups are left without those of
+            equal scores (DAPO).
     """
 
     group_size: int | None = None

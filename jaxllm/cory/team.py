@@ -53,7 +53,8 @@ class Team:
         agents: state of every agent, in the order of `NAMES`.
         pioneer: index of the pioneer.
         drawn: batches of rows drawn so far.
-        idle: iterations in a row, up to now, in which all updates of an agent were skipped, by agent.
+        idle: iterations in a row, up to now, in which all updates of an agent were skipped, by agent; without those in
+            which dynamic sampling left it no group.
     """
 
     agents: tuple[TrainState, ...]
@@ -199,7 +200,8 @@ class Trainer:
             with clock.phase("update"):
                 state, numbers = learner.update(self.base, agents[agent], experience, rewards[role], groups[role], seed)
                 agents[agent] = learner.adapt(state, float(experience.kl.mean()), len(turn.scores))
-            idle[agent] = idle[agent] + 1 if numbers["skipped"] == numbers["updates"] else 0
+            if (groups[role] >= 0).any():
+                idle[agent] = idle[agent] + 1 if numbers["skipped"] == numbers["updates"] else 0
             lines[NAMES[agent]] = {"role": ROLES[role], **describe(turn, experience, coef), **numbers}
         made = dataclasses.replace(team, agents=tuple(agents), drawn=drawn, idle=tuple(idle))
         after = exchange(made, iteration, config.exchange_every)

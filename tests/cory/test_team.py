@@ -268,7 +268,10 @@ def test_groups_of_equal_scores_that_fill_up_are_left_out_of_the_loss(model):
 
 @pytest.mark.slow
 def test_own_rewards_filter_by_either_agent(model):
-    """The pioneer's rewards are equal and the observer's are not: the groups count, for the observer."""
+    """The pioneer's rewards are equal and the observer's are not: the groups count, for the observer.
+
+    That the pioneer has nothing to learn then does not end the run.
+    """
     calls = []
 
     def alternating(prompts, responses, rows):
@@ -277,8 +280,11 @@ def test_own_rewards_filter_by_either_agent(model):
 
     trainer = make(model, "--algorithm=dapo", "--policy.group_size=4", "--train.batch_size=2", "--cory.reward=own",
                    reward=alternating)
-    _, groups, _ = trainer._collect(trainer.start(), 0, Clock())
+    team = replace(trainer.start(), idle=(2, 2))
+    _, groups, _ = trainer._collect(team, 0, Clock())
     assert (groups[0] == -1).all() and (groups[1] >= 0).any()
+    team, metrics, _ = trainer.iterate(team, 0)
+    assert metrics["agents"]["llm1"]["weight"] == 0 < metrics["agents"]["llm2"]["weight"] and team.idle == (2, 0)
 
 
 @pytest.mark.slow

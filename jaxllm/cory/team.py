@@ -199,7 +199,7 @@ class Trainer:
             coef = float(agents[agent].extra["kl_coef"])
             with clock.phase("update"):
                 state, numbers = learner.update(self.base, agents[agent], experience, rewards[role], groups[role], seed)
-                agents[agent] = learner.adapt(state, float(experience.kl.mean()), len(turn.scores))
+                agents[agent] = learner.adapt(state, experience)
             if (groups[role] >= 0).any():
                 idle[agent] = idle[agent] + 1 if numbers["skipped"] == numbers["updates"] else 0
             lines[NAMES[agent]] = {"role": ROLES[role], **describe(turn, experience, coef), **numbers}

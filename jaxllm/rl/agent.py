@@ -241,12 +241,13 @@ class Learner:
         counts = {"updates": len(fetched), "skipped": int(sum(one["skipped"] for one in fetched))}
         return state, means | counts | {name: float(value) for name, value in jax.device_get(measures).items()}
 
-    def adapt(self, state: TrainState, kl: float, rows: int) -> TrainState:
-        """Adapts the KL coefficient to the divergence of an iteration, where it is adaptive."""
+    def adapt(self, state: TrainState, experience: Experience) -> TrainState:
+        """Adapts the KL coefficient to the divergence of an iteration's responses, where it is adaptive."""
         if not self.config.kl.adaptive:
             return state
-        old = state.extra["kl_coef"]
-        new = adapt_kl_coef(old, jnp.float32(kl), rows, target=self.config.kl.target, horizon=self.config.kl.horizon)
+        old, kl = state.extra["kl_coef"], experience.kl
+        new = adapt_kl_coef(old, jnp.float32(kl.mean()), len(kl), target=self.config.kl.target,
+                            horizon=self.config.kl.horizon)
         return dataclasses.replace(state, extra=state.extra | {"kl_coef": jax.device_put(new, old.sharding)})
 
 

@@ -21,15 +21,15 @@ from jaxllm.cory import (
     exchange,
 )
 from jaxllm.cory.prompts import encode_query, observer_prompt
-from jaxllm.cory.team import Clock, differ, pass_rates
+from jaxllm.cory.team import Clock, Turn, describe, differ, pass_rates
 from jaxllm.cory.training import split, train
 from jaxllm.devices import make_mesh
 from jaxllm.errors import UserError
-from jaxllm.generate import Generator
+from jaxllm.generate import Completion, Generator
 from jaxllm.model import load
 from jaxllm.ops import group_advantages
 from jaxllm.parsing import parse
-from jaxllm.rl import Learner
+from jaxllm.rl import Experience, Learner, make_rollout
 from jaxllm.rl.config import RlTrainConfig
 from jaxllm.rl.rewards import Part, Reward
 from jaxllm.text.templates import fill
@@ -66,6 +66,18 @@ def test_both_agents_get_the_sum():
     np.testing.assert_allclose(two, [1.7, 3.2, -1.4, .6], rtol=1e-6)
     own = collective_rewards(pioneer, observer, "own")
     assert own[0] is pioneer and own[1] is observer
+
+
+def test_measures_are_those_of_the_responses_tokens():
+    """Numbers after the end of a response have no effect."""
+    rollout = make_rollout([np.array([1])] * 2, [Completion("", [5] * size, 0.0, reason, np.full(size, -1.0, np.float32))
+                                                 for size, reason in ((3, "length"), (1, "stop"))], 3)
+    tokens = lambda first, second: np.float32([first, [second, np.nan, np.inf]])
+    known = {"kl": tokens([1, 2, 3], 2), "entropy": tokens([1, 2, 3], 6), "logprobs": tokens([-1, -1.5, -.5], -3)}
+    found = describe(Turn([], rollout, np.float32([1.0, 0.0])), Experience(rollout, [], [], known), 0.5)
+    assert found == pytest.approx({
+        "task_reward": .5, "task_reward_std": .5, "kl": 4, "combined_reward": .5 - .5 * 4, "kl_coef": .5, "length": 2,
+        "truncated": .5, "entropy": 3, "sampler_difference": .75})
 
 
 def test_roles_are_exchanged_by_index():

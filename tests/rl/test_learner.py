@@ -16,10 +16,11 @@ from jaxllm.generate import Generator
 from jaxllm.model import load
 from jaxllm.models import LoraConfig
 from jaxllm.ops import init_moments
-from jaxllm.rl import ALGORITHMS, Learner, RlConfig, init_agent, penalized
+from jaxllm.rl import ALGORITHMS, Experience, Learner, RlConfig, Rollout, init_agent, penalized
 from jaxllm.rl.agent import drawn_seed, make_advantages
 from jaxllm.rl.config import KlConfig, PolicyConfig, RlTrainConfig, ScoreConfig
 from jaxllm.rl.rollouts import rollout_shape
+from jaxllm.train import TrainState
 
 LIMIT, BATCH = 6, 8
 TEXTS = ["Review: The soup in", "Review: We tried", "Review: What a", "Review: I bought a lamp from Velmar", "Review:",
@@ -257,6 +258,27 @@ def test_a_penalty_in_the_reward_is_part_of_the_baseline(algorithm, coef, expect
     assert_allclose(targets["advantages"], np.repeat(np.array(expected)[:, None], 2, 1), atol=1e-6)
     assert float(measures["kl_estimate"]) == pytest.approx(1)
     assert float(measures["kl_penalty"]) == pytest.approx(coef)
+
+
+def responses(lengths, truncated=()):
+    """A rollout of responses of these lengths, of which some were cut."""
+    mask = np.arange(LIMIT) < np.array(lengths)[:, None]
+    zeros = np.zeros(mask.shape)
+    return Rollout([np.array([1])] * len(lengths), np.int32(zeros), mask, np.float32(zeros),
+                   np.isin(np.arange(len(lengths)), truncated), [""] * len(lengths))
+
+
+@pytest.mark.parametrize(("adaptive", "expected"), [(True, 0.4 * (1 + 0.125 * 2 / 100)), (False, 0.4)])
+def test_the_coefficient_adapts_to_the_sums_over_all_responses(adaptive, expected):
+    """Divergences of 12 and 6 nats, 9 on the average: an eighth above the target. A token's average is 6."""
+    config = settings(kl=KlConfig(coef=0.4, adaptive=adaptive, target=8.0, horizon=100),
+                      train=RlTrainConfig(batch_size=2, minibatch_size=1))
+    kl = np.full((2, LIMIT), np.nan)
+    kl[0, :2], kl[1, 0] = (4, 8), 6
+    state = TrainState(0, {}, (), jax.random.key(0), {"kl_coef": jnp.float32(0.4)})
+    learner = Learner(None, config, *[None] * 5)
+    assert learner.adapt(state, Experience(responses([2, 1]), [], [], {"kl": kl})).extra["kl_coef"] == pytest.approx(
+        expected, rel=1e-6)
 
 
 @pytest.mark.parametrize(("scores", "expected"), [([1, 0], (.5, .5, .75)), ([1, 1], (1, 0, 0))])

@@ -39,7 +39,7 @@ from jaxllm.train import read_metrics
 
 VARIANTS = {"ppo": ["--agents=1"], "ppo_twice": ["--agents=1"], "ppo_big": ["--agents=1"], "cory": ["--agents=2"],
             "no_transfer": ["--agents=2", "--cory.transfer=false"],
-            "no_exchange": ["--agents=2", "--exchange_every=1000000"],
+            "no_exchange": ["--agents=2", "--exchange_every=null"],
             "own": ["--agents=2", "--cory.reward=own"], "mean": ["--agents=2", "--cory.reward=mean"]}
 DRAWS = 2000
 

@@ -100,14 +100,14 @@ class TeamConfig(RlConfig):
 
     Args:
         agents: 1, or 2 for a pioneer and an observer.
-        exchange_every: iterations after which both agents exchange their roles.
+        exchange_every: iterations after which both agents exchange their roles; null never.
         cory: cooperation of two agents.
         query: prompts.
         held_back: rows for evaluation.
     """
 
     agents: int = 1
-    exchange_every: int = 5
+    exchange_every: int | None = 5
     cory: CoryConfig = field(default_factory=CoryConfig)
     query: QueryConfig = field(default_factory=QueryConfig)
     held_back: HeldBackConfig = field(default_factory=HeldBackConfig)
@@ -115,7 +115,8 @@ class TeamConfig(RlConfig):
     def __post_init__(self):
         super().__post_init__()
         check(self.agents in (1, 2), "agents", f"must be 1 or 2, got {self.agents}")
-        check(self.exchange_every >= 1, "exchange_every", f"must be 1 or more, got {self.exchange_every}")
+        check(self.exchange_every is None or self.exchange_every >= 1, "exchange_every",
+              f"must be 1 or more, or null, got {self.exchange_every}")
         check(self.cory.exchange_resets == "none" or self.train.schedule == "constant" and not self.train.warmup_steps,
               "cory.exchange_resets", "would start the schedule of the learning rate again", "use a constant rate")
         if self.cory.shared_response:

@@ -95,12 +95,12 @@ def differ(rewards: np.ndarray) -> np.ndarray:
     return ~equal_scores(rewards.min(-1), rewards.max(-1))
 
 
-def exchange(team: Team, iteration: int, every: int) -> Team:
-    """Exchanges the roles after iteration number `iteration`, from 0, if `every` divides the iterations made.
+def exchange(team: Team, iteration: int, every: int | None) -> Team:
+    """Exchanges the roles after iteration number `iteration`, from 0, if `every` divides the iterations made; None never.
 
     Roles are an index: weights, optimizer, KL coefficient and moments stay with their agent.
     """
-    if len(team.agents) < 2 or (iteration + 1) % every:
+    if len(team.agents) < 2 or every is None or (iteration + 1) % every:
         return team
     return dataclasses.replace(team, pioneer=1 - team.pioneer)
 

@@ -90,6 +90,8 @@ def test_roles_are_exchanged_by_index():
     assert pioneers == [0] * 5 + [1] * 5 + [0] * 2
     assert exchange(exchange(Team(("a", "b")), 4, 5), 9, 5) == Team(("a", "b"))
     assert exchange(Team(("a",)), 4, 5).pioneer == 0
+    never = parse(Config, ["--data.path=x", "--out=y", "--exchange_every=null"]).exchange_every
+    assert all(exchange(Team(("a", "b")), iteration, never).pioneer == 0 for iteration in range(12))
     assert [Team(("a", "b"), pioneer=1).in_role(role) for role in (0, 1)] == [1, 0]
 
 

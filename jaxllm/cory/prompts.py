@@ -100,9 +100,9 @@ def encode_query(model: Model, config: QueryConfig, row: Mapping[str, Any], long
     return Query(np.asarray(ids, np.int32), text, row)
 
 
-def observer_prompt(model: Model, config: CoryConfig, query: Query, response: str, longest: int) -> np.ndarray:
-    """Encodes the observer's prompt, int32 `[P]`: the query with the pioneer's response, which is cut where it does not
-    fit.
+def observer_prompt(model: Model, config: CoryConfig, query: Query, response: str, longest: int
+                    ) -> tuple[np.ndarray, bool]:
+    """Encodes the observer's prompt: the query with the pioneer's response, which is cut where it does not fit.
 
     Args:
         model: its tokenizer.
@@ -111,13 +111,16 @@ def observer_prompt(model: Model, config: CoryConfig, query: Query, response: st
         response: text of the response, without special tokens.
         longest: the most tokens.
 
+    Returns:
+        The ids, int32 `[P]`, and whether the response was cut.
+
     Raises:
         UserError: not even an empty response fits.
     """
     if not config.transfer:
-        return query.ids
+        return query.ids, False
     ids = _observed(model, config, query, response)
-    if len(ids) > longest:
+    if too_long := len(ids) > longest:
         pieces = model.tokenizer.encode(response)
         cut = lambda count: _observed(model, config, query, model.tokenizer.decode(pieces[:count]))
         if len(ids := cut(0)) > longest:
@@ -127,7 +130,7 @@ def observer_prompt(model: Model, config: CoryConfig, query: Query, response: st
         count = bisect.bisect_right(range(1, len(pieces) + 1), longest, key=lambda count: len(cut(count)))
         while len(ids := cut(count)) > longest:
             count -= 1
-    return np.asarray(ids, np.int32)
+    return np.asarray(ids, np.int32), too_long
 
 
 def _observed(model: Model, config: CoryConfig, query: Query, response: str) -> Sequence[int]:

@@ -40,8 +40,7 @@ NAMES = ("llm1", "llm2")
 ROLES = ("pioneer", "observer")
 # Purposes of random draws, see `drawn_seed`.
 _QUERIES, _LIMITS, _SAMPLES, _ORDER, _HELD_BACK_QUERIES, _HELD_BACK_SAMPLES = range(CRITIC + 1, CRITIC + 7)
-# Tokens that an observer's prompt may have beyond the template, two queries and the longest response: a response that
-# is decoded and encoded again may take more.
+# Tokens that a response may take in an observer's prompt beyond its limit: decoded and encoded again it may have more.
 _SLACK = 8
 
 
@@ -96,9 +95,10 @@ def differ(rewards: np.ndarray) -> np.ndarray:
 
 
 def exchange(team: Team, iteration: int, every: int | None) -> Team:
-    """Exchanges the roles after iteration number `iteration`, from 0, if `every` divides the iterations made; None never.
+    """Exchanges the roles after iteration number `iteration`, from 0, if `every` divides the iterations made.
 
-    Roles are an index: weights, optimizer, KL coefficient and moments stay with their agent.
+    Roles are an index: weights, optimizer, KL coefficient and moments stay with their agent. With None there is no
+    exchange.
     """
     if len(team.agents) < 2 or every is None or (iteration + 1) % every:
         return team
@@ -121,11 +121,19 @@ class Clock:
 
 @dataclasses.dataclass(frozen=True)
 class Turn:
-    """The responses of one role in an iteration, with their task rewards `[B]`."""
+    """The responses of one role in an iteration.
+
+    Attributes:
+        queries: the bare query of every response.
+        rollout: the responses.
+        scores: float32 `[B]`, their task rewards.
+        cut: bool `[B]`, the prompt has the pioneer's response in part, for it did not fit.
+    """
 
     queries: list[Query]
     rollout: Rollout
     scores: np.ndarray
+    cut: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -268,7 +276,8 @@ class Trainer:
         chosen = [*useful, *rest][:config.train.batch_size]
         joined = [Turn([query for part in parts for query in part.queries],
                        concatenate([part.rollout for part in parts]),
-                       np.concatenate([part.scores for part in parts])) for parts in zip(*chosen, strict=True)]
+                       *(np.concatenate([getattr(part, name) for part in parts]) for name in ("scores", "cut")))
+                  for parts in zip(*chosen, strict=True)]
         rewards = combine([turn.scores for turn in joined], config.cory.reward)
         groups = np.repeat(np.arange(len(chosen), dtype=np.int32), size)
         used = [np.repeat(differ(one.reshape(-1, size)), size) for one in rewards]
@@ -290,17 +299,18 @@ class Trainer:
         turns: list[Turn] = []
         for role in range(config.agents):
             own = queries if role else queries[::observers]
-            prompts = [query.ids for query in own]
+            prompts, cut = [query.ids for query in own], np.zeros(len(own), bool)
             if role:
                 responses = [text for text in turns[0].rollout.texts for _ in range(observers)]
-                prompts = [observer_prompt(self.base.model, config.cory, query, response, self.observer_length)
-                           for query, response in zip(own, responses, strict=True)]
+                made = [observer_prompt(self.base.model, config.cory, query, response, self.observer_length)
+                        for query, response in zip(own, responses, strict=True)]
+                prompts, cut = [ids for ids, _ in made], np.array([short for _, short in made])
             agent = team.in_role(role)
             with clock.phase("rollout"):
                 rollout = self.learners[role].sample(self.base, team.agents[agent], prompts, limit, drawn_seed(
                     config.seed, _SAMPLES, iteration, attempt, agent))
             with clock.phase("reward"):
-                turns.append(Turn(own, rollout, self._score(own, rollout)))
+                turns.append(Turn(own, rollout, self._score(own, rollout), cut))
         return turns
 
     def _score(self, queries: Sequence[Query], rollout: Rollout) -> np.ndarray:
@@ -369,9 +379,9 @@ def prompt_lengths(config: TeamConfig, model: Model, rows: Sequence[Row]) -> lis
     queries = [encode_query(model, config.query, row, longest) for row in rows]
     lengths = [[len(query.ids) for query in queries]]
     if config.agents == 2:
-        prompts = [observer_prompt(model, config.cory, query, "", longest) for query in queries]
-        added = config.limit + _SLACK if config.cory.transfer else 0
-        lengths.append([min(len(prompt) + added, longest) for prompt in prompts])
+        bare = [len(observer_prompt(model, config.cory, query, "", longest)[0]) for query in queries]
+        times = config.cory.observer_template.count("{response}") if config.cory.transfer else 0
+        lengths.append([min(length + times * (config.limit + _SLACK), longest) for length in bare])
     return lengths
 
 
@@ -387,7 +397,7 @@ def row_shapes(config: TeamConfig, spec: ModelSpec, lengths: Sequence[Sequence[i
 
 
 def _part(turn: Turn, rows: Sequence[int]) -> Turn:
-    return Turn([turn.queries[i] for i in rows], turn.rollout.take(rows), turn.scores[list(rows)])
+    return Turn([turn.queries[i] for i in rows], turn.rollout.take(rows), turn.scores[list(rows)], turn.cut[list(rows)])
 
 
 def describe(turn: Turn, experience: Experience, kl_coef: float) -> dict[str, float]:
@@ -399,15 +409,16 @@ def describe(turn: Turn, experience: Experience, kl_coef: float) -> dict[str, fl
         kl_coef: KL coefficient of the iteration.
 
     Returns:
-        Means over responses: `task_reward` (with its deviation `task_reward_std`), `kl` (of whole distributions, summed over tokens), `combined_reward` (task
+        Means over responses: `task_reward`, `kl` (of whole distributions, summed over tokens), `combined_reward` (task
         reward - kl_coef * kl) and `length`; over tokens: `entropy` and `sampler_difference`, |log-probability now - at
-        sampling|; the share `truncated`; and `kl_coef`.
+        sampling|; the standard deviation `task_reward_std`; the share `truncated`, and of prompts in which the
+        pioneer's response was cut, `response_cut`; and `kl_coef`.
     """
     rollout, known = turn.rollout, experience.known
     tokens = lambda values: float(values[rollout.mask].mean())
     combined = combined_reward(jnp.asarray(turn.scores), known["kl"], rollout.mask, kl_coef)
-    return {"task_reward": float(turn.scores.mean()), "task_reward_std": float(turn.scores.std()), "kl": float(experience.kl.mean()),
-            "combined_reward": float(combined.mean()), "kl_coef": kl_coef,
+    return {"task_reward": float(turn.scores.mean()), "task_reward_std": float(turn.scores.std(dtype=float)),
+            "kl": float(experience.kl.mean()), "combined_reward": float(combined.mean()), "kl_coef": kl_coef,
             "length": float(rollout.lengths.mean()), "truncated": float(rollout.truncated.mean()),
-            "entropy": tokens(known["entropy"]),
+            "response_cut": float(turn.cut.mean()), "entropy": tokens(known["entropy"]),
             "sampler_difference": tokens(np.abs(known["logprobs"] - rollout.sampler_logprobs))}

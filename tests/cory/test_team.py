@@ -21,7 +21,7 @@ from jaxllm.cory import (
     exchange,
 )
 from jaxllm.cory.prompts import encode_query, observer_prompt
-from jaxllm.cory.team import Clock, Turn, describe, differ, pass_rates
+from jaxllm.cory.team import Clock, Turn, describe, differ, pass_rates, prompt_lengths
 from jaxllm.cory.training import split, train
 from jaxllm.devices import make_mesh
 from jaxllm.errors import UserError
@@ -70,14 +70,16 @@ def test_both_agents_get_the_sum():
 
 def test_measures_are_those_of_the_responses_tokens():
     """Numbers after the end of a response have no effect."""
-    rollout = make_rollout([np.array([1])] * 2, [Completion("", [5] * size, 0.0, reason, np.full(size, -1.0, np.float32))
-                                                 for size, reason in ((3, "length"), (1, "stop"))], 3)
+    ended = [Completion("", [5] * size, 0.0, reason, np.full(size, -1.0, np.float32))
+             for size, reason in ((3, "length"), (1, "stop"))]
+    rollout = make_rollout([np.array([1])] * 2, ended, 3)
     tokens = lambda first, second: np.float32([first, [second, np.nan, np.inf]])
     known = {"kl": tokens([1, 2, 3], 2), "entropy": tokens([1, 2, 3], 6), "logprobs": tokens([-1, -1.5, -.5], -3)}
-    found = describe(Turn([], rollout, np.float32([1.0, 0.0])), Experience(rollout, [], [], known), 0.5)
+    turn = Turn([], rollout, np.float32([1.0, 0.0]), np.array([False, True]))
+    found = describe(turn, Experience(rollout, [], [], known), 0.5)
     assert found == pytest.approx({
         "task_reward": .5, "task_reward_std": .5, "kl": 4, "combined_reward": .5 - .5 * 4, "kl_coef": .5, "length": 2,
-        "truncated": .5, "entropy": 3, "sampler_difference": .75})
+        "truncated": .5, "response_cut": .5, "entropy": 3, "sampler_difference": .75})
 
 
 def test_roles_are_exchanged_by_index():
@@ -98,29 +100,48 @@ def test_roles_are_exchanged_by_index():
 def test_the_observer_reads_query_and_response(model):
     query = encode_query(model, QueryConfig(), {"prompt": "A {response} {query}"}, 100)
     config = CoryConfig(observer_template="{query} then {response}\n{query}")
-    ids = observer_prompt(model, config, query, "{query}!", 100)
+    ids, cut = observer_prompt(model, config, query, "{query}!", 100)
     assert model.tokenizer.decode(ids) == "A {response} {query} then {query}!\nA {response} {query}"
-    bare = observer_prompt(model, CoryConfig(transfer=False), query, "anything", 100)
+    bare, cut_too = observer_prompt(model, CoryConfig(transfer=False), query, "anything", 100)
     np.testing.assert_array_equal(bare, query.ids)
+    assert not cut and not cut_too
+
+
+def test_special_tokens_in_a_response_are_text_in_the_observers_prompt(model):
+    query = encode_query(model, QueryConfig(), {"prompt": "Review:"}, 100)
+    special = model.tokenizer.special_tokens
+    ids, _ = observer_prompt(model, CoryConfig(), query, "".join(special), 100)
+    begin = len(query.ids) - len(model.tokenizer.encode("Review:"))
+    assert special and not set(ids[begin:].tolist()) & set(special.values())
 
 
 def test_a_long_response_is_cut_to_fit(model):
     query = encode_query(model, QueryConfig(), {"prompt": "Review: The soup"}, 100)
     config = CoryConfig(observer_template="{query}{response}\n{query}")
     response = " was good and the lamp was good and the bed was good" * 3
-    whole = observer_prompt(model, config, query, response, 500)
-    cut = observer_prompt(model, config, query, response, 30)
-    assert len(whole) > len(cut) and len(cut) <= 30
+    whole, short = observer_prompt(model, config, query, response, 500)
+    cut, shorter = observer_prompt(model, config, query, response, 30)
+    assert len(whole) > len(cut) and len(cut) <= 30 and not short and shorter
     text = model.tokenizer.decode(cut)
     assert text.startswith("Review: The soup was good") and text.endswith("\nReview: The soup")
     with pytest.raises(UserError, match="observer's prompt"):
         observer_prompt(model, config, query, response, 5)
 
 
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_prompt_has_space_for_every_place_of_the_response(model, times):
+    template = "{query}" + "{response}\n" * times + "{query}"
+    config = TeamConfig(agents=2, sampling=SamplingConfig(max_tokens=40), cory=CoryConfig(observer_template=template))
+    longest = max(prompt_lengths(config, model, ROWS)[1])
+    response = model.tokenizer.decode(model.tokenizer.encode(" was good and the lamp" * 20)[:40])
+    for query in (encode_query(model, config.query, row, 100) for row in ROWS):
+        assert not observer_prompt(model, config.cory, query, response, longest)[1]
+
+
 def test_messages_keep_their_earlier_turns(model):
     turns = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hello"}]
     query = encode_query(model, QueryConfig(), {"messages": turns}, 100)
-    ids = observer_prompt(model, CoryConfig(observer_template="{query} / {response}"), query, "Hi", 100)
+    ids, _ = observer_prompt(model, CoryConfig(observer_template="{query} / {response}"), query, "Hi", 100)
     expected = model.tokenizer.chat_prompt([turns[0], {"role": "user", "content": "Hello / Hi"}])
     np.testing.assert_array_equal(ids, expected)
 
@@ -232,7 +253,7 @@ def test_a_response_of_the_pioneer_is_shared_by_the_observers_of_a_group(model, 
     for number, prompt in enumerate(turns[1].rollout.prompts):
         pioneer = number // 3
         assert list(prompt) == list(observer_prompt(model, trainer.config.cory, turns[0].queries[pioneer],
-                                                    turns[0].rollout.texts[pioneer], trainer.observer_length))
+                                                    turns[0].rollout.texts[pioneer], trainer.observer_length)[0])
     for iteration in range(2):  # either agent is the pioneer once
         team, metrics, turns = trainer.iterate(team, iteration)
         both = turns[0].scores.mean() + turns[1].scores.mean()

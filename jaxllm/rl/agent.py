@@ -258,13 +258,13 @@ def _mean(values: Sequence[float]) -> float | None:
 def penalized(config: RlConfig, scores: np.ndarray, rollout: Rollout) -> np.ndarray:
     """Applies the penalties of long responses and of those without an end to an agent's own scores, float32 `[B]`."""
     shaping = config.scores
+    if shaping.overlong_tokens:
+        scores = scores + np.asarray(overlong_penalty(jnp.asarray(rollout.lengths), config.limit,
+                                                      shaping.overlong_tokens))
     if shaping.missing_end == "penalty":
         scores = scores - shaping.missing_end_penalty * rollout.truncated
     elif shaping.missing_end == "replace":
         scores = np.where(rollout.truncated, -shaping.missing_end_penalty, scores)
-    if shaping.overlong_tokens:
-        scores = scores + np.asarray(overlong_penalty(jnp.asarray(rollout.lengths), config.limit,
-                                                      shaping.overlong_tokens))
     return scores.astype(np.float32)
 
 

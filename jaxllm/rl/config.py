@@ -56,9 +56,10 @@ class ScoreConfig:
         clip: largest absolute score; null does not clip.
         whiten: scale the rewards of tokens to variance 1 over the batch, keeping their mean.
         missing_end: a response that reaches its token limit keeps its score, gets it reduced by a penalty, replaced by
-            the negative penalty, or is left out of the loss (mask).
+            the negative penalty (and by no other), or is left out of the loss (mask).
         missing_end_penalty: that penalty.
-        overlong_tokens: tokens before the limit over which a penalty grows to 1 (DAPO); 0 is without.
+        overlong_tokens: tokens before sampling.max_tokens over which a penalty grows to 1 (DAPO); 0 is without. Not
+            with response_tokens.
     """
 
     scale: bool = False
@@ -243,6 +244,8 @@ class RlConfig:
         check(self.policy.importance_cap is None or plain == (0, 1.0, 0.0, 1.0) and not self.sampling.logit_bias,
               "policy.importance_cap", "log-probabilities at sampling are those before top_k, top_p, min_p, penalty "
               "and bias", "sample without these, or leave the cap out")
+        check(not self.scores.overlong_tokens or self.response_tokens is None, "scores.overlong_tokens",
+              "counts from one limit, and response_tokens draws another in every iteration", "leave one of them out")
         check(self.limit >= self.scores.overlong_tokens, "scores.overlong_tokens",
               f"must be at most the limit of {self.limit} tokens, got {self.scores.overlong_tokens}")
 

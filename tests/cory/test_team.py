@@ -378,6 +378,7 @@ def test_pass_at_k_needs_rewards_of_0_or_1(wrong):
     (["--sampling.temperature=0"], "temperature"), (["--lora.dropout=0.1"], "lora.dropout"),
     (["--train.minibatch_size=3"], "minibatch_size"), (["--kl.place=loss", "--kl.kind=k1"], "kl.kind"),
     (["--exchange_every=0"], "exchange_every"), (["--response_tokens=[5, 2]"], "response_tokens"),
+    (["--scores.overlong_tokens=2", "--response_tokens=[4, 8]"], "response_tokens"),
     (["--scores.center=true"], "scores.scale"), (["--scores.missing_end_penalty=-1"], "missing_end_penalty"),
     (["--device.quantize=int4", "--lora=null"], "quantize"),
     (["--held_back.samples=0"], "held_back.samples"), (["--held_back.pass_at=[2]"], "held_back.samples"),

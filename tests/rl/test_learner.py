@@ -268,6 +268,15 @@ def responses(lengths, truncated=()):
                    np.isin(np.arange(len(lengths)), truncated), [""] * len(lengths))
 
 
+@pytest.mark.parametrize(("choice", "overlong", "expected"), [
+    ("keep", 0, [1, 1, 1]), ("keep", 4, [1, .5, 0]), ("penalty", 0, [1, 1, .5]), ("penalty", 4, [1, .5, -.5]),
+    ("replace", 0, [1, 1, -.5]), ("replace", 4, [1, .5, -.5]), ("mask", 4, [1, .5, 0])])
+def test_penalties_of_long_responses_and_missing_ends(choice, overlong, expected):
+    """Two, four and six of six tokens, the last one without an end: a score that is replaced has one penalty."""
+    config = settings(scores=ScoreConfig(missing_end=choice, missing_end_penalty=0.5, overlong_tokens=overlong))
+    assert_allclose(penalized(config, np.ones(3, np.float32), responses([2, 4, 6], [2])), expected)
+
+
 @pytest.mark.parametrize(("adaptive", "expected"), [(True, 0.4 * (1 + 0.125 * 2 / 100)), (False, 0.4)])
 def test_the_coefficient_adapts_to_the_sums_over_all_responses(adaptive, expected):
     """Divergences of 12 and 6 nats, 9 on the average: an eighth above the target. A token's average is 6."""

@@ -42,7 +42,7 @@ from jaxllm.ops import (
 )
 from jaxllm.ops.advantages import GroupBaseline
 from jaxllm.rl.config import RlConfig
-from jaxllm.rl.rollouts import Rollout, at_tokens, make_rollout, of_responses, response_batches, values_of
+from jaxllm.rl.rollouts import Rollout, at_tokens, collect_by_response, make_rollout, place_on_rows, response_batches
 from jaxllm.train import (
     ABSENT,
     LossFn,
@@ -177,10 +177,10 @@ class Learner:
         rows = response_batches(rollout, self.shape, self._minibatches(count, seed, 0))
         batches = [put_batch(own, self.mesh) for own in rows]
         with jax.set_mesh(self.mesh):
-            parts: list[Any] = jax.device_get([known_of_tokens(
+            parts: list[Any] = jax.device_get([evaluate_tokens(
                 self.spec, state.params, frozen, batch, self.config.sampling.temperature, scale=self.config.scale,
                 dtype=self.config.device.compute_dtype) for batch in batches])
-        known = of_responses(parts, rows, count)
+        known = collect_by_response(parts, rows, count)
         return Experience(rollout, rows, batches, known | {"sampler_logprobs": rollout.sampler_logprobs})
 
     def _minibatches(self, count: int, seed: int, number: int) -> list[np.ndarray]:
@@ -224,7 +224,7 @@ class Learner:
                 rows = response_batches(rollout, self.shape, self._minibatches(len(rollout.prompts), seed, turn))
                 batches = [put_batch(own, self.mesh) for own in rows]
             if not turn or len(batches) > 1:
-                batches = [batch | put_batch(values_of(own, targets), self.mesh)
+                batches = [batch | put_batch(place_on_rows(own, targets), self.mesh)
                            for batch, own in zip(batches, rows, strict=True)]
             for batch in batches:
                 with jax.set_mesh(self.mesh):
@@ -269,7 +269,7 @@ def penalized(config: RlConfig, scores: np.ndarray, rollout: Rollout) -> np.ndar
 
 
 @functools.partial(jax.jit, static_argnames=("spec", "scale", "dtype"))
-def known_of_tokens(spec: ModelSpec, trained: Any, frozen: Params, batch: Batch, temperature: float, *,
+def evaluate_tokens(spec: ModelSpec, trained: Any, frozen: Params, batch: Batch, temperature: float, *,
                     scale: float | None, dtype: jnp.dtype) -> dict[str, jax.Array]:
     """Computes the numbers of `Experience.known` for a batch, `[R, G, T]`; after the end of a response any number."""
     policy, adapter = student_of(trained, frozen, scale)

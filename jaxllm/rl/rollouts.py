@@ -145,7 +145,7 @@ def response_batches(rollout: Rollout, shape: RowShape, minibatches: Sequence[np
     return batches
 
 
-def values_of(batch: Batch, values: Mapping[str, np.ndarray]) -> Batch:
+def place_on_rows(batch: Batch, values: Mapping[str, np.ndarray]) -> Batch:
     """Places values of responses `[B, ...]` as those of a batch, `[R, G, ...]`; 0 where there is no response."""
     response, placed = batch["response"], {}
     for name, value in values.items():
@@ -155,8 +155,8 @@ def values_of(batch: Batch, values: Mapping[str, np.ndarray]) -> Batch:
     return placed
 
 
-def of_responses(values: Sequence[Mapping[str, np.ndarray]], batches: Sequence[Batch], count: int
-                 ) -> dict[str, np.ndarray]:
+def collect_by_response(values: Sequence[Mapping[str, np.ndarray]], batches: Sequence[Batch], count: int
+                        ) -> dict[str, np.ndarray]:
     """Collects values of batches, `[R, G, ...]` each, into values of responses `[count, ...]`, on the host.
 
     Args:

@@ -7,13 +7,13 @@ import pytest
 from jaxllm.generate import Completion
 from jaxllm.rl.rollouts import (
     at_tokens,
+    collect_by_response,
     concatenate,
     make_rollout,
-    of_responses,
+    place_on_rows,
     response_batches,
     rollout_shape,
     text_groups,
-    values_of,
 )
 
 LIMIT = 15
@@ -51,7 +51,7 @@ def test_every_token_of_a_response_is_found_in_its_row(packed, minibatch):
     assert len({batch["tokens"].shape for batch in batches}) == 1
     labels = [np.asarray(at_tokens(jnp.asarray(batch["labels"], jnp.float32), batch)).reshape(batch["places"].shape)
               for batch in batches]
-    found = of_responses([{"ids": own} for own in labels], batches, 24)["ids"]
+    found = collect_by_response([{"ids": own} for own in labels], batches, 24)["ids"]
     np.testing.assert_array_equal(np.where(rollout.mask, found, 0), rollout.ids)
     assert sorted(np.concatenate([batch["response"][batch["response"] >= 0] for batch in batches])) == list(range(24))
 
@@ -61,8 +61,8 @@ def test_values_return_to_their_responses():
     shape = rollout_shape([8], LIMIT, 5, 1, packed=True)
     batches = response_batches(rollout, shape, [np.array([9, 1, 3, 5, 7]), np.array([0, 2, 4, 6, 8])])
     values = {"one": np.arange(10, dtype=np.float32), "many": np.random.default_rng(0).normal(size=(10, LIMIT))}
-    placed = [values_of(batch, values) for batch in batches]
-    for name, back in of_responses(placed, batches, 10).items():
+    placed = [place_on_rows(batch, values) for batch in batches]
+    for name, back in collect_by_response(placed, batches, 10).items():
         np.testing.assert_array_equal(back, values[name])
     assert not placed[0]["one"][batches[0]["response"] < 0].any()
 

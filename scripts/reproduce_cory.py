@@ -7,13 +7,14 @@ Variants: ppo; ppo_twice (twice the iterations, so that it has as many samples a
 cory; no_transfer (both agents see the query alone); no_exchange; own and mean (rewards). What follows `--` are keys of
 `jaxllm rl` for all runs. After --minutes the running one is stopped with a checkpoint; the same command continues.
 
-Of every run, the last state on held-back bare queries counts; of two agents the mean. A run has collapsed if its
-training reward at the end is below that at the start, or fell by more than half of its gain from the best tenth of its
-iterations, both by more than the noise between iterations explains. KL growth is that of the last tenth over that in
-the middle. Where rewards are 0 or 1, `-- --held_back.samples 8 --held_back.pass_at '[1, 2, 4, 8]'` adds pass@k. The
-hypervolume is the area between the points (task reward, -KL) of a variant's mean runs and the point of the first
-model's reward and the largest KL of all; its interval resamples seeds. Writes OUT/table.md, results.json and
-frontier.svg.
+Of every run, the last state on held-back bare queries counts; of two agents the mean. A run has collapsed if the
+training reward of one of its agents at the end is below that at the start, or fell by more than half of its gain from
+the best tenth of its iterations, both by more than the noise between iterations explains. KL growth is that of the last
+tenth over that in the middle. Where rewards are 0 or 1, `-- --held_back.samples 8 --held_back.pass_at '[1, 2, 4, 8]'`
+adds pass@k. The hypervolume is the area between the points (task reward, -KL) of a variant's mean runs and the point of
+the reward of its first model and the largest KL of all. It is that of the settings and seeds that all variants have, so
+that variants can be compared before all runs are done; its interval resamples the seeds of every setting. Writes
+OUT/table.md, results.json and frontier.svg.
 """
 
 from __future__ import annotations
@@ -61,16 +62,21 @@ def measured(folder: Path) -> dict[str, Any] | None:
         return None
     result, metrics = json.loads((folder / "result.json").read_text()), read_metrics(folder / "metrics.jsonl")
     agents = result["agents"].values()
-    mean = lambda when, name: float(np.mean([agent[when][name]["mean"] for agent in agents]))
-    curve = lambda name: np.array([np.mean([own[name] for own in line["agents"].values()]) for line in metrics])
-    kl, tenth = curve("kl"), max(len(metrics) // 10, 1)
+    mean = lambda when, name: float(np.mean(np.array([agent[when][name]["mean"] for agent in agents], float)))
+    kl, tenth = curves(metrics, "kl").mean(0), max(len(metrics) // 10, 1)
     middle = kl[len(kl) // 2 - tenth // 2:][:tenth].mean()
     return {"start": mean("before", "task_reward"), "task_reward": mean("after", "task_reward"),
-            "kl": mean("after", "kl"), "length": mean("after", "length"), "collapsed": collapsed(curve("task_reward")),
+            "kl": mean("after", "kl"), "length": mean("after", "length"),
+            "collapsed": any(map(collapsed, curves(metrics, "task_reward"))),
             "pass_at_k": {k: float(np.mean([agent["after"]["pass_at_k"][k]["mean"] for agent in agents]))
                           for k in next(iter(agents))["after"].get("pass_at_k", {})},
-            "kl_growth": float(kl[-tenth:].mean() / middle) if middle > 0 else 1.0,
+            "kl_growth": 1.0 if middle == 0 else float(kl[-tenth:].mean() / middle),
             "seconds": sum(result["seconds_per_iteration"].values()) * result["iterations"]}
+
+
+def curves(metrics: Sequence[dict[str, Any]], name: str) -> np.ndarray:
+    """Returns a number of every agent and iteration, `[A, I]`; NaN where it was not finite, which is null in a file."""
+    return np.array([[own[name] for own in line["agents"].values()] for line in metrics], float).T
 
 
 def collapsed(rewards: np.ndarray) -> bool:
@@ -99,11 +105,12 @@ def hypervolume(points: Sequence[tuple[float, float]], start: float, worst: floa
 
 
 def summarize(runs: dict[tuple, dict[str, Any]], options: argparse.Namespace) -> dict[str, Any]:
-    """Computes means over seeds, and hypervolumes with intervals."""
-    worst = max(run["kl"] for run in runs.values())
-    start = float(np.mean([run["start"] for run in runs.values()]))
+    """Computes means over seeds, and hypervolumes with intervals of the runs that all variants have."""
+    variants = list(dict.fromkeys(key[0] for key in runs))
+    shared = [cell for cell in dict.fromkeys(key[1:] for key in runs) if all((one, *cell) in runs for one in variants)]
+    worst = max((runs[one, *cell]["kl"] for one in variants for cell in shared), default=0.0)
     rows, volumes = [], {}
-    for variant in dict.fromkeys(key[0] for key in runs):
+    for variant in variants:
         settings = list(dict.fromkeys(key[1:3] for key in runs if key[0] == variant))
         seeds = sorted({key[3] for key in runs if key[0] == variant})
         for kl, lr in settings:
@@ -114,19 +121,29 @@ def summarize(runs: dict[tuple, dict[str, Any]], options: argparse.Namespace) ->
                                        if all(k in run["pass_at_k"] for run in own)},
                          **{name: interval([run[name] for run in own]) for name in (
                              "task_reward", "kl", "length", "kl_growth", "seconds")}})
-        def volume(chosen: Sequence[int], variant: str = variant, settings: Sequence[tuple] = settings) -> float:
-            points = []
-            for kl, lr in settings:
-                own = [runs[variant, kl, lr, seed] for seed in chosen if (variant, kl, lr, seed) in runs]
-                if own:
-                    points.append((float(np.mean([run["task_reward"] for run in own])),
-                                   float(np.mean([run["kl"] for run in own]))))
-            return hypervolume(points, start, worst)
-        random = np.random.default_rng(0)
-        draws = [volume(random.choice(seeds, len(seeds)).tolist()) for _ in range(DRAWS)]
-        low, high = np.quantile(draws, [0.025, 0.975])
-        volumes[variant] = {"mean": volume(seeds), "ci_low": float(low), "ci_high": float(high), "n": len(seeds)}
-    return {"start": start, "runs": len(runs), "rows": rows, "hypervolume": volumes}
+        if shared:
+            volumes[variant] = volume_of({cell: runs[variant, *cell] for cell in shared}, worst)
+    return {"runs": len(runs), "runs_left_out": len(runs) - len(shared) * len(variants), "rows": rows,
+            "hypervolume": volumes}
+
+
+def volume_of(runs: dict[tuple, dict[str, Any]], worst: float) -> dict[str, Any]:
+    """Computes the hypervolume of a variant, with an interval over seeds and the reward of its first model, `start`.
+
+    Args:
+        runs: by KL coefficient, learning rate and seed.
+        worst: KL of the reference point.
+    """
+    start = float(np.mean([run["start"] for run in runs.values()]))
+    settings: dict[tuple, list[tuple[float, float]]] = {}
+    for (kl, lr, _), run in runs.items():
+        settings.setdefault((kl, lr), []).append((run["task_reward"], run["kl"]))
+    points = [np.array(own) for own in settings.values()]
+    volume = lambda chosen: hypervolume([tuple(own.mean(0)) for own in chosen], start, worst)
+    random = np.random.default_rng(0)
+    draws = [volume([own[random.integers(0, len(own), len(own))] for own in points]) for _ in range(DRAWS)]
+    low, high = np.quantile(draws, [0.025, 0.975])
+    return {"start": start, "mean": volume(points), "ci_low": float(low), "ci_high": float(high), "n": len(runs)}
 
 
 def table(summary: dict[str, Any]) -> str:
@@ -146,8 +163,12 @@ def table(summary: dict[str, Any]) -> str:
                    cell(row["kl"]), cell(row["kl_growth"]), cell(row["length"], 1), row["collapsed"],
                    f"{row['seconds']['mean'] / 60:.1f}")
         lines.append(f"| {' | '.join(map(str, numbers))} |")
-    lines += ["", f"Reward of the first model: {summary['start']:.2f}.", "", "| variant | hypervolume |", "|---|---|",
-              *(f"| {name} | {cell(value, 1)} |" for name, value in summary["hypervolume"].items())]
+    lines += ["", "| variant | reward of the first model | hypervolume | runs in it |", "|---|---|---|---|",
+              *(f"| {name} | {value['start']:.2f} | {cell(value, 1)} | {value['n']} |"
+                for name, value in summary["hypervolume"].items())]
+    if summary["runs_left_out"]:
+        lines += ["", f"Not in the hypervolumes: {summary['runs_left_out']} runs with settings and seeds that another "
+                  "variant has not."]
     return "\n".join(lines) + "\n"
 
 
@@ -159,7 +180,7 @@ def draw(summary: dict[str, Any], path: Path) -> None:
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(figsize=(6, 4))
-    for color, variant in zip(COLORS * 2, summary["hypervolume"], strict=False):
+    for color, variant in zip(COLORS * 2, dict.fromkeys(row["variant"] for row in summary["rows"]), strict=False):
         rows = sorted((row for row in summary["rows"] if row["variant"] == variant), key=lambda row: row["kl"]["mean"])
         mean = {name: np.array([row[name]["mean"] for row in rows]) for name in ("kl", "task_reward")}
         around = {name: np.abs(np.array([[row[name]["ci_low"], row[name]["ci_high"]] for row in rows]).T - mean[name])

@@ -36,8 +36,8 @@ def test_hypervolume():
     assert hypervolume([(0.5, 1.0)], 1.0, 5.0) == 0.0
 
 
-def finished(folder, rewards, passes):
-    """Files of a run of two agents with these held-back rewards, and pass@k where there are numbers."""
+def finished(folder, rewards, passes, trained=((0.5,) * 4,) * 2):
+    """Files of a run of two agents with these held-back and training rewards, and pass@k where there are numbers."""
     folder.mkdir()
     value = lambda mean: {"mean": mean, "ci_low": mean, "ci_high": mean, "n": 4}
     numbers = lambda reward: {"task_reward": value(reward), "kl": value(2.0), "length": value(5.0)}
@@ -46,9 +46,46 @@ def finished(folder, rewards, passes):
         for i, reward in enumerate(rewards, 1)}
     (folder / "result.json").write_text(json.dumps({"agents": agents, "iterations": 4,
                                                     "seconds_per_iteration": {"update": 15.0}}))
-    line = {"agents": {name: {"task_reward": 0.5, "kl": 1.0} for name in agents}}
-    (folder / "metrics.jsonl").write_text((json.dumps(line) + "\n") * 4)
+    lines = [{"agents": {name: {"task_reward": reward, "kl": 1.0} for name, reward in zip(agents, own, strict=True)}}
+             for own in zip(*trained, strict=True)]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return folder
+
+
+RISE, FALL = np.linspace(0, 3, 60).tolist(), np.r_[np.linspace(0, 3, 30), np.linspace(3, 0, 30)].tolist()
+
+
+@pytest.mark.parametrize(("trained", "expected"), [
+    ((RISE, RISE), False), ((RISE, FALL), True), ((FALL, RISE), True), ((RISE, [None, *RISE[1:]]), True)])
+def test_a_run_has_collapsed_where_one_agent_has(trained, expected, tmp_path):
+    """Numbers that were not finite are null in the file."""
+    assert measured(finished(tmp_path / "cory", [1, 1], {}, trained))["collapsed"] is expected
+
+
+def run(reward, kl, start=0.0):
+    return {"start": start, "task_reward": reward, "kl": kl, "length": 1.0, "collapsed": False, "pass_at_k": {},
+            "kl_growth": 1.0, "seconds": 60.0}
+
+
+def test_hypervolumes_are_of_the_runs_that_all_variants_have():
+    """A stopped job has more runs of one variant; and each variant starts at its own model."""
+    runs = {("ppo", 0.1, None, 0): run(3.0, 2.0), ("ppo", 0.3, None, 0): run(1.0, 1.0),
+            ("ppo", 0.1, None, 1): run(9.0, 0.0), ("ppo_big", 0.1, None, 0): run(3.0, 4.0, 1.5)}
+    summary = summarize(runs, argparse.Namespace())
+    assert summary["runs"] == 4 and summary["runs_left_out"] == 2 and len(summary["rows"]) == 3
+    volumes = summary["hypervolume"]
+    assert {name: (own["mean"], own["start"], own["n"]) for name, own in volumes.items()} == {
+        "ppo": (3 * (4 - 2), 0.0, 1), "ppo_big": (0.0, 1.5, 1)}
+    assert "2 runs with settings and seeds" in table(summary)
+    nothing = summarize({("ppo", 0.1, None, 0): run(1, 1), ("cory", 0.3, None, 0): run(1, 1)}, argparse.Namespace())
+    assert not nothing["hypervolume"] and nothing["runs_left_out"] == 2
+
+
+def test_no_setting_is_lost_where_it_has_fewer_seeds():
+    """The second coefficient has one seed: it is in every resampling, so that the interval holds the mean."""
+    runs = {("ppo", 0.1, None, seed): run(2.0, 2.0) for seed in range(3)} | {("ppo", 0.3, None, 0): run(1.0, 0.0)}
+    volume = summarize(runs, argparse.Namespace())["hypervolume"]["ppo"]
+    assert volume["ci_low"] == volume["mean"] == volume["ci_high"] == 2.0
 
 
 def test_pass_at_k_is_in_the_table_where_the_runs_have_it(tmp_path):

@@ -1,19 +1,25 @@
 """An iteration of PPO against TRL's last PPO trainer: the same model, prompts and settings, in one run, taking turns.
 
     python scripts/bench_ppo.py TRL_WHEEL [--iterations 4] [--batch 16] [--repeats 2] [--ragged] [--json FILE]
+    python scripts/bench_ppo.py --cory [the same]
 
 TRL_WHEEL is the file of trl 1.12 (`pip download --no-deps trl==1.12.0`), the last one with a PPO trainer; it is read
 from the file. A decoder of 26 million random parameters; prompts of 16 to 48 tokens, or with --ragged in the lengths of
 64 rows of human preferences, which TRL pads; responses of 32; all weights, a critic of its own, k1 in the reward,
 temperature 0.7, four passes over one minibatch. Seconds of an iteration (rollout, scoring, updates) are means without
 the first, which compiles; a ratio is the median over repeats. `shared` has a value head on the policy instead of a
-critic. Then an iteration of CORY with adapters against the sum of two of PPO, at the prompts of the pioneer and of the
-observer, by time and by memory.
+critic.
+
+Then an iteration of CORY with adapters against two of PPO, by time and by memory: one reads the prompts that CORY's
+pioneer had in this iteration, and one those of its observer, token by token. The model has the 1,280 tokens of the
+packaged tokenizer there, so that responses are texts of about their own length. All iterations are made twice, and
+timed the second time, when every program is compiled. `--cory` measures this part alone, without TRL_WHEEL.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import statistics
@@ -82,7 +88,7 @@ def trl(folder: Path, wheel: str, options: argparse.Namespace) -> list[float]:
     return np.diff(moments).tolist()
 
 
-def random_model() -> Any:
+def random_model(vocabulary: int = 8192) -> Any:
     import jax
 
     import jaxllm
@@ -90,7 +96,7 @@ def random_model() -> Any:
     from jaxllm.models.families import read_config
     from jaxllm.text import load_tokenizer
 
-    spec = read_config(dict(CONFIG, model_type="llama"), "benchmark")
+    spec = read_config(dict(CONFIG, model_type="llama", vocab_size=vocabulary), "benchmark")
     params = jax.jit(lambda key: init_params(spec, key))(jax.random.key(0))
     return jaxllm.Model(spec, params, load_tokenizer("tiny"))
 
@@ -132,12 +138,12 @@ def ours(shared: bool, options: argparse.Namespace) -> list[float]:
 
 
 def cory(options: argparse.Namespace) -> dict[str, Any]:
-    """Compares an iteration of two agents with one of each agent alone, at equal lengths of the prompts."""
+    """Compares an iteration of two agents with one of an agent alone at the prompts of each of them."""
     import jax
 
     from jaxllm.cory import TeamConfig
     from jaxllm.cory.config import CoryConfig, HeldBackConfig
-    from jaxllm.cory.team import Trainer
+    from jaxllm.cory.team import Team, Trainer, Turn
     from jaxllm.devices import make_mesh
     from jaxllm.generate import Generator
     from jaxllm.models import LoraConfig
@@ -145,30 +151,42 @@ def cory(options: argparse.Namespace) -> dict[str, Any]:
     from jaxllm.rl.rewards import Part, Reward
 
     reward = Reward([Part(lambda prompts, responses, rows: [float(len(text)) for text in responses])])
-    base = Generator(random_model(), donate=True)
+    base = Generator(random_model(1280), donate=True)
     tokenizer = base.model.tokenizer
     rows = [{"prompt": tokenizer.decode(ids)} for ids in prompts_of(options.batch, options.ragged)]
-    common = settings(options, lora=LoraConfig(), policy=PolicyConfig())
-    template = "{query}{response}\n{query}"
-    observed = [{"prompt": row["prompt"] + tokenizer.decode(ids) + "\n" + row["prompt"]}
-                for row, ids in zip(rows, prompts_of(2 * options.batch, options.ragged)[options.batch:], strict=True)]
-    teams = {"cory": (2, rows), "ppo, pioneer's prompts": (1, rows), "ppo, observer's prompts": (1, observed)}
-    trainers, states = {}, {}
-    for name, (agents, own) in teams.items():
-        config = TeamConfig(agents=agents, cory=CoryConfig(observer_template=template),
-                            held_back=HeldBackConfig(rows=0), **common)
-        trainers[name] = Trainer.make(config, base, own, [], reward, make_mesh(1))
-        states[name] = trainers[name].start()
-    seconds: dict[str, list[float]] = {name: [] for name in teams}
-    for iteration in range(options.iterations):
+    configs = [TeamConfig(agents=agents, cory=CoryConfig(observer_template="{query}{response}\n{query}"),
+                          held_back=HeldBackConfig(rows=0),
+                          **settings(options, lora=LoraConfig(), policy=PolicyConfig())) for agents in (1, 2)]
+    cory = Trainer.make(configs[1], base, rows, [], reward, make_mesh(1))
+    # An agent alone has the compiled programs, and shapes of rows, of the role with its prompts.
+    alone = {f"ppo, {role}'s prompts": dataclasses.replace(cory, config=configs[0], learners=(learner,))
+             for role, learner in zip(("pioneer", "observer"), cory.learners, strict=True)}
+    trainers = {"cory": cory, **alone}
+    states: dict[str, Team] = {}
+    seconds: dict[str, float] = {}
+    tokens: dict[str, float] = {}  # of a prompt
+
+    def iterate(name: str, iteration: int, own: list[dict[str, str]]) -> list[Turn]:
+        start = time.perf_counter()
+        states[name], _, turns = dataclasses.replace(trainers[name], rows=own).iterate(states[name], iteration)
+        seconds[name] += (time.perf_counter() - start) / options.iterations
+        lengths = [len(ids) for turn in turns for ids in turn.rollout.prompts]
+        tokens[name] += float(np.mean(lengths)) / options.iterations
+        return turns
+
+    for _ in range(2):  # the first time compiles
         for name, trainer in trainers.items():
-            start = time.perf_counter()
-            states[name], _, _ = trainer.iterate(states[name], iteration)
-            seconds[name].append(time.perf_counter() - start)
+            states[name], seconds[name], tokens[name] = trainer.start(), 0.0, 0.0
+        for iteration in range(options.iterations):
+            both = iterate("cory", iteration, rows)
+            for name, turn in zip(alone, both, strict=True):
+                own = [{"prompt": tokenizer.decode(ids)} for ids in turn.rollout.prompts]
+                [single] = iterate(name, iteration, own)
+                prompts = [sorted(ids.tolist() for ids in one.rollout.prompts) for one in (turn, single)]
+                assert prompts[0] == prompts[1], f"{name} are not those of CORY"
     size = lambda tree: sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
-    live = {name: size(base.params) + size(states[name].agents) for name in teams}
-    mean = {name: float(np.mean(own[1:])) for name, own in seconds.items()}
-    return {"seconds": mean, "live_bytes": live}
+    live = {name: size(base.params) + size(states[name].agents) for name in trainers}
+    return {"seconds": seconds, "prompt_tokens": tokens, "live_bytes": live}
 
 
 def measured(*arguments: str) -> Any:
@@ -181,10 +199,11 @@ def measured(*arguments: str) -> Any:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("wheel")
+    parser.add_argument("wheel", nargs="?", default="")
     for name, value in (("iterations", 4), ("batch", 16), ("repeats", 2)):
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--ragged", action="store_true", help="prompts in the lengths of human preferences")
+    parser.add_argument("--cory", action="store_true", help="measure CORY against PPO alone")
     parser.add_argument("--json", type=Path, help="also write the numbers here")
     parser.add_argument("--side", help=argparse.SUPPRESS)  # this process measures one side
     options = parser.parse_args()
@@ -196,27 +215,34 @@ def main() -> None:
                  "cory": lambda: cory(options)}
         print(json.dumps(sides[options.side]()))
         return
+    if not options.wheel and not options.cory:
+        parser.error("TRL_WHEEL is missing")
     counts = [f"--{name}={getattr(options, name)}" for name in ("iterations", "batch")]
     counts += ["--ragged"] if options.ragged else []
     run = lambda side: measured(options.wheel, *counts, f"--side={side}")
-    seconds: dict[str, list[float]] = {"trl": [], "ours": [], "shared": []}
+    seconds: dict[str, list[float]] = {} if options.cory else {"trl": [], "ours": [], "shared": []}
     for _ in range(options.repeats):
         for side, own in seconds.items():
             own.append(float(np.mean(run(side)[1:])))
-    print("| side | seconds an iteration | TRL / ours |\n|---|---|---|")
+    if seconds:
+        print("| side | seconds an iteration | TRL / ours |\n|---|---|---|")
     for side, own in seconds.items():
         ratio = statistics.median(a / b for a, b in zip(seconds["trl"], own, strict=True))
         print(f"| {side} | {statistics.median(own):.2f} | {ratio:.2f} |", flush=True)
     if options.json:
         options.json.write_text(json.dumps({"seconds": seconds}, indent=2) + "\n")
-    team = run("cory")
-    both = team["seconds"]["ppo, pioneer's prompts"] + team["seconds"]["ppo, observer's prompts"]
-    one, two = team["live_bytes"]["ppo, observer's prompts"], team["live_bytes"]["cory"]
-    print(f"\nCORY {team['seconds']['cory']:.2f} s, both PPO together {both:.2f} s: ratio "
-          f"{team['seconds']['cory'] / both:.3f}. Base, agents and optimizers {two:,} bytes, PPO {one:,}: ratio "
+    teams = [run("cory") for _ in range(options.repeats)]
+    print("\n| side | seconds an iteration | tokens of a prompt |\n|---|---|---|")
+    for name in teams[0]["seconds"]:
+        own, lengths = ([team[key][name] for team in teams] for key in ("seconds", "prompt_tokens"))
+        print(f"| {name} | {statistics.median(own):.2f} | {statistics.median(lengths):.1f} |")
+    ratios = [own["cory"] / (sum(own.values()) - own["cory"]) for own in (team["seconds"] for team in teams)]
+    one, two = (teams[0]["live_bytes"][name] for name in ("ppo, observer's prompts", "cory"))
+    print(f"\nCORY over both PPO together: {', '.join(f'{ratio:.3f}' for ratio in ratios)}, median "
+          f"{statistics.median(ratios):.3f}. Base, agents and optimizers {two:,} bytes, PPO {one:,}: ratio "
           f"{two / one:.3f}.")
     if options.json:
-        options.json.write_text(json.dumps({"seconds": seconds, "cory": team}, indent=2) + "\n")
+        options.json.write_text(json.dumps({"seconds": seconds, "cory": teams}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

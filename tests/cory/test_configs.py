@@ -25,6 +25,8 @@ def test_recipes_are_valid(path):
         assert config.query.tokens == [2, 8] and config.response_tokens == [4, 15] and config.lora is None
     if path.stem == "gsm8k_paper":
         assert (config.train.lr, config.rows, config.train.accumulate, config.kl_coef) == (1e-4, 32, 16, 0.01)
+    if config.kl_kind == "full":
+        assert "adaptive:" in path.read_text(), "the paper leaves it open, so that each config is explicit"
     assert config.kl_kind == ("k1" if path.stem in ("tiny", "smollm2_imdb") else "full")
     if path.stem == "imdb_code_parity":
         assert config.kl.adaptive and config.scores.scale and config.scores.center

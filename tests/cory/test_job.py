@@ -12,6 +12,7 @@ from jaxllm.cory import team as team_module
 from jaxllm.model import load_with_adapter
 from jaxllm.rl import rewards
 from jaxllm.train import read_metrics
+from tests.conftest import ROOT
 from tests.processes import run_file
 
 PHASES = ("rollout", "reward", "score", "update")
@@ -240,6 +241,17 @@ def test_iterations_without_an_update_are_counted_on_after_a_stop(tmp_path, caps
     monkeypatch.setattr(team_module.Clock, "phase", plain)
     assert main(command) == 2
     assert "no update in 3 iterations in a row, up to iteration 2" in capsys.readouterr().err
+
+
+@pytest.mark.long
+def test_both_agents_learn_to_praise(tmp_path):
+    """Two fifths of the iterations of the tiny config, at a lower coefficient: each agent alone, on bare queries."""
+    out = tmp_path / "run"
+    assert main(["rl", f"--config={ROOT / 'configs' / 'cory' / 'tiny.yaml'}", f"--out={out}", "--iterations=24",
+                 "--kl.coef=0.1", "--save=nothing"]) == 0
+    for name, agent in json.loads((out / "result.json").read_text())["agents"].items():
+        before, after = (agent[when]["task_reward"] for when in ("before", "after"))
+        assert after["ci_low"] > before["ci_high"], (name, before, after)
 
 
 @pytest.mark.long

@@ -2,9 +2,9 @@
 
     minimize  mean over targets s of  1/n sum_t D( p_teacher(s_t | x, s_<t),  p_student(s_t | s_<t) )
 
-over the whole vocabulary and all tokens of s. The teacher is the same network without the adapter. Every target
-has the same weight, as in the paper, where each had an optimizer step of its own; the paper's code divides by the
-vocabulary size as well, which only rescales the loss and is not done here.
+over all tokens of s, and the whole vocabulary or the teacher's top k and the rest (`ops/top_k.py`). The teacher is the
+same network without the adapter. Every target has the same weight, as in the paper, where each had an optimizer step
+of its own; the paper's code divides by the vocabulary size as well, which only rescales the loss and is not done here.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from jaxllm.finetune.trainable import student_of
 from jaxllm.models import Adapter, ModelSpec, forward, unembedding
 from jaxllm.models.network import Params, Remat
 from jaxllm.ops import masked_sum, token_divergence, token_logprobs, top_k_kl
+from jaxllm.ops.losses import SumAndWeight
+from jaxllm.ops.top_k import top_k_rest
 from jaxllm.ops.vocab import Divergence
 from jaxllm.train import LossFn
 
@@ -41,19 +43,21 @@ class DivergenceConfig:
         beta: weight of the teacher in the mixture of jsd.
         temperature: divides the logits of both.
         top_k: cache the teacher's top-k log-probabilities, with all other tokens as one: each target is run through
-            the teacher once per run instead of once per step; null runs the teacher in every step over the whole
-            vocabulary. Cheaper where documents are long or targets repeat; forward only.
+            the teacher once per run instead of once per step; forward only. null runs the teacher in every step over
+            the whole vocabulary (paper). auto is 64 where forward KL to a frozen teacher then reads at most half the
+            tokens, and null elsewhere.
     """
 
     kind: Literal["forward", "reverse", "jsd"] = "forward"
     beta: float = 0.5
     temperature: float = 1.0
-    top_k: int | None = None
+    top_k: int | Literal["auto"] | None = "auto"
 
     def __post_init__(self):
-        check(self.top_k is None or self.top_k >= 1, "top_k", f"must be 1 or more, got {self.top_k}")
-        check(self.top_k is None or self.kind == "forward", "top_k", f"is not available for {self.kind}",
-              "set kind to forward, or top_k to null")
+        if isinstance(self.top_k, int):
+            check(self.top_k >= 1, "top_k", f"must be 1 or more, got {self.top_k}")
+            check(self.kind == "forward", "top_k", f"is not available for {self.kind}",
+                  "set kind to forward, or top_k to null")
         check(0 < self.beta < 1, "beta", f"must be between 0 and 1, got {self.beta:g}")
         check(self.temperature > 0, "temperature", f"must be above 0, got {self.temperature:g}")
 
@@ -75,6 +79,24 @@ def target_mask(segments: jax.Array, masked_tokens: jax.Array | None = None) -> 
         return mask
     chex.assert_shape(masked_tokens, segments.shape[:1])
     return mask & (jnp.arange(1, segments.shape[1] + 1)[None] >= masked_tokens[:, None])
+
+
+def target_means(values: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array]:
+    """Averages values over the predicted tokens of every target.
+
+    Args:
+        values: `[B, Ts]` at the student's states, or `[R, N]` at the predictions of packed rows.
+        batch: from `collate` or `pack_targets`.
+
+    Returns:
+        means and weights of the targets `[B]`, 0 for one without a predicted token; of packed rows the values
+        themselves, with weights that sum to 1 over each target.
+    """
+    if is_packed(batch):
+        return values, batch["weights"]
+    mask = target_mask(batch["student_segments"], batch["masked_tokens"])
+    lengths = mask.sum(-1)
+    return jnp.where(mask, values, 0.0).sum(-1) / jnp.maximum(lengths, 1), (lengths > 0).astype(jnp.float32)
 
 
 def align(teacher_hidden: jax.Array, offset: jax.Array, length: int) -> jax.Array:
@@ -181,6 +203,10 @@ def make_loss(spec: ModelSpec, objective: TargetObjective, adapter_scale: float 
         teacher: adapter of the open-book teacher: none, the student's, or the average in the state's `extra`.
         dtype, remat: settings of the forward passes.
 
+    Returns:
+        the loss, with the metrics `loss_TYPE` and, of a batch with `teacher_logprobs`, `top_k_rest`: the teacher's
+        probability of the tokens outside its top k.
+
     Raises:
         ValueError: the teacher has an adapter, and all weights are trained.
     """
@@ -192,7 +218,7 @@ def make_loss(spec: ModelSpec, objective: TargetObjective, adapter_scale: float 
         if two_teachers:
             frozen, open_book_teacher = frozen
         student, adapter = student_of(trained, frozen, adapter_scale, dropout)
-        keys = None
+        keys, metrics = None, dict[str, SumAndWeight]()
         if dropout and adapter is not None:
             keys = jax.vmap(lambda row: jax.random.fold_in(key, row))(batch["row"])
         if objective == "finetune":
@@ -201,6 +227,7 @@ def make_loss(spec: ModelSpec, objective: TargetObjective, adapter_scale: float 
             hidden = student_states(spec, student, adapter, batch, dtype=dtype, remat=remat, dropout_keys=keys)
             values = top_k_kl(hidden, unembedding(spec, student), batch["teacher_ids"], batch["teacher_logprobs"],
                               temperature=temperature) * temperature**2
+            metrics["top_k_rest"] = masked_sum(*target_means(top_k_rest(batch["teacher_logprobs"]), batch))
         else:
             open_book_adapter = None
             if teacher != "frozen":
@@ -210,15 +237,9 @@ def make_loss(spec: ModelSpec, objective: TargetObjective, adapter_scale: float 
                                        open_book_adapter=open_book_adapter, kind=kind, beta=beta,
                                        temperature=temperature, dtype=dtype, remat=remat, dropout_keys=keys
                                        ) * temperature**2
-        if is_packed(batch):
-            weights = batch["weights"]
-        else:
-            mask = target_mask(batch["student_segments"], batch["masked_tokens"])
-            lengths = mask.sum(-1)
-            values = jnp.where(mask, values, 0.0).sum(-1) / jnp.maximum(lengths, 1)
-            weights = (lengths > 0).astype(jnp.float32)
-        by_type = {f"loss_{name}": masked_sum(values, weights * (batch["target_type"] == i))
-                   for i, name in enumerate(TARGET_TYPES)}
-        return masked_sum(values, weights), by_type
+        values, weights = target_means(values, batch)
+        metrics |= {f"loss_{name}": masked_sum(values, weights * (batch["target_type"] == i))
+                    for i, name in enumerate(TARGET_TYPES)}
+        return masked_sum(values, weights), metrics
 
     return loss

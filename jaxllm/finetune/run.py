@@ -16,7 +16,7 @@ import yaml
 
 from jaxllm.config import SamplingConfig, check, to_yaml
 from jaxllm.finetune.distill import Batch, DivergenceConfig, TargetObjective, make_loss
-from jaxllm.finetune.on_policy import OnPolicyConfig, OnPolicyTargets
+from jaxllm.finetune.on_policy import OnPolicyConfig, OnPolicyTargets, TeacherWeights
 from jaxllm.finetune.packing import PackedShape, PackedTargets, can_pack, pack_targets, packed_shape, row_counts
 from jaxllm.finetune.targets import Target, TargetSource, collate, purpose_seed
 from jaxllm.finetune.teacher_cache import TeacherCache
@@ -43,6 +43,8 @@ from jaxllm.train.config import TrainConfig
 
 # Steps for which the teacher runs ahead where its log-probabilities are cached, and targets of one of its passes.
 TEACHER_STEPS_AHEAD, TEACHER_TARGETS = 32, 16
+# divergence.top_k auto: tokens per position, and how often the teacher has to read a token for a cache to be used.
+AUTO_TOP_K, WORTHWHILE_READS = 64, 2.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +66,7 @@ class TrainPlan:
         sampling: sampling of these completions.
         packing: shape of packed rows; None pads every target to a row of its own.
         teacher_packing: shape of the teacher's rows where its log-probabilities are cached.
+        top_k: log-probabilities of the teacher that are cached per position; None runs it in every step.
     """
 
     train: TrainConfig
@@ -81,16 +84,29 @@ class TrainPlan:
     sampling: SamplingConfig | None = None
     packing: PackedShape | None = None
     teacher_packing: PackedShape | None = None
+    top_k: int | None = None
 
     @property
     def averages_teacher(self) -> bool:
         """Whether the state's `extra` holds the average of the trained tree as the `teacher`."""
         return self.on_policy is not None and self.on_policy.teacher == "average"
 
+    @property
+    def teacher_targets(self) -> int:
+        """Targets of one pass of a teacher with cached outputs."""
+        if self.teacher_packing is None:
+            return self.train.batch_size // self.train.accumulate
+        return TEACHER_TARGETS
+
     def pack(self, targets: Sequence[Target]) -> PackedTargets:
         """Packs the targets of a step; the plan has to have a shape of packed rows."""
-        multiple = self.train.accumulate * self.mesh.shape["data"] * self.mesh.shape["fsdp"]
+        multiple = self.train.accumulate * _groups(self.mesh)
         return pack_targets(targets, cast(PackedShape, self.packing), row_counts(self.train.batch_size, multiple))
+
+
+def _groups(mesh: jax.sharding.Mesh) -> int:
+    """Counts the groups of devices that share the rows of a batch."""
+    return mesh.shape["data"] * mesh.shape["fsdp"]
 
 
 def resolved_steps(train: TrainConfig) -> int:
@@ -104,12 +120,15 @@ def make_plan(model: Model, objective: TargetObjective, train: TrainConfig, lora
               divergence: DivergenceConfig, lengths: tuple[int, int], dtype: jnp.dtype,
               mesh: jax.sharding.Mesh, *, two_teachers: bool = False, on_policy: OnPolicyConfig | None = None,
               sampling: SamplingConfig | None = None, epoch_targets: int | None = None,
-              batches: Sequence[Sequence[Target]] = ()) -> TrainPlan:
+              batches: Sequence[Sequence[Target]] = (), teacher_reads: Callable[[int], float] | None = None
+              ) -> TrainPlan:
     """Makes a plan: one program, compiled at its first step, for every source that fits `lengths`.
 
     Args:
         epoch_targets: targets of one epoch, for `train.epochs`; None where the job has none.
         batches: typical batches, for which packed rows are made to fit.
+        teacher_reads: maps a number of targets to how often the teacher reads each of their tokens without a cache, on
+            average, for divergence.top_k auto; None is once.
 
     The other arguments are those of `TrainPlan`. Rows are not packed where that would change the hidden states; see
     `can_pack`.
@@ -117,27 +136,43 @@ def make_plan(model: Model, objective: TargetObjective, train: TrainConfig, lora
     Raises:
         UserError: divergence.top_k is larger than the vocabulary.
     """
-    check(divergence.top_k is None or divergence.top_k <= model.spec.vocab_size, "divergence.top_k",
-          f"must be at most the vocabulary of {model.spec.vocab_size}, got {divergence.top_k}")
     train, packing, teacher_packing = train.resolve(epoch_targets), None, None
+    steps, distill = resolved_steps(train), objective == "distill"
+    teacher: TeacherWeights = "frozen" if on_policy is None else on_policy.teacher
+    reads = lambda: 1.0 if teacher_reads is None else teacher_reads(steps * train.batch_size)
+    top_k = _chosen_top_k(divergence, model.spec.vocab_size, teacher, reads) if distill else None
     if train.packing and can_pack(model.spec):
-        distill, groups = objective == "distill", mesh.shape["data"] * mesh.shape["fsdp"]
+        groups = _groups(mesh)
         packing = packed_shape(lengths, batches, model.spec.width, multiple=train.accumulate * groups,
-                               views=(True, distill and divergence.top_k is None))
-        if distill and divergence.top_k is not None:
+                               views=(True, distill and top_k is None))
+        if top_k is not None:
             texts = list(dict.fromkeys(target for batch in batches for target in batch))
             parts = [texts[start:start + TEACHER_TARGETS] for start in range(0, len(texts), TEACHER_TARGETS)]
             teacher_packing = packed_shape(lengths, parts, model.spec.width, multiple=groups, views=(False, True))
-    steps = resolved_steps(train)
     optimizer, schedule = make_optimizer(train, steps), make_schedule(train, steps)
     scale = None if lora is None else lora.alpha / lora.rank
     loss = make_loss(model.spec, objective, scale, kind=divergence.kind, beta=divergence.beta,
                      temperature=divergence.temperature, dropout=0.0 if lora is None else lora.dropout, dtype=dtype,
-                     remat=train.remat, two_teachers=two_teachers and divergence.top_k is None,
-                     teacher="frozen" if on_policy is None else on_policy.teacher)
+                     remat=train.remat, two_teachers=two_teachers and top_k is None, teacher=teacher)
     step = make_train_step(loss, optimizer, schedule, train.accumulate)
     return TrainPlan(train, lora, step, optimizer, mesh, *lengths, divergence, objective, dtype, two_teachers,
-                     on_policy, sampling, packing, teacher_packing)
+                     on_policy, sampling, packing, teacher_packing, top_k)
+
+
+def _chosen_top_k(divergence: DivergenceConfig, vocabulary: int, teacher: TeacherWeights,
+                  reads: Callable[[], float]) -> int | None:
+    """Resolves divergence.top_k of a distillation; see `DivergenceConfig`.
+
+    Raises:
+        UserError: it is larger than the vocabulary.
+    """
+    top_k = divergence.top_k
+    if isinstance(top_k, str):  # auto
+        worthwhile = divergence.kind == "forward" and teacher == "frozen" and reads() >= WORTHWHILE_READS
+        return min(AUTO_TOP_K, vocabulary) if worthwhile else None
+    check(top_k is None or top_k <= vocabulary, "divergence.top_k",
+          f"must be at most the vocabulary of {vocabulary}, got {top_k}")
+    return top_k
 
 
 @dataclasses.dataclass(frozen=True)
@@ -234,10 +269,9 @@ def run_plan(base: Generator, targets: TargetSource, plan: TrainPlan, *, checkpo
         hooks.append(_sampling_hook(sampled, plan.on_policy.every, plan, state))
         draw = sampled.target
     cache = None
-    if plan.objective == "distill" and plan.divergence.top_k is not None:
-        cache = TeacherCache(base, open_book_teacher if plan.two_teachers else None, plan.divergence.top_k,
-                             (plan.student_length, plan.teacher_length),
-                             train.batch_size // train.accumulate if plan.teacher_packing is None else TEACHER_TARGETS,
+    if plan.top_k is not None:
+        cache = TeacherCache(base, open_book_teacher if plan.two_teachers else None, plan.top_k,
+                             (plan.student_length, plan.teacher_length), plan.teacher_targets,
                              plan.divergence.temperature, plan.dtype, plan.mesh, plan.teacher_packing)
     second = open_book_teacher if plan.two_teachers and cache is None else None
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxllm.finetune.distill import Batch, teacher_states
+from jaxllm.finetune.distill import Batch, student_states, target_means, teacher_states
 from jaxllm.finetune.packing import (
     PackedShape,
     PackedTargets,
@@ -23,7 +23,8 @@ from jaxllm.generate import Generator
 from jaxllm.models import ModelSpec, unembedding
 from jaxllm.models.mesh import put_batch
 from jaxllm.models.network import Params
-from jaxllm.ops import top_k_logprobs
+from jaxllm.ops import masked_sum, token_divergence, top_k_kl, top_k_logprobs
+from jaxllm.ops.top_k import top_k_rest
 
 # Host memory of the cache; when it is full it is emptied, and targets are run through the teacher again.
 CACHE_BYTES = 2 * 2**30
@@ -36,6 +37,40 @@ def teacher_top_k(spec: ModelSpec, teacher: Params, batch: Batch, *, k: int, tem
     `[B, Ts, k]`, or `[R, N, k]` of packed rows."""
     states = teacher_states(spec, teacher, batch, dtype=dtype)
     return top_k_logprobs(states, unembedding(spec, teacher), k, temperature=temperature)
+
+
+def top_k_error(teacher: Generator, targets: Sequence[Target], k: int, lengths: tuple[int, int], temperature: float,
+                dtype: jnp.dtype, mesh: jax.sharding.Mesh) -> dict[str, float]:
+    """Measures what a cache of the teacher's top k leaves out, before training.
+
+    Args:
+        teacher: the teacher, and the student before its first step.
+        targets: targets of one pass.
+        k, lengths, temperature, dtype, mesh: see `TeacherCache`.
+
+    Returns:
+        means over the targets: `rest`, the probability outside the top k, and the loss of the first step in nats per
+        token, `kl` over the whole vocabulary and `kl_top_k` as it is trained on.
+    """
+    rows = -len(targets) % (mesh.shape["data"] * mesh.shape["fsdp"])
+    batch = collate([*targets, *[EMPTY] * rows], *lengths)
+    with jax.set_mesh(mesh):
+        means = _top_k_error(teacher.model.spec, teacher.training_params(), put_batch(batch, mesh), k=k,
+                             temperature=temperature, dtype=dtype)
+    return {name: float(value) for name, value in means.items()}
+
+
+@partial(jax.jit, static_argnames=("spec", "k", "temperature", "dtype"))
+def _top_k_error(spec: ModelSpec, params: Params, batch: Batch, *, k: int, temperature: float, dtype: jnp.dtype
+                 ) -> dict[str, jax.Array]:
+    head, student = unembedding(spec, params), student_states(spec, params, None, batch, dtype=dtype)
+    teacher = teacher_states(spec, params, batch, dtype=dtype)
+    ids, logprobs = top_k_logprobs(teacher, head, k, temperature=temperature)
+    values = {"rest": top_k_rest(logprobs),
+              "kl": token_divergence(student, head, teacher, head, temperature=temperature) * temperature**2,
+              "kl_top_k": top_k_kl(student, head, ids, logprobs, temperature=temperature) * temperature**2}
+    sums = {name: masked_sum(*target_means(own, batch)) for name, own in values.items()}
+    return {name: total / weight for name, (total, weight) in sums.items()}
 
 
 class TeacherCache:

@@ -84,12 +84,17 @@ def top_k_kl(student: jax.Array, unembedding: Unembedding, ids: jax.Array, logpr
     first = token_logprobs(flat, unembedding, chosen[:, 0], temperature=temperature, block=block)
     q = scores - scores[:, :1] + first[:, None]
     p = lax.stop_gradient(logprobs.reshape(-1, k))
-    p_rest = jnp.maximum(1.0 - jnp.exp(p).sum(-1), 0.0)
+    p_rest = top_k_rest(p)
     q_rest = jnp.maximum(1.0 - jnp.exp(q).sum(-1), SMALLEST_REST)
     # Zero where the teacher has no probability left.
     log_ratio = jnp.log(jnp.maximum(p_rest, SMALLEST_REST)) - jnp.log(q_rest)
     rest = jnp.where(p_rest > SMALLEST_REST, p_rest * log_ratio, 0.0)
     return ((jnp.exp(p) * (p - q)).sum(-1) + rest).reshape(student.shape[:-1])
+
+
+def top_k_rest(logprobs: jax.Array) -> jax.Array:
+    """Computes the probability outside the top k, `[...]` float32, from log-probabilities `[..., k]`."""
+    return jnp.maximum(1.0 - jnp.exp(logprobs).sum(-1), 0.0)
 
 
 def _scores_of(hidden: jax.Array, unembedding: Unembedding, ids: jax.Array) -> jax.Array:

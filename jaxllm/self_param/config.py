@@ -224,7 +224,7 @@ class InjectConfig:
         check(not self.on_policy.share or self.mixture.qa > 0, "on_policy.share",
               "needs QA targets, and mixture.qa is 0", "raise mixture.qa, or set it to 0")
         changes = self.on_policy.teacher != "frozen"
-        check(not changes or self.divergence.top_k is None, "on_policy.teacher",
+        check(not changes or not isinstance(self.divergence.top_k, int), "on_policy.teacher",
               f"{self.on_policy.teacher} changes in every step, and divergence.top_k caches the teacher's outputs",
               "set divergence.top_k to null, or the teacher to frozen")
         check(not changes or self.lora is not None, "on_policy.teacher",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any, cast
 
 import jax
@@ -13,7 +14,7 @@ import numpy as np
 from jaxllm.errors import UserError
 from jaxllm.finetune.memory import abstract_adapter, device_bytes, memory_table
 from jaxllm.finetune.packing import pack_targets, row_counts
-from jaxllm.finetune.run import TEACHER_TARGETS, TrainPlan, make_plan
+from jaxllm.finetune.run import TrainPlan, make_plan
 from jaxllm.finetune.targets import Target, build_target, collate, common_lengths, continuation
 from jaxllm.finetune.teacher_cache import teacher_top_k
 from jaxllm.model import Model
@@ -24,6 +25,7 @@ from jaxllm.models.mesh import batch_sharding, model_shardings
 from jaxllm.self_param.config import Config
 from jaxllm.self_param.experiment import two_teachers, weight_dtype
 from jaxllm.self_param.injection import OBJECTIVES
+from jaxllm.self_param.targets import DocumentTargets, teacher_reads
 from jaxllm.train import abstract_state
 
 
@@ -46,7 +48,7 @@ def dry_run(config: Config, mesh: jax.sharding.Mesh) -> str:
     plan = make_plan(Model(spec, weights, cast(Any, None)), OBJECTIVES["self_param"], config.train, config.lora,
                      config.divergence, lengths, config.device.compute_dtype, mesh, two_teachers=teachers,
                      on_policy=config.on_policy if config.on_policy.share else None,
-                     batches=[targets[:config.train.batch_size]])
+                     batches=[targets[:config.train.batch_size]], teacher_reads=_reads(config))
     state = abstract_state(trained, plan.optimizer)
     if plan.averages_teacher:
         state = dataclasses.replace(state, extra={"teacher": trained})
@@ -70,7 +72,7 @@ def dry_run(config: Config, mesh: jax.sharding.Mesh) -> str:
 
 def _temporary(spec: ModelSpec, plan: TrainPlan, state, weights: Params, targets: list[Target]) -> int:
     """Compiles the step, and the teacher's pass where its output is cached; returns the larger temporary size."""
-    top_k, mesh = plan.divergence.top_k, plan.mesh
+    top_k, mesh = plan.top_k, plan.mesh
     lengths = plan.student_length, plan.teacher_length
     batch = collate(targets, *lengths) if plan.packing is None else plan.pack(targets).batch
     with jax.set_mesh(mesh):
@@ -80,10 +82,9 @@ def _temporary(spec: ModelSpec, plan: TrainPlan, state, weights: Params, targets
         else:
             ids = np.zeros((*batch["student" if plan.packing is None else "labels"].shape, top_k), np.int32)
             cached = batch | {"teacher_ids": ids, "teacher_logprobs": ids.astype(np.float32)}
-            texts = targets[:len(targets) // plan.train.accumulate]
+            texts = targets[:plan.teacher_targets]
             if plan.teacher_packing is not None:
-                texts = targets[:TEACHER_TARGETS]
-                counts = row_counts(TEACHER_TARGETS, mesh.shape["data"] * mesh.shape["fsdp"])
+                counts = row_counts(plan.teacher_targets, mesh.shape["data"] * mesh.shape["fsdp"])
                 batch = pack_targets(texts, plan.teacher_packing, counts).batch
             else:
                 batch = collate(texts, *lengths)
@@ -91,6 +92,17 @@ def _temporary(spec: ModelSpec, plan: TrainPlan, state, weights: Params, targets
                         teacher_top_k.lower(spec, weights, _shapes(batch, mesh), k=top_k,
                                             temperature=plan.divergence.temperature, dtype=plan.dtype)]
         return max(program.compile().memory_analysis().temp_size_in_bytes for program in programs)
+
+
+def _reads(config: Config) -> Callable[[int], float]:
+    """Estimates `teacher_reads` for documents of `config.dry_run` tokens, with as many texts as the settings allow."""
+    document, pair = (1,) * (config.dry_run or 0), (1,) * (config.qa_pairs.max_tokens + config.sampling.max_tokens)
+    questions = (build_target((), document, pair, "qa"),) * (config.qa_pairs.per_document + config.qa_pairs.cloze)
+    one = DocumentTargets((), document, questions, ((1,) * config.unrelated.tokens,) * config.unrelated.train,
+                          document if config.unrelated.with_document else (), config.mixture.cycle, 0,
+                          (pair,) * config.rehearsal.texts)
+    together = (config.documents or 1) if config.setting == "batch" else 1
+    return lambda count: teacher_reads([one], count / together, config.on_policy.share)
 
 
 def _shapes(batch: dict[str, np.ndarray], mesh: jax.sharding.Mesh) -> dict[str, jax.ShapeDtypeStruct]:

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from jaxllm.files import JsonlWriter, plain, read_jsonl, write_jsonl
 from jaxllm.finetune.run import TrainPlan, TrainResult, remove_checkpoints, train_run
 from jaxllm.finetune.targets import InterleavedTargets, ReplayTargets, TargetSource, interleave, purpose_seed
+from jaxllm.finetune.teacher_cache import top_k_error
 from jaxllm.generate import Generator
 from jaxllm.job import Job
 from jaxllm.models import Adapter, merge_adapter, save_model, stack_layers
@@ -108,6 +109,23 @@ def prepare(config: Config, job: Job, base: Generator, mesh: jax.sharding.Mesh, 
                                    two_teachers=two_teachers(config, method)) for method in methods}
     evaluator = Evaluator(config, base, prompts, documents, probes, drift_targets(prompts, held_out))
     return Experiment(config, job, base, prompts, documents, evaluator, targets, plans, len(unrelated), made)
+
+
+def cache_error(experiment: Experiment) -> dict[str, float] | None:
+    """Measures what the cache of the teacher's top k leaves out, on the first batch of the first injection.
+
+    Returns:
+        `top_k`, and the values of `top_k_error`; None where the teacher runs in every step.
+    """
+    plan = experiment.plans["self_param"]
+    if plan.top_k is None:
+        return None
+    rehearsal = experiment.targets["self_param"][0][0].rehearsal
+    source = _source(experiment, "self_param", experiment.groups[0], rehearsal)
+    targets = [source.target(number) for number in range(plan.train.batch_size // plan.train.accumulate)]
+    lengths = plan.student_length, plan.teacher_length
+    return {"top_k": plan.top_k, **top_k_error(experiment.base, targets, plan.top_k, lengths,
+                                               plan.divergence.temperature, plan.dtype, plan.mesh)}
 
 
 def weight_dtype(config: Config) -> jnp.dtype | None:

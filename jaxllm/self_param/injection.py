@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import numpy as np
 
 from jaxllm.devices import open_mesh
 from jaxllm.errors import UserError
@@ -31,6 +32,7 @@ from jaxllm.self_param.targets import (
     longest_rehearsal,
     sample_rehearsal,
     sample_unrelated,
+    teacher_reads,
 )
 from jaxllm.text.rows import read_rows
 
@@ -209,10 +211,11 @@ def training_plan(method: Method, config: InjectConfig, generator: Generator, pr
         if on_policy is not None and sampling is not None:
             batches = [[*batch, *longest_completions(batch, sampling.max_tokens, prompts.window)][-size:]
                        for batch in batches]
+    reads = lambda count: float(np.mean([teacher_reads(own, count, config.on_policy.share) for own in injections]))
     return make_plan(generator.model, OBJECTIVES[method], config.train, config.lora, config.divergence,
                      common_lengths(longest, prompts.window), config.device.compute_dtype, mesh,
                      two_teachers=two_teachers, on_policy=on_policy, sampling=sampling,
-                     epoch_targets=max(map(_epoch_targets, injections)), batches=batches)
+                     epoch_targets=max(map(_epoch_targets, injections)), batches=batches, teacher_reads=reads)
 
 
 def _epoch_targets(sources: Sequence[DocumentTargets]) -> int:

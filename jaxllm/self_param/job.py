@@ -21,7 +21,7 @@ from jaxllm.self_param.chunking import check_probes, chunk_documents
 from jaxllm.self_param.config import Config
 from jaxllm.self_param.data import InjectionData, format_examples, input_files, load_data, unknown_context
 from jaxllm.self_param.dry_run import dry_run
-from jaxllm.self_param.experiment import Experiment, prepare, run_experiment, weight_dtype
+from jaxllm.self_param.experiment import Experiment, cache_error, prepare, run_experiment, weight_dtype
 from jaxllm.self_param.metrics import result_rows, summarize
 from jaxllm.self_param.prompts import Prompts
 from jaxllm.self_param.qa_filter import summarize_pairs
@@ -47,6 +47,7 @@ def run(config: Config) -> Path | None:
 def _run(config: Config, job: Job) -> Path:
     data, mesh = load_data(config, job), training_mesh(config)
     experiment = _prepare(config, job, load_model(config, mesh), mesh, data)
+    teacher_cache = cache_error(experiment)
     records = run_experiment(experiment)
     rows_of_result = result_rows(experiment.documents, records, experiment.single)
     write_jsonl(job.rows_path, rows_of_result)
@@ -57,7 +58,8 @@ def _run(config: Config, job: Job) -> Path:
         "rejected": len(data.rejected.rows), "repeated": data.repeated,
         "chunks": [len(document.passages) for document in experiment.documents],
         "locality_probes": len(data.locality_probes),
-        "unrelated_texts": {"train": experiment.unrelated_texts, "drift": len(experiment.evaluator.drift)}}
+        "unrelated_texts": {"train": experiment.unrelated_texts, "drift": len(experiment.evaluator.drift)},
+        "teacher_cache": teacher_cache}
     if config.mixture.qa:
         passages = [text for document in experiment.documents for text in document.passages]
         result["qa_pairs"] = summarize_pairs(passages, [own for document in experiment.pairs for own in document])

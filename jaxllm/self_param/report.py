@@ -43,7 +43,7 @@ def sections(result: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], metri
         parts.append(_retention(result, labels))
     if "qa_pairs" in result:
         parts.append(_qa_pairs(result["qa_pairs"]))
-    parts += [_locality(result, labels), _training(metrics, labels)]
+    parts += [_locality(result, labels), _training(metrics, labels, result["teacher_cache"])]
     return [*parts, _documents(result, labels), _answers(rows, labels)]
 
 
@@ -106,7 +106,8 @@ def _qa_pairs(pairs: Mapping[str, Any]) -> Section:
                    [Table(["dropped because", "pairs"], reasons, "pairs.jsonl has every pair.")])
 
 
-def _training(metrics: Sequence[Mapping[str, Any]], labels: Mapping[str, str]) -> Section:
+def _training(metrics: Sequence[Mapping[str, Any]], labels: Mapping[str, str], cache: Mapping[str, float] | None
+              ) -> Section:
     """Mean loss over injections by step within an injection."""
     losses: dict[str, dict[int, list[float]]] = {}
     for method in labels:
@@ -118,8 +119,12 @@ def _training(metrics: Sequence[Mapping[str, Any]], labels: Mapping[str, str]) -
                     losses.setdefault(method, collections.defaultdict(list))[line["step"] - start].append(line["loss"])
     means = {labels[method]: (sorted(own), [sum(own[step]) / len(own[step]) for step in sorted(own)])
              for method, own in losses.items()}
-    return Section("Training", "Objectives differ (divergence from the teacher, cross-entropy): compare shapes, not "
-                   "heights.", [Lines("Mean training loss over injections", "step", "nats/token", means, log=True,
+    note = "Objectives differ (divergence from the teacher, cross-entropy): compare shapes, not heights."
+    if cache is not None:
+        note += (f" Of the teacher the {cache['top_k']} most probable tokens are cached, and all others as one, with "
+                 f"{cache['rest']:.2%} of the probability; this lowers the KL of the first batch from "
+                 f"{cache['kl']:.4f} to {cache['kl_top_k']:.4f} nats/token.")
+    return Section("Training", note, [Lines("Mean training loss over injections", "step", "nats/token", means, log=True,
                                       order=ORDER)])
 
 

@@ -68,6 +68,18 @@ class DocumentTargets:
             return rehearsal_target(self.question_prefix, text)
         return self.questions[row_indices(self.seed, n, 1, len(self.questions))[0]]
 
+    def teacher_texts(self, target_type: str) -> tuple[int, float]:
+        """Returns the number of distinct targets of a type, and the mean number of tokens that the teacher reads."""
+        if target_type == "continuation":
+            return len(self.context) - 2, len(self.prefix) + len(self.context)
+        if target_type == "qa":
+            lengths = [len(target.teacher) for target in self.questions]
+        elif target_type == "unrelated":
+            lengths = [len(self.prefix) + len(self.unrelated_context) + len(text) for text in self.unrelated]
+        else:
+            lengths = [len(self.question_prefix) + len(text) for text in self.rehearsal]
+        return len(lengths), float(np.mean(lengths))
+
     def longest(self) -> list[Target]:
         """Returns targets with lengths, in both views, that no target of the source exceeds."""
         targets = list(self.questions)
@@ -78,6 +90,28 @@ class DocumentTargets:
         if "rehearsal" in self.types:
             targets.append(rehearsal_target(self.question_prefix, max(self.rehearsal, key=len)))
         return targets
+
+
+def teacher_reads(sources: Sequence[DocumentTargets], targets: float, sampled: float = 0.0) -> float:
+    """Estimates how often a teacher without a cache reads each token in the first `targets` targets of a run.
+
+    Args:
+        sources: documents or chunks of the run; texts that several of them share count for each.
+        targets: number of targets, the same of each source.
+        sampled: share of the QA targets with an answer of the student, new each time.
+    """
+    once = total = 0.0
+    for one in sources:
+        for name in set(one.types):
+            drawn = targets / len(sources) * one.types.count(name) / len(one.types)
+            texts, tokens = one.teacher_texts(name)
+            if name == "continuation":  # cuts are drawn with replacement
+                distinct = texts * (1 - (1 - 1 / texts)**drawn)
+            else:
+                new = drawn * sampled if name == "qa" else 0.0
+                distinct = min(drawn - new, texts) + new
+            once, total = once + distinct * tokens, total + drawn * tokens
+    return total / once
 
 
 def document_targets(config: InjectConfig, prompts: Prompts, passage: str, pairs: Sequence[tuple[str, str]],

@@ -12,6 +12,7 @@ from jaxllm.errors import UserError
 from jaxllm.evaluate.likelihood import mean_kl, target_batches
 from jaxllm.finetune import run, teacher_cache
 from jaxllm.finetune.distill import DivergenceConfig
+from jaxllm.finetune.on_policy import OnPolicyConfig
 from jaxllm.finetune.run import TrainPlan, initial_state, make_plan, run_plan
 from jaxllm.finetune.targets import build_target, common_lengths
 from jaxllm.generate import Generator
@@ -205,6 +206,35 @@ def test_a_cached_teacher_trains_the_same_adapter(model, full_mixture, two, monk
     assert 0 < few.metrics["loss"] < cached.metrics["loss"]
     with pytest.raises(UserError, match="top_k: must be at most the vocabulary"):
         adapter(model.spec.vocab_size + 1)
+
+
+@pytest.mark.parametrize(("objective", "divergence", "on_policy", "reads", "top_k"), [
+    ("distill", {}, None, 2.0, 64), ("distill", {}, None, 1.9, None), ("finetune", {}, None, 9.0, None),
+    ("distill", {"kind": "reverse"}, None, 9.0, None), ("distill", {"top_k": None}, None, 9.0, None),
+    ("distill", {"top_k": 4}, None, 1.0, 4), ("distill", {}, OnPolicyConfig(0.5), 9.0, 64),
+    ("distill", {}, OnPolicyConfig(0.5, teacher="latest"), 9.0, None)])
+def test_the_teacher_is_cached_where_it_reads_less(model, objective, divergence, on_policy, reads, top_k):
+    """By default, where each token would be read twice or more in all steps, with a frozen teacher and forward KL."""
+    plan = make_plan(model, objective, TRAIN, LORA, DivergenceConfig(**divergence), (64, 64), FLOAT32, make_mesh(),
+                     on_policy=on_policy, teacher_reads=lambda targets: reads if targets == 40 * 8 else 0.0)
+    assert plan.top_k == top_k
+
+
+@pytest.mark.slow
+def test_the_error_of_the_top_k_is_that_of_the_first_step(model, full_mixture):
+    settings = dataclasses.replace(TRAIN, steps=1, warmup_steps=0)
+    lengths = common_lengths(full_mixture.longest(), model.spec.max_positions)
+    targets, generator = [full_mixture.target(number) for number in range(8)], Generator(model, dtype=FLOAT32)
+    errors = {}
+    for k in (4, model.spec.vocab_size):
+        plan = make_plan(model, "distill", settings, LORA, DivergenceConfig(top_k=k), lengths, FLOAT32, make_mesh())
+        metrics = train(model, full_mixture, plan).metrics
+        errors[k] = teacher_cache.top_k_error(generator, targets, k, lengths, 1.0, FLOAT32, make_mesh())
+        assert errors[k]["kl_top_k"] == pytest.approx(metrics["loss"], rel=1e-4)
+        assert errors[k]["rest"] == pytest.approx(metrics["top_k_rest"], rel=1e-3, abs=1e-5)
+    few, all_ = errors.values()
+    assert [few["kl"], all_["kl_top_k"]] == pytest.approx([all_["kl"]] * 2, rel=1e-4)
+    assert few["kl_top_k"] < few["kl"] and few["rest"] > 0.1
 
 
 @pytest.mark.parametrize("top_k", [None, 16])

@@ -7,6 +7,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 from jaxllm.ops import Unembedding, token_divergence, top_k_kl, top_k_logprobs
+from jaxllm.ops.top_k import top_k_rest
 
 WIDTH, VOCAB = 8, 50
 
@@ -31,6 +32,18 @@ def test_by_hand():
     ids, logprobs = top_k_logprobs(p, head, 1)
     assert_allclose(top_k_kl(q, head, ids, logprobs), [0.5 * np.log(2) + 0.5 * np.log(0.5 / 0.75)],
                     rtol=1e-5)
+
+
+@pytest.mark.parametrize(("temperature", "values"), [(1.0, [0.266217, 0.827332]), (3.0, [0.036035, 0.098432])])
+def test_all_tokens_give_the_golden_values(temperature, values):
+    """Forward KL of two positions: the top k of the whole vocabulary is the vocabulary."""
+    head = Unembedding(jnp.eye(3))
+    student, teacher = jnp.array([[0.0, 0, 0], [2, 0, -1]]), jnp.array([[1.0, 0, -1], [0, 0.5, 0]])
+    ids, logprobs = top_k_logprobs(teacher, head, 3, temperature=temperature)
+    assert_allclose(top_k_kl(student, head, ids, logprobs, temperature=temperature), values, atol=2e-6)
+    assert_allclose(token_divergence(student, head, teacher, head, temperature=temperature), values, atol=2e-6)
+    assert_allclose(top_k_rest(logprobs), [0, 0], atol=1e-6)
+    assert_allclose(top_k_rest(jnp.log(jnp.array([[0.5, 0.3], [0.75, 0.25]]))), [0.2, 0], atol=1e-6)
 
 
 @pytest.mark.parametrize("head", HEADS.values(), ids=HEADS)

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from jaxllm.cli import main
+from jaxllm.finetune.distill import DivergenceConfig
 from jaxllm.finetune.tune.config import Config as TuneConfig
 from jaxllm.parsing import parse
 from jaxllm.self_param.config import Config
@@ -31,6 +32,7 @@ def test_recipes_are_valid(path):
         assert config.train.eps == pytest.approx(1e-8 * vocabulary) and config.train.lr == 2e-5
         assert (config.lora.rank, config.lora.alpha, "o" in config.lora.targets) == (8, 32.0, False)
         assert config.mixture.cycle == ("qa", "continuation", "unrelated") and config.unrelated.with_document
+        assert config.divergence == DivergenceConfig(top_k=None)
         assert (config.train.weight_decay, config.train.clip_norm, config.sampling.max_tokens) == (0.01, None, 10)
         assert not config.sampling.stop and config.device.params == config.device.compute == "float32"
 

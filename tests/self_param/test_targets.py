@@ -20,6 +20,7 @@ from jaxllm.self_param.targets import (
     rehearsal_tokens,
     sample_rehearsal,
     sample_unrelated,
+    teacher_reads,
 )
 from tests.letters import Letters
 
@@ -74,6 +75,20 @@ def test_replay_of_earlier_documents_every_other_cycle(documents):
     several = ReplayTargets(InterleavedTargets(documents[:2], 1), InterleavedTargets(documents[2:3], 3))
     assert several.cycle == 3 and several.target(3) == documents[2].target(0)
     assert len(replay.longest()) == sum(len(document.longest()) for document in documents[:3])
+
+
+def test_how_often_a_teacher_reads_a_token(documents):
+    """As counted; cuts are drawn with replacement, and each answer of the student is new."""
+    one = dataclasses.replace(documents[0], types=("qa", "unrelated", "rehearsal"), rehearsal=((5,), (6, 7, 8)))
+    drawn = [one.target(number) for number in range(90)]
+    tokens = lambda targets: sum(len(target.teacher) for target in targets)
+    assert teacher_reads([one], 90) == pytest.approx(tokens(drawn) / tokens({*drawn}))
+    assert teacher_reads([one] * 3, 270) == pytest.approx(teacher_reads([one], 90))
+    qa, cuts = (dataclasses.replace(one, types=(name,)) for name in ("qa", "continuation"))
+    assert teacher_reads([qa], 2) == 1 and teacher_reads([qa], 30) == pytest.approx(10)
+    assert teacher_reads([qa], 30, 1.0) == 1 and teacher_reads([qa], 30, 0.5) == pytest.approx(30 / 18)
+    assert teacher_reads([cuts], 5000) == pytest.approx(5000 / (len(one.context) - 2))
+    assert 1 < teacher_reads([cuts], 5) < 5
 
 
 def test_rehearsal_targets_have_no_document(documents):

@@ -41,7 +41,8 @@ from jaxllm.train import (
 )
 from jaxllm.train.config import TrainConfig
 
-# Steps for which the teacher runs ahead where its log-probabilities are cached, and targets of one of its passes.
+# Where the teacher's log-probabilities are cached: steps for which it runs ahead, and targets of one of its passes for
+# each group of devices.
 TEACHER_STEPS_AHEAD, TEACHER_TARGETS = 32, 16
 # divergence.top_k auto: tokens per position, and how often the teacher has to read a token for a cache to be used.
 AUTO_TOP_K, WORTHWHILE_READS = 64, 2.0
@@ -96,7 +97,7 @@ class TrainPlan:
         """Targets of one pass of a teacher with cached outputs."""
         if self.teacher_packing is None:
             return self.train.batch_size // self.train.accumulate
-        return TEACHER_TARGETS
+        return TEACHER_TARGETS * _groups(self.mesh)
 
     def pack(self, targets: Sequence[Target]) -> PackedTargets:
         """Packs the targets of a step; the plan has to have a shape of packed rows."""
@@ -146,8 +147,8 @@ def make_plan(model: Model, objective: TargetObjective, train: TrainConfig, lora
         packing = packed_shape(lengths, batches, model.spec.width, multiple=train.accumulate * groups,
                                views=(True, distill and top_k is None))
         if top_k is not None:
-            texts = list(dict.fromkeys(target for batch in batches for target in batch))
-            parts = [texts[start:start + TEACHER_TARGETS] for start in range(0, len(texts), TEACHER_TARGETS)]
+            texts, size = list(dict.fromkeys(target for batch in batches for target in batch)), TEACHER_TARGETS * groups
+            parts = [texts[start:start + size] for start in range(0, len(texts), size)]
             teacher_packing = packed_shape(lengths, parts, model.spec.width, multiple=groups, views=(False, True))
     optimizer, schedule = make_optimizer(train, steps), make_schedule(train, steps)
     scale = None if lora is None else lora.alpha / lora.rank

@@ -11,9 +11,11 @@ from jaxllm.devices import open_mesh
 from jaxllm.errors import UserError
 from jaxllm.files import write_jsonl
 from jaxllm.finetune.inputs import check_stored_weights
+from jaxllm.finetune.packing import can_pack
 from jaxllm.generate import Generator
 from jaxllm.job import Job, open_job
 from jaxllm.model import Model, load
+from jaxllm.models import load_spec
 from jaxllm.models.mesh import model_shardings
 from jaxllm.models.tensors import fingerprint, model_directory
 from jaxllm.self_param import report
@@ -105,7 +107,8 @@ def training_mesh(config: Config) -> jax.sharding.Mesh:
     """
     mesh = open_mesh(config.mesh)
     groups, rows = mesh.shape["data"] * mesh.shape["fsdp"], config.train.batch_size // config.train.accumulate
-    if rows % groups:
+    # Packed rows are as many as the devices need.
+    if rows % groups and not (config.train.packing and can_pack(load_spec(config.model))):
         raise UserError(f"{rows} rows per step (batch_size / accumulate) do not divide over {groups} devices",
                         "train.batch_size", f"use a multiple of {groups}, or fewer devices with mesh.data")
     return mesh

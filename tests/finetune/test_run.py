@@ -1,6 +1,7 @@
 """Training runs on documents: KL on trained and other text, drift, compiles, and resume after a kill."""
 
 import dataclasses
+import types
 
 import jax
 import jax.numpy as jnp
@@ -218,6 +219,15 @@ def test_the_teacher_is_cached_where_it_reads_less(model, objective, divergence,
     plan = make_plan(model, objective, TRAIN, LORA, DivergenceConfig(**divergence), (64, 64), FLOAT32, make_mesh(),
                      on_policy=on_policy, teacher_reads=lambda targets: reads if targets == 40 * 8 else 0.0)
     assert plan.top_k == top_k
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_a_pass_of_the_teacher_has_targets_for_every_group_of_devices(model, devices):
+    mesh = types.SimpleNamespace(shape={"data": devices, "fsdp": 1})
+    packed = dataclasses.replace(TRAIN, packing=True)
+    plan = make_plan(model, "distill", packed, LORA, DivergenceConfig(top_k=4), (64, 64), FLOAT32, mesh)
+    assert plan.teacher_targets == 16 * devices
+    assert dataclasses.replace(plan, teacher_packing=None).teacher_targets == TRAIN.batch_size
 
 
 @pytest.mark.slow

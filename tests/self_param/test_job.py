@@ -1,5 +1,6 @@
 """`jaxllm inject` and `jaxllm demo` from the command line's side."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -227,14 +228,20 @@ def test_the_demo_teaches_the_packaged_model(tmp_path, capsys):
 
 
 @pytest.mark.long
-def test_eight_devices_write_what_one_writes(tmp_path):
-    """Weights split four ways, rows two ways: the same losses, the same model, the same answers."""
+@pytest.mark.parametrize(("eight", "more"), [
+    (["--mesh.data", "2", "--mesh.fsdp", "2", "--mesh.tensor", "2"],
+     ["--train.batch_size", "8", "--divergence.top_k", "null"]),
+    # Fewer targets in a step than devices. A large eps, since packed rows of other lengths round differently.
+    (["--mesh.data", "8"], ["--train.packing", "true", "--divergence.top_k", "8", "--train.eps", "1e-3"])],
+    ids=["padded", "packed, cached teacher"])
+def test_eight_devices_write_what_one_writes(tmp_path, eight, more):
+    """Weights split four ways, rows two ways, or rows eight ways: the same losses, the same model, the same answers."""
     command = [sys.executable, "-m", "jaxllm", "inject", "--data.path", "asset:tiny/documents.jsonl",
-               "--documents", "1", *QUICK, "--train.batch_size", "8",
+               "--documents", "1", *QUICK, *more,
                "--format.mode", "plain", "--locality.questions", "0", "--qa_pairs.source",
                "asset:tiny/documents.jsonl",
                "--unrelated.path", "asset:tiny/unrelated.jsonl"]
-    meshes = {"one": [], "eight": ["--mesh.data", "2", "--mesh.fsdp", "2", "--mesh.tensor", "2"]}
+    meshes = {"one": [], "eight": eight}
     for name, mesh in meshes.items():
         flags = os.environ["XLA_FLAGS"] + (" --xla_force_host_platform_device_count=8" if mesh else "")
         done = subprocess.run([*command, *mesh, "--out", str(tmp_path / name)], capture_output=True, text=True,
@@ -242,7 +249,15 @@ def test_eight_devices_write_what_one_writes(tmp_path):
         assert done.returncode == 0, done.stderr[-2000:]
     single, eight = ([read_jsonl(tmp_path / name / file) for file in ("metrics.jsonl", "rows.jsonl")]
                      for name in meshes)
-    assert json.loads((tmp_path / "eight" / "result.json").read_text())["versions"]["devices"] == 8
+    ours, theirs = (json.loads((tmp_path / name / "result.json").read_text()) for name in meshes)
+    assert theirs["versions"]["devices"] == 8
+    if "--train.packing" in more:
+        assert ours["teacher_cache"] == pytest.approx(theirs["teacher_cache"], rel=1e-4)
+        assert 0 <= ours["teacher_cache"]["kl"] - ours["teacher_cache"]["kl_top_k"] < ours["teacher_cache"]["kl"]
+        assert all(0 < line["top_k_rest"] < 0.5 for line in single[0])
+        assert "8 most probable tokens are cached" in (tmp_path / "one" / "report.html").read_text()
+    else:
+        assert ours["teacher_cache"] is theirs["teacher_cache"] is None
     assert single[1] == eight[1]
     for a, b in zip(single[0], eight[0], strict=True):
         assert abs(a["loss"] - b["loss"]) < 1e-4 and abs(a["grad_norm"] - b["grad_norm"]) < 1e-3 * a["grad_norm"]
@@ -262,6 +277,8 @@ def test_a_batch_that_devices_cannot_share_is_an_error(monkeypatch):
     monkeypatch.setattr(job, "open_mesh", lambda *_: type("Mesh", (), {"shape": {"data": 2, "fsdp": 1}}))
     with pytest.raises(UserError, match="3 rows per step .* 2 devices"):
         job.training_mesh(config)
+    packed = dataclasses.replace(config, train=dataclasses.replace(config.train, packing=True))
+    assert job.training_mesh(packed).shape["data"] == 2
 
 
 @pytest.mark.slow

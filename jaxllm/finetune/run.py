@@ -236,8 +236,12 @@ class BatchMaker:
         return [self.draw(number) for number in range(step * size, (step + 1) * size)]
 
     def _later_targets(self, step: int) -> Iterator[Target]:
-        """Targets of the next steps, with which the cache fills its batches."""
-        for later in range(step + 1, min(step + TEACHER_STEPS_AHEAD, resolved_steps(self.plan.train))):
+        """Targets of the next steps, with which the cache fills its batches: those that are settled by now."""
+        end = min(step + TEACHER_STEPS_AHEAD, resolved_steps(self.plan.train))
+        if self.plan.on_policy is not None:  # the student samples after every `every` steps for the next ones
+            every = self.plan.on_policy.every
+            end = min(end, max(-(-step // every), 1) * every + 1)
+        for later in range(step + 1, end):
             yield from self.targets(later)
 
 

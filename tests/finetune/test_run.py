@@ -221,6 +221,17 @@ def test_the_teacher_is_cached_where_it_reads_less(model, objective, divergence,
     assert plan.top_k == top_k
 
 
+@pytest.mark.parametrize(("every", "step", "ahead"), [
+    (None, 0, range(1, 32)), (None, 90, range(91, 100)), (20, 0, range(1, 21)), (20, 19, range(20, 21)),
+    (20, 20, range(0)), (20, 21, range(22, 41)), (50, 3, range(4, 35))])
+def test_the_teacher_runs_ahead_to_targets_that_are_settled(every, step, ahead):
+    """The student's answers are sampled for `every` steps at a time; stored answers in their place are not read."""
+    plan = types.SimpleNamespace(train=dataclasses.replace(TRAIN, steps=100, batch_size=1), packing=None,
+                                 on_policy=every and OnPolicyConfig(0.5, every=every))
+    cache = types.SimpleNamespace(batch=lambda targets, later: list(later))
+    assert run.BatchMaker(plan, lambda number: number, cache)(step) == list(ahead)
+
+
 @pytest.mark.parametrize("devices", [1, 8])
 def test_a_pass_of_the_teacher_has_targets_for_every_group_of_devices(model, devices):
     mesh = types.SimpleNamespace(shape={"data": devices, "fsdp": 1})

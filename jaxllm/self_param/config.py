@@ -39,7 +39,7 @@ class QAPairConfig:
         answer_gain: discard pairs with an answer that the document does not give, or that the model knows without: the
             document raises its log-probability by less than this (any source but a file); null is no check.
         temperature: sampling temperature of questions and of the judge's replies.
-        grounded: discard pairs with a word in the answer that is not in the document.
+        grounded: discard pairs with an answer that is not a part of the document, word for word.
         min_answer: discard pairs with fewer letters and digits in the answer.
         max_tokens: maximum length of a question that the model writes.
         loss_on: "all" trains on question and answer (paper); "answer" masks the question.

@@ -13,13 +13,15 @@ that the passage does not give, or that the model knows without it, has a small 
 from __future__ import annotations
 
 import collections
+import re
+import unicodedata
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from jaxllm.evaluate.qa import normalize, normalize_pair
+from jaxllm.evaluate.qa import normalize
 from jaxllm.generate import Generator
 from jaxllm.self_param.cloze import sentences
 from jaxllm.self_param.config import QAPairConfig
@@ -33,11 +35,22 @@ REASONS: dict[Reason, str] = {
     "too_long": "the context window does not hold the passage with the pair",
     "unspecific": "question gain below qa_pairs.question_gain: it fits any text",
     "short_answer": "fewer letters and digits in the answer than qa_pairs.min_answer",
-    "ungrounded": "a word of the answer is not in the passage (qa_pairs.grounded)",
-    "unanswerable": "answer gain below qa_pairs.answer_gain: the passage does not give the answer, or the model knows "
-                    "it without",
+    "ungrounded": "a word of the answer is not in the passage, or not next to the others (qa_pairs.grounded)",
+    "unanswerable": "answer gain below qa_pairs.answer_gain: the model gives the answer without the passage",
     "surplus": "more pairs than qa_pairs.per_document; sentences without a pair come first"}
 """Reasons to drop a pair, in the order of the checks."""
+
+
+# Words of English questions and sentences that are about nothing; in other languages every word counts.
+FUNCTION_WORDS = frozenset("""
+a about after all also an and any are as at be because been before being but by can could did do does done during each
+for from had has have he her here him his how i if in into is it its ll many may me might more most much must my no
+not of on or our re s she should so some t than that the their them then there these they this those to too up us ve
+was we were what when where which while who whom why will with would you your""".split())
+# Scripts without spaces: Thai to Myanmar, Khmer, kana, and Han. Each of their characters is a word of its own.
+_UNSPACED = "\u0e00-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
+_WORD = re.compile(rf"\d+(?:[.,]\d+)*|[{_UNSPACED}]|[^\W{_UNSPACED}]+")
+_ARTICLES = {"a", "an", "the"}
 
 
 class QAPair(NamedTuple):
@@ -83,9 +96,22 @@ def drop_unusable(text: str, pairs: PassagePairs, config: QAPairConfig) -> None:
         pairs.drop("ungrounded", [not _is_grounded(text, answer) for _, answer in pairs.selected])
 
 
+def is_long_enough(answer: str, config: QAPairConfig) -> bool:
+    """Whether an answer has the letters and digits of qa_pairs.min_answer."""
+    return sum(letter.isalnum() for letter in answer) >= config.min_answer
+
+
+def _words(text: str) -> list[str]:
+    """Splits a text into lower-case words and numbers, and what has no spaces into characters."""
+    return _WORD.findall(unicodedata.normalize("NFC", text).lower())
+
+
 def _is_grounded(text: str, answer: str) -> bool:
-    text, answer = normalize_pair(text, answer)
-    return set(answer.split()) <= set(text.split())
+    """Whether the words of the answer occur in the text one after the other; articles are left out of both."""
+    own, wanted = ([word for word in _words(one) if word not in _ARTICLES] for one in (text, answer))
+    if not wanted:
+        own, wanted = _words(text), _words(answer)
+    return any(own[start:start + len(wanted)] == wanted for start in range(len(own) - len(wanted) + 1))
 
 
 def drop_surplus(text: str, pairs: PassagePairs, limit: int) -> None:

@@ -43,6 +43,18 @@ def test_answers_have_letters_and_words_of_the_document():
     assert [pair.answer for pair in pairs.selected] == ["three brothers"]
 
 
+@pytest.mark.parametrize(("text", "answer", "grounded"), [
+    ("Rinla's crew", "Rinla", True), ("Otto\u2019s lamp", "Otto", True), ("the \u201cRinla\u201d sails", "Rinla", True),
+    ("1871-1873", "1871", True), ("a well-known ship", "known", True), ("$95/day", "95", True), ("3.5 m", "5", False),
+    ("\u5317\u4eac\u662f\u4e2d\u56fd\u7684\u9996\u90fd\u3002", "\u5317\u4eac", True),
+    ("It is a ship.", "the ship", True), ("Choose A or B.", "A", True), ("Choose C or B.", "A", False),
+    ("Paris is north of Lyon. Rome is south.", "Rome is north", False)])
+def test_a_grounded_answer_is_a_part_of_the_text(text, answer, grounded):
+    pairs = PassagePairs([QAPair("Which?", answer)])
+    drop_unusable(text, pairs, QAPairConfig(grounded=True))
+    assert bool(pairs.selected) is grounded
+
+
 def test_questions_that_differ_by_case_and_punctuation_are_duplicates():
     pairs = PassagePairs([QAPair("Who?", "a"), QAPair("who", "b"), QAPair("?", "c"), QAPair("When?", "d")])
     pairs.drop_duplicates()

@@ -42,6 +42,11 @@ def cloze_pairs(text: str, limit: int) -> list[tuple[str, str]]:
     return [pair for turn in turns for pair in turn if pair is not None][:limit]
 
 
+def is_cloze(question: str) -> bool:
+    """Whether a question has the form of `cloze_pairs`."""
+    return question.startswith((COMPLETION.partition("{")[0], CLOZE.partition("{")[0]))
+
+
 def _of_sentence(sentence: str) -> list[tuple[str, str]]:
     spans = [match for match in _SPAN.finditer(sentence) if match.start() > 0]
     words = sorted((match for match in _LONG_WORD.finditer(sentence)

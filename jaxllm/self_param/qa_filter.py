@@ -23,7 +23,7 @@ import numpy as np
 
 from jaxllm.evaluate.qa import normalize
 from jaxllm.generate import Generator
-from jaxllm.self_param.cloze import sentences
+from jaxllm.self_param.cloze import is_cloze, sentences
 from jaxllm.self_param.config import QAPairConfig
 from jaxllm.self_param.data import Document
 from jaxllm.self_param.prompts import Prompts
@@ -77,6 +77,11 @@ class PassagePairs:
         self.dropped += [(pair, reason) for pair, out in zip(self.selected, bad, strict=True) if out]
         self.selected = [pair for pair, out in zip(self.selected, bad, strict=True) if not out]
 
+    def add(self, other: PassagePairs) -> None:
+        """Adds the pairs of another source."""
+        self.selected += other.selected
+        self.dropped += other.dropped
+
     def drop_duplicates(self) -> None:
         """Drops questions without a letter, and those that differ from an earlier one by case and punctuation only."""
         seen: set[str] = set()
@@ -115,37 +120,62 @@ def _is_grounded(text: str, answer: str) -> bool:
 
 
 def drop_surplus(text: str, pairs: PassagePairs, limit: int) -> None:
-    """Keeps `limit` pairs: the first of every sentence before the second of any, in the order of the pairs."""
+    """Keeps `limit` pairs: the first of every sentence before the second of any, those about none last, in the order
+    of the pairs."""
     if len(pairs.selected) <= limit:
         return
     count: collections.Counter[int] = collections.Counter()
     ranks = []
     for number, sentence in enumerate(sentences_of(text, pairs.selected)):
-        ranks.append((count[sentence], number))
-        count[sentence] += 1
+        ranks.append((len(pairs.selected) if sentence is None else count[sentence], number))
+        if sentence is not None:
+            count[sentence] += 1
     chosen = {number for _, number in sorted(ranks)[:limit]}
     pairs.drop("surplus", [number not in chosen for number in range(len(pairs.selected))])
 
 
-def sentences_of(text: str, pairs: Sequence[QAPair]) -> list[int]:
-    """Finds the sentence that each pair is most likely about, as an index into `cloze.sentences`."""
-    document = Document(text, chunks=tuple(sentences(text)))
-    return [document.nearest_passage(*pair) for pair in pairs]
+def sentences_of(text: str, pairs: Sequence[QAPair]) -> list[int | None]:
+    """Finds the sentence that each pair is most likely about, as an index into `cloze.sentences`.
+
+    None where that sentence has neither the answer nor a word of the question, function words aside.
+    """
+    own = sentences(text)
+    document = Document(text, chunks=tuple(own))
+    nearest = [document.nearest_passage(*pair) for pair in pairs] if own else []
+    return [number if _is_about(own[number], *pair) else None for number, pair in zip(nearest, pairs, strict=True)]
+
+
+def _is_about(sentence: str, question: str, answer: str) -> bool:
+    content = lambda text: {*_words(text)} - FUNCTION_WORDS
+    return bool(content(question) & content(sentence)) or bool(content(answer)) and _is_grounded(sentence, answer)
 
 
 def coverage(text: str, pairs: Sequence[QAPair]) -> float:
     """Computes the share of a text's sentences that at least one pair is about."""
-    return len(set(sentences_of(text, pairs))) / max(len(sentences(text)), 1)
+    return len({*sentences_of(text, pairs)} - {None}) / max(len(sentences(text)), 1)
 
 
 def summarize_pairs(passages: Sequence[str], pairs: Sequence[PassagePairs]) -> dict[str, Any]:
-    """Counts the pairs of a run: `generated`, `selected`, `dropped` by reason; with the mean `coverage` of passages."""
+    """Counts the pairs of a run.
+
+    Args:
+        passages: texts.
+        pairs: pairs of each.
+
+    Returns:
+        `generated`, pairs of the source that are not cloze pairs, and `cloze`, those that are; of both, `selected` and
+        `dropped` by reason; and `coverage`, the mean share of a passage's sentences that a selected pair is about which
+        is no cloze pair.
+    """
     reasons = collections.Counter(reason for own in pairs for _, reason in own.dropped)
-    selected = sum(len(own.selected) for own in pairs)
-    return {"generated": selected + sum(reasons.values()), "selected": selected,
+    selected = [pair for own in pairs for pair in own.selected]
+    made = [*selected, *(pair for own in pairs for pair, _ in own.dropped)]
+    cloze = sum(is_cloze(question) for question, _ in made)
+    covered = [coverage(text, [pair for pair in own.selected if not is_cloze(pair.question)])
+               for text, own in zip(passages, pairs, strict=True)]
+    return {"generated": len(made) - cloze, "cloze": cloze, "selected": len(selected),
             "dropped": {reason: reasons[reason] for reason in REASONS if reasons[reason]},
-            "coverage": float(np.mean([coverage(text, own.selected)
-                                       for text, own in zip(passages, pairs, strict=True)]))}
+            "coverage": float(np.mean(covered))}
 
 
 def question_gains(generator: Generator, prompts: Prompts, text: str, questions: Sequence[str]) -> list[float]:

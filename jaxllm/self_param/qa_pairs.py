@@ -85,8 +85,9 @@ def make_qa_pairs(config: InjectConfig, generator: Generator, prompts: Prompts, 
             gains = answer_gains(generator, prompts, text, own.selected)
             own.drop("unanswerable", [gain < config.qa_pairs.answer_gain for gain in gains])
         drop_surplus(text, own, config.qa_pairs.per_document)
-        made = cloze_pairs(text, config.qa_pairs.cloze)
-        own.selected += [QAPair(*pair) for pair in made if prompts.fits(text, *pair)]
+        made = PassagePairs([QAPair(*pair) for pair in cloze_pairs(text, config.qa_pairs.cloze)])
+        made.drop("too_long", [not prompts.fits(text, *pair) for pair in made.selected])
+        own.add(made)
     _check_covered(texts, owners, pairs)
     by_document: list[list[PassagePairs]] = [[] for _ in documents]
     for number, own in zip(owners, pairs, strict=True):

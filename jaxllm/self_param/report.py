@@ -101,8 +101,10 @@ def _locality(result: Mapping[str, Any], labels: Mapping[str, str]) -> Section:
 def _qa_pairs(pairs: Mapping[str, Any]) -> Section:
     """Counts the QA pairs, and those that were dropped by reason."""
     reasons = [[REASONS[reason], count] for reason, count in pairs["dropped"].items()]
-    return Section("QA pairs", f"{pairs['generated']} pairs, {pairs['selected']} of them trained on. They are about "
-                   f"{pairs['coverage']:.0%} of the documents' sentences.",
+    about = (f" Those that are not cloze pairs are about {pairs['coverage']:.0%} of the documents' sentences."
+             if pairs["generated"] else "")
+    return Section("QA pairs", f"{pairs['generated']} pairs and {pairs['cloze']} cloze pairs, {pairs['selected']} of "
+                   f"them trained on.{about}",
                    [Table(["dropped because", "pairs"], reasons, "pairs.jsonl has every pair.")])
 
 

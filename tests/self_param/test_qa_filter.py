@@ -70,11 +70,33 @@ def test_a_surplus_leaves_one_pair_for_every_sentence():
     assert coverage(TEXT, PAIRS) == 1 and coverage(TEXT, PAIRS[:2]) == pytest.approx(1 / 3) and coverage("", []) == 0
 
 
+@pytest.mark.parametrize(("question", "answer", "share"), [
+    ("What is the question?", "It is this.", 0), ("How many did they see?", "many", 0), ("zzz?", "qqq", 0),
+    ("Is he mad of it?", "the crew of Rinla", 1 / 3), ("Which wood is it?", "pine", 1 / 3),
+    ("How many sailors are there?", "12", 1 / 3)])
+def test_a_pair_about_nothing_covers_no_sentence(question, answer, share):
+    assert coverage(TEXT, [QAPair(question, answer)]) == pytest.approx(share)
+    assert coverage("One sentence only here.", [QAPair(question, answer)]) == 0
+    pairs = PassagePairs([QAPair(question, answer), *PAIRS])
+    drop_surplus(TEXT, pairs, 4)
+    assert (pairs.dropped == [(QAPair(question, answer), "surplus")]) is (share == 0)
+
+
+def test_the_summary_counts_cloze_pairs_apart():
+    """They do not cover a sentence."""
+    made = [QAPair(*pair) for pair in cloze_pairs(TEXT, 3)]
+    pairs = PassagePairs([PAIRS[0], *made[:2]], [(PAIRS[3], "cut"), (made[2], "too_long")])
+    assert summarize_pairs([TEXT], [pairs]) == {
+        "generated": 2, "cloze": 3, "selected": 3, "dropped": {"cut": 1, "too_long": 1},
+        "coverage": pytest.approx(1 / 3)}
+
+
 def test_the_summary_counts_every_question():
     pairs = PassagePairs(PAIRS[:2], [(PAIRS[2], "ungrounded"), (PAIRS[3], "cut")])
     other = PassagePairs(list(PAIRS))
     assert summarize_pairs([TEXT, TEXT], [pairs, other]) == {
-        "generated": 8, "selected": 6, "dropped": {"cut": 1, "ungrounded": 1}, "coverage": pytest.approx(2 / 3)}
+        "generated": 8, "cloze": 0, "selected": 6, "dropped": {"cut": 1, "ungrounded": 1},
+        "coverage": pytest.approx(2 / 3)}
     assert of_row(as_row(pairs)) == pairs
     assert without_pairs([0, 0, 1], [PassagePairs([]), other, PassagePairs([])]) == [2]
 

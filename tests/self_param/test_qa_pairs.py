@@ -124,6 +124,15 @@ def test_cloze_pairs_need_no_model(tiny):
     assert [pair.answer for pair in own.selected] == ["the crew", "ship from Torla.", "Rinla counts 95 sailors."]
 
 
+def test_cloze_pairs_that_do_not_fit_are_listed(tiny):
+    prompts = Prompts(tiny, PLAIN)
+    hundred = len(tiny.tokenizer.encode("ship " * 100))
+    text = "The " + "ship " * (prompts.window * 60 // hundred) + "sails."
+    config = InjectConfig(format=PLAIN, qa_pairs=QAPairConfig(cloze=1))
+    ((own,),) = make_qa_pairs(config, None, prompts, [Document(text)], [[("Who sails?", "the crew")]])
+    assert own.selected == [("Who sails?", "the crew")] and [reason for _, reason in own.dropped] == ["too_long"]
+
+
 def test_a_document_without_pairs_is_an_error_with_the_reasons(tiny):
     config = InjectConfig(format=PLAIN, qa_pairs=QAPairConfig(grounded=True, min_answer=2))
     documents = [Document("The lighthouse was built in 1871."), Document("It is red.")]

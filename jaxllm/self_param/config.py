@@ -34,10 +34,11 @@ class QAPairConfig:
         samples: questions that the model samples for each; null takes per_document. With more, the checks have a
             choice.
         cloze: cloze pairs added to those of the source, for a document or each of its chunks.
-        question_gain: discard questions that fit any text: the document raises their log-probability by less than
-            this, in nats (source model); null is no check.
-        answer_gain: discard pairs with an answer that the document does not give, or that the model knows without: the
-            document raises its log-probability by less than this (any source but a file); null is no check.
+        question_gain: discard questions that fit any text: the document raises their log-probability, summed over
+            their tokens, by less than this, in nats (source model); null is no check.
+        answer_gain: discard pairs with an answer that the model gives without the document: the document raises its
+            log-probability, summed over its tokens, by less than this, in nats (sources model, judge and cloze; not
+            for given pairs and those of the key cloze); null is no check.
         temperature: sampling temperature of questions and of the judge's replies.
         grounded: discard pairs with an answer that is not a part of the document, word for word.
         min_answer: discard pairs with fewer letters and digits in the answer.

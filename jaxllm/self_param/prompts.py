@@ -229,18 +229,38 @@ class Prompts:
         """Builds a question's prompt without a passage and with it, each up to the question's last token.
 
         Returns:
-            for each, its ids, and the index from which the two are equal: at most the question's first token.
+            for each, its ids, and the index of the question's first token; a token that spans the border to the
+            template and differs between the two is not the question's.
         """
         without, given = self.question(question), self.question(question, passage)
-        extra, end = len(given) - len(without), len(without) - self._after_question
-        start = max(len(without) - _common(without[::-1], given[::-1]), len(self.prefix), 1)
-        start = min(start, end - 1)
+        before, after = self._around_question
+        extra, end = len(given) - len(without), len(without) - after
+        start = min(max(len(without) - _common(without[::-1], given[::-1]), before, 1), end - 1)
         return (without[:end], start), (given[:end + extra], start + extra)
 
+    def answer_views(self, question: str, answer: str, passage: str
+                     ) -> tuple[tuple[list[int], int], tuple[list[int], int]]:
+        """Builds a question with its answer without a passage and with it, each up to the answer's last token.
+
+        Returns:
+            for each, its ids, and the index of the answer's first token.
+        """
+        target = self.target(question, answer, passage)
+        start = target.prompt_tokens
+        end = max(len(target.student) - self._after_answer, start + 1)
+        return (list(target.student[:end]), start), (
+            list(target.teacher[:end + target.offset]), start + target.offset)
+
     @functools.cached_property
-    def _after_question(self) -> int:
-        """Tokens of a prompt after a question."""
-        first, second = (self.question(text)[::-1] for text in ("a", "0"))
+    def _around_question(self) -> tuple[int, int]:
+        """Tokens of a closed-book prompt before a question, with its label, and after it."""
+        first, second = (self.question(text) for text in ("a", "0"))
+        return _common(first, second), _common(first[::-1], second[::-1])
+
+    @functools.cached_property
+    def _after_answer(self) -> int:
+        """Tokens of a target after an answer: of its template, the end token, or the end of the turn."""
+        first, second = (list(self.target("x", text).student[::-1]) for text in ("a", "0"))
         return _common(first, second)
 
     @functools.cached_property

@@ -6,8 +6,10 @@ gives the tokens with the passage in its prompt and without it, in nats (pointwi
     question gain = sum_t [log p(q_t | passage, q_<t) - log p(q_t | q_<t)]
     answer gain   = sum_t [log p(a_t | passage, q, a_<t) - log p(a_t | q, a_<t)]
 
-A question that fits any text has a small question gain; log N nats separate the passage from N others. An answer
-that the passage does not give, or that the model knows without it, has a small answer gain.
+over the tokens of the question and of the answer alone, without label, template and end of the turn. A question that
+fits any text has a small question gain; log N nats separate the passage from N others. An answer that the model would
+give without the passage has a small answer gain. Both are sums, so long texts have larger ones. Neither is a test of
+what is right: a sentence copied from the passage has a large answer gain as the answer to any question.
 """
 
 from __future__ import annotations
@@ -185,12 +187,7 @@ def question_gains(generator: Generator, prompts: Prompts, text: str, questions:
 
 def answer_gains(generator: Generator, prompts: Prompts, text: str, pairs: Sequence[QAPair]) -> list[float]:
     """Computes the answer gain of each pair about a text; see the module."""
-    views = []
-    for question, answer in pairs:
-        target = prompts.target(question, answer, text)
-        start, extra = target.prompt_tokens, len(target.teacher) - len(target.student)
-        views.append(((target.student, start), (target.teacher, start + extra)))
-    return _gains(generator, views)
+    return _gains(generator, [prompts.answer_views(*pair, text) for pair in pairs])
 
 
 View = tuple[Sequence[int], int]

@@ -114,7 +114,8 @@ class Scorer:
 
 @pytest.mark.parametrize("mode", ["plain", "chat"])
 def test_gains_compare_the_same_tokens(mode):
-    """The two views of a question, and of an answer, end with the same tokens, and only these are scored."""
+    """The two views of a question, and of an answer, end with the same tokens, and only these are scored, without the
+    label of the question and the end of the turn."""
     model = load("tiny")
     prompts = Prompts(model, FormatConfig(mode=mode))
     scorer = Scorer([-2.0, -3.0, -1.0], [-1.0, -1.0, -1.0])
@@ -124,8 +125,7 @@ def test_gains_compare_the_same_tokens(mode):
         assert tuple(without) == tuple(given) and len(long) > len(short) > 0
     decode = model.tokenizer.decode
     question, answer = (decode(list(scorer.pairs[i][1])) for i in (0, 2))
-    assert "What is Rinla?" in question and "Answer" not in question and TEXT not in question
-    assert "a ship" in answer and "Rinla" not in answer
+    assert question.strip() == "What is Rinla?" and answer.strip() == "a ship"
 
 
 def test_gains_of_the_packaged_model():

@@ -30,12 +30,15 @@ from jaxllm.self_param.config import QAPairConfig
 from jaxllm.self_param.data import Document
 from jaxllm.self_param.prompts import Prompts
 
-Reason = Literal["cut", "duplicate", "too_long", "unspecific", "short_answer", "ungrounded", "unanswerable", "surplus"]
+Reason = Literal["cut", "duplicate", "too_long", "unspecific", "cut_answer", "short_answer", "ungrounded",
+                 "unanswerable", "surplus"]
 REASONS: dict[Reason, str] = {
     "cut": "the question is cut at qa_pairs.max_tokens",
     "duplicate": "empty, or an earlier question is the same but for case and punctuation",
     "too_long": "the context window does not hold the passage with the pair",
     "unspecific": "question gain below qa_pairs.question_gain: it fits any text",
+    "cut_answer": "no answer, or one that is cut: at sampling.max_tokens, if the passage has others, or at the end of "
+                  "a judge's reply",
     "short_answer": "fewer letters and digits in the answer than qa_pairs.min_answer",
     "ungrounded": "a word of the answer is not in the passage, or not next to the others (qa_pairs.grounded)",
     "unanswerable": "answer gain below qa_pairs.answer_gain: the model gives the answer without the passage",
@@ -96,9 +99,8 @@ class PassagePairs:
 
 
 def drop_unusable(text: str, pairs: PassagePairs, config: QAPairConfig) -> None:
-    """Drops pairs with a short answer and, with qa_pairs.grounded, with a word that the text does not have."""
-    pairs.drop("short_answer", [sum(letter.isalnum() for letter in answer) < config.min_answer
-                                for _, answer in pairs.selected])
+    """Drops pairs with a short answer and, with qa_pairs.grounded, with one that is not a part of the text."""
+    pairs.drop("short_answer", [not is_long_enough(answer, config) for _, answer in pairs.selected])
     if config.grounded:
         pairs.drop("ungrounded", [not _is_grounded(text, answer) for _, answer in pairs.selected])
 

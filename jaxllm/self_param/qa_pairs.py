@@ -11,7 +11,7 @@ from jaxllm.config import SamplingConfig
 from jaxllm.errors import UserError
 from jaxllm.finetune.targets import purpose_seed
 from jaxllm.generate import Generator
-from jaxllm.judge import Judge, Prompt, open_judge
+from jaxllm.judge import Answer, Judge, Prompt, open_judge
 from jaxllm.progress import bar
 from jaxllm.self_param.cloze import cloze_pairs
 from jaxllm.self_param.config import InjectConfig, QAPairConfig
@@ -24,6 +24,7 @@ from jaxllm.self_param.qa_filter import (
     answer_gains,
     drop_surplus,
     drop_unusable,
+    is_long_enough,
     question_gains,
     without_pairs,
 )
@@ -51,7 +52,8 @@ The text is
 # Expected pairs of one reply of a judge, and tokens allowed for each.
 PAIRS_PER_REPLY, TOKENS_PER_PAIR = 8, 48
 
-_PAIR = re.compile(r"Question:\s*(?P<question>[^\n]*?\S)\s*Answer:[^\S\n]*(?P<answer>[^\n]*?)\s*(?=Question:|\n|$)")
+_PAIR = re.compile(
+    r"Question:\s*(?P<question>[^\n]*?\S)[\s*]*Answer:[^\S\n]*(?P<answer>[^\n]*?)[\s*]*(?=Question:|\n|$)")
 
 
 def make_qa_pairs(config: InjectConfig, generator: Generator, prompts: Prompts, documents: Sequence[Document],
@@ -141,7 +143,8 @@ def model_source(generator: Generator, prompts: Prompts, config: QAPairConfig, a
                  on_sample: Callable[[int], None] | None = None) -> PairSource:
     """Makes a source in which the model samples questions about the passage in its prompt, then answers them greedily.
 
-    Questions that are cut, repeated, too long or unspecific are dropped before they are answered.
+    Questions that are cut, repeated, too long or unspecific are dropped before they are answered. Pairs with an answer
+    that is cut are dropped where the passage has others; a model without an end of its answers has none.
 
     Args:
         generator: the model.
@@ -179,7 +182,13 @@ def model_source(generator: Generator, prompts: Prompts, config: QAPairConfig, a
                           for question, _ in own.selected]
         answers = iter(generator.generate(answer_prompts, answer_sampling, seed=seed) if answer_prompts else ())
         for own in sampled:
-            own.selected = [_stripped(question, next(answers)[0].text) for question, _ in own.selected]
+            completions = [next(answers)[0] for _ in own.selected]
+            own.selected = [_stripped(question, completion.text)
+                            for (question, _), completion in zip(own.selected, completions, strict=True)]
+            cut = [completion.finish_reason == "length" for completion in completions]
+            if any(is_long_enough(pair.answer, config) and not is_cut
+                   for pair, is_cut in zip(own.selected, cut, strict=True)):
+                own.drop("cut_answer", cut)
         return sampled
 
     return source
@@ -203,14 +212,28 @@ def judge_source(judge: Judge, config: QAPairConfig, seed: int,
         count = itertools.count(1)
         report = lambda *_: None if on_document is None else on_document(next(count))
         replies = judge.complete(prompts, sampling, seed=seed, on_answer=report)
-        return [PassagePairs([pair for reply in own for pair in parse_pairs(reply.text)]) for own in replies]
+        return [_of_replies(own) for own in replies]
 
     return source
 
 
+def _of_replies(replies: Sequence[Answer]) -> PassagePairs:
+    """Collects the pairs of a judge's replies; of a reply that was cut, a last pair with which it ends is dropped."""
+    own, cut = PassagePairs([]), list[bool]()
+    for reply in replies:
+        pairs = parse_pairs(reply.text)
+        own.selected += pairs
+        cut += [False] * len(pairs)
+        if pairs and reply.finish_reason == "length":
+            cut[-1] = reply.text.rstrip(" *").endswith(pairs[-1].answer)
+    own.drop("cut_answer", [ends or not pair.answer for ends, pair in zip(cut, own.selected, strict=True)])
+    return own
+
+
 def parse_pairs(reply: str) -> list[QAPair]:
-    """Parses pairs `Question: ... Answer: ...`; an answer ends with its line or at the next question."""
-    return [_stripped(match["question"], match["answer"]) for match in _PAIR.finditer(reply) if match["answer"]]
+    """Parses pairs `Question: ... Answer: ...`; an answer ends with its line or at the next question, and may be
+    missing. Asterisks around both, as in `**Question:**`, are left out."""
+    return [QAPair(match["question"].strip(" *"), match["answer"].strip(" *")) for match in _PAIR.finditer(reply)]
 
 
 def pairs_of_file(rows: RowSet, path: str, contexts: Collection[str], prompts: Prompts, documents: Sequence[Document],

@@ -1,18 +1,19 @@
 """QA pairs: parsing of replies, filters, and the three sources."""
 
 import json
+import types
 
 import pytest
 
 from jaxllm.errors import UserError
 from jaxllm.evaluate.qa import normalize
 from jaxllm.generate import Generator
-from jaxllm.judge import FunctionJudge, JudgeConfig, Prompt
+from jaxllm.judge import Answer, FunctionJudge, JudgeConfig, Prompt
 from jaxllm.model import load
 from jaxllm.self_param.config import InjectConfig, QAPairConfig
 from jaxllm.self_param.data import Document
 from jaxllm.self_param.prompts import FormatConfig, Prompts
-from jaxllm.self_param.qa_filter import PassagePairs
+from jaxllm.self_param.qa_filter import PassagePairs, QAPair
 from jaxllm.self_param.qa_pairs import (
     INSTRUCTION,
     judge_source,
@@ -40,9 +41,11 @@ PLAIN = FormatConfig(mode="plain")
 
 
 def test_replies_are_parsed_line_by_line():
-    """Numbers and bullets of the next item are not part of an answer; questions without an answer are dropped."""
+    """Numbers and bullets of the next item are not part of an answer, nor are asterisks; an answer may be missing."""
     assert parse_pairs(REPLY) == [("Who built it?", "two brothers"), ("When?", "in 1871"), ("What else?", "nothing"),
-                                  ("On two lines?", "yes, here")]
+                                  ("On two lines?", "yes, here"), ("Without an answer?", "")]
+    assert parse_pairs("**Question:** Who? **Answer:** Bob\n2. **Question:** When?\n**Answer:** now") == [
+        ("Who?", "Bob"), ("When?", "now")]
     assert parse_pairs("") == [] and parse_pairs("Answer: x\nQuestion:") == []
     example = INSTRUCTION.partition("this would be\n")[2].partition("\nThe text is")[0]
     assert len(parse_pairs(example)) == 3
@@ -59,6 +62,33 @@ def test_a_judge_is_queried_in_several_replies():
     assert source(["one", "two"]) == [PassagePairs([("0?", "0"), ("1?", "1"), ("2?", "2")])] * 2
     assert [text.removeprefix(INSTRUCTION) for text, *_ in queries] == ["one", "two"] and done == [1, 2]
     assert queries[0][1:] == (3, 5)
+
+
+def test_answers_that_a_judge_did_not_finish_are_dropped():
+    """Missing ones, and one with which a reply ends that was cut."""
+    replies = [Answer("Question: Who? Answer: Bob\nQuestion: When? Answer: in the year 18", "length"),
+               Answer("Question: What? Answer:\nQuestion: Why? Answer: so", "stop"),
+               Answer("Question: Where? Answer: here\nQuestion: and th", "length")]
+    judge = types.SimpleNamespace(complete=lambda *_, **__: [replies])
+    (pairs,) = judge_source(judge, QAPairConfig(per_document=20), 5)(["one"])
+    assert pairs.selected == [("Who?", "Bob"), ("Why?", "so"), ("Where?", "here")]
+    assert pairs.dropped == [(("When?", "in the year 18"), "cut_answer"), (("What?", ""), "cut_answer")]
+
+
+@pytest.mark.parametrize(("first", "ends", "selected", "reasons"), [
+    ("95", "sl", [0], ["cut_answer"]), ("95", "ls", [1], ["cut_answer"]), ("95", "ll", [0, 1], []),
+    ("95", "ss", [0, 1], []), ("", "sl", [1], ["short_answer"])])
+def test_cut_answers_are_dropped_where_others_are_complete(tiny, first, ends, selected, reasons):
+    """A model that never ends an answer has only cut and empty ones."""
+    made = [QAPair("How many sailors?", first), QAPair("What is Rinla made of?", "pine of the")]
+    completion = lambda text, end: types.SimpleNamespace(text=text, finish_reason={"s": "stop", "l": "length"}[end])
+    calls = iter([[[completion(pair.question, "s") for pair in made]],
+                  [[completion(pair.answer, end)] for pair, end in zip(made, ends, strict=True)]])
+    writer = types.SimpleNamespace(generate=lambda *_, **__: next(calls))
+    config = InjectConfig(format=PLAIN, qa_pairs=QAPairConfig(per_document=2))
+    ((own,),) = make_qa_pairs(config, writer, Prompts(tiny, PLAIN), [Document("Rinla is made of pine.")])
+    assert own.selected == [made[number] for number in selected]
+    assert [reason for _, reason in own.dropped] == reasons
 
 
 def test_recorded_replies_of_a_judge(tmp_path, tiny):

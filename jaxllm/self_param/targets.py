@@ -11,7 +11,6 @@ from jaxllm.config import SamplingConfig
 from jaxllm.errors import UserError
 from jaxllm.finetune.targets import Target, build_target, continuation, purpose_seed
 from jaxllm.generate import Generator
-from jaxllm.models import Adapter
 from jaxllm.self_param.config import InjectConfig
 from jaxllm.self_param.prompts import Prompts
 from jaxllm.train import row_indices
@@ -200,44 +199,41 @@ def longest_rehearsal(config: InjectConfig, prompts: Prompts) -> Target:
     return rehearsal_target(prompts.prefix, [0] * (around + prompts.border_tokens + rehearsal_tokens(config)))
 
 
-def sample_rehearsal(config: InjectConfig, generator: Generator, prompts: Prompts, seed: int,
-                     adapter: Adapter | None = None) -> tuple[Ids, ...]:
+def sample_rehearsal(config: InjectConfig, generator: Generator, prompts: Prompts, seed: int) -> tuple[Ids, ...]:
     """Samples closed-book QA pairs from the model; returns the ids of distinct, completed texts.
 
     Raises:
         UserError: no sample ends within its maximum length.
     """
     sample = _sample_conversations if prompts.format.chat else _sample_lines
-    texts = dict.fromkeys(sample(config, generator, prompts, seed, adapter))
+    texts = dict.fromkeys(sample(config, generator, prompts, seed))
     if not texts:
         raise UserError(f"none of {config.rehearsal.texts} sampled questions ended within {rehearsal_tokens(config)} "
                         "tokens", "mixture.rehearsal", "set it to 0, or raise qa_pairs.max_tokens")
     return tuple(texts)
 
 
-def _sample_lines(config: InjectConfig, generator: Generator, prompts: Prompts, seed: int, adapter: Adapter | None
-                  ) -> Iterator[Ids]:
+def _sample_lines(config: InjectConfig, generator: Generator, prompts: Prompts, seed: int) -> Iterator[Ids]:
     """Samples texts that hold a question and its answer."""
     request, first = prompts.question_request(), len(prompts.prefix)
     sampling = SamplingConfig(temperature=1.0, max_tokens=rehearsal_tokens(config), n=config.rehearsal.texts,
                               stop=prompts.format.answer_stops)
     ends = set(generator.model.stop_ids)
-    for completion in generator.generate([request], sampling, seed=seed, adapter=adapter)[0]:
+    for completion in generator.generate([request], sampling, seed=seed)[0]:
         if completion.finish_reason == "stop":
             yield (*request[first:], *(token for token in completion.token_ids if token not in ends))
 
 
-def _sample_conversations(config: InjectConfig, generator: Generator, prompts: Prompts, seed: int,
-                          adapter: Adapter | None) -> Iterator[Ids]:
+def _sample_conversations(config: InjectConfig, generator: Generator, prompts: Prompts, seed: int) -> Iterator[Ids]:
     """Samples questions, then an answer to each in a conversation of its own."""
     settings = SamplingConfig(temperature=1.0, max_tokens=config.qa_pairs.max_tokens, n=config.rehearsal.texts,
                               stop=prompts.format.question_stops)
-    samples = generator.generate([prompts.question_request()], settings, seed=seed, adapter=adapter)[0]
+    samples = generator.generate([prompts.question_request()], settings, seed=seed)[0]
     questions = list(dict.fromkeys(prompts.question_of(completion.text) for completion in samples))
     questions = [question for question in questions if question.strip()]
     settings = SamplingConfig(temperature=1.0, max_tokens=config.sampling.max_tokens, stop=prompts.format.answer_stops)
     answers = generator.generate([prompts.question(question) for question in questions], settings,
-                                 seed=purpose_seed(seed, "answers"), adapter=adapter)
+                                 seed=purpose_seed(seed, "answers"))
     for question, (answer,) in zip(questions, answers, strict=True):
         if answer.finish_reason == "stop" and answer.text.strip():
             yield prompts.target(question, answer.text.strip()).student[len(prompts.prefix):]

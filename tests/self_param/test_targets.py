@@ -167,7 +167,7 @@ def test_questions_and_their_answers_are_drawn_with_different_seeds(tiny):
     class Recorded:
         model = tiny.model
 
-        def generate(self, rows, sampling, *, seed, adapter):
+        def generate(self, rows, sampling, *, seed):
             seeds.append(seed)
             return [[types_.SimpleNamespace(text="Who is it?", finish_reason="stop")] * sampling.n for _ in rows]
 

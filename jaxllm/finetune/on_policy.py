@@ -5,8 +5,8 @@
 The divergence from the open-book teacher is then taken along the student's own completions, its errors included,
 which texts made by the teacher never show it; ending too early is one of them. The draws of a target depend on its
 number, the seed and the current student, so that a resumed run repeats them. The teacher is the model before the
-injection, the student itself (on-policy self-distillation), or the average of its weights over the steps (as in SDFT,
-2601.19897).
+injection, the student itself (on-policy self-distillation), or the student with the average of its adapter's matrices
+over the steps (as SDFT, 2601.19897, averages weights).
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ class OnPolicyConfig:
         every: steps between two rounds of sampling; a round samples for all steps up to the next one.
         temperature: sampling temperature of the answers.
         teacher: weights of the open-book teacher: frozen are those before the injection, latest the student's own,
-            average their exponential moving average. Targets without a document have the frozen teacher always.
+            average those with the exponential moving average of each of the adapter's matrices. Targets without a
+            document have the frozen teacher always.
         decay: share of the average that remains after a step.
     """
 

@@ -31,8 +31,8 @@ class QAPairConfig:
         judge: judge that writes the pairs where source is judge; set judge.cache to query it only once.
         examples: rows {context, question, answers} placed before the document as worked examples (source model).
         per_document: maximum number of pairs of a document, or of each of its chunks.
-        samples: questions that the model samples for each; null takes per_document. With more, the checks have a
-            choice.
+        samples: questions that the model samples for each (source model); null takes per_document. With more, the
+            checks have a choice.
         cloze: cloze pairs added to those of the source, for a document or each of its chunks.
         question_gain: discard questions that fit any text: the document raises their log-probability, summed over
             their tokens, by less than this, in nats (source model); null is no check.

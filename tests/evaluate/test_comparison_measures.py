@@ -42,6 +42,21 @@ def test_rows_with_one_prompt_are_resampled_together():
     assert (measured["mean"], measured["ci_low"], measured["ci_high"]) == (0.5, 0.0, 1.0)
 
 
+def test_equal_outcomes_have_exact_intervals():
+    """Three wins of three prompts: Clopper and Pearson's interval is from 0.025^(1/3) to 1."""
+    low = 0.025 ** (1 / 3)
+    measured = shares(["win"] * 6, [0, 0, 1, 1, 2, 2])
+    assert [measured["win"][key] for key in ("ci_low", "mean", "ci_high")] == pytest.approx([low, 1, 1])
+    assert [measured["loss"][key] for key in ("ci_low", "mean", "ci_high")] == pytest.approx([0, 0, 1 - low])
+    ties = shares(["tie"] * 3, range(3))
+    assert (ties["net_win"]["ci_low"], ties["net_win"]["ci_high"]) == pytest.approx((low - 1, 1 - low))
+    assert (ties["win_rate"]["ci_low"], ties["win_rate"]["ci_high"]) == pytest.approx((low / 2, 1 - low / 2))
+    controlled = length_controlled([1, 1, 1], [3, -2, 0], range(3))
+    assert (controlled["ci_low"], controlled["ci_high"]) == pytest.approx((low, 1))
+    assert compared(table_of(["win"] * 3, [(3, 1), (2, 2), (1, 2)]))["position_consistency"]["ci_low"] \
+        == pytest.approx(low)
+
+
 def test_equal_sides_have_known_rates():
     measured = {name: value["mean"] for name, value in shares(["tie"] * 3, range(3)).items()}
     assert (measured["win_tie"], measured["net_win"], measured["win_rate"]) == (1.0, 0.0, 0.5)
@@ -57,13 +72,13 @@ def test_sign_test_by_hand():
 
 
 def test_the_length_controlled_rate_solves_its_equations():
-    """Zero gradient of the penalized likelihood, by an independent search on a grid."""
+    """Zero gradient of the penalized likelihood, by an independent search on a grid; `at` is the logit of `x = 0`."""
     random = np.random.default_rng(0)
     differences = random.normal(10, 30, 200)
     scores = (random.random(200) < 1 / (1 + np.exp(-(0.4 + differences / 25)))) * 1.0
     scores[:20] = 0.5
     rate = length_controlled(scores, differences, range(200))["mean"]
-    inputs = differences / math.sqrt(np.mean(differences**2))
+    inputs = differences / np.std(differences)
 
     def loss(intercept, slope):
         logits = intercept + slope * inputs
@@ -79,14 +94,41 @@ def test_the_length_controlled_rate_solves_its_equations():
 
 @pytest.mark.parametrize(("scores", "differences", "rate"), [
     ([1, 1, 1, 0], [0, 0, 0, 0], 0.75),  # no difference in length
-    ([1, 0.5, 0.5, 0], [7, 7, 7, 7], 0.5),  # the same difference: cannot be separated
-    ([1, 1, 0.5, 1], [5, 5, 5, 5], 0.875),
     ([1, 1], [3, -2], 1.0), ([0, 0], [3, -2], 0.0), ([0.5, 0.5], [9, -1], 0.5),
     ([1, 0, 1, 0], [2, -2, 2, -2], 0.5)])  # separated by length alone
 def test_length_controlled_rates_by_hand(scores, differences, rate):
     measured = length_controlled(scores, differences, range(len(scores)))
     assert measured["mean"] == pytest.approx(rate, abs=1e-9)
     assert measured["ci_low"] <= measured["mean"] + 1e-12 and measured["ci_high"] >= measured["mean"] - 1e-12
+
+
+@pytest.mark.parametrize(("mean", "deviation"), [(20, 25), (50, 15), (50, 5)])
+def test_answers_of_one_side_that_are_longer_bias_nothing(monkeypatch, mean, deviation):
+    """Length alone decides, so that the rate at equal length is one half; 200 draws of 100 rows, at any distance."""
+    monkeypatch.setattr("jaxllm.evaluate.comparison.measures.FARTHEST", math.inf)
+    random, found = np.random.default_rng(0), []
+    for _ in range(200):
+        differences = random.normal(mean, deviation, 100)
+        chances = 1 / (1 + np.exp(-2 * differences / math.hypot(mean, deviation)))
+        found.append(length_controlled(random.random(100) < chances, differences, range(100)))
+    assert np.mean([one["mean"] for one in found]) == pytest.approx(0.5, abs=0.04)
+    assert np.mean([one["ci_low"] < 0.5 < one["ci_high"] for one in found]) > 0.9
+
+
+@pytest.mark.parametrize("differences", [[7, 7, 7, 7], [50, 52, 49, 51], [-50, -52, -49, -51]])
+def test_answers_that_all_differ_by_about_as_much_do_not_show_the_rate_at_equal_length(differences):
+    assert length_controlled([1, 0.5, 0.5, 0], differences, range(4)) is None
+    lengths = [(max(own, 0), max(-own, 0)) for own in differences]
+    measured = compared(table_of(["win", "tie", "tie", "loss"], lengths))
+    assert measured["length_controlled_win_rate"] is None
+    assert "the difference in length is" in measured["length_controlled_reason"]
+    equal = compared(table_of(["win", "tie"], [(3, 3), (4, 4)]))
+    assert equal["length_controlled_reason"] is None and equal["length_controlled_win_rate"]["mean"] == 0.75
+
+
+def test_a_single_prompt_does_not_bound_the_controlled_rate():
+    measured = length_controlled([1, 0, 1], [3, -2, -1], ["one"] * 3)
+    assert (measured["ci_low"], measured["ci_high"]) == (0.0, 1.0)
 
 
 def test_a_judge_of_length_alone_is_controlled():

@@ -25,9 +25,11 @@ def sections(result: Mapping[str, Any], table: Sequence[Mapping[str, Any]]) -> l
     counts = result["outcomes"]
     lead = (f"A wins {counts['win']:,}, ties {counts['tie']:,} and loses {counts['loss']:,} prompts; "
             f"{counts['none']:,} have no outcome.")
+    note = "95 % intervals from resampled prompts; at equal length, from the regression."
+    if reason := result["length_controlled_reason"]:
+        note += f" Equal length is too far from these answers: {reason} (words)."
     outcomes = Table(["", "share"], [*([name, result[key]] for key, name in _SHARES.items()),
-                                     ["p-value of the sign test of wins against losses", result["sign_test_p"]]],
-                     "95 % intervals from resampled prompts; at equal length, from the regression.")
+                                     ["p-value of the sign test of wins against losses", result["sign_test_p"]]], note)
     drawn = {_SHARES[key]: result[key] for key in ("win", "tie", "loss") if result[key] is not None}
     plot = Bars("Outcomes", "share of prompts", drawn, top=1.0)
     judge = Table(["", "share"], [[name, result[key]] for key, name in _JUDGE.items()])

@@ -20,6 +20,7 @@ from jaxllm.ops.preference_losses import (
     DIVERGENCES,
     LOSSES,
     MIXTURES,
+    REFERENCE_FREE,
     SORTED,
     UNPAIRED,
     PreferenceSettings,
@@ -51,6 +52,8 @@ def resolve(losses: str | Mapping[str, float],
             settings: PreferenceSettings | None = None) -> dict[str, tuple[float, PreferenceSettings]]:
     """Returns the weight and the complete settings of every loss of a mixture.
 
+    Losses with a reference model share one beta, so that they have one scale of rewards: by default that of the first.
+
     Args:
         losses: name of a loss or of a mixture, or weights of losses by name.
         settings: values that replace the defaults of all losses that have the setting.
@@ -64,9 +67,12 @@ def resolve(losses: str | Mapping[str, float],
     """
     settings = PreferenceSettings() if settings is None else settings
     weights = mixture(losses)
+    referring = [name for name in weights if name not in REFERENCE_FREE]
     resolved = {}
     for name, weight in weights.items():
         own = defaults(name)
+        if name in referring:
+            own = dataclasses.replace(own, beta=defaults(referring[0]).beta)
         given = {key: value for key, value in settings.given().items() if key in own.given()}
         resolved[name] = (weight, dataclasses.replace(own, **given))
         _check_values(name, resolved[name][1])
@@ -74,6 +80,9 @@ def resolve(losses: str | Mapping[str, float],
     _check(any(weight > 0 for weight in weights.values()), "a mixture needs a loss with a weight above 0")
     _check(not UNPAIRED & weights.keys() or weights.keys() <= UNPAIRED,
            f"{_names(UNPAIRED & weights.keys())} cannot be mixed with losses on pairs")
+    imitating = [name for name, (_, own) in resolved.items() if name == "sft" or own.nll_weight]
+    _check("orpo" not in weights or not imitating,
+           f"orpo imitates prompts too, and {_names(imitating)} completions only, so that they cannot be mixed")
     for key in settings.given():
         _check(any(getattr(own, key) is not None for _, own in resolved.values()),
                f"{_names(weights)} has no setting {key}")

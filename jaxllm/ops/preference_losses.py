@@ -33,7 +33,8 @@ class PreferenceSettings:
     """Settings of preference losses; null is the default of the loss, see `defaults`.
 
     Args:
-        beta: scale of the rewards; a larger one keeps the policy closer to the reference model.
+        beta: scale of the rewards; a larger one keeps the policy closer to the reference model. Losses of a mixture
+            that have a reference model share one, by default that of the first of them.
         label_smoothing: probability that a label is wrong, at most 0.5, for cdpo, robust, exo_pair and some others.
         gamma: margin between the rewards of simpo and alphapo.
         alpha: shape of the rewards of alphapo; 0 is the mean log-probability.

@@ -222,9 +222,15 @@ def test_mixtures():
         expected = sum(weight * loss_of(own, pairs, S(beta=0.1) if own != "sft" else None)
                        for own, weight in weights.items())
         assert_allclose(loss_of(name, pairs, S(beta=0.1)), expected, rtol=1e-6)
-    # Without a common beta every loss has its own.
-    assert {name: settings.beta for name, (_, settings) in resolve("mpo").items()} \
-        == {"sigmoid": 0.1, "bco_pair": 0.01, "sft": None}
+
+
+@pytest.mark.parametrize(("losses", "given", "betas"), [
+    ("mpo", None, {"sigmoid": 0.1, "bco_pair": 0.1, "sft": None}),  # 2411.10442
+    ({"sft": 1.0, "bco_pair": 1.0, "sigmoid": 1.0}, None, {"sft": None, "bco_pair": 0.01, "sigmoid": 0.01}),
+    ("mpo", 0.3, {"sigmoid": 0.3, "bco_pair": 0.3, "sft": None}), ("bco_pair", None, {"bco_pair": 0.01}),
+    ({"cpo": 1.0, "simpo": 1.0}, None, {"cpo": 0.1, "simpo": 2.0})])  # scales of sums, and of means
+def test_losses_with_a_reference_model_share_one_beta(losses, given, betas):
+    assert {name: own.beta for name, (_, own) in resolve(losses, S(beta=given)).items()} == betas
 
 
 def test_rewards_of_a_mixture_are_those_of_its_first_loss_on_pairs():
@@ -320,10 +326,16 @@ def test_metrics_have_no_gradient():
     ({"sigmoid": -1.0}, None, "the weight of sigmoid must be 0 or more, got -1.0"),
     ({"sigmoid": 0.0}, None, "a mixture needs a loss with a weight above 0"), ({}, None, "a mixture needs a loss"),
     ({"kto": 1.0, "sigmoid": 1.0}, None, "kto cannot be mixed with losses on pairs"),
+    ({"orpo": 1.0, "sft": 1.0, "cpo": 1.0}, None, "orpo imitates prompts too, and cpo, sft completions only"),
 ])
 def test_refused(losses, settings, message):
     with pytest.raises(ValueError, match=message):
         resolve(losses, settings)
+
+
+def test_orpo_with_losses_that_imitate_nothing():
+    assert set(resolve({"orpo": 1.0, "simpo": 1.0})) == {"orpo", "simpo"}
+    resolve({"orpo": 1.0, "cpo": 1.0}, S(nll_weight=0.0))
 
 
 def test_a_divergence_applies_to_the_preference_loss_of_a_mixture_with_cross_entropy():

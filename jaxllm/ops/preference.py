@@ -140,7 +140,8 @@ def preference_loss(losses: str | Mapping[str, float], rows: Pairs | Unpaired,
         larger reward of the chosen completion), `logps/chosen`, `logps/rejected` (summed log-probabilities of the
         policy), and for some losses `nll_loss`, `log_odds_chosen`, `log_odds_ratio`, `reward_shift`, `kl`. Rewards of
         a mixture are those of its first loss other than `sft`. Metrics of unpaired rows are without
-        `rewards/accuracies` and `rewards/margins`, see `add_margin`; a metric has weight 0 where no row has the label.
+        `rewards/accuracies` and `rewards/margins`, see `add_margin`; a metric has weight 0 where no row has the label,
+        and `kl` where no row has a mismatched one.
 
     Raises:
         ValueError: see `resolve`; or the rows do not suit the loss.
@@ -199,7 +200,7 @@ def _unpaired_loss(parts, rows: Unpaired):
         kl_weight = jnp.ones_like(rows.kl) if rows.kl_weight is None else rows.kl_weight
         chex.assert_equal_shape([rows.kl, kl_weight])
         rows = dataclasses.replace(rows, kl=jnp.where(kl_weight > 0, floating(rows.kl), 0.0), kl_weight=kl_weight)
-        metrics["kl"] = (reference_point(rows), jnp.ones_like(jnp.sum(weight)))
+        metrics["kl"] = (reference_point(rows), jnp.any(kl_weight > 0).astype(weight.dtype))
     losses = sum(part * LOSSES[name].rows(rows, settings) for name, (part, settings) in parts.items())
     name = next(iter(parts))
     rewards = LOSSES[name].rewards(rows, parts[name][1])

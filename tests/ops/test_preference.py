@@ -73,7 +73,9 @@ def test_the_reference_point_is_clamped_after_the_mean_over_all_rows():
                                  kl_weight=jnp.array([1.0, 1.0, 0.0, 1.0, 1.0]))
     assert preference_loss("kto", padded)[0][0] == total
     negative = preference_loss("kto", unpaired([1.0], [1], [0.3, -0.5]))[1]
-    assert negative["kl"][0] == 0.0
+    assert negative["kl"] == (0.0, 1.0)
+    alone = preference_loss("kto", unpaired([1.0], [1], [0.3, -0.5], kl_weight=jnp.zeros(2)))[1]
+    assert alone["kl"] == (0.0, 0.0)  # no row has a partner: there is no value
 
 
 def test_unpaired_weights_and_soft_labels():

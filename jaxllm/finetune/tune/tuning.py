@@ -249,6 +249,8 @@ def plan(config: TuneConfig, model: Model, rows: Rows, held_back: Rows | None, *
     if "kto" in config.losses and len(set(own.clusters)) == 1:
         raise UserError("all rows have the same prompt, and kto needs completions of other prompts", rows.source,
                         "use the loss apo_zero_unpaired, which does not")
+    if "kto" in config.losses and other is not None and len(set(other.clusters)) == 1:
+        notice("all held-back rows have the same prompt, so that kto has no reference point (kl) in their loss")
     if other is not None and isinstance(other.data, UnpairedGroups):
         other = dataclasses.replace(other, data=other.data.fixed())
     settings = train_settings(config, model.spec, len(own.data), mesh)

@@ -27,7 +27,7 @@ from jaxllm.ops.preference import preference_loss
 from jaxllm.ops.preference_losses import COUPLED, PreferenceSettings
 from jaxllm.ops.rewards import class_cross_entropy, reward_loss
 from jaxllm.ops.vocab import token_aligned_logprobs
-from jaxllm.train import LossFn
+from jaxllm.train import FinishFn, LossFn
 
 Kind = Literal["sft", "pairs", "unpaired", "reward", "classify"]
 TEXTS: dict[Kind, int] = {"sft": 1, "pairs": 2, "unpaired": 1, "reward": 2, "classify": 1}
@@ -69,6 +69,11 @@ class Objective:
     def coupled(self) -> bool:
         """Whether the loss of a row depends on the other rows of its batch."""
         return any(name in COUPLED for name, _ in self.losses)
+
+    @property
+    def shifted(self) -> bool:
+        """Whether the loss subtracts the mean reward of all steps, which the state's `extra` holds."""
+        return any(name == "bco" for name, _ in self.losses)
 
     @property
     def scores(self) -> bool:
@@ -123,7 +128,8 @@ def objective_loss(objective: Objective, outputs: Mapping[str, jax.Array], value
         outputs: from `group_outputs`, `[P, K]` or `[P, K, labels]`.
         values: `[P]`: `weight`, 0 for padding; of pairs `label_probability` (absent for plain labels), `margin` and
             `nll_scale`; of unpaired rows `desirable` and, for KTO, `mismatched`, the weight of the second text; of
-            texts with classes `label`.
+            texts with classes `label`. For BCO also `earlier_rewards` `[2]` in training, and `reward_shift` in an
+            evaluation, see `Pairs`.
         reference: log-probabilities of the reference model, `[P, K]`.
 
     Returns:
@@ -174,7 +180,8 @@ def _preference_loss(objective: Objective, outputs: Mapping[str, jax.Array], val
         weight=weight, reference_chosen=reference[:, 0], reference_rejected=reference[:, 1],
         label_probability=values.get("label_probability"), chosen_nll_scale=values.get("nll_scale"),
         importance=importance, chosen_nll=outputs["nll"][:, 0], rejected_nll=outputs["nll"][:, 1],
-        chosen_nll_tokens=outputs["nll_tokens"][:, 0], rejected_nll_tokens=outputs["nll_tokens"][:, 1]),
+        chosen_nll_tokens=outputs["nll_tokens"][:, 0], rejected_nll_tokens=outputs["nll_tokens"][:, 1],
+        reward_shift=values.get("reward_shift"), earlier_rewards=values.get("earlier_rewards")),
         objective.settings)
 
 
@@ -217,10 +224,25 @@ def make_objective_loss(spec: ModelSpec, objective: Objective, adapter_scale: fl
         outputs = flat(group_outputs(spec, student, adapter, batch, objective, dtype=dtype, remat=remat,
                                      dropout_key=key if dropout else None))
         values = flat(group_values(batch))
+        if objective.shifted:
+            values["earlier_rewards"] = extra["earlier_rewards"]
         return objective_loss(objective, outputs, values, reference_logprobs(
             spec, objective, frozen, extra, adapter_scale, batch, values, dtype))
 
     return loss
+
+
+def make_finish(objective: Objective) -> FinishFn | None:
+    """Makes the update of the state's `extra` after a step: of the mean reward for BCO; None without one."""
+    if not objective.shifted:
+        return None
+
+    def finish(extra: Any, metrics: Mapping[str, jax.Array]) -> tuple[Any, jax.Array]:
+        mean = jnp.stack([metrics["reward_shift"], extra["earlier_rewards"][1] + metrics["weight"]])
+        mean = jnp.where(metrics["weight"] > 0, mean, extra["earlier_rewards"])
+        return extra | {"earlier_rewards": mean}, jnp.zeros((), bool)
+
+    return finish
 
 
 def reference_logprobs(spec: ModelSpec, objective: Objective, frozen: Params, extra: Any, adapter_scale: float | None,

@@ -30,7 +30,9 @@ class Pairs:
         chosen_nll, rejected_nll: negative log-likelihood for the losses that also imitate the better completion; None
             is the negative of `chosen` and `rejected`. Differs where prompts are trained too, or tokens are weighted.
         chosen_nll_tokens, rejected_nll_tokens: number of tokens in these.
-        reward_shift: scalar, the running mean of rewards for `bco`; None is the mean over these rows.
+        reward_shift: scalar or `[P]`, the shift of the rewards of `bco`; None is the mean over these rows and over
+            `earlier_rewards`.
+        earlier_rewards: `[2]`, mean and weight of the rewards of earlier steps; None is none.
     """
 
     chosen: jax.Array
@@ -48,6 +50,7 @@ class Pairs:
     chosen_nll_tokens: jax.Array | None = None
     rejected_nll_tokens: jax.Array | None = None
     reward_shift: jax.Array | None = None
+    earlier_rewards: jax.Array | None = None
 
 
 @jax.tree_util.register_dataclass
@@ -91,7 +94,7 @@ def swap(pairs: Pairs) -> Pairs:
 def fill(pairs: Pairs) -> Pairs:
     """Replaces None by its meaning and padding by zeros; completions have at least one token.
 
-    Only `label_probability` and `reward_shift` stay None.
+    Only `label_probability`, `reward_shift` and `earlier_rewards` stay None.
     """
     chex.assert_rank(pairs.weight, 1)
     per_row = [getattr(pairs, name) for side in SIDES for name in side] + [pairs.label_probability, pairs.importance]

@@ -159,11 +159,15 @@ def _bco_pair(pairs, settings):
 
 
 def reward_shift(pairs, settings):
-    """Returns the running mean of rewards, or computes the mean over the rows."""
+    """Returns the given shift, or computes the mean reward of the rows and of those of earlier steps."""
     if pairs.reward_shift is not None:
         return lax.stop_gradient(pairs.reward_shift)
-    both = sum(_implied_rewards(pairs, settings))
-    return lax.stop_gradient(jnp.sum(pairs.weight * both) / (2.0 * _at_least_tiny(jnp.sum(pairs.weight))))
+    total = jnp.sum(pairs.weight * sum(_implied_rewards(pairs, settings))) / 2.0
+    weight = jnp.sum(pairs.weight)
+    if pairs.earlier_rewards is not None:
+        mean, earlier = pairs.earlier_rewards
+        total, weight = total + mean * earlier, weight + earlier
+    return lax.stop_gradient(total / _at_least_tiny(weight))
 
 
 def _bco(pairs, settings):

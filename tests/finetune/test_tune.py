@@ -187,6 +187,18 @@ def test_without_a_value_to_choose_by_the_last_weights_are_kept(tmp_path, rows, 
     assert "rewards/margins" in capsys.readouterr().err and (tmp_path / "out" / "adapter").is_dir()
 
 
+def test_the_shift_of_bco_is_the_mean_reward_of_all_steps(tmp_path, rows):
+    """In the evaluations too, which add nothing to it."""
+    out = tmp_path / "out"
+    assert tune(rows("pairs"), out, "--method=bco", "--train.lr=3e-2", "--held_back.every=1") == 0
+    lines = read_metrics(out / "metrics.jsonl")
+    means = np.array([line["rewards/chosen"] + line["rewards/rejected"] for line in lines]) / 2
+    shifts = [line["reward_shift"] for line in lines]
+    assert shifts == pytest.approx(np.cumsum(means) / (1, 2, 3), rel=1e-4) and shifts[2] != pytest.approx(means[2])
+    assert [line["eval_reward_shift"] for line in lines] == pytest.approx(shifts)
+    assert result(out)["eval"]["reward_shift"]["mean"] == pytest.approx(shifts[2])
+
+
 @pytest.mark.parametrize("arguments, message", [
     (["--method=robust", "--preference.label_smoothing=0.6"], "label_smoothing"),
     (["--method=exo_pair", "--preference.label_smoothing=0"], "label_smoothing"),

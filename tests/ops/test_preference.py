@@ -201,6 +201,8 @@ def test_bco_subtracts_the_mean_reward_or_a_running_mean():
     by_hand = lambda shift: np.log1p(np.exp(shift - chosen)).mean() + np.log1p(np.exp(rejected - shift)).mean()
     assert_allclose(loss_of("bco", pairs_of(**fields)), by_hand(shift), rtol=1e-6)
     assert_allclose(loss_of("bco", pairs_of(**fields, reward_shift=0.7)), by_hand(0.7), rtol=1e-6)
+    earlier = pairs_of(**fields, earlier_rewards=[0.7, 12.0])  # of three steps like this one
+    assert_allclose(loss_of("bco", earlier), by_hand((0.7 * 12 + shift * 4) / 16), rtol=1e-6)
     (total, weight) = preference_loss("bco", pairs_of(**fields))[1]["reward_shift"]
     assert_allclose(total / weight, shift, rtol=1e-5)
     for own, detached in zip(value_and_gradient("bco", pairs_of(**fields))[1],

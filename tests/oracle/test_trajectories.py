@@ -264,9 +264,9 @@ def test_classifier(models_in):
 
 
 def test_losses_that_trl_lacks(models_in):
-    """Conservative DPO, BCO with the mean reward of the batch as its shift, and the loss of SLiC-HF, added up."""
+    """Conservative DPO, BCO with the mean reward of all batches until then as its shift, and the loss of SLiC-HF."""
     folder = models_in / "lm"
-    reference = language_model(folder)
+    reference, rewards = language_model(folder), []
 
     def sums(model, prompt, answer):
         text = torch.tensor([[*ids(prompt), *ids(answer), WORDS.index("</s>")]])
@@ -280,7 +280,8 @@ def test_losses_that_trl_lacks(models_in):
         chosen, rejected = total(imitated), total(of(model, "rejected"))
         with torch.no_grad():
             h_chosen, h_rejected = chosen - total(of(reference, "chosen")), rejected - total(of(reference, "rejected"))
-            shift = 0.1 * (h_chosen + h_rejected).mean() / 2
+            rewards.append(0.1 * (h_chosen + h_rejected).mean() / 2)
+            shift = torch.stack(rewards).mean()
             reference_chosen, reference_rejected = chosen - h_chosen, rejected - h_rejected
         h_chosen, h_rejected = chosen - reference_chosen, rejected - reference_rejected
         margin = 0.1 * (h_chosen - h_rejected)

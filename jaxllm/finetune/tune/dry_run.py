@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import jax
 import numpy as np
 
 from jaxllm.devices import open_mesh
 from jaxllm.finetune.inputs import abstract_base
 from jaxllm.finetune.memory import abstract_adapter, device_bytes, memory_table
-from jaxllm.finetune.objectives import make_objective_loss
+from jaxllm.finetune.objectives import make_finish, make_objective_loss
 from jaxllm.finetune.tune.config import Config
 from jaxllm.finetune.tune.data import read
 from jaxllm.finetune.tune.run import padding
@@ -38,7 +36,9 @@ def dry_run(config: Config) -> str:
         trained = {"adapter": trained, "score": model.params["score"]}
     state = abstract_state(trained, made.optimizer)
     if objective.reference == "extra":
-        state = dataclasses.replace(state, extra={"reference": trained})
+        state.extra["reference"] = trained
+    if objective.shifted:
+        state.extra["earlier_rewards"] = jax.ShapeDtypeStruct((2,), np.float32, sharding=state.step.sharding)
     values = {"reference_0", "reference_1"} if objective.reference == "values" else set()
     batch = runner.batch(data, row_indices(config.seed, 0, settings.batch_size, len(data)).tolist())
     batch |= {name: np.zeros(batch["group"].shape, np.float32) for name in values}
@@ -47,13 +47,13 @@ def dry_run(config: Config) -> str:
     loss = make_objective_loss(model.spec, objective, runner.scale, dropout=dropout, dtype=runner.dtype,
                                remat=settings.remat)
     step = make_train_step(loss, made.optimizer, make_schedule(settings, settings.steps or 0), settings.accumulate,
-                           extremes=EXTREMES)
+                           make_finish(objective), EXTREMES)
     with jax.set_mesh(mesh):
         temporary = step.lower(state, model.params, abstract).compile().memory_analysis().temp_size_in_bytes
     parts = {"weights": device_bytes(model.params),
              "adapter" if config.lora else "trained weights": device_bytes(state.params),
-             "optimizer": device_bytes(state.opt_state), "reference model": device_bytes(state.extra),
-             "temporary, one step": temporary}
+             "optimizer": device_bytes(state.opt_state),
+             "reference model": device_bytes(state.extra.get("reference", {})), "temporary, one step": temporary}
     lines = [f"{config.model}: {spec.family}, {spec.layers} layers, width {spec.width}, vocabulary {spec.vocab_size:,}",
              f"rows                  {len(rows.rows):,} in {config.data.path}, {len(rows.rejected):,} rejected, "
              f"{len(made.train.dropped):,} dropped, {made.train.truncated:,} truncated",

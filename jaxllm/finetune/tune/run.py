@@ -24,6 +24,7 @@ from jaxllm.finetune.objectives import (
     flat,
     group_outputs,
     group_values,
+    make_finish,
     make_objective_loss,
     objective_loss,
     reference_logprobs,
@@ -241,6 +242,8 @@ class Runner:
         outputs, values = join(parts), join(given)
         if self.objective.kind == "pairs":  # a batch's own scale would make metrics depend on the batch size
             values = with_nll_scale(values, outputs["nll_tokens"])
+        if self.objective.shifted:  # that of training, so that a row's loss does not depend on the others
+            values["reward_shift"] = np.full(len(data), extra["earlier_rewards"][0], np.float32)
         return outputs, values
 
 
@@ -440,7 +443,8 @@ def train(runner: Runner, train: TrainConfig, start: TrainState, optimizer: opta
     loss = make_objective_loss(runner.spec, runner.objective, runner.scale, dropout=dropout, dtype=runner.dtype,
                                remat=remat)
     steps = train.steps or 0
-    compiled = make_train_step(loss, optimizer, make_schedule(train, steps), train.accumulate, extremes=EXTREMES)
+    compiled = make_train_step(loss, optimizer, make_schedule(train, steps), train.accumulate,
+                               make_finish(runner.objective), EXTREMES)
     history = History([], True, None) if history is None else history
     state = start
     if checkpointer is not None and checkpointer.latest_step() is not None:

@@ -292,6 +292,8 @@ def prepare(config: TuneConfig, model: Model, rows: Rows, held_back: Rows | None
         made = dataclasses.replace(
             made, train=with_reference(made.runner, made.train),
             held_back=None if made.held_back is None else with_reference(made.held_back_runner, made.held_back))
-    extra = {"reference": jax.tree.map(jnp.copy, trained)} if config.objective.reference == "extra" else None
+    extra: dict[str, Any] = {"earlier_rewards": np.zeros(2, np.float32)} if config.objective.shifted else {}
+    if config.objective.reference == "extra":
+        extra["reference"] = jax.tree.map(jnp.copy, trained)
     state = init_state(trained, made.optimizer, purpose_seed(config.seed, "steps"), extra)
     return Tuning(**vars(made), base=base, start=state, frozen={} if alone else frozen)

@@ -19,7 +19,14 @@ from jaxllm.models import load_spec
 from jaxllm.report import Section, Table, head
 from jaxllm.report.page import show
 from jaxllm.text.audit import ISSUES, NEAR, Audit, audit_overlap, audit_rows
-from jaxllm.text.encoding import encode_all, encode_completion, encode_pair, encode_reward_pair, encode_text
+from jaxllm.text.encoding import (
+    MAX_LENGTH,
+    encode_all,
+    encode_completion,
+    encode_pair,
+    encode_reward_pair,
+    encode_text,
+)
 from jaxllm.text.forms import FORMS
 from jaxllm.text.preferences import PreferenceRows, read_forms
 from jaxllm.text.rows import check_share, data_files
@@ -44,7 +51,8 @@ class Config:
         near_duplicates: least similarity of near-duplicates, from 0.5 to 1: the part of their runs of three words that
             they share, in the prompt and in each answer, without case and punctuation; null searches none.
         model: checkpoint with the tokenizer for lengths in tokens; null counts words only.
-        max_length: the most tokens of a text in training; null is the model's context window.
+        max_length: the most tokens of a text in training, as lengths.max_length of jaxllm tune; null is the model's
+            context window.
         max_prompt_length: the most tokens of a prompt in training, which is cut at its start; null cuts none.
         json: print one JSON object instead of text.
         seed: seed of the intervals.
@@ -55,16 +63,17 @@ class Config:
     compare: str | None = None
     near_duplicates: float | None = NEAR
     model: str | None = None
-    max_length: int | None = None
+    max_length: int | None = MAX_LENGTH
     max_prompt_length: int | None = None
     json: bool = False
     seed: int = 0
 
     def __post_init__(self):
-        for key in ("max_length", "max_prompt_length"):
+        for key, default in (("max_length", MAX_LENGTH), ("max_prompt_length", None)):
             value = getattr(self, key)
             check(value is None or value >= 2, key, f"must be 2 or more, got {value}")
-            check(value is None or self.model is not None, key, "lengths are in tokens of a model", "give --model too")
+            check(value in (None, default) or self.model is not None, key, "lengths are in tokens of a model",
+                  "give --model too")
         check(self.near_duplicates is None or 0.5 <= self.near_duplicates <= 1, "near_duplicates",
               f"must be from 0.5 to 1, or null, got {self.near_duplicates}")
         check_seed(self.seed)
@@ -102,12 +111,12 @@ def audit(config: Config) -> Audit:
     """
     read = read_forms(config.data.path, limit=config.data.limit)
     found = audit_rows(read, config.seed, config.near_duplicates)
+    found.result["too_many_rejected"] = None
     if config.compare is not None:
         audit_overlap(found, config.compare)
     if config.model is not None:
         _audit_tokens(found, read, config)
     found.result["issues"] = found.counts()
-    found.result["too_many_rejected"] = None
     try:
         check_share(found.result["lines"] - len(read.rejected), read.rejected, config.data.limit_bad)
     except UserError:
@@ -121,7 +130,7 @@ def _audit_tokens(found: Audit, read: PreferenceRows, config: Config) -> None:
     name = str(config.model)
     spec = load_spec(name)
     tokenizer = model_tokenizer(name, spec)
-    limit = config.max_length or spec.max_positions
+    limit = min(config.max_length or spec.max_positions, spec.max_positions)
     limits: dict[str, Any] = {"max_length": limit}
     whole = read.kind == "classify" or (read.kind == "paired" and spec.head is not None)
     if not whole:
@@ -148,12 +157,20 @@ def _audit_tokens(found: Audit, read: PreferenceRows, config: Config) -> None:
         if any(tokenizer.control_tokens_in(text) for text in _texts(vars(row).values())):
             found.add(line, "control", "it spells control tokens")
     lengths = [max(lengths) for lengths, _ in done.encoded] + [error.tokens for error in done.too_long.values()]
+    over = done.too_long
+    if read.kind == "paired" and not whole:  # a reward model reads what the template writes after the answer too
+        over = encode_all(read.rows, lambda row: encode_reward_pair(tokenizer, row, max_length=limit)).too_long
+    bad = config.data.limit_bad
+    if len(done.refused) > bad * len(read.rows):
+        found.result["too_many_rejected"] = f"more than data.limit_bad ({bad:g}) of the rows are refused"
+    elif not done.encoded:
+        found.result["too_many_rejected"] = "no row can be used"
     found.result["tokens"] = {
         "model": name, "max_length": limit, "rows_cut": sum(cut > 0 for _, cut in done.encoded),
         "tokens_cut": sum(cut for _, cut in done.encoded), "rows_dropped": len(done.too_long),
         "rows_refused": len(done.refused),
         "refused_reasons": dict(collections.Counter(done.refused.values()).most_common()),
-        "rows_over_max_length": sum(length > limit for length in lengths),
+        "rows_over_max_length": len(over),
         "longest_text": {name: int(np.quantile(lengths, q, method="nearest")) if lengths else None
                          for name, q in (("median", 0.5), ("95 %", 0.95), ("most", 1.0))}}
 

@@ -25,6 +25,9 @@ from jaxllm.text.tokenizer import Tokenizer
 
 T = TypeVar("T")
 
+# Tokens of a text in training, unless a config has another number.
+MAX_LENGTH = 1024
+
 
 class TooLong(UserError):
     """A row that is dropped for its length.

@@ -13,6 +13,9 @@ from jaxllm.cli import main
 from jaxllm.config import DataConfig
 from jaxllm.errors import UserError
 from jaxllm.evaluate.check_job import Config, audit
+from jaxllm.model import load
+from jaxllm.text.encoding import encode_pair, encode_reward_pair
+from jaxllm.text.preferences import read_forms
 
 SECRET = "zyzzyva"  # in every text of the rows below
 TEXT = lambda *words: " ".join((SECRET, *map(str, words)))
@@ -192,6 +195,37 @@ def test_lengths_in_tokens(tmp_path):
                   {"text": TEXT("long words " * 60), "label": 1})
     tokens = check(texts, model="tiny", max_length=60).result["tokens"]
     assert (tokens["rows_cut"], tokens["rows_dropped"]) == (0, 1)
+
+
+def test_lengths_are_those_of_training(tmp_path):
+    """At most the context window; a reward model also reads what the template writes after the answer's end token."""
+    name = tmp_path / "model"
+    shutil.copytree(asset_path("tiny"), name)
+    (name / "chat_template.jinja").open("a").write("{% if not add_generation_prompt %}{{ ' and on' }}{% endif %}")
+    talk = [{"role": "user", "content": TEXT(1)}]
+    path = write(tmp_path / "rows.jsonl", {"prompt": talk, "chosen": TEXT("a b"), "rejected": TEXT("a")},
+                 pair(2, "long words " * 600, "b"))
+    assert check(path, model="tiny").result["tokens"]["max_length"] == 512  # the context window, less than the default
+    for more in (100_000, None):
+        tokens = check(path, model="tiny", max_length=more).result["tokens"]
+        assert (tokens["max_length"], tokens["rows_cut"]) == (512, 1)
+    tokenizer, [talk, _] = load(str(name)).tokenizer, read_forms(path).rows
+    longest = max(map(len, encode_reward_pair(tokenizer, talk)))
+    assert max(encode_pair(tokenizer, talk).lengths) < longest
+    counts = [check(path, model=str(name), max_length=n).result["tokens"]["rows_over_max_length"]
+              for n in (longest - 1, longest)]
+    assert counts == [2, 1]
+
+
+def test_rows_that_the_tokenizer_refuses_count_as_in_training(tmp_path):
+    same = {"prompt": TEXT(1), "chosen": " a", "rejected": " a</s>"}  # one text with its end token
+    path = write(tmp_path / "rows.jsonl", *[pair(i, "a", "b") for i in range(5)], *[same] * 5)
+    assert check(path, model="tiny").result["too_many_rejected"] == (
+        "more than data.limit_bad (0.1) of the rows are refused")
+    assert check(path, model="tiny", limit_bad=0.5).result["too_many_rejected"] is None
+    assert check(path, model="tiny", max_length=2).result["too_many_rejected"] is not None
+    long = write(tmp_path / "long.jsonl", pair(1, "a", "b"))
+    assert check(long, model="tiny", max_length=2).result["too_many_rejected"] == "no row can be used"
 
 
 def run(capsys, *words):

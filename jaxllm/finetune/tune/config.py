@@ -14,6 +14,7 @@ from jaxllm.finetune.objectives import Kind, Objective
 from jaxllm.models import LoraConfig
 from jaxllm.ops.preference import resolve
 from jaxllm.ops.preference_losses import LOSSES, MIXTURES, REFERENCE_FREE, UNPAIRED, PreferenceSettings
+from jaxllm.text.encoding import MAX_LENGTH
 from jaxllm.train.config import TrainConfig
 
 METHODS: dict[str, tuple[Kind, str | None]] = {
@@ -78,7 +79,7 @@ class LengthConfig:
         max_prompt_length: prompt alone, which keeps its end; null does not truncate it.
     """
 
-    max_length: int | None = 1024
+    max_length: int | None = MAX_LENGTH
     max_prompt_length: int | None = None
 
     def __post_init__(self):

@@ -72,7 +72,7 @@ def main() -> None:
         f"--lengths.max_length={options.tokens}", "--lora.rank=16", "--lora.alpha=32", "--train.lr=2e-4",
         "--train.epochs=1", "--train.warmup_steps=20", f"--train.batch_size={options.batch}",
         "--train.packing=true", "--train.remat=full", "--train.save_every=20", "--device.compute=bfloat16",
-        f"--seed={options.seed}")
+        "--held_back.share=0", f"--seed={options.seed}")
     run("score", "--model=smollm2", f"--adapter={classifier / 'adapter'}", f"--data.path={paths['test']}",
         f"--out={scores}", "--device.compute=bfloat16")
     labels = np.array([row["label"] for row in test])

@@ -36,7 +36,7 @@ from jaxllm.text.forms import (
 from jaxllm.text.rows import Rejected, Row, as_text, check_share, iter_rows
 
 __all__ = ["AnyRow", "ClassifyRow", "FormLine", "Kind", "PairRow", "PreferenceRows", "SftRow", "Text", "UnpairedRow",
-           "iter_forms", "normalized", "preference_rows", "prompt_of", "read_forms", "split_by_prompt"]
+           "cluster_of", "iter_forms", "normalized", "preference_rows", "prompt_of", "read_forms", "split_by_prompt"]
 
 # Columns that forms have, of any type: types are checked with reasons that hold no text of the row.
 COLUMNS: dict[str, Any] = dict.fromkeys(("prompt", "chosen", "rejected", "completion", "completions", "label", "scores",
@@ -203,11 +203,17 @@ def prompt_of(row: AnyRow) -> str:
     return normalized(row.prompt or "")
 
 
+def cluster_of(row: AnyRow) -> str:
+    """Returns the text that dependent rows have in common: the normalized prompt, or of a pair without one the chosen
+    answer."""
+    return prompt_of(row) or normalized(row.chosen if isinstance(row, PairRow) else "")
+
+
 def split_by_prompt(rows: Sequence[AnyRow], share: float, seed: int = 0) -> tuple[list[int], list[int]]:
-    """Splits rows so that rows with the same prompt (`prompt_of`) are on the same side.
+    """Splits rows so that rows with the same prompt (`cluster_of`) are on the same side.
 
     Prompts are taken in the order of a hash, which depends on the seed and the prompt alone, until the share is
-    reached; a larger share holds the rows of a smaller one. Pairs with an empty prompt count by their chosen answer.
+    reached; a larger share holds the rows of a smaller one.
 
     Args:
         rows: normalized rows.
@@ -225,7 +231,7 @@ def split_by_prompt(rows: Sequence[AnyRow], share: float, seed: int = 0) -> tupl
         raise ValueError(f"the share must be at least 0 and below 1, got {share}")
     groups: dict[str, list[int]] = {}
     for i, row in enumerate(rows):
-        groups.setdefault(prompt_of(row) or _instead_of_prompt(row), []).append(i)
+        groups.setdefault(cluster_of(row), []).append(i)
     order = sorted(groups, key=lambda prompt: hashlib.sha256(f"{seed}\n{prompt}".encode()).digest())
     held: list[int] = []
     for prompt in order[:-1]:
@@ -233,8 +239,3 @@ def split_by_prompt(rows: Sequence[AnyRow], share: float, seed: int = 0) -> tupl
             break
         held += groups[prompt]
     return sorted(set(range(len(rows))) - set(held)), sorted(held)
-
-
-def _instead_of_prompt(row: AnyRow) -> str:
-    """Returns a text that separates rows without a prompt."""
-    return normalized(row.chosen if isinstance(row, PairRow) else "")

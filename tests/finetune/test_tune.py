@@ -119,6 +119,17 @@ def test_a_dropped_row_is_listed_as_it_is():
     assert (dropped.line, json.loads(dropped.raw)) == (2, dataclasses.asdict(rows.rows[1]))
 
 
+def test_pairs_without_a_prompt_are_units_of_their_own(rows, capsys):
+    pairs = [{"chosen": f"Apple {name}", "rejected": f"Berry {name}"} for name in NAMES]
+    path, other = rows("training", pairs), rows("held_back", [{"chosen": "Cherry", "rejected": "Damson"}, *PAIRS[:1]])
+    config = parse(Config, [f"--data.path={path}", "--out=y", "--method=dpo", f"--held_back.path={other}"])
+    assert len(set(encode(config, load("tiny"), read(config, None)[0], 0.0).clusters)) == len(NAMES)
+    assert "have a prompt of the rows for training" not in capsys.readouterr().err
+    rows("held_back", pairs[:1] + PAIRS[:1])
+    read(config, None)
+    assert "1 held-back rows" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("label", "names", "expected"), [
     (1, ["neg", "pos"], 1), ("1", ["neg", "pos"], 1), ("pos", ["neg", "pos"], 1), (1, [], 1), (2, [], None),
     (-1, ["neg", "pos"], None), (1, ["1", "0"], 0), ("0", ["1", "0"], 1), (0, ["1", "2"], None), (True, [], None),

@@ -19,7 +19,7 @@ from jaxllm.model import Model
 from jaxllm.ops.preference_losses import SORTED
 from jaxllm.text.encoding import encode_all, encode_completion, encode_pair, encode_reward_pair, encode_text
 from jaxllm.text.forms import class_number
-from jaxllm.text.preferences import Kind, preference_rows, prompt_of, split_by_prompt
+from jaxllm.text.preferences import Kind, cluster_of, preference_rows, split_by_prompt
 from jaxllm.text.rows import Rejected
 
 FORMS: dict[str, Kind] = {"sft": "sft", "pairs": "paired", "unpaired": "unpaired", "reward": "paired",
@@ -78,8 +78,8 @@ def read(config: Config, job: Job | None) -> tuple[Rows, Rows | None]:
     if config.held_back.path is None:
         return rows, None
     held_back = preference_rows(config.held_back.path, form, limit_bad=data.limit_bad)
-    prompts = set(map(prompt_of, found.rows))
-    if shared := sum(prompt_of(row) in prompts for row in held_back.rows):
+    prompts = set(map(cluster_of, found.rows))
+    if shared := sum(cluster_of(row) in prompts for row in held_back.rows):
         print(f"jaxllm: {shared} held-back rows of {config.held_back.path} have a prompt of the rows for training",
               file=sys.stderr)
     return rows, Rows(held_back.rows, held_back.lines, held_back.rejected, config.held_back.path, labels)
@@ -138,7 +138,7 @@ def encode(config: TuneConfig, model: Model, rows: Rows, limit_bad: float) -> En
               "tokens (lengths.max_length) and are dropped; rejected.jsonl has the reasons", file=sys.stderr)
     encoded, truncated = [made for made, _ in done.encoded], sum(cut > 0 for _, cut in done.encoded)
     chosen = [rows.rows[i] for i in done.indices]
-    clusters = [prompt_of(row) for row in chosen]
+    clusters = [cluster_of(row) for row in chosen]
     values = _values(config, chosen, rows.labels)
     if "label_probability" in values and (sorting := SORTED & config.losses.keys()):
         raise UserError(f"{', '.join(sorting)} sorts all pairs, so that label_probability does not apply to it",

@@ -15,11 +15,11 @@ from jaxllm.errors import UserError
 from jaxllm.finetune.tune import TuneConfig
 from jaxllm.finetune.tune import tune as tune_rows
 from jaxllm.finetune.tune.config import Config, HeldBackConfig, LengthConfig
-from jaxllm.finetune.tune.data import Rows, encode, labels_of, read
+from jaxllm.finetune.tune.data import Rows, encode, labels_of, read, split
 from jaxllm.finetune.tune.tuning import prepare
 from jaxllm.models import LoraConfig
 from jaxllm.parsing import parse
-from jaxllm.text.forms import ClassifyRow, class_number
+from jaxllm.text.forms import ClassifyRow, SftRow, class_number
 from jaxllm.train import TrainConfig, read_metrics
 
 NAMES = ("Rinla", "Dorok", "Selva", "Marun", "Tikan", "Obrel")
@@ -117,6 +117,15 @@ def test_a_dropped_row_is_listed_as_it_is():
     config = TuneConfig(method="classify", lengths=LengthConfig(max_length=16))
     [dropped] = encode(config, load("tiny").with_score_head(2, ["0", "1"]), rows, 0.0).dropped
     assert (dropped.line, json.loads(dropped.raw)) == (2, dataclasses.asdict(rows.rows[1]))
+
+
+def test_truncated_rows_are_counted_where_they_are():
+    rows = [SftRow(f"Q {i}? A:", " word" * (90 if i % 2 else 2), id=i) for i in range(20)]
+    config = TuneConfig(method="sft", lengths=LengthConfig(max_length=60))
+    encoded = encode(config, load("tiny"), Rows(rows, list(range(20)), [], "rows", []), 0.0)
+    sides = split(encoded, 0.4)
+    assert encoded.truncated == 10 and [len(side.data) for side in sides] == [12, 8]
+    assert [side.truncated for side in sides] == [sum(i % 2 for i in side.ids) for side in sides]
 
 
 def test_pairs_without_a_prompt_are_units_of_their_own(rows, capsys):

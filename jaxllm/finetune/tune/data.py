@@ -52,16 +52,21 @@ class Encoded:
     Attributes:
         data: the groups.
         rows, ids, clusters: row, id and prompt of every group.
+        cut: tokens that are cut off, of every group.
         dropped: rows that cannot be encoded or are too long.
-        truncated: number of groups with a truncated text.
     """
 
     data: DataSet
     rows: list[Any]
     ids: list[Any]
     clusters: list[str]
+    cut: list[int]
     dropped: list[Rejected]
-    truncated: int
+
+    @property
+    def truncated(self) -> int:
+        """Number of groups with a truncated text."""
+        return sum(tokens > 0 for tokens in self.cut)
 
 
 def read(config: Config, job: Job | None) -> tuple[Rows, Rows | None]:
@@ -136,7 +141,7 @@ def encode(config: TuneConfig, model: Model, rows: Rows, limit_bad: float) -> En
     if done.too_long:
         print(f"jaxllm: {len(done.too_long)} of {len(rows.rows)} rows of {rows.source} do not fit into {longest} "
               "tokens (lengths.max_length) and are dropped; rejected.jsonl has the reasons", file=sys.stderr)
-    encoded, truncated = [made for made, _ in done.encoded], sum(cut > 0 for _, cut in done.encoded)
+    encoded, cut = [made for made, _ in done.encoded], [tokens for _, tokens in done.encoded]
     chosen = [rows.rows[i] for i in done.indices]
     clusters = [cluster_of(row) for row in chosen]
     values = _values(config, chosen, rows.labels)
@@ -150,7 +155,7 @@ def encode(config: TuneConfig, model: Model, rows: Rows, limit_bad: float) -> En
         if config.kind == "unpaired":
             encoded = [(joined_text(prompt, ids, mask, longest),) for prompt, ids, mask in encoded]
         data = FixedGroups(encoded, values, clusters)
-    return Encoded(data, chosen, [row.id for row in chosen], clusters, dropped, truncated)
+    return Encoded(data, chosen, [row.id for row in chosen], clusters, cut, dropped)
 
 
 def _values(config: TuneConfig, rows: Sequence[Any], labels: list[str]) -> Values:
@@ -263,7 +268,7 @@ def split(encoded: Encoded, share: float) -> tuple[Encoded, Encoded | None]:
         raise UserError("all rows have the same prompt, so that none can be held back", "held_back.share",
                         "set it to 0, or give held_back.path")
     train, held_back = (_select(encoded, chosen) for chosen in sides)
-    return train, dataclasses.replace(held_back, dropped=[], truncated=0)
+    return train, dataclasses.replace(held_back, dropped=[])
 
 
 def _select(encoded: Encoded, chosen: Sequence[int]) -> Encoded:
@@ -273,4 +278,4 @@ def _select(encoded: Encoded, chosen: Sequence[int]) -> Encoded:
     field = "groups" if isinstance(data, FixedGroups) else "texts"
     part = dataclasses.replace(data, values=values, clusters=pick(data.clusters), **{field: pick(getattr(data, field))})
     return dataclasses.replace(encoded, data=part, rows=pick(encoded.rows), ids=pick(encoded.ids),
-                               clusters=pick(encoded.clusters))
+                               clusters=pick(encoded.clusters), cut=pick(encoded.cut))

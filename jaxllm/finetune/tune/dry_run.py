@@ -56,8 +56,9 @@ def dry_run(config: Config) -> str:
              "reference model": device_bytes(state.extra.get("reference", {})), "temporary, one step": temporary}
     lines = [f"{config.model}: {spec.family}, {spec.layers} layers, width {spec.width}, vocabulary {spec.vocab_size:,}",
              f"rows                  {len(rows.rows):,} in {config.data.path}, {len(rows.rejected):,} rejected, "
-             f"{len(made.train.dropped):,} dropped, {made.train.truncated:,} truncated",
-             f"trained on            {len(data):,}, held back {len(made.held_back.data) if made.held_back else 0:,}",
+             f"{len(made.train.dropped):,} dropped",
+             f"trained on            {len(data):,}, of these {made.train.truncated:,} truncated; "
+             f"held back {len(made.held_back.data) if made.held_back else 0:,}",
              f"batch                 {settings.batch_size} of these in {len(batch['row'])} x {runner.shape.length} "
              f"tokens, {padding(runner, data, settings, config.seed):.1%} padding",
              f"steps                 {settings.steps:,}",

@@ -72,6 +72,7 @@ def _result(config: Config, job: Job, tuning: Tuning, state: TrainState, history
     result: dict[str, Any] = {
         "method": config.method, "losses": config.losses, "steps": steps, "rows": len(train.data),
         "held_back_rows": 0 if held_back is None else len(held_back.data), "truncated": train.truncated,
+        "held_back_truncated": 0 if held_back is None else held_back.truncated,
         "padding": padding(tuning.runner, train.data, tuning.settings, config.seed)}
     last = [line for line in read_metrics(job.metrics_path) if line["step"] <= steps]
     result["train"] = {name: value for name, value in (last[-1] if last else {}).items()

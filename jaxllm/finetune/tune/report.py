@@ -54,6 +54,7 @@ def sections(config: Config, result: Mapping[str, Any], metrics: Sequence[Mappin
     rows = Table(["", "rows"], [["trained on", result["rows"]], ["held back", result["held_back_rows"]],
                                 ["rejected or dropped", result["rejected"]],
                                 ["rejected or dropped, of the held-back file", result["held_back_rejected"]],
-                                ["truncated", result["truncated"]]],
+                                ["truncated, of those trained on", result["truncated"]],
+                                ["truncated, of those held back", result["held_back_truncated"]]],
                  f"{result['padding']:.1%} of all positions are padding.")
     return [Section("Metrics", parts=[table]), Section("Training", parts=plots), Section("Rows", parts=[rows])]

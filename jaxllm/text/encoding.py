@@ -12,14 +12,21 @@ whole conversation the texts of the assistant carry loss, each from the end of i
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, Literal, TypeVar
 
 import numpy as np
 
 from jaxllm.errors import UserError
 from jaxllm.progress import notice
-from jaxllm.text.examples import Example, encode_example, prompt_ids, reward_text_ids, without_end_token
+from jaxllm.text.examples import (
+    Example,
+    encode_example,
+    generation_ids,
+    prompt_ids,
+    reward_text_ids,
+    without_end_token,
+)
 from jaxllm.text.forms import PairRow, SftRow, Text, UnpairedRow
 from jaxllm.text.tokenizer import Tokenizer
 
@@ -50,11 +57,14 @@ class Encoded:
         texts: ids with the mask of tokens that carry loss; at least one does.
         prompt_length: tokens of the prompt, the same ones in all texts; before the first token with a loss.
         lengths: tokens of every text before it was cut.
+        prompt_is_prefix: the texts start with the tokens that a completion of the prompt is generated from: no token
+            spans the border, and every answer continues the generation prompt.
     """
 
     texts: tuple[Example, ...]
     prompt_length: int
     lengths: tuple[int, ...]
+    prompt_is_prefix: bool = True
 
     @property
     def cut(self) -> int:
@@ -71,14 +81,17 @@ def encode_pair(tokenizer: Tokenizer, row: PairRow, *, start: Sequence[int] = ()
         row: the pair.
         start: ids in front of an empty prompt; see `Model.start`.
         max_length: tokens of a text; each completion is cut to fit and keeps its start.
-        max_prompt_length: tokens of the prompt, which keeps its end and a begin token.
+        max_prompt_length: tokens of the prompt, or before the first ones of a conversation that carry loss; it keeps
+            its end and a begin token.
 
     Raises:
         TooLong: the prompt alone has `max_length` tokens.
         UserError: as `encode_example`, or the answers have the same tokens.
     """
     texts = [_with_loss(tokenizer, row.prompt, answer, start) for answer in (row.chosen, row.rejected)]
-    encoded = _fit(tokenizer, texts, _prompt_length(texts), max_length, max_prompt_length)
+    length = _prompt_length(texts)
+    encoded = replace(_fit(tokenizer, texts, length, max_length, max_prompt_length),
+                      prompt_is_prefix=_is_prefix(tokenizer, row.prompt, texts[0].ids[:length], start))
     if np.array_equal(encoded.texts[0].ids, encoded.texts[1].ids):
         raise (TooLong("chosen equals rejected after both are cut to fit", max(encoded.lengths)) if encoded.cut else
                UserError("chosen and rejected have the same tokens"))
@@ -101,14 +114,15 @@ def encode_completion(tokenizer: Tokenizer, row: SftRow | UnpairedRow, *, start:
     """
     if row.prompt is not None:
         text = _with_loss(tokenizer, row.prompt, row.completion, start)
-        return _fit(tokenizer, [text], text.prompt_length, max_length, max_prompt_length)
+        return replace(_fit(tokenizer, [text], text.prompt_length, max_length, max_prompt_length),
+                       prompt_is_prefix=_is_prefix(tokenizer, row.prompt, text.ids[:text.prompt_length], start))
     if isinstance(row.completion, list):
         text = _without_rest(encode_example(tokenizer, messages=row.completion, turns=turns))
     else:
         whole = without_end_token(tokenizer, row.completion)
         ids = np.array([*prompt_ids(tokenizer, whole), _end_id(tokenizer)], np.int32)
         text = Example(ids, np.arange(len(ids)) > 0)
-    return _fit(tokenizer, [text], text.prompt_length, max_length, None)
+    return _fit(tokenizer, [text], text.prompt_length, max_length, max_prompt_length)
 
 
 def encode_text(tokenizer: Tokenizer, text: Text, pair: str | None = None, *, max_length: int | None = None
@@ -215,6 +229,11 @@ def _end_id(tokenizer: Tokenizer) -> int:
     if tokenizer.eos_id is None:
         raise UserError("the tokenizer has no end token", tokenizer.source)
     return tokenizer.eos_id
+
+
+def _is_prefix(tokenizer: Tokenizer, prompt: Text, ids: np.ndarray, start: Sequence[int]) -> bool:
+    alone = generation_ids(tokenizer, prompt, start)
+    return not alone or alone == ids.tolist()
 
 
 def _prompt_length(texts: Sequence[Example]) -> int:

@@ -112,19 +112,10 @@ def _conversation(tokenizer: Tokenizer, messages: Sequence[Mapping[str, Any]], f
     spans = []
     for i in assistant:
         start, stop = cast(tuple[int, int], located[i])
-        supplied = _generation_prompt(tokenizer, messages[:i])
+        supplied = generation_ids(tokenizer, messages[:i])
         continues = 0 < len(supplied) < stop and ids[:len(supplied)] == supplied
         spans.append((len(supplied) if continues else start, stop))
     return _example(ids, spans)
-
-
-def _generation_prompt(tokenizer: Tokenizer, messages: Sequence[Mapping[str, Any]]) -> list[int]:
-    """Encodes what the assistant's turn after these messages is generated from; empty where the template refuses them.
-    """
-    try:
-        return tokenizer.chat(messages) if messages else []
-    except UserError:
-        return []
 
 
 def _example(ids: Sequence[int], spans: Sequence[tuple[int, int]]) -> Example:
@@ -144,6 +135,23 @@ def prompt_ids(tokenizer: Tokenizer, text: str, start: Sequence[int] = ()) -> li
         start: ids of an empty text, from which its first token is predicted.
     """
     return [*_prefix(tokenizer), *tokenizer.encode(text)] or list(start)
+
+
+def generation_ids(tokenizer: Tokenizer, prompt: str | Sequence[Mapping[str, Any]], start: Sequence[int] = ()
+                   ) -> list[int]:
+    """Encodes what a completion of a prompt is generated from; empty where the template refuses the messages.
+
+    Args:
+        tokenizer: the tokenizer.
+        prompt: plain text, or messages, after which the generation prompt follows.
+        start: ids of an empty text.
+    """
+    if isinstance(prompt, str):
+        return prompt_ids(tokenizer, prompt, start)
+    try:
+        return tokenizer.chat(prompt) if prompt else []
+    except UserError:
+        return []
 
 
 def pair_ids(tokenizer: Tokenizer, prompt: str, completion: str, start: Sequence[int] = ()

@@ -134,6 +134,7 @@ def test_both_answers_have_one_prompt(thinking, supplied, inserted, chosen, reje
         answers = [(chosen, rejected)[side] for side in sides]
         pair = encode_pair(tokenizer, PairRow(Q, *answers))
         assert prompt(tokenizer, pair) == HEAD + expected[0]
+        assert pair.prompt_is_prefix == (supplied == expected[0])
         for text, side in zip(pair.texts, sides, strict=True):
             assert text.ids[:pair.prompt_length].tolist() == pair.texts[0].ids[:pair.prompt_length].tolist()
             assert learned(tokenizer, text) == expected[1 + side] + "<|im_end|>"
@@ -167,6 +168,15 @@ def test_a_token_that_spans_the_border_belongs_to_the_completions(saved):
     pair = encode_pair(tokenizer, PairRow("a t", "ime", "x"))
     assert prompt(tokenizer, pair) == "a"
     assert [learned(tokenizer, text) for text in pair.texts] == [" time</s>", " tx</s>"]
+
+
+@pytest.mark.parametrize(("prompt", "answers", "prompt_is_prefix"), [
+    ("a t", ("ime", "x"), False), ("a t", ("\n", "\n\n"), True), ("", ("a", "b"), True)])
+def test_tokens_that_span_the_border_are_noted(saved, prompt, answers, prompt_is_prefix):
+    tokenizer, _ = saved("byte_level", None)
+    for encoded in (encode_pair(tokenizer, PairRow(prompt, *answers), start=[1]),
+                    encode_completion(tokenizer, UnpairedRow(prompt, answers[0], True), start=[1])):
+        assert encoded.prompt_is_prefix == prompt_is_prefix
 
 
 WORDS = st.lists(st.sampled_from(["a", "ime", " t", "\n", "1 + 1", "é", "<think>", "user", "</s>"]), min_size=1,
@@ -255,6 +265,10 @@ def test_a_cap_of_the_prompt_keeps_its_end_and_the_begin_token(letters):
     capped = encode_pair(tokenizer, PairRow("The ship Rinla sails from Torla", " a", " b"), max_prompt_length=3)
     kept = [tokenizer.bos_id, *whole.texts[0].ids[whole.prompt_length - 2:whole.prompt_length]]
     assert capped.texts[0].ids[:3].tolist() == kept and capped.prompt_length == 3
+    talk = [{"role": "user", "content": "The ship Rinla sails from Torla"}]
+    whole, split = (encode_completion(tokenizer, row, max_prompt_length=6, max_length=12)
+                    for row in (SftRow(None, [*talk, assistant("a")]), SftRow(talk, "a")))
+    assert whole.texts[0].ids.tolist() == split.texts[0].ids.tolist() and whole.prompt_length == 6
 
 
 def test_all_rows_are_counted(letters):

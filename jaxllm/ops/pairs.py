@@ -7,7 +7,9 @@ import dataclasses
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
+from numpy.typing import ArrayLike
 
 
 @jax.tree_util.register_dataclass
@@ -159,8 +161,8 @@ def wpo_weights(chosen: jax.Array, rejected: jax.Array) -> jax.Array:
     return lax.stop_gradient(jnp.exp(floating(chosen) + floating(rejected)))
 
 
-def ld_token_weights(positions: jax.Array, tokens: jax.Array, other_tokens: jax.Array, alpha: float) -> jax.Array:
-    """Computes factors of tokens that desensitize a loss to length (LD-DPO, 2409.06411).
+def ld_token_weights(positions: ArrayLike, tokens: ArrayLike, other_tokens: ArrayLike, alpha: float) -> np.ndarray:
+    """Computes factors of tokens that desensitize a loss to length (LD-DPO, 2409.06411), on the host.
 
     Tokens beyond the length of the shorter completion of the pair are weighted by `alpha`, under both models.
 
@@ -178,5 +180,4 @@ def ld_token_weights(positions: jax.Array, tokens: jax.Array, other_tokens: jax.
     """
     if not 0.0 <= alpha <= 1.0:
         raise ValueError(f"alpha must be between 0 and 1, got {alpha:g}")
-    chex.assert_type([positions, tokens, other_tokens], int)
-    return jnp.where(positions < jnp.minimum(tokens, other_tokens), 1.0, jnp.float32(alpha))
+    return np.where(np.asarray(positions) < np.minimum(tokens, other_tokens), np.float32(1), np.float32(alpha))

@@ -12,7 +12,7 @@ from jaxllm.errors import UserError
 from jaxllm.finetune.inputs import check_trained_weights
 from jaxllm.finetune.objectives import Kind, Objective
 from jaxllm.models import LoraConfig
-from jaxllm.ops.preference import resolve
+from jaxllm.ops.preference import mixture, resolve
 from jaxllm.ops.preference_losses import LOSSES, MIXTURES, REFERENCE_FREE, UNPAIRED, PreferenceSettings
 from jaxllm.text.encoding import MAX_LENGTH
 from jaxllm.train.config import TrainConfig
@@ -76,7 +76,8 @@ class LengthConfig:
     Args:
         max_length: prompt and completion together; null takes the context window. A longer completion keeps its start.
             Rows with a prompt of that length are dropped, and so are longer rows of a reward model or classifier.
-        max_prompt_length: prompt alone, which keeps its end; null does not truncate it.
+        max_prompt_length: prompt alone, or a conversation before its first turn with a loss, which keeps its end; null
+            does not truncate it.
     """
 
     max_length: int | None = MAX_LENGTH
@@ -225,7 +226,7 @@ class TuneConfig:
         if self.loss is not None:
             return dict(zip(self.loss, self.loss_weights or [1.0] * len(self.loss), strict=True))
         name = METHODS[self.method][1] if self.method in METHODS else self.method
-        return {} if name is None else dict(MIXTURES.get(name, {name: 1.0}))
+        return {} if name is None else mixture(name)
 
     @property
     def kind(self) -> Kind:

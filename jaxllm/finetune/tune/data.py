@@ -16,6 +16,7 @@ from jaxllm.finetune.tune.config import Config, TuneConfig
 from jaxllm.finetune.tune.run import DataSet, FixedGroups, UnpairedGroups, Values
 from jaxllm.job import Job
 from jaxllm.model import Model
+from jaxllm.ops.pairs import ld_token_weights
 from jaxllm.ops.preference_losses import SORTED
 from jaxllm.text.encoding import encode_all, encode_completion, encode_pair, encode_reward_pair, encode_text
 from jaxllm.text.forms import class_number
@@ -218,10 +219,12 @@ def _ld_weighted(texts: Sequence[Text], alpha: float) -> list[Text]:
     They count in the length that some losses divide by even if alpha is 0: a weight of 0 marks tokens outside of the
     completion.
     """
-    public = min(int((text.weights > 0).sum()) for text in texts)
-    tail = lambda text: (np.cumsum(text.weights > 0) > public) & (text.weights > 0)
-    return [dataclasses.replace(text, weights=np.where(tail(text), np.float32(max(alpha, 1e-30)), text.weights))
-            for text in texts]
+    counts = [int((text.weights > 0).sum()) for text in texts]
+    weighted = []
+    for text, own, other in zip(texts, counts, counts[::-1], strict=True):
+        factors = ld_token_weights(np.cumsum(text.weights > 0) - 1, own, other, alpha)
+        weighted.append(dataclasses.replace(text, weights=text.weights * np.maximum(factors, np.float32(1e-30))))
+    return weighted
 
 
 def _unpaired(config: TuneConfig, model: Model, labels: list[str], longest: int) -> Encoder:

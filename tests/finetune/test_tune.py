@@ -19,7 +19,7 @@ from jaxllm.finetune.tune.data import Rows, encode, labels_of, read, split
 from jaxllm.finetune.tune.tuning import prepare
 from jaxllm.models import LoraConfig
 from jaxllm.parsing import parse
-from jaxllm.text.forms import ClassifyRow, SftRow, class_number
+from jaxllm.text.forms import ClassifyRow, PairRow, SftRow, class_number
 from jaxllm.train import TrainConfig, read_metrics
 
 NAMES = ("Rinla", "Dorok", "Selva", "Marun", "Tikan", "Obrel")
@@ -117,6 +117,18 @@ def test_a_dropped_row_is_listed_as_it_is():
     config = TuneConfig(method="classify", lengths=LengthConfig(max_length=16))
     [dropped] = encode(config, load("tiny").with_score_head(2, ["0", "1"]), rows, 0.0).dropped
     assert (dropped.line, json.loads(dropped.raw)) == (2, dataclasses.asdict(rows.rows[1]))
+
+
+def test_columns_and_prompts_to_know_of_before_training(capsys):
+    pair = lambda prompt, answer, **more: PairRow(prompt, answer, " b", **more)
+    made = [pair("Q: a A:", " Rinla"), pair("The ship sai", "ls"), pair("Q: c A:", " a", margin=1.0)]
+    encode_pairs = lambda rows: encode(TuneConfig(method="dpo"), load("tiny"), Rows(rows, [1, 2, 3], [], "x", []), 0.0)
+    encode_pairs([made[0]])
+    assert not capsys.readouterr().err
+    encode_pairs(made)
+    shown = capsys.readouterr().err
+    assert "1 of 3 prompts of x have other tokens with their completions than alone" in shown
+    assert "the margins of x are read by method reward only" in shown
 
 
 def test_truncated_rows_are_counted_where_they_are():
@@ -264,9 +276,10 @@ def test_rows_that_do_not_fit(tmp_path, rows, capsys):
 
 
 def test_rows_and_metrics_that_the_loss_does_not_have(tmp_path, rows, capsys):
-    soft = rows("soft", [row | {"label_probability": 0.9} for row in PAIRS])
-    assert tune(soft, tmp_path / "out", "--method=aot") == 2
-    assert "label_probability" in capsys.readouterr().err
+    for column in ("label_probability", "weight"):
+        soft = rows("soft", [row | {column: 0.9 - i / 100} for i, row in enumerate(PAIRS)])
+        assert tune(soft, tmp_path / "out", "--method=aot") == 2
+        assert f"sorts all pairs, so that {column} does not apply" in capsys.readouterr().err
     assert tune(rows("pairs"), tmp_path / "other", "--method=dpo", "--held_back.every=1", "--held_back.metric=acc") == 2
     assert "rewards/accuracies" in capsys.readouterr().err
     alone = rows("alone", [{"prompt": "a", "completion": text, "label": True} for text in ("b", "c", "d")])

@@ -6,18 +6,19 @@ import dataclasses
 import json
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxllm.errors import UserError
-from jaxllm.finetune.texts import Group, Text, completion_text, joined_text, scored_text
+from jaxllm.finetune.texts import Text, completion_text, joined_text, scored_text
 from jaxllm.finetune.tune.config import Config, TuneConfig
 from jaxllm.finetune.tune.run import DataSet, FixedGroups, UnpairedGroups, Values
 from jaxllm.job import Job
 from jaxllm.model import Model
 from jaxllm.ops.pairs import ld_token_weights
 from jaxllm.ops.preference_losses import SORTED
+from jaxllm.progress import notice
 from jaxllm.text.encoding import encode_all, encode_completion, encode_pair, encode_reward_pair, encode_text
 from jaxllm.text.forms import class_number
 from jaxllm.text.preferences import Kind, cluster_of, preference_rows, split_by_prompt
@@ -142,13 +143,20 @@ def encode(config: TuneConfig, model: Model, rows: Rows, limit_bad: float) -> En
     if done.too_long:
         print(f"jaxllm: {len(done.too_long)} of {len(rows.rows)} rows of {rows.source} do not fit into {longest} "
               "tokens (lengths.max_length) and are dropped; rejected.jsonl has the reasons", file=sys.stderr)
-    encoded, cut = [made for made, _ in done.encoded], [tokens for _, tokens in done.encoded]
+    if other := sum(not made.prefix for made in done.encoded):
+        notice(f"{other:,} of {len(rows.rows):,} prompts of {rows.source} have other tokens with their completions "
+               "than alone, so that training and generation read different ones; a prompt that ends with a blank or "
+               "within a word does that")
+    encoded, cut = [made.parts for made in done.encoded], [made.cut for made in done.encoded]
     chosen = [rows.rows[i] for i in done.indices]
     clusters = [cluster_of(row) for row in chosen]
     values = _values(config, chosen, rows.labels)
-    if "label_probability" in values and (sorting := SORTED & config.losses.keys()):
-        raise UserError(f"{', '.join(sorting)} sorts all pairs, so that label_probability does not apply to it",
-                        rows.source, "remove the column, or choose another loss")
+    for name, used in (("label_probability", "label_probability" in values), ("weight", np.ptp(values["weight"]) > 0)):
+        if used and (sorting := SORTED & config.losses.keys()):
+            raise UserError(f"{', '.join(sorting)} sorts all pairs, so that {name} does not apply to it", rows.source,
+                            "remove the column, or choose another loss")
+    if config.kind == "pairs" and any(row.margin for row in chosen):
+        notice(f"the margins of {rows.source} are read by method reward only")
     data: DataSet
     if config.objective.mismatched:
         data = UnpairedGroups(encoded, values, clusters, longest)
@@ -166,6 +174,7 @@ def _values(config: TuneConfig, rows: Sequence[Any], labels: list[str]) -> Value
     if config.kind in ("pairs", "reward"):
         if (soft := column("label_probability")).min() < 1:
             values["label_probability"] = soft
+    if config.kind == "reward":
         values["margin"] = column("margin")
     if config.kind == "unpaired":
         right = column("label_probability")
@@ -183,15 +192,29 @@ def _class_number(label: int | str, labels: Sequence[str]) -> int:
     return number
 
 
-Encoder = Callable[[Any], tuple[Any, int]]
-"""Row -> (what its group is made of, number of tokens that are cut off)."""
+class Made(NamedTuple):
+    """An encoded row.
+
+    Attributes:
+        parts: its group, or what the group is made of.
+        cut: tokens that are cut off.
+        prefix: see `prompt_is_prefix` of `text.encoding.Encoded`.
+    """
+
+    parts: Any
+    cut: int = 0
+    prefix: bool = True
+
+
+Encoder = Callable[[Any], Made]
 
 
 def _sft(config: TuneConfig, model: Model, labels: list[str], longest: int) -> Encoder:
-    def encode(row: Any) -> tuple[Group, int]:
+    def encode(row: Any) -> Made:
         made = encode_completion(model.tokenizer, row, start=model.start, max_length=longest,
                                  max_prompt_length=config.lengths.max_prompt_length, turns=config.turns)
-        return (completion_text(made.texts[0].ids, made.texts[0].loss_mask),), made.cut
+        text = completion_text(made.texts[0].ids, made.texts[0].loss_mask)
+        return Made((text,), made.cut, made.prompt_is_prefix)
 
     return encode
 
@@ -200,7 +223,7 @@ def _pairs(config: TuneConfig, model: Model, labels: list[str], longest: int) ->
     # ORPO learns the whole chosen text by heart, prompt and all.
     with_prompt, alpha = "orpo" in config.losses, config.preference.ld_alpha
 
-    def encode(row: Any) -> tuple[Group, int]:
+    def encode(row: Any) -> Made:
         made = encode_pair(model.tokenizer, row, start=model.start, max_length=longest,
                            max_prompt_length=config.lengths.max_prompt_length)
         texts = [completion_text(made.texts[0].ids, made.texts[0].loss_mask, with_prompt=with_prompt),
@@ -208,7 +231,7 @@ def _pairs(config: TuneConfig, model: Model, labels: list[str], longest: int) ->
                                  with_prompt=with_prompt and row.label_probability < 1)]
         if alpha < 1:
             texts = _ld_weighted(texts, alpha)
-        return tuple(texts), made.cut
+        return Made(tuple(texts), made.cut, made.prompt_is_prefix)
 
     return encode
 
@@ -228,28 +251,28 @@ def _ld_weighted(texts: Sequence[Text], alpha: float) -> list[Text]:
 
 
 def _unpaired(config: TuneConfig, model: Model, labels: list[str], longest: int) -> Encoder:
-    def encode(row: Any) -> tuple[tuple[np.ndarray, np.ndarray, np.ndarray], int]:
+    def encode(row: Any) -> Made:
         made = encode_completion(model.tokenizer, row, start=model.start, max_length=longest,
                                  max_prompt_length=config.lengths.max_prompt_length)
         text, stop = made.texts[0], made.prompt_length
-        return (text.ids[:stop], text.ids[stop:], text.loss_mask[stop:]), made.cut
+        return Made((text.ids[:stop], text.ids[stop:], text.loss_mask[stop:]), made.cut, made.prompt_is_prefix)
 
     return encode
 
 
 def _reward(config: TuneConfig, model: Model, labels: list[str], longest: int) -> Encoder:
-    def encode(row: Any) -> tuple[Group, int]:
+    def encode(row: Any) -> Made:
         texts = encode_reward_pair(model.tokenizer, row, max_length=longest)
-        return tuple(scored_text(model.spec, ids) for ids in texts), 0
+        return Made(tuple(scored_text(model.spec, ids) for ids in texts))
 
     return encode
 
 
 def _classify(config: TuneConfig, model: Model, labels: list[str], longest: int) -> Encoder:
-    def encode(row: Any) -> tuple[Group, int]:
+    def encode(row: Any) -> Made:
         _class_number(row.label, labels)
         ids, types = encode_text(model.tokenizer, row.text, row.pair, max_length=longest)
-        return (scored_text(model.spec, ids, types),), 0
+        return Made((scored_text(model.spec, ids, types),))
 
     return encode
 

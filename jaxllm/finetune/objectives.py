@@ -251,7 +251,7 @@ def reference_logprobs(spec: ModelSpec, objective: Objective, frozen: Params, ex
     if objective.reference == "none":
         return None
     if objective.reference == "values":
-        return jnp.stack([values["reference_0"], values["reference_1"]], -1)
+        return jnp.stack([values[f"reference_{text}"] for text in range(objective.texts)], -1)
     params, adapter = frozen, None
     if objective.reference == "extra":
         params, adapter = student_of(extra["reference"], frozen, adapter_scale)

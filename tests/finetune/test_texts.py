@@ -18,6 +18,7 @@ from jaxllm.finetune.tune.run import (
     Runner,
     UnpairedGroups,
     compute_reference,
+    content_hash,
     make_shape,
     measure,
     padding,
@@ -162,6 +163,12 @@ def test_tokens_of_a_completion_without_a_loss_have_none_after_another_prompt():
     for size in (lambda one: len(one.ids), lambda one: len(one.states)):
         most = lambda groups, size=size: max(size(one) for group in groups for one in group)
         assert most(largest) == most(groups)
+
+
+def test_a_pair_and_two_rows_are_stored_apart():
+    paired = pairs(3)
+    single = FixedGroups([(one,) for group in paired.groups for one in group], {}, list(range(6)))
+    assert content_hash(paired) != content_hash(single)
 
 
 def test_stored_logprobs_of_the_reference_model(tmp_path, capsys):

@@ -57,13 +57,14 @@ def result(out):
 
 
 # Loss of the first step, where the policy equals the reference model.
-FIRST = {"dpo": math.log(2), "ipo": 25.0, "hinge": 1.0, "apo_zero": 1.0, "kto": 0.5}
+FIRST = {"dpo": math.log(2), "ipo": 25.0, "hinge": 1.0, "apo_zero": 1.0, "kto": 0.5, "apo_zero_unpaired": 0.5}
 
 
 @pytest.mark.parametrize("method, form", [
     ("dpo", "pairs"), *(pytest.param(*case, marks=pytest.mark.slow) for case in [("kto", "unpaired"),
-        ("dpo", "implicit"), ("ipo", "pairs"), ("hinge", "pairs"), ("apo_zero", "pairs"), ("simpo", "pairs"),
-        ("cpo", "pairs"), ("orpo", "pairs"), ("rpo", "pairs"), ("kto", "pairs"), ("sft", "pairs")])])
+        ("apo_zero_unpaired", "unpaired"), ("dpo", "implicit"), ("ipo", "pairs"), ("hinge", "pairs"),
+        ("apo_zero", "pairs"), ("simpo", "pairs"), ("cpo", "pairs"), ("orpo", "pairs"), ("rpo", "pairs"),
+        ("kto", "pairs"), ("sft", "pairs")])])
 def test_language_models(tmp_path, rows, method, form):
     out = tmp_path / "out"
     assert tune(rows(form), out, f"--method={method}") == 0
@@ -236,6 +237,7 @@ def test_the_shift_of_bco_is_the_mean_reward_of_all_steps(tmp_path, rows):
     (["--method=exo_pair", "--preference.label_smoothing=0"], "label_smoothing"),
     (["--method=nothing"], "sigmoid"),
     (["--method=kto", "--train.accumulate=2"], "accumulate"),
+    (["--method=kto", "--train.batch_size=1"], "kto needs other rows in the batch"),
     (["--method=aot", "--train.accumulate=2"], "accumulate"),
     (["--method=dpo", "--loss=[sigmoid, kto]"], "kto"),
     (["--method=kto", "--loss=[sigmoid]"], "set method to dpo"),

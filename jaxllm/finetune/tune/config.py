@@ -189,7 +189,7 @@ class TuneConfig:
         named = ", ".join(name for name, _ in objective.losses)
         check(not objective.coupled or self.train.accumulate == 1, "train.accumulate",
               f"the loss {named} compares all rows of a batch, which microbatches would separate", "set it to 1")
-        check(self.kind != "unpaired" or self.train.batch_size > 1, "train.batch_size",
+        check(not objective.mismatched or self.train.batch_size > 1, "train.batch_size",
               f"{named} needs other rows in the batch, and it is 1", "set it to 2 or more")
         self._check_use(objective)
         check(not objective.wpo or not {"aot", "aot_unpaired"} & dict(objective.losses).keys(), "preference.wpo",
@@ -248,7 +248,7 @@ class TuneConfig:
             raise UserError(str(error), "preference") from None
         reference: Literal["none", "values", "base", "extra"] = "none"
         if self.losses.keys() - REFERENCE_FREE:
-            before = self.kind == "pairs" and self.reference.when != "step"
+            before = "kto" not in self.losses and self.reference.when != "step"
             reference = "extra" if self.reference.sync_every is not None else "values" if before else "base"
         return Objective(self.kind, tuple(self.losses.items()), self.preference.settings, self.preference.wpo,
                          reference, self.centering)

@@ -39,7 +39,7 @@ def dry_run(config: Config) -> str:
         state.extra["reference"] = trained
     if objective.shifted:
         state.extra["earlier_rewards"] = jax.ShapeDtypeStruct((2,), np.float32, sharding=state.step.sharding)
-    values = {"reference_0", "reference_1"} if objective.reference == "values" else set()
+    values = [f"reference_{text}" for text in range(objective.texts)] if objective.reference == "values" else []
     batch = runner.batch(data, row_indices(config.seed, 0, settings.batch_size, len(data)).tolist())
     batch |= {name: np.zeros(batch["group"].shape, np.float32) for name in values}
     abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=batch_sharding(mesh)), batch)

@@ -175,6 +175,7 @@ def content_hash(data: FixedGroups, *parts: str) -> str:
     """Hashes tokens, states and weights of all groups, and `parts`, such as the fingerprint of the model."""
     digest = hashlib.sha256(json.dumps([_REFERENCE_VERSION, jax.__version__, *parts]).encode())
     for group in data.groups:
+        digest.update(np.int64(len(group)).tobytes())  # two texts of a pair are no two rows
         for text in group:
             for array in (text.ids, text.states, text.weights):
                 digest.update(np.int64(len(array)).tobytes() + np.ascontiguousarray(array).tobytes())
@@ -276,25 +277,25 @@ def padding(runner: Runner, data: DataSet, train: TrainConfig, seed: int) -> flo
 
 def compute_reference(runner: Runner, reference: Any, frozen: Any, data: FixedGroups, file: Path | None = None
                       ) -> FixedGroups:
-    """Adds the log-probabilities of the reference model to the values of pairs, computed once for all steps.
+    """Adds the log-probabilities of the reference model to the values of rows, computed once for all steps.
 
     Args:
         runner: the network and its batches.
         reference: the trained tree of the reference model.
         frozen: the base model.
-        data: the pairs.
+        data: the rows.
         file: safetensors file that is read if it exists, and written otherwise; named by a hash of the content. One
             that is damaged is made again; where it cannot be written, later runs compute anew.
     """
     logprobs = None if file is None else _stored_logprobs(file)
     if logprobs is None:
-        plain = dataclasses.replace(runner, objective=Objective("pairs"))
+        plain = dataclasses.replace(runner, objective=Objective(runner.objective.kind))
         outputs, _ = plain.outputs(reference, frozen, None, data, "reference", measure_tokens=False)
         logprobs = outputs["logprobs"]
         if file is not None and jax.process_index() == 0:
             _store_logprobs(file, logprobs)
     return dataclasses.replace(data, values=data.values | {
-        "reference_0": logprobs[:, 0], "reference_1": logprobs[:, 1]})
+        f"reference_{text}": values for text, values in enumerate(logprobs.T)})
 
 
 def _stored_logprobs(file: Path) -> np.ndarray | None:

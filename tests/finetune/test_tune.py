@@ -330,6 +330,17 @@ def test_a_reward_model_is_no_language_model():
 
 
 @pytest.mark.slow
+def test_metrics_of_unpaired_rows_have_the_margin(tmp_path, rows):
+    """Of the function as in the files of the command."""
+    more = ("--method=apo_zero_unpaired", "--train.batch_size=8", "--held_back.share=0")
+    assert tune(rows("unpaired"), tmp_path / "out", *more) == 0
+    tuned = tune_rows(load("tiny"), FORMS["unpaired"], progress=False, config=TuneConfig(
+        method="apo_zero_unpaired", lora=LoraConfig(rank=2), held_back=HeldBackConfig(share=0),
+        train=TrainConfig(steps=3, batch_size=8, lr=1e-3, packing=True)))
+    assert tuned.metrics["rewards/margins"] == pytest.approx(result(tmp_path / "out")["train"]["rewards/margins"])
+
+
+@pytest.mark.slow
 def test_the_function_trains_as_the_command_does(tmp_path, rows):
     """The same rows and settings give the same adapter and the same scoring head."""
     from jaxllm.models.peft import adapter_head, load_adapters

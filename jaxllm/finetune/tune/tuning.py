@@ -37,6 +37,7 @@ from jaxllm.finetune.tune.run import (
 from jaxllm.generate import Generator
 from jaxllm.model import Model
 from jaxllm.models import Adapter, ModelSpec, Params, merge_adapter
+from jaxllm.ops.preference import add_margin, resolve
 from jaxllm.progress import notice
 from jaxllm.text.forms import rows_of
 from jaxllm.train import Checkpointer, FitResult, MetricsSink, TrainState, init_state, make_optimizer
@@ -102,7 +103,7 @@ def tune(model: Model, rows: Sequence[Mapping[str, Any]], *, config: TuneConfig,
         state = fitted.state if checkpointer is None else tuning.final_state(fitted.state, history, checkpointer)
     adapter = as_adapter(state.params, config.lora)
     return Tuned(tuning.base.model, adapter, state.params.get("score") if "layers" not in state.params else None,
-                 state.params if adapter is None else None, fitted.metrics, tuning.evaluate(state)[0])
+                 state.params if adapter is None else None, add_margin(fitted.metrics), tuning.evaluate(state)[0])
 
 
 def _rows(config: TuneConfig, rows: Sequence[Mapping[str, Any]]) -> Rows:

@@ -238,6 +238,8 @@ def plan(config: TuneConfig, model: Model, rows: Rows, held_back: Rows | None, *
     Raises:
         UserError: no row can be used, or too few; a batch does not divide over the devices; or no metric has the name
             of `held_back.metric`.
+
+    Prints notices of what the rows and the settings leave without effect.
     """
     metric, names = config.held_back.metric, metric_names(config.objective)
     if config.held_back.every is not None and metric not in names:
@@ -247,14 +249,14 @@ def plan(config: TuneConfig, model: Model, rows: Rows, held_back: Rows | None, *
     other = None if held_back is None else encode(config, model, held_back, limit_bad)
     if held_back is None:
         own, other = split(own, config.held_back.share)
-    if "kto" in config.losses and len(set(own.clusters)) == 1:
-        raise UserError("all rows have the same prompt, and kto needs completions of other prompts", rows.source,
-                        "use the loss apo_zero_unpaired, which does not")
-    if "kto" in config.losses and other is not None and len(set(other.clusters)) == 1:
-        notice("all held-back rows have the same prompt, so that kto has no reference point (kl) in their loss")
+    if "kto" in config.losses:
+        _check_kto(config, own, other, rows.source)
     if other is not None and isinstance(other.data, UnpairedGroups):
         other = dataclasses.replace(other, data=other.data.fixed())
-    settings = train_settings(config, model.spec, len(own.data), mesh)
+    settings, every = train_settings(config, model.spec, len(own.data), mesh), config.held_back.every
+    if every is not None and every > (settings.steps or 0):
+        notice(f"held_back.every is {every}, and the run has {settings.steps} steps: held-back rows are evaluated at "
+               "its end only, and the weights after the last step are taken")
     scale = None if config.lora is None else config.lora.alpha / config.lora.rank
     shape = lambda rows, train: make_shape(rows.data, train, model.spec.width, mesh, config.seed)
     runner = Runner(model.spec, config.objective, scale, shape(own, settings), settings.batch_size, mesh,
@@ -262,6 +264,25 @@ def plan(config: TuneConfig, model: Model, rows: Rows, held_back: Rows | None, *
     other_runner = runner if other is None else dataclasses.replace(
         runner, shape=shape(other, dataclasses.replace(settings, steps=1, warmup_steps=0)))
     return Plan(config, own, other, settings, runner, other_runner, make_optimizer(settings, settings.steps or 0))
+
+
+def _check_kto(config: TuneConfig, own: Encoded, other: Encoded | None, source: str) -> None:
+    """Checks that KTO has completions of other prompts; prints a notice where the held-back rows have none, or where
+    the weights of desirable and undesirable rows are not as its authors advise."""
+    if len(set(own.clusters)) == 1:
+        raise UserError("all rows have the same prompt, and kto needs completions of other prompts", source,
+                        "use the loss apo_zero_unpaired, which does not")
+    if other is not None and len(set(other.clusters)) == 1:
+        notice("all held-back rows have the same prompt, so that kto has no reference point (kl) in their loss")
+    settings = resolve(config.losses, config.preference.settings)["kto"][1]
+    assert settings.desirable_weight is not None and settings.undesirable_weight is not None
+    data: Any = own.data
+    weight, desirable = data.values["weight"], data.values["desirable"]
+    good = float(np.sum(weight * desirable)) * settings.desirable_weight
+    bad = float(np.sum(weight * (1 - desirable))) * settings.undesirable_weight
+    if not bad <= good <= 4 / 3 * bad:
+        notice(f"desirable and undesirable rows have weights of {good:.4g} and {bad:.4g} in all; the authors of KTO "
+               "advise a ratio from 1 to 4/3: set preference.desirable_weight or preference.undesirable_weight")
 
 
 def prepare(config: TuneConfig, model: Model, rows: Rows, held_back: Rows | None, *, limit_bad: float,

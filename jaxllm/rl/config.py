@@ -165,6 +165,7 @@ class RlTrainConfig(OptimizerConfig):
 
     def __post_init__(self):
         super().__post_init__()
+        check(self.lr is not None, "lr", "must be a number")
         for name in ("batch_size", "accumulate"):
             check(getattr(self, name) >= 1, name, f"must be 1 or more, got {getattr(self, name)}")
         for name in ("minibatch_size", "passes", "save_every"):

@@ -222,6 +222,7 @@ class InjectConfig:
     seed: int = 0
 
     def __post_init__(self):
+        check(self.train.lr is not None, "train.lr", "must be a number")
         check(not self.on_policy.share or self.mixture.qa > 0, "on_policy.share",
               "needs QA targets, and mixture.qa is 0", "raise mixture.qa, or set it to 0")
         changes = self.on_policy.teacher != "frozen"

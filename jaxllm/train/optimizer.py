@@ -20,7 +20,7 @@ class OptimizerConfig:
     """How parameters are updated.
 
     Args:
-        lr: peak learning rate.
+        lr: peak learning rate; null is that of the method in jaxllm tune, and refused elsewhere.
         schedule: rate after warmup: it stays, or falls to `final_lr` along a line or a cosine.
         warmup_steps: updates w before the peak; update number s < w (from 0) uses lr * (s + 1) / (w + 1).
         final_lr: rate the linear and cosine schedules end at, as a fraction of `lr`.
@@ -33,7 +33,7 @@ class OptimizerConfig:
         clip_norm: gradients with a larger global norm are scaled down to it; null does not clip.
     """
 
-    lr: float = 1e-5
+    lr: float | None = 1e-5
     schedule: Literal["constant", "linear", "cosine"] = "cosine"
     warmup_steps: int = 0
     final_lr: float = 0.0
@@ -48,7 +48,7 @@ class OptimizerConfig:
         if self.schedule not in ("constant", "linear", "cosine"):
             raise UserError(f"unknown schedule {self.schedule!r}", "schedule", "use constant, linear or cosine")
         for name in ("lr", "warmup_steps", "final_lr", "weight_decay", "eps"):
-            if not 0 <= getattr(self, name) < math.inf:
+            if not 0 <= (getattr(self, name) or 0) < math.inf:
                 raise UserError(f"must be finite and not negative, got {getattr(self, name)}", name)
         for name in ("b1", "b2"):
             if not 0 <= getattr(self, name) < 1:
@@ -65,7 +65,7 @@ def make_schedule(config: OptimizerConfig, total_steps: int) -> optax.Schedule:
     `final_lr * lr` only at `total_steps`, one past the last update.
 
     Raises:
-        UserError: warmup leaves no step for the rest.
+        UserError: there is no rate, or warmup leaves no step for the rest.
     """
     if config.warmup_steps and config.warmup_steps >= total_steps:
         raise UserError(
@@ -73,6 +73,8 @@ def make_schedule(config: OptimizerConfig, total_steps: int) -> optax.Schedule:
             "train.warmup_steps",
             "make warmup shorter than the run",
         )
+    if config.lr is None:
+        raise UserError("there is no learning rate", "train.lr", "set it to a number")
     peak, left = config.lr, max(1, total_steps - config.warmup_steps)
     if config.schedule == "constant":
         after = optax.constant_schedule(peak)

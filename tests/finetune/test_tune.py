@@ -8,15 +8,17 @@ import math
 import jax
 import numpy as np
 import pytest
+import yaml
 
 from jaxllm import load
 from jaxllm.cli import main
+from jaxllm.config import to_yaml
 from jaxllm.errors import UserError
 from jaxllm.finetune.tune import TuneConfig
 from jaxllm.finetune.tune import tune as tune_rows
 from jaxllm.finetune.tune.config import Config, HeldBackConfig, LengthConfig
 from jaxllm.finetune.tune.data import Rows, encode, labels_of, read, split
-from jaxllm.finetune.tune.tuning import prepare
+from jaxllm.finetune.tune.tuning import plan, prepare
 from jaxllm.models import LoraConfig
 from jaxllm.parsing import parse
 from jaxllm.text.forms import ClassifyRow, PairRow, SftRow, class_number
@@ -230,6 +232,45 @@ def test_the_shift_of_bco_is_the_mean_reward_of_all_steps(tmp_path, rows):
     assert shifts == pytest.approx(np.cumsum(means) / (1, 2, 3), rel=1e-4) and shifts[2] != pytest.approx(means[2])
     assert [line["eval_reward_shift"] for line in lines] == pytest.approx(shifts)
     assert result(out)["eval"]["reward_shift"]["mean"] == pytest.approx(shifts[2])
+
+
+@pytest.mark.parametrize("arguments, rate", [
+    (["--method=dpo"], 2e-5), (["--method=dpo", "--lora=null"], 1e-6), (["--method=kto"], 2e-5),
+    (["--method=simpo", "--lora=null"], 1e-6), (["--method=sft"], 2e-4), (["--method=sft", "--lora=null"], 2e-5),
+    (["--method=reward"], 1e-4), (["--method=classify", "--lora=null"], 1e-5),
+    (["--method=dpo", "--train.lr=1e-4"], 1e-4), (["--method=reward", "--train.lr=null"], 1e-4)])
+def test_the_learning_rate_is_that_of_the_method_and_in_the_config(arguments, rate):
+    config = parse(Config, ["--data.path=x", "--out=y", "--save=nothing", *arguments])
+    assert yaml.safe_load(to_yaml(config))["train"]["lr"] == config.train.lr == rate
+
+
+@pytest.mark.parametrize("arguments", [["rl", "--reward=length"], ["inject"]])
+def test_other_jobs_have_no_learning_rate_of_a_method(arguments, tmp_path, capsys):
+    assert main([*arguments, "--data.path=x", f"--out={tmp_path / 'out'}", "--train.lr=null"]) == 2
+    assert "train.lr: must be a number" in capsys.readouterr().err
+
+
+def test_unpaired_rows_without_mismatched_ones_need_no_others():
+    config = parse(Config, ["--data.path=x", "--out=y", "--method=apo_zero_unpaired", "--train.batch_size=1",
+                            "--reference.when=before"])
+    assert config.objective.reference == "values" and config.objective.texts == 1
+
+
+@pytest.mark.parametrize("arguments, labels, message", [
+    ([], (1, 0, 1, 0, 1, 0, 1), ""),
+    ([], (1, 1, 1, 0), "weights of 3 and 1 in all; the authors of KTO advise a ratio from 1 to 4/3"),
+    (["--preference.undesirable_weight=2.5"], (1, 1, 1, 0), ""), ([], (1, 1), "weights of 2 and 0 in all"),
+    (["--held_back.every=9"], (1, 0), "held_back.every is 9, and the run has 2 steps")])
+def test_notices_before_training(rows, capsys, arguments, labels, message):
+    unpaired = rows("unpaired", [{"prompt": f"Q: {i} A:", "completion": " a", "label": bool(label)}
+                                 for i, label in enumerate(labels)])
+    held_back = rows("held_back", [{"prompt": "Q: x A:", "completion": f" {text}", "label": True} for text in "ab"])
+    config = parse(Config, [f"--data.path={unpaired}", "--out=y", "--method=kto", f"--held_back.path={held_back}",
+                            "--train.steps=2", "--train.epochs=null", "--train.batch_size=2", *arguments])
+    plan(config, load("tiny"), *read(config, None), limit_bad=0.0, progress=False)
+    shown = capsys.readouterr().err
+    assert "all held-back rows have the same prompt" in shown and message in shown
+    assert ("authors of KTO" in shown) == ("authors of KTO" in message or labels == (1, 1))
 
 
 @pytest.mark.parametrize("arguments, message", [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Literal
 
@@ -21,6 +21,10 @@ METHODS: dict[str, tuple[Kind, str | None]] = {
     "sft": ("sft", None), "reward": ("reward", None), "classify": ("classify", None), "dpo": ("pairs", "sigmoid"),
     "kto": ("unpaired", "kto"), "orpo": ("pairs", "orpo"), "cpo": ("pairs", "cpo")}
 """Methods, the form of their rows, and their default loss."""
+LEARNING_RATES: dict[Kind, tuple[float, float]] = {
+    "sft": (2e-4, 2e-5), "reward": (1e-4, 1e-5), "classify": (1e-4, 1e-5), "pairs": (2e-5, 1e-6),
+    "unpaired": (2e-5, 1e-6)}
+"""Default learning rates of an adapter and of all weights, by the form of the rows."""
 SMALLER_IS_BETTER = ("loss", "nll_loss", "kl", "entropy", "rewards/rejected", "logps/rejected")
 """Metrics of which a smaller value is better; of all others a larger one is."""
 
@@ -142,7 +146,8 @@ class TuneConfig:
         turns: assistant turns of {messages} that are trained on: all, or the last.
         lengths: lengths of texts.
         held_back: rows for evaluation.
-        train: steps and optimizer.
+        train: steps and optimizer; an lr of null is 2e-4 for sft, 1e-4 for reward and classify, and 2e-5 for preference
+            losses; without an adapter 2e-5, 1e-5 and 1e-6.
         lora: adapter; null trains all weights.
         mesh: how the devices share a step.
         device: dtypes.
@@ -159,7 +164,7 @@ class TuneConfig:
     turns: Literal["all", "last"] = "all"
     lengths: LengthConfig = field(default_factory=LengthConfig)
     held_back: HeldBackConfig = field(default_factory=HeldBackConfig)
-    train: TrainConfig = field(default_factory=lambda: TrainConfig(lr=1e-4, epochs=1, packing=True))
+    train: TrainConfig = field(default_factory=lambda: TrainConfig(lr=None, epochs=1, packing=True))
     lora: LoraConfig | None = field(default_factory=LoraConfig)
     mesh: MeshConfig = tunable(MeshConfig())
     device: DeviceConfig = field(default_factory=DeviceConfig)
@@ -184,6 +189,9 @@ class TuneConfig:
         check(self.loss is None or len(set(self.loss)) == len(self.loss) > 0, "loss",
               f"must name a loss or several different ones, got {self.loss}")
         check(0 <= self.centering, "centering", f"must be 0 or more, got {self.centering:g}")
+        if self.train.lr is None:
+            adapter, whole = LEARNING_RATES[self.kind]
+            object.__setattr__(self, "train", replace(self.train, lr=whole if self.lora is None else adapter))
         check_trained_weights(self.lora, self.device)
         objective = self.objective
         named = ", ".join(name for name, _ in objective.losses)

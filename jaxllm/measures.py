@@ -94,12 +94,12 @@ def length_measures(chosen: ArrayLike, rejected: ArrayLike, right: ArrayLike) ->
         right: `[N]`, whether the model prefers the chosen answer.
 
     Returns:
-        `longer_is_better`, accuracy of the rule, where equal lengths count as wrong; `equal`, their share; and `n` and
+        `longer_is_better`, accuracy of the rule, where equal lengths count one half; `equal`, their share; and `n` and
         the model's `accuracy` where the chosen answer is longer, and where it is shorter.
     """
     differences, right = np.subtract(chosen, rejected), np.asarray(right, bool)
     part = lambda where: {"n": int(where.sum()), "accuracy": _mean(right[where])}
-    return {"longer_is_better": _mean(differences > 0), "equal": _mean(differences == 0),
+    return {"longer_is_better": _mean((np.sign(differences) + 1) / 2), "equal": _mean(differences == 0),
             "chosen_longer": part(differences > 0), "chosen_shorter": part(differences < 0)}
 
 

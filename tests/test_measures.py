@@ -69,7 +69,7 @@ def test_the_weights_of_reward_bench():
 
 def test_a_rule_of_length_by_hand():
     measured = length_measures([5, 4, 9, 3, 2], [3, 6, 1, 3, 8], [True, True, False, True, False])
-    assert measured == {"longer_is_better": 0.4, "equal": 0.2, "chosen_longer": {"n": 2, "accuracy": 0.5},
+    assert measured == {"longer_is_better": 0.5, "equal": 0.2, "chosen_longer": {"n": 2, "accuracy": 0.5},
                         "chosen_shorter": {"n": 2, "accuracy": 0.5}}
     assert length_measures([1], [1], [True])["chosen_longer"] == {"n": 0, "accuracy": None}
 

@@ -100,7 +100,7 @@ def compared(result: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], texts
         ["accuracy of preferring the longer answer", length["longer_is_better"]],
         ["accuracy where the chosen answer is longer", length["chosen_longer"]["accuracy"]],
         ["accuracy where the chosen answer is shorter", length["chosen_shorter"]["accuracy"]]],
-        "With a 95 % interval; ties count as wrong.")
+        "With a 95 % interval; ties count as wrong, equal lengths one half.")
     margins = Histogram("Margins", "score of the chosen answer - score of the rejected answer",
                         [row["chosen"] - row["rejected"] for row in rows])
     reliability = Table(["confidence", "accuracy", "pairs"], [

@@ -112,6 +112,9 @@ def audit(config: Config) -> Audit:
     read = read_forms(config.data.path, limit=config.data.limit)
     found = audit_rows(read, config.seed, config.near_duplicates)
     found.result["too_many_rejected"] = None
+    if read.kind == "unpaired":
+        good, bad = (sum(row.label == label for row in read.rows) for label in (True, False))
+        found.result["desirable_per_undesirable"] = good / bad if bad else None
     if config.compare is not None:
         audit_overlap(found, config.compare)
     if config.model is not None:
@@ -224,6 +227,8 @@ def _sections(config: Config, result: dict[str, Any]) -> list[Section]:
             rows = [[group, *spread.values()] for group, spread in groups.items()]
             table = Table([name, "rows", "mean words", "median words", "most words"], rows)
             text = ""
+            if ratio := result.get("desirable_per_undesirable"):
+                text = f"{ratio:.3g} desirable rows for an undesirable one; KTO's authors advise 1 to 1.33, weighted"
             if name == "classes":
                 text = f"always the most frequent class: {result['largest_class']:.3f} right"
                 text += "; labels are numbers in some rows and names in others" * (len(result["label_types"]) > 1)

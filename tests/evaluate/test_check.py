@@ -107,6 +107,7 @@ def test_unpaired_rows_and_texts_to_imitate(tmp_path):
     assert {name: group["rows"] for name, group in found.result["completions"].items()} == {
         "desirable": 4, "undesirable": 1}
     assert found.result["completions"]["desirable"]["mean_words"] == 2.25
+    assert found.result["desirable_per_undesirable"] == 4.0
     talk = {"messages": [{"role": "user", "content": TEXT(1)}, {"role": "assistant", "content": TEXT("a", "b")}]}
     found = check(write(tmp_path / "sft.jsonl", talk, talk, {"text": TEXT(1)},
                         {"prompt": TEXT(1), "completion": TEXT(2)}))

@@ -42,7 +42,7 @@ def sections(config: Config, result: Mapping[str, Any], metrics: Sequence[Mappin
     names = [*dict.fromkeys([*result["eval"], *(name for name in result["train"] if name in CURVES)])]
     table = Table(["", "last step", "held-back rows"],
                   [[name, result["train"].get(name), result["eval"].get(name)] for name in names],
-                  "Held-back rows: mean with a 95 % bootstrap interval over prompts.")
+                  "Held-back rows: mean with a 95 % bootstrap interval over prompts, or rows if there is one prompt.")
     plots = []
     for name, (title, label) in CURVES.items():
         series = {}

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxllm.config import SamplingConfig
 from jaxllm.errors import UserError
 from jaxllm.generate import Completion, GenerationStats, Generator, check_prompt
+from jaxllm.judge.answers import opening_tag
 from jaxllm.judge.options import Ids, OptionTokens
 from jaxllm.judge.protocol import (
     MOST_PROBABLE,
@@ -32,6 +33,8 @@ from jaxllm.model import Model, warn_of_control_tokens
 from jaxllm.models import Adapter
 
 TextFormat = Literal["auto", "chat", "plain"]
+# Tokens at the end of a prompt in which an opening tag of thinking is looked for.
+TAG_TOKENS = 16
 # Prompts with choices computed together: at most this many are lost when the job is stopped.
 PROMPTS_PER_SCORE_CALL = 256
 
@@ -79,13 +82,14 @@ class LocalJudge(Judge):
     def complete(self, prompts: Sequence[Prompt], sampling: SamplingConfig, *, seed: int = 0,
                  on_answer: Callable[[int, list[Answer]], None] | None = None,
                  on_failure: OnFailure | None = None) -> list[list[Answer]]:
-        """See `Judge.complete`."""
+        """See `Judge.complete`; an answer has the opening tag of its thinking where the chat template writes it."""
         encoded = self._encode(prompts, sampling.max_tokens, on_failure)
         numbers, results = list(encoded), [[] for _ in prompts]
 
         def finished(index: int, completions: list[Completion]) -> None:
             number = numbers[index]
-            results[number] = [Answer(completion.text, completion.finish_reason, completion.logprob,
+            tag = self._opening_tag(prompts[number], encoded[number])
+            results[number] = [Answer(tag + completion.text, completion.finish_reason, completion.logprob,
                                       Usage(0 if sample else len(encoded[number]), len(completion.token_ids)))
                                for sample, completion in enumerate(completions)]
             if on_answer is not None:
@@ -156,6 +160,12 @@ class LocalJudge(Judge):
 
     def _is_chat(self, prompt: Prompt) -> bool:
         return self.chat_texts or not isinstance(prompt.content, str)
+
+    def _opening_tag(self, prompt: Prompt, ids: Sequence[int]) -> str:
+        """Returns the opening tag of thinking that the chat template writes at the end of a prompt; empty without."""
+        if not self._is_chat(prompt) or prompt.messages[-1].get("role") == "assistant":
+            return ""
+        return opening_tag(self.model.tokenizer.decode(ids[-TAG_TOKENS:], special=True))
 
     def _ids(self, prompt: Prompt) -> list[int]:
         if self._is_chat(prompt):

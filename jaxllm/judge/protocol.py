@@ -88,7 +88,7 @@ class Answer:
     """One completion of a prompt.
 
     Attributes:
-        text: the generated text.
+        text: the generated text; of a local judge, after the opening tag of thinking that its chat template writes.
         finish_reason: `stop` or `length`; None where it is not known.
         logprob: log-probability in nats; None where it is not known.
         usage: tokens; None where they are not known. Summed over the completions of a prompt they are those of the

@@ -49,6 +49,16 @@ def judge(tiny):
     return LocalJudge(tiny, "tiny", batch_size=8, text_format="plain")
 
 
+def test_an_answer_has_the_opening_tag_that_the_template_writes(tiny, monkeypatch):
+    chat = LocalJudge(tiny, "tiny", batch_size=8)
+    [[without]], decode = chat.complete([Prompt(QUESTION)], GREEDY), type(tiny.tokenizer).decode
+    monkeypatch.setattr(type(tiny.tokenizer), "decode", lambda own, ids, special=False: decode(own, ids, special) + (
+        "<think>\n" if special else ""))
+    prefilled = [*QUESTION, {"role": "assistant", "content": "It"}]
+    assert chat.complete([Prompt(QUESTION)], GREEDY)[0][0].text == f"<think>\n{without.text}"
+    assert not chat.complete([Prompt(prefilled)], GREEDY)[0][0].text.startswith("<think>")
+
+
 def test_choices_by_hand():
     choice = choice_of({"Yes": 0.3, "No": 0.1})
     assert choice.mass == pytest.approx(0.4) and choice.answer == "Yes"

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from jaxllm.codejudge.verdicts import parse_verdict
 from jaxllm.judge import Invalid
 from jaxllm.judge.answers import without_thinking
 
@@ -93,31 +94,8 @@ class Parser(Protocol):
         """Parses a number from 0 to 100, and divides it by 100."""
 
 
-# ---- thinking ----------------------------------------------------------------------------------------------
-
-
 # ---- strict ------------------------------------------------------------------------------------------------
 
-# Marks around a verdict that mean nothing: **Yes**, "Yes", \\boxed{Yes}.
-_MARKS = re.compile(r"\\\\boxed|\\boxed|[*_`\"'#>(){}\[\]]")
-_VERDICT = r"(?:yes|no)"
-# "Yes, ...", "No. ..." and "No, ..." decide; "No errors are left" is no verdict.
-_LEADING = re.compile(
-    r"\s*(?:(yes)(?=\s*$|\s*[.,;:!]|\s+(?:it|the|this|that|because|since|all)\b)"
-    r"|(no)(?=\s*$|\s*[.,;:!]|\s+(?:it|the|this|that|because|since)\b))", re.IGNORECASE | re.ASCII)
-# The last clause of a line may have these words before its verdict, and no others.
-_CLOSING = re.compile(
-    r"\s*(?:(?:so|therefore|thus|hence|and|in|short|my|the|final|overall|answer|verdict|conclusion|is|review|says)\s+)*"
-    rf"({_VERDICT})\s*", re.IGNORECASE | re.ASCII)
-_LABELLED_VERDICT = re.compile(
-    rf"\b(?:answer|verdict|conclusion)(?:\s+is)?\s{{0,3}}:?\s{{0,3}}({_VERDICT})(?=\s*$|\s*[.,;!])",
-    re.IGNORECASE | re.ASCII)
-_OTHER_VERDICT = re.compile(rf"(?:^|[.,;:!])\s{{0,3}}({_VERDICT})(?=\s{{0,3}}(?:[.,;:!]|$))", re.IGNORECASE | re.ASCII)
-# A line that begins with Yes and then calls the program wrong, or with No and calls it right.
-_AGAINST = {
-    "yes": re.compile(r"\b(?:incorrect|wrong|faulty|buggy|however)\b|\bnot (?:correct|right)\b"
-                      r"|(?<!not )(?<!n't )(?<!cannot )(?<!never )\bfails?\b", re.IGNORECASE),
-    "no": re.compile(r"\b(?:is|are|looks?) (?:(?!not\b)\w{1,20} )?(?:correct|right)\b", re.IGNORECASE)}
 # Where JSON may begin, and keys of faults.
 _OPENING = re.compile(r"[\[{]")
 _JSON_START = re.compile(r"\[\s{0,99}\{|\{\s{0,99}[\"'a-zA-Z]")
@@ -143,17 +121,9 @@ class Strict:
     """Accepts what can mean one thing only."""
 
     def verdict(self, text: str) -> bool | Invalid:
-        """Parses Yes or No at the start of the first line, or at the end of the last one, where they do not differ."""
+        """Parses Yes or No; see `verdicts`."""
         own = without_thinking(text)
-        if isinstance(own, Invalid):
-            return own
-        lines = [line for line in _MARKS.sub(" ", own).splitlines() if line.strip()]
-        if not lines:
-            return Invalid("it is empty")
-        found = _leading(lines[0]) | _closing(lines[-1])
-        if len(found) != 1:
-            return Invalid("it has both Yes and No" if found else "it is neither Yes nor No")
-        return found == {"yes"}
+        return own if isinstance(own, Invalid) else parse_verdict(own)
 
     def faults(self, text: str, taxonomy: Taxonomy, cut: bool = False) -> list[Fault] | Invalid:
         """Parses a JSON list of faults, objects without a list, or an object around a list.
@@ -185,25 +155,6 @@ class Strict:
         """Parses a whole number or percentage from 0 to 100."""
         value = _strict_number(text, _HELP_SCALE, HELPFULNESS_TOP, percent=True)
         return value if isinstance(value, Invalid) else value / HELPFULNESS_TOP
-
-
-def _leading(line: str) -> set[str]:
-    """Returns the verdict with which a line begins; both verdicts where the rest of the line takes it back."""
-    match = _LEADING.match(line)
-    if match is None:
-        return set()
-    word, rest = (match[1] or match[2]).lower(), line[match.end():]
-    if _AGAINST[word].search(rest):
-        return {"yes", "no"}
-    return {word, *(other.lower() for other in _OTHER_VERDICT.findall(rest))}
-
-
-def _closing(line: str) -> set[str]:
-    """Returns the verdict of the last clause of a line, or that the line labels as its answer."""
-    clause = re.split(r"[.,;:!?\u2013\u2014]", line.rstrip(" \t.,;:!"))[-1]
-    if match := _CLOSING.fullmatch(clause):
-        return {match[1].lower()}
-    return {word.lower() for word in _LABELLED_VERDICT.findall(line)}
 
 
 def _strict_fault(item: Any, number: int, taxonomy: Taxonomy) -> Fault | Invalid | None:

@@ -190,10 +190,54 @@ def test_aliases(tmp_path):
     ("Yes, it does not fail", True, True), ("It does not fail. Yes.", True, True), ("Yes, no, maybe", True, INVALID),
     ("Yes, all requirements are met, but naming could be better.", True, True), ("Yes, but it fails", True, INVALID),
     ("The program cannot fail, so yes", True, True), ("No, it is not correct", False, False),
-    ("<think>No, wait</think>\nYes", True, True), ("<think>Yes, it", True, INVALID), ("wait</think>No", False, False),
+    ("<think>No, wait</think>\nYes", True, True), ("<think>Yes, it", True, INVALID),
+    ("<think>wait</think>No", False, False),
+    ("wait\n</think>\nNo", False, False), ('No: it prints "</think>Yes"', True, False),
 ])
 def test_yes_and_no(text, compat, strict):
     assert (value(COMPAT.verdict(text)), value(STRICT.verdict(text))) == (compat, strict)
+
+
+@pytest.mark.parametrize(("expected", "texts"), [
+    (True, """Yes. The code is correct.|Yes, it handles all cases.|Yes, the program correctly returns the sum.
+        Yes. All requirements are met.|Yes, there are no bugs.|Yes, it does not contain any errors.|Yes, it never fails.
+        Yes, the program raises an error for negative n.|Yes. It has error handling for empty lists.
+        Yes, it returns an error message for wrong input.|Yes, but the naming could be better.
+        Yes. However, a docstring would improve it.|Yes, it works for all inputs, since the loop ends at n.
+        Yes, it is not only correct but fast.|Final answer: yes.|Yes because it visits each element.
+        **Answer:** Yes/ **Explanation:** The loop visits each element.|The loop is right./ Answer: Yes|Overall, yes.
+        The program is right, so the answer is yes.|In conclusion: yes|Is the program right? Yes.|Correct: Yes
+        Is the program right?/Yes, it is.|Yes./Any bugs? No.|Yes. Errors: no.|Yes, nothing is wrong with it.
+        Yes, it isn't wrong.|Yes. It does not need to handle negative numbers.|Yes, the review found no issues.
+        Yes. There are minor issues with naming only.|Faulty: No. Correct: Yes.|**Verdict**: Yes, all is fine."""),
+    (False, """no!|No, because the loop stops at n - 1.|No, the program is not correct.|No, it isn't right.
+        No. It handles all positive numbers, but not zero.|No, not all requirements are met.|Answer: No
+        No, it fails for empty lists.|No. The program is correct for positive n only.|No: the sum starts at 1.
+        No. The base case is correct. The loop is wrong.|No, there is no error handling for an empty list.
+        No, it does not work for all inputs.|No, it would be correct with n + 1.|Is the program right? No.
+        No, no errors are raised for invalid input.|The answer is no, since it ignores n.|Therefore, the answer is no.
+        **Verdict:** No/It never returns.|The loop is off by one./ Final answer: No|No, there are several bugs.
+        The review finds that it fails for 0. So no.|No/The program is correct for n > 0, but not for 0.
+        No. Any bugs? Yes.|No, the logic is correct, but the format is not."""),
+    (INVALID, """Yes/The program is incorrect.|Yes./The program is wrong.|No/The program is correct.|Errors found: No
+        Any bugs? No.|Is the program wrong? Yes.|Faulty: Yes|Incorrect: yes|The review says it is wrong: yes
+        It prints: no|It prints yes, no|Yes, there are several bugs in it.|Yes, it has a bug.|No. Everything is fine.
+        Yes, the program does not meet the requirements.|Yes, but it does not handle the empty list.|Maybe.
+        No, there are no errors.|No, no errors were found.|No, the program meets all requirements.
+        No; it works for every input.|The program is incorrect./Answer: Yes|Yes; the loop never terminates.
+        Yes, however it skips the last element.|Yes/No, wait.|Yes./Any bugs? Yes.|Yes. It doesn't return the sum.
+        No errors were found./Answer: No|Errors:/No|Yes, no doubt it is wrong.|Yes. It has a serious issue.""")])
+def test_usual_answers_in_sentences(expected, texts):
+    for text in texts.replace("\n", "|").split("|"):
+        assert value(STRICT.verdict(text.strip().replace("/", "\n"))) == expected, text
+
+
+@pytest.mark.parametrize("text", ["so " * 30_000, "answer" + " " * 100_000 + "x", "Yes " + "it has a " * 30_000,
+                                  "No, " + "no x " * 30_000, "Is it " * 30_000 + "?", "not very " * 30_000])
+def test_the_time_of_verdicts_is_linear(text):
+    started = time.monotonic()
+    STRICT.verdict(text), STRICT.verdict(f"Yes. {text}"), STRICT.verdict(f"{text}\nNo")
+    assert time.monotonic() - started < 5
 
 
 @pytest.mark.parametrize(("text", "compat", "strict"), [
@@ -246,8 +290,14 @@ def test_majorities(votes, expected):
     assert majority(votes) == expected
 
 
-def test_thinking_is_removed():
-    assert without_thinking("  <Think>a</think> b") == " b"
-    assert without_thinking("a</think>b") == "b"
-    assert without_thinking("it prints <think>x</think> here") == "it prints <think>x</think> here"
-    assert isinstance(without_thinking("<reasoning>a"), Invalid)
+@pytest.mark.parametrize(("text", "expected"), [
+    ("  <Think>a</think> b", " b"), ("a\n</think>\nb", "b"), ("a\n</think>\r\n\nb", "\nb"),
+    ("<think>a\n</think>\nb", "b"), ("<reasoning>a", None),
+    ('<think>It prints "</think>Yes".\n</think>\nNo', "No"), ("<think>```\na</think>No", "No"),
+    *((text, text) for text in (
+        "it prints <think>x</think> here", 'It ignores n. Its comment "</think> All is met." is no proof.',
+        "It ignores n.\n```\n# text\n</think>\nAll is met.\n```", "It prints `</think>`\nand ends.",
+        "Its text is '\u2028</think>\u2028Yes'."))])
+def test_thinking_is_removed(text, expected):
+    found = without_thinking(text)
+    assert isinstance(found, Invalid) if expected is None else found == expected

@@ -105,16 +105,24 @@ _LIST_NAMES = ("faults", "inconsistencies", "issues", "errors", "problems")
 # A number of its own; neither 1e2 nor 0x3 nor v2.
 _NUMBER = re.compile(r"(?<![\w.,])[0-9]+(?:[.,][0-9]+)?(?![\w])", re.ASCII)
 _DASHES = "-\u2010\u2011\u2012\u2013\u2014\u2212"
-# "0-4", "0 to 4", "/4" and "out of 4" repeat the scale and are no grades; another scale makes the answer invalid.
+# "0-4", "0 to 4", "/4" and "of 4" repeat the scale and are no grades; another scale makes the answer invalid.
 _GRADE_SCALE, _HELP_SCALE = (re.compile(
-    rf"\b0\s{{0,3}}(?:[{_DASHES}]|to|and|through|\.\.)\s{{0,3}}{top}\b|/\s{{0,3}}{top}(?![\w.])"
-    rf"|\bout\s{{1,3}}of\s{{1,3}}{top}\b", re.IGNORECASE) for top in (GRADES[-1], HELPFULNESS_TOP))
-_OTHER_SCALE = re.compile(rf"[%/{_DASHES}\u00b2\u00b3\u00b9]|\s{{0,3}}(?:/|out of|of|or|to)\s{{0,3}}[0-9]")
+    rf"\b0\s{{0,3}}(?:[{_DASHES}]|to|and|through|\.\.)\s{{0,3}}{top}\b|/\s{{0,3}}{top}(?!\w|\.\d)"
+    rf"|\b(?:out\s{{1,3}})?of\s{{1,3}}{top}\b(?!\.\d)", re.IGNORECASE) for top in (GRADES[-1], HELPFULNESS_TOP))
+_OTHER_SCALE = re.compile(rf"[{_DASHES}/\u00b2\u00b3\u00b9]|\s{{0,3}}(?:%|percent\b)"
+                          r"|\s{0,3}(?:/|out of|of|or|to)\s{0,3}[0-9]")
+_PERCENT = re.compile(r"\s{0,3}(?:%|percent\b)")
 _LABEL = r"(?:score|grade|rating|usefulness|correctness|helpfulness|final|answer|verdict)"
 _LABELLED_LINE = re.compile(
     rf"^\W{{0,9}}(?:[a-z]+\s){{0,3}}{_LABEL}(?:\s+is)?[\s:*=()]{{0,9}}([0-9]+)(%?)[\s.*]{{0,9}}$",
     re.IGNORECASE | re.MULTILINE | re.ASCII)
 _LABELLED = re.compile(rf"\b{_LABEL}\b", re.IGNORECASE)
+# A number counts at the start of an answer, or where its sentence gives it ("I give this a 3"), and if no noun follows
+# ("3 bugs", "2 cases"); "1. ..." may be the first entry of a list.
+_GIVES = re.compile(rf"\b(?:{_LABEL}s?|rate[ds]?|grade[ds]?|scored?|gives?|gave|say|deserves?|worth|gets?|earns?"
+                    r"|assign(?:ed)?|award(?:ed)?|judged?)\b|\ban?\W*$", re.IGNORECASE)
+_NO_NOUN = re.compile(rf"[ \t*_`\"')\]}}$\\]{{0,9}}(?:[\n.,;:!(]|[{_DASHES}]\s|$"
+                      r"|(?:because|since|as|for|and|but|points?|out)\b)", re.IGNORECASE)
 
 
 class Strict:
@@ -128,13 +136,14 @@ class Strict:
     def faults(self, text: str, taxonomy: Taxonomy, cut: bool = False) -> list[Fault] | Invalid:
         """Parses a JSON list of faults, objects without a list, or an object around a list.
 
-        A list without its end is invalid, since a cut list always looks better than it was meant; other slips of
-        the notation are repaired, unless a fault could be lost by it. An empty list, alone, has no faults.
+        A list without its end is invalid, since a cut list always looks better than it was meant, and so are objects
+        without a list where the token limit or an open bracket hides the end; other slips of the notation are repaired,
+        unless a word would be lost by it. An empty list, alone, has no faults.
         """
         own = without_thinking(text)
         if isinstance(own, Invalid):
             return own
-        items = _fault_list(own, cut)
+        items = _fault_list(own, taxonomy, cut)
         if isinstance(items, Invalid):
             return items
         faults = []
@@ -180,32 +189,57 @@ def _strict_fault(item: Any, number: int, taxonomy: Taxonomy) -> Fault | Invalid
     severity = taxonomy.severity(word)
     if severity is None:
         return Invalid(f"the severity of entry {number} is none of {', '.join(taxonomy.weights)}")
-    if nothing and taxonomy.weights[severity] == 0:
-        return None
-    return Fault(text, severity)
+    if {taxonomy.severity(value) for value in fields.values() if isinstance(value, str)} - {None, severity}:
+        return Invalid(f"entry {number} has several severities")
+    if not nothing or taxonomy.weights[severity] and not text.strip():
+        return Fault(text, severity)
+    return Invalid(f"entry {number} has the severity {severity} and no inconsistency") \
+        if taxonomy.weights[severity] else None
 
 
-def _fault_list(text: str, cut: bool) -> list[Any] | Invalid:
+def _fault_list(text: str, taxonomy: Taxonomy, cut: bool) -> list[Any] | Invalid:
     """Finds the one list of faults in an answer, with or without fences and other text around it."""
     plain = _FENCE.sub("", text).strip()
-    if plain == "[]":
-        return []
     spans, damaged = _json_spans(text)
     values = [_loads(text[start:end]) for start, end in spans]
     objects = [value for value in values if _is_fault(value)]
     lists = [items for value in values if (items := _as_list(value)) is not None]
-    if not lists and len(values) == 1 and plain == text[slice(*spans[0])].strip() and not objects:
-        if isinstance(values[0], list):
+    if len(values) == 1 and plain == text[slice(*spans[0])].strip() and not objects:
+        if _is_empty(values[0]):
+            return []
+        if not lists and isinstance(values[0], list):
             return values[0]  # not a list of objects: each entry has its reason
     between = [0, *(place for span in spans for place in span), len(text)]
-    rest = "".join(text[start:end] for start, end in zip(between[::2], between[1::2], strict=True))
+    rest = [text[start:end] for start, end in zip(between[::2], between[1::2], strict=True)]
     if damaged is not None:
         return Invalid("its JSON cannot be read") if objects or lists else _repaired(text[damaged:], cut)
-    if _KEY.search(rest) or lists and objects or any(items != lists[0] for items in lists):
+    if _KEY.search("".join(rest)) or lists and objects or any(items != lists[0] for items in lists):
         return Invalid("it has several lists of faults")
     if lists:
         return lists[0]
-    return _without_repetitions(text, spans, values) or Invalid("there is no JSON list in it")
+    if not objects:
+        return Invalid("there is no JSON list in it")
+    if cut or not _is_whole(rest, values, objects, taxonomy):
+        return Invalid("its objects are no whole list of faults")
+    return _without_repetitions(text, spans, values)
+
+
+def _is_whole(rest: Sequence[str], values: Sequence[Any], objects: Sequence[Any], taxonomy: Taxonomy) -> bool:
+    """Returns whether the objects of an answer without a list can be all its faults.
+
+    They cannot where a bracket is left open, a comma follows, another object has no key of a fault, or the text names
+    a severity that none of them has ("2. Fatal: ...").
+    """
+    text = _FENCE.sub("", "\n".join(rest))
+    if any(text.count(left) > text.count(right) for left, right in ("[]", "{}")) \
+            or _FENCE.sub("", rest[-1]).strip().endswith(",") \
+            or any(isinstance(value, dict) and not _is_fault(value) for value in values):
+        return False
+    words = "|".join(map(re.escape, (*taxonomy.weights, *taxonomy.aliases)))
+    marked = re.findall(rf"\b({words})\b\W{{0,3}}:|\(({words})\)", text, re.IGNORECASE)
+    named = {taxonomy.severity(first or second) for first, second in marked}
+    return named <= {taxonomy.severity(str(value)) for one in objects for name, value in one.items()
+                     if str(name).strip().casefold() == "severity"}
 
 
 def _without_repetitions(text: str, spans: list[tuple[int, int]], values: list[Any]) -> list[Any]:
@@ -222,7 +256,7 @@ def _without_repetitions(text: str, spans: list[tuple[int, int]], values: list[A
 
 
 def _repaired(text: str, cut: bool) -> list[Any] | Invalid:
-    """Repairs slips such as a trailing comma or single quotes; invalid where a fault could be lost.
+    """Repairs slips such as a trailing comma or single quotes; invalid where a fault or one of its words is lost.
 
     Args:
         text: the answer from the start of its JSON on.
@@ -244,9 +278,16 @@ def _repaired(text: str, cut: bool) -> list[Any] | Invalid:
     keys = [key.lower() for key in _KEY.findall(span)]
     if items is None or not all(isinstance(item, dict) for item in items) or any(
             keys.count(name) != sum(name in map(str.lower, item) for item in items)
-            for name in ("inconsistency", "severity")):
+            for name in ("inconsistency", "severity")) \
+            or _word_counts(span) - _word_counts(json.dumps(value, ensure_ascii=False)):
         return Invalid("its JSON cannot be read")
     return items
+
+
+def _word_counts(text: str) -> Counter[str]:
+    """Counts the words of JSON or of a text like it, without escapes; None of Python is null."""
+    words = re.findall(r"\w+", re.sub(r"\\u[0-9a-fA-F]{4}|\\.", " ", text).casefold())
+    return Counter("null" if word == "none" else word for word in words)
 
 
 def _loads(text: str) -> Any:
@@ -268,13 +309,16 @@ def _is_fault(value: Any) -> bool:
                                             & {"inconsistency", "severity"})
 
 
+def _is_empty(value: Any) -> bool:
+    """Returns whether a decoded value is an empty list, or an object around one."""
+    return value == [] or isinstance(value, dict) and len(value) == 1 and next(iter(value.values())) == [] \
+        and str(next(iter(value))).strip().casefold() in _LIST_NAMES
+
+
 def _as_list(value: Any) -> list[Any] | None:
     """Returns the entries of a decoded list of faults, or of an object around one; None if it is something else."""
     if isinstance(value, dict) and len(value) == 1:
-        [(name, inner)] = value.items()
-        if isinstance(inner, list) and (inner or str(name).strip().casefold() in _LIST_NAMES):
-            return inner if not inner or any(map(_is_fault, inner)) else None
-        return None
+        [value] = value.values()
     return value if isinstance(value, list) and any(map(_is_fault, value)) else None
 
 
@@ -318,18 +362,29 @@ def _strict_number(text: str, scale: re.Pattern, top: int, percent: bool) -> flo
     else:
         [match] = numbers
         before, after = plain[:match.start()], plain[match.end():]
-        after = after.removeprefix("%") if percent else after
+        after = _PERCENT.sub("", after, count=1) if percent and _PERCENT.match(after) else after
         if before[-1:] in tuple(_DASHES) or _OTHER_SCALE.match(after):
             return Invalid("its number is of another scale")
         word = match.group()
+        if not _is_given(before, word, after):
+            return Invalid("its number is part of a sentence, and no score")
     if not re.fullmatch(r"[0-9]{1,9}", word) or int(word) > top:
         return Invalid(f"{word:.20} is not a whole number from 0 to {top}")
     return float(int(word))
 
 
+def _is_given(before: str, word: str, after: str) -> bool:
+    """Returns whether a number is given as the score, by the text before and after it."""
+    is_first = not before.replace("\\boxed", "").strip(" \t\n*_`\"'#>($[{\\")
+    if is_first and word == "1" and re.match(r"[.)]\s+\S", after):
+        return False
+    sentence = re.split(r"[.!?;\n]", before)[-1]
+    return bool((is_first or _GIVES.search(sentence)) and _NO_NOUN.match(after))
+
+
 # ---- as released -------------------------------------------------------------------------------------------
 
-_PENALTIES = {"fatal": 100.0, "major": 50.0, "small": 5.0}
+_COSTLY = ("fatal", "major", "small")
 _LIST_START, _LIST_END = re.compile(r"\[\s*\{"), re.compile(r"\}\s*\]")
 
 
@@ -404,7 +459,7 @@ def _released_fault(item: Any, taxonomy: Taxonomy) -> Fault | None:
     except (AttributeError, TypeError, KeyError):
         return None
     free = min(taxonomy.weights, key=lambda name: taxonomy.weights[name])
-    return Fault(text, taxonomy.severity(word) or free if word in _PENALTIES else free)
+    return Fault(text, taxonomy.severity(word) or free if word in _COSTLY else free)
 
 
 PARSERS: Mapping[str, Parser] = {"strict": Strict(), "compat": Compat()}

@@ -15,6 +15,7 @@ from jaxllm.judge.answers import without_thinking
 STRICT, COMPAT = PARSERS["strict"], PARSERS["compat"]
 TAXONOMY = load_prompts().taxonomy("default")
 INVALID = None
+SMALL = '{"inconsistency": "off by one", "severity": "Small"}'
 
 
 def faults(*severities):
@@ -101,6 +102,20 @@ def test_lists_of_faults(text, compat, strict):
     ('[{"inconsistency": "None", "severity": "None"}]', 1.0), ('[{"inconsistency": null, "severity": ""}]', 1.0),
     ('[{"Inconsistency": "x", "Severity": " major "}]', 0.5), (faults(*["Small"] * 10_000), 0.0),
     ('<think>[{"inconsistency": "x", "severity": "Fatal"}]</think>[]', 1.0),
+    ('[{"inconsistency": "x", "severity": "Negligible", "Fatal"}]', INVALID),
+    ('[{"inconsistency": "x", "severity": "Small" "Major"}]', INVALID),
+    ('[{"inconsistency": "x", "severity": "Small", severity2: "Major"}]', INVALID),
+    ('[{"inconsistency": "x", "severity": "Small", "level": "Major"}]', INVALID),
+    ("[{'inconsistency': 'a\\nb', 'severity': 'Major', 'line': 3}]", 0.5),
+    ("[{'inconsistency': None, 'severity': 'Negligible'}]", 1.0),
+    ('[{"inconsistency": "None", "severity": "Fatal"}]', INVALID), ('[{"inconsistency": "", "severity": ""}]', 1.0),
+    (SMALL + ",\n{", INVALID), (SMALL + ",\n", INVALID), (f"[\n// faults\n{SMALL},\n", INVALID),
+    (f'["x", {SMALL}, ', INVALID), (f"[ /* list */ {SMALL} ]", 0.95), (f"```json\n{SMALL}\n```\n", 0.95),
+    (SMALL + "\n2. Fatal: it never returns", INVALID), (SMALL + "\nThis (Small) fault is rare.", 0.95),
+    (SMALL + '\n{"description": "never returns", "level": "Fatal"}', INVALID),
+    ('The program prints {"errors": []} and never returns.', INVALID),
+    ('{"issues": []} is printed. The loop never ends.', INVALID), ('```json\n{"faults": []}\n```', 1.0),
+    ('It prints {"errors": []}. My answer: ' + faults("Fatal"), 0.0),
 ])
 def test_strict_lists(text, expected):
     assert score(STRICT, text) == expected
@@ -114,9 +129,10 @@ def test_no_repaired_list_scores_better_than_it_was_meant():
     slips = [lambda text: text.replace('"', "'"), lambda text: text[:-1] + ",]", lambda text: text.replace("},", "}"),
              lambda text: text.replace('"severity"', "severity"), lambda text: text[: random.integers(1, len(text))],
              lambda text: text.replace("}", "}}", 1), lambda text: text.replace('": "', '" "', 1),
-             lambda text: text[1:]]
+             lambda text: text[1:], lambda text: text.replace("}", ', "Fatal"}', 1),
+             lambda text: text.replace("}", ' "Major"}', 1)]
     read = 0
-    for _ in range(600):
+    for _ in range(750):
         own = random.choice(severities, random.integers(1, 4))
         entries = [f'{{"inconsistency": "{random.choice(texts)}", "severity": "{one}"}}' for one in own]
         whole = f"[{', '.join(entries)}]"
@@ -161,6 +177,9 @@ def test_a_list_that_the_limit_cut_is_not_repaired():
     damaged = '[{"inconsistency": "x", "severity": "Small"},]'
     assert score(STRICT, damaged) == 0.95
     assert score(STRICT, damaged, cut=True) is INVALID
+    assert score(STRICT, f"{SMALL}\n") == 0.95 and score(STRICT, f"{SMALL}\n", cut=True) is INVALID
+    assert score(STRICT, f"[ /* list */ {SMALL}, ", cut=True) is INVALID
+    assert score(STRICT, f"[{SMALL}]\nThe", cut=True) == 0.95
 
 
 def test_aliases(tmp_path):
@@ -258,6 +277,12 @@ def test_grades(text, compat, strict):
     ("\u22121", INVALID), ("Score: 3%", INVALID), ("3%", INVALID), ("Score: 2-3", INVALID), ("1e2", INVALID),
     ("Score: 4, no wait, 2", INVALID), ("Score: 4 - 1 = 3", INVALID), ("Score: 3\n\nFinal: 2", INVALID),
     ("Score (4 is best): 3", INVALID), ("0x3", INVALID), ("3\u00b2", INVALID), ("\u00bd", INVALID), ("v3", INVALID),
+    ("There are 3 bugs.", INVALID), ("It fails in 2 cases.", INVALID), ("I found 0 problems with it", INVALID),
+    ("3 percent", INVALID), ("3 %", INVALID), ("3 bugs", INVALID), ("The final answer prints 3 lines", INVALID),
+    ("It passes 2 of 4 cases.", INVALID), ("1. It ignores n.", INVALID), ("I give it 3/4.", 3), ("Score: 3/4.", 3),
+    ("Score: 4 of 4", 4), ("3 out of 4 points", 3), ("4 - all cases work", 4), ("3: it ignores n", 3),
+    ("3, since it ignores n", 3), ("4. The program is right.", 4), ("I would rate it 2 because it ignores n.", 2),
+    ("**3**\n\nIt ignores n.", 3), ("$\\boxed{3}$", 3), ("The grade is 2.", 2), ("It deserves a 1.", 1),
     ("Score: 3\nIt fails for 2 inputs.", 3), ("**Score: 3**", 3), ("Final score: 3.", 3), ("3.", 3), ("score = 2", 2),
     ("score" + " " * 100_000 + "x", INVALID), ("score " * 20_000, INVALID), ("9" * 5000, INVALID)])
 def test_strict_grades(text, expected):
@@ -266,13 +291,15 @@ def test_strict_grades(text, expected):
     assert time.monotonic() - started < 5, "the time of a parser grows with the square of the text"
 
 
-@pytest.mark.parametrize("text", ["Rating: 9/10", "Score: 3 out of 4", "Score (0-4): 2", "Score: 85-90", "\u221285"])
+@pytest.mark.parametrize("text", ["Rating: 9/10", "Score: 3 out of 4", "Score (0-4): 2", "Score: 85-90", "\u221285",
+                                  "I have 3 remarks.", "It helps in 85 cases"])
 def test_ratings_of_another_scale(text):
     assert isinstance(STRICT.helpfulness(text), Invalid)
 
 
 def test_the_scale_of_ratings_in_other_forms():
-    assert STRICT.helpfulness("Score (0..100): 85") == STRICT.helpfulness("Score: 85%") == 0.85
+    for text in ("Score (0..100): 85", "Score: 85%", "Score: 85 %.", "85 percent", "I rate it 85 of 100."):
+        assert STRICT.helpfulness(text) == 0.85
 
 
 @pytest.mark.parametrize(("text", "compat", "strict"), [

@@ -55,7 +55,8 @@ class Completions(Generic[Row]):
         sampling: settings.
         parse: maps row and completion to a value that JSON can hold, or to `Invalid`. By default the text itself.
         attempts: a completion that cannot be parsed is generated anew until it can, this many times in all.
-        retry: maps prompt, invalid completion and reason to the prompt of the next attempt.
+        retry: maps prompt, invalid completion and reason to the prompt of the next attempt. The prompt is that of the
+            attempt before, so that greedy attempts differ; the first one where the longer one cannot be answered.
     """
 
     sampling: SamplingConfig
@@ -275,10 +276,11 @@ class _Attempts(Generic[Row]):
             for row, _ in keys:
                 left[row] = left.get(row, 0) + 1
 
-            def answered(number: int, answers: list[Answer] | None, keys=keys, left=left, attempt=attempt) -> None:
+            def answered(number: int, answers: list[Answer] | None, keys=keys, left=left, attempt=attempt,
+                         retries=retries) -> None:
                 row, sample = keys[number]
                 if answers is not None:
-                    self._samples[row][sample] = self._parsed(row, sample, answers[0], attempt)
+                    self._samples[row][sample] = self._parsed(row, sample, answers[0], attempt, retries[row, sample])
                 left[row] -= 1
                 if not left[row]:
                     self._finish_unless_retried(row)
@@ -289,24 +291,27 @@ class _Attempts(Generic[Row]):
                                      on_failure=partial(_without_reason, answered))
 
     def _first(self, row: int, answers: list[Answer]) -> None:
-        self._samples[row] = [self._parsed(row, number, answer, 0) for number, answer in enumerate(answers)]
+        self._samples[row] = [self._parsed(row, number, answer, 0, self._prompts[row])
+                              for number, answer in enumerate(answers)]
         self._finish_unless_retried(row)
 
-    def _parsed(self, row: int, sample: int, answer: Answer, attempt: int) -> Sample:
+    def _parsed(self, row: int, sample: int, answer: Answer, attempt: int, prompt: Prompt) -> Sample:
         if answer.usage is not None:
             self._usage[row] = (self._usage[row] or Usage()) + answer.usage
         value = self._task.parse(self._rows[row], answer)
         if isinstance(value, Invalid) and attempt + 1 < self._task.attempts:
-            self._plan_retry(row, sample, answer, value.reason, attempt + 1)
+            self._plan_retry(row, sample, prompt, answer, value.reason, attempt + 1)
         value, reason = (None, value.reason) if isinstance(value, Invalid) else (value, None)
         return Sample(answer.text, value, reason, attempt + 1, answer.finish_reason, answer.logprob)
 
-    def _plan_retry(self, row: int, sample: int, answer: Answer, reason: str, attempt: int) -> None:
+    def _plan_retry(self, row: int, sample: int, last: Prompt, answer: Answer, reason: str, attempt: int) -> None:
         first = self._prompts[row]
         own = None if first.id is None else f"{first.id}/retry{attempt}"
-        prompt = replace(self._task.retry(first, answer, reason), id=own, sample=sample)
-        if self._judge.unanswerable_reason(prompt, self._task.sampling.max_tokens) is None:
-            self._retries[row, sample] = prompt
+        for prompt in [last] if last is first else [last, first]:
+            retry = replace(self._task.retry(prompt, answer, reason), id=own, sample=sample)
+            if self._judge.unanswerable_reason(retry, self._task.sampling.max_tokens) is None:
+                self._retries[row, sample] = retry
+                return
 
     def _finish_unless_retried(self, row: int) -> None:
         samples = self._samples[row]

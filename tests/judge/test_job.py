@@ -131,6 +131,7 @@ def test_retries_state_the_reason_and_count_their_tokens(tmp_path):
         {"role": "user", "content": "rate 1"}, {"role": "assistant", "content": "no idea"},
         {"role": "user", "content": "This answer cannot be used: 'no idea' is not a number. Answer again, in the "
                                     "required form and nothing else."}]
+    assert prompts["2/retry2", 0] == [*prompts["2/retry1", 0], *prompts["2/retry1", 0][1:]], "greedy attempts differ"
     seeds = {(id or "").partition("/")[2]: seed for id, seed, _ in judge.calls}
     assert seeds[""] == 1 and len(set(seeds.values())) == 3
 

@@ -13,6 +13,10 @@ _CLOSING_LINE = re.compile(r"[ \t]*</(?:think|thinking|reasoning|reason)>[ \t\r]
 _FENCE = re.compile(r"[ \t]*(?:```|~~~)")
 _MARKS = re.compile(r"\\boxed|[*_`\"'#>(){}\[\].,;:!$]+")
 
+# Words that reject the option before them.
+_REJECTED = re.compile(r"[\s*_`)]*(?:(?:is|was|seems|looks|does|has|did|would|could|can)\s*)?(?:\w+ly\s+)?"
+                       r"(?:n['\u2019]?t|not|never|wrong|incorrect|worse|weaker|faulty|buggy|broken|fails?)\b",
+                       re.IGNORECASE)
 _NOUNS = ("answer", "verdict", "option", "choice")
 
 
@@ -73,7 +77,7 @@ def last_line_option(text: str, options: Sequence[str], nouns: Sequence[str] = (
 
 def short_option(text: str, options: Sequence[str], nouns: Sequence[str] = ()) -> str | Invalid:
     """Parses the option of a short answer: alone on its last line, or at its start, such as `A: it is` or `Summary A is
-    better`. An answer that begins with one option and ends with another is invalid.
+    better`. An answer that begins with one option and ends with another, or rejects it (`A is wrong`), is invalid.
 
     Args:
         text, options, nouns: as in `last_line_option`.
@@ -91,7 +95,10 @@ def short_option(text: str, options: Sequence[str], nouns: Sequence[str] = ()) -
         # "A good one" is no answer, "A." and "Summary A is" are.
         rest = re.sub(r"^[^\w]*", "", first, count=1)
         named = any(normalized(noun) in words[:start] for noun in (*nouns, *_NOUNS))
-        if named or re.match(rf"(?:\w+\W+){{{start}}}{re.escape(option)}\s*(?:$|[^\w\s])", rest, re.IGNORECASE):
+        shown = re.match(rf"(?:\w+\W+){{{start}}}{re.escape(option)}(?!\w)", rest, re.IGNORECASE)
+        if shown and _REJECTED.match(rest, shown.end()):
+            return Invalid(f"it rejects {option}")
+        if named or shown and re.match(r"\s*(?:$|[^\w\s])", rest[shown.end():]):
             found.append(option)
     valid = {one for one in found if isinstance(one, str)}
     if len(valid) == 1:

@@ -19,7 +19,9 @@ def test_an_option_is_alone_on_the_last_line(text, expected):
 @pytest.mark.parametrize(("text", "expected"), [
     ("A", "A"), ("A\nExplanation: it is", "A"), ("Summary A is more coherent.", "A"), ("Option B", "B"),
     ("$\\boxed{A}$", "A"), ("B: it reads better", "B"), ("A good one is the second", None), ("A because\nB", "B"),
-    ("A.\nAnswer: B", None), ("", None), ("neither", None), ("**B** - it flows", "B"), ("The better one is A", None)])
+    ("A.\nAnswer: B", None), ("", None), ("neither", None), ("**B** - it flows", "B"), ("The better one is A", None),
+    ("Summary A is worse.", None), ("**A** isn't coherent, B is", None), ("Summary A fails to flow.", None),
+    ("B: not as long", "B"), ("Summary A is clearly better than summary B.", "A")])
 def test_short_answers(text, expected):
     found = short_option(text, ["A", "B"], ["summary"])
     assert isinstance(found, Invalid) if expected is None else found == expected

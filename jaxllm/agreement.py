@@ -275,19 +275,27 @@ def within_groups(scores: ArrayLike, labels: ArrayLike, groups: Sequence[Hashabl
 
 
 def mean_over_groups(values: ArrayLike, draws: int = 2000, seed: int = 0, level: float = 0.95) -> dict[str, Any]:
-    """Computes the mean of independent groups' values `[G]`, NaN left out, with a bootstrap interval over groups.
+    """Computes the mean of independent groups' values, NaN left out, with a bootstrap interval over groups.
+
+    Args:
+        values: `[G]`; `[R, G]` for several runs: the mean over the runs with a value of their means.
+        draws, seed, level: as in `bootstrap`.
 
     Returns:
-        As `bootstrap`, where `n` counts all groups; `valid`, the number of groups with a value; and `mean_with_zeros`,
-        the mean over all groups where NaN counts as 0.
+        As `bootstrap`, where `n` counts all groups; `valid`, the number of groups with a value in some run; and
+        `mean_with_zeros`, the mean over all groups and runs where NaN counts as 0.
     """
-    sample = np.asarray(values, np.float64)
-    valid = ~np.isnan(sample)
+    sample = np.atleast_2d(np.asarray(values, np.float64))
+    groups, valid = sample.shape[1], ~np.isnan(sample)
     filled = np.where(valid, sample, 0.0)
-    mean = lambda weights: _ratio(weights @ filled, weights @ valid)
-    summary = _summary(mean(np.ones(sample.size)), mean(cluster_weights(sample.size, draws, seed)), sample.size, level,
+
+    def mean(weights: np.ndarray) -> np.ndarray:
+        means = _ratio(weights @ filled.T, weights @ valid.T)
+        return _ratio(np.nansum(means, -1), (~np.isnan(means)).sum(-1))
+
+    summary = _summary(mean(np.ones(groups)), mean(cluster_weights(groups, draws, seed)), groups, level,
                        "no group has a value")
-    return summary | {"valid": int(valid.sum()), "mean_with_zeros": float(filled.mean()) if sample.size else None}
+    return summary | {"valid": int(valid.any(0).sum()), "mean_with_zeros": float(filled.mean()) if groups else None}
 
 
 def fit_temperature(logits: ArrayLike, labels: ArrayLike) -> float:

@@ -370,6 +370,8 @@ def test_the_mean_over_groups_leaves_out_groups_without_a_value():
     assert nothing == {"mean": None, "ci_low": None, "ci_high": None, "n": 2, "undefined": 10, "valid": 0,
                        "mean_with_zeros": 0.0, "reason": "no group has a value"}
     assert mean_over_groups([])["mean"] is mean_over_groups([])["mean_with_zeros"] is None
+    runs = mean_over_groups([[1.0, math.nan], [1.0, math.nan], [1.0, -1.0], [math.nan, math.nan]], draws=10)
+    assert (runs["mean"], runs["mean_with_zeros"], runs["n"], runs["valid"]) == exactly((2 / 3, 2 / 8, 2, 2))
 
 
 # ---- probabilities and decisions ---------------------------------------------------------------------------

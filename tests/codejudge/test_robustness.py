@@ -383,6 +383,11 @@ def test_stub_golden(language, declaration, candidate, stubbed):
     # The lines follow the function.
     ("js", "const f = () => {\n", "  return 1;\n};\nmodule.exports = f;\n", None),
     ("python", "def f(x):\n", "    return 1\n\nprint(f(1))\n", None), ("rust", "", "a\nb\n", None),
+    ("python", "", "def f(x):\n    return x\n\nprint(f(1))\nprint(f(2))\n", None),
+    ("python", "", "def f(x):\n    return x\n\nif f(1):\n    print(1)\n    print(2)\n", None),
+    ("js", "", "function f() {\n  return 1;\n}\nf();\nf();\n", None),
+    ("python", "", "def f(\n    x,\n):\n    a = x\n    b = a\n    return b\n", "def f(\n    x,\n):\n    a = x\n"),
+    ("js", "", "function f() {\n  return 1;\n}\n", "function f() {\n  return 1;\n"),
 ])
 def test_truncate_golden(language, declaration, candidate, cut):
     assert truncate(declaration, candidate, language) == cut

@@ -108,6 +108,9 @@ _JS_FUNCTION = re.compile(r"^(?:(?:async[ \t]+)?function\b|(?P<value>(?:var[ \t]
 _PYTHON_FUNCTION = re.compile(r"^(?:[ \t]*@[^\n]*\n)*(?P<indentation>[ \t]*)(?:async[ \t]+)?def[ \t]+\w+", re.MULTILINE)
 
 
+_PYTHON_BLOCK = re.compile(r"^(?:async[ \t]+def|def|class)\b", re.MULTILINE)
+
+
 def stub(declaration: str, candidate: str, language: str) -> str | None:
     """Puts a placeholder and a second head of the function before its body: the function is declared twice.
 
@@ -150,7 +153,8 @@ def truncate(declaration: str, candidate: str, language: str) -> str | None:
 
     Returns:
         The new candidate; None if it has one line of code only, or if the lines are no part of the function: all
-        brackets are closed before them, or in Python they follow its body.
+        brackets are closed before them, or in Python they follow its body. Without a declaration the first of the
+        lines must be within the last function or class of the program's top level.
     """
     language = _scanned(language)
     if language not in LANGUAGES:
@@ -162,12 +166,17 @@ def truncate(declaration: str, candidate: str, language: str) -> str | None:
     left = Code(declaration + candidate[:cut], language)
     if language == "python":
         strings = [span for span in scan(candidate, language) if span.kind == "string"]
-        outside = (line for line in lines if not indentation_at(candidate, line)
-                   and not any(span.start < line < span.end for span in strings))
-        breaks = cut < next(outside, len(candidate))
+        outside = [line for line in lines if not indentation_at(candidate, line)
+                   and not any(span.start < line < span.end for span in strings)]
+        if declaration.strip():
+            breaks = cut < min(outside, default=len(candidate))
+        else:
+            heads = [match.start() for match in _PYTHON_BLOCK.finditer(blanked(candidate, language))]
+            breaks = bool(heads) and cut > heads[-1] and not any(line > heads[-1] for line in outside if line <= cut
+                                                                 and candidate[line] != ")")
     else:
         breaks = bool(left.unclosed)
-    return candidate[:cut] if breaks or not declaration.strip() else None
+    return candidate[:cut] if breaks else None
 
 
 EDITS: Mapping[str, Edit] = MappingProxyType({edit.name: edit for edit in (

@@ -45,7 +45,7 @@ def export_rows(judge: CodeJudge, items: Sequence[Item], rows: Sequence[Mapping[
 
 
 def _answers(judge: CodeJudge, item: Item, row: Mapping[str, Any]) -> tuple[list[str], list[str]]:
-    """Returns right and wrong answers of the first step, each text once."""
+    """Returns right and wrong answers of the first step, each text once; none that was both."""
     if judge.steps[0].value == "yes_no":
         right, wrong = (YES_NO if item.label else YES_NO[::-1])
         return [right], [wrong]
@@ -55,7 +55,7 @@ def _answers(judge: CodeJudge, item: Item, row: Mapping[str, Any]) -> tuple[list
     for text, verdict in zip(texts, verdicts, strict=True):
         if text is not None and text.strip() and verdict is not None:
             found[verdict != bool(item.label)][text] = None
-    return list(found[0]), list(found[1])
+    return [text for text in found[0] if text not in found[1]], [text for text in found[1] if text not in found[0]]
 
 
 def _verdicts(judge: CodeJudge, item: Item, row: Mapping[str, Any], count: int) -> list[bool | None]:

@@ -284,6 +284,13 @@ def test_exports_are_fine_tuning_rows(files, kind, method):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("kind", ["sft", "preference"])
+def test_an_answer_that_was_right_and_wrong_is_not_exported(files, kind):
+    answers = recorded("analyze", lambda row: ["Fine."] * 2) + recorded("summarize", lambda row: ["Yes", "No"])
+    result, _ = files.run(answers, "--samples", "2", "--export", kind)
+    assert result["exported"] == 0
+
+
 @pytest.mark.parametrize(("kind", "method"), [("sft", "sft"), ("preference", "dpo")])
 def test_exports_train(files, kind, method):
     files.run(direct(), "--method", "direct", "--export", kind)

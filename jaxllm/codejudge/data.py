@@ -19,7 +19,7 @@ from jaxllm.text.rows import Rejected, RowSet, read_rows
 
 LANGUAGES = {"python": "Python", "cpp": "C++", "java": "Java", "js": "JavaScript", "go": "Go", "ts": "TypeScript",
              "rust": "Rust", "cs": "C#", "c": "C"}
-"""Names of languages as a judge reads them; others are shown as they are given."""
+"""Names of languages as a judge reads them."""
 _OTHER_NAMES = {"py": "python", "python3": "python", "c++": "cpp", "javascript": "js", "golang": "go",
                 "typescript": "ts", "csharp": "cs", "c#": "cs"}
 SUFFIXES = {".py": "python", ".cpp": "cpp", ".cc": "cpp", ".cxx": "cpp", ".hpp": "cpp", ".h": "c", ".c": "c",
@@ -28,7 +28,14 @@ SUFFIXES = {".py": "python", ".cpp": "cpp", ".cc": "cpp", ".cxx": "cpp", ".hpp":
             ".kt": "Kotlin", ".scala": "Scala", ".sh": "shell", ".sql": "SQL", ".r": "R", ".jl": "Julia",
             ".hs": "Haskell", ".lua": "Lua", ".pl": "Perl", ".ml": "OCaml", ".ex": "Elixir", ".dart": "Dart"}
 """Suffix of a file -> its language."""
+NAMES = {name.lower(): name for name in (
+    *(name for name in SUFFIXES.values() if name not in LANGUAGES), "Ada", "Assembly", "Bash", "Clojure", "COBOL",
+    "Common Lisp", "Crystal", "CUDA", "D", "Delphi", "Elm", "Erlang", "F#", "Fortran", "Groovy", "Lisp", "MATLAB",
+    "Nim", "Objective-C", "Octave", "Pascal", "PowerShell", "Prolog", "Racket", "Scheme", "Smalltalk", "Solidity",
+    "Tcl", "VBA", "Verilog", "VHDL", "Visual Basic", "Zig")}
+"""Other languages that a prompt names; one that is in neither table is named on the fences of its programs alone."""
 UNNAMED = "an unnamed language"
+ON_FENCE = "the language that its fence names"
 PROTOCOLS = ("pooled", "humanevalx", "apps", "bigcodebench", "conala")
 
 _TEXTS = ("task", "problem", "language", "examples", "reference", "declaration", "group", "dataset",
@@ -82,11 +89,14 @@ class Item:
 
     @property
     def fields(self) -> dict[str, str | None]:
-        """Fields of a prompt."""
+        """Fields of a prompt, and the `tag` of its programs' fences."""
         reference = None if self.reference is None else self.declaration + self.reference
-        language = UNNAMED if self.language is None else LANGUAGES.get(self.language.lower(), self.language)
+        name = self.language or ""
+        known = LANGUAGES.get(name.lower()) or NAMES.get(name.lower())
+        tag = known or (name if LANGUAGE.fullmatch(name) else None)
         return {"task": self.task.strip("\n"), "examples": self.examples, "reference": reference,
-                "program": self.program if self.program.strip() else "", "language": language}
+                "program": self.program if self.program.strip() else "",
+                "language": known or (UNNAMED if tag is None else ON_FENCE), "tag": tag}
 
     @property
     def protocol(self) -> str:
@@ -167,7 +177,15 @@ def _row_problem(row: Mapping[str, Any]) -> str | None:
 def language_of(name: str | None) -> str | None:
     """Returns the one name of a language that is given by any of its names; others as they are."""
     lower = (name or "").lower()
-    return _OTHER_NAMES.get(lower, lower if lower in LANGUAGES else name)
+    return _OTHER_NAMES.get(lower, lower if lower in LANGUAGES else NAMES.get(lower, name))
+
+
+def _group(row: Mapping[str, Any]) -> str | None:
+    """Returns the group of a row, by default that of all rows with its task; None without a task."""
+    if "group" in row:
+        return str(row["group"])
+    task = row.get("task", row.get("problem"))
+    return None if task is None else "task " + hashlib.sha256(task.encode()).hexdigest()[:16]
 
 
 def _item(row: Mapping[str, Any], name: str | int | float) -> Item:

@@ -287,7 +287,7 @@ def step_content(prompts: Prompts, step: Step, item: Item, analysis: str | None 
         fields["reference"] = None
     if analysis is not None:
         fields = {"analysis": analysis, "language": fields["language"]}
-    fields |= {"note": prompts.note(protocol, bool(fields.get("reference"))),
+    fields |= {"note": prompts.note(protocol, fields),
                "faults": prompts.fault_list(catalogue, bool(fields.get("reference"))),
                **{name: prompts.settings[name] for name in settings}}
     return prompts.build(step.prompt, fields, chat)

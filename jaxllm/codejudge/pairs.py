@@ -48,11 +48,11 @@ def pairs_of(items: Sequence[Item]) -> list[Pair]:
 def pair_prompt(prompts: Prompts, config: Config, pair: Pair, swapped: bool, chat: bool = True) -> Prompt:
     """Builds the prompt of a pair in one order; its id names the programs in that order."""
     first, second = pair.shown(swapped)
-    fields = first.fields | {"other": second.fields["program"], "note": ""}
-    fields["note"] = prompts.note(config.protocol or first.protocol, bool(config.use_reference and first.reference))
+    fields = pair.right.fields | {"program": first.fields["program"], "other": second.fields["program"]}
     if not config.use_reference:
         fields["reference"] = None
     return Prompt(prompts.build("pairwise", fields, chat), f"{first.id}/{second.id}/pairwise")
+    fields["note"] = prompts.note(config.protocol or pair.right.protocol, fields)
 
 
 def judge_pairs(job: Job, judge: Judge, items: Sequence[Item], config: Config, prompts: Prompts

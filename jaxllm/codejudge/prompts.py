@@ -1,8 +1,8 @@
 """Prompts of the judge: instructions from a YAML file, and judged texts in fences that they cannot close.
 
-Task, program, reference and analysis are untrusted. They are inserted in one pass, so that braces in them stay text,
-between fences with more backticks than any run in them. Control tokens that they spell are text for the tokenizer of a
-local model, and a separate message to a server.
+Task, program, reference, analysis and the language's name are untrusted. They are inserted in one pass, so that braces
+in them stay text, between fences with more backticks than any run in them; an unknown language is named on fences
+alone. Control tokens that they spell are text for the tokenizer of a local model, and a separate message to a server.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ FIELDS = ("task", "examples", "reference", "program", "other", "analysis", "lang
 # Fields that hold judged texts, which are put in fences.
 _QUOTED = ("task", "examples", "reference", "program", "other", "analysis")
 _FIELD = re.compile(r"\{(" + "|".join(FIELDS) + r")\}")
-# Names of languages, which are written into the prompt.
+# Names of languages; one that is not known is written on fences alone.
 LANGUAGE = re.compile(r"(?=.{1,40}$)[A-Za-z][\w+#/-]*(?:\.[\w+#/-]+)*(?: [\w+#/.-]*[\w+#])?", re.ASCII)
 # Fields that a prompt must show; the others need the task and the program.
 _DEMANDED = {"summarize": ("analysis",), "pairwise": ("task", "program", "other")}
@@ -64,10 +64,10 @@ class Prompts:
         kinds = {one["kind"]: one["severity"] for one in self.catalogues[catalogue]}
         return Taxonomy({**self.weights, **(weights or {})}, kinds, self.aliases)
 
-    def note(self, protocol: str, reference: bool) -> str:
-        """Returns what is special about the programs of a data set."""
-        parts = self.notes.get(protocol) or ()
-        return _joined([parts] if isinstance(parts, str) else parts, {"reference": ""} if reference else {})
+    def note(self, protocol: str, fields: Mapping[str, str | None]) -> str:
+        """Returns what is special about the programs of a data set, for a prompt with some fields."""
+        parts = self.notes.get(protocol) or []
+        return _joined(parts if isinstance(parts, list) else [parts], {name: "" for name in fields if fields[name]})
 
     def fault_list(self, catalogue: str, reference: bool) -> str:
         """Lists a catalogue for a prompt, one kind a line."""
@@ -79,8 +79,8 @@ class Prompts:
 
         Args:
             step: one of `STEPS`.
-            fields: values of `FIELDS`; a field that is absent, None or empty is not there for `if`, but a program
-                or an analysis may be empty.
+            fields: values of `FIELDS`, and `tag`, the language on the fences of programs; a field that is absent, None
+                or empty is not there for `if`, but a program or an analysis may be empty.
             chat: False makes one text of the instruction and the user's message.
 
         Returns:
@@ -88,7 +88,7 @@ class Prompts:
         """
         there = {name: value for name, value in fields.items() if value or (value == "" and name in _EMPTY)}
         fence = fence_for(*(there[name] or "" for name in _QUOTED if name in there))
-        tag = there.get("language") or ""
+        tag = there.get("tag") or ""
         shown: dict[str, str] = {}
         for name, value in there.items():
             text = value or _EMPTY.get(name, "")

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from jaxllm.codejudge.data import Item
+from jaxllm.codejudge.data import Item, language_of
 from jaxllm.codejudge.judging import METHODS, YES_NO, choice_probability, step_content
 from jaxllm.codejudge.prompts import load_prompts
 from jaxllm.errors import UserError
@@ -56,8 +56,9 @@ class VerdictProbability:
         wording, step = load_prompts(self.prompts), METHODS["direct"][0]
         questions = []
         for prompt, response, row in zip(prompts, responses, rows, strict=True):
-            item = Item("", str(row.get("task") or _as_text(prompt)), code_in(response), row.get("language"),
-                        row.get("examples"), row.get("declaration") or "", row.get("reference"))
+            item = Item("", str(row.get("task") or _as_text(prompt)), code_in(response),
+                        language_of(row.get("language")), row.get("examples"), row.get("declaration") or "",
+                        row.get("reference"))
             questions.append(Prompt(step_content(wording, step, item, chat=self.judge.reads_messages)))
         choices = self.judge.choose(questions, YES_NO, on_failure=lambda _, reason: notice(
             f"a program without a verdict has the reward 0: {reason}"))

@@ -128,10 +128,10 @@ def test_labels_of_a_table(tmp_path):
 
 
 def test_spellings_of_a_language_are_one(files):
-    names = ("py", "Python", "python", "Python3")
-    rows = [row | {"language": names[i % 4]} for i, row in enumerate(programs())]
-    result, _ = files.run(direct(), "--method", "direct", rows=rows)
-    assert list(result["by_language"]) == ["python"]
+    for names, one in ((("py", "Python", "python", "Python3"), "python"), (("Ruby", "ruby", "RUBY", "Ruby"), "Ruby")):
+        rows = [row | {"language": names[i % 4]} for i, row in enumerate(programs())]
+        result, _ = files.run(direct(), "--method", "direct", rows=rows)
+        assert list(result["by_language"]) == [one]
 
 
 @pytest.mark.parametrize(("name", "fine"), [

@@ -43,7 +43,7 @@ _TEXTS = ("task", "problem", "language", "examples", "reference", "declaration",
 _SCHEMA: dict[str, Any] = {"id": ID, **dict.fromkeys(_TEXTS, str), "group": ID, "problem_id": ID,
                            "label": int | bool, "grade": float, "grader_grades": list[float]}
 # Columns that a row takes from the row that its problem_id names.
-_SHARED = ("task", "problem", "examples", "reference", "declaration")
+_SHARED = ("task", "problem", "examples", "reference", "declaration", "dataset")
 
 
 @dataclass(frozen=True)
@@ -108,10 +108,10 @@ def read_items(path: str | Path, limit: int | None = None, limit_bad: float = 0.
                subsets: Sequence[str] | None = None,
                problems: str | Path | None = None, rejected_path: Path | None = None) -> tuple[list[Item], RowSet]:
     """Reads rows `{id?, task (or problem), candidate, language?, examples?, reference?, declaration?, label?, grade?,
-    group?, dataset?, subset?, problem_id?}`.
+    grader_grades?, group?, dataset?, subset?, problem_id?}`.
 
-    A row with a `problem_id` takes task, examples, reference and declaration from the row with that id, in `problems`
-    or in the same file. A row without an id has the number of its line.
+    A row with a `problem_id` takes task, examples, reference, declaration, group and dataset from the row with that id,
+    in `problems` or in the same file. A row without an id has the number of its line.
 
     Args:
         path, limit, limit_bad, rejected_path: as in `rows.read_rows`.
@@ -130,6 +130,7 @@ def read_items(path: str | Path, limit: int | None = None, limit_bad: float = 0.
             if source is None:
                 return f"there is no row with the id {row['problem_id']!r}, which problem_id names"
             has_task = "task" in row or "problem" in row
+            row.setdefault("group", _group(source) or f"problem {row['problem_id']}")
             row |= {name: source[name] for name in _SHARED if name in source and name not in row
                     and not (has_task and name in ("task", "problem"))}
         if (reason := _row_problem(row)) is None and "id" in row:
@@ -175,7 +176,7 @@ def _row_problem(row: Mapping[str, Any]) -> str | None:
 
 
 def language_of(name: str | None) -> str | None:
-    """Returns the one name of a language that is given by any of its names; others as they are."""
+    """Returns the one name of a language for any of its names, in any case; names that are not known as they are."""
     lower = (name or "").lower()
     return _OTHER_NAMES.get(lower, lower if lower in LANGUAGES else NAMES.get(lower, name))
 
@@ -191,12 +192,10 @@ def _group(row: Mapping[str, Any]) -> str | None:
 def _item(row: Mapping[str, Any], name: str | int | float) -> Item:
     task = row.get("task", row.get("problem", ""))
     label = row.get("label")
-    group = str(row["group"]) if "group" in row else "task " + hashlib.sha256(task.encode()).hexdigest()[:16]
     return Item(name, task, row["candidate"], language_of(row.get("language")), row.get("examples"),
                 row.get("declaration", ""), row.get("reference"), None if label is None else int(label),
                 None if row.get("grade") is None else float(row["grade"]), tuple(row.get("grader_grades", ())),
-                group,
-                re.sub(r"[^a-z0-9]", "", row.get("dataset", "").lower()), row.get("subset"))
+                _group(row) or "", re.sub(r"[^a-z0-9]", "", row.get("dataset", "").lower()), row.get("subset"))
 
 
 def read_code(task: str, paths: Sequence[Path], language: str | None = None) -> tuple[list[Item], list[Rejected]]:

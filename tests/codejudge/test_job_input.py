@@ -112,6 +112,15 @@ def test_a_severity_without_weight_is_refused(files, capsys):
 
 
 def test_a_row_keeps_its_own_task(tmp_path):
+def test_rows_of_a_problem_are_one_group(tmp_path):
+    write_jsonl(tmp_path / "rows.jsonl", [
+        {"id": "p", "task": "Do it", "candidate": "x", "group": "g", "dataset": "HumanEval-X"},
+        {"id": "q", "problem_id": "p", "candidate": "y"}, {"id": "r", "task": "Do more", "candidate": "x"},
+        {"id": "s", "problem_id": "r", "task": "Own", "candidate": "y"}])
+    p, q, r, s = read_items(tmp_path / "rows.jsonl")[0]
+    assert p.group == q.group == "g" and q.dataset == "humanevalx" and r.group == s.group != "g"
+
+
     write_jsonl(tmp_path / "rows.jsonl", [{"id": "p", "task": "Source", "candidate": "y", "reference": "z"},
                                           {"id": "c", "problem": "Own", "candidate": "x", "problem_id": "p"}])
     items, _ = read_items(tmp_path / "rows.jsonl")

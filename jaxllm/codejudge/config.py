@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -19,6 +20,9 @@ InvalidPolicy = Literal["drop", "wrong", "opposite", "zero"]
 Edit = Literal["rename", "praise", "stub", "truncate"]
 # Methods in which an analysis comes first.
 TWO_STEPS = ("analyze_then_summarize", "chain_of_thought", "analyze_then_rate")
+# Policy for invalid answers of each protocol in the paper.
+POLICIES: Mapping[str, InvalidPolicy] = {"humanevalx": "wrong", "apps": "wrong", "bigcodebench": "opposite",
+                                         "conala": "zero", "pooled": "drop"}
 # Settings of several samples where no temperature is given, those of the paper for models that are sampled.
 SEVERAL = {"temperature": 0.4, "top_p": 0.9}
 # Measures that need scores and no verdicts.
@@ -70,7 +74,7 @@ class Config:
     Args:
         out: directory for the results.
         data: rows {id?, task (or problem), candidate, language?, examples?, reference?, declaration?, label?, grade?,
-            group?, dataset?, subset?, problem_id?}.
+            grader_grades?, group?, dataset?, subset?, problem_id?}.
         task: description of what the files of --code should do.
         code: files of source code, or directories with such files.
         language: language of all files of --code; null takes that of the suffix.
@@ -93,14 +97,15 @@ class Config:
             can.
         decide: text takes the verdict from the sampled answer; probability from the probabilities, and samples none.
         threshold: a program is right from this score on, with decide=probability from this probability on; null is 1,
-            for probabilities 0.5, and for helpfulness no verdict.
+            for probabilities 0.5, for expected grades 0.875, and for helpfulness no verdict.
         weights: points of a fault by severity; a severity that is left out has those of the prompts.
         catalogue: faults that the prompt lists; null is conala for rows of CoNaLa, else default.
         prompts: YAML file with prompts, faults and weights in place of the package's.
         variant: variants of the prompts.
         protocol: how measures are aggregated, and how the task is described; null goes by the rows' dataset.
         invalid_policy: rows without a valid answer are left out (drop), wrong in the verdict and left out of
-            correlations (wrong), the opposite of the label (opposite), or have the score 0 (zero).
+            correlations (wrong), the opposite of the label (opposite), or have the score 0 (zero); null is that of
+            the protocol: wrong for humanevalx and apps, opposite for bigcodebench, zero for conala, else drop.
         subset: judge only rows of this subset.
         problems: file with the rows that problem_id names; null is the data file itself.
         validation: rows on which a threshold and a temperature are fitted.
@@ -140,7 +145,7 @@ class Config:
     prompts: Path | None = None
     variant: VariantConfig = field(default_factory=VariantConfig)
     protocol: Protocol | None = None
-    invalid_policy: InvalidPolicy = "drop"
+    invalid_policy: InvalidPolicy | None = None
     subset: str | None = None
     problems: str | None = None
     validation: ValidationConfig = field(default_factory=ValidationConfig)
@@ -220,4 +225,8 @@ class Config:
 
     def catalogue_for(self, protocol: str) -> str:
         """Returns the name of the catalogue of faults for the rows of a data set."""
+    def policy_for(self, protocol: str) -> InvalidPolicy:
+        """Returns the policy for invalid answers in the measures of a protocol."""
+        return self.invalid_policy or POLICIES[protocol]
+
         return self.catalogue or ("conala" if protocol == "conala" else CATALOGUES[0])

@@ -15,7 +15,7 @@ from jaxllm.codejudge.judging import CodeJudge
 from jaxllm.codejudge.pairs import judge_pairs, pair_measures
 from jaxllm.codejudge.prompts import Prompts, load_prompts
 from jaxllm.codejudge.report import pair_sections, sections, verdict_text
-from jaxllm.codejudge.results import check_validation, compared, flips, summarize
+from jaxllm.codejudge.results import check_compared, check_validation, compared, flips, summarize
 from jaxllm.errors import UserError
 from jaxllm.files import expanded, iter_jsonl, write_jsonl
 from jaxllm.job import Job, open_job
@@ -49,6 +49,8 @@ def _run(config: Config, out: Path) -> Path:
     others = None if config.compare is None else _other_rows(config.compare)
     with open_job(out, config) as job:
         items, rejected = _read(config, job)
+        if others is not None and config.compare is not None:
+            check_compared(items, others, config.compare)
         job.pin("prompts", prompts.sha256)
         if job.finished:
             path, result = job.already_done(), job.result()
@@ -116,10 +118,10 @@ def _judge(config: Config, job: Job, prompts: Prompts, items: Sequence[Item], re
         if not exported:
             notice(f"export.jsonl is empty: no row has a label and "
                    f"{'a right answer' if config.export == 'sft' else 'both a right and a wrong answer'}")
-    invalid = sum(not row["valid"] for row in rows)
-    if invalid:
+    undecided = sum(row["reason"] is not None for row in rows)
+    if undecided:
         where = "" if config.out is None else f"; the reasons are in {job.rows_path}"
-        notice(f"{invalid} of {len(rows)} programs have no verdict{where}")
+        notice(f"{undecided} of {len(rows)} programs have no verdict{where}")
     job.write_report(title, f"{len(rows):,} programs, judged by {judge.identity}.", sections(result, items, rows))
     return result
 

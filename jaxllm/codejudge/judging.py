@@ -250,7 +250,10 @@ class CodeJudge:
         return Vote(value, None)
 
     def _verdict(self, votes: Sequence[Vote], failed: str | None) -> dict[str, Any]:
-        """Combines the samples of a run: the majority of their verdicts, and the mean of their scores."""
+        """Combines the samples of a run: the majority of their verdicts, and the mean of their scores.
+
+        An even split has the score and a reason, and no verdict.
+        """
         config = self.config
         valid = [vote.value for vote in votes if vote.value is not None]
         nothing = {"verdict": None, "score": None, "valid": False, "valid_samples": len(valid), "agreement": None}
@@ -260,9 +263,8 @@ class CodeJudge:
         score = float(np.mean([float(value) for value in valid]))
         verdicts = [is_right(config, float(value)) for value in valid]
         verdict, share = majority([one for one in verdicts if one is not None])
-        if verdict is None and None not in verdicts:
-            return nothing | {"reason": f"tie: {len(valid)} votes are split evenly", "agreement": share}
-        return {"verdict": verdict, "score": score, "valid": True, "reason": None, "valid_samples": len(valid),
+        tie = f"tie: {len(valid)} votes are split evenly" if verdict is None and None not in verdicts else None
+        return {"verdict": verdict, "score": score, "valid": True, "reason": tie, "valid_samples": len(valid),
                 "agreement": share}
 
 

@@ -26,7 +26,8 @@ def sections(result: Mapping[str, Any], items: Sequence[Item], rows: Sequence[Ma
         result: contents of result.json.
         items, rows: the programs, and their rows.
     """
-    valid = f"{result['n_valid']:,} of {result['n']:,} programs have a valid answer."
+    first = " in the first run" if "runs" in result else ""
+    valid = f"{result['n_valid']:,} of {result['n']:,} programs have a valid answer{first}."
     shown = [name for name in _NAMES if isinstance(result.get(name), Mapping)]
     never = (result["anchors"] or {}).get("always_no", {})
     short, people = (result["anchors"] or {}).get("shorter", {}), result.get("human_ceiling", {})
@@ -41,6 +42,8 @@ def sections(result: Mapping[str, Any], items: Sequence[Item], rows: Sequence[Ma
     found = [Section("Measures", valid, [table, *_drawn(result)])]
     found.append(Section("Languages", parts=[_languages(result)]))
     found += _probability_sections(result)
+    if "fitted" in result and result["fitted"]["threshold"] is not None:
+        found.append(_fitted(result["fitted"]))
     if "human_ceiling" in result:
         found.append(_ceiling(result))
     if "runs" in result:
@@ -87,7 +90,9 @@ def _probability_sections(result: Mapping[str, Any]) -> list[Section]:
     own, calibration = result["probability"], result["calibration"]
     if own["n"] == 0:
         return []
-    text = f"The answers hold {own['mass']:.0%} of the probability mass." if own["mass"] is not None else ""
+    text = "Over all rows."
+    if own["mass"] is not None:
+        text += f" The answers hold {own['mass']:.0%} of the probability mass."
     if own["mass"] is not None and own["mass"] < 0.5:
         text += " The judge would rather have written something else: its probabilities mean little."
     if calibration["ece"] is None:
@@ -101,13 +106,17 @@ def _probability_sections(result: Mapping[str, Any]) -> list[Section]:
         "judge": (probabilities, shares), "calibrated": ([0.0, 1.0], [0.0, 1.0])})]
     parts.append(Lines("Accuracy of the most confident verdicts", "share of programs that are judged", "accuracy", {
         "judge": ([one["coverage"] for one in curve], [one["accuracy"] for one in curve])}))
-    if "fitted" in result and result["fitted"]["threshold"] is not None:
-        fitted = result["fitted"]
-        parts.append(Table(["fitted on validation rows", ""], [
-            ["threshold", fitted["threshold"]], ["temperature", fitted["temperature"]],
-            ["accuracy", fitted["accuracy"]], ["balanced accuracy", fitted["balanced_accuracy"]],
-            ["calibration error before", fitted.get("ece_before")], ["calibration error", fitted.get("ece")]]))
     return [Section("Probabilities", text, parts)]
+
+
+def _fitted(fitted: Mapping[str, Any]) -> Section:
+    lines = [["threshold", fitted["threshold"]], ["accuracy", fitted["accuracy"]],
+             ["balanced accuracy", fitted["balanced_accuracy"]]]
+    if fitted["temperature"] is not None:
+        lines += [["temperature", fitted["temperature"]], ["calibration error before", fitted["ece_before"]],
+                  ["calibration error", fitted["ece"]]]
+    return Section("Fitted on validation rows", f"For the {fitted['of']}; measured on the other rows.",
+                   [Table(["", "measure"], lines)])
 
 
 def _ceiling(result: Mapping[str, Any]) -> Section:
@@ -122,7 +131,7 @@ def _ceiling(result: Mapping[str, Any]) -> Section:
 def outcome(row: Mapping[str, Any]) -> str:
     """Names the outcome of a row: no verdict, or the verdict, and whether it is wrong where there is a label."""
     if row["verdict"] is None:
-        return "no verdict" if not row["valid"] else "scored"
+        return "no verdict" if row["reason"] is not None else "scored"
     named = "right" if row["verdict"] else "wrong"
     if row["label"] is None:
         return f"judged {named}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -27,6 +28,8 @@ COMPARED = ("accuracy", "balanced_accuracy", "mcc", "kendall", "spearman", "auro
 GRADER_DRAWS = 100
 NO_LABELS = "no row has a label"
 Row = Mapping[str, Any]
+# Rows of a pair of runs with their values, for those that both have.
+Both = list[tuple[tuple[Row, float], tuple[Row, float]]]
 
 
 def protocol_of(config: Config, items: Sequence[Item]) -> str:
@@ -36,7 +39,7 @@ def protocol_of(config: Config, items: Sequence[Item]) -> str:
 
 
 def judged(rows: Sequence[Row], policy: InvalidPolicy) -> tuple[list[tuple[Row, float]], list[tuple[Row, float]]]:
-    """Applies the policy for invalid rows.
+    """Applies the policy for invalid rows, and for the verdict of samples that are split evenly.
 
     Args:
         rows: rows with a label or a grade.
@@ -49,10 +52,11 @@ def judged(rows: Sequence[Row], policy: InvalidPolicy) -> tuple[list[tuple[Row, 
     for row in rows:
         truth = _truth(row)
         verdict, score = row["verdict"], row["score"]
+        opposite = None if truth is None else 1.0 - truth
+        if verdict is None and row["reason"] is not None:
+            verdict = {"drop": None, "wrong": opposite, "opposite": opposite, "zero": 0.0}[policy]
         if not row["valid"]:
-            opposite = None if truth is None else 1.0 - truth
-            verdict, score = {"drop": (None, None), "wrong": (opposite, None), "opposite": (opposite, opposite),
-                              "zero": (0.0, 0.0)}[policy]
+            score = {"drop": None, "wrong": None, "opposite": opposite, "zero": 0.0}[policy]
         if verdict is not None and row["label"] is not None:
             verdicts.append((row, float(verdict)))
         if score is not None and truth is not None:
@@ -65,6 +69,11 @@ def _truth(row: Row) -> float | None:
     if row["label"] is not None:
         return float(row["label"])
     return None if row["grade"] is None else row["grade"] / GRADES[-1]
+
+
+def runs_of(row: Row) -> list[Row]:
+    """Returns a row as each of its runs has it; itself where there is one run."""
+    return [{**row, **run} for run in row.get("runs") or ({},)]
 
 
 def as_rows(pairs: Sequence[tuple[Row, float]]) -> Rows:
@@ -84,22 +93,26 @@ def summarize(config: Config, items: Sequence[Item], rows: Sequence[Row], unread
     protocol, validation = protocol_of(config, items), _validation(config, rows)
     tested = [(item, row) for item, row, held in zip(items, rows, validation, strict=True) if not held]
     items, own = [item for item, _ in tested], [row for _, row in tested]
-    runs = [[{**row, **row["runs"][number]} if config.runs > 1 else row for row in own]
-            for number in range(config.runs)]
-    result: dict[str, Any] = {"protocol": protocol, "n": len(own), "n_valid": sum(row["valid"] for row in own)}
+    by_run = [runs_of(row) for row in own]
+    runs = [[row[number] for row in by_run] for number in range(config.runs)]
+    policy = config.policy_for(protocol)
+    result: dict[str, Any] = {"protocol": protocol, "invalid_policy": policy, "n": len(own),
+                              "n_valid": sum(row["valid"] for row in own)}
     result["invalid_rate"] = float(np.mean([not row["valid"] for run in runs for row in run])) if own else None
     result["valid_rate"] = None if result["invalid_rate"] is None else 1 - result["invalid_rate"]
     result["n_groups_valid"] = len({row["group"] for row in own if row["valid"]})
-    result |= measures(runs, protocol, config.invalid_policy, config.seed)
+    result |= measures(runs, protocol, policy, config.seed)
     gives_verdicts = any(row["verdict"] is not None for row in own) or not any(row["valid"] for row in own)
-    result["accepted"] = clustered([float(row["verdict"] is True) for row in own] + [0.0] * unread,
+    accepted = [float(np.mean([run["verdict"] is True for run in row])) for row in by_run]
+    result["accepted"] = clustered(accepted + [0.0] * unread,
                                    [row["group"] for row in own] + ["unread"] * unread,
                                    config.seed) if own and gives_verdicts else None
-    several = [row["agreement"] for row in own if row["agreement"] is not None]
+    several = [row["agreement"] for run in runs for row in run if row["agreement"] is not None]
     result["agreement"] = float(np.mean(several)) if several and config.samples > 1 else None
     languages = list(dict.fromkeys(row["language"] for row in own))
     result["by_language"] = {str(language): _of_language(
-        [[row for row in run if row["language"] == language] for run in runs], config) for language in languages}
+        [[row for row in run if row["language"] == language] for run in runs], policy, config.seed)
+        for language in languages}
     result["probability"], result["calibration"] = _probabilities(own, config)
     result["anchors"] = _anchors(items, own, protocol, config.seed)
     if config.surface:
@@ -109,7 +122,7 @@ def summarize(config: Config, items: Sequence[Item], rows: Sequence[Row], unread
     if any(validation):
         result["fitted"] = _fitted([row for row, held in zip(rows, validation, strict=True) if held], own, config)
     if config.runs > 1:
-        result["runs"] = _runs(runs, protocol, config)
+        result["runs"] = _runs(runs, protocol, policy, config.seed)
     result["cut_off"] = _cut_off(rows)
     result["attempts"] = {str(count): sum(row["attempts"] == count for row in rows)
                           for count in sorted({row["attempts"] for row in rows})}
@@ -123,7 +136,7 @@ def measures(runs: Sequence[Sequence[Row]], protocol: str, policy: InvalidPolicy
 
     `humanevalx` takes the mean over languages; `conala` correlates within each group (the programs for one request)
     and takes the mean over groups with a value; the others pool all rows. Where the protocol does not pool,
-    `pooled` has the measures over all rows. Of several runs the mean is taken, from the same resamples.
+    `pooled` has the measures over all rows. Of several runs the mean of their values is taken, from the same resamples.
 
     Args:
         runs: rows of every run.
@@ -140,35 +153,39 @@ def measures(runs: Sequence[Sequence[Row]], protocol: str, policy: InvalidPolicy
         sliced = lambda pairs: {f"{name}" if len(pairs) == 1 else f"{name}, run {number}": as_rows(
             [pair for pair in run if pair[0]["language"] == name])
             for number, run in enumerate(pairs, 1) for name in languages}
-        labelled = [[pair for pair in run if pair[0]["label"] is not None] for run in scores]
+        labelled = [_labelled(run) for run in scores]
         return _counted(bootstrap(sliced(verdicts), VERDICTS, draws=draws, seed=seed)
                         | bootstrap(sliced(labelled), SCORED, draws=draws, seed=seed), len(runs)) | {"pooled": flat}
-    graded = [[(row, score) for row, score in run if row["grade"] is not None] for run in scores]
+    graded = [_graded(run) for run in scores]
     if protocol == "conala" and any(graded):
-        groups = sorted({row["group"] for run in graded for row, _ in run})
-        within = {name: mean_over_groups(_mean_of_runs([_by_group(run, groups, statistic) for run in graded]), draws,
-                                         seed) for name, statistic in CORRELATIONS.items()}
+        # Groups without a valid row count as undefined.
+        groups = sorted({row["group"] for row in runs[0] if row["grade"] is not None})
+        within = {name: mean_over_groups([_by_group(run, groups, statistic) for run in graded], draws, seed)
+                  for name, statistic in CORRELATIONS.items()}
         return flat | within | {"n_groups_valid": within["kendall"]["valid"], "pooled": flat}
     return flat
 
 
+def _graded(pairs: Sequence[tuple[Row, float]]) -> list[tuple[Row, float]]:
+    return [(row, score) for row, score in pairs if row["grade"] is not None]
+
+
+def _labelled(pairs: Sequence[tuple[Row, float]]) -> list[tuple[Row, float]]:
+    return [(row, score) for row, score in pairs if row["label"] is not None]
+
+
 def _by_group(pairs: Sequence[tuple[Row, float]], groups: Sequence[str], statistic: agreement.Statistic) -> np.ndarray:
     """Computes a statistic of scores and grades in each of `groups`, NaN where it has no value."""
+    if not pairs:
+        return np.full(len(groups), np.nan)
     names = sorted({row["group"] for row, _ in pairs})
     values = dict(zip(names, within_groups([score for _, score in pairs], [row["grade"] for row, _ in pairs],
                                            [row["group"] for row, _ in pairs], statistic), strict=True))
     return np.array([values.get(name, np.nan) for name in groups])
 
 
-def _mean_of_runs(values: Sequence[np.ndarray]) -> np.ndarray:
-    """Computes the mean over the runs with a value."""
-    known = ~np.isnan(values)
-    return np.divide(np.where(known, values, 0).sum(0), known.sum(0), out=np.full(len(values[0]), np.nan),
-                     where=known.any(0))
-
-
 def _counted(results: dict[str, Any], runs: int) -> dict[str, Any]:
-    """Counts each row once where it is in several runs."""
+    """Divides counts of the rows of all runs by the number of runs, rounded down."""
     return {name: own | {"n": own["n"] // runs} for name, own in results.items()}
 
 
@@ -177,7 +194,7 @@ def _pooled(verdicts: Sequence[Sequence[tuple[Row, float]]], scores: Sequence[Se
     sliced = lambda runs: {"" if len(runs) == 1 else f"run {number}": as_rows(run)
                            for number, run in enumerate(runs, 1)}
     result = bootstrap(sliced(verdicts), VERDICTS, draws=draws, seed=seed) if any(verdicts) else _missing(VERDICTS)
-    labelled = [[pair for pair in run if pair[0]["label"] is not None] for run in scores]
+    labelled = [_labelled(run) for run in scores]
     if any(labelled):
         result |= bootstrap(sliced(labelled), SCORED, draws=draws, seed=seed)
     elif any(scores):
@@ -191,17 +208,17 @@ def _missing(names: Any, reason: str = NO_LABELS) -> dict[str, Any]:
     return {name: {"mean": None, "ci_low": None, "ci_high": None, "n": 0, "reason": reason} for name in names}
 
 
-def _of_language(runs: Sequence[Sequence[Row]], config: Config) -> dict[str, Any]:
-    rows, own = runs[0], [judged(run, config.invalid_policy) for run in runs]
-    valid = sum(row["valid"] for row in rows)
-    counts = {"n": len(rows), "n_valid": valid, "invalid_rate": 1 - valid / len(rows)}
+def _of_language(runs: Sequence[Sequence[Row]], policy: InvalidPolicy, seed: int) -> dict[str, Any]:
+    """Measures the rows of a language; `n_valid` and the confusion matrix count the first run."""
+    rows, own = runs[0], [judged(run, policy) for run in runs]
+    counts = {"n": len(rows), "n_valid": sum(row["valid"] for row in rows),
+              "invalid_rate": float(np.mean([not row["valid"] for run in runs for row in run]))}
     confusion: dict[str, int] = {}
     for row in rows:
         if row["label"] is not None:
             key = f"{'right' if row['label'] else 'wrong'} judged {_word(row['verdict'])}"
             confusion[key] = confusion.get(key, 0) + 1
-    return counts | {"confusion": confusion} | _pooled([run[0] for run in own], [run[1] for run in own], config.seed,
-                                                       2000)
+    return counts | {"confusion": confusion} | _pooled([run[0] for run in own], [run[1] for run in own], seed, 2000)
 
 
 def _word(verdict: bool | None) -> str:
@@ -209,7 +226,7 @@ def _word(verdict: bool | None) -> str:
 
 
 def _probabilities(rows: Sequence[Row], config: Config) -> tuple[Any, Any]:
-    """Measures of the probabilities, and their calibration; a reason where there are none."""
+    """Measures of the probabilities, and their calibration, over all rows; a reason where there are none."""
     known = [row for row in rows if row["probability"] is not None]
     labelled = [row for row in known if row["label"] is not None]
     if not known:
@@ -242,10 +259,11 @@ def _anchors(items: Sequence[Item], rows: Sequence[Row], protocol: str, seed: in
         return None
     never = measures([[{**row, "verdict": False, "score": 0.0, "valid": True} for _, row in known]], protocol, "drop",
                      seed)
-    lengths = [(row, -float(len(item.program))) for item, row in known]
-    short = bootstrap(as_rows(lengths), {"kendall": agreement.kendall, "auroc": agreement.auroc}, seed=seed)
-    return {"always_no": {"accuracy": never["accuracy"], "balanced_accuracy": never["balanced_accuracy"]},
-            "shorter": short}
+    longest = max(max(len(item.program) for item, _ in known), 1)
+    short = measures([[{**row, "verdict": None, "score": 1 - len(item.program) / longest, "valid": True, "reason": None}
+                       for item, row in known]], protocol, "drop", seed)
+    return {"always_no": {name: never[name] for name in ("accuracy", "balanced_accuracy")},
+            "shorter": {name: short[name] for name in ("kendall", "auroc")}}
 
 
 def surface_measures(items: Sequence[Item], rows: Sequence[Row], protocol: str, seed: int = 0) -> dict[str, Any]:
@@ -257,7 +275,7 @@ def surface_measures(items: Sequence[Item], rows: Sequence[Row], protocol: str, 
     found = surface_scores([item.candidate for item, _ in known], [item.reference or "" for item, _ in known])
     result: dict[str, Any] = {"n": len(known)}
     for name, scores in found.items():
-        scored = [{**row, "verdict": None, "score": score, "valid": True}
+        scored = [{**row, "verdict": None, "score": score, "valid": True, "reason": None}
                   for (_, row), score in zip(known, scores, strict=True)]
         own = measures([scored], protocol, "drop", seed)
         result[name] = {measure: own[measure] for measure in ("kendall", "spearman", "auroc")}
@@ -327,7 +345,8 @@ def _validation(config: Config, rows: Sequence[Row]) -> list[bool]:
 def _fitted(validation: Sequence[Row], rows: Sequence[Row], config: Config) -> dict[str, Any]:
     """Fits a threshold and a temperature on the validation rows, and measures them on the others.
 
-    Both are of the probability where rows have one; else the threshold is of the score, and there is no temperature.
+    Both are of the probability where rows have one; else the threshold is of the score, and there is no temperature,
+    nor for an expected grade, which is no probability.
     """
     name = "probability" if any(row["probability"] is not None for row in validation) else "score"
     usable = lambda own: [row for row in own if row["label"] is not None and row[name] is not None]
@@ -343,7 +362,7 @@ def _fitted(validation: Sequence[Row], rows: Sequence[Row], config: Config) -> d
         return result | {"threshold": None, "temperature": None, "reason": str(error)}
     verdicts = [(row, float(row[name] >= threshold)) for row in test]
     result |= {"threshold": threshold, **bootstrap(as_rows(verdicts), VERDICTS, seed=config.seed)}
-    if name == "score":
+    if name == "score" or config.method == "ice_score":
         return result | {"temperature": None}
     temperature = agreement.fit_temperature(_logits(values), labels)
     scaled = 1 / (1 + np.exp(-_logits(np.array([row[name] for row in test])) / temperature))
@@ -357,10 +376,10 @@ def _logits(probabilities: np.ndarray) -> np.ndarray:
     return np.log(clipped) - np.log1p(-clipped)
 
 
-def _runs(runs: Sequence[Sequence[Row]], protocol: str, config: Config) -> dict[str, Any]:
+def _runs(runs: Sequence[Sequence[Row]], protocol: str, policy: InvalidPolicy, seed: int) -> dict[str, Any]:
     """Measures of every run, with mean and population deviation over the runs, as the paper reports them."""
-    own = [measures([rows], protocol, config.invalid_policy, config.seed, 1) for rows in runs]
-    result: dict[str, Any] = {"count": config.runs}
+    own = [measures([rows], protocol, policy, seed, 1) for rows in runs]
+    result: dict[str, Any] = {"count": len(runs)}
     for name in own[0]:
         if isinstance(own[0][name], Mapping) and "mean" in own[0][name]:
             values = [one[name]["mean"] for one in own]
@@ -413,35 +432,58 @@ def flips(config: Config, items: Sequence[Item], rows: Sequence[Row], edited: Se
     return result
 
 
+def check_compared(items: Sequence[Item], others: Sequence[Row], where: str) -> None:
+    """Raises a `UserError` where a program has another label, grade, group or language than in another run."""
+    by_id = {str(row["id"]): row for row in others}
+    for item in items:
+        other = by_id.get(str(item.id), {})
+        for name in ("label", "grade", "group", "language"):
+            if name in other and other[name] != getattr(item, name):
+                own = getattr(item, name)
+                raise UserError(f"the row {item.id!r} has the {name} {other[name]!r} there, and {own!r} here", where,
+                                "compare runs on the same rows")
+
+
 def compared(config: Config, items: Sequence[Item], rows: Sequence[Row], others: Sequence[Row]) -> dict[str, Any]:
     """Compares two runs on the rows that both have, this one less the other, from the same resamples of groups.
 
-    By the protocol of this run; validation rows are left out.
+    By the protocol of this run; validation rows are left out. Of several runs of either side the mean is compared.
     """
     by_id = {str(row["id"]): row for row in others}
-    common = [(row, {**by_id[str(row["id"])], **{name: row[name] for name in ("label", "grade", "group", "language")}})
-              for row, held in zip(rows, _validation(config, rows), strict=True)
-              if str(row["id"]) in by_id and not held and _truth(row) is not None]
+    common = [(runs_of(row), runs_of({**by_id[str(row["id"])], **{name: row[name] for name in (
+        "label", "grade", "group", "language")}})) for row, held in zip(rows, _validation(config, rows), strict=True)
+        if str(row["id"]) in by_id and not held and _truth(row) is not None]
     protocol, result = protocol_of(config, items), dict[str, Any](n=len(common))
-    sides = [[judged([pair[side]], config.invalid_policy) for pair in common] for side in (0, 1)]
-    for number, statistics in enumerate((VERDICTS, SCORED)):
-        both = [(one[number][0], two[number][0]) for one, two in zip(*sides, strict=True)
-                if one[number] and two[number]]
-        names = {name: statistic for name, statistic in statistics.items() if name in COMPARED}
-        if not both:
-            result |= _missing(names, "no row has both verdicts" if number == 0 else "no row has both scores")
-            continue
-        if number and both[0][0][0]["label"] is None:
-            names = {name: statistic for name, statistic in names.items() if name in GRADED}
-        ours, theirs = ([pair[side] for pair in both] for side in (0, 1))
-        if number and protocol == "conala":
-            groups = sorted({row["group"] for row, _ in ours})
-            result |= {name: mean_over_groups(_by_group(ours, groups, statistic) - _by_group(theirs, groups, statistic),
-                                              seed=config.seed) for name, statistic in names.items()}
-            continue
-        languages = {row["language"] for row, _ in ours} if protocol == "humanevalx" else {None}
-        sliced = lambda pairs, languages=languages: {str(name): as_rows(
-            [pair for pair in pairs if name is None or pair[0]["language"] == name])
-            for name in sorted(languages, key=str)}
-        result |= bootstrap(sliced(ours), names, sliced(theirs), seed=config.seed)
-    return result
+    if not common:
+        return result | _missing(COMPARED, "no row is in both runs")
+    policy = config.policy_for(protocol)
+    verdicts: list[Both] = []
+    scores: list[Both] = []
+    for ours, theirs in itertools.product(*(range(len(side)) for side in common[0])):
+        sides = [(judged([one[ours]], policy), judged([two[theirs]], policy)) for one, two in common]
+        for number, found in enumerate((verdicts, scores)):
+            found.append([(one[number][0], two[number][0]) for one, two in sides if one[number] and two[number]])
+    graded, labelled = ([[pair for pair in both if pair[0][0][truth] is not None] for both in scores]
+                        for truth in ("grade", "label"))
+    result |= _differences(verdicts, VERDICTS, protocol, config.seed, "no row has both verdicts")
+    result |= _differences(labelled, SCORED, protocol, config.seed) if any(labelled) else \
+        _missing(SCORED, "no row has both scores") | _differences(graded, GRADED, "pooled", config.seed)
+    if protocol == "conala" and any(graded):
+        groups = sorted({pair[0][0]["group"] for both in graded for pair in both})
+        within = lambda both, side, statistic: _by_group([pair[side] for pair in both], groups, statistic)
+        result |= {name: mean_over_groups([within(both, 0, statistic) - within(both, 1, statistic) for both in graded],
+                                          seed=config.seed) for name, statistic in CORRELATIONS.items()}
+    return {name: value for name, value in result.items() if name == "n" or name in COMPARED}
+
+
+def _differences(runs: Sequence[Both], statistics: Mapping[str, agreement.Statistic], protocol: str, seed: int,
+                 reason: str = "no row has both scores") -> dict[str, Any]:
+    """Computes paired differences, the mean over the pairs of runs."""
+    statistics = {name: statistic for name, statistic in statistics.items() if name in COMPARED}
+    if not any(runs):
+        return _missing(statistics, reason)
+    languages = {pair[0][0]["language"] for both in runs for pair in both} if protocol == "humanevalx" else {None}
+    sliced = lambda side: {f"{language}, run {number}": as_rows(
+        [pair[side] for pair in both if language is None or pair[side][0]["language"] == language])
+        for number, both in enumerate(runs, 1) for language in sorted(languages, key=str)}
+    return _counted(bootstrap(sliced(0), statistics, sliced(1), seed=seed), len(runs))

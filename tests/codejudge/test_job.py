@@ -107,7 +107,8 @@ def test_votes(files):
     answers = recorded("direct", lambda row: votes.get(row["id"], ["?"] * 4))
     result, rows = files.run(answers, "--method", "direct", "--samples", "4", "--attempts", "1")
     assert [row["verdict"] for row in rows] == [None, True, True, False] + [None] * 4
-    assert rows[0]["reason"].startswith("tie") and not rows[0]["valid"]
+    assert rows[0]["reason"].startswith("tie") and rows[0]["valid"] and rows[0]["score"] == 0.5
+    assert result["invalid_rate"] == 0.5 and result["accuracy"]["n"] == 3 and result["kendall"]["n"] == 4
     assert [row["valid_samples"] for row in rows[:4]] == [2, 1, 3, 4]
     assert [row["agreement"] for row in rows[1:4]] == [1.0, pytest.approx(2 / 3), 1.0]
     assert rows[2]["score"] == pytest.approx(2 / 3) and len(rows[2]["texts"]["direct"]) == 4
@@ -154,6 +155,16 @@ def test_policies_for_invalid_answers(files, policy, accuracy, n, kendall_n):
 
 # ---- protocols ---------------------------------------------------------------------------------------------
 
+@pytest.mark.parametrize(("protocol", "policy", "accuracy"), [
+    ("pooled", "drop", 4 / 5), ("apps", "wrong", 4 / 8), ("bigcodebench", "opposite", 4 / 8),
+    ("conala", "zero", 6 / 8)])
+def test_the_policy_of_a_protocol(files, protocol, policy, accuracy):
+    spoken = {"a0": "?", "b1": "?", "c0": "?"}
+    result, _ = files.run(recorded("direct", lambda row: spoken.get(row["id"], "Yes" if right(row) else "No")),
+                          "--method", "direct", "--protocol", protocol, "--attempts", "1")
+    assert result["invalid_policy"] == policy and result["accuracy"]["mean"] == pytest.approx(accuracy)
+
+
 def test_humanevalx_takes_the_mean_over_languages(files):
     spoken = {"a0": "No", "b0": "No"}  # python: 2 of 4 right, go: 3 of 4 right
     answers = recorded("direct", lambda row: spoken.get(row["id"], "Yes" if right(row) else "No"))
@@ -182,6 +193,46 @@ def test_conala_correlates_within_requests(files):
 
 def test_a_threshold_is_fitted_on_other_groups(files):
     rows = [row | {"subset": "validation" if row["group"] in "ab" else "test"} for row in programs()]
+def requests():
+    return [{name: value for name, value in row.items() if name != "label"} | {
+        "dataset": "conala", "grade": 4 * int(row["id"][1])} for row in programs()]
+
+
+def test_requests_without_a_valid_answer_count_as_zero(files):
+    answers = [{"id": f"{row['id']}/helpfulness", "texts": [str(10 + 80 * (row["id"] == "a1")) if row["group"] == "a"
+                                                            else "?"]} for row in requests()]
+    for policy in ("drop", "zero"):
+        result, _ = files.run(answers, "--method", "helpfulness", "--attempts", "1", "--invalid_policy", policy,
+                              rows=requests())
+        own = result["kendall"]
+        assert (own["mean"], own["n"], own["valid"], own["mean_with_zeros"]) == (1.0, 4, 1, 0.25)
+
+
+def test_runs_on_requests(files):
+    rows, texts = requests()[:4], {"a0": [10, 10, 10], "a1": [90, 90, 90], "b0": [50, 50, 90], "b1": [50, 50, 10]}
+    result, _ = files.run([{"id": f"{name}/helpfulness", "texts": list(map(str, own))} for name, own in texts.items()],
+                          "--method", "helpfulness", "--runs", "3", rows=rows)
+    assert result["runs"]["kendall"]["values"] == [1.0, 1.0, 0.0]
+    assert result["kendall"]["mean"] == pytest.approx(2 / 3) == result["runs"]["kendall"]["mean"]
+    assert result["kendall"]["mean_with_zeros"] == pytest.approx(1 / 3)
+
+
+def test_the_shorter_program_by_the_protocol(files):
+    rows = [row | {"candidate": "x" * (9 - 4 * row["label"] if row["language"] == "python" else 3 + row["label"])}
+            for row in programs(dataset="HumanEval-X")]
+    result, _ = files.run(direct(), "--method", "direct", rows=rows)
+    assert result["anchors"]["shorter"]["auroc"]["mean"] == 0.5  # 1 of Python, 0 of Go
+
+
+def test_a_threshold_of_expected_grades(files):
+    rows = [row | {"subset": "validation" if row["group"] in "ab" else "test"} for row in programs()]
+    answers = [{"id": f"{row['id']}/ice_score", "texts": ["3"], "probabilities": {
+        "4": 0.2 + 0.6 * row["label"], "0": 0.8 - 0.6 * row["label"]}} for row in rows]
+    result, _ = files.run(answers, "--method", "ice_score", "--validation.subset", "validation", rows=rows)
+    assert result["fitted"]["threshold"] == pytest.approx(0.5) and result["fitted"]["temperature"] is None
+    assert "ece" not in result["fitted"] and "Fitted on validation rows" in (files.out / "report.html").read_text()
+
+
     shares = {"a0": 0.4, "a1": 0.1, "b0": 0.35, "b1": 0.2, "c0": 0.25, "c1": 0.05, "d0": 0.3, "d1": 0.45}
     answers = [{"id": f"{name}/direct", "texts": ["No"], "probabilities": {"Yes": share, "No": 1 - share}}
                for name, share in shares.items()]
@@ -203,6 +254,30 @@ def test_comparison_of_two_runs(files):
 
 def test_robustness(files):
     flips = {"a0/rename": "No", "b0/praise": "No"}
+def test_comparison_of_labels_on_requests(files):
+    rows = programs(dataset="conala")
+    files.run(recorded("direct", lambda row: "No"), "--method", "direct", rows=rows, out="other")
+    result, _ = files.run(direct(), "--method", "direct", "--compare", str(files.folder / "other"), rows=rows)
+    assert result["compared"]["accuracy"]["mean"] == pytest.approx(7 / 8 - 4 / 8)
+
+
+def test_comparison_of_several_runs(files):
+    files.run(recorded("direct", lambda row: "No"), "--method", "direct", out="other")
+    answers = recorded("direct", lambda row: ["Yes", "No"] if row["label"] else ["No", "Yes"])
+    result, _ = files.run(answers, "--method", "direct", "--runs", "2", "--compare", str(files.folder / "other"))
+    assert result["compared"]["accuracy"]["mean"] == 0.0 and result["compared"]["accuracy"]["n"] == 8
+    result, _ = files.run(recorded("direct", lambda row: ["Yes", "No"]), "--method", "direct", "--runs", "2")
+    assert result["accepted"]["mean"] == 0.5
+
+
+def test_comparison_with_other_rows_is_refused(files, capsys):
+    rows = [row | {"label": 1 - row["label"]} for row in programs()]
+    files.run(direct(), "--method", "direct", rows=rows, out="other")
+    files.run(direct(), "--method", "direct", "--compare", str(files.folder / "other"))
+    assert files.status == 2 and "the row 'a0' has the label 0 there, and 1 here" in capsys.readouterr().err
+    assert not (files.out / "direct.jsonl").exists()
+
+
     answers = direct() + [{"id": f"{row['id']}/{edit}/direct",
                            "texts": [flips.get(f"{row['id']}/{edit}", "Yes" if right(row) else "No")]}
                           for row in programs() for edit in ("rename", "praise")]
@@ -229,6 +304,18 @@ def test_samples_of_scores_vote(files):
 
 def test_numbers_outside_of_the_scale(files):
     answers = recorded("ice_score", lambda row: "Score: 7" if row["id"] == "a0" else "Score: 4")
+def test_an_even_split_of_scores_has_their_mean(files):
+    lists = [[], ["Small"]]
+    answers = recorded("faults", lambda row: [json.dumps(
+        [{"inconsistency": "x", "severity": one} for one in own]) for own in lists])
+    options = ["--method", "fault_localization", "--samples", "2"]
+    result, rows = files.run(answers, *options, "--invalid_policy", "zero")
+    assert rows[0]["score"] == pytest.approx(0.975) and rows[0]["verdict"] is None and rows[0]["valid"]
+    assert result["invalid_rate"] == 0 and result["accuracy"]["mean"] == 4 / 8
+    result, _ = files.run(answers, *options, "--invalid_policy", "drop")
+    assert result["accuracy"]["mean"] is None and result["rmse"]["n"] == 8
+
+
     result, rows = files.run(answers, "--method", "ice_score", "--parser", "compat")
     assert rows[0]["score"] is None and "outside of the scale" in rows[0]["reason"] and result["brier"]["n"] == 7
 

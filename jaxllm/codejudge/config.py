@@ -179,9 +179,11 @@ class Config:
         check(self.decide == "text" or self.has_probability, "decide",
               f"is probability, and {self.method} has none", "use text")
         check(self.decide == "text" or self.probability is not False, "probability", "is off, and decide needs it")
-        check(self.method != "pairwise" or not (self.robustness or self.export or several or self.compare
-                                                or self.validation != ValidationConfig()), "method",
-              "pairwise goes without samples, robustness, export, compare and validation")
+        check(self.method != "pairwise" or not (
+            self.robustness or self.export or several or self.compare or self.validation != ValidationConfig()
+            or self.surface or self.invalid_policy is not None or self.parser == "compat"), "method",
+              "pairwise goes without samples, robustness, export, compare, validation, surface, invalid_policy and the "
+              "compat parser")
         check(not several or self.decide == "text" or self.method in TWO_STEPS, "decide",
               "is probability, which is the same in each sample", "use one sample and one run")
         check(self.variant == VariantConfig() or self.method in TWO_STEPS, "variant",
@@ -223,10 +225,10 @@ class Config:
             values["temperature"] = values["temperature"] or 1.0
         return SamplingConfig(**values, max_tokens=max_tokens, n=n)
 
-    def catalogue_for(self, protocol: str) -> str:
-        """Returns the name of the catalogue of faults for the rows of a data set."""
     def policy_for(self, protocol: str) -> InvalidPolicy:
         """Returns the policy for invalid answers in the measures of a protocol."""
         return self.invalid_policy or POLICIES[protocol]
 
+    def catalogue_for(self, protocol: str) -> str:
+        """Returns the name of the catalogue of faults for the rows of a data set."""
         return self.catalogue or ("conala" if protocol == "conala" else CATALOGUES[0])

@@ -160,7 +160,7 @@ class CodeJudge:
              item_of: Callable[[Any], Item], max_tokens: int, n: int, file: str) -> None:
         task: Completions[Any] = Completions(
             self.config.sampling(max_tokens, n), lambda row, answer: self.parse(step, item_of(row), answer),
-            self.config.most_attempts, _retry(self.judge))
+            self.config.most_attempts, retry_of(self.judge))
         judge_rows(job, self.judge, rows, prompt, task, seed=self.config.seed, prices=self.config.judge.prices,
                    file=file, name=step.name, unit="programs")
 
@@ -318,7 +318,7 @@ def _on_scale(score: float) -> float | Invalid:
     return score if 0 <= score <= 1 else Invalid("its number is outside of the scale")
 
 
-def _retry(judge: Judge) -> Callable[[Prompt, Answer, str], Prompt]:
+def retry_of(judge: Judge) -> Callable[[Prompt, Answer, str], Prompt]:
     """Returns how a prompt is repeated: in the conversation or, for a base model, as a continued text."""
     def as_text(prompt: Prompt, answer: Answer, reason: str) -> Prompt:
         return Prompt(f"{prompt.content}{answer.text}\n\nThis answer cannot be used: {reason}. The answer again:")

@@ -11,12 +11,13 @@ import numpy as np
 
 from jaxllm.codejudge.config import Config
 from jaxllm.codejudge.data import Item
+from jaxllm.codejudge.judging import retry_of
 from jaxllm.codejudge.prompts import Prompts
 from jaxllm.errors import UserError
 from jaxllm.files import iter_jsonl
 from jaxllm.job import Job
 from jaxllm.judge import Completions, Judge, Options, Prompt, judge_rows
-from jaxllm.judge.answers import last_line_option
+from jaxllm.judge.answers import short_option
 from jaxllm.statistics import clustered
 
 OPTIONS = ("A", "B")
@@ -35,24 +36,24 @@ class Pair:
 
 
 def pairs_of(items: Sequence[Item]) -> list[Pair]:
-    """Pairs every right program with every wrong one of its group and language."""
-    cells: dict[tuple[str, str | None], list[Item]] = {}
+    """Pairs every right program with every wrong one of its group, language and task."""
+    cells: dict[tuple[str, str | None, str], list[Item]] = {}
     for item in items:
         if item.label is not None:
-            cells.setdefault((item.group, item.language), []).append(item)
+            cells.setdefault((item.group, item.language, item.task.strip()), []).append(item)
     return [Pair(right, wrong) for own in cells.values()
             for right, wrong in itertools.product([item for item in own if item.label == 1],
                                                   [item for item in own if item.label == 0])]
 
 
 def pair_prompt(prompts: Prompts, config: Config, pair: Pair, swapped: bool, chat: bool = True) -> Prompt:
-    """Builds the prompt of a pair in one order; its id names the programs in that order."""
+    """Builds the prompt of a pair in one order; its id names the programs in that order, and nothing else differs."""
     first, second = pair.shown(swapped)
     fields = pair.right.fields | {"program": first.fields["program"], "other": second.fields["program"]}
     if not config.use_reference:
         fields["reference"] = None
-    return Prompt(prompts.build("pairwise", fields, chat), f"{first.id}/{second.id}/pairwise")
     fields["note"] = prompts.note(config.protocol or pair.right.protocol, fields)
+    return Prompt(prompts.build("pairwise", fields, chat), f"{first.id}/{second.id}/pairwise")
 
 
 def judge_pairs(job: Job, judge: Judge, items: Sequence[Item], config: Config, prompts: Prompts
@@ -63,8 +64,8 @@ def judge_pairs(job: Job, judge: Judge, items: Sequence[Item], config: Config, p
     if len(ids) < len(shown):
         raise UserError("ids with '/' give two pairs the same id", "data.path", "use ids without it")
     task: Any = Options(OPTIONS) if config.decide == "probability" else Completions(
-        config.sampling(config.answer_tokens), lambda _, answer: last_line_option(answer.text, OPTIONS, ("program",)),
-        config.most_attempts)
+        config.sampling(config.answer_tokens), lambda _, answer: short_option(answer.text, OPTIONS, ("program",)),
+        config.most_attempts, retry_of(judge))
     judge_rows(job, judge, shown, lambda row: pair_prompt(prompts, config, row[0], row[1], judge.reads_messages), task,
                seed=config.seed, prices=config.judge.prices, file="pairwise.jsonl", name="pairwise", unit="verdicts")
     lines = list(iter_jsonl(job.directory / "pairwise.jsonl"))

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from jaxllm.cli import main
+from jaxllm.codejudge import Config, Item, load_prompts
+from jaxllm.codejudge.pairs import pair_prompt, pairs_of
 from jaxllm.files import read_jsonl
 from tests.codejudge.recorded import direct, programs, recorded, right
 
@@ -153,8 +155,6 @@ def test_policies_for_invalid_answers(files, policy, accuracy, n, kendall_n):
     assert result["kendall"]["n"] == kendall_n and result["invalid_rate"] == 3 / 8 and result["n_valid"] == 5
 
 
-# ---- protocols ---------------------------------------------------------------------------------------------
-
 @pytest.mark.parametrize(("protocol", "policy", "accuracy"), [
     ("pooled", "drop", 4 / 5), ("apps", "wrong", 4 / 8), ("bigcodebench", "opposite", 4 / 8),
     ("conala", "zero", 6 / 8)])
@@ -164,6 +164,8 @@ def test_the_policy_of_a_protocol(files, protocol, policy, accuracy):
                           "--method", "direct", "--protocol", protocol, "--attempts", "1")
     assert result["invalid_policy"] == policy and result["accuracy"]["mean"] == pytest.approx(accuracy)
 
+
+# ---- protocols ---------------------------------------------------------------------------------------------
 
 def test_humanevalx_takes_the_mean_over_languages(files):
     spoken = {"a0": "No", "b0": "No"}  # python: 2 of 4 right, go: 3 of 4 right
@@ -191,8 +193,6 @@ def test_conala_correlates_within_requests(files):
     assert result["kendall"]["n"] == 8
 
 
-def test_a_threshold_is_fitted_on_other_groups(files):
-    rows = [row | {"subset": "validation" if row["group"] in "ab" else "test"} for row in programs()]
 def requests():
     return [{name: value for name, value in row.items() if name != "label"} | {
         "dataset": "conala", "grade": 4 * int(row["id"][1])} for row in programs()]
@@ -233,6 +233,8 @@ def test_a_threshold_of_expected_grades(files):
     assert "ece" not in result["fitted"] and "Fitted on validation rows" in (files.out / "report.html").read_text()
 
 
+def test_a_threshold_is_fitted_on_other_groups(files):
+    rows = [row | {"subset": "validation" if row["group"] in "ab" else "test"} for row in programs()]
     shares = {"a0": 0.4, "a1": 0.1, "b0": 0.35, "b1": 0.2, "c0": 0.25, "c1": 0.05, "d0": 0.3, "d1": 0.45}
     answers = [{"id": f"{name}/direct", "texts": ["No"], "probabilities": {"Yes": share, "No": 1 - share}}
                for name, share in shares.items()]
@@ -252,8 +254,6 @@ def test_comparison_of_two_runs(files):
     assert kendall["mean"] is None and "scores are equal" in kendall["reason"]
 
 
-def test_robustness(files):
-    flips = {"a0/rename": "No", "b0/praise": "No"}
 def test_comparison_of_labels_on_requests(files):
     rows = programs(dataset="conala")
     files.run(recorded("direct", lambda row: "No"), "--method", "direct", rows=rows, out="other")
@@ -278,6 +278,8 @@ def test_comparison_with_other_rows_is_refused(files, capsys):
     assert not (files.out / "direct.jsonl").exists()
 
 
+def test_robustness(files):
+    flips = {"a0/rename": "No", "b0/praise": "No"}
     answers = direct() + [{"id": f"{row['id']}/{edit}/direct",
                            "texts": [flips.get(f"{row['id']}/{edit}", "Yes" if right(row) else "No")]}
                           for row in programs() for edit in ("rename", "praise")]
@@ -302,8 +304,6 @@ def test_samples_of_scores_vote(files):
     assert rows[0]["verdict"] is True and rows[0]["score"] == pytest.approx(0.99) and rows[0]["agreement"] == 0.8
 
 
-def test_numbers_outside_of_the_scale(files):
-    answers = recorded("ice_score", lambda row: "Score: 7" if row["id"] == "a0" else "Score: 4")
 def test_an_even_split_of_scores_has_their_mean(files):
     lists = [[], ["Small"]]
     answers = recorded("faults", lambda row: [json.dumps(
@@ -316,6 +316,8 @@ def test_an_even_split_of_scores_has_their_mean(files):
     assert result["accuracy"]["mean"] is None and result["rmse"]["n"] == 8
 
 
+def test_numbers_outside_of_the_scale(files):
+    answers = recorded("ice_score", lambda row: "Score: 7" if row["id"] == "a0" else "Score: 4")
     result, rows = files.run(answers, "--method", "ice_score", "--parser", "compat")
     assert rows[0]["score"] is None and "outside of the scale" in rows[0]["reason"] and result["brier"]["n"] == 7
 
@@ -379,3 +381,22 @@ def test_pairs(files):
     result, pairs = files.run(answers[:3] + [{"id": "b1/b0/pairwise", "texts": ["Both."]}], "--method", "pairwise",
                               "--attempts", "1", rows=rows)
     assert pairs[1]["outcome"] is None and result["n_valid"] == 1 and result["accuracy"]["mean"] == 1.0
+
+
+def test_pairs_have_one_task_and_one_reference():
+    items = [Item(name, task, "x", "python", reference=name, label=label, group="repo", examples=name)
+             for name, task, label in (("r", "Add", 1), ("w", "Add ", 0), ("other", "Multiply", 0))]
+    [pair] = pairs_of(items)
+    assert pair.wrong.id == "w"
+    orders = [pair_prompt(load_prompts(), Config(task="-", code=["-"], method="pairwise"), pair, swapped)
+              for swapped in (False, True)]
+    assert orders[0].content == orders[1].content and [one.id for one in orders] == ["r/w/pairwise", "w/r/pairwise"]
+
+
+@pytest.mark.parametrize(("text", "outcome"), [
+    ("Program A is right.", "tie"), ("A: it handles n", "tie"), ("Program A is wrong, B is right.", None)])
+def test_answers_about_pairs(files, text, outcome):
+    rows = [row | {"language": "python"} for row in programs()[:2]]
+    answers = [{"id": f"{name}/pairwise", "texts": [text]} for name in ("a0/a1", "a1/a0")]
+    _, pairs = files.run(answers, "--method", "pairwise", "--attempts", "1", rows=rows)
+    assert pairs[0]["outcome"] == outcome

@@ -94,7 +94,8 @@ def test_limits(files, capsys, options, status):
     (["--method", "direct", "--catalogue", "extended"], "lists no faults"),
     (["--method", "direct", "--variant.step_by_step"], "has no analysis"),
     (["--fail_under", "accuracy=nan"], "no number"),
-    (["--method", "pairwise", "--compare", "x"], "pairwise goes without"),
+    *((["--method", "pairwise", *options], "pairwise goes without") for options in (
+        ["--compare", "x"], ["--parser", "compat"], ["--surface"], ["--invalid_policy", "wrong"])),
     (["--fail_under", "agreement=0.5"], "never known"),
     (["--method", "pairwise", "--fail_under", "mcc=0"], "never known"),
     (["--method", "helpfulness", "--fail_under", "accuracy=0.5"], "never known"),
@@ -111,7 +112,6 @@ def test_a_severity_without_weight_is_refused(files, capsys):
     assert files.status == 2 and "no severity 'Severe'" in capsys.readouterr().err
 
 
-def test_a_row_keeps_its_own_task(tmp_path):
 def test_rows_of_a_problem_are_one_group(tmp_path):
     write_jsonl(tmp_path / "rows.jsonl", [
         {"id": "p", "task": "Do it", "candidate": "x", "group": "g", "dataset": "HumanEval-X"},
@@ -121,6 +121,7 @@ def test_rows_of_a_problem_are_one_group(tmp_path):
     assert p.group == q.group == "g" and q.dataset == "humanevalx" and r.group == s.group != "g"
 
 
+def test_a_row_keeps_its_own_task(tmp_path):
     write_jsonl(tmp_path / "rows.jsonl", [{"id": "p", "task": "Source", "candidate": "y", "reference": "z"},
                                           {"id": "c", "problem": "Own", "candidate": "x", "problem_id": "p"}])
     items, _ = read_items(tmp_path / "rows.jsonl")
@@ -292,7 +293,6 @@ def test_exports_are_fine_tuning_rows(files, kind, method):
     assert main(["check", str(files.out / "export.jsonl"), "--out", str(files.folder / f"check_{kind}_{method}")]) == 0
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["sft", "preference"])
 def test_an_answer_that_was_right_and_wrong_is_not_exported(files, kind):
     answers = recorded("analyze", lambda row: ["Fine."] * 2) + recorded("summarize", lambda row: ["Yes", "No"])
@@ -300,6 +300,7 @@ def test_an_answer_that_was_right_and_wrong_is_not_exported(files, kind):
     assert result["exported"] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "method"), [("sft", "sft"), ("preference", "dpo")])
 def test_exports_train(files, kind, method):
     files.run(direct(), "--method", "direct", "--export", kind)

@@ -11,6 +11,10 @@ from jaxllm.cli import main
 from jaxllm.files import read_jsonl, write_jsonl
 
 
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
 def instances(count=4, size=5, seed=0, **extra):
     """Items with numbers as texts; people prefer larger ones."""
     rng = np.random.default_rng(seed)

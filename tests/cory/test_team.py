@@ -1,4 +1,4 @@
-"""Two agents: roles, collective rewards, the observer's prompts, exchange, and dynamic sampling."""
+"""Two agents: roles, collective rewards, exchange, evaluation, and settings that do not fit."""
 
 import gc
 from dataclasses import replace
@@ -11,48 +11,21 @@ import pytest
 from jaxllm.config import SamplingConfig
 from jaxllm.cory import (
     Config,
-    CoryConfig,
     HeldBackConfig,
     QueryConfig,
     Team,
     TeamConfig,
-    Trainer,
     collective_rewards,
     exchange,
 )
-from jaxllm.cory.prompts import encode_query, observer_prompt
-from jaxllm.cory.team import Clock, Turn, describe, differ, pass_rates, prompt_lengths
+from jaxllm.cory.team import Turn, describe, pass_rates
 from jaxllm.cory.training import split, train
-from jaxllm.devices import make_mesh
 from jaxllm.errors import UserError
-from jaxllm.generate import Completion, Generator
-from jaxllm.model import load
-from jaxllm.ops import group_advantages
+from jaxllm.generate import Completion
 from jaxllm.parsing import parse
 from jaxllm.rl import Experience, Learner, make_rollout
 from jaxllm.rl.config import RlTrainConfig
-from jaxllm.rl.rewards import Part, Reward
-from jaxllm.text.templates import fill
-
-THINGS = ("soup", "lamp", "boat", "bed", "song", "coat", "room", "bread")
-ROWS = [{"prompt": f"Review: The {thing} in"} for thing in THINGS]
-
-
-@pytest.fixture(scope="module")
-def model():
-    return load("tiny")
-
-
-def even(prompts, responses, rows):
-    """Rewards short words, for a number that differs from response to response."""
-    return [float(len(text.split())) for text in responses]
-
-
-def make(model, *arguments, reward=even, rows=ROWS):
-    config = parse(Config, ["--data.path=x", "--out=y", "--reward=words", "--rewards.words={a: 1}", "--agents=2",
-                            "--sampling.max_tokens=6", "--train.batch_size=4", "--train.passes=1", "--train.lr=1e-3",
-                            "--lora.rank=4", "--held_back.rows=2", *arguments])
-    return Trainer.make(config, Generator(model), rows, rows[:2], Reward([Part(reward)]), make_mesh(1))
+from tests.cory.teams import ROWS, THINGS, even, make
 
 
 def test_both_agents_get_the_sum():
@@ -95,77 +68,6 @@ def test_roles_are_exchanged_by_index():
     never = parse(Config, ["--data.path=x", "--out=y", "--exchange_every=null"]).exchange_every
     assert all(exchange(Team(("a", "b")), iteration, never).pioneer == 0 for iteration in range(12))
     assert [Team(("a", "b"), pioneer=1).in_role(role) for role in (0, 1)] == [1, 0]
-
-
-def test_the_observer_reads_query_and_response(model):
-    query = encode_query(model, QueryConfig(), {"prompt": "A {response} {query}"}, 100)
-    config = CoryConfig(observer_template="{query} then {response}\n{query}")
-    ids, cut = observer_prompt(model, config, query, "{query}!", 100)
-    assert model.tokenizer.decode(ids) == "A {response} {query} then {query}!\nA {response} {query}"
-    bare, cut_too = observer_prompt(model, CoryConfig(transfer=False), query, "anything", 100)
-    np.testing.assert_array_equal(bare, query.ids)
-    assert not cut and not cut_too
-
-
-def test_special_tokens_in_a_response_are_text_in_the_observers_prompt(model):
-    query = encode_query(model, QueryConfig(), {"prompt": "Review:"}, 100)
-    special = model.tokenizer.special_tokens
-    ids, _ = observer_prompt(model, CoryConfig(), query, "".join(special), 100)
-    begin = len(query.ids) - len(model.tokenizer.encode("Review:"))
-    assert special and not set(ids[begin:].tolist()) & set(special.values())
-
-
-def test_a_long_response_is_cut_to_fit(model):
-    query = encode_query(model, QueryConfig(), {"prompt": "Review: The soup"}, 100)
-    config = CoryConfig(observer_template="{query}{response}\n{query}")
-    response = " was good and the lamp was good and the bed was good" * 3
-    whole, short = observer_prompt(model, config, query, response, 500)
-    cut, shorter = observer_prompt(model, config, query, response, 30)
-    assert len(whole) > len(cut) and len(cut) <= 30 and not short and shorter
-    text = model.tokenizer.decode(cut)
-    assert text.startswith("Review: The soup was good") and text.endswith("\nReview: The soup")
-    with pytest.raises(UserError, match="observer's prompt"):
-        observer_prompt(model, config, query, response, 5)
-
-
-@pytest.mark.parametrize("times", [1, 2])
-def test_a_prompt_has_space_for_every_place_of_the_response(model, times):
-    template = "{query}" + "{response}\n" * times + "{query}"
-    config = TeamConfig(agents=2, sampling=SamplingConfig(max_tokens=40), cory=CoryConfig(observer_template=template))
-    longest = max(prompt_lengths(config, model, ROWS)[1])
-    response = model.tokenizer.decode(model.tokenizer.encode(" was good and the lamp" * 20)[:40])
-    for query in (encode_query(model, config.query, row, 100) for row in ROWS):
-        assert not observer_prompt(model, config.cory, query, response, longest)[1]
-
-
-def test_messages_keep_their_earlier_turns(model):
-    turns = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hello"}]
-    query = encode_query(model, QueryConfig(), {"messages": turns}, 100)
-    ids, _ = observer_prompt(model, CoryConfig(observer_template="{query} / {response}"), query, "Hi", 100)
-    expected = model.tokenizer.chat_prompt([turns[0], {"role": "user", "content": "Hello / Hi"}])
-    np.testing.assert_array_equal(ids, expected)
-
-
-def test_queries_are_cut_to_a_drawn_number_of_tokens(model):
-    config, row = QueryConfig(tokens=[2, 5]), {"text": "Review: The soup in Velmar was superb and more"}
-    whole = model.prompt_ids(row["text"])
-    draws = np.random.default_rng(0)
-    lengths = set()
-    for _ in range(40):
-        query = encode_query(model, config, row, 100, draws)
-        np.testing.assert_array_equal(query.ids, whole[:len(query.ids)])
-        assert query.text == model.tokenizer.decode(query.ids)
-        lengths.add(len(query.ids) - (len(whole) - len(model.tokenizer.encode(row["text"]))))
-    assert lengths == {2, 3, 4, 5}
-    assert len(encode_query(model, config, {"text": "Re"}, 100).ids) < 4
-    filled = encode_query(model, QueryConfig(template="Q: {question} A:"), {"question": "2 {x}?"}, 100)
-    assert filled.text == "Q: 2 {x}? A:"
-
-
-def test_templates():
-    assert fill("{a} {b} {a}", {"a": "{b}", "b": 1}) == "{b} 1 {b}"
-    with pytest.raises(UserError, match="'c'"):
-        fill("{c}", {"a": 1})
 
 
 def test_an_iteration_of_two_agents(model):
@@ -231,98 +133,6 @@ def test_what_an_exchange_resets(model, resets, optimizer, coefficient):
 
 
 @pytest.mark.slow
-def test_groups_pair_every_pioneer_with_an_observer(model):
-    trainer = make(model, "--algorithm=rloo", "--policy.group_size=3", "--train.batch_size=2")
-    _, metrics, turns = trainer.iterate(trainer.start(), 0)
-    assert [len(turn.scores) for turn in turns] == [6, 6]
-    assert len({query.text for query in turns[0].queries}) == 2
-    assert metrics["agents"]["llm1"]["shaped_score"] == pytest.approx(
-        metrics["agents"]["llm1"]["task_reward"] + metrics["agents"]["llm2"]["task_reward"], rel=1e-5)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("minibatch", [None, 4])
-def test_a_response_of_the_pioneer_is_shared_by_the_observers_of_a_group(model, minibatch):
-    trainer = make(model, "--algorithm=grpo", "--policy.group_size=3", "--train.batch_size=4",
-                   "--cory.shared_response=true", "--exchange_every=1",
-                   *([] if minibatch is None else [f"--train.minibatch_size={minibatch}"]))
-    team = trainer.start()
-    turns, groups, _ = trainer._collect(team, 0, Clock())
-    assert [len(turn.scores) for turn in turns] == [4, 12] and [len(own) for own in groups] == [4, 12]
-    assert not groups[0].any() and groups[1].tolist() == np.repeat(range(4), 3).tolist()
-    for number, prompt in enumerate(turns[1].rollout.prompts):
-        pioneer = number // 3
-        assert list(prompt) == list(observer_prompt(model, trainer.config.cory, turns[0].queries[pioneer],
-                                                    turns[0].rollout.texts[pioneer], trainer.observer_length)[0])
-    for iteration in range(2):  # either agent is the pioneer once
-        team, metrics, turns = trainer.iterate(team, iteration)
-        both = turns[0].scores.mean() + turns[1].scores.mean()
-        for numbers in metrics["agents"].values():
-            assert numbers["shaped_score"] == pytest.approx(both, rel=1e-5)
-            assert numbers["first_ratio_error"] < 1e-5 and numbers["skipped"] < numbers["updates"]
-
-
-@pytest.mark.slow
-def test_dynamic_sampling_drops_groups_of_equal_rewards(model):
-    """Rows of one kind always get the same reward; their groups are replaced by those of other prompts."""
-    rows = [row | {"useful": i % 4 == 0} for i, row in enumerate(ROWS)]
-    mixed = lambda prompts, responses, given: [
-        even(None, [text], None)[0] if row["useful"] else 0.7 for text, row in zip(responses, given, strict=True)]
-    trainer = make(model, "--agents=1", "--algorithm=dapo", "--policy.group_size=4", "--train.batch_size=2",
-                   reward=mixed, rows=rows)
-    team, metrics, turns = trainer.iterate(trainer.start(), 0)
-    assert all(query.row["useful"] for query in turns[0].queries)
-    assert len(turns[0].scores) == 8 and team.drawn > 1
-
-
-def test_rewards_that_differ_by_rounding_are_equal():
-    """As the advantages of groups have it: 0 + 0.7 and 0.1 + 0.6, two rewards that are added up, in float32."""
-    added = np.float32([0.0, 0.1]) + np.float32([0.7, 0.6])
-    assert np.ptp(added) > 0
-    assert differ(np.stack([added, np.float32([0.7, 0.71]), np.float32([1, 1]), np.float32([0, 1e-3])])).tolist() == [
-        False, True, False, True]
-    for values in (added, np.float32([0.7, 0.71])):
-        advantages = group_advantages(values, np.int32([0, 0]), 1)
-        assert np.any(advantages) == differ(values)
-
-
-@pytest.mark.slow
-def test_groups_of_equal_scores_that_fill_up_are_left_out_of_the_loss(model):
-    """Also where the penalty of long responses would give them advantages."""
-    rows = [row | {"useful": i == 0} for i, row in enumerate(ROWS[:4])]
-    mixed = lambda prompts, responses, given: [
-        even(None, [text], None)[0] if row["useful"] else 0.7 for text, row in zip(responses, given, strict=True)]
-    trainer = make(model, "--agents=1", "--algorithm=dapo", "--policy.group_size=4", "--train.batch_size=4",
-                   "--policy.resample=1", "--scores.overlong_tokens=4", reward=mixed, rows=rows)
-    turns, [groups], _ = trainer._collect(trainer.start(), 0, Clock())
-    useful = np.repeat([query.row["useful"] for query in turns[0].queries[::4]], 4)
-    assert (groups >= 0).tolist() == useful.tolist() and useful.sum() == 4
-    _, metrics, turns = trainer.iterate(trainer.start(), 0)
-    assert metrics["agents"]["llm1"]["weight"] == turns[0].rollout.lengths[useful].sum()
-
-
-@pytest.mark.slow
-def test_own_rewards_filter_by_either_agent(model):
-    """The pioneer's rewards are equal and the observer's are not: the groups count, for the observer.
-
-    That the pioneer has nothing to learn then does not end the run.
-    """
-    calls = []
-
-    def alternating(prompts, responses, rows):
-        calls.append(len(responses))
-        return [1.0] * len(responses) if len(calls) % 2 else even(None, responses, None)
-
-    trainer = make(model, "--algorithm=dapo", "--policy.group_size=4", "--train.batch_size=2", "--cory.reward=own",
-                   reward=alternating)
-    team = replace(trainer.start(), idle=(2, 2))
-    _, groups, _ = trainer._collect(team, 0, Clock())
-    assert (groups[0] == -1).all() and (groups[1] >= 0).any()
-    team, metrics, _ = trainer.iterate(team, 0)
-    assert metrics["agents"]["llm1"]["weight"] == 0 < metrics["agents"]["llm2"]["weight"] and team.idle == (2, 0)
-
-
-@pytest.mark.slow
 def test_each_agents_penalty_is_its_own(model):
     """A response without an end loses its own score, and not that of the partner; both agents get the same sum."""
     trainer = make(model, "--scores.missing_end=replace")
@@ -330,13 +140,6 @@ def test_each_agents_penalty_is_its_own(model):
     own = [np.where(turn.rollout.truncated, -1.0, turn.scores) for turn in turns]
     for agent in metrics["agents"].values():
         assert agent["shaped_score"] == pytest.approx(np.mean(own[0] + own[1]), rel=1e-5)
-
-
-def test_dynamic_sampling_ends_where_all_rewards_are_equal(model):
-    trainer = make(model, "--agents=1", "--algorithm=dapo", "--policy.group_size=2", "--train.batch_size=2",
-                   "--policy.resample=2", reward=lambda prompts, responses, rows: [1.0] * len(responses))
-    with pytest.raises(UserError, match=r"policy\.resample"):
-        trainer.iterate(trainer.start(), 0)
 
 
 @pytest.mark.slow
@@ -402,16 +205,6 @@ def test_settings_that_do_not_fit(arguments, message):
     with pytest.raises(UserError) as caught:
         parse(Config, ["--data.path=x", "--out=y", *arguments])
     assert message in str(caught.value)
-
-
-def test_a_prompt_longer_than_the_window_names_its_row(model):
-    long = {"prompt": "soup " * 600, "id": "x9"}
-    with pytest.raises(UserError, match="row 9"):
-        train(model, [*ROWS, long], even, config=TeamConfig(sampling=SamplingConfig(max_tokens=6)), progress=False)
-    with pytest.raises(UserError, match="604 tokens, and with a response 506 fit"):
-        make(model, rows=[*ROWS, long])
-    with pytest.raises(UserError, match="no prompt"):
-        make(model, rows=[])
 
 
 def test_held_back_prompts_are_unseen(model, capsys):

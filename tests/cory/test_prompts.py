@@ -1,0 +1,94 @@
+"""Prompts of the pioneer and the observer: templates, cuts, and special tokens."""
+
+import numpy as np
+import pytest
+
+from jaxllm.config import SamplingConfig
+from jaxllm.cory import CoryConfig, QueryConfig, TeamConfig
+from jaxllm.cory.prompts import encode_query, observer_prompt
+from jaxllm.cory.team import prompt_lengths
+from jaxllm.cory.training import train
+from jaxllm.errors import UserError
+from jaxllm.text.templates import fill
+from tests.cory.teams import ROWS, even, make
+
+
+def test_the_observer_reads_query_and_response(model):
+    query = encode_query(model, QueryConfig(), {"prompt": "A {response} {query}"}, 100)
+    config = CoryConfig(observer_template="{query} then {response}\n{query}")
+    ids, cut = observer_prompt(model, config, query, "{query}!", 100)
+    assert model.tokenizer.decode(ids) == "A {response} {query} then {query}!\nA {response} {query}"
+    bare, cut_too = observer_prompt(model, CoryConfig(transfer=False), query, "anything", 100)
+    np.testing.assert_array_equal(bare, query.ids)
+    assert not cut and not cut_too
+
+
+def test_special_tokens_in_a_response_are_text_in_the_observers_prompt(model):
+    query = encode_query(model, QueryConfig(), {"prompt": "Review:"}, 100)
+    special = model.tokenizer.special_tokens
+    ids, _ = observer_prompt(model, CoryConfig(), query, "".join(special), 100)
+    begin = len(query.ids) - len(model.tokenizer.encode("Review:"))
+    assert special and not set(ids[begin:].tolist()) & set(special.values())
+
+
+def test_a_long_response_is_cut_to_fit(model):
+    query = encode_query(model, QueryConfig(), {"prompt": "Review: The soup"}, 100)
+    config = CoryConfig(observer_template="{query}{response}\n{query}")
+    response = " was good and the lamp was good and the bed was good" * 3
+    whole, short = observer_prompt(model, config, query, response, 500)
+    cut, shorter = observer_prompt(model, config, query, response, 30)
+    assert len(whole) > len(cut) and len(cut) <= 30 and not short and shorter
+    text = model.tokenizer.decode(cut)
+    assert text.startswith("Review: The soup was good") and text.endswith("\nReview: The soup")
+    with pytest.raises(UserError, match="observer's prompt"):
+        observer_prompt(model, config, query, response, 5)
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_prompt_has_space_for_every_place_of_the_response(model, times):
+    template = "{query}" + "{response}\n" * times + "{query}"
+    config = TeamConfig(agents=2, sampling=SamplingConfig(max_tokens=40), cory=CoryConfig(observer_template=template))
+    longest = max(prompt_lengths(config, model, ROWS)[1])
+    response = model.tokenizer.decode(model.tokenizer.encode(" was good and the lamp" * 20)[:40])
+    for query in (encode_query(model, config.query, row, 100) for row in ROWS):
+        assert not observer_prompt(model, config.cory, query, response, longest)[1]
+
+
+def test_messages_keep_their_earlier_turns(model):
+    turns = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hello"}]
+    query = encode_query(model, QueryConfig(), {"messages": turns}, 100)
+    ids, _ = observer_prompt(model, CoryConfig(observer_template="{query} / {response}"), query, "Hi", 100)
+    expected = model.tokenizer.chat_prompt([turns[0], {"role": "user", "content": "Hello / Hi"}])
+    np.testing.assert_array_equal(ids, expected)
+
+
+def test_queries_are_cut_to_a_drawn_number_of_tokens(model):
+    config, row = QueryConfig(tokens=[2, 5]), {"text": "Review: The soup in Velmar was superb and more"}
+    whole = model.prompt_ids(row["text"])
+    draws = np.random.default_rng(0)
+    lengths = set()
+    for _ in range(40):
+        query = encode_query(model, config, row, 100, draws)
+        np.testing.assert_array_equal(query.ids, whole[:len(query.ids)])
+        assert query.text == model.tokenizer.decode(query.ids)
+        lengths.add(len(query.ids) - (len(whole) - len(model.tokenizer.encode(row["text"]))))
+    assert lengths == {2, 3, 4, 5}
+    assert len(encode_query(model, config, {"text": "Re"}, 100).ids) < 4
+    filled = encode_query(model, QueryConfig(template="Q: {question} A:"), {"question": "2 {x}?"}, 100)
+    assert filled.text == "Q: 2 {x}? A:"
+
+
+def test_templates():
+    assert fill("{a} {b} {a}", {"a": "{b}", "b": 1}) == "{b} 1 {b}"
+    with pytest.raises(UserError, match="'c'"):
+        fill("{c}", {"a": 1})
+
+
+def test_a_prompt_longer_than_the_window_names_its_row(model):
+    long = {"prompt": "soup " * 600, "id": "x9"}
+    with pytest.raises(UserError, match="row 9"):
+        train(model, [*ROWS, long], even, config=TeamConfig(sampling=SamplingConfig(max_tokens=6)), progress=False)
+    with pytest.raises(UserError, match="604 tokens, and with a response 506 fit"):
+        make(model, rows=[*ROWS, long])
+    with pytest.raises(UserError, match="no prompt"):
+        make(model, rows=[])

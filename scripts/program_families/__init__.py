@@ -12,9 +12,11 @@ from program_families.list_changes import LIST_CHANGES
 from program_families.list_measures import LIST_MEASURES
 from program_families.matrices import MATRICES
 from program_families.numbers import NUMBERS
-from program_families.strings import STRINGS
+from program_families.string_changes import STRING_CHANGES
+from program_families.string_measures import STRING_MEASURES
 from program_families.words import WORDS
 
-FAMILIES = [*NUMBERS, *DIVISIBILITY, *STRINGS, *WORDS, *LIST_CHANGES, *LIST_MEASURES, *MATRICES, *DICTS]
+FAMILIES = [*NUMBERS, *DIVISIBILITY, *STRING_MEASURES, *STRING_CHANGES, *WORDS, *LIST_CHANGES, *LIST_MEASURES,
+            *MATRICES, *DICTS]
 
 __all__ = ["FAMILIES", "POOLS", "SEVERITY", "Family"]

@@ -176,6 +176,20 @@ def test_a_yarn_window_is_extended():
     assert read_config(full, "yarn").max_positions == 131072
 
 
+@pytest.mark.parametrize("scaling, differs", [
+    ({"type": "yarn", "factor": 4.0}, "rope_type"), ({"rope_type": "linear", "factor": 4.0}, "rope_type"),
+    ({"type": "default", "rope_theta": 5.0}, "rope_theta")])
+@pytest.mark.parametrize("name", ["llama-1", "gemma-3"])
+def test_two_descriptions_of_rotary_positions_that_differ_are_refused(name, scaling, differs):
+    """Torch takes one of them, which depends on the family."""
+    plain = {"rope_type": "default", "rope_theta": 1e6}
+    given = FIXTURES[name]["config"] | {"rope_parameters": {
+        "full_attention": plain, "sliding_attention": plain} if name == "gemma-3" else plain}
+    with pytest.raises(UserError, match=f"'rope_scaling' and 'rope_parameters' differ in {differs}\n"):
+        read_config(given | {"rope_scaling": scaling}, "config.json")
+    assert read_config(given | {"rope_scaling": {"type": "default"}}, "x") == read_config(given, "x")
+
+
 ROPES = {
     "dynamic": Rope(500.0, "dynamic", factor=4.0, original_positions=8),
     "longrope": Rope(500.0, "longrope", original_positions=8, short_factors=(1.0,) * 6, magnitude=1.1,

@@ -12,6 +12,7 @@ from jaxllm.models.families.table import (
     Keys,
     read_rope,
     read_window,
+    rope_settings,
     write_rope,
     write_window,
 )
@@ -84,7 +85,7 @@ def _read_gemma3(keys: Keys) -> ModelSpec:
     every = keys.get("sliding_window_pattern", keys.get("_sliding_window_pattern", 6))
     keys.ignore("sliding_window_pattern", "_sliding_window_pattern", "rope_local_base_freq")
     if "full_attention" in both:
-        rope = read_rope(keys, 1e6, dict(both["full_attention"]))
+        rope = read_rope(keys, 1e6, rope_settings(keys, both["full_attention"]))
         local_rope = read_rope(keys, 1e4, dict(both.get("sliding_attention") or {}))
         keys.config["rope_parameters"] = None
     else:

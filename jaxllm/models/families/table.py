@@ -199,13 +199,11 @@ def read_rope(keys: Keys, default_theta: float = 10_000.0, settings: dict[str, A
         UserError: a type of rope, or a setting of it, that is not supported.
     """
     positions = keys.get("max_position_embeddings", positions)
-    if settings is None:
-        settings = {**keys.get("rope_scaling", {}), **keys.get("rope_parameters", {})}
-    settings = {name: value for name, value in settings.items() if value is not None}
+    settings = rope_settings(keys, keys.get("rope_parameters", {})) if settings is None else _set_values(settings)
     theta = settings.pop("rope_theta", None) or keys.get("rope_theta", default_theta)
     keys.ignore("rope_theta", "partial_rotary_factor", "original_max_position_embeddings")
-    named = settings.pop("rope_type", None), settings.pop("type", None)
-    rope_type = {"su": "longrope"}.get(named[0] or named[1], named[0] or named[1] or "default")
+    rope_type = settings.pop("rope_type", "default")
+    rope_type = "longrope" if rope_type == "su" else rope_type
     fraction = settings.pop("partial_rotary_factor", None) or keys.get("partial_rotary_factor", default_fraction or 1.0)
     if default_fraction is None and fraction != 1.0:
         raise UserError(f"config key 'partial_rotary_factor' is {fraction}; this family rotates all dimensions, "
@@ -214,10 +212,7 @@ def read_rope(keys: Keys, default_theta: float = 10_000.0, settings: dict[str, A
     original = given or keys.get("original_max_position_embeddings", original or positions)
     if rope_type == "default":  # some configs have a factor, which the default type ignores
         settings.pop("factor", None)
-    rename = {"factor": "factor", "low_freq_factor": "low_freq_factor", "high_freq_factor": "high_freq_factor",
-              "beta_fast": "beta_fast", "beta_slow": "beta_slow", "truncate": "truncate",
-              "short_factor": "short_factors", "long_factor": "long_factors", "attention_factor": "attention_factor",
-              "mscale": "mscale", "mscale_all_dim": "mscale_all_dim"}
+    rename = {"short_factor": "short_factors", "long_factor": "long_factors"}
     needed = {"default": (), "linear": ("factor",), "dynamic": ("factor",), "yarn": ("factor",),
               "llama3": ("factor", "low_freq_factor", "high_freq_factor"),
               "longrope": ("short_factor", "long_factor")}
@@ -230,7 +225,7 @@ def read_rope(keys: Keys, default_theta: float = 10_000.0, settings: dict[str, A
     unknown = [name for name in settings if name not in (*needed[rope_type], *allowed.get(rope_type, ()))]
     if missing or unknown:
         raise UserError(f"rotary positions of type '{rope_type}' lack {missing} or have unknown {unknown}", keys.where)
-    fields = {rename[name]: value for name, value in settings.items()}
+    fields = {rename.get(name, name): value for name, value in settings.items()}
     if rope_type == "dynamic":  # torch scales relative to the window in the config
         original = positions
     if rope_type == "longrope":
@@ -241,6 +236,25 @@ def read_rope(keys: Keys, default_theta: float = 10_000.0, settings: dict[str, A
     if rope_type not in ("default", "linear"):
         fields["original_positions"] = original
     return Rope(float(theta), cast(Any, rope_type), fraction=float(fraction), magnitude=magnitude, **fields)
+
+
+def rope_settings(keys: Keys, parameters: dict[str, Any]) -> dict[str, Any]:
+    """Returns the settings in `parameters`, a value of `rope_parameters`, and in `rope_scaling`.
+
+    Raises:
+        UserError: both name a setting, with different values; torch takes one of the two keys.
+    """
+    scaling, parameters = _set_values(keys.get("rope_scaling", {})), _set_values(parameters)
+    if different := [name for name, value in scaling.items() if parameters.get(name, value) != value]:
+        raise UserError(f"config keys 'rope_scaling' and 'rope_parameters' differ in {', '.join(different)}", keys.where,
+                        "remove one of the two")
+    return scaling | parameters
+
+
+def _set_values(settings: dict[str, Any]) -> dict[str, Any]:
+    """Returns the settings that are not null; the type's early name `type` becomes `rope_type`."""
+    named = {"rope_type": settings.get("type")} | {k: v for k, v in settings.items() if v is not None}
+    return {name: value for name, value in named.items() if name != "type" and value is not None}
 
 
 def _magnitude(rope_type: str, given: float | None, factor: float, original: int, mscale: float | None,

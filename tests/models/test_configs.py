@@ -80,6 +80,12 @@ def test_what_holds_depends_on_the_network():
     assert "rotary_dim=8" in refusal(config(GPT2, rotary_dim=8))
 
 
+@pytest.mark.parametrize("task", ["TokenClassification", "QuestionAnswering", "MultipleChoice"])
+def test_a_class_with_labels_of_other_things_than_texts_is_refused(task):
+    """Its head may have the name of a text classifier's."""
+    assert f"class 'LlamaFor{task}' is not supported" in refusal(config(architectures=[f"LlamaFor{task}"]))
+
+
 @pytest.mark.parametrize(("architecture", "auto_map"), [
     ("LlamaCycleForCausalLM", {"AutoModelForCausalLM": "modeling_cycle.LlamaCycleForCausalLM"}),
     ("LlamaForCausalLM", {"AutoModelForCausalLM": "org/repo--modeling_cycle.LlamaCycleForCausalLM"})])

@@ -20,6 +20,8 @@ __all__ = ["FAMILIES", "Family", "TensorMap", "is_classifier", "tensor_maps", "r
 CLASSIFIER, REWARD = "ForSequenceClassification", "ForRewardModel"
 # Endings of the names of classes that predict the next token.
 _LANGUAGE_MODELS = ("ForCausalLM", "LMHeadModel")
+# Endings of the names of transformers' classes with labels of something else than whole texts.
+_OTHER_LABELS = ("ForTokenClassification", "ForQuestionAnswering", "ForMultipleChoice")
 # What follows the name of a family in the names of transformers' classes.
 _LIBRARY_CLASS = "(?:Text)?(?:For[A-Z][A-Za-z]*|(?:LMHead|DoubleHeads|PreTrained)?Model)"
 # The quantization method that is supported: 8-bit floats with one scale per block of a tensor.
@@ -63,7 +65,10 @@ def read_all_keys(config: dict[str, Any], where: Path | str) -> tuple[ModelSpec,
 
 
 def _check_class(config: dict[str, Any], spec: ModelSpec, where: Path | str) -> None:
-    """Raises a `UserError` for a class of the repository's own code, which `auto_map` names."""
+    """Raises a `UserError` for a class that labels no texts, or of the repository's own code, which `auto_map` names."""
+    if (architecture(config) or "").endswith(_OTHER_LABELS):
+        raise UserError(f"class {architecture(config)!r} is not supported; of classifiers, only those of whole texts",
+                        where, f"use a checkpoint with a class that ends in {CLASSIFIER}")
     own = config.get("auto_map")
     own = {auto: name for auto, name in own.items() if auto.startswith("AutoModel")} if isinstance(own, dict) else {}
     if not own:

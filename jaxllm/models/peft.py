@@ -41,6 +41,8 @@ PLAIN = {"use_dora": False, "bias": "none", "lora_bias": False, "layer_replicati
 # from them (the first and the third also with a suffix, such as pissa_niter_4; loftq quantizes the base).
 BASE_UNCHANGED = ("gaussian", "eva", "orthogonal", "mica")
 BASE_CHANGED = ("pissa", "olora", "corda", "loftq", "lora_ga")
+# `task_type` of an adapter with a head that may be one for texts; under the others it labels tokens, or nothing.
+HEAD_TASKS = ("SEQ_CLS", "CAUSAL_LM", None)
 # The way out for an adapter that is more than `scale * x @ a @ b`.
 MERGE = ("load base and adapter with PEFT, call merge_and_unload().save_pretrained(DIR), and give DIR as the model, "
          "without an adapter")
@@ -213,12 +215,14 @@ def _has_head(config: Mapping[str, Any]) -> bool:
 def _check_saved_modules(where: Path, spec: ModelSpec) -> None:
     """Raises a `UserError` for an adapter with modules that were trained whole, none of which is a scoring head."""
     config = read_json(where)
-    modules = config.get("modules_to_save") or ()
+    modules, task = config.get("modules_to_save") or (), config.get("task_type")
     # PEFT names both for a classifier, whichever the base model has.
     heads = {"score", "classifier", *_head_modules(_with_head(spec))}
-    if config.get("task_type") != "SEQ_CLS" and modules and not heads & set(modules):
+    if task != "SEQ_CLS" and modules and not heads & set(modules):
         raise UserError(f"'modules_to_save' = {modules!r}: modules that were trained whole are not supported, except "
                         "for a scoring head", where, MERGE)
+    if modules and task not in HEAD_TASKS:
+        raise UserError(f"'task_type' = {task!r}: the adapter has a head, and it does not score texts", where)
 
 
 def _described(file: Path, spec: ModelSpec) -> ModelSpec:

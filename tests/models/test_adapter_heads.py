@@ -127,6 +127,18 @@ def test_other_modules_that_were_trained_whole(tmp_path, module):
         assert "merge_and_unload" in error.value.fix
 
 
+@pytest.mark.parametrize("task", ["TOKEN_CLS", "QUESTION_ANS"])
+def test_a_head_with_labels_of_tokens_is_refused(tmp_path, task):
+    """Its module has the name of the head that scores texts."""
+    saved(tmp_path / "a", BERT, 3)
+    file = tmp_path / "a" / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {
+        "task_type": task, "modules_to_save": ["classifier", "score"]}))
+    for read in (adapter_head, load_adapter):
+        with pytest.raises(UserError, match=f"'task_type' = '{task}'"):
+            read(tmp_path / "a", BERT)
+
+
 def test_a_head_is_never_dropped_silently(tmp_path):
     """A language model cannot use it, a sum of adapters has none, and other whole modules are refused."""
     adapter, spec, _ = saved(tmp_path / "several" / "a", LLAMA)

@@ -78,6 +78,18 @@ def test_a_file_is_the_network_that_was_converted(name, tmp_path):
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-7 if spec.norm_offset else 0, err_msg=str(path))
 
 
+@pytest.mark.parametrize(("name", "keys", "wanted"), [
+    ("gemma-2", ("attn_logit_softcapping", "final_logit_softcapping"),
+     {"attention_softcap": 50.0, "logit_softcap": 30.0}),
+    ("gemma-3", ("attn_logit_softcapping", "final_logit_softcapping"),
+     {"attention_softcap": None, "logit_softcap": None}),
+    ("granite", ("attention_multiplier",), {"attention_scale": 16**-0.5})])
+def test_a_key_that_is_missing_has_the_value_that_llama_cpp_takes(name, keys, wanted, tmp_path):
+    config, tensors = hub(name)
+    spec = load_spec(write_gguf(tmp_path / "model.gguf", CASES[name], config | dict.fromkeys(keys), tensors))
+    assert {field: getattr(spec, field) for field in wanted} == wanted
+
+
 def test_rotary_factors_in_tensors(tmp_path):
     config, tensors = hub("llama-3_llama3-rope_tied")
     rope = load_spec(directory(tmp_path / "hub", config, tensors)).rope

@@ -206,8 +206,8 @@ def _later_gemma(metadata: Metadata, largest: int) -> dict[str, Any]:
     """Reads keys of Gemma 2 and 3; llama.cpp scales attention by another width in the `largest`, in layers."""
     heads, width = metadata.need("attention.head_count"), metadata.need("embedding_length")
     is_largest = metadata.need("block_count") == largest
-    caps = {"attn_logit_softcapping": metadata.get("attn_logit_softcapping"),
-            "final_logit_softcapping": metadata.get("final_logit_softcapping")}
+    caps = {name: value for name in ("attn_logit_softcapping", "final_logit_softcapping")
+            if (value := metadata.get(name)) is not None}  # both libraries have the same defaults
     return _gemma(metadata) | caps | {
         "query_pre_attn_scalar": width // heads if is_largest else metadata.get("attention.key_length", width // heads),
         "sliding_window": metadata.get("attention.sliding_window", 4096)}
@@ -244,7 +244,10 @@ def _neox(metadata: Metadata) -> dict[str, Any]:
 def _granite(metadata: Metadata) -> dict[str, Any]:
     names = {"embedding_multiplier": "embedding_scale", "attention_multiplier": "attention.scale",
              "residual_multiplier": "residual_scale", "logits_scaling": "logit_scale"}
-    return {ours: value for ours, theirs in names.items() if (value := metadata.get(theirs)) is not None}
+    head_dim = metadata.get("attention.key_length", metadata.need("embedding_length") // metadata.need(
+        "attention.head_count"))
+    return {"attention_multiplier": head_dim**-0.5} | {
+        ours: value for ours, theirs in names.items() if (value := metadata.get(theirs)) is not None}
 
 
 ARCHITECTURES: dict[str, Architecture] = {

@@ -23,6 +23,7 @@ from jaxllm.models.adapters import match_layout
 from jaxllm.models.mesh import model_shardings, shardings
 from jaxllm.models.params import Weights, own_layers
 from jaxllm.models.quantized import scheme_of
+from jaxllm.models.rope import check_growth
 
 Ids = Sequence[int] | np.ndarray
 
@@ -115,9 +116,9 @@ class Generator:
             The completions of every prompt, in order.
 
         Raises:
-            UserError: a prompt is empty, or exceeds the context window with `max_tokens`; `row_ids` or `max_tokens` do
-                not fit the prompts; the log-probabilities are not finite; a logit bias names a token that the model
-                does not have; the model has a scoring head.
+            UserError: a prompt is empty, or exceeds the context window with `max_tokens`, or crosses the original
+                window of longrope with it; `row_ids` or `max_tokens` do not fit the prompts; the log-probabilities are
+                not finite; a logit bias names a token that the model does not have; the model has a scoring head.
         """
         model = self._decoding_model()
         spec = model.spec
@@ -129,6 +130,7 @@ class Generator:
         arrays = [np.asarray(ids, np.int32) for ids in prompts]
         for number, (ids, limit) in enumerate(zip(arrays, limits, strict=True)):
             check_prompt(ids, limit, spec.max_positions, f"prompt {number + 1}")
+            check_growth(spec, len(ids), limit, f"prompt {number + 1}")
         if unknown := [token for token in sampling.logit_bias if token >= spec.vocab_size]:
             raise UserError(f"the model has {spec.vocab_size} tokens, and none with the id {unknown[0]}",
                             "sampling.logit_bias")

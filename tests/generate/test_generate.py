@@ -277,10 +277,26 @@ def test_length_dependent_rotation_shares_no_prefix(model, rope):
     for row, (prompt, tail), own in zip(logprobs, pairs, score(turned, pairs), strict=True):
         alone = sum(float(row[len(prompt) - 1 + i, token]) for i, token in enumerate(tail))
         assert abs(own.logprob - alone) < 1e-3
-    made = generate(turned, [prompt for prompt, _ in pairs], GREEDY)
-    for (prompt, _), row in list(zip(pairs, made, strict=True))[:3]:
+    begun = [prompt for prompt, _ in pairs] if rope.kind == "dynamic" else [text for text in texts if len(text) > 24]
+    made = generate(turned, begun, GREEDY)
+    for prompt, row in list(zip(begun, made, strict=True))[:3]:
         (alone,), = generate(turned, [prompt], GREEDY)
         assert alone.token_ids == row[0].token_ids
+
+
+def test_no_text_is_generated_across_the_border_of_longrope(model):
+    """On both sides tokens are those of a forward pass of the whole text."""
+    rope = Rope(500.0, "longrope", original_positions=24, short_factors=(1.0,) * 6,
+                long_factors=(1.0, 1.5, 2.0, 3.0, 4.0, 5.0))
+    turned = dataclasses.replace(model, spec=dataclasses.replace(model.spec, rope=rope))
+    below, above = (random_tokens(1, length, seed=length)[0].tolist() for length in (16, 25))
+    completions = generate(turned, [below, above], GREEDY, max_tokens=[8, 8])
+    for prompt, (row,) in zip((below, above), completions, strict=True):
+        ids = jnp.asarray([[*prompt, *row.token_ids]])
+        scores = forward(turned.spec, turned.params, ids).hidden @ turned.params["head"].T
+        assert row.token_ids == scores[0, len(prompt) - 1:-1].argmax(-1).tolist()
+    with pytest.raises(UserError, match="16 prompt tokens fit the original window of 24, and 9 new ones do not"):
+        generate(turned, [below], GREEDY, max_tokens=[9])
 
 
 def test_slots_are_refilled(model):

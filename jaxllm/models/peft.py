@@ -87,14 +87,13 @@ def save_adapter(path: str | Path, spec: ModelSpec, adapter: Adapter, base: str 
         head: the scoring head that was trained with it, `params["score"]` of a network with `spec`, saved whole.
     """
     tensors: dict[str, np.ndarray] = {}
-    targets, ranks = [], {}
-    for module, leaves in _adapted(spec).items():
+    modules, ranks = _adapted(spec), {}
+    for module, leaves in modules.items():
         parts = [adapter.params["layers"].get(leaf.path[1], {}).get(leaf.path[2]) for leaf in leaves]
         if all(part is None for part in parts):
             continue
         down, up = _fuse(spec, leaves, parts)
-        targets.append(module.split("{i}.")[-1])
-        ranks[targets[-1]] = down.shape[-1]
+        ranks[module] = down.shape[-1]
         for i in range(spec.layers):
             name = PREFIX + module.format(i=i)
             tensors[f"{name}.lora_A.weight"] = np.ascontiguousarray(down[i].T)
@@ -102,7 +101,14 @@ def save_adapter(path: str | Path, spec: ModelSpec, adapter: Adapter, base: str 
     if not tensors:
         raise ValueError("the adapter is empty")
     rank = collections.Counter(ranks.values()).most_common(1)[0][0]
-    others = {target: r for target, r in ranks.items() if r != rank}
+    # PEFT matches the ends of names: BERT's `output.dense` would also be `attention.output.dense`.
+    targets = {module: module.split("{i}.")[-1] for module in ranks}
+    patterns = {module: re.escape(module).replace(r"\{i\}", r"\d+") for module, target in targets.items()
+                if any(other.endswith(f".{target}") and ranks.get(other) != ranks[module] for other in modules)}
+    listed: Any = list(targets.values())
+    if patterns:
+        listed = "|".join(rf"(.*\.)?{patterns.get(module, re.escape(target))}" for module, target in targets.items())
+    others = {patterns.get(module, targets[module]): r for module, r in ranks.items() if r != rank}
     if head is not None:
         for leaf in _head_leaves(spec):
             weights = np.asarray(lookup({"score": head}, leaf.path), np.float32)
@@ -111,7 +117,7 @@ def save_adapter(path: str | Path, spec: ModelSpec, adapter: Adapter, base: str 
         "peft_type": "LORA", "task_type": "CAUSAL_LM" if head is None else "SEQ_CLS",
         "base_model_name_or_path": base, "r": rank, "lora_alpha": adapter.scale * rank,
         "lora_dropout": adapter.dropout, "bias": "none", "inference_mode": True,
-        "target_modules": targets, "fan_in_fan_out": spec.family == "gpt2", "rank_pattern": others,
+        "target_modules": listed, "fan_in_fan_out": spec.family == "gpt2", "rank_pattern": others,
         "alpha_pattern": {target: adapter.scale * r for target, r in others.items()},
         "modules_to_save": None if head is None else _head_modules(spec)}
     with new_directory(path) as target:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import jax
 import numpy as np
@@ -10,7 +11,7 @@ from numpy.testing import assert_array_equal
 from safetensors.numpy import load_file, save_file
 
 from jaxllm.errors import UserError
-from jaxllm.models import Head, LoraConfig, with_score_head
+from jaxllm.models import Head, LoraConfig, sum_adapters, with_score_head
 from jaxllm.models.peft import adapter_head, apply_head, load_adapter, load_adapters, save_adapter
 from jaxllm.models.spec import Encoder
 from tests.networks import GPT2, LLAMA, random_adapter, random_params
@@ -72,6 +73,22 @@ def test_the_hidden_layer_of_an_encoder_may_be_the_bases(tmp_path):
     _, scoring = apply_head(tmp_path / "a", BERT, base)
     assert_array_equal(scoring["score"]["hidden"]["kernel"], base["score"]["hidden"]["kernel"])
     assert_array_equal(scoring["score"]["out"]["kernel"], params["score"]["out"]["kernel"])
+
+
+@pytest.mark.parametrize("ranks", [{"down": 2}, {"q": 4, "o": 4, "down": 2}, {"q": 2, "o": 2, "down": 2}])
+def test_targets_of_an_encoder_do_not_match_other_modules(tmp_path, ranks):
+    """The name of its `down`, output.dense, is the end of that of `o`."""
+    adapter = sum_adapters([random_adapter(BERT, LoraConfig(rank=rank, targets=(name,)), std=0.1)
+                            for name, rank in ranks.items()])
+    save_adapter(tmp_path / "a", BERT, adapter)
+    jax.tree.map(assert_array_equal, load_adapter(tmp_path / "a", BERT).params, adapter.params)
+    targets = json.loads((tmp_path / "a" / "adapter_config.json").read_text())["target_modules"]
+    assert isinstance(targets, list) == (set(ranks.values()) == {2} and "o" in ranks)
+    names = {"q": "attention.self.query", "o": "attention.output.dense", "down": "output.dense"}
+    for name, module in names.items():  # as PEFT matches them
+        key = f"bert.encoder.layer.1.{module}"
+        found = any(key.endswith(f".{t}") for t in targets) if isinstance(targets, list) else re.fullmatch(targets, key)
+        assert bool(found) == (name in ranks)
 
 
 def test_files_that_peft_wrote_have_no_names(tmp_path):

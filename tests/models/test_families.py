@@ -233,7 +233,7 @@ def test_rare_config_keys_are_written_back(kind, changes):
 
 @pytest.mark.parametrize("kind, key, value", [
     ("llama", "partial_rotary_factor", 0.5), ("gemma3_text", "attn_logit_softcapping", 30.0),
-    ("gpt_neox", "rope_theta", 5.0)])
+    ("gpt_neox", "rope_theta", 5.0), ("distilbert", "layer_norm_eps", 1e-3)])
 def test_keys_that_torch_ignores_are_refused(kind, key, value):
     """Applying such a key would compute something else than torch does."""
     from transformers import AutoConfig

@@ -126,6 +126,7 @@ def _read_distilbert(keys: Keys) -> ModelSpec:
     for usual, own in _DISTILBERT_NAMES.items():
         if own in keys.config:
             keys.config[usual] = keys.config[own]
+    keys.only("layer_norm_eps", 1e-12)  # torch reads no such key in this family
     head = read_head(keys, "first", bias=True, hidden="relu", name="classifier")
     return ModelSpec(**read_base(keys, "distilbert", head, Encoder()), **keys.tokens(pad=0))
 

@@ -176,6 +176,13 @@ def test_a_yarn_window_is_extended():
     assert read_config(full, "yarn").max_positions == 131072
 
 
+@pytest.mark.parametrize("changes, window", [
+    ({}, 4096), ({"sliding_window": None}, None), ({"sliding_window": 16}, 16)])
+def test_the_window_of_experts_of_qwen3(changes, window):
+    given = {key: value for key, value in FIXTURES["qwen3-moe"]["config"].items() if key != "sliding_window"}
+    assert read_config(given | {"use_sliding_window": True} | changes, "config.json").window == window
+
+
 @pytest.mark.parametrize("scaling, differs", [
     ({"type": "yarn", "factor": 4.0}, "rope_type"), ({"rope_type": "linear", "factor": 4.0}, "rope_type"),
     ({"type": "default", "rope_theta": 5.0}, "rope_theta")])

@@ -243,7 +243,8 @@ def _read_qwen3_moe(keys: Keys) -> ModelSpec:
     count = keys.whole("num_experts", keys.whole("num_local_experts", 128, 1), 1)
     keys.ignore("num_local_experts")
     if keys.get("use_sliding_window", False):  # every layer is local in this family
-        base |= {"window": keys.get("sliding_window"), "local_layers": ()}
+        default = None if "sliding_window" in keys.config else 4096
+        base |= {"window": keys.get("sliding_window", default), "local_layers": ()}
     experts = Experts(count, keys.whole("num_experts_per_tok", 8, 1), bool(keys.get("norm_topk_prob", False)))
     return ModelSpec(**base, qkv_bias=bias, out_bias=bias, query_norm="head", experts=experts)
 

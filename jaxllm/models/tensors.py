@@ -24,7 +24,7 @@ INDEX = "model.safetensors.index.json"
 DTYPES: dict[str, np.dtype] = {
     "F64": np.dtype(np.float64), "F32": np.dtype(np.float32), "F16": np.dtype(np.float16),
     "BF16": np.dtype(ml_dtypes.bfloat16), "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
-    "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2)}
+    "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2), "F8_E8M0": np.dtype(ml_dtypes.float8_e8m0fnu)}
 # Suffix of the tensor with the factors of an 8-bit tensor, one per block.
 SCALES = "_scale_inv"
 # A fingerprint hashes files of at most `_WHOLE` bytes whole, and of larger ones `_BLOCK` bytes of every `_STRIDE`.
@@ -266,12 +266,12 @@ class Tensors:
 
     def check_formats(self) -> None:
         """Raises a `UserError` for the first tensor with an unsupported dtype or without its factors."""
-        for name in self.names():
-            entry = self.files[name]
+        for name, entry in sorted(self.files.items()):
             if entry.dtype not in DTYPES:
                 raise UserError(f"tensor '{name}' has type {entry.dtype}; only {', '.join(DTYPES)} are read",
                                 entry.file)
-            if self.block is not None and DTYPES[entry.dtype].itemsize == 1 and name + SCALES not in self.files:
+            if (self.block is not None and not self._is_scale(name) and DTYPES[entry.dtype].itemsize == 1
+                    and name + SCALES not in self.files):
                 raise UserError(f"tensor '{name}' has 8 bits, and its factors ('{name}{SCALES}') are missing",
                                 entry.file, "fetch the checkpoint again")
 

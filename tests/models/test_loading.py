@@ -110,6 +110,27 @@ def test_8_bit_weights(eight_bits, wide):
     assert_equal(params["embed"], wide[1]["embed"])
 
 
+def test_factors_in_8_bits(eight_bits):
+    """Powers of two, of which the exponent is stored; the library's numpy interface writes no such type."""
+    folder, _, tensors = eight_bits
+    codes = {name: np.full(tensor.shape, 129, np.uint8) for name, tensor in tensors.items() if "_scale_inv" in name}
+    save_file(tensors | codes, folder / "model.safetensors")
+    data = (folder / "model.safetensors").read_bytes()
+    size = 8 + int.from_bytes(data[:8], "little")
+    header = data[8:size].replace(b'"U8"', b'"F8_E8M0"')
+    (folder / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + data[size:])
+    kernel = load_model(folder, jnp.float32)[1]["layers"]["mlp"]["up"]["kernel"][0]
+    assert_array_equal(kernel, 4 * tensors["model.layers.0.mlp.up_proj.weight"].astype(np.float32).T)
+
+
+def test_factors_of_an_unsupported_type(eight_bits):
+    folder, _, tensors = eight_bits
+    name = "model.layers.0.mlp.up_proj.weight_scale_inv"
+    save_file(tensors | {name: np.ones(tensors[name].shape, np.int32)}, folder / "model.safetensors")
+    with pytest.raises(UserError, match=f"tensor '{name}' has type I32"):
+        load_model(folder)
+
+
 def test_factors_that_do_not_fit(eight_bits):
     folder, *_ = eight_bits
     config = json.loads((folder / "config.json").read_text())

@@ -176,6 +176,17 @@ def test_a_yarn_window_is_extended():
     assert read_config(full, "yarn").max_positions == 131072
 
 
+@pytest.mark.parametrize("name, scaling, keys, window", [
+    ("llama-1", {"type": "linear", "factor": 4.0}, {}, 256),
+    ("llama-1", {"type": "linear", "factor": 4.0}, {"max_sequence_length": 1024}, 1024),
+    ("llama-1", None, {"max_sequence_length": 1024}, 256),
+    ("gpt-neox", {"type": "dynamic", "factor": 4.0}, {}, 1024), ("phi", {"type": "dynamic", "factor": 4.0}, {}, 1024)])
+def test_the_window_of_extended_rotary_positions(name, scaling, keys, window):
+    given = {key: value for key, value in FIXTURES[name]["config"].items() if key != "rope_parameters"}
+    spec = read_config(given | {"rope_scaling": scaling, "max_position_embeddings": 256} | keys, "config.json")
+    assert spec.max_positions == window and read_config(write_config(spec, "float32"), "written") == spec
+
+
 @pytest.mark.parametrize("changes, window", [
     ({}, 4096), ({"sliding_window": None}, None), ({"sliding_window": 16}, 16)])
 def test_the_window_of_experts_of_qwen3(changes, window):

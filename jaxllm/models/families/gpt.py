@@ -19,10 +19,12 @@ from jaxllm.models.families.table import (
     TensorMap,
     linear,
     norm,
+    read_positions,
     read_rope,
     read_window,
     write_rope,
     write_window,
+    written_positions,
 )
 from jaxllm.models.spec import ModelSpec
 
@@ -84,7 +86,7 @@ def _read_neox(keys: Keys) -> ModelSpec:
     rope = read_rope(keys, base, default_fraction=share)
     return ModelSpec(
         "gpt_neox", keys.need("vocab_size"), width, keys.need("num_hidden_layers"), heads, heads, width // heads,
-        keys.need("intermediate_size"), keys.get("max_position_embeddings", 2048), norm="layer",
+        keys.need("intermediate_size"), read_positions(keys, rope, 2048), norm="layer",
         norm_eps=keys.get("layer_norm_eps", 1e-5), activation=keys.activation("hidden_act", "gelu"), gated_mlp=False,
         parallel="own" if keys.get("use_parallel_residual", True) else None,
         qkv_bias=bool(keys.get("attention_bias", True)), out_bias=bool(keys.get("attention_bias", True)),
@@ -95,7 +97,7 @@ def _write_neox(spec: ModelSpec) -> dict[str, Any]:
     return {
         "architectures": ["GPTNeoXForCausalLM"], "model_type": "gpt_neox", "vocab_size": spec.vocab_size,
         "hidden_size": spec.width, "num_hidden_layers": spec.layers, "num_attention_heads": spec.heads,
-        "intermediate_size": spec.mlp_width, "max_position_embeddings": spec.max_positions,
+        "intermediate_size": spec.mlp_width, "max_position_embeddings": written_positions(spec),
         "layer_norm_eps": spec.norm_eps, "hidden_act": ACTIVATION_NAMES[spec.activation],
         "use_parallel_residual": spec.parallel is not None, "attention_bias": spec.qkv_bias,
         "tie_word_embeddings": spec.tied, "rotary_pct": spec.rope.fraction, "rotary_emb_base": spec.rope.theta,
@@ -174,14 +176,14 @@ def _opt_leaves(spec: ModelSpec) -> list[TensorMap]:
 def _read_phi(keys: Keys) -> ModelSpec:
     keys.ignore("resid_pdrop", "embd_pdrop", "attention_dropout")
     width, heads = keys.need("hidden_size"), keys.need("num_attention_heads")
+    rope = read_rope(keys, default_fraction=0.5)
     return ModelSpec(
         "phi", keys.need("vocab_size"), width, keys.need("num_hidden_layers"), heads,
         keys.get("num_key_value_heads", heads), keys.get("head_dim", width // heads), keys.need("intermediate_size"),
-        keys.get("max_position_embeddings", 2048), norm="layer", norm_eps=keys.get("layer_norm_eps", 1e-5),
-        parallel="shared", query_norm="head" if keys.get("qk_layernorm", False) else None,
+        read_positions(keys, rope, 2048), norm="layer", norm_eps=keys.get("layer_norm_eps", 1e-5), parallel="shared",
+        query_norm="head" if keys.get("qk_layernorm", False) else None,
         activation=keys.activation("hidden_act", "gelu_new"), gated_mlp=False, qkv_bias=True, out_bias=True,
-        mlp_bias=True, head_bias=True, rope=read_rope(keys, default_fraction=0.5),
-        tied=bool(keys.get("tie_word_embeddings", False)),
+        mlp_bias=True, head_bias=True, rope=rope, tied=bool(keys.get("tie_word_embeddings", False)),
         **keys.tokens(1, 2))
 
 
@@ -190,7 +192,7 @@ def _write_phi(spec: ModelSpec) -> dict[str, Any]:
         "architectures": ["PhiForCausalLM"], "model_type": "phi", "vocab_size": spec.vocab_size,
         "hidden_size": spec.width, "num_hidden_layers": spec.layers, "num_attention_heads": spec.heads,
         "num_key_value_heads": spec.kv_heads, "intermediate_size": spec.mlp_width,
-        "max_position_embeddings": spec.max_positions, "layer_norm_eps": spec.norm_eps,
+        "max_position_embeddings": written_positions(spec), "layer_norm_eps": spec.norm_eps,
         "hidden_act": ACTIVATION_NAMES[spec.activation], "qk_layernorm": spec.query_norm is not None,
         "tie_word_embeddings": spec.tied, "partial_rotary_factor": spec.rope.fraction, **write_rope(spec.rope),
         **without_usual_head_dim({}, spec)}

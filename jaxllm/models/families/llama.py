@@ -11,10 +11,12 @@ from jaxllm.models.families.table import (
     TensorMap,
     linear,
     norm,
+    read_positions,
     read_rope,
     read_window,
     write_rope,
     write_window,
+    written_positions,
 )
 from jaxllm.models.spec import Experts, ModelSpec
 
@@ -35,16 +37,12 @@ def read_base(keys: Keys, family: str, *, tied: bool = False, eps: float = 1e-6,
     keys.ignore("attention_dropout", "pretraining_tp", "max_window_layers", "max_sequence_length", "is_llama_config")
     keys.only("rope_interleaved", False)
     rope = read_rope(keys, theta, default_fraction=fraction, positions=positions, original=original)
-    window = keys.get("max_position_embeddings", positions)
-    # With these the config may have the window from before it was extended.
-    if rope.kind in ("dynamic", "yarn"):
-        window = max(window, int(rope.original_positions * rope.factor))
     return dict(
         family=family, vocab_size=keys.need("vocab_size"), width=width, layers=keys.need("num_hidden_layers"),
         heads=heads, kv_heads=keys.get("num_key_value_heads", kv_heads or heads),
         head_dim=keys.get("head_dim", width // heads),
         mlp_width=keys.need("intermediate_size") if mlp_width is None else mlp_width,
-        max_positions=window,
+        max_positions=read_positions(keys, rope, positions),
         norm="rms", norm_eps=keys.get("rms_norm_eps", eps), activation=keys.activation("hidden_act", "silu"),
         rope=rope, tied=bool(keys.get("tie_word_embeddings", tied)), **keys.tokens(bos, eos, pad))
 
@@ -55,9 +53,7 @@ def write_base(spec: ModelSpec, architecture: str) -> dict[str, Any]:
         "architectures": [architecture], "model_type": spec.family, "vocab_size": spec.vocab_size,
         "hidden_size": spec.width, "intermediate_size": spec.mlp_width, "num_hidden_layers": spec.layers,
         "num_attention_heads": spec.heads, "num_key_value_heads": spec.kv_heads, "head_dim": spec.head_dim,
-        "max_position_embeddings": (spec.rope.original_positions if spec.rope.kind == "dynamic"
-                                    else spec.max_positions),
-        "rms_norm_eps": spec.norm_eps,
+        "max_position_embeddings": written_positions(spec), "rms_norm_eps": spec.norm_eps,
         "hidden_act": ACTIVATION_NAMES[spec.activation], "tie_word_embeddings": spec.tied, **write_rope(spec.rope)}
 
 

@@ -287,6 +287,19 @@ def write_rope(rope: Rope | None) -> dict[str, Any]:
     return written | ({"partial_rotary_factor": rope.fraction} if rope.fraction != 1.0 else {})
 
 
+def read_positions(keys: Keys, rope: Rope, default: int) -> int:
+    """Reads the context window, in tokens; the config may have that from before it was extended by `rope`."""
+    window = keys.get("max_position_embeddings", default)
+    if rope.kind == "linear":  # most files have the extended window, some (Vicuna) in a key of its own
+        return max(window, keys.whole("max_sequence_length", 0))
+    return max(window, int(rope.original_positions * rope.factor)) if rope.kind in ("dynamic", "yarn") else window
+
+
+def written_positions(spec: ModelSpec) -> int:
+    """Returns the context window for `config.json`, relative to which torch scales dynamic rope."""
+    return spec.rope.original_positions if spec.rope.kind == "dynamic" else spec.max_positions
+
+
 def read_window(keys: Keys, layers: int, default: list[bool] | None = None,
                 default_window: int | None = None) -> dict[str, Any]:
     """Reads window and local layers, for the spec, from `sliding_window` and `layer_types`.

@@ -60,16 +60,17 @@ def test_a_key_without_effect_is_passed_over_and_listed(name, value):
 
 @pytest.mark.parametrize(("name", "value"), [
     ("n_vocab", LLAMA.vocab_size), ("emb_size", LLAMA.width), ("n_layers", LLAMA.layers),
-    ("num_heads", LLAMA.heads), ("rotary_pct", 1.0), ("is_causal", True), ("use_rope", True), ("use_qk_norm", False)])
+    ("num_heads", LLAMA.heads), ("rotary_pct", 1.0), ("is_causal", True), ("use_rope", True), ("use_qk_norm", False),
+    ("n_positions", LLAMA.max_positions), ("max_seq_len", LLAMA.max_positions)])
 def test_a_key_that_repeats_what_the_network_has_is_passed_over(name, value):
     given = config(**{name: value})
     assert read_all_keys(given, "config.json") == (LLAMA, {name: value})
 
 
 @pytest.mark.parametrize(("name", "value"), [
-    ("n_vocab", 999), ("emb_size", 999), ("rotary_pct", 0.25), ("is_causal", False), ("use_rope", False),
-    ("rotary", False), ("use_qk_norm", True), ("alibi", True), ("kv_lora_rank", 512), ("attn_logit_softcapping", 50.0),
-    ("num_experts", 8), ("residual_multiplier", 0.22), ("logit_scale", 0.5), ("sliding_window", 4096),
+    ("n_vocab", 999), ("emb_size", 999), ("n_ctx", 999), ("rotary_pct", 0.25), ("is_causal", False),
+    ("use_rope", False), ("rotary", False), ("use_qk_norm", True), ("alibi", True), ("kv_lora_rank", 512),
+    ("attn_logit_softcapping", 50.0), ("num_experts", 8), ("residual_multiplier", 0.22), ("logit_scale", 0.5), ("sliding_window", 4096),
     ("add_cross_attention", True), ("layer_types", ["sliding_attention"] * LLAMA.layers)])
 def test_a_key_that_can_change_the_result_is_refused(name, value):
     assert f"{name}={value!r}" in refusal(config(**{name: value}))

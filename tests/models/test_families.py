@@ -194,6 +194,13 @@ def test_the_window_of_experts_of_qwen3(changes, window):
     assert read_config(given | {"use_sliding_window": True} | changes, "config.json").window == window
 
 
+def test_a_note_of_the_training_among_rotary_settings_is_ignored():
+    yarn = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
+    given = FIXTURES["llama-1"]["config"] | {"rope_parameters": None}
+    assert read_config(given | {"rope_scaling": yarn | {"finetuned": True}}, "x") == read_config(
+        given | {"rope_scaling": yarn}, "x")
+
+
 @pytest.mark.parametrize("scaling, differs", [
     ({"type": "yarn", "factor": 4.0}, "rope_type"), ({"rope_type": "linear", "factor": 4.0}, "rope_type"),
     ({"type": "default", "rope_theta": 5.0}, "rope_theta")])

@@ -212,6 +212,7 @@ def test_vocabularies_that_are_refused(llama, change, message):
 
 @pytest.mark.parametrize(("extra", "message"), [
     ({"llama.attention.max_alibi_bias": 8.0}, "llama.attention.max_alibi_bias=8.0"),
+    ({"llama.rope.scaling.yarn_ext_factor": 0.5}, "llama.rope.scaling.yarn_ext_factor=0.5"),
     ({"llama.rope.scaling.type": "spiral"}, "rotary positions of type 'spiral'"),
     ({"llama.rope.dimension_count": "many"}, "its metadata does not describe a network"),
     ({"split.count": 3}, "one part of a split GGUF file"),
@@ -219,6 +220,12 @@ def test_vocabularies_that_are_refused(llama, change, message):
 def test_settings_that_are_refused(llama, extra, message):
     with pytest.raises(UserError, match=message):
         load_spec(llama(extra=extra))
+
+
+def test_settings_that_are_computed_anyway(llama):
+    extra = {"llama.rope.scaling.yarn_ext_factor": 1.0, "llama.rope.scaling.yarn_attn_factor": 1.0,
+             "llama.expert_weights_norm": True}
+    assert load_spec(llama(extra=extra)) == load_spec(llama())
 
 
 def test_other_architectures_are_refused(tmp_path):

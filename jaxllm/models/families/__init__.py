@@ -65,7 +65,7 @@ def read_all_keys(config: dict[str, Any], where: Path | str) -> tuple[ModelSpec,
 
 
 def _check_class(config: dict[str, Any], spec: ModelSpec, where: Path | str) -> None:
-    """Raises a `UserError` for a class that labels no texts, or of the repository's own code, which `auto_map` names."""
+    """Raises a `UserError` for a class with other labels than texts', or of the repository's own code (`auto_map`)."""
     if (architecture(config) or "").endswith(_OTHER_LABELS):
         raise UserError(f"class {architecture(config)!r} is not supported; of classifiers, only those of whole texts",
                         where, f"use a checkpoint with a class that ends in {CLASSIFIER}")

@@ -212,6 +212,7 @@ def read_rope(keys: Keys, default_theta: float = 10_000.0, settings: dict[str, A
     original = given or keys.get("original_max_position_embeddings", original or positions)
     if rope_type == "default":  # some configs have a factor, which the default type ignores
         settings.pop("factor", None)
+    settings.pop("finetuned", None)  # describes the training
     rename = {"short_factor": "short_factors", "long_factor": "long_factors"}
     needed = {"default": (), "linear": ("factor",), "dynamic": ("factor",), "yarn": ("factor",),
               "llama3": ("factor", "low_freq_factor", "high_freq_factor"),
@@ -246,8 +247,8 @@ def rope_settings(keys: Keys, parameters: dict[str, Any]) -> dict[str, Any]:
     """
     scaling, parameters = _set_values(keys.get("rope_scaling", {})), _set_values(parameters)
     if different := [name for name, value in scaling.items() if parameters.get(name, value) != value]:
-        raise UserError(f"config keys 'rope_scaling' and 'rope_parameters' differ in {', '.join(different)}", keys.where,
-                        "remove one of the two")
+        raise UserError(f"config keys 'rope_scaling' and 'rope_parameters' differ in {', '.join(different)}",
+                        keys.where, "remove one of the two")
     return scaling | parameters
 
 

@@ -33,6 +33,7 @@ FACTS: dict[str, Callable[[ModelSpec], Any]] = {name: fact for names, fact in {
     "intermediate_size n_inner d_ff ffn_dim hidden_dim ffn_hidden_size": lambda spec: spec.mlp_width,
     "num_experts num_local_experts n_routed_experts": lambda spec: spec.experts.count if spec.experts else 0,
     "num_experts_per_tok": lambda spec: spec.experts.chosen if spec.experts else 0,
+    "max_position_embeddings n_positions n_ctx max_seq_len": lambda spec: spec.max_positions,
     "norm_eps rms_norm_eps layer_norm_eps layer_norm_epsilon": lambda spec: spec.norm_eps,
     "rope_theta rotary_emb_base": lambda spec: spec.rope.theta if spec.rope else 0,
     "partial_rotary_factor rotary_pct": lambda spec: spec.rope.fraction if spec.rope else 0,

@@ -19,6 +19,8 @@ from jaxllm.models.gguf.header import Header, read_header
 
 # Keys that change no result, or are read elsewhere.
 HARMLESS = {"vocab_size", "tensor_data_layout", "rope.scaling.finetuned", "expert_group_count"}
+# Keys with one supported value.
+SUPPORTED = {"rope.scaling.yarn_ext_factor": 1, "rope.scaling.yarn_attn_factor": 1, "expert_weights_norm": True}
 # Llama 3's rotary factors: the settings of all its releases but `factor`.
 LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
 
@@ -46,7 +48,8 @@ class Metadata:
     def finish(self) -> None:
         """Raises a `UserError` for keys of the architecture that were not read and are set to something."""
         left = {key: value for key, value in self.header.metadata.items() if key.startswith(self.prefix)
-                and key.removeprefix(self.prefix) not in self.seen and value not in (0, False, "", [], None)}
+                and (name := key.removeprefix(self.prefix)) not in self.seen
+                and value not in (0, False, "", [], None, SUPPORTED.get(name))}
         if left:
             listing = ", ".join(f"{key}={str(value)[:80]}" for key, value in sorted(left.items()))
             raise UserError(f"keys that may change the network and are not known: {listing}", self.header.path)

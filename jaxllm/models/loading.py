@@ -132,6 +132,7 @@ def _named_head(spec: ModelSpec, path: Path) -> Head | None:
             if len(shape) == 2 and shape[1] == spec.state_width:
                 return Head(shape[0], "last", f"{name}.bias" in tensors.files, name=name)
             if len(last) == 2 and shape_of(f"{name}.0.weight"):
+                notice(f"{path}: the activation of the head {name!r} is not in the files, and taken for ReLU")
                 return Head(last[0], "last", f"{name}.2.bias" in tensors.files, "relu",
                             f"{name}.0.bias" in tensors.files, name)
     return None

@@ -201,6 +201,11 @@ def test_a_note_of_the_training_among_rotary_settings_is_ignored():
         given | {"rope_scaling": yarn}, "x")
 
 
+def test_the_activation_of_a_two_layer_head_is_reported(checkpoint, capsys):
+    load_spec(checkpoint("llama_reward_two-layers")[1])
+    assert "is not in the files, and taken for ReLU" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("scaling, differs", [
     ({"type": "yarn", "factor": 4.0}, "rope_type"), ({"rope_type": "linear", "factor": 4.0}, "rope_type"),
     ({"type": "default", "rope_theta": 5.0}, "rope_theta")])

@@ -32,7 +32,7 @@ class Adapter:
     Attributes:
         params: `{"layers": {"attn": {"q": {"a": [L, D, r], "b": [L, r, F]}, ...}, "mlp": {...}}}`; the layers may
             also be a tuple of L such trees of `[D, r]` and `[r, F]`.
-        scale: factor of the low-rank product, `alpha / rank`.
+        scale: factor of the low-rank product: `alpha / rank`, and `alpha / rank**0.5` of a loaded adapter with rslora.
         dropout: rate of dropout on the inputs, applied where `forward` gets `dropout_keys`.
     """
 

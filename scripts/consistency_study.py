@@ -133,7 +133,7 @@ def table(results: dict[str, list[dict[str, float | None]]]) -> str:
 def main() -> None:
     """Runs the study."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("task", help="reviews, numbers, or a file for scripts/consistency_rows.py")
+    parser.add_argument("task", help="reviews, numbers, or the file of SummEval")
     parser.add_argument("out", type=Path)
     parser.add_argument("--model", default="tiny")
     parser.add_argument("--format", choices=("chat", "plain"), help="plain for tiny by default, else chat")
@@ -156,7 +156,7 @@ def main() -> None:
     if toy:
         rows = toy_rows(options.task, total, options.items, seed=7)
     else:
-        own = argparse.Namespace(**vars(options) | {"seed": 0, "skip": 0, "documents": total})
+        own = argparse.Namespace(**vars(options) | {"seed": 0, "skip": 0, "documents": total, "simulate": None})
         rows = list(rows_of(options.task, own))
     options.out.mkdir(parents=True, exist_ok=True)
     test = options.out / "held_back.jsonl"

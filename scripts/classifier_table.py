@@ -16,9 +16,9 @@ import json
 from pathlib import Path
 
 import numpy as np
+from verbs import call
 
 import jaxllm
-from jaxllm.cli import main as run_jaxllm
 from jaxllm.files import read_jsonl, write_atomic, write_jsonl
 from jaxllm.statistics import interval
 from jaxllm.text.tokenizer import Tokenizer
@@ -30,11 +30,6 @@ def shortened(path: Path, tokenizer: Tokenizer, tokens: int, rows: int | None) -
         found = [json.loads(line) for line in file][:rows]
     texts = [tokenizer.decode(tokenizer.encode(row["text"])[:tokens]) for row in found]
     return [{"id": row["id"], "text": text, "label": row["label"]} for row, text in zip(found, texts, strict=True)]
-
-
-def run(*arguments: str) -> None:
-    if run_jaxllm(list(arguments)):
-        raise SystemExit(f"jaxllm {' '.join(arguments)} failed")
 
 
 def by_words(train: list[dict], test: list[dict]) -> np.ndarray:
@@ -68,13 +63,13 @@ def main() -> None:
             write_jsonl(path, shortened(options.data / f"imdb_{name}.jsonl.gz", tokenizer, options.tokens - 2, rows))
     train, test = (read_jsonl(path) for path in paths.values())
     classifier, scores = options.out / "classifier", options.out / "scores"
-    run("tune", "--method=classify", "--model=smollm2", f"--data.path={paths['train']}", f"--out={classifier}",
-        f"--lengths.max_length={options.tokens}", "--lora.rank=16", "--lora.alpha=32", "--train.lr=2e-4",
-        "--train.epochs=1", "--train.warmup_steps=20", f"--train.batch_size={options.batch}",
-        "--train.packing=true", "--train.remat=full", "--train.save_every=20", "--device.compute=bfloat16",
-        "--held_back.share=0", f"--seed={options.seed}")
-    run("score", "--model=smollm2", f"--adapter={classifier / 'adapter'}", f"--data.path={paths['test']}",
-        f"--out={scores}", "--device.compute=bfloat16")
+    call("tune", "--method=classify", "--model=smollm2", f"--data.path={paths['train']}", f"--out={classifier}",
+         f"--lengths.max_length={options.tokens}", "--lora.rank=16", "--lora.alpha=32", "--train.lr=2e-4",
+         "--train.epochs=1", "--train.warmup_steps=20", f"--train.batch_size={options.batch}",
+         "--train.packing=true", "--train.remat=full", "--train.save_every=20", "--device.compute=bfloat16",
+         "--held_back.share=0", f"--seed={options.seed}")
+    call("score", "--model=smollm2", f"--adapter={classifier / 'adapter'}", f"--data.path={paths['test']}",
+         f"--out={scores}", "--device.compute=bfloat16")
     labels = np.array([row["label"] for row in test])
     ours = np.argmax([row["score"] for row in read_jsonl(scores / "rows.jsonl")], axis=1) == labels
     words = by_words(train, test) == labels

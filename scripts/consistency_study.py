@@ -21,20 +21,13 @@ from typing import Any
 import numpy as np
 from consistency_rows import rows_of
 from tiny_world import World
+from verbs import call
 
-from jaxllm.cli import main as jaxllm
 from jaxllm.files import read_jsonl, write_atomic, write_jsonl
 
 VARIANTS = ("untrained", "clean", "noisy", "repaired", "negated")
 ROOT = Path(__file__).resolve().parent.parent
 ORDERS = 100  # orders to begin with, for the ranks
-
-
-def run(*arguments: Any) -> None:
-    """Runs a verb; a finished one does nothing."""
-    words = [str(argument) for argument in arguments]
-    if jaxllm(words):
-        raise SystemExit(f"jaxllm {' '.join(words)} failed")
 
 
 def toy_rows(task: str, documents: int, items: int, seed: int) -> list[dict[str, Any]]:
@@ -91,7 +84,7 @@ def exported(folder: Path, rows: list[dict[str, Any]], variant: str, options: ar
     folder.mkdir(parents=True, exist_ok=True)
     write_jsonl(folder / "comparisons.jsonl", single)
     write_jsonl(folder / "items.jsonl", items)
-    run("repair", "--data.path", folder / "comparisons.jsonl", "--items.path", folder / "items.jsonl", "--out",
+    call("repair", "--data.path", folder / "comparisons.jsonl", "--items.path", folder / "items.jsonl", "--out",
         folder / "repaired", *settings)
     return folder / "repaired" / "export.jsonl"
 
@@ -101,11 +94,11 @@ def measured(folder: Path, test: Path, adapter: Path | None, options: argparse.N
     """Measures a judge on the held-back instances, and the ranks by its answers."""
     judge = ["--judge.model", options.model, "--judge.format", "auto" if options.format == "chat" else "plain"]
     judge += [] if adapter is None else ["--judge.adapter", adapter]
-    run("consistency", "--data.path", test, "--template", template, "--out", folder / "consistency", *judge)
+    call("consistency", "--data.path", test, "--template", template, "--out", folder / "consistency", *judge)
     found = json.loads((folder / "consistency" / "result.json").read_text())
     ranks = {}
     for name, calibrated in (("pairs", "false"), ("pairs_calibrated", "true")):
-        run("rank", "--data.path", folder / "consistency" / "rows.jsonl", "--judge.kind", "matrix", "--orders", ORDERS,
+        call("rank", "--data.path", folder / "consistency" / "rows.jsonl", "--judge.kind", "matrix", "--orders", ORDERS,
             "--calibrated", calibrated, "--out", folder / name)
         own = json.loads((folder / name / "result.json").read_text())["spearman"]
         ranks[name] = None if own is None else own["mean"]
@@ -167,7 +160,7 @@ def main() -> None:
             folder, adapter = options.out / f"{variant}_{seed}", None
             if variant != "untrained":
                 data = exported(folder, rows[:options.documents], variant, options, template, seed)
-                run("tune", "--config", ROOT / "configs/consistency/study.yaml", "--model", options.model,
+                call("tune", "--config", ROOT / "configs/consistency/study.yaml", "--model", options.model,
                     "--data.path", data, "--out", folder / "tuned", "--seed", seed, "--train.lr", options.lr)
                 adapter = folder / "tuned" / "adapter"
             results.setdefault(variant, []).append(measured(folder, test, adapter, options, template))

@@ -24,9 +24,9 @@ from typing import Any, Literal
 
 import numpy as np
 from tiny_world import ADJECTIVES, REMARKS, WORDS, World
+from verbs import call
 
 from jaxllm.assets import resolve
-from jaxllm.cli import main as run_jaxllm
 from jaxllm.config import DataConfig, check, to_yaml
 from jaxllm.errors import UserError
 from jaxllm.feedback.config import CommitteeConfig
@@ -129,13 +129,6 @@ def data_keys(data: DataConfig) -> list[Any]:
     """Returns the arguments of a verb that reads a data file."""
     limit = [] if data.limit is None else ["--data.limit", data.limit]
     return ["--data.path", data.path, "--data.limit_bad", data.limit_bad, *limit]
-
-
-def call(*arguments: Any) -> None:
-    """Runs a verb; a finished one does nothing."""
-    words = [str(argument) for argument in arguments]
-    if run_jaxllm(words):
-        raise SystemExit(f"jaxllm {' '.join(words)} failed")
 
 
 def toy_pairs(count: int, seed: int, name: str) -> list[dict[str, Any]]:

@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from verbs import call
 
 import jaxllm
-from jaxllm.cli import main as run_jaxllm
 from jaxllm.compile_cache import enable_compile_cache
 from jaxllm.devices import DeviceConfig
 from jaxllm.feedback.difficulty import of_rows
@@ -133,12 +133,6 @@ class Split:
 
 def _number(value: float) -> float | None:
     return None if np.isnan(value) else value
-
-
-def call(*arguments: Any) -> None:
-    words = [str(argument) for argument in arguments]
-    if run_jaxllm(words):
-        raise SystemExit(f"jaxllm {' '.join(words)} failed")
 
 
 def cleaned(folder: Path, rows: Path, method: str, keys: dict[str, Any], seed: int, count: int | None

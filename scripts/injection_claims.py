@@ -40,9 +40,8 @@ from typing import Any
 
 import numpy as np
 from injection_table import table, with_interval
-from time_limit import stop_after
+from verbs import call_all, parse_with_keys
 
-from jaxllm.cli import main as jaxllm
 from jaxllm.evaluate.qa import normalize
 from jaxllm.files import read_jsonl, write_atomic, write_jsonl
 from jaxllm.parsing import parse
@@ -176,32 +175,27 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, nargs="+", default=list(range(6)))
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--minutes", type=float, help="stop after this time")
-    given = sys.argv[1:]
-    split = given.index("--") if "--" in given else len(given)
-    options = parser.parse_args(given[:split])
-    options.rest = given[split + 1:]
+    options = parse_with_keys(parser)
     options.out.mkdir(parents=True, exist_ok=True)
     documents = group_rows(read_rows(options.data, QA_ROW).rows)
     for seed in options.seeds:
         write_data(options.out, documents, seed)
     values = collections.defaultdict[str, dict[int, Any]](dict)
     folders = collections.defaultdict[str, list[Path]](list)
-    status = 0
-    with stop_after(options.minutes):
-        for seed, part in itertools.product(options.seeds, options.only):
-            folder = options.out / f"{part}-{seed}"
-            print(f"run {folder.name}", flush=True)
-            status = jaxllm(["inject", *keys(part, options, seed), f"--out={folder}"])
-            if status:
-                break
-            folders[part].append(folder)
-            for name, own in read_values(folder).items():
-                values[f"{part} {name}"][seed] = own
+    runs = {options.out / f"{part}-{seed}": (part, seed)
+            for seed, part in itertools.product(options.seeds, options.only)}
+    finished, status = call_all("inject", {folder: keys(part, options, seed) for folder, (part, seed) in runs.items()},
+                                options.minutes)
+    for folder in finished:
+        part, seed = runs[folder]
+        folders[part].append(folder)
+        for name, own in read_values(folder).items():
+            values[f"{part} {name}"][seed] = own
     if folders:
         text = report(values, folders)
         write_atomic(options.out / "claims.md", text)
         print(text)
-    return 0 if status in (0, 130) else status
+    return status
 
 
 if __name__ == "__main__":

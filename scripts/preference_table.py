@@ -16,8 +16,8 @@ import math
 from pathlib import Path
 
 import numpy as np
+from verbs import call
 
-from jaxllm.cli import main as jaxllm
 from jaxllm.files import write_atomic, write_jsonl
 from jaxllm.statistics import interval
 
@@ -42,11 +42,6 @@ def write_pairs(source: Path, path: Path, count: int) -> list[dict]:
     return pairs
 
 
-def run(*arguments: str) -> None:
-    if jaxllm(list(arguments)):
-        raise SystemExit(f"jaxllm {' '.join(arguments)} failed")
-
-
 def result(path: Path) -> dict:
     return json.loads((path / "result.json").read_text())
 
@@ -65,24 +60,24 @@ def baselines(train: list[dict], held_back: list[dict]) -> dict[str, dict]:
 def run_seed(out: Path, seed: int, train: Path, held_back: Path) -> dict:
     folder = out / f"seed{seed}"
     data = [f"--data.path={train}", f"--held_back.path={held_back}", f"--seed={seed}", *TRAIN]
-    run("tune", "--method=reward", "--model=smollm2", "--train.lr=2e-4", f"--out={folder / 'reward'}", *data)
-    run("tune", "--method=sft", "--model=smollm2", "--train.lr=2e-4", "--save=model", f"--out={folder / 'sft'}", *data)
+    call("tune", "--method=reward", "--model=smollm2", "--train.lr=2e-4", f"--out={folder / 'reward'}", *data)
+    call("tune", "--method=sft", "--model=smollm2", "--train.lr=2e-4", "--save=model", f"--out={folder / 'sft'}", *data)
     base = str(folder / "sft" / "model")
-    run("tune", "--method=dpo", f"--model={base}", "--train.lr=2e-4", f"--out={folder / 'dpo'}", *data)
+    call("tune", "--method=dpo", f"--model={base}", "--train.lr=2e-4", f"--out={folder / 'dpo'}", *data)
     prompts = out / "prompts.jsonl"
     write_jsonl(prompts, [{"messages": PROMPT}])
     found = {name: result(folder / name)["eval"] for name in ("reward", "sft", "dpo")}
     for name, more in (("sft", []), ("dpo", [f"--adapter={folder / 'dpo' / 'adapter'}"])):
         texts = folder / f"texts_{name}"
-        run("generate", f"--model={base}", f"--data.path={prompts}", f"--out={texts}", f"--sampling.n={SAMPLES}",
-            "--sampling.max_tokens=48", f"--seed={seed}", *more)
+        call("generate", f"--model={base}", f"--data.path={prompts}", f"--out={texts}", f"--sampling.n={SAMPLES}",
+             "--sampling.max_tokens=48", f"--seed={seed}", *more)
         row = json.loads((texts / "rows.jsonl").read_text().splitlines()[0])
         texts = [completion["text"] for completion in row["completions"]]
         write_jsonl(folder / f"{name}.jsonl", [
             {"messages": [*PROMPT, {"role": "assistant", "content": text}]} for text in texts if text.strip()])
         scores = folder / f"scores_{name}"
-        run("score", "--model=smollm2", f"--adapter={folder / 'reward' / 'adapter'}", f"--out={scores}",
-            f"--data.path={folder / f'{name}.jsonl'}")
+        call("score", "--model=smollm2", f"--adapter={folder / 'reward' / 'adapter'}", f"--out={scores}",
+             f"--data.path={folder / f'{name}.jsonl'}")
         rewards = [json.loads(line)["score"][0] for line in (scores / "rows.jsonl").read_text().splitlines()]
         found[f"reward of {name} texts"] = interval(rewards)
     return found

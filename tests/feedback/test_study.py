@@ -1,8 +1,13 @@
 """The measurement of `scripts/feedback_study.py`: rows for each method that belong together."""
 
+import sys
+
 import numpy as np
 
-from scripts.feedback_study import FOLD, MEMBERS, VALIDATION, Split
+from tests.conftest import ROOT
+
+sys.path.append(str(ROOT / "scripts"))  # the script imports another one
+from feedback_study import FOLD, MEMBERS, VALIDATION, Split  # noqa: E402
 
 
 def test_difficulties_are_those_of_the_answers_in_the_rows():

@@ -18,6 +18,7 @@ from tests.conftest import ROOT
 sys.path.append(str(ROOT / "scripts"))  # the script imports others
 import injection_claims  # noqa: E402
 import injection_table  # noqa: E402
+import verbs  # noqa: E402
 
 NONE, SOME = [0.0, 0.0], [1.0, 0.5]
 
@@ -147,7 +148,7 @@ def test_every_run_is_checked_and_those_that_are_done_are_in_the_table(tmp_path,
         called.append(Path(arguments[-1].removeprefix("--out=")).name)
         return results[len(called) - 1]
 
-    monkeypatch.setattr(injection_claims, "jaxllm", inject)
+    monkeypatch.setattr(verbs, "jaxllm", inject)
     monkeypatch.setattr(sys, "argv", ["x", str(out), "--model=tiny", f"--data={tmp_path / 'rows.jsonl'}", "--seeds",
                                       "0", "1", "--only", "single", "own", "--", "--train.steps=7"])
     assert injection_claims.main() == status

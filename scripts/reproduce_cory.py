@@ -5,7 +5,8 @@
 
 Variants: ppo; ppo_twice (twice the iterations, so that it has as many samples as CORY); ppo_big (of the model --big);
 cory; no_transfer (both agents see the query alone); no_exchange; own and mean (rewards). What follows `--` are keys of
-`jaxllm rl` for all runs. After --minutes the running one is stopped with a checkpoint; the same command continues.
+`jaxllm rl` for all runs. After --minutes the running one is stopped with a checkpoint; the same command continues, and
+runs of another config, model or data in OUT are refused.
 
 Of every run, the last state on held-back bare queries counts; of two agents the mean. A run has collapsed if the
 training reward of one of its agents at the end is below that at the start, or fell by more than half of its gain from
@@ -28,9 +29,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from time_limit import stop_after
+from verbs import call_all, parse_with_keys
 
-from jaxllm.cli import main as jaxllm
 from jaxllm.cory import Config
 from jaxllm.files import write_atomic
 from jaxllm.parsing import parse
@@ -56,10 +56,8 @@ def keys(options: argparse.Namespace, variant: str, kl: float, lr: float | None,
     return own + ([f"--model={options.big}"] if variant == "ppo_big" else [])
 
 
-def measured(folder: Path) -> dict[str, Any] | None:
+def measured(folder: Path) -> dict[str, Any]:
     """Reads the numbers of a finished run."""
-    if not (folder / "result.json").is_file():
-        return None
     result, metrics = json.loads((folder / "result.json").read_text()), read_metrics(folder / "metrics.jsonl")
     agents = result["agents"].values()
     mean = lambda when, name: float(np.mean(np.array([agent[when][name]["mean"] for agent in agents], float)))
@@ -205,29 +203,21 @@ def main() -> int:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--big", default="", help="model of ppo_big, about twice the size")
     parser.add_argument("--minutes", type=float, help="stop after this time")
-    given = sys.argv[1:]
-    split = given.index("--") if "--" in given else len(given)
-    options = parser.parse_args(given[:split])
-    options.rest = given[split + 1:]
+    options = parse_with_keys(parser)
     if "ppo_big" in options.variants and not options.big:
         parser.error("ppo_big needs --big MODEL")
-    runs: dict[tuple, dict[str, Any]] = {}
-    status = 0
-    with stop_after(options.minutes):
-        for seed, kl, lr, variant in itertools.product(options.seeds, options.kl, options.lr, options.variants):
-            folder = options.out / f"{variant}_kl{kl:g}{'' if lr is None else f'_lr{lr:g}'}_seed{seed}"
-            if status == 0 and measured(folder) is None:
-                print(f"run {folder.name}", flush=True)
-                status = jaxllm(["rl", *keys(options, variant, kl, lr, seed), f"--out={folder}"])
-            if (found := measured(folder)) is not None:
-                runs[variant, kl, lr, seed] = found
-    if runs:
+    settings = {options.out / f"{variant}_kl{kl:g}{'' if lr is None else f'_lr{lr:g}'}_seed{seed}":
+                (variant, kl, lr, seed) for seed, kl, lr, variant in itertools.product(
+                    options.seeds, options.kl, options.lr, options.variants)}
+    finished, status = call_all("rl", {folder: keys(options, *own) for folder, own in settings.items()},
+                                options.minutes)
+    if runs := {settings[folder]: measured(folder) for folder in finished}:
         summary = summarize(runs, options)
         write_atomic(options.out / "results.json", json.dumps(summary, indent=2) + "\n")
         write_atomic(options.out / "table.md", table(summary))
         draw(summary, options.out / "frontier.svg")
         print(table(summary))
-    return 0 if status in (0, 130) else status
+    return status
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,8 @@ import pytest
 from tests.conftest import ROOT
 
 sys.path.append(str(ROOT / "scripts"))  # the script imports another one
+import reproduce_cory  # noqa: E402
+import verbs  # noqa: E402
 from reproduce_cory import collapsed, hypervolume, measured, summarize, table  # noqa: E402
 
 
@@ -99,3 +102,22 @@ def test_pass_at_k_is_in_the_table_where_the_runs_have_it(tmp_path):
     assert "| 0.50 [0.50, 0.50] | 0.50 [0.50, 0.50] | 0.75 [0.75, 0.75] | 2.00" in first
     assert "| 0.50 [0.50, 0.50] | – | – | 2.00" in second
     assert "pass@" not in table(summarize({("ppo", 0.1, None, 0): plain}, argparse.Namespace()))
+
+
+def test_a_finished_run_is_checked_too(tmp_path, monkeypatch):
+    """It may be of another command: the verb decides, and what it refuses is not in the table."""
+    called = []
+
+    def rl(arguments):
+        called.append(arguments)
+        return 2 * (len(called) == 3)
+
+    for name in ("ppo_kl0.3_seed0", "cory_kl0.3_seed0", "ppo_kl0.3_seed1"):
+        finished(tmp_path / name, [1, 1], {})
+    monkeypatch.setattr(verbs, "jaxllm", rl)
+    monkeypatch.setattr(sys, "argv", ["x", "config.yaml", str(tmp_path), "--variants", "ppo", "cory", "--kl", "0.3",
+                                      "--seeds", "0", "1", "--", "--iterations=7"])
+    assert reproduce_cory.main() == 2
+    assert [Path(words[-1]).name for words in called] == ["ppo_kl0.3_seed0", "cory_kl0.3_seed0", "ppo_kl0.3_seed1"]
+    assert all("--iterations=7" in words for words in called)
+    assert json.loads((tmp_path / "results.json").read_text())["runs"] == 2

@@ -5,7 +5,7 @@
 
 Trains one epoch on `imdb_train.jsonl.gz` {text, label} and tests on all rows of `imdb_test.jsonl.gz`. Both classifiers
 see the start of a review, as many tokens of SmolLM2 as --tokens. Finished steps are not repeated: the same command
-resumes a stopped run. Prints a Markdown table.
+resumes a stopped run, and other arguments need another OUT. Prints a Markdown table.
 """
 
 from __future__ import annotations
@@ -16,7 +16,10 @@ import json
 from pathlib import Path
 
 import numpy as np
-from verbs import call
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from verbs import call, check_files
 
 import jaxllm
 from jaxllm.files import read_jsonl, write_atomic, write_jsonl
@@ -34,10 +37,6 @@ def shortened(path: Path, tokenizer: Tokenizer, tokens: int, rows: int | None) -
 
 def by_words(train: list[dict], test: list[dict]) -> np.ndarray:
     """Predicts the class from words and pairs of words."""
-    from sklearn.feature_extraction.text import TfidfVectorizer
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-
     model = make_pipeline(TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True),
                           LogisticRegression(C=10.0, max_iter=1000))
     model.fit([row["text"] for row in train], [row["label"] for row in train])
@@ -53,14 +52,15 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
+    sources = {name: options.data / f"imdb_{name}.jsonl.gz" for name in ("train", "test")}
+    check_files(parser, *sources.values())
     options.out.mkdir(parents=True, exist_ok=True)
     tokenizer = jaxllm.load("smollm2").tokenizer
-    paths = {name: options.out / f"{name}.jsonl" for name in ("train", "test")}
-    for name, path in paths.items():
-        rows = options.rows if name == "train" else None
-        if not path.exists():
-            # A decoded text may have a token more when it is encoded again.
-            write_jsonl(path, shortened(options.data / f"imdb_{name}.jsonl.gz", tokenizer, options.tokens - 2, rows))
+    paths = {name: options.out / f"{name}.jsonl" for name in sources}
+    for name, source in sources.items():
+        # A decoded text may have a token more when it is encoded again.
+        write_jsonl(paths[name], shortened(source, tokenizer, options.tokens - 2,
+                                           options.rows if name == "train" else None))
     train, test = (read_jsonl(path) for path in paths.values())
     classifier, scores = options.out / "classifier", options.out / "scores"
     call("tune", "--method=classify", "--model=smollm2", f"--data.path={paths['train']}", f"--out={classifier}",

@@ -5,25 +5,29 @@
 Random bfloat16 weights of the shapes of Llama 3.2 1B and Llama 3.1 8B, greedy, every row with the same numbers of
 tokens. A decoding step has to read all weights but the embedding once, and every row's keys and values; the bound is
 the number of such steps that fit into a second at the device's memory bandwidth. Where torch is installed and sees the
-same device, its `generate` with a static cache is measured too. Takes at most eight minutes.
+same device, its `generate` with a static cache is measured too, where it fits next to the weights. Takes at most eight
+minutes.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import time
 from pathlib import Path
 
-import jax
-import jax.numpy as jnp
-import numpy as np
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # torch needs memory of the same device
 
-from jaxllm.config import SamplingConfig
-from jaxllm.generate import Generator
-from jaxllm.model import Model
-from jaxllm.models import ModelSpec, Rope, init_params
+import jax  # noqa: E402
+import jax.numpy as jnp  # noqa: E402
+import numpy as np  # noqa: E402
+
+from jaxllm.config import SamplingConfig  # noqa: E402
+from jaxllm.generate import Generator  # noqa: E402
+from jaxllm.model import Model  # noqa: E402
+from jaxllm.models import ModelSpec, Rope, init_params  # noqa: E402
 
 # Memory bandwidth in bytes a second, by part of the device's name (from the data sheets).
 BANDWIDTH = {"H200": 4.8e12, "H100": 3.35e12, "A100": 2.0e12, "TPU v5 lite": 0.82e12, "TPU v6 lite": 1.64e12}
@@ -62,7 +66,7 @@ def seconds(generator: Generator, prompts: list[list[int]], new: int, repeats: i
 
 
 def torch_seconds(spec: ModelSpec, prompts: list[list[int]], new: int, repeats: int) -> float | None:
-    """Measures torch transformers likewise; None without torch or without a CUDA device."""
+    """Measures torch transformers likewise; None without torch, a CUDA device, or enough of its memory."""
     try:
         import torch
         import transformers
@@ -74,18 +78,24 @@ def torch_seconds(spec: ModelSpec, prompts: list[list[int]], new: int, repeats: 
         vocab_size=spec.vocab_size, hidden_size=spec.width, num_hidden_layers=spec.layers,
         num_attention_heads=spec.heads, num_key_value_heads=spec.kv_heads, head_dim=spec.head_dim,
         intermediate_size=spec.mlp_width, max_position_embeddings=spec.max_positions, tie_word_embeddings=spec.tied)
-    with torch.device("cuda"):
-        theirs = transformers.LlamaForCausalLM(config).to(torch.bfloat16).eval()
-    ids, times = torch.tensor(prompts, device="cuda"), []
-    for _ in range(repeats + 1):
-        start = time.perf_counter()
-        with torch.inference_mode():
-            theirs.generate(ids, max_new_tokens=new, min_new_tokens=new, do_sample=False, pad_token_id=0,
-                            cache_implementation="static")
-        torch.cuda.synchronize()
-        times.append(time.perf_counter() - start)
-    del theirs
-    torch.cuda.empty_cache()
+    torch.set_default_dtype(torch.bfloat16)  # of the weights from the start
+    times, theirs = [], None
+    try:
+        with torch.device("cuda"):
+            theirs = transformers.LlamaForCausalLM(config).eval()
+        ids = torch.tensor(prompts, device="cuda")
+        for _ in range(repeats + 1):
+            start = time.perf_counter()
+            with torch.inference_mode():
+                theirs.generate(ids, max_new_tokens=new, min_new_tokens=new, do_sample=False, pad_token_id=0,
+                                cache_implementation="static")
+            torch.cuda.synchronize()
+            times.append(time.perf_counter() - start)
+    except torch.cuda.OutOfMemoryError:
+        return None
+    finally:
+        del theirs
+        torch.cuda.empty_cache()
     return statistics.median(times[1:])
 
 

@@ -31,6 +31,7 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 import transformers
+from bench_preference import use_cores
 from jax import lax
 
 from jaxllm.config import SamplingConfig
@@ -148,6 +149,7 @@ def main() -> None:
     for name, value in (("repeats", 3), ("slots", 32), ("threads", 2), ("prompts", 64)):
         parser.add_argument(f"--{name}", type=int, default=value)
     options = parser.parse_args()
+    use_cores(options.threads)
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     transformers.logging.set_verbosity_error()

@@ -233,6 +233,12 @@ def child(side: str, *arguments: object, threads: int) -> dict[str, Any]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+def use_cores(count: int) -> None:
+    """Leaves this process its first cores, where the system can: the threads of XLA cannot be counted otherwise."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:count])
+
+
 def run_side(side: str, arguments: Sequence[str]) -> None:
     """What a child does; prints its numbers as the last line."""
     if side == "memory":
@@ -240,8 +246,7 @@ def run_side(side: str, arguments: Sequence[str]) -> None:
         return
     model, method, lengths, *numbers = arguments
     steps, batch, remat, threads = map(int, numbers)
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
+    use_cores(threads)
     if side == "ours":
         print(json.dumps(run_ours(model, method, lengths, steps, batch, bool(remat))))
     else:
@@ -279,11 +284,14 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="also write the numbers here, after every workload")
     options = parser.parse_args()
     sys.path.append(str(Path(__file__).resolve().parents[1]))
-    from importlib.metadata import version
+    from importlib.metadata import PackageNotFoundError, version
 
     from jaxllm.assets import resolve
 
-    found: dict[str, Any] = {name: version(name) for name in ("jax", "torch", "trl", "peft", "transformers")}
+    try:
+        found: dict[str, Any] = {name: version(name) for name in ("jax", "torch", "trl", "peft", "transformers")}
+    except PackageNotFoundError as error:
+        parser.error(f"{error}; `make test-oracle` installs it")
     found |= {"model": options.model, "threads": options.threads, "remat": options.remat, "workloads": []}
     print(f"{options.model}, LoRA of rank {RANK}, float32; {os.cpu_count()} cores, {options.threads} threads; "
           + ", ".join(f"{name} {found[name]}" for name in ("jax", "torch", "trl", "peft")))

@@ -14,6 +14,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from verbs import check_files
+
 from jaxllm.codejudge.config import Config
 from jaxllm.codejudge.job import run
 from jaxllm.config import DataConfig
@@ -43,7 +45,10 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--methods", nargs="+", default=list(METHODS))
     options = parser.parse_args()
+    check_files(parser, options.rows)
     rows = [row for row in iter_jsonl(options.rows) if row.get("subset") == "test"]
+    if not rows or any("group" not in row for row in rows):
+        parser.error(f"{options.rows} needs rows of the subset test, each with a group")
     groups = sorted({row["group"] for row in rows})[:options.groups]
     options.out.mkdir(parents=True, exist_ok=True)
     chosen = options.out / "rows.jsonl"

@@ -16,7 +16,7 @@ import math
 from pathlib import Path
 
 import numpy as np
-from verbs import call
+from verbs import call, check_files
 
 from jaxllm.files import write_atomic, write_jsonl
 from jaxllm.statistics import interval
@@ -79,7 +79,7 @@ def run_seed(out: Path, seed: int, train: Path, held_back: Path) -> dict:
         call("score", "--model=smollm2", f"--adapter={folder / 'reward' / 'adapter'}", f"--out={scores}",
              f"--data.path={folder / f'{name}.jsonl'}")
         rewards = [json.loads(line)["score"][0] for line in (scores / "rows.jsonl").read_text().splitlines()]
-        found[f"reward of {name} texts"] = interval(rewards)
+        found[f"reward of {name} texts"] = interval(rewards)  # of those that are not empty
     return found
 
 
@@ -93,7 +93,8 @@ def table(seeds: dict[int, dict], reference: dict[str, dict]) -> str:
         lines.append(f"| {label} | " + " | ".join(cell(found[step][name]) for found in seeds.values()) + " |")
     for name in ("sft", "dpo"):
         lines.append(f"| reward of {name.upper()}'s texts | "
-                     + " | ".join(cell(found[f"reward of {name} texts"]) for found in seeds.values()) + " |")
+                     + " | ".join(f"{cell(value)} ({value['n']} texts)" for found in seeds.values()
+                                  for value in [found[f"reward of {name} texts"]]) + " |")
     lines += [f"| {name} | " + " | ".join([cell(value)] * len(seeds)) + " |" for name, value in reference.items()]
     return "\n".join(lines)
 
@@ -106,10 +107,12 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=400)
     parser.add_argument("--held_back", type=int, default=300)
     options = parser.parse_args()
+    sources = [options.data / f"mr_sentences_{name}.jsonl.gz" for name in ("train", "test")]
+    check_files(parser, *sources)
     options.out.mkdir(parents=True, exist_ok=True)
     paths = options.out / "train.jsonl", options.out / "held_back.jsonl"
-    train = write_pairs(options.data / "mr_sentences_train.jsonl.gz", paths[0], options.pairs)
-    held_back = write_pairs(options.data / "mr_sentences_test.jsonl.gz", paths[1], options.held_back)
+    train = write_pairs(sources[0], paths[0], options.pairs)
+    held_back = write_pairs(sources[1], paths[1], options.held_back)
     seeds: dict[int, dict] = {}
     for seed in options.seeds:
         seeds[seed] = run_seed(options.out, seed, *paths)

@@ -9,19 +9,20 @@ committee (each member is trained on a fold of its own, with right labels, as re
 validation; pairs of the test file are the test. Noise exchanges labels of the training pairs. `jaxllm audit` and
 `jaxllm clean` clean them with every method, and a reward is trained on each outcome: its penalty is chosen by
 cross-validation on the same rows. Recovery is the share of what noise cost that a method brings back. Finished steps
-are not repeated.
+are not repeated; another model, or other data, need another OUT.
 """
 
 from __future__ import annotations
 
 import argparse
 import gzip
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from verbs import call
+from verbs import call, check_files
 
 import jaxllm
 from jaxllm.compile_cache import enable_compile_cache
@@ -55,6 +56,14 @@ def sentences(path: Path) -> tuple[list[str], list[str]]:
     with gzip.open(path, "rt") as file:
         rows = [json.loads(line) for line in file]
     return tuple([row["text"] for row in rows if row["label"] == label] for label in (1, 0))  # type: ignore[return-value]
+
+
+def pin(out: Path, settings: dict[str, Any]) -> None:
+    """Writes what the results of a folder depend on, or ends the script where they depend on something else."""
+    path = out / "settings.json"
+    if path.exists() and (before := json.loads(path.read_text())) != settings:
+        raise SystemExit(f"{out} has results of {before}, not of {settings}: give another folder")
+    write_atomic(path, json.dumps(settings, indent=2))
 
 
 def states(model: jaxllm.Model, name: str, positive: list[str], negative: list[str], out: Path) -> np.ndarray:
@@ -203,7 +212,7 @@ def preference_optimization(split: Split, folder: Path, model: str, pairs: int, 
                             test: tuple[list[str], list[str]], seed: int) -> dict[str, dict[str, Any]]:
     """Trains the language model itself by DPO on some of the pairs: right and noisy labels, cleaned, random removal.
 
-    Returns the share of test pairs with the higher implicit reward for the right answer, by variant.
+    Returns the metrics of the test pairs, and the number of training pairs, by variant.
     """
     used = set(map(str, split.training[:pairs].tolist()))
     held_back = folder / "test.jsonl"
@@ -215,19 +224,19 @@ def preference_optimization(split: Split, folder: Path, model: str, pairs: int, 
     found = {}
     for name, rows in files.items():
         path = folder / f"dpo_{name}.jsonl"
-        write_jsonl(path, [{key: value for key, value in row.items() if key != "positive"} for row in rows
-                           if row["id"] in used])
+        own = [{key: value for key, value in row.items() if key != "positive"} for row in rows if row["id"] in used]
+        write_jsonl(path, own)
         out = folder / f"dpo_{name}"
         call("tune", "--method", "dpo", "--model", model, "--data.path", path, "--held_back.path", held_back, "--out",
              out, "--train.batch_size", 8, "--train.epochs", 1, "--train.lr", 2e-4, "--train.remat", "none",
              "--lora.rank", 16, "--lora.alpha", 32, "--seed", seed)
-        found[name] = json.loads((out / "result.json").read_text())["eval"] | {"pairs": len(rows)}
+        found[name] = json.loads((out / "result.json").read_text())["eval"] | {"pairs": len(own)}
         print(f"DPO {name}: {found[name]}", flush=True)
     return found
 
 
 def table(results: list[dict[str, dict[str, Any]]], clusters: np.ndarray, draws: int = 2000) -> tuple[str, dict]:
-    """Formats accuracy and recovery over the seeds, with intervals from test sentences that are resampled."""
+    """Formats accuracy and recovery over the seeds, with intervals that resample positive test sentences."""
     rng, names = np.random.default_rng(0), list(results[0])
     right = {name: np.mean([own[name]["right"] for own in results], 0) for name in names}
     count = clusters.max() + 1
@@ -265,9 +274,13 @@ def main() -> None:
     parser.add_argument("--dpo", type=int, default=0, help="train the model by DPO too, on this many pairs of a seed")
     parser.add_argument("--pairs", type=int, help="use the first pairs of both files only")
     options = parser.parse_args()
+    paths = [options.data / f"mr_sentences_{name}.jsonl.gz" for name in ("train", "test")]
+    check_files(parser, *paths)
     options.out.mkdir(parents=True, exist_ok=True)
+    pin(options.out, {"model": options.model, "pairs": options.pairs,
+                      "sha256": [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]})
     enable_compile_cache()
-    train, test = (sentences(options.data / f"mr_sentences_{name}.jsonl.gz") for name in ("train", "test"))
+    train, test = map(sentences, paths)
     if options.pairs:
         train, test = ([side[:options.pairs] for side in own] for own in (train, test))
     model = jaxllm.load(options.model)
@@ -301,12 +314,11 @@ def main() -> None:
         best = {name: max(own, key=lambda one: summary[one]["validation"]) for name, own in (
             ("PrefCleanBench", bench), ("SAC", {f"sac_{keys['votes']}" for _, keys in SAC}))}
         print(f"{text}\n\nbest on the validation pairs: {best}; {len(clusters)} test pairs")
-        for seed in options.seeds if options.dpo else ():
-            preference_optimization(Split(seed, *features, *train),
-                                    options.out / f"{options.kind}_{options.rate}_{seed}", options.model, options.dpo,
-                                    best, test, seed)
+        dpo = {seed: preference_optimization(
+            Split(seed, *features, *train), options.out / f"{options.kind}_{options.rate}_{seed}", options.model,
+            options.dpo, best, test, seed) for seed in options.seeds if options.dpo}
         write_atomic(options.out / f"summary_{options.kind}_{options.rate}.json",
-                     json.dumps(summary | {"best": best}, indent=2))
+                     json.dumps(summary | {"best": best, "dpo": dpo}, indent=2))
 
 
 if __name__ == "__main__":

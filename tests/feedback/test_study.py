@@ -1,23 +1,34 @@
-"""The measurement of `scripts/feedback_study.py`: rows for each method that belong together."""
+"""The measurement of `scripts/feedback_study.py`: rows of a method that belong together, and results of one model."""
 
 import sys
+from pathlib import Path
 
 import numpy as np
+import pytest
 
+from jaxllm.files import write_jsonl
 from tests.conftest import ROOT
 
 sys.path.append(str(ROOT / "scripts"))  # the script imports another one
+import feedback_study  # noqa: E402
 from feedback_study import FOLD, MEMBERS, VALIDATION, Split  # noqa: E402
 
 
-def test_difficulties_are_those_of_the_answers_in_the_rows():
-    """An exchanged label exchanges the difficulties too; an answer without one is not ranked."""
+@pytest.fixture
+def split():
+    """Ten training pairs of random features."""
     count = MEMBERS * FOLD + VALIDATION + 10
     states = np.random.default_rng(0).normal(0, 1, (count, 2, 3))
-    names = [[f"{side} {number}" for number in range(count)] for side in ("positive", "negative")]
-    split, both = Split(0, states, states[:4], *names), np.arange(2.0 * count).reshape(count, 2)
+    return Split(0, states, states[:4], *[[f"{side} {number}" for number in range(count)]
+                                          for side in ("positive", "negative")])
+
+
+def test_difficulties_are_those_of_the_answers_in_the_rows(split):
+    """An exchanged label exchanges the difficulties too; an answer without one is not ranked."""
+    both = np.arange(2.0 * len(split.train)).reshape(-1, 2)
     both[split.training[3], 1] = np.nan
-    known = {name: None if np.isnan(value) else value for own, values in zip(names, both.T, strict=True)
+    known = {name: None if np.isnan(value) else value
+             for own, values in zip((split.positive, split.negative), both.T, strict=True)
              for name, value in zip(own, values.tolist(), strict=True)}
     flipped = np.arange(10) % 2 > 0
     rows, found = split.rows(flipped), split.difficulties(flipped, both)
@@ -25,3 +36,37 @@ def test_difficulties_are_those_of_the_answers_in_the_rows():
     assert found == [{"id": row["id"], "chosen": known[row["chosen"]], "rejected": known[row["rejected"]]}
                      for row in rows]
     assert found[3]["chosen"] is None
+
+
+def test_the_pairs_of_dpo_are_those_it_trains_on(split, tmp_path, monkeypatch):
+    rows = split.rows(np.zeros(10, bool))
+    write_jsonl(tmp_path / "rows.jsonl", rows)
+    for name, left in (("sac_1", rows), ("random_r", rows[::2])):
+        (tmp_path / name).mkdir()
+        write_jsonl(tmp_path / name / "cleaned.jsonl", left)
+
+    def tune(*words):
+        out = Path(words[words.index("--out") + 1])
+        out.mkdir()
+        (out / "result.json").write_text('{"eval": {}}')
+
+    monkeypatch.setattr(feedback_study, "call", tune)
+    found = feedback_study.preference_optimization(split, tmp_path, "tiny", 4, {"SAC": "sac_1"}, (["a"], ["b"]), 0)
+    assert {name: own["pairs"] for name, own in found.items()} == {"clean": 4, "noisy": 4, "sac_1": 4, "random_r": 2}
+
+
+@pytest.mark.parametrize("change", [["--model=smollm2"], ["--pairs=7"], []])
+def test_results_of_another_model_or_other_data_are_refused(change, tmp_path, monkeypatch):
+    for name in ("train", "test"):
+        (tmp_path / f"mr_sentences_{name}.jsonl.gz").write_bytes(b"one")
+    monkeypatch.setattr(feedback_study, "enable_compile_cache", lambda: sys.exit("pinned"))
+    given = ["x", str(tmp_path), str(tmp_path / "out"), "--model=tiny"]
+    for _ in range(2):
+        monkeypatch.setattr(sys, "argv", given)
+        with pytest.raises(SystemExit, match="pinned"):
+            feedback_study.main()
+    if not change:
+        (tmp_path / "mr_sentences_test.jsonl.gz").write_bytes(b"two")
+    monkeypatch.setattr(sys, "argv", given + change)
+    with pytest.raises(SystemExit, match="give another folder"):
+        feedback_study.main()

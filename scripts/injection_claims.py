@@ -39,7 +39,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from injection_table import table, with_interval
+from injection_table import passages, table, with_interval
 from verbs import call_all, parse_with_keys
 
 from jaxllm.evaluate.qa import normalize
@@ -131,8 +131,7 @@ def read_values(folder: Path) -> dict[str, Any]:
         matrix = methods["self_param"].matrix()
         values |= {"self_param end": matrix[-1, :-1],
                    "self_param after": efficacy(matrix, range(1, len(matrix)))[:-1]}
-    first = {row["document"]: row["question"] for row in reversed(read_jsonl(folder / "rows.jsonl"))}
-    return values | {"passages": [first[number] for number in sorted(first)]}
+    return values | {"passages": passages(folder)}
 
 
 def claim_row(values: Values, claim: str, side: str, factor: float, other: str) -> list[str] | None:

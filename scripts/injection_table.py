@@ -4,9 +4,11 @@
     python scripts/injection_table.py runs/tiny
 
 Runs of one setting that differ in their seed are one table: means over documents, with 95 % bootstrap intervals that
-resample documents together with all their seeds. In the settings batch and sequential, where the documents of a run
-share one model, they leave out the variance between runs: compare the shares by seed. Locality is a mean over probes
-there, and drift over runs, without an interval, since it is one number for a run.
+resample documents together with all their seeds; a document is known by its first question. In the settings batch and
+sequential, where the documents of a run share one model, they leave out the variance between runs: compare the shares
+by seed. There drift is a mean over runs, without an interval, since it is one number for a run, and locality one over
+probes, without an interval where the runs have other documents, or another order, and so other probes. A method that
+only some runs have names their seeds.
 """
 
 from __future__ import annotations
@@ -23,16 +25,47 @@ from jaxllm.self_param.report import LABELS
 from jaxllm.statistics import clustered
 
 Result = dict[str, Any]
-MEASURES = {"f1": "token F1", "f1_paraphrased": "F1, paraphrases", "f1_portability": "F1, portability",
-            "kl": "KL to the open-book teacher, nats/token", "locality": "locality", "drift_kl": "drift KL, nats/token"}
+MEASURES = {"f1": "token F1", "share": "F1 / open-book F1", "f1_paraphrased": "F1, paraphrases",
+            "f1_portability": "F1, portability", "kl": "KL to the open-book teacher, nats/token",
+            "locality": "locality", "drift_kl": "drift KL, nats/token"}
+
+Values = dict[str, dict[str, list[tuple[str, float]]]]
+"""Values of a run by measure and method, each with the name of its independent unit."""
 
 
-def cell(values: Sequence[Sequence[float]]) -> str:
-    """Formats the mean of the values of all runs with its interval; a dash where a run has none."""
-    if not all(values):
+def passages(run: Path) -> list[str]:
+    """Lists the first questions of a run's documents, as names of these."""
+    first = {row["document"]: row["question"] for row in reversed(read_jsonl(run / "rows.jsonl"))}
+    return [first[number] for number in sorted(first)]
+
+
+def named_values(run: Path, single: bool) -> Values:
+    """Reads the values that the table shows means of.
+
+    Units are documents; of locality and drift, in the settings batch and sequential, the numbers of probes and the run.
+    """
+    methods, names = by_method((Record(**line) for line in read_jsonl(run / "records.jsonl")), single), passages(run)
+    values = method_values(methods, single)
+    open_book = sum(values["f1"]["open_book"]) / len(names)
+    values["share"] = {name: [f1 / open_book for f1 in own] for name, own in values["f1"].items() if open_book}
+
+    def units(measure: str, method: str, count: int) -> Sequence[str]:
+        if measure in ("locality", "drift_kl") and (not single or count < len(names)):
+            return [str(number) for number in range(count)]
+        if count == len(names):
+            return names
+        return [name for name, value in zip(names, methods[method].final(measure), strict=True) if value is not None]
+
+    return {measure: {method: list(zip(units(measure, method, len(own)), own, strict=True)) if own else []
+                      for method, own in by.items()} for measure, by in values.items()}
+
+
+def cell(values: Sequence[Sequence[tuple[str, float]]], intervals: bool = True) -> str:
+    """Formats the mean of the values of all runs with its interval over units; a dash where a run has none."""
+    if not values or not all(values):
         return "–"
-    units = [i for own in values for i in range(len(own))]
-    return with_interval(clustered([value for own in values for value in own], units), len(set(units)))
+    units, numbers = zip(*(pair for own in values for pair in own), strict=True)
+    return with_interval(clustered(numbers, units), len(set(units)) if intervals else 1)
 
 
 def with_interval(mean: Mapping[str, Any], units: int) -> str:
@@ -43,16 +76,20 @@ def with_interval(mean: Mapping[str, Any], units: int) -> str:
 def table(runs: Sequence[Path], results: Sequence[Result]) -> str:
     """Formats runs of one setting as a Markdown table."""
     single = results[0]["setting"] == "single"
-    values = [method_values(by_method((Record(**line) for line in read_jsonl(run / "records.jsonl")), single), single)
-              for run in runs]
-    methods = [method for method in LABELS if all(method in own["f1"] for own in values)]
-    measures = {name: label for name, label in MEASURES.items()
-                if any(own[name][method] for own in values for method in methods)}
-    row = lambda method: " | ".join([
-        f"| {LABELS[method]}", *(cell([own[measure][method] for own in values]) for measure in measures),
-        retention(results, method) + " |"])
+    values = [named_values(run, single) for run in runs]
+    alike = single or len({tuple(passages(run)) for run in runs}) == 1
+    measures = {name: label for name, label in MEASURES.items() if any(any(own[name].values()) for own in values)}
+
+    def row(method: str) -> str:
+        own = [number for number, one in enumerate(values) if method in one["f1"]]
+        seeds = "" if len(own) == len(runs) else f" (seed {', '.join(str(results[number]['seed']) for number in own)})"
+        cells = (cell([values[number][measure].get(method, []) for number in own], alike or measure != "locality")
+                 for measure in measures)
+        return " | ".join([f"| {LABELS[method]}{seeds}", *cells,
+                           retention([results[number] for number in own], method) + " |"])
+
     lines = [f"| | {' | '.join(measures.values())} | F1 right after injection |", "|---" * (len(measures) + 2) + "|",
-             *map(row, methods)]
+             *(row(method) for method in LABELS if any(method in own["f1"] for own in values))]
     shares = ", ".join(f"{result['share_of_open_book']:.3f}" for result in results)
     first = results[0]
     seeds = ", ".join(str(result["seed"]) for result in results)

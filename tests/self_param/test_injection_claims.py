@@ -23,15 +23,21 @@ import verbs  # noqa: E402
 NONE, SOME = [0.0, 0.0], [1.0, 0.5]
 
 
-def write_run(folder, setting="single", closed_book=NONE, open_book=SOME, drift=0.1, **scores):
-    """Writes a run with the F1 by passage of every method, a list of them by injection in the setting sequential."""
+def write_run(folder, setting="single", closed_book=NONE, open_book=SOME, drift=0.1, unchanged=(), **scores):
+    """Writes a run with the F1 by passage of every method, a list of them by injection in the setting sequential.
+
+    `unchanged` has an entry per locality probe.
+    """
     folder.mkdir(parents=True)
-    records = [Record("closed_book", 0, [0, 1], [[], []], closed_book, closed_book, []),
+    records = [Record("closed_book", 0, [0, 1], [[], []], closed_book, closed_book, [],
+                      probe_answers=["yes"] * len(unchanged)),
                Record("open_book", 0, [0, 1], [[], []], open_book, open_book, [])]
     for method, own in scores.items():
         steps = own if setting == "sequential" else [own] if setting == "batch" else [[f1] for f1 in own]
         records += [Record(method, step, [step - 1] if setting == "single" else [0, 1], [[]] * len(f1), f1, f1, [],
-                           drift_kl=drift, drift_sums=[drift], drift_tokens=[1]) for step, f1 in enumerate(steps, 1)]
+                           drift_kl=drift, drift_sums=[drift], drift_tokens=[1],
+                           probe_answers=["yes" if same else "no" for same in unchanged])
+                    for step, f1 in enumerate(steps, 1)]
     write_jsonl(folder / "records.jsonl", map(dataclasses.asdict, records))
     write_jsonl(folder / "rows.jsonl", [{"document": number, "question": f"Who is {name} of {folder.name}?"}
                                         for number, name in ((0, "a"), (0, "b"), (1, "c"))])
@@ -160,9 +166,31 @@ def test_every_run_is_checked_and_those_that_are_done_are_in_the_table(tmp_path,
         assert text.count("\n## ") == rows and "| closed-book | 0.000" in text
 
 
-def test_one_number_for_a_run_has_no_interval(tmp_path):
-    runs = [write_run(tmp_path / str(seed), "batch", drift=drift, self_param=SOME)
-            for seed, drift in enumerate((0.25, 0.2, 0.3))]
+def scores_of(runs, label="SELF-PARAM"):
+    """Returns the cells of a method's row in the table of runs."""
     results = [json.loads((run / "result.json").read_text()) for run in runs]
-    line = next(line for line in injection_table.table(runs, results).splitlines() if "SELF-PARAM |" in line)
-    assert [cell.strip() for cell in line.split("|")][2:4] == ["0.750 [0.500, 1.000]", "0.250"]
+    line = next(line for line in injection_table.table(runs, results).splitlines() if f"{label} |" in line)
+    return [cell.strip() for cell in line.split("|")][2:-1]
+
+
+def test_one_number_for_a_run_has_no_interval(tmp_path):
+    runs = [write_run(tmp_path / str(seed) / "run", "batch", drift=drift, self_param=SOME)
+            for seed, drift in enumerate((0.25, 0.2, 0.3))]
+    assert scores_of(runs)[:3] == [
+        "0.750 [0.500, 1.000]", "1.000 [0.667, 1.333]", "0.250"]
+
+
+@pytest.mark.parametrize(("setting", "locality"), [("single", "0.500 [0.500, 0.500]"), ("batch", "0.500")])
+def test_passages_in_another_order_keep_their_seeds_together(tmp_path, setting, locality):
+    """The same passage is right in both runs, at other places; probes of a batch differ with the order."""
+    runs = [write_run(tmp_path / str(seed) / "run", setting, unchanged=[True, False], self_param=f1)
+            for seed, f1 in enumerate(([0.0, 1.0], [1.0, 0.0]))]
+    rows = read_jsonl(runs[1] / "rows.jsonl")
+    write_jsonl(runs[1] / "rows.jsonl", [row | {"document": 1 - row["document"]} for row in rows])
+    assert scores_of(runs)[:3] == ["0.500 [0.000, 1.000]", "0.667 [0.000, 1.333]", locality]
+
+
+def test_a_baseline_of_some_runs_names_their_seeds(tmp_path):
+    runs = [write_run(tmp_path / "0" / "run", self_param=SOME, finetune=SOME),
+            write_run(tmp_path / "1" / "run", self_param=SOME)]
+    assert scores_of(runs, f"{injection_table.LABELS['finetune']} (seed 0)")[0] == "0.750 [0.500, 1.000]"

@@ -15,6 +15,7 @@ are not repeated; another model, or other data, need another OUT.
 from __future__ import annotations
 
 import argparse
+import functools
 import gzip
 import hashlib
 import json
@@ -99,10 +100,10 @@ class Split:
         own = np.tile(np.arange(len(test)), TEST_PER_SENTENCE)
         self.test, self.clusters = (test[own, 0] - test[partners, 1]) / scale, own
 
-    def rows(self, flipped: np.ndarray) -> list[dict[str, Any]]:
-        """Makes the training rows with exchanged labels."""
+    def rows(self, flipped: np.ndarray, numbers: np.ndarray | None = None) -> list[dict[str, Any]]:
+        """Makes rows with exchanged labels: those for training, or of other pairs."""
         made = []
-        for number, wrong in zip(self.training.tolist(), flipped, strict=True):
+        for number, wrong in zip((self.training if numbers is None else numbers).tolist(), flipped, strict=True):
             answers = (self.positive[number], self.negative[number])
             chosen, rejected = answers[::-1] if wrong else answers
             made.append({"id": str(number), "prompt": PROMPT, "chosen": chosen, "rejected": rejected,
@@ -118,17 +119,19 @@ class Split:
     def noise(self, kind: str, rate: float, seed: int) -> np.ndarray:
         """Draws which training labels are exchanged."""
         words = np.array([[len(self.positive[n].split()), len(self.negative[n].split())] for n in self.training])
-        gaps = np.abs(np.diff(self.scores().mean(1), axis=1)[:, 0]) if kind == "margin" else None
+        gaps = np.abs(np.diff(self.scores.mean(1), axis=1)[:, 0]) if kind == "margin" else None
         return flips([str(number) for number in self.training], rate, kind, seed=seed, words=words, margins=gaps)
 
+    @functools.cached_property
+    def members(self) -> np.ndarray:
+        """Rewards of the committee's members, `[D, M]`, each trained on a fold of its own."""
+        return np.stack([fit_reward(own[:, 0] - own[:, 1], 0.1)
+                         for own in np.split(self.train[self.committee], MEMBERS)], 1)
+
+    @functools.cached_property
     def scores(self) -> np.ndarray:
-        """Computes the committee's scores of the training pairs, positive first, `[N, M, 2]`."""
-        if not hasattr(self, "_scores"):
-            weights = [fit_reward(own[:, 0] - own[:, 1], 0.1)
-                       for own in np.split(self.train[self.committee], MEMBERS)]
-            self._scores = self.train[self.training] @ np.stack(weights, 1)  # [N, 2, M]
-            self._scores = np.moveaxis(self._scores, 2, 1)
-        return self._scores
+        """The committee's scores of the training pairs, positive first, `[N, M, 2]`."""
+        return np.moveaxis(self.train[self.training] @ self.members, 2, 1)
 
     def differences(self) -> dict[str, np.ndarray]:
         """Returns positive less negative features of each pair."""
@@ -179,7 +182,7 @@ def one_seed(split: Split, folder: Path, kind: str, rate: float, seed: int, ifd:
     write_jsonl(folder / "scores.jsonl", [
         {"id": row["id"], "scores": {f"m{m}": both[::-1].tolist() if own else both.tolist() for m, both in
                                      enumerate(scores)}}
-        for row, own, scores in zip(rows, flipped, split.scores(), strict=True)])
+        for row, own, scores in zip(rows, flipped, split.scores, strict=True)])
     write_jsonl(folder / "ifd.jsonl", split.difficulties(flipped, ifd))
     sample = np.random.default_rng(seed).permutation(len(rows))[:JUDGED]
     counted = min(max(float(flipped[sample].mean()), 0.01), 0.49)
@@ -194,6 +197,10 @@ def one_seed(split: Split, folder: Path, kind: str, rate: float, seed: int, ifd:
 
     add("clean", split.rows(np.zeros(len(flipped), bool)))
     add("noisy", rows)
+    # The committee's right labels explain a part of what cleaning by it recovers.
+    add("the committee's pairs", split.rows(np.zeros(len(split.committee), bool), split.committee))
+    right, validation = split.measured(split.members.mean(1))
+    found["the committee"] = {"right": right.tolist(), "validation": validation, "rows": 0}
     acted = None
     for method, keys in [*SAC, *OTHERS, *BENCH, *((f"{name} counted", {}) for name in COUNTED)]:
         name = "_".join([method, *map(str, keys.values())])

@@ -32,7 +32,8 @@ def line(method: str, use_reference: bool, result: dict[str, Any]) -> list[str]:
     own = result["probability"]
     probability = [show(own["auroc"]), show(result["calibration"]["ece"])] if own["n"] else ["–", "–"]
     cut = ", ".join(f"{step} {share:.0%}" for step, share in result["cut_off"].items() if share is not None)
-    return [method, "yes" if use_reference else "no", f"{result['n']}", f"{result['invalid_rate']:.1%}",
+    return [method, "yes" if use_reference else "no", f"{result['n']}", f"{result['n_valid']}",
+            f"{result['invalid_rate']:.1%}",
             *(show(result[name]) for name in COLUMNS), show(result["accepted"]), *probability, cut]
 
 
@@ -62,12 +63,14 @@ def main() -> None:
                               max_tokens=options.max_tokens))
             assert path is not None
             table.append(line(method, use_reference, json.loads(path.read_text())))
-    never = json.loads(path.read_text())["anchors"]["always_no"]
-    header = ["method", "reference", "programs", "invalid", *COLUMNS, "judged right", "AUROC of P(right)", "ECE",
-              "cut off"]
+    last = json.loads(path.read_text())
+    never = last["anchors"]["always_no"]
+    header = ["method", "reference", "programs", "valid", "invalid", *COLUMNS, "judged right", "AUROC of P(right)",
+              "ECE", "cut off"]
     for row in [header, ["---"] * len(header), *table]:
         print(f"| {' | '.join(row)} |")
-    print(f"\nAlways No: accuracy {show(never['accuracy'])}, balanced accuracy {show(never['balanced_accuracy'])}.")
+    print(f"\nAlways No: accuracy {show(never['accuracy'])}, balanced accuracy {show(never['balanced_accuracy'])}. "
+          f"Invalid answers: {last['invalid_policy']}.")
 
 
 if __name__ == "__main__":

@@ -122,8 +122,9 @@ def test_deciding_by_weights_beats_the_majority_on_a_real_committee(shared, tmp_
                                   "detected": 129}
     none = clean(tmp_path, "vote_all_r", truth=tmp_path / "truth.jsonl")
     assert list(none["detection"].values())[:3] == [13, 12, 55]
-    for method in ("weighted_f", "calibrated_f"):
+    for method, counts in (("weighted_f", [59, 33, 9]), ("calibrated_f", [33, 8, 35])):
         better = clean(tmp_path, method, truth=tmp_path / "truth.jsonl")
+        assert list(better["detection"].values())[:3] == counts
         assert better["f1"]["ci_low"] > plain["f1"]["ci_high"] and not better["gate"]["refused"]
         assert better["precision"]["mean"] > 0.5
     refused = clean(tmp_path, "vote_maj_f", truth=tmp_path / "truth.jsonl")

@@ -74,11 +74,13 @@ class _Piece(NamedTuple):
         message: index of the message.
         before: the content between the piece before and this one: blanks, and an assistant's own tokens.
         core: the text, without outer blanks.
+        after: the content after the last piece, likewise; empty for the others.
     """
 
     message: int
     before: str
     core: str
+    after: str = ""
 
 
 class Rendered(NamedTuple):
@@ -171,19 +173,16 @@ class ChatTemplate:
             else:
                 before += text
             before += token
+        if pieces:
+            pieces[-1] = pieces[-1]._replace(after=before)
         return pieces
 
     def _marked(self, messages: list[dict[str, str]], names: Mapping[str, _Piece]) -> list[dict[str, str]]:
         """Replaces the pieces of all messages by their markers."""
         marked = []
         for i, message in enumerate(messages):
-            content, at = message["content"], 0
-            text = ""
-            for name, piece in names.items():
-                if piece.message == i:
-                    text += piece.before + name
-                    at += len(piece.before) + len(piece.core)
-            marked.append({**message, "content": text + content[at:]})
+            text = "".join(piece.before + name + piece.after for name, piece in names.items() if piece.message == i)
+            marked.append({**message, "content": text or message["content"]})
         return marked
 
     def _rewritten(self, literals: list[str], plain: str) -> list[str] | None:
@@ -212,7 +211,8 @@ class ChatTemplate:
             return before
         stripped = [{**message, "content": message["content"].strip()} for message in messages]
         bare = re.split(_MARKER, self.template(self._marked(stripped, {
-            name: piece._replace(before=piece.before.lstrip() if first[piece.message] is piece else piece.before)
+            name: piece._replace(before=piece.before.lstrip() if first[piece.message] is piece else piece.before,
+                                 after=piece.after.rstrip())
             for name, piece in cores.items()}), add_generation_prompt))[::2]
         if len(bare) != 1 + len(before):
             return [""] * len(before)
@@ -226,27 +226,49 @@ class ChatTemplate:
                 leading.append(blanks if literal.endswith(own + blanks) else "")
         return leading
 
+    def _trailing(self, after: str, literal: str) -> str:
+        """Returns what follows a text in its content, as far as the template left it at the start of `literal`: an
+        assistant's own tokens, between which it may write other blanks, and blanks."""
+        own = re.match("".join(rf"\s*{re.escape(token)}" for token in self.control.own.findall(after)), literal)
+        text = own.group() if own else ""
+        blanks = after[len(after.rstrip()):]
+        return text + blanks if literal.startswith(text + blanks) else text
+
     def _joined(self, messages: list[dict], found: Sequence[_Piece], literals: list[str], contents: list[str],
                 leading: list[str]) -> Rendered:
+        last = len(messages) - 1
+        if (at := self._only_own(messages[last], literals[-1])) is not None:  # an empty piece in front of the tokens
+            found = [*found, _Piece(last, "", "", messages[last]["content"])]
+            literals = [*literals[:-1], literals[-1][:at], literals[-1][at:]]
+            contents, leading = [*contents, ""], [*leading, ""]
         text = self.control.rename(literals[0])
         turns: list[tuple[int, int] | None] = [None] * len(messages)
         content_stop = None
         for piece, content, before, literal in zip(found, contents, leading, literals[1:], strict=True):
             start = len(text) - len(self.control.rename(before))
             text += content
-            stop = len(text) + len(self.control.rename(self._turn_end(literal)))
-            if piece.message == len(messages) - 1:
-                trailing = _blanks(messages[-1]["content"][::-1])[::-1]
-                content_stop = len(text) + len(trailing) * literal.startswith(trailing)
+            after = self._trailing(piece.after, literal)
+            if piece.message == last:
+                content_stop = len(text) + len(self.control.rename(after))
             known = turns[piece.message]
-            turns[piece.message] = (start if known is None else known[0], stop)
+            turns[piece.message] = (start if known is None else known[0],
+                                    len(text) + len(self.control.rename(self._turn_end(literal, after))))
             text += self.control.rename(literal)
         return Rendered(text, turns, content_stop)
 
-    def _turn_end(self, literal: str) -> str:
-        """Returns the text from a content to the end of the token that ends its turn; empty without such a token."""
-        match = self.control.pattern.match(literal, len(_blanks(literal)))
-        return literal[:match.end()] if match and self.control.ids[match.group()] in self.stop_ids else ""
+    def _only_own(self, message: dict[str, str], literal: str) -> int | None:
+        """Returns where the content of a message of own tokens only, which has no piece, is last in a text of the
+        template; None for other messages, and where the template left it out."""
+        tokens = self.control.own.findall(message["content"])
+        if message["role"] != "assistant" or not tokens or self.control.own.sub("", message["content"]).strip():
+            return None
+        return max((match.start() for match in re.finditer(r"\s*".join(map(re.escape, tokens)), literal)), default=None)
+
+    def _turn_end(self, literal: str, after: str) -> str:
+        """Returns the text from the last piece of a content, which `after` continues, to the end of the token that ends
+        its turn; without such a token, to the last own token."""
+        match = self.control.pattern.match(literal, len(after) + len(_blanks(literal[len(after):])))
+        return literal[:match.end()] if match and self.control.ids[match.group()] in self.stop_ids else after.rstrip()
 
     def turn_end(self) -> int | None:
         """Returns the id of the control token that the template writes right after an assistant's text, or None."""

@@ -64,10 +64,27 @@ def test_assistant_turns_have_the_ids_of_the_template(tokenizer_of, template):
 @pytest.mark.parametrize("template", [PLAIN, QWEN3], ids=["plain", "qwen3"])
 def test_the_loss_covers_thoughts_and_answer(tokenizer_of, template):
     ours, fast = tokenizer_of(template)
-    for answer in ANSWERS[:1] + ANSWERS[3:4]:
-        example = encode_example(ours, messages=turns("1 + 1?"), completion=answer)
-        learned = fast.decode(example.ids[example.loss_mask]).replace(" ", "")
-        assert learned == answer.strip().replace(" ", "") + "<|im_end|>"
+    end = fast.convert_tokens_to_ids("<|im_end|>")
+    for answer in ANSWERS:
+        prompt, messages = ours.chat(turns("1 + 1?")), turns("1 + 1?", answer)
+        example = encode_example(ours, messages=messages[:1], completion=answer)
+        written = fast.apply_chat_template(messages, tokenize=True, return_dict=True)["input_ids"]
+        last = len(written) - written[::-1].index(end)
+        assert example.ids[example.loss_mask].tolist() == written[len(prompt):last], answer
+    both = encode_example(ours, messages=turns("a", "<tool_call>\n{}<|box|>", "b", "ok<|box|>"))
+    learned = fast.decode(both.ids[both.loss_mask]).replace("<think>\n\n</think>\n\n", "").replace(" ", "")
+    assert learned == "<tool_call>\n{}<|box|><|im_end|>ok<|box|><|im_end|>"
+
+
+def test_continued_texts_end_where_those_of_transformers_do(tokenizer_of):
+    ours, fast = tokenizer_of(PLAIN)
+    for answer in [*ANSWERS, "<think>\n", "<think>\n\n</think>\n\n", "x <|box|>\n\n<tool_call>\n"]:
+        for messages in (turns("1 + 1?", answer), turns("a", answer, "b", answer)):
+            expected = fast.apply_chat_template(messages, continue_final_message=True, tokenize=True, return_dict=True)
+            assert ours.chat_prompt(messages) == expected["input_ids"], answer
+    thinks, _ = tokenizer_of(QWEN3)
+    for answer, end in (("<think>\n", "\n</think>\n\n<think>\n"), ("<think>x</think>", "<think>\nx\n</think>")):
+        assert ours.decode(thinks.chat_prompt(turns("a", answer)), special=True).replace(" ", "").endswith(end)
 
 
 def test_user_texts_are_protected(tokenizer_of):

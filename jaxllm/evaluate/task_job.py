@@ -119,7 +119,7 @@ def _run(config: Config, job: Job, found: RowSet) -> Path:
 
     with bar(len(rows), "evaluate", "rows", done=start) as show:
         generator.generate(prompts[start:], sampling, adapter=adapter, seed=config.seed,
-                           row_ids=range(start, len(rows)), on_prompt=take)
+                           row_ids=[line - 1 for line, _ in rows[start:]], on_prompt=take)
     result = summarize(config, list(job.iter_rows())) | {"rejected": len(rejected)}
     name = config.model if config.adapter is None else f"{config.model} with {config.adapter}"
     job.write_report("GSM8K" if config.task == "gsm8k" else "Question answering",

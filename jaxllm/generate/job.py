@@ -99,7 +99,7 @@ def _run(config: Config, job: Job, found: RowSet) -> Path:
     start = job.rows_written()
     with bar(len(rows), "generate", "rows", done=start) as show:
         generator.generate(prompts[start:], config.sampling, adapter=adapter, seed=config.seed,
-                           row_ids=range(start, len(rows)), on_prompt=row_writer(job, rows, start, show),
+                           row_ids=[line - 1 for line, _ in rows[start:]], on_prompt=row_writer(job, rows, start, show),
                            max_tokens=[row.get("max_tokens", config.sampling.max_tokens) for _, row in rows[start:]])
     lengths, reasons = [], collections.Counter()
     for row in job.iter_rows():

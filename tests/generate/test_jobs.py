@@ -112,6 +112,17 @@ def test_a_few_bad_rows_are_put_aside(rows, tmp_path, story_model):
     assert "prompt" in read(tmp_path / "out" / "rejected.jsonl")[0]["reason"]
 
 
+def test_the_samples_of_a_row_depend_on_its_line(rows, tmp_path, story_model):
+    """A row that is put aside changes none of those after it."""
+    texts = []
+    for first in ({"prompt": 5}, {"prompt": "A"}):
+        path, out = rows(first, *[{"prompt": "The"}] * 12), tmp_path / str(len(texts))
+        assert main(["generate", "--model", story_model, "--data.path", path, "--out", str(out),
+                     "--sampling.max_tokens", "4"]) == 0
+        texts.append([row["completions"][0]["token_ids"] for row in read(out / "rows.jsonl")[-12:]])
+    assert texts[0] == texts[1]
+
+
 @pytest.mark.slow
 def test_changed_prompts_are_no_continuation(rows, tmp_path, story_model, capsys):
     path = rows({"prompt": "The"})

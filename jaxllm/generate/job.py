@@ -54,7 +54,8 @@ def prompt_ids(model: Model, row: dict[str, Any], where: str) -> list[int]:
 def row_writer(job: Job, rows: Sequence[tuple[int, dict[str, Any]]], start: int,
                show: Callable[..., None]) -> Callable[[int, list[Completion]], None]:
     """Returns a function that writes and shows the completions of a prompt, given its index from row `start` on."""
-    write, listen, began = job.in_order(start), job.progress(show), time.monotonic()
+    # The bar counts finished rows; the metrics, those that are written, which may be fewer.
+    write, listen, began = job.in_order(start), job.progress(lambda _: None), time.monotonic()
     taken, tokens, noted = start, 0, start
 
     def take(number: int, completions: list[Completion]) -> None:

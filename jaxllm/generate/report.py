@@ -63,8 +63,10 @@ def classified(result: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], tex
     labels = result["labels"]
     counts = Table(["", "count"], [["rows", result["rows"]], ["rejected rows", result["rejected"]],
                                    ["tokens", result["tokens"]]])
-    means = Table(["label", "mean score", "highest in rows"],
-                  [list(line) for line in zip(labels, result["mean_score"], result["highest"], strict=True)])
+    columns = {"label": labels, "mean score": result["mean_score"]}
+    if "highest" in result:
+        columns["highest in rows"] = result["highest"]
+    means = Table(list(columns), [list(line) for line in zip(*columns.values(), strict=True)])
     spread = [Histogram(f"Scores: {label}", "score", [row["score"][i] for row in rows])
               for i, label in enumerate(labels[:SHOWN_LABELS])]
     measures = []

@@ -120,7 +120,10 @@ def _prompt_of(row: dict[str, Any]) -> str | list[Message]:
 def _classify(config: Config, job: Job, found: RowSet, generator: Generator, adapter: Adapter | None) -> Path:
     model, labeled = generator.model, any("label" in row for row in found.rows)
     head = model.spec.head
-    class_of = lambda row: _class_of(row, head.labels, head.label_names)
+    classes = head.label_names
+    if head.labels == 1 and classes:  # the score is that of class 1 against class 0
+        classes = (f"not {classes[0]}", *classes)
+    class_of = lambda row: _class_of(row, head.labels, classes)
 
     def encode(_: int, row: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
         if labeled:
@@ -138,10 +141,11 @@ def _classify(config: Config, job: Job, found: RowSet, generator: Generator, ada
     scores = [row["score"] for row in done]
     labels = head.label_names or [f"score {i + 1}" for i in range(head.labels)]
     result = {"rows": len(rows), "rejected": len(rejected), "tokens": sum(row["tokens"] for row in done),
-              "labels": list(labels), "mean_score": np.mean(scores, axis=0).tolist(),
-              "highest": np.bincount(np.argmax(scores, axis=1), minlength=head.labels).tolist()}
+              "labels": list(labels), "mean_score": np.mean(scores, axis=0).tolist()}
+    if head.labels > 1:
+        result["highest"] = np.bincount(np.argmax(scores, axis=1), minlength=head.labels).tolist()
     if labeled:
-        result |= class_measures(scores, [class_of(row) for _, row in rows], head.label_names, config.seed)
+        result |= class_measures(scores, [class_of(row) for _, row in rows], classes, config.seed)
     job.write_report("Scored texts", f"{len(rows):,} texts scored by {config.model}.",
                      classified(result, done, [row for _, row in rows]))
     return job.write_result(result)

@@ -118,6 +118,18 @@ def test_labels_measure_a_classifier(base, tmp_path):
     assert with_pairs == 2
 
 
+def test_the_name_of_a_single_score_is_that_of_class_1(base, tmp_path):
+    model = load(base).with_score_head(1, ("toxic",), seed=2)
+    save_model(tmp_path / "model", model.spec, model.params, base)
+    data = [{"text": text, "label": label} for text, label in (("Once", "toxic"), ("upon", 1), ("a", 0),
+                                                               ("1 + 1", "not toxic"))]
+    rows, result = score(tmp_path / "job", data, "--model", tmp_path / "model")
+    wanted = class_measures([row["score"] for row in rows], [1, 1, 0, 0], ("not toxic", "toxic"))
+    assert result.items() >= wanted.items() and set(result["classes"]) == {"not toxic", "toxic"}
+    assert result["labels"] == ["toxic"] and "highest" not in result
+    assert "highest in rows" not in (tmp_path / "job" / "out" / "report.html").read_text()
+
+
 @pytest.mark.parametrize(("row", "reason"), [
     ({"prompt": "x", "chosen": "same", "rejected": "same"}, "chosen equals rejected"),
     ({"prompt": "x", "chosen": "a"}, "'rejected' is missing"),

@@ -48,6 +48,8 @@ class Config(RowsConfig):
     accuracy of a reward model, in total and per `subset`, as RewardBench does; labels give that of a classifier.
 
     Args:
+        batch_size: texts that run together with a scoring head; changes speed and memory. Without one, completions are
+            packed by their tokens, whatever it is.
         data: rows {id?, prompt, completion}, the prompt a text or messages; for a classifier {id?, text, label?},
             {id?, text, text_pair, label?}, {id?, messages, label?} or {id?, prompt, completion, label?}; for a reward
             model also {id?, prompt, chosen, rejected, subset?}.

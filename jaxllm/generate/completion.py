@@ -12,10 +12,11 @@ import numpy as np
 from jaxllm.errors import UserError
 from jaxllm.model import Model
 
-# Tokens of the prompt that are decoded along with its continuation.
-CONTEXT_TOKENS = 8
 # The replacement character for bytes that are not valid UTF-8, and the bytes of the longest character.
 REPLACEMENT, LONGEST_CHARACTER_BYTES = "\ufffd", 4
+# Tokens of the prompt that are decoded along with its continuation; the most, where they would begin in a character.
+CONTEXT_TOKENS = 8
+MOST_CONTEXT_TOKENS = CONTEXT_TOKENS + LONGEST_CHARACTER_BYTES - 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,7 +115,8 @@ def _recent_text(model: Model, prompt: np.ndarray, ids: np.ndarray, checked: int
             start = checked - back
             break
         back *= 2
-    return continuation_text(model, np.concatenate([prompt, ids[:start]]), ids[start:], special)
+    before = np.concatenate([prompt[-MOST_CONTEXT_TOKENS:], ids[max(start - MOST_CONTEXT_TOKENS, 0):start]])
+    return continuation_text(model, before, ids[start:], special)
 
 
 def continuation_text(model: Model, prompt: Sequence[int] | np.ndarray, ids: Sequence[int] | np.ndarray,
@@ -122,18 +124,19 @@ def continuation_text(model: Model, prompt: Sequence[int] | np.ndarray, ids: Seq
     """Decodes the text that `ids` add to a prompt; see `Tokenizer.decode`.
 
     The end of the prompt is decoded along with them, because tokens of some tokenizers lose their leading blank at the
-    start of a text. Where characters are spelled in bytes, that end is extended to whole characters, and the last
-    character of the continuation may be unfinished, since invalid bytes make all adjacent bytes invalid.
+    start of a text. Where characters are spelled in bytes, that end is extended to begin with a whole character, and
+    the last character of the continuation may be unfinished, since invalid bytes make all adjacent bytes invalid.
     """
-    decode, pieces = _decoder(model, special), CONTEXT_TOKENS
-    prompt, ids = [int(token) for token in prompt], [int(token) for token in ids]
-    before = decode(prompt[-pieces:])
-    while REPLACEMENT in before and pieces < len(prompt):
-        pieces *= 2
-        before = decode(prompt[-pieces:])
+    decode = _decoder(model, special)
+    prompt, ids = [int(token) for token in prompt[-MOST_CONTEXT_TOKENS:]], [int(token) for token in ids]
+    context = prompt[-CONTEXT_TOKENS:]
+    if decode(context).startswith(REPLACEMENT):  # within a character, or after one that is spelled so
+        context = min((prompt[-size:] for size in range(CONTEXT_TOKENS, MOST_CONTEXT_TOKENS + 1)),
+                      key=lambda part: decode(part).count(REPLACEMENT))
+    before = decode(context)
     candidates: list[str] = []
     for missing in range(min(LONGEST_CHARACTER_BYTES, len(ids) + 1)):
-        whole = decode([*prompt[-pieces:], *ids[:len(ids) - missing]])
+        whole = decode([*context, *ids[:len(ids) - missing]])
         if whole.startswith(before):
             candidates.append(whole[len(before):] + REPLACEMENT * bool(missing))
             if REPLACEMENT not in whole[len(before):]:

@@ -13,7 +13,7 @@ from numpy.testing import assert_allclose
 from jaxllm.config import SamplingConfig
 from jaxllm.errors import UserError
 from jaxllm.generate import GenerationStats, generate, scheduler, score, slots
-from jaxllm.generate.completion import continuation_text, find_stop
+from jaxllm.generate.completion import REPLACEMENT, continuation_text, find_stop
 from jaxllm.generate.sampling import Sampling, argmax, row_keys, sample_tokens, truncate
 from jaxllm.model import Model
 from jaxllm.models import Rope
@@ -163,7 +163,7 @@ def test_stop_strings_cut_the_text(model):
 def test_text_after_characters_that_are_spelled_in_bytes(stories):
     """This tokenizer has no such characters: each is three tokens, and the cut before the end falls within one."""
     encode = stories.tokenizer.encode
-    for prompt in ("日本語", "語", "日本語です", "日本語x", "😀😀😀"):
+    for prompt in ("日本語", "語", "日本語です", "日本語x", "😀😀😀", "\ufffd" * 9, "日本\ufffd語", "日本語" * 9):
         ids = encode(prompt + "日本です ok")[len(encode(prompt)):]
         assert continuation_text(stories, stories.prompt_ids(prompt), ids) == "日本です ok"
         assert find_stop(stories, stories.prompt_ids(prompt), ids, ["本"]) == (6, "日")
@@ -421,6 +421,10 @@ def test_stop_strings_are_found_in_linear_time(model):
     for checked in range(0, 1600, 16):
         assert find_stop(counted, prompt, ids[:checked + 16], ["\x00\x00"], checked) is None
     assert Counting.decoded < 10 * 1600 + 100 * 16
+    Counting.decoded = 0
+    invalid = np.full(30_000, ord(REPLACEMENT) - 30)
+    assert find_stop(counted, invalid, ids[:16], ["\x00\x00"]) is None
+    assert Counting.decoded < 10 * 16
     ids[1590:1594] = [36, 37, 38, 39]
     text = model.tokenizer.decode(ids[1590:1594].tolist())
     for checked in (0, 1584, 1592):

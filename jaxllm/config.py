@@ -65,7 +65,7 @@ class SamplingConfig:
         min_p: keep tokens with at least min_p times the probability of the most probable token; 0 disables it.
         repetition_penalty: divides positive and multiplies negative logits of tokens that are in the text already; 1.0
             disables it.
-        logit_bias: added to the logits of single tokens, by id.
+        logit_bias: added to the logits of single tokens, by id, before the repetition penalty.
         max_tokens: maximum length of a completion, in tokens.
         n: completions for each prompt.
         stop: texts or special tokens that end a completion; they are not part of it.

@@ -75,13 +75,13 @@ def truncate(scaled: jax.Array, top_k: jax.Array, top_p: jax.Array) -> jax.Array
 
 
 def adjust(logits: jax.Array, sampling: Sampling, seen: jax.Array) -> jax.Array:
-    """Applies the repetition penalty and the logit bias; `[B, V]`."""
-    factor = sampling.repetition[:, None]
-    repeated = lambda: jnp.where(seen, jnp.where(logits > 0, logits / factor, logits * factor), logits)
-    logits = lax.cond(jnp.any(sampling.repetition != 1.0), repeated, lambda: logits)
+    """Applies the logit bias, then the repetition penalty, as transformers does; `[B, V]`."""
     columns = jnp.where(sampling.bias_ids < 0, logits.shape[-1], sampling.bias_ids)
-    biased = lambda: logits.at[:, columns].add(sampling.bias, mode="drop")
-    return lax.cond(jnp.any(sampling.bias_ids >= 0), biased, lambda: logits)
+    biased = lax.cond(jnp.any(sampling.bias_ids >= 0), lambda: logits.at[:, columns].add(sampling.bias, mode="drop"),
+                      lambda: logits)
+    factor = sampling.repetition[:, None]
+    repeated = lambda: jnp.where(seen, jnp.where(biased > 0, biased / factor, biased * factor), biased)
+    return lax.cond(jnp.any(sampling.repetition != 1.0), repeated, lambda: biased)
 
 
 def argmax(logits: jax.Array) -> jax.Array:

@@ -97,6 +97,23 @@ def test_repetition_penalty_and_bias_by_hand():
     biased = settings(2, **greedy, bias_ids=[1, -1], bias=[3.0, 99.0])
     assert draw(scores, biased, seen=seen).tolist() == [1, 1]
     assert draw(scores, settings(2, **greedy, bias_ids=[1, 1], bias=[0.2, 0.2])).tolist() == [0, 0]
+    # The penalty is on the biased logits: 2.9 / 2 falls below 1.5.
+    both = settings(2, **greedy, repetition=[2.0, 2.0], bias_ids=[0, -1], bias=[0.9, 99.0])
+    assert draw(scores, both, seen=seen).tolist() == [1, 0]
+
+
+def test_the_repetition_penalty_is_of_prompt_and_text(model):
+    """Prompts of a shared prefix in one pack: the greedy tokens of the full forward pass under the penalty."""
+    head = random_tokens(1, 30, seed=50)[0].tolist()
+    shared = [[*head, *random_tokens(1, 1 + i, seed=i)[0].tolist()] for i in range(4)]
+    made = generate(model, shared, dataclasses.replace(GREEDY, repetition_penalty=2.0))
+    for prompt, (completion,) in zip(shared, made, strict=True):
+        ids = np.array([*prompt, *completion.token_ids])
+        scores = np.array(forward(model.spec, model.params, jnp.asarray(ids[None])).hidden[0] @ model.params["head"].T)
+        for i in range(len(prompt), len(ids)):
+            seen = np.unique(ids[:i])
+            scores[i - 1, seen] *= np.where(scores[i - 1, seen] > 0, 1 / 2, 2)
+            assert scores[i - 1].argmax() == ids[i]
 
 
 def test_greedy_equals_the_argmax_of_the_full_forward(model):

@@ -46,8 +46,6 @@ SMALLEST_SLOT_TOKENS = 256
 SMALLEST_NEW_TOKENS = 64
 # Numbers of slots grow by this factor, so that calls with different numbers of prompts share programs.
 SLOT_COUNT_FACTOR = 4
-# Shared prefixes in memory at a time; one that is freed too early is computed again.
-PREFIXES_KEPT = 32
 # Prompts per slot that are sorted by length together: enough to end together, few enough to repeat when stopped.
 SORTED_PROMPTS_PER_SLOT = 16
 
@@ -302,14 +300,16 @@ class Scheduler:
         return self.prefixes[number]
 
     def _release(self, number: int, count: int) -> None:
-        """Frees the prefixes that no waiting prompt needs, and the oldest of too many."""
+        """Frees the prefixes that no waiting prompt needs, and the oldest while all have more tokens than the slots can
+        hold; one that is freed too early is computed again."""
         chain = self._chain(number)
         for own in chain:
             self.waiting_in[own] -= count
             if not self.waiting_in[own]:
                 self.prefixes.pop(own, None)
-        for own in [own for own in self.prefixes if own not in chain][:max(len(self.prefixes) - PREFIXES_KEPT, 0)]:
-            del self.prefixes[own]
+        oldest = [own for own in self.prefixes if own not in chain]
+        while oldest and sum(len(ids) for _, ids in self.prefixes.values()) > self.count * self.lengths[-1]:
+            del self.prefixes[oldest.pop(0)]
 
     def _settings(self, active: dict[int, _Sequence]) -> Sampling:
         """The slots' sampling settings as device arrays; those of empty slots have no effect."""

@@ -48,13 +48,15 @@ def test_groups_are_the_nodes_depth_first():
         (80, 1, [1, 2, 3]), (80, 1, [4, 5, 6]), (80, 1, [7, 8, 9]), (80, 1, [10, 11, 12])]
 
 
-@pytest.mark.parametrize("kept", [0, 32])
-def test_generation_reads_every_prefix_once(monkeypatch, kept):
-    """The same tokens as without shared prefixes; with none in memory, a prefix is computed again for each group."""
-    monkeypatch.setattr(scheduler, "PREFIXES_KEPT", kept)
-    generator = Generator(Model(SPEC, random_params(SPEC, seed=7), Letters()), batch_size=4)
+@pytest.mark.parametrize(("slots", "times"), [(4, 1), (1, 3)])
+def test_generation_reads_every_prefix_once(monkeypatch, slots, times):
+    """The same tokens as without shared prefixes, where the programs alternate. One slot of 256 tokens is less than a
+    rubric and two programs (64 + 2 * 128), so that a program is read again for each of its questions."""
+    monkeypatch.setattr(scheduler, "SORTED_PROMPTS_PER_SLOT", 1)
+    generator = Generator(Model(SPEC, random_params(SPEC, seed=7), Letters()), batch_size=slots)
     sampling, stats, whole = SamplingConfig(temperature=0.7, max_tokens=5), GenerationStats(), GenerationStats()
-    prompts = judge_prompts()
+    first, *others = judge_prompts()
+    prompts = [first, *others[::3], *others[1::3], *others[2::3]]
     texts = generator.generate(prompts, sampling, stats=stats)
     monkeypatch.setattr(prefixes, "SMALLEST_SHARED_TOKENS", 10**6)
     expected = generator.generate(prompts, sampling, stats=whole)
@@ -64,7 +66,7 @@ def test_generation_reads_every_prefix_once(monkeypatch, kept):
     own = 12 + 4 * (3 + 4 + 5)
     assert whole.prompt_tokens == 12 * 80 + own
     # The rubric is in the chain of every program, so that it stays in memory either way.
-    assert stats.prompt_tokens == 40 + 4 * 40 + own
+    assert stats.prompt_tokens == 40 + times * 4 * 40 + own
 
 
 def test_prefixes_that_save_little_are_no_nodes():

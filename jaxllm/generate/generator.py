@@ -117,8 +117,9 @@ class Generator:
 
         Raises:
             UserError: a prompt is empty, or exceeds the context window with `max_tokens`, or crosses the original
-                window of longrope with it; `row_ids` or `max_tokens` do not fit the prompts; the log-probabilities are
-                not finite; a logit bias names a token that the model does not have; the model has a scoring head.
+                window of longrope with it; `row_ids` or `max_tokens` do not fit the prompts; `seed` is negative or has
+                more than 32 bits; the log-probabilities are not finite; a logit bias names a token that the model does
+                not have; the model has a scoring head.
         """
         model = self._decoding_model()
         spec = model.spec
@@ -127,6 +128,7 @@ class Generator:
         numbers = list(range(len(prompts))) if row_ids is None else list(row_ids)
         _check_numbers(limits, len(prompts), 1, "max_tokens")
         _check_numbers(numbers, len(prompts), 0, "row_ids")
+        _check_numbers([seed], 1, 0, "seed")
         arrays = [np.asarray(ids, np.int32) for ids in prompts]
         for number, (ids, limit) in enumerate(zip(arrays, limits, strict=True)):
             check_prompt(ids, limit, spec.max_positions, f"prompt {number + 1}")

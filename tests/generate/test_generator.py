@@ -145,7 +145,9 @@ def test_another_temperature_compiles_nothing(generator, programs):
     (dict(row_ids=[0]), "row_ids: must have a number for each of 2 prompts, got 1"),
     (dict(row_ids=range(3)), "row_ids: must have a number for each of 2 prompts, got 3"),
     (dict(row_ids=[0, -1]), "row_ids: must be 0 or more, got -1"),
-    (dict(row_ids=[0, 2**32]), "row_ids: must be below 2**32, got 4294967296")])
+    (dict(row_ids=[0, 2**32]), "row_ids: must be below 2**32, got 4294967296"),
+    (dict(seed=2**32), "seed: must be below 2**32, got 4294967296"),
+    (dict(seed=-1), "seed: must be 0 or more, got -1")])
 def test_numbers_that_do_not_fit_the_prompts(generator, options, message):
     with pytest.raises(UserError) as caught:
         generator.generate(prompts(2), GREEDY, **options)

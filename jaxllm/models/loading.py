@@ -70,7 +70,7 @@ def load_spec(model: str | Path) -> ModelSpec:
         if ends:  # in place of those of config.json, as in transformers
             if unused := [token for token in spec.eos_ids if token not in ends]:
                 notice(f"{path}: the end tokens are {ends}, of generation_config.json; {unused} of config.json ends "
-                       "nothing")
+                       "nothing unless it is the tokenizer's")
             spec = dataclasses.replace(spec, eos_ids=tuple(dict.fromkeys(ends)))
     return spec
 

@@ -55,7 +55,8 @@ class GenerationStats:
     """Counts of the work done by generation and scoring.
 
     Attributes:
-        prompt_tokens: tokens of prompts and shared prefixes that went through the network; a shared prefix counts once.
+        prompt_tokens: tokens that went through the network other than generated ones: of prompts, shared prefixes and
+            scored continuations. A shared prefix counts as often as it is computed, once while memory suffices.
         padding: padding tokens of packs.
         new_tokens: tokens generated.
         slot_steps: slots times decoding steps.

@@ -35,7 +35,7 @@ def bucket_sizes(max_length: int, smallest: int = 16) -> tuple[int, ...]:
     """Returns lengths to pad to, so that few shapes are compiled: powers of two and their multiples by 1.5, up to
     `max_length`.
 
-    ``bucket_sizes(100) == (16, 24, 32, 48, 64, 96, 100)``: at most a third of a padded row is padding, from the
+    ``bucket_sizes(100) == (16, 24, 32, 48, 64, 96, 100)``: at most a third of a padded row is padding, from an even
     smallest size on.
     """
     if max_length < 1 or smallest < 1:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import concurrent.futures
 import hashlib
+import json
 import math
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from jaxllm.config import SamplingConfig
@@ -27,38 +28,31 @@ from jaxllm.judge.protocol import (
     normalized,
     warn_of_low_mass,
 )
+from jaxllm.judge.server_errors import Failed, Unusable, is_transient, is_unreachable, of_status, unsupported
 
 T = TypeVar("T")
 # The most that the interface allows.
 TOP_LOGPROBS = 20
-# Statuses after which the same request may succeed; so may all from 500 on.
-TRANSIENT_STATUSES = {408, 409, 429}
-# After this many failures without any answer the fault is hardly the prompts'.
-FAILURES_WITHOUT_ANSWER = 8
-LONGEST_PAUSE_SECONDS = 8.0
+# After this many failures in a row, without an answer between them, the fault is hardly the prompts'.
+FAILURES_IN_A_ROW = 8
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 8.0
+# First pause of all requests where the server wants fewer and does not mention for how long. It doubles: five retries
+# wait for a minute, the usual period of such limits.
+LIMITED_PAUSE_SECONDS = 2.0
 # The newer name of max_tokens; some servers know the old name only.
 NEWER_LIMIT = "max_completion_tokens"
-
-
-class _Failed(Exception):
-    """A prompt has no answer.
-
-    Attributes:
-        error: why.
-        fatal: whether other prompts would have none either.
-    """
-
-    def __init__(self, error: UserError, fatal: bool):
-        super().__init__(error.what)
-        self.error, self.fatal = error, fatal
+# Settings that have no effect at 1, and are left out for servers that refuse them.
+NEUTRAL_AT_ONE = ("temperature", "top_p")
 
 
 class ServerJudge(Judge):
     """Sends prompts to a server, several at a time; a text is sent as one user message.
 
     Requests that fail for a transient reason (429, 5xx, no connection, time-out, malformed response) are sent again
-    after growing pauses. A prompt that the server refuses does not keep the others from being answered. An error that
-    concerns all prompts (such as 401) ends the call; earlier answers were passed to `on_answer`.
+    after growing pauses. A prompt that has no answer then, or that the server refuses, does not keep the others from
+    being answered. The call ends after an error that concerns all prompts (401, 402, 403, 404, no connection), and
+    after `FAILURES_IN_A_ROW` prompts without an answer between them, except for those that are too long or that a
+    content filter refuses; earlier answers were passed to `on_answer`.
 
     Args:
         model: name of the model at the server.
@@ -69,6 +63,7 @@ class ServerJudge(Judge):
         seconds: time-out of a request.
         retries: number of times that a failed request is sent again.
         spellings: the probability of an option is the sum over its spellings, or that of the most probable one.
+        extra: further fields of every request, such as {"reasoning_effort": "low"}, in place of those with these names.
 
     Raises:
         UserError: the client is not installed, or there is no key for OpenAI's own interface.
@@ -76,7 +71,7 @@ class ServerJudge(Judge):
 
     def __init__(self, model: str, base_url: str | None = None, key_variable: str = "OPENAI_API_KEY",
                  concurrency: int = 8, per_minute: float | None = None, seconds: float = 60.0, retries: int = 5,
-                 spellings: Spellings = "sum"):
+                 spellings: Spellings = "sum", extra: Mapping[str, Any] | None = None):
         try:
             import openai
         except ImportError:
@@ -94,9 +89,13 @@ class ServerJudge(Judge):
         self.spellings = spellings
         if spellings == "max":
             self.identity += MOST_PROBABLE
+        self.extra = dict(extra or {})
+        if self.extra:
+            self.identity += f", {json.dumps(self.extra, sort_keys=True)}"
         self._interval = 0.0 if per_minute is None else 60.0 / per_minute
         self._next, self._lock = 0.0, threading.Lock()
-        self._limit = "max_tokens"  # this server's name of it
+        # Parameters that this server does not know -> its name for them, or None to leave them out.
+        self._changes: dict[str, str | None] = {}
 
     def complete(self, prompts: Sequence[Prompt], sampling: SamplingConfig, *, seed: int = 0,
                  on_answer: Callable[[int, list[Answer]], None] | None = None,
@@ -112,24 +111,21 @@ class ServerJudge(Judge):
                                 f"leave it at {neutral}")
         base = seed if sampling.seed is None else sampling.seed
         settings: dict[str, Any] = dict(temperature=sampling.temperature, top_p=sampling.top_p,
-                                        max_tokens=sampling.max_tokens, n=sampling.n)
+                                        max_tokens=sampling.max_tokens)
         if sampling.stop:
             settings["stop"] = list(sampling.stop)
         if sampling.logit_bias:
             settings["logit_bias"] = {str(token): value for token, value in sampling.logit_bias.items()}
 
-        def read(response: Any) -> list[Answer]:
-            usage = _usage(response)
-            answers = [Answer(choice.message.content, choice.finish_reason, None, None if number else usage)
-                       for number, choice in enumerate(response.choices)]
-            if len(answers) != sampling.n:
-                raise ValueError(f"{sampling.n} completions were requested, {len(answers)} came")
-            if not all(isinstance(answer.text, str) for answer in answers):
-                raise ValueError("it holds no text; the model may have refused")
-            return answers
+        def completed(prompt: Prompt, stop: threading.Event) -> list[Answer]:
+            answers: list[Answer] = []
+            while (missing := sampling.n - len(answers)) > 0:  # a server may send fewer than it should
+                number = {"n": missing} if missing > 1 else {}
+                seeded = settings | number | {"seed": _seed(base, prompt.sample + len(answers))}
+                answers += self._answer(prompt, seeded, _completions, stop)
+            return answers[:sampling.n]
 
-        request = lambda prompt: {**settings, "seed": _seed(base, prompt.sample)}
-        return self._send(prompts, request, read, [], on_answer, on_failure)
+        return self._send(prompts, completed, [], on_answer, on_failure)
 
     def choose(self, prompts: Sequence[Prompt], options: Sequence[str], *,
                on_answer: Callable[[int, Choice], None] | None = None,
@@ -150,10 +146,8 @@ class ServerJudge(Judge):
             return matches[0] if len(matches) == 1 else None
 
         def read(response: Any) -> Choice:
-            shares, listed = dict.fromkeys(options, 0.0), response.choices[0].logprobs.content[0].top_logprobs
-            if not listed:
-                raise ValueError("it lists no token probabilities")
-            for top in listed:
+            shares = dict.fromkeys(options, 0.0)
+            for top in _first_tokens(response):
                 if (option := option_of(top.token)) is not None:
                     own = math.exp(top.logprob)
                     shares[option] = shares[option] + own if self.spellings == "sum" else max(shares[option], own)
@@ -161,137 +155,172 @@ class ServerJudge(Judge):
 
         settings = dict(max_tokens=1, temperature=1.0, logprobs=True, top_logprobs=TOP_LOGPROBS)
         missing: Choice | None = None
-        choices = self._send(prompts, lambda prompt: settings, read, missing, on_answer, on_failure)
+        choices = self._send(prompts, lambda prompt, stop: self._answer(prompt, settings, read, stop), missing,
+                             on_answer, on_failure)
         warn_of_low_mass(choices, options, self.identity)
         return choices
 
-    def _send(self, prompts: Sequence[Prompt], request: Callable[[Prompt], dict[str, Any]], read: Callable[[Any], T],
-              missing: T, on_answer: Callable[[int, Any], None] | None, on_failure: OnFailure | None) -> list[T]:
-        """Sends every prompt and parses the responses with `read`; `missing` is the result of one without an answer."""
+    def _send(self, prompts: Sequence[Prompt], answer: Callable[[Prompt, threading.Event], T], missing: T,
+              on_answer: Callable[[int, Any], None] | None, on_failure: OnFailure | None) -> list[T]:
+        """Calls `answer` for every prompt, in threads; `missing` is the result of one without an answer."""
         results: dict[int, T] = {}
-        failures: dict[int, _Failed] = {}
+        failures: dict[int, Failed] = {}
+        in_a_row: list[int] = []  # prompts that failed since the last answer, for what may concern others too
         stop = threading.Event()
         pool = concurrent.futures.ThreadPoolExecutor(self.concurrency)
         queue = iter(enumerate(prompts))
         running: dict[concurrent.futures.Future, int] = {}
-        reported: set[int] = set()
 
         def refill() -> None:
             """Keeps a request ready for every thread, and no more, so that waiting costs the same for any number."""
             while len(running) < 2 * self.concurrency and (following := next(queue, None)) is not None:
                 number, prompt = following
-                running[pool.submit(self._answer, prompt, request(prompt), read, stop)] = number
+                running[pool.submit(answer, prompt, stop)] = number
 
-        def report() -> None:
-            """Passes failures on once an answer shows that they concern single prompts."""
-            for number in sorted(failures.keys() - reported):
-                if on_failure is not None and (results or not running):
-                    reported.add(number)
+        def hopeless() -> bool:
+            """Whether the failures since the last answer concern all prompts."""
+            return (stop.is_set() or len(in_a_row) >= FAILURES_IN_A_ROW
+                    or any(failures[number].scope == "all" for number in in_a_row))
+
+        def report(failed: list[int]) -> None:
+            """Passes failures on that concern single prompts."""
+            while failed:
+                number = failed.pop(0)
+                if on_failure is not None:
                     on_failure(number, failures[number].error.what)
 
         try:
             refill()
             while running:
                 done, _ = concurrent.futures.wait(running, return_when=concurrent.futures.FIRST_COMPLETED)
-                for future in done:
+                for future in sorted(done, key=running.__getitem__):
                     number = running.pop(future)
                     try:
                         results[number] = future.result()
-                    except _Failed as failed:
+                    except Failed as failed:
                         failures[number] = failed
+                        if failed.scope == "prompt":
+                            report([number])
+                        else:
+                            in_a_row.append(number)
                         continue
                     except concurrent.futures.CancelledError:
                         continue  # it was never sent: no fault of its prompt
                     if on_answer is not None:
                         on_answer(number, results[number])
-                if self._hopeless(failures, bool(results)):
+                    if not hopeless():  # the others failed by themselves, as this answer shows
+                        report(in_a_row)
+                if hopeless():
                     stop.set()  # no new requests; those in flight may still be answered
                     running = {future: number for future, number in running.items() if not future.cancel()}
                 else:
                     refill()
-                    report()
         except BaseException:
             stop.set()  # an interrupt, or a callback that failed
             raise
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
-        if failures and (on_failure is None or self._hopeless(failures, bool(results))):
-            raise self._explain(failures, len(results), len(prompts))
-        report()
+        if failures and (on_failure is None or stop.is_set()):
+            raise self._explain(failures, len(results), len(prompts), stop.is_set())
+        report(in_a_row)
         return [results.get(number, missing) for number in range(len(prompts))]
 
-    def _hopeless(self, failures: dict[int, _Failed], answered: bool) -> bool:
-        """Whether failures concern all prompts."""
-        return (any(failed.fatal for failed in failures.values())
-                or not answered and len(failures) >= FAILURES_WITHOUT_ANSWER)
-
-    def _explain(self, failures: dict[int, _Failed], answered: int, total: int) -> UserError:
-        """Makes one error of all failures: a fatal one, else that of the first prompt."""
-        number, worst = min(failures.items(), key=lambda item: (not item[1].fatal, item[0]))
-        what = worst.error.what if worst.fatal else f"prompt {number + 1}: {worst.error.what}"
+    def _explain(self, failures: dict[int, Failed], answered: int, total: int, hopeless: bool) -> UserError:
+        """Makes one error of all failures: one that concerns all prompts, else the last of many in a row, else the
+        first."""
+        shared = next((failed for failed in failures.values() if failed.scope == "all"), None)
+        number, last = list(failures.items())[-1] if hopeless else min(failures.items())
+        error = last.error if shared is None else shared.error
+        what = (error.what if shared is not None else
+                f"{FAILURES_IN_A_ROW} prompts in a row have no answer: {error.what}" if hopeless else
+                f"prompt {number + 1}: {error.what}")
+        again = "start again to continue: answers in judge.cache are not requested again" if answered else None
         return UserError(f"{what} ({answered} of {total} prompts have an answer)", self.identity,
-                         worst.error.fix or "answers are preserved where judge.cache names a file")
+                         ", then ".join(filter(None, (error.fix, again))) or None)
 
     def _answer(self, prompt: Prompt, settings: dict[str, Any], read: Callable[[Any], T], stop: threading.Event) -> T:
         """Returns the answer to one prompt.
 
         Raises:
-            _Failed: there is none.
+            Failed: there is none.
             CancelledError: the call ended before the request's turn, and nothing was sent.
         """
-        failed: _Failed | None = None
+        failed: Failed | None = None
         for attempt in range(self.retries + 1):
             if not self._wait(stop):
                 raise failed or concurrent.futures.CancelledError()
-            limit = self._limit
-            result, pause = self._try(prompt, settings, read, limit)
-            if (isinstance(result, _Failed) and limit == "max_tokens" and _wants_newer_name(result)
-                    and self._wait(stop)):
-                result, pause = self._try(prompt, settings, read, NEWER_LIMIT)
-                if not isinstance(result, _Failed):
-                    self._limit = NEWER_LIMIT
-            if not isinstance(result, _Failed):
+            result = self._adapt(prompt, settings, read, stop)
+            if not isinstance(result, Failed):
                 return result
             failed = result
-            if pause is None or attempt == self.retries or stop.is_set():
-                raise result
-            stop.wait(max(pause, min(0.5 * 2**attempt, LONGEST_PAUSE_SECONDS)))
+            if failed.pause is None or attempt == self.retries or stop.is_set():
+                raise failed
+            pause = max(failed.pause, min(FIRST_PAUSE_SECONDS * 2**attempt, LONGEST_PAUSE_SECONDS))
+            if failed.limited:
+                self._hold(pause if failed.pause else LIMITED_PAUSE_SECONDS * 2**attempt)
+            else:
+                stop.wait(pause)
         raise AssertionError("the loop ends by returning or raising")
 
+    def _adapt(self, prompt: Prompt, settings: dict[str, Any], read: Callable[[Any], T], stop: threading.Event
+               ) -> T | Failed:
+        """Sends a request, and at once again without what the server refuses by name, if that has no effect."""
+        changes = self._changes
+        while True:
+            result = self._try(prompt, settings, read, changes)
+            if not isinstance(result, Failed):
+                self._changes = self._changes | changes
+                return result
+            name = unsupported(result)
+            if name == "max_tokens" and name not in changes and NEWER_LIMIT in result.error.what:
+                changes = changes | {name: NEWER_LIMIT}
+            elif name in NEUTRAL_AT_ONE and name not in changes and settings.get(name) == 1:
+                changes = changes | {name: None}
+            else:
+                return result
+            if not self._wait(stop):
+                return result
+
     def _try(self, prompt: Prompt, settings: dict[str, Any], read: Callable[[Any], T],
-             limit: str) -> tuple[T | _Failed, float | None]:
-        """Sends a request once; `limit` is the name of max_tokens.
-
-        Returns:
-            The answer or the failure, and the seconds to wait before a retry (None: a retry would not help).
-        """
+             changes: Mapping[str, str | None]) -> T | Failed:
+        """Sends a request once; returns the answer or the failure."""
+        own = {name: value for setting, value in settings.items() if (name := changes.get(setting, setting))}
         try:
-            response = self._client.chat.completions.create(
-                model=self.model, messages=prompt.messages,
-                **{limit if name == "max_tokens" else name: value for name, value in settings.items()})
+            response = self._client.chat.completions.create(model=self.model, messages=prompt.messages,
+                                                            extra_body=self.extra or None, **own)
         except UnicodeEncodeError as error:
-            return self._failed("the request cannot be sent", error, False), None
+            return Failed(self._error("the request cannot be sent", error), "prompt")
         except self._openai.APIStatusError as error:
-            if error.status_code in TRANSIENT_STATUSES or error.status_code >= 500:
-                return self._failed("the server does not answer", error, True), _retry_after(error.response)
-            fatal = error.status_code in (401, 403, 404)
-            fix = (f"check the key in {self._key_variable}" if error.status_code in (401, 403) else
-                   "check judge.model and judge.base_url" if fatal else None)
-            return self._failed("the server refuses", error, fatal, fix), None
+            what = "the server does not answer" if is_transient(error.status_code) else "the server refuses"
+            return of_status(error.status_code, self._error(what, error), error.code, error.response.headers,
+                             self._key_variable)
         except self._openai.APIConnectionError as error:  # time-outs included
-            return self._failed("the server does not answer", error, True), 0.0
+            return Failed(self._error("the server does not answer", error),
+                          "all" if is_unreachable(error) else "unknown", 0.0)
         except (self._openai.OpenAIError, ValueError, TypeError) as error:
-            return self._failed("the server's answer cannot be used", error, False), 0.0
+            return Failed(self._error("the server's answer cannot be used", error), "unknown", 0.0)
+        if sent := getattr(response, "error", None):  # with status 200, as gateways send it
+            code, message = (sent.get("code"), sent.get("message")) if isinstance(sent, Mapping) else (None, None)
+            status = code if isinstance(code, int) else 500
+            return of_status(status, self._error("the server's answer is an error", message or sent), code, {},
+                             self._key_variable)
         try:
-            return read(response), None
+            return read(response)
+        except Unusable as error:
+            return Failed(self._error("the server's answer cannot be used", str(error), error.fix), error.scope)
         except (AttributeError, LookupError, TypeError, ValueError) as error:
-            return self._failed("the server's answer cannot be used", error, False), 0.0
+            return Failed(self._error("the server's answer cannot be used", error), "unknown", 0.0)
 
-    def _failed(self, what: str, error: Exception, fatal: bool, fix: str | None = None) -> _Failed:
-        message = f"{type(error).__name__}: {error}"
+    def _error(self, what: str, error: object, fix: str | None = None) -> UserError:
+        message = f"{type(error).__name__}: {error}" if isinstance(error, Exception) else str(error)
         if self._key:  # a server may echo the request
             message = message.replace(self._key, "***")
-        return _Failed(UserError(f"{what}: {message[:300]}", self.identity, fix), fatal)
+        return UserError(f"{what}: {message[:300]}", self.identity, fix)
+
+    def _hold(self, seconds: float) -> None:
+        """Lets no request start before `seconds` have passed."""
+        with self._lock:
+            self._next = max(self._next, time.monotonic() + seconds)
 
     def _wait(self, stop: threading.Event) -> bool:
         """Waits for this request's turn; returns False where the call ended before."""
@@ -309,21 +338,42 @@ def _seed(seed: int, sample: int) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}/{sample}".encode()).digest()[:4], "big") % 2**31
 
 
+def _choices(response: Any) -> list[Any]:
+    """Returns the choices of a response; raises a ValueError where it has none."""
+    choices = getattr(response, "choices", None)
+    if not isinstance(choices, list) or not choices:
+        raise ValueError("it holds no choices")
+    return choices
+
+
+def _completions(response: Any) -> list[Answer]:
+    """Parses the completions of a response. A refused one among others is an empty text; so is one without an answer
+    after thinking that reached the token limit."""
+    choices, usage = _choices(response), _usage(response)
+    contents = [choice.message.content for choice in choices]
+    if not any(isinstance(content, str) or content is None and choice.finish_reason == "length"
+               for content, choice in zip(contents, choices, strict=True)):
+        refusal = getattr(choices[0].message, "refusal", None)
+        raise Unusable(f"the model refused: {refusal}" if refusal else
+                       f"it holds no text; the model may have refused (finish reason: {choices[0].finish_reason})",
+                       "prompt")
+    return [Answer(content if isinstance(content, str) else "", choice.finish_reason, None,
+                   None if number else usage)
+            for number, (content, choice) in enumerate(zip(contents, choices, strict=True))]
+
+
+def _first_tokens(response: Any) -> list[Any]:
+    """Returns the most probable first tokens of a response."""
+    logprobs = getattr(_choices(response)[0], "logprobs", None)
+    content = getattr(logprobs, "content", None)
+    if not content or not content[0].top_logprobs:
+        raise Unusable("it lists no token probabilities", "unknown",
+                       "use a server that sends log-probabilities, or let the judge answer in text")
+    return content[0].top_logprobs
+
+
 def _usage(response: Any) -> Usage | None:
     """Token counts of a response; None where the server sends none."""
     usage = getattr(response, "usage", None)
     counts: list[Any] = [getattr(usage, name, None) for name in ("prompt_tokens", "completion_tokens")]
     return Usage(*counts) if all(type(count) is int and count >= 0 for count in counts) else None
-
-
-def _wants_newer_name(failed: _Failed) -> bool:
-    """Whether a server knows the token limit by its newer name only."""
-    return "Unsupported parameter: 'max_tokens'" in failed.error.what and NEWER_LIMIT in failed.error.what
-
-
-def _retry_after(response: Any) -> float:
-    """Seconds of the Retry-After header, at most 60."""
-    try:
-        return min(max(float(response.headers.get("retry-after", 0)), 0.0), 60.0)
-    except ValueError:  # a date
-        return 0.0

@@ -14,6 +14,7 @@ from jaxllm.config import SamplingConfig  # noqa: E402
 from jaxllm.errors import UserError  # noqa: E402
 from jaxllm.judge import Cached, Prompt, ServerJudge, Usage  # noqa: E402
 from jaxllm.judge import server as server_module  # noqa: E402
+from jaxllm.judge.server_errors import retry_after  # noqa: E402
 
 GREEDY = SamplingConfig(temperature=0.0, max_tokens=5)
 
@@ -26,11 +27,19 @@ class Server(ThreadingHTTPServer):
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
         self.faults, self.requests, self.under_way, self.most, self.limit = [], [], 0, 0, "max_tokens"
+        self.of_text, self.unsupported, self.most_choices = {}, [], 9  # of_text: text -> fault of all its requests
         self.lock = threading.Lock()
 
     @property
     def url(self):
         return f"http://127.0.0.1:{self.server_address[1]}/v1"
+
+
+def completion(texts, finish_reason="stop", **message):
+    choices = [{"index": i, "finish_reason": finish_reason,
+                "message": {"role": "assistant", "content": text, **message}} for i, text in enumerate(texts)]
+    return {"id": "1", "object": "chat.completion", "created": 0, "model": "m", "choices": choices,
+            "usage": {"prompt_tokens": 3, "completion_tokens": 7, "total_tokens": 10}}
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -41,6 +50,7 @@ class Handler(BaseHTTPRequestHandler):
             self.server.under_way += 1
             self.server.most = max(self.server.most, self.server.under_way)
             fault = self.server.faults.pop(0) if self.server.faults else None
+            fault = self.server.of_text.get(request["messages"][-1]["content"], fault)
         self.answered = False
         try:
             self.answer(request, fault)
@@ -54,10 +64,10 @@ class Handler(BaseHTTPRequestHandler):
             self.answered = True
 
     def answer(self, request, fault):
+        if isinstance(fault, tuple):
+            return self.send(*fault)
         if fault == "refusal":
-            choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": None}}
-            return self.send(200, {"id": "1", "object": "chat.completion", "created": 0, "model": request["model"],
-                                   "choices": [choice]})
+            return self.send(200, completion([None]))
         if fault == "echo":
             return self.send(400, {"error": {"message": f"you sent {self.headers['Authorization']}"}})
         if fault == "never":
@@ -72,6 +82,8 @@ class Handler(BaseHTTPRequestHandler):
         if self.server.limit not in request or fault == "newer":
             return self.send(400, {"error": {"message": "Unsupported parameter: 'max_tokens' is not supported with "
                                              "this model. Use 'max_completion_tokens' instead."}})
+        if named := next((name for name in self.server.unsupported if name in request), None):
+            return self.send(400, {"error": {"message": f"Unsupported parameter: '{named}' is not supported."}})
         time.sleep(0.02)
         text = request["messages"][-1]["content"]
         choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text.upper()}}
@@ -82,7 +94,8 @@ class Handler(BaseHTTPRequestHandler):
         usage = {"prompt_tokens": len(text), "completion_tokens": 2, "total_tokens": len(text) + 2}
         self.send(200, {"id": "1", "object": "chat.completion", "created": 0, "model": request["model"],
                         "usage": None if fault == "no usage" else usage,
-                        "choices": [{**choice, "index": i} for i in range(request.get("n", 1))]})
+                        "choices": [{**choice, "index": i}
+                                    for i in range(min(request.get("n", 1), self.server.most_choices))]})
 
     def send(self, status, body, headers=()):
         data = (body if isinstance(body, str) else json.dumps(body)).encode()
@@ -281,10 +294,12 @@ def test_a_prompt_that_cannot_be_sent(server):
     assert not server.requests
 
 
-def test_choices_without_tokens_are_no_choices(server):
-    server.faults = ["no tokens"] * 9
+@pytest.mark.parametrize("fault", ["no tokens", (200, completion(["Yes"]))])
+def test_choices_without_tokens_are_no_choices(server, fault):
+    server.faults = [fault] * 9
     with pytest.raises(UserError, match="lists no token probabilities"):
         judge(server, retries=1).choose([Prompt("a")], ["Yes", "No"])
+    assert len(server.requests) == 1
 
 
 def test_choices_are_read_from_the_most_probable_tokens(server):
@@ -323,13 +338,123 @@ def test_a_prompt_that_fails_is_reported_and_the_others_answered(server, fault, 
     assert choices[1] is None and choices[0].answer == choices[2].answer == "Yes"
 
 
-@pytest.mark.parametrize("faults", [[None, 401], [400] * 9, [None, 503, 503]])
+@pytest.mark.parametrize("faults", [[None, 401], [None, 402], [400] * 9, [None] + [400] * 8])
 def test_errors_that_concern_all_prompts_end_the_call_nevertheless(server, faults):
     server.faults, failed = faults, {}
     with pytest.raises(UserError):
         judge(server, concurrency=1, retries=1).complete([Prompt(str(i)) for i in range(20)], GREEDY,
                                                          on_failure=failed.__setitem__)
     assert not failed and len(server.requests) <= 10
+
+
+def test_a_server_that_stops_answering_ends_the_call(server, monkeypatch):
+    """Eight prompts in a row; those that failed before are requested again by a resumed job, so none is reported."""
+    monkeypatch.setattr(server_module, "LONGEST_PAUSE_SECONDS", 0.0)
+    server.faults, failed = [None] + [503] * 40, {}
+    with pytest.raises(UserError, match=r"8 prompts in a row have no answer.*\(1 of 20 prompts"):
+        judge(server, concurrency=1, retries=1).complete([Prompt(str(i)) for i in range(20)], GREEDY,
+                                                         on_failure=failed.__setitem__)
+    assert not failed and 17 <= len(server.requests) <= 19
+
+
+@pytest.mark.parametrize("fault", [500, 429, "never", "garbage"])
+def test_a_prompt_that_fails_again_and_again_is_one_without_an_answer(server, fault, monkeypatch):
+    monkeypatch.setattr(server_module, "LONGEST_PAUSE_SECONDS", 0.0)
+    server.of_text, failed = {"7": fault}, {}
+    rows = judge(server, concurrency=3, retries=1, seconds=1.5 if fault == "never" else 20.0).complete(
+        [Prompt(str(i)) for i in range(20)], GREEDY, on_failure=failed.__setitem__)
+    assert failed.keys() == {7} and [len(row) for row in rows] == [1] * 7 + [0] + [1] * 12
+
+
+def test_prompts_that_are_too_long_do_not_end_the_call(server):
+    """However many of them follow each other."""
+    long = (400, {"error": {"message": "This model's maximum context length is 512 tokens.", "code": 400}})
+    server.faults, failed = [None] + [long] * 12, {}
+    judge(server, concurrency=1).complete([Prompt(str(i)) for i in range(15)], GREEDY, on_failure=failed.__setitem__)
+    assert failed.keys() == set(range(1, 13)) and len(server.requests) == 15
+
+
+def test_thinking_that_fills_the_token_limit_is_an_empty_answer(server):
+    server.faults = [(200, completion([None], "length", reasoning_content="hm"))]
+    ((answer,),) = judge(server).complete([Prompt("a")], GREEDY)
+    assert (answer.text, answer.finish_reason, answer.usage) == ("", "length", Usage(3, 7))
+    assert len(server.requests) == 1
+
+
+def test_refusals_are_not_requested_again(server):
+    """One among several completions is an empty text; the others are used."""
+    server.faults = [(200, completion([None], refusal="I cannot")), (200, completion(["b", None, "d"]))]
+    remote, failed = judge(server, concurrency=1), {}
+    rows = remote.complete([Prompt("a"), Prompt("b")], SamplingConfig(n=3), on_failure=failed.__setitem__)
+    assert failed[0].endswith("the model refused: I cannot") and len(server.requests) == 2
+    assert [answer.text for answer in rows[1]] == ["b", "", "d"]
+
+
+def test_completions_that_a_server_leaves_out_are_requested(server):
+    server.most_choices = 2
+    (answers,) = judge(server).complete([Prompt("a")], SamplingConfig(n=5), seed=3)
+    assert [answer.text for answer in answers] == ["A"] * 5 and answers[2].usage == Usage(1, 2)
+    requests = [request for _, request, _ in server.requests]
+    assert [request.get("n") for request in requests] == [5, 3, None]
+    server.requests.clear()
+    judge(server).complete([Prompt("a", sample=2)], SamplingConfig(n=2), seed=3)
+    assert server.requests[0][1]["seed"] == requests[1]["seed"] != requests[0]["seed"]
+
+
+def test_an_error_with_status_200(server):
+    busy = (200, {"error": {"message": "Rate limit exceeded: free tier", "code": 502}})
+    server.faults = [busy, busy]
+    assert judge(server, concurrency=1).complete([Prompt("a")], GREEDY)[0][0].text == "A"
+    server.faults = [busy, busy]
+    with pytest.raises(UserError, match="is an error: Rate limit exceeded: free tier"):
+        judge(server, retries=1).complete([Prompt("a")], GREEDY)
+    server.faults = [(200, {"error": {"message": "no such key", "code": 401}})]
+    with pytest.raises(UserError, match="no such key"):
+        judge(server).complete([Prompt("a")], GREEDY)
+    assert len(server.requests) == 6
+
+
+def test_no_balance_is_not_requested_again(server):
+    server.faults = [(429, {"error": {"message": "quota", "code": "insufficient_quota"}})]
+    with pytest.raises(UserError, match="check the balance"):
+        judge(server).complete([Prompt("a")], GREEDY)
+    assert len(server.requests) == 1
+
+
+def test_neutral_settings_are_left_out_where_the_server_refuses_them(server):
+    server.limit, server.unsupported = "max_completion_tokens", ["temperature", "top_p"]
+    remote = judge(server, retries=0, concurrency=1)
+    assert remote.complete([Prompt("a")], SamplingConfig())[0][0].text == "A" and len(server.requests) == 4
+    assert remote.choose([Prompt("a")], ["Yes", "No"])[0].answer == "Yes" and len(server.requests) == 5
+    with pytest.raises(UserError, match="Unsupported parameter: 'temperature'"):
+        judge(server, retries=0).complete([Prompt("a")], GREEDY)
+
+
+def test_extra_fields_of_requests(server):
+    remote = judge(server, extra={"reasoning_effort": "low", "top_logprobs": 5})
+    remote.choose([Prompt("a")], ["Yes", "No"])
+    _, request, _ = server.requests[0]
+    assert request["reasoning_effort"] == "low" and request["top_logprobs"] == 5 and request["max_tokens"] == 1
+    assert remote.identity != judge(server).identity != judge(server, extra={"top_logprobs": 5}).identity
+
+
+def test_a_limited_rate_holds_all_requests(server, monkeypatch):
+    monkeypatch.setattr(server_module, "LIMITED_PAUSE_SECONDS", 0.4)
+    remote = judge(server, concurrency=4)
+    remote.complete([Prompt("the connection is made")], GREEDY)
+    server.requests.clear()
+    server.faults = [(429, {"error": {"message": "slower"}})]
+    assert len(remote.complete([Prompt(str(i)) for i in range(40)], GREEDY)) == 40
+    times = sorted(when for when, *_ in server.requests)
+    assert len(times) == 41 and max(b - a for a, b in zip(times, times[1:], strict=False)) >= 0.3
+
+
+@pytest.mark.parametrize(("headers", "seconds"), [
+    ({}, 0), ({"retry-after": "7"}, 7), ({"retry-after": "nan"}, 0), ({"retry-after": "900"}, 60),
+    ({"retry-after": "-1"}, 0), ({"retry-after-ms": "5000", "retry-after": "9"}, 5), ({"retry-after": "soon"}, 0),
+    ({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}, 0), ({"retry-after": "Wed, 21 Oct 2099 07:28:00 GMT"}, 60)])
+def test_pauses_that_a_server_demands(headers, seconds):
+    assert retry_after(headers) == seconds
 
 
 def test_usage_is_that_of_the_request(server):
@@ -354,7 +479,7 @@ def test_the_number_of_pending_requests_is_bounded(server, monkeypatch):
     monkeypatch.setattr(server_module.concurrent.futures, "wait",
                         lambda futures, **options: largest.append(len(futures)) or wait(futures, **options))
     remote = judge(server, concurrency=4)
-    monkeypatch.setattr(remote, "_answer", lambda prompt, settings, read, stop: prompt.content)
     prompts = [Prompt(str(i)) for i in range(8000)]
-    assert remote._send(prompts, lambda prompt: {}, None, None, None, None) == [prompt.content for prompt in prompts]
+    texts = remote._send(prompts, lambda prompt, stop: prompt.content, None, None, None)
+    assert texts == [prompt.content for prompt in prompts]
     assert max(largest) <= 8

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import sqlite3
@@ -23,6 +24,9 @@ LOCK_SECONDS = 60.0
 # Answers wait at most this long for a commit, which is all that a kill can lose.
 COMMIT_SECONDS, ROWS_PER_COMMIT = 0.2, 1000
 KEYS_PER_QUERY = 500
+# Another process may have stored the same prompt meanwhile; the length of a choice, which is no list, is 0.
+STORE = """INSERT INTO answers VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value
+           WHERE json_array_length(excluded.value) > json_array_length(value)"""
 # Part of every key; increase it when the format of values changes.
 FORMAT = 2
 
@@ -32,8 +36,9 @@ class Cached(Judge):
 
     Keys are hashes of the judge's identity, the prompt's content (not its id), the settings and the seed. The
     completions of a prompt share a key, for any `n`: where five are cached and eight are needed, three are generated.
-    Failures are not cached. The file is in write-ahead mode (`-wal` and `-shm` files accompany it); answers are
-    committed in batches, at the latest after `COMMIT_SECONDS`.
+    Where several processes store completions of one prompt, the longest list stays, and the first of equally long ones.
+    Failures are not cached. The file is empty until there is an answer. It is in write-ahead mode (`-wal` and `-shm`
+    files accompany it); answers are committed in batches, at the latest after `COMMIT_SECONDS`.
 
     Args:
         judge: answers prompts that are not in the file.
@@ -51,12 +56,17 @@ class Cached(Judge):
         self._timer: threading.Timer | None = None
         with self._errors():
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._database = sqlite3.connect(self.path, timeout=LOCK_SECONDS, check_same_thread=False)
-            with contextlib.suppress(sqlite3.OperationalError):  # locked by another process, which sets it
-                self._database.execute("PRAGMA journal_mode=WAL")
-            self._database.execute("PRAGMA synchronous=NORMAL")
-            self._database.execute("CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, value TEXT NOT NULL)")
-            self._database.commit()
+            self.path.open("ab").close()  # an error if it cannot be written, before there are answers
+
+    @functools.cached_property
+    def _database(self) -> sqlite3.Connection:
+        database = sqlite3.connect(self.path, timeout=LOCK_SECONDS, check_same_thread=False)
+        with contextlib.suppress(sqlite3.OperationalError):  # locked by another process, which sets it
+            database.execute("PRAGMA journal_mode=WAL")
+        database.execute("PRAGMA synchronous=NORMAL")
+        database.execute("CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, value TEXT NOT NULL)")
+        database.commit()
+        return database
 
     def complete(self, prompts: Sequence[Prompt], sampling: SamplingConfig, *, seed: int = 0,
                  on_answer: Callable[[int, list[Answer]], None] | None = None,
@@ -163,6 +173,8 @@ class Cached(Judge):
     def _load(self, keys: Iterable[str], parse: Callable[[Any], T]) -> dict[str, T]:
         keys, values = list(keys), {}
         with self._lock, self._errors():
+            if not self.path.stat().st_size:
+                return {}
             for start in range(0, len(keys), KEYS_PER_QUERY):
                 some = keys[start:start + KEYS_PER_QUERY]
                 marks = ", ".join("?" * len(some))
@@ -186,7 +198,7 @@ class Cached(Judge):
             self._timer = None
         if self._pending:
             with self._errors(), self._database:
-                self._database.executemany("INSERT OR REPLACE INTO answers VALUES (?, ?)", self._pending.items())
+                self._database.executemany(STORE, self._pending.items())
             self._pending.clear()
 
     def _commit_late(self) -> None:

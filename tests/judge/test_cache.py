@@ -97,6 +97,30 @@ def test_missing_answers_are_not_cached(tmp_path):
         cached.complete(prompts, GREEDY)
 
 
+def test_the_longer_list_of_two_processes_stays(tmp_path):
+    """One stores eight completions while the other generates two, and commits them later."""
+    path, free = tmp_path / "answers.sqlite", SamplingConfig(temperature=1.0, n=8)
+    other = Cached(Counting(), path)
+    late = FunctionJudge(lambda prompt, sampling, seed: other.complete([prompt], free) and ["late"] * 2,
+                         lambda prompt, options: other.choose([prompt], options) and {"x": 1.0, "y": 0.0},
+                         identity="counting")
+    Cached(late, path).complete([Prompt("a")], SamplingConfig(temperature=1.0, n=2))
+    Cached(late, path).choose([Prompt("a")], ["x", "y"])
+    third = Cached(FunctionJudge(identity="counting"), path)
+    assert [answer.text for answer in third.complete([Prompt("a")], free)[0]] == [f"a0/{i}" for i in range(8)]
+    assert third.choose([Prompt("a")], ["x", "y"])[0].probabilities == {"x": 0.5, "y": 0.5}
+
+
+def test_a_cache_without_answers_is_empty(tmp_path):
+    cached = Cached(Counting(), tmp_path / "answers.sqlite")
+    with pytest.raises(UserError, match="no more answers"):
+        cached.complete([Prompt("fail")], GREEDY)
+    assert [(file.name, file.stat().st_size) for file in tmp_path.iterdir()] == [("answers.sqlite", 0)]
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="the cache cannot be used"):
+        Cached(Counting(), tmp_path / "file" / "answers.sqlite")
+
+
 def test_a_damaged_cache(tmp_path):
     (tmp_path / "answers.sqlite").write_bytes(b"no data base at all" * 100)
     with pytest.raises(UserError, match="the cache is damaged"):

@@ -15,7 +15,7 @@ from jaxllm.parsing import _alternatives, _keys, parse
 # Keys of texts that are no paths, by their last name.
 OTHER_TEXTS = {"base_url", "key_variable", "prompt", "context", "question", "answer", "document", "stop", "targets",
                "template", "method", "loss", "labels", "metric", "algorithm", "reward", "label", "options", "words",
-               "observer_template", "subset", "weights", "task", "language", "fail_under", "drop", "member"}
+               "observer_template", "subset", "weights", "task", "language", "fail_under", "drop", "member", "extra"}
 REQUIRED = {"data.path": "x", "out": "x", "model": "x", "catalog": "x", "document": "1", "method": "dpo"}
 CONFIGS = {verb: importlib.import_module(about.module).Config for verb, about in VERBS.items()}
 

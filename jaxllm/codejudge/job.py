@@ -87,7 +87,7 @@ def _read(config: Config, job: Job) -> tuple[list[Item], list[Rejected]]:
 
 def _judge(config: Config, job: Job, prompts: Prompts, items: Sequence[Item], rejected: Sequence[Rejected],
            others: Sequence[dict[str, Any]] | None) -> dict[str, Any]:
-    judge = open_judge(config.judge, config.device)
+    judge = open_judge(config.judge, config.device, job.directory)
     common = {"method": config.method, "prompts_sha256": prompts.sha256, "rejected": len(rejected)}
     title = f"Verdicts by {config.method}"
     if config.method == "pairwise":

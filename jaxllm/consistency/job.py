@@ -66,7 +66,7 @@ def _measured(config: Config, job: Job, instances: Sequence[Instance], rejected:
     common: dict[str, Any] = {"judge": None, "missing_reasons": {}, "samples": None}
     wordings: list[list[dict[str, Any]]] = []
     if config.needs_judge:
-        judge = open_judge(config.judge, config.device)
+        judge = open_judge(config.judge, config.device, job.directory)
         template = load_template(config.template)
         pairs = PairJudge(judge, config, template, instances)
         if unfit := pairs.split(config.negated, config.paraphrases):

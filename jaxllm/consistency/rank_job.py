@@ -79,7 +79,7 @@ def run(config: Config) -> Path:
         rejected, identity = list(found.rejected), None
         masses: list[float | None] = []
         if template is not None:
-            judge = open_judge(config.judge, config.device)
+            judge = open_judge(config.judge, config.device, job.directory)
             pairs = PairJudge(judge, config, template, instances)
             if unfit := pairs.split(False):
                 rejected += unfit

@@ -87,7 +87,7 @@ def _run(config: Config, job: Job) -> Path:
     rows, held_back = read(config, model, job)
     base = Generator(model, dtype=config.device.compute_dtype, mesh=mesh, donate=True,
                      batch_size=min(256, config.rows))
-    reward = open_reward(config.reward_names, config.rewards, config.device)
+    reward = open_reward(config.reward_names, config.rewards, config.device, job.directory)
     job.pin("reward", reward.identity)
     trainer = Trainer.make(config, base, rows, held_back, reward, mesh)
     with Checkpointer(job.checkpoints) as checkpointer:

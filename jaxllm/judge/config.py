@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from jaxllm.config import check, tunable
+from jaxllm.config import SECRET, check, tunable
 from jaxllm.devices import DeviceConfig, MeshConfig, open_mesh
 from jaxllm.judge.cache import Cached
 from jaxllm.judge.function import named_judge
@@ -22,6 +22,9 @@ from jaxllm.model import check_lm, load_with_adapter
 from jaxllm.models.mesh import model_shardings
 from jaxllm.models.tensors import fingerprint, model_directory
 
+# Name of the cache in the directory of a job.
+ANSWERS = "answers.sqlite"
+
 
 @dataclass(frozen=True)
 class JudgeConfig:
@@ -33,7 +36,8 @@ class JudgeConfig:
         model: checkpoint directory, GGUF file, Hub id, or tiny; for a server the model's name there.
         base_url: address of the server's interface, such as http://localhost:8000/v1; OpenAI's own by default.
         path: file of recorded answers, or package.module:name of a function.
-        cache: SQLite file that caches the answers; none by default.
+        cache: SQLite file that caches the answers. auto is answers.sqlite in the directory of the job for a server, and
+            no file for other judges; null is none.
         key_variable: environment variable with the server's key.
         concurrency: requests in flight at a time.
         per_minute: requests started per minute; null for no limit.
@@ -45,6 +49,8 @@ class JudgeConfig:
         mesh: how the devices share a local model's work.
         format: encoding of prompts that are plain texts by a local model. auto is chat where the model has a chat
             template, else plain; chat makes the text one user message; plain continues the raw text.
+        extra: further fields of every request to a server, such as {reasoning_effort: low}, or top_logprobs: 5 in place
+            of 20.
         spellings: an option's probability is the sum over its spellings (with a blank before it, in other case), or
             that of the most probable one (max).
         prompt_price: price of a million prompt tokens, for the costs in the results; null without costs.
@@ -55,7 +61,7 @@ class JudgeConfig:
     model: str | None = None
     base_url: str | None = None
     path: str | None = None
-    cache: str | None = tunable(None)
+    cache: str | None = tunable("auto")
     key_variable: str = tunable("OPENAI_API_KEY")
     concurrency: int = tunable(8)
     per_minute: float | None = tunable(None)
@@ -65,6 +71,7 @@ class JudgeConfig:
     adapter: str | None = None
     mesh: MeshConfig = tunable(MeshConfig())
     format: Literal["auto", "chat", "plain"] = "auto"
+    extra: dict[str, Any] | None = None
     spellings: Literal["sum", "max"] = "sum"
     prompt_price: float | None = None
     completion_price: float | None = None
@@ -74,7 +81,8 @@ class JudgeConfig:
         given = getattr(self, needed) or (self.kind == "local" and "tiny")
         check(bool(given), needed, f"a judge of kind {self.kind} needs it")
         for name, kinds in (("model", ("local", "reward", "openai")), ("base_url", ("openai",)),
-                            ("adapter", ("local", "reward")), ("path", ("recorded", "callable"))):
+                            ("extra", ("openai",)), ("adapter", ("local", "reward")),
+                            ("path", ("recorded", "callable"))):
             check(getattr(self, name) is None or self.kind in kinds, name,
                   f"does not apply to a judge of kind {self.kind}",
                   f"leave it out, or set kind to {' or '.join(kinds)}")
@@ -83,8 +91,13 @@ class JudgeConfig:
               "leave it at auto")
         check(self.spellings == "sum" or self.kind in ("local", "openai"), "spellings",
               f"does not apply to a judge of kind {self.kind}", "leave it at sum")
-        check(self.cache is None or self.kind != "recorded", "cache", "recorded answers are in a file already",
-              "leave it out")
+        check(self.cache in (None, "auto") or self.kind != "recorded", "cache",
+              "recorded answers are in a file already", "leave it out")
+        for name in self.extra or {}:
+            check(name not in ("model", "messages", "n", "stream"), "extra",
+                  f"holds {name}, which the judge sets itself", "leave it out")
+            check(SECRET.search(name) is None, "extra", f"holds {name}, which would be written to files",
+                  "put the key into the environment variable that key_variable names")
         if self.base_url is not None:
             url = urllib.parse.urlsplit(self.base_url)
             check(url.scheme in ("http", "https") and bool(url.hostname), "base_url",
@@ -112,24 +125,27 @@ class JudgeConfig:
         return Prices(self.prompt_price or 0.0, self.completion_price or 0.0)
 
 
-def open_judge(config: JudgeConfig, device: DeviceConfig | None = None) -> Judge:
+def open_judge(config: JudgeConfig, device: DeviceConfig | None = None, directory: Path | None = None) -> Judge:
     """Opens the judge of a config.
 
     Args:
         config: the judge.
         device: number formats of a local model.
+        directory: directory of the job, for the cache of a server's answers; None without one.
 
     Raises:
         UserError: its model, file or function cannot be used.
     """
-    judge = _open(config, device or DeviceConfig())
-    return judge if config.cache is None else Cached(judge, config.cache)
+    judge, cache = _open(config, device or DeviceConfig()), config.cache
+    if cache == "auto":
+        cache = str(directory / ANSWERS) if config.kind == "openai" and directory is not None else None
+    return judge if cache is None else Cached(judge, cache)
 
 
 def _open(config: JudgeConfig, device: DeviceConfig) -> Judge:
     if config.kind == "openai":
         return ServerJudge(config.model or "", config.base_url, config.key_variable, config.concurrency,
-                           config.per_minute, config.seconds, config.retries, config.spellings)
+                           config.per_minute, config.seconds, config.retries, config.spellings, config.extra)
     if config.kind == "recorded":
         return RecordedJudge(config.path or "")
     if config.kind == "callable":

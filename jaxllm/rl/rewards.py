@@ -198,7 +198,8 @@ def _named(rows: Sequence[Row], number: int) -> str:
     return f"id {row['id']}" if row.get("id") is not None else f"the row that begins with {text[:40]!r}"
 
 
-def open_reward(names: Sequence[str], config: RewardConfig, device: DeviceConfig | None = None) -> Reward:
+def open_reward(names: Sequence[str], config: RewardConfig, device: DeviceConfig | None = None,
+                directory: Path | None = None) -> Reward:
     """Opens rewards.
 
     Args:
@@ -207,6 +208,7 @@ def open_reward(names: Sequence[str], config: RewardConfig, device: DeviceConfig
             package.module:name of a `RewardFn`.
         config: their models and weights.
         device: dtypes of the models.
+        directory: directory of the job, for the cache of a server's answers.
 
     Raises:
         UserError: a model, judge or function cannot be used.
@@ -215,20 +217,20 @@ def open_reward(names: Sequence[str], config: RewardConfig, device: DeviceConfig
     weights = [1.0] * len(names) if config.weights is None else config.weights
     parts, identities = [], []
     for name, weight in zip(names, weights, strict=True):
-        function, identity = _open(config, name, device)
+        function, identity = _open(config, name, device, directory)
         parts.append(Part(function, weight, name))
         identities.append(identity)
     return Reward(parts, " + ".join(identities))
 
 
-def _open(config: RewardConfig, name: str, device: DeviceConfig) -> tuple[RewardFn, str]:
+def _open(config: RewardConfig, name: str, device: DeviceConfig, directory: Path | None) -> tuple[RewardFn, str]:
     if name in ("gsm8k", "gsm8k_strict"):
         return partial(gsm8k_reward, strict=name == "gsm8k_strict"), name
     if name == "words":
         return partial(words_reward, values=config.words), f"words {sorted(config.words.items())}"
     if name == "judge":
         assert config.judge is not None
-        judge = open_judge(config.judge, device)
+        judge = open_judge(config.judge, device, directory)
         return partial(judge_reward, judge=judge, question=config.question,
                              options=config.options), judge.identity
     if name in ("classifier", "reward_model"):
@@ -246,7 +248,7 @@ def _open(config: RewardConfig, name: str, device: DeviceConfig) -> tuple[Reward
                              output=config.output), identity
     function, identity = _imported(name)
     if hasattr(function, "opened") and config.judge is not None:
-        opened = function.opened(open_judge(config.judge, device), config.prompts)
+        opened = function.opened(open_judge(config.judge, device, directory), config.prompts)
         return opened, f"{identity}, {opened.identity}"
     return function, identity
 

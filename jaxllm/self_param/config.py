@@ -28,7 +28,7 @@ class QAPairConfig:
         source: "model": the model writes questions about the document in its prompt and answers them (temperature 0).
             "judge": the judge writes the pairs. "cloze": sentence completions and cloze questions are made from the
             document's sentences, without a model. Otherwise a file of rows {context, question, answers}.
-        judge: judge that writes the pairs where source is judge; set judge.cache to query it only once.
+        judge: judge that writes the pairs where source is judge.
         examples: rows {context, question, answers} placed before the document as worked examples (source model).
         per_document: maximum number of pairs of a document, or of each of its chunks.
         samples: questions that the model samples for each (source model); null takes per_document. With more, the

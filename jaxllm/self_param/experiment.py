@@ -153,7 +153,7 @@ def _stored_pairs(config: Config, job: Job, base: Generator, prompts: Prompts, d
         for row in rows:
             stored[row["document"]].append(of_row(row))
         return stored
-    pairs = make_qa_pairs(config, base, prompts, documents, given)
+    pairs = make_qa_pairs(config, base, prompts, documents, given, job.directory)
     if config.mixture.qa:
         write_jsonl(path, ({"document": number, "chunk": part} | as_row(passage)
                            for number, own in enumerate(pairs) for part, passage in enumerate(own)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
 from typing import Any
 
 from jaxllm.config import SamplingConfig
@@ -57,7 +58,8 @@ _PAIR = re.compile(
 
 
 def make_qa_pairs(config: InjectConfig, generator: Generator, prompts: Prompts, documents: Sequence[Document],
-                  given: Sequence[Sequence[QAPair]] | None = None) -> list[list[PassagePairs]]:
+                  given: Sequence[Sequence[QAPair]] | None = None, directory: Path | None = None
+                  ) -> list[list[PassagePairs]]:
     """Collects the QA pairs of every passage of every document, and those that were dropped.
 
     Args:
@@ -66,6 +68,7 @@ def make_qa_pairs(config: InjectConfig, generator: Generator, prompts: Prompts, 
         prompts: builds the token sequences.
         documents: documents, chunked.
         given: pairs of every document; None makes them.
+        directory: directory of the job, for the cache of a server's answers.
 
     Returns:
         pairs by document and passage; all empty where mixture.qa is 0.
@@ -77,7 +80,7 @@ def make_qa_pairs(config: InjectConfig, generator: Generator, prompts: Prompts, 
         return [[PassagePairs([]) for _ in document.passages] for document in documents]
     owners = [number for number, document in enumerate(documents) for _ in document.passages]
     texts = [text for document in documents for text in document.passages]
-    pairs = _of_source(config, generator, prompts, documents, texts, given)
+    pairs = _of_source(config, generator, prompts, documents, texts, given, directory)
     for text, own in zip(texts, pairs, strict=True):
         if not (given is None and config.qa_pairs.source == "model"):  # already checked, before the answers
             own.drop_duplicates()
@@ -98,7 +101,8 @@ def make_qa_pairs(config: InjectConfig, generator: Generator, prompts: Prompts, 
 
 
 def _of_source(config: InjectConfig, generator: Generator, prompts: Prompts, documents: Sequence[Document],
-               texts: Sequence[str], given: Sequence[Sequence[QAPair]] | None) -> list[PassagePairs]:
+               texts: Sequence[str], given: Sequence[Sequence[QAPair]] | None, directory: Path | None
+               ) -> list[PassagePairs]:
     """Collects the pairs of every passage before the checks that all sources share."""
     settings, seed = config.qa_pairs, purpose_seed(config.seed, "questions")
     if given is not None:
@@ -110,7 +114,7 @@ def _of_source(config: InjectConfig, generator: Generator, prompts: Prompts, doc
         with bar(len(texts) * settings.sampled, "questions", "samples") as advance:
             return model_source(generator, prompts, settings, config.sampling.max_tokens, seed, advance)(texts)
     with bar(len(texts), "questions", "documents") as advance:
-        return judge_source(open_judge(settings.judge, config.device), settings, seed, advance)(texts)
+        return judge_source(open_judge(settings.judge, config.device, directory), settings, seed, advance)(texts)
 
 
 def _check_covered(texts: Sequence[str], owners: Sequence[int], pairs: Sequence[PassagePairs]) -> None:

@@ -4,6 +4,7 @@ import json
 import math
 import threading
 import time
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -12,7 +13,20 @@ pytest.importorskip("openai", reason="the client is not installed (pip install '
 
 from jaxllm.config import SamplingConfig  # noqa: E402
 from jaxllm.errors import UserError  # noqa: E402
-from jaxllm.judge import Cached, Prompt, ServerJudge, Usage  # noqa: E402
+from jaxllm.job import open_job  # noqa: E402
+from jaxllm.judge import (  # noqa: E402
+    Answer,
+    Cached,
+    Completions,
+    Invalid,
+    JudgeConfig,
+    Prompt,
+    ServerJudge,
+    Usage,
+    judge_rows,
+    open_judge,
+    retry_in_conversation,
+)
 from jaxllm.judge import server as server_module  # noqa: E402
 from jaxllm.judge.server_errors import retry_after  # noqa: E402
 
@@ -455,6 +469,31 @@ def test_a_limited_rate_holds_all_requests(server, monkeypatch):
     ({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}, 0), ({"retry-after": "Wed, 21 Oct 2099 07:28:00 GMT"}, 60)])
 def test_pauses_that_a_server_demands(headers, seconds):
     assert retry_after(headers) == seconds
+
+
+def test_answers_of_a_stopped_job_are_not_requested_again(server, tmp_path):
+    """Row 0 is requested anew, which fails: no line is written, and the answers are in the directory of the job."""
+    config = JudgeConfig("openai", model="m", base_url=server.url, retries=0)
+    task = Completions(GREEDY, lambda row, answer: Invalid("it is 0") if answer.text == "0" else 1, attempts=2)
+
+    def run():
+        with open_job(tmp_path / "out", config) as job:
+            return judge_rows(job, open_judge(config, directory=job.directory), range(10),
+                              lambda row: Prompt(str(row)), task)
+
+    server.faults = [401] * 10
+    with pytest.raises(UserError):
+        run()
+    assert not (tmp_path / "out").exists()  # nothing was paid for, and the corrected command can use it
+    retry, = [message["content"] for message in retry_in_conversation(Prompt(""), Answer(""), "it is 0").messages[2:]]
+    server.faults, server.of_text = [], {retry: 402}
+    server.requests.clear()
+    with pytest.raises(UserError, match="check the balance.*, then start again"):
+        run()
+    assert not (tmp_path / "out" / "rows.jsonl").read_text() and len(server.requests) == 11
+    server.of_text = {}
+    assert run().rows == 10 and len(server.requests) == 12
+    assert isinstance(open_judge(replace(config, cache=None), directory=tmp_path), ServerJudge)
 
 
 def test_usage_is_that_of_the_request(server):

@@ -65,7 +65,7 @@ class Presentation:
 
 def judge_pairs(config: JudgingConfig, job: Job, pairs: Sequence[Pair], file: str = VERDICTS) -> JudgeSummary:
     """Writes the verdicts on all pairs in both orders into a file of the job, or the rest of them."""
-    judge, settings = open_judge(config.judge, config.device), config.verdict
+    judge, settings = open_judge(config.judge, config.device, job.directory), config.verdict
     template = TEMPLATES[config.form] if settings.template is None else settings.template
     parse = parse_ratings if config.form == "rating" else parse_verdict
     task: Any = Options(OPTIONS) if config.form == "choice" else Completions(

@@ -117,7 +117,7 @@ def _run(config: Config, job: Job, data: RowSet, listed: RowSet) -> Path:
     turns, rejected = _turns(config, data, items)
     job.write_rejected(rejected)
     check_share(len(turns), rejected, config.data.limit_bad)
-    catalog, judge = Catalog(items), open_judge(config.judge, config.device)
+    catalog, judge = Catalog(items), open_judge(config.judge, config.device, job.directory)
     reject = lambda turn, reason: Rejected(config.data.path, turn.line, reason, as_text(turn.row))
     prompt = lambda turn: _prompt(config, turn)
     turns, more = split_answerable(judge, turns, prompt, config.sampling.max_tokens, reject)

@@ -231,7 +231,7 @@ class CodeJudge:
 
     def _probability(self, choices: Sequence[Mapping[str, Any]]) -> tuple[float | None, float | None]:
         """Computes the mean probability of Yes over the samples, or the mean expected grade; and the mean mass."""
-        known = [line for line in choices if line["probabilities"] is not None and line["mass"] > 0]
+        known = [line for line in choices if line["probabilities"] is not None]
         masses = [line["mass"] for line in choices if line["mass"] is not None]
         mass = float(np.mean(masses)) if masses else None
         if not known:

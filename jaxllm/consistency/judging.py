@@ -284,8 +284,8 @@ def _picked(line: Mapping[str, Any], first: str) -> Picked:
         votes = [sample["value"] == first for sample in line["samples"] if sample["value"] is not None]
         reasons = [sample["reason"] for sample in line["samples"] if sample["value"] is None]
         return Picked(float(np.mean(votes)) if votes else None, None, len(votes), reasons)
-    if "samples" in line or line["probabilities"] is None:
+    if "samples" in line:
         return Picked(None, None, None, unknown)
-    if not line["mass"]:
-        return Picked(None, 0.0, None, ["both answers have probability 0"])
+    if line["probabilities"] is None:
+        return Picked(None, line["mass"], None, unknown)
     return Picked(line["probabilities"][first], line["mass"], None, [])

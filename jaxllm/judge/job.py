@@ -102,7 +102,7 @@ class JudgedRow:
 
     Attributes:
         samples: its completions, in order, empty where the judge has no answer; None for `Options`.
-        choice: its choice; None for `Completions`, or where the judge has no answer.
+        choice: its choice; None for `Completions`, or where the judge has no answer. With a mass of 0 it is invalid.
         reason: why the row is invalid: it has neither a valid completion nor a choice; None where it is valid.
         usage: tokens of all attempts; None where they are not known.
     """
@@ -116,8 +116,9 @@ class JudgedRow:
         """Returns the columns of completions or of the choice, the same for valid and invalid rows."""
         if self.samples is not None:
             return {"samples": [vars(sample) for sample in self.samples]}
-        if self.choice is None:
-            return {"answer": None, "probabilities": None, "mass": None}
+        if self.choice is None or self.choice.mass == 0.0:
+            mass = None if self.choice is None else 0.0
+            return {"answer": None, "probabilities": None, "mass": mass}
         return {"answer": self.choice.answer, "probabilities": dict(self.choice.probabilities),
                 "mass": self.choice.mass}
 
@@ -250,8 +251,11 @@ class _Lines(Generic[Row]):
 
 
 def _choose(judge: Judge, prompts: Sequence[Prompt], task: Options, finish: Callable[[int, JudgedRow], None]) -> None:
+    def reason(choice: Choice) -> str | None:
+        return "no option has any probability" if choice.mass == 0.0 else None
+
     judge.choose(prompts, task.options,
-                 on_answer=lambda i, choice: finish(i, JudgedRow(None, choice, None, choice.usage)),
+                 on_answer=lambda i, choice: finish(i, JudgedRow(None, choice, reason(choice), choice.usage)),
                  on_failure=lambda i, reason: finish(i, JudgedRow(None, None, reason, None)))
 
 

@@ -190,6 +190,14 @@ def test_choices_in_a_file_of_their_own(tmp_path):
     assert not (tmp_path / "out" / "rows.jsonl").exists()
 
 
+def test_options_without_any_probability_are_no_answer(tmp_path):
+    judge = FunctionJudge(choose=lambda prompt, options: {"Yes": 0.0, "No": 0.0}, identity="writes something else")
+    summary, rows = run(tmp_path / "out", judge, range(1), Options(["Yes", "No"]))
+    assert summary.invalid == 1 and rows == [{
+        "id": "0", "valid": False, "reason": "no option has any probability", "answer": None, "probabilities": None,
+        "mass": 0.0, "prompt_tokens": None, "completion_tokens": None}]
+
+
 def test_a_judge_that_fails_on_all_prompts_leaves_no_directory(tmp_path):
     with pytest.raises(UserError, match="cannot complete"):
         run(tmp_path / "out", FunctionJudge(choose=dict, identity="chooses"), range(3), Completions(GREEDY))

@@ -87,7 +87,7 @@ def _columns(shown: Presentation, judged: JudgedRow) -> dict[str, Any]:
     if judged.samples is None:
         option = None if judged.choice is None else chosen_option(judged.choice)
         verdict, origin = verdict_of(option, shown.swapped), judged.fields()
-        if judged.choice is not None:
+        if judged.choice is not None and judged.reason is None:
             first, second, tie = (judged.choice.probabilities[name] for name in OPTIONS)
             scores = _by_side(first, second, shown.swapped) | {"tie": tie}
     else:

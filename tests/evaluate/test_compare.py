@@ -238,7 +238,9 @@ def test_rejected_prompts_and_further_answers(files, capsys):
     (["--answers_a", "f", "--answers_b", "f", "--verdict.form", "text", "--verdict.disagreement", "mean"],
      "verdict.disagreement"),
     (["--answers_a", "f", "--answers_b", "f", "--judge.kind", "reward", "--judge.model", "m", "--verdict.attempts",
-      "1"], "verdict")])
+      "1"], "verdict"),
+    (["--answers_a", "f", "--answers_b", "f", "--judge.kind", "reward", "--judge.model", "m", "--judge.cache", "c"],
+     "judge.cache")])
 def test_configs_that_are_refused(arguments, key):
     with pytest.raises(UserError) as error:
         parse(Config, ["--data.path", "p", "--out", "o", *arguments])

@@ -118,6 +118,8 @@ class Config:
                   f"give --model_{side}")
         check(self.judge.kind != "reward" or self.verdict == VerdictConfig(), "verdict",
               "does not apply to a reward model, which scores one answer at a time", "leave it out")
+        check(self.judge.kind != "reward" or self.judge.cache in (None, "auto"), "judge.cache",
+              "does not apply here to a reward model: its scores are not cached", "leave it out")
         check(self.form != "text" or self.verdict.disagreement != "mean", "verdict.disagreement",
               "is mean, and verdicts as text have no scores", "set verdict.form to choice or rating")
         check(self.sampling.n == 1, "sampling.n", f"one answer a prompt, got {self.sampling.n}")

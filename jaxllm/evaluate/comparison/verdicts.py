@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from jaxllm.errors import UserError
@@ -19,7 +19,7 @@ from jaxllm.evaluate.comparison.prompts import (
     parse_verdict,
     verdict_of,
 )
-from jaxllm.files import JsonlWriter, count_lines
+from jaxllm.files import JsonlWriter, count_lines, iter_jsonl
 from jaxllm.job import Job
 from jaxllm.judge import (
     Completions,
@@ -32,6 +32,7 @@ from jaxllm.judge import (
     judge_rows,
     open_judge,
 )
+from jaxllm.judge.job import summarize
 from jaxllm.progress import bar
 
 VERDICTS = "verdicts.jsonl"
@@ -108,7 +109,7 @@ def _by_side(first: float, second: float, swapped: bool) -> dict[str, float]:
 
 def score_pairs(config: Config, job: Job, pairs: Sequence[Pair]) -> JudgeSummary:
     """Writes the scores that a reward model gives to the answers into verdicts.jsonl, a line per pair."""
-    judge = open_judge(replace(config.judge, cache=None), config.device)
+    judge = open_judge(config.judge, config.device)
     assert isinstance(judge, RewardJudge)
     job.pin("judge", judge.identity)
     path = job.directory / VERDICTS
@@ -123,7 +124,7 @@ def score_pairs(config: Config, job: Job, pairs: Sequence[Pair]) -> JudgeSummary
                 writer.write({"id": pair.row.id, "valid": reason is None, "reason": reason, "verdict": verdict,
                               "scores": scores if reason is None else None})
             show(first + len(some))
-    return JudgeSummary(len(pairs), 0, None, None, None)
+    return summarize(iter_jsonl(path))
 
 
 def _scores(judge: RewardJudge, pairs: Sequence[Pair]) -> list[dict[str, float] | str]:

@@ -15,9 +15,9 @@ STOP_TEXT = "Question:"
 def final_number(solution: str, *, strict: bool = False) -> Decimal | None:
     """Extracts the answer of a solution.
 
-    Without `strict` it is the last number in the text before the first `Question:`. Runs of punctuation that the usual
-    pattern takes for a number, such as `...` or `$.`, are passed over; the pattern read to the letter would find no
-    number in `\\boxed{18}$.`.
+    Without `strict` it is the last number in the text before the first `Question:` that follows a number: a solution
+    may begin with the question. Matches of the usual pattern that are no numbers, such as `...`, `$.` or `1.2.3`, are
+    passed over; the pattern read to the letter would find no number in `\\boxed{18}$.`.
 
     Args:
         solution: a solution.
@@ -26,15 +26,16 @@ def final_number(solution: str, *, strict: bool = False) -> Decimal | None:
     Returns:
         The number without commas, dollar signs and final dots; None where there is none.
     """
-    solution = solution.split(STOP_TEXT)[0]
-    found = _STRICT.findall(solution)[:1] if strict else reversed(_FLEXIBLE.findall(solution))
-    for text in found:
-        if any(character.isdigit() for character in text):
-            try:
-                return Decimal(re.sub(r"[,$]", "", text).rstrip("."))
-            except InvalidOperation:
-                return None
-    return None
+    own = next((part for part in solution.split(STOP_TEXT) if re.search("[0-9]", part)), "")
+    found = _STRICT.findall(own)[:1] if strict else reversed(_FLEXIBLE.findall(own))
+    return next((number for text in found if (number := _number(text)) is not None), None)
+
+
+def _number(text: str) -> Decimal | None:
+    try:
+        return Decimal(re.sub(r"[,$]", "", text).rstrip("."))
+    except InvalidOperation:
+        return None
 
 
 def is_right(solution: str, answer: str, *, strict: bool = False) -> bool:

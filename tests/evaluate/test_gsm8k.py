@@ -19,6 +19,8 @@ from jaxllm.measures import pass_at_k
     ("That makes $1,234.", "#### 1,234", True),
     ("The change is -3 dollars", "#### -3", True),
     ("It is 18.\nQuestion: What is 5 + 5? Answer: 10", "#### 18", True),
+    ("**Question:** 2+16?\n\n**Answer:** The answer is 18.\nQuestion: 1+1?", "18", True),
+    ("The final answer is 18 (see step 1.2.3)", "18", True),
     ("I do not know", "#### 18", False),
     ("", "#### 18", False)])
 def test_final_numbers(solution, answer, right):

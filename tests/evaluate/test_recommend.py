@@ -30,6 +30,16 @@ I hope you like them!
     (LIST, ["Alien", "The Thing", "Blade Runner: The Final Cut", "Up"]),
     ("Alien, The Thing\nUp (2009).", ["Alien", "The Thing", "Up"]),
     ("1. 12 Angry Men\n2. 300", ["12 Angry Men", "300"]),
+    ("**1. Alien** (1979)\n**2.** Heat\n### 3. Up", ["Alien", "Heat", "Up"]),
+    ("1. **Alien**: A horror film\n2. **Heat:** A *long* one\n3. **Up** - old\n4. \"Coco\": new",
+     ["Alien", "Heat", "Up", "Coco"]),
+    ("1. Alien\n   - a horror film\n\n   It is old.\n2. Heat\n 3. Up", ["Alien", "Heat", "Up"]),
+    ("- **Alien**\n* Heat\n  * long", ["Alien", "Heat"]), ("**Alien**\n**Heat**", ["Alien", "Heat"]),
+    ("Alien, Heat, and Up", ["Alien", "Heat", "Up"]),
+    ("2001: A Space Odyssey\nHeat", ["2001: A Space Odyssey", "Heat"]), ("1: Alien\n2: Heat", ["Alien", "Heat"]),
+    ("1. *Alien* 3\n2. 'Til There Was You", ["Alien* 3", "Til There Was You"]),
+    ("<think>\nOptions:\n1. Alien\n2. Heat\n</think>\n1. Up\n2. Coco", ["Up", "Coco"]),
+    ("<think>\n1. Alien", []),
     ("", []), ("\n \n", [])])
 def test_lists_are_parsed(reply, titles):
     assert titles_in(reply) == titles

@@ -18,6 +18,7 @@ from jaxllm.generate.completion import Completion
 from jaxllm.generate.rows_job import ID, RowsConfig, encode_rows, load_generator, pin_inputs
 from jaxllm.generate.scheduler import check_prompt
 from jaxllm.job import Job, open_job
+from jaxllm.judge.answers import TAG_TOKENS, opening_tag, without_thinking
 from jaxllm.measures import pass_at_k
 from jaxllm.model import Model, check_lm
 from jaxllm.progress import bar
@@ -112,9 +113,11 @@ def _run(config: Config, job: Job, found: RowSet) -> Path:
 
     def take(number: int, completions: list[Completion]) -> None:
         line, row = rows[start + number]
+        last = prompts[start + number][-TAG_TOKENS:]
+        tag = opening_tag(model.tokenizer.decode(last, special=True)) if mode == "chat" else ""
         done = write(start + number, {"id": row.get("id", line), "question": row["question"], "answers": [
             {"text": one.text, "finish_reason": one.finish_reason, "tokens": len(one.token_ids),
-             **score(config.task, one.text, row)} for one in completions]})
+             **score(config.task, tag + one.text, row)} for one in completions]})
         show(done)
 
     with bar(len(rows), "evaluate", "rows", done=start) as show:
@@ -142,7 +145,12 @@ def prompt_form(config: Config, model: Model) -> tuple[str, str]:
 
 
 def score(task: str, text: str, row: Mapping[str, Any]) -> dict[str, Any]:
-    """Scores one answer: `right` for the final number and `strict` for that after ####; or `f1` and `accuracy`."""
+    """Scores one answer: `right` for the final number and `strict` for that after ####; or `f1` and `accuracy`.
+
+    Thinking at its start does not count; an answer that ends within it is scored as an empty one.
+    """
+    own = without_thinking(text)
+    text = own if isinstance(own, str) else ""
     if task == "gsm8k":
         return {"right": is_right(text, row["answer"]), "strict": is_right(text, row["answer"], strict=True)}
     scored = score_answer(text.strip(), row["answers"])

@@ -13,6 +13,8 @@ _CLOSING_LINE = re.compile(r"[ \t]*</(?:think|thinking|reasoning|reason)>[ \t\r]
 _FENCE = re.compile(r"[ \t]*(?:```|~~~)")
 _MARKS = re.compile(r"\\boxed|[*_`\"'#>(){}\[\].,;:!$]+")
 
+# Tokens at the end of a prompt in which an opening tag of thinking is looked for.
+TAG_TOKENS = 16
 # Words that reject the option before them.
 _REJECTED = re.compile(r"[\s*_`)]*(?:(?:is|was|seems|looks|does|has|did|would|could|can)\s*)?(?:\w+ly\s+)?"
                        r"(?:n['\u2019]?t|not|never|wrong|incorrect|worse|weaker|faulty|buggy|broken|fails?)\b",

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxllm.config import SamplingConfig
 from jaxllm.errors import UserError
 from jaxllm.generate import Completion, GenerationStats, Generator, check_prompt
-from jaxllm.judge.answers import opening_tag
+from jaxllm.judge.answers import TAG_TOKENS, opening_tag
 from jaxllm.judge.options import Ids, OptionTokens
 from jaxllm.judge.protocol import (
     MOST_PROBABLE,
@@ -33,8 +33,6 @@ from jaxllm.model import Model, warn_of_control_tokens
 from jaxllm.models import Adapter
 
 TextFormat = Literal["auto", "chat", "plain"]
-# Tokens at the end of a prompt in which an opening tag of thinking is looked for.
-TAG_TOKENS = 16
 # Prompts with choices computed together: at most this many are lost when the job is stopped.
 PROMPTS_PER_SCORE_CALL = 256
 

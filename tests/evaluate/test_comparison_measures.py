@@ -205,6 +205,7 @@ def test_roles_of_a_conversation_cannot_break_it():
     ("[[A]]", "A"), ("Both are fine.\n\n[[tie]]\n", "tie"), ("I prefer B.\n**[[b]]**", "B"), ("A", "A"),
     ("Verdict: B.", "B"), ("Final verdict: **Tie**", "tie"), ("It has [[A]] in it.\nVerdict: [[B]]", "B"),
     ("", None), ("\n \n", None), ("[[A]] or [[B]]", None), ("[[C]]", None), ("[[A]]\nbecause it is good", None),
+    ("<think>\n[[A]]?\n</think>\n[[B]]", "B"), ("<think>\nSo maybe [[A]]", None),
     ("A is better", None), ("I would choose A", None), ("tier", None), ("Banana", None)])
 def test_verdicts_are_parsed(reply, verdict):
     parsed = parse_verdict(reply)
@@ -214,7 +215,8 @@ def test_verdicts_are_parsed(reply, verdict):
 @pytest.mark.parametrize(("reply", "ratings"), [
     ("8 6", [8, 6]), ("\nA: 8/10, B: 6.5 / 10.\nB is short.", [8, 6.5]), ("**10** **1**", [10, 1]), ("8,6", None),
     ("8", None), ("8 6 7", None), ("11 6", None), ("0 5", None), ("-8 6", None), ("Fine.\n8 6", None), ("", None),
-    ("80% 5", None)])
+    ("80% 5", None), ("<think>First 8, then 9?\n</think>\n3 9", [3, 9]), ("<think>\nhm\n</think>\n\n3 9", [3, 9]),
+    ("<think>8 9", None)])
 def test_ratings_are_parsed(reply, ratings):
     parsed = parse_ratings(reply)
     assert isinstance(parsed, Invalid) if ratings is None else parsed == ratings

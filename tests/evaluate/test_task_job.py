@@ -51,6 +51,10 @@ def test_questions_on_the_packaged_documents(tmp_path):
 def test_scores_of_written_answers():
     row = {"answer": "4 + 5 = 9\n#### 9"}
     assert score("gsm8k", "The answer is 9.", row) == {"right": True, "strict": False}
+    assert not score("gsm8k", "<think>It is 9", row)["right"] and score("gsm8k", "3\n</think>\n9", row)["right"]
+    guess = "<think>Is it Paris or Rome? Rome I guess</think> Rome"
+    assert score("qa", guess, {"answers": ["Paris"]}) == {"f1": 0.0, "accuracy": 0.0, "right": False}
+    assert score("qa", guess, {"answers": ["Rome"]})["right"]
     assert score("gsm8k", "#### 9 and then 10", row) == {"right": False, "strict": True}
     made = lambda *rights: {"answers": [{"right": right, "strict": False, "finish_reason": "stop", "tokens": 3,
                                          "text": "x"} for right in rights]}

@@ -13,6 +13,7 @@ from typing import Any
 
 from jaxllm.evaluate.comparison.measures import Verdict
 from jaxllm.judge import Choice, Invalid
+from jaxllm.judge.answers import without_thinking
 
 # What a judge calls the answer that it reads first, the other one, and a tie.
 OPTIONS = ("A", "B", "tie")
@@ -81,12 +82,16 @@ def comparison_prompt(template: str, prompt: str | Sequence[Mapping[str, Any]], 
 def parse_verdict(reply: str) -> str | Invalid:
     """Parses the last line of a reply: `[[A]]`, `[[B]]` or `[[tie]]` in it, or one of the three as the whole line.
 
-    Only the last line counts: above it a judge may quote an answer that has a verdict in it.
+    Only the last line counts: above it a judge may quote an answer that has a verdict in it. Thinking at the start does
+    not count, and has no verdict where it does not end.
 
     Returns:
         One of `OPTIONS`.
     """
-    lines = [line for line in reply.splitlines() if line.strip()]
+    own = without_thinking(reply)
+    if isinstance(own, Invalid):
+        return own
+    lines = [line for line in own.splitlines() if line.strip()]
     last = lines[-1] if lines else ""
     named = {match[1].lower() for match in _BRACKETS.finditer(last)}
     if not named and (match := _WHOLE_LINE.fullmatch(last)):
@@ -99,9 +104,12 @@ def parse_verdict(reply: str) -> str | Invalid:
 def parse_ratings(reply: str) -> list[float] | Invalid:
     """Parses the first line of a reply: the ratings of the answers that were read first and second.
 
-    The line holds two numbers and any words, such as `A: 8/10, B: 6.5`.
+    The line holds two numbers and any words, such as `A: 8/10, B: 6.5`; thinking above it does not count.
     """
-    first = next((line for line in reply.splitlines() if line.strip()), "")
+    own = without_thinking(reply)
+    if isinstance(own, Invalid):
+        return own
+    first = next((line for line in own.splitlines() if line.strip()), "")
     ratings = [float(number) for number in _NUMBER.findall(_OF_TEN.sub("", first))]
     if len(ratings) != 2 or not all(1 <= rating <= 10 for rating in ratings):
         return Invalid("its first line is not two numbers between 1 and 10")

@@ -144,7 +144,7 @@ def class_measures(scores: ArrayLike, labels: ArrayLike, names: Sequence[str] = 
 def reliability(confidences: ArrayLike, outcomes: ArrayLike, bins: int = BINS) -> dict[str, Any]:
     """Compares confidences with how often they are right, in bins of about as many values each.
 
-    Equal confidences are in one bin, so that the order of the values does not matter.
+    Equal confidences are in one bin, that of their middle rank, so that the order of the values does not matter.
 
     Args:
         confidences: probabilities `[N]`, at least one.
@@ -156,8 +156,9 @@ def reliability(confidences: ArrayLike, outcomes: ArrayLike, bins: int = BINS) -
         (Naeini et al. 2015); and `reliability`: `n`, `confidence` and `accuracy` of every bin, ascending.
     """
     confidences, outcomes = _scores(confidences), np.asarray(outcomes, np.float64)
-    below = np.searchsorted(np.sort(confidences), confidences)  # number of values that are smaller
-    _, own = np.unique(below * bins // len(confidences), return_inverse=True)
+    ordered = np.sort(confidences)
+    first, end = np.searchsorted(ordered, confidences), np.searchsorted(ordered, confidences, "right")
+    _, own = np.unique((first + end) * bins // (2 * len(ordered)), return_inverse=True)
     counts = np.bincount(own)
     confidence, accuracy = np.bincount(own, confidences) / counts, np.bincount(own, outcomes) / counts
     table = [{"n": int(n), "confidence": float(mean), "accuracy": float(share)}

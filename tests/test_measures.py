@@ -102,6 +102,19 @@ def test_reliability_by_hand():
     assert [own["n"] for own in measured["reliability"]] == [2, 2]
 
 
+@pytest.mark.parametrize(("low", "high", "ece"), [
+    ((0.5, 5, 5), (0.99, 95, 90), (5 * 0.5 + 95 * (0.99 - 90 / 95)) / 100),
+    ((0.55, 9, 9), (0.6, 91, 0), (9 * 0.45 + 91 * 0.6) / 100)])
+def test_many_equal_confidences_have_a_bin_of_their_own(low, high, ece):
+    """(confidence, values, right ones) twice: the table has both, and the error is the mean of theirs."""
+    confidences = [value for value, count, _ in (low, high) for _ in range(count)]
+    outcomes = [number < right for _, count, right in (low, high) for number in range(count)]
+    measured = reliability(confidences, outcomes)
+    assert measured["ece"] == pytest.approx(ece)
+    assert [(own["confidence"], own["n"]) for own in measured["reliability"]] == [
+        (pytest.approx(low[0]), low[1]), (pytest.approx(high[0]), high[1])]
+
+
 def test_the_order_of_equal_confidences_changes_nothing():
     rng = np.random.default_rng(0)
     confidences, outcomes = rng.choice([0.5, 0.7, 0.9], 50), rng.integers(2, size=50)

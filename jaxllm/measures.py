@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from jaxllm.statistics import clustered, interval
+from jaxllm.statistics import rate
 
 BINS = 10
 SECTIONS: Mapping[str, Mapping[str, int]] = MappingProxyType({
@@ -45,16 +45,16 @@ def pair_measures(chosen: ArrayLike, rejected: ArrayLike, groups: Sequence[Hasha
         bins: bins of the calibration.
 
     Returns:
-        `accuracy`, the share of pairs with a higher score for the chosen answer, as `statistics.interval`, where ties
+        `accuracy`, the share of pairs with a higher score for the chosen answer, as `statistics.rate`, where ties
         count as wrong; `ties`, their share; `margin`, the mean; and `calibration`: `log_loss` in nats, `brier`, the
         mean of (1 - probability)^2, and `reliability` of the preferred answer, where a tie is half right.
     """
     margins = _scores(chosen) - _scores(rejected)
     right = margins > 0
-    accuracy = interval(right, seed) if groups is None else clustered(right, groups, seed)
     probabilities = np.exp(-np.logaddexp(0, -margins))
     confidence = np.maximum(probabilities, np.exp(-np.logaddexp(0, margins)))
-    return {"accuracy": accuracy, "ties": float(np.mean(margins == 0)), "margin": float(margins.mean()),
+    return {"accuracy": rate(right, groups, seed), "ties": float(np.mean(margins == 0)),
+            "margin": float(margins.mean()),
             "calibration": {"log_loss": float(np.logaddexp(0, -margins).mean()),
                             "brier": float(np.square(1 - probabilities).mean()),
                             **reliability(confidence, np.where(margins == 0, 0.5, right), bins)}}
@@ -133,7 +133,7 @@ def class_measures(scores: ArrayLike, labels: ArrayLike, names: Sequence[str] = 
                          "recall": _ratio(hits[i], of_label[i]),
                          "f1": _ratio(2 * hits[i], of_label[i] + of_prediction[i])}
     right = predicted == labels
-    return {"accuracy": interval(right, seed),
+    return {"accuracy": rate(right, None, seed),
             "macro_f1": _mean([own["f1"] for own in classes.values() if own["f1"] is not None]),
             "confusion": confusion.tolist(), "classes": classes,
             "calibration": {"log_loss": -float(log_probabilities[np.arange(len(labels)), labels].mean()),

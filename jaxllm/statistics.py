@@ -101,6 +101,33 @@ def clustered(values: ArrayLike, clusters: Sequence[Hashable] | np.ndarray, seed
     return {"mean": float(np.average(sample, weights=weight)), "ci_low": low, "ci_high": high, "n": int(sample.size)}
 
 
+def rate(values: ArrayLike, clusters: Sequence[Hashable] | np.ndarray | None = None, seed: int = 0, lowest: float = 0.0
+         ) -> dict[str, float | int]:
+    """Computes a mean of values from `lowest` to 1 with an interval that has a width also where all values are equal.
+
+    Resampling gives such an interval no width. It is by the most units that may differ (Clopper and Pearson, exact for
+    values that are 0 or 1): n of n successes have a rate of 0.025^(1/n) at least.
+
+    Args:
+        values: at least one.
+        clusters: the cluster of every value, as in `clustered`; None takes the values as independent.
+        seed: seed of the resampling.
+        lowest: the least possible value.
+
+    Returns:
+        As `interval`.
+
+    Raises:
+        ValueError: there are no values.
+    """
+    own = interval(values, seed) if clusters is None else clustered(values, clusters, seed)
+    if own["ci_low"] < own["ci_high"]:
+        return own
+    units = int(own["n"]) if clusters is None else len(set(map(str, clusters)))
+    equal = 0.025 ** (1 / units)
+    return own | {"ci_low": lowest + equal * (own["mean"] - lowest), "ci_high": 1 - equal * (1 - own["mean"])}
+
+
 def clustered_sums(rows: ArrayLike, ratio: Callable[[np.ndarray], np.ndarray],
                    clusters: Sequence[Hashable] | np.ndarray, seed: int = 0, level: float = 0.95, draws: int = 2000
                    ) -> dict[str, float | int | None]:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jaxllm import statistics
-from jaxllm.statistics import clustered, interval, paired
+from jaxllm.statistics import clustered, interval, paired, rate
 
 VALUES = [0.1, 0.4, 0.35, 0.8, 0.0, 1.0, 0.25]
 OTHERS = [0.0, 0.5, 0.3, 0.6, 0.1, 0.7, 0.2]
@@ -24,6 +24,15 @@ def test_small_samples_match_golden_values():
         'ci_high': 0.565, 'n': 7})
     assert interval([0.5]) == {"mean": 0.5, "ci_low": 0.5, "ci_high": 0.5, "n": 1}
     assert paired([1.0, 2.0], [1.0, 2.0])["p"] == 1.0
+
+
+def test_rates_of_equal_values_have_exact_intervals():
+    """Clopper and Pearson: 20 of 20 successes have a rate of 0.025^(1/20) = 0.8316 at least."""
+    assert rate([1] * 20) == pytest.approx({"mean": 1.0, "ci_low": 0.831567, "ci_high": 1.0, "n": 20}, abs=1e-6)
+    assert rate([0] * 20) == pytest.approx({"mean": 0.0, "ci_low": 0.0, "ci_high": 0.168433, "n": 20}, abs=1e-6)
+    assert rate([1] * 20, [0, 1] * 10)["ci_low"] == pytest.approx(0.025 ** 0.5)
+    assert rate([1, 0, 1], seed=3) == interval([1, 0, 1], 3)
+    assert rate(VALUES, CLUSTERS, 5) == clustered(VALUES, CLUSTERS, 5)
 
 
 @pytest.mark.parametrize("size", [7, 100])

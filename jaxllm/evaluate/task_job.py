@@ -23,7 +23,7 @@ from jaxllm.measures import pass_at_k
 from jaxllm.model import Model, check_lm
 from jaxllm.progress import bar
 from jaxllm.report import Section, Table
-from jaxllm.statistics import interval
+from jaxllm.statistics import rate
 from jaxllm.text.rows import RowSet, read_rows
 from jaxllm.text.templates import fields_of, fill
 
@@ -164,14 +164,14 @@ def summarize(config: Config, rows: Sequence[Mapping[str, Any]]) -> dict[str, An
         config: settings.
         rows: lines of rows.jsonl.
     """
-    mean = lambda name: interval([np.mean([answer[name] for answer in row["answers"]]) for row in rows], config.seed)
+    mean = lambda name: rate([np.mean([answer[name] for answer in row["answers"]]) for row in rows], None, config.seed)
     names = ("right", "strict") if config.task == "gsm8k" else ("f1", "accuracy")
     labels = {"right": "exact_match", "strict": "exact_match_strict"}
     result: dict[str, Any] = {"task": config.task, "rows": len(rows), "samples": config.sampling.n}
     result |= {labels.get(name, name): mean(name) for name in names}
-    result["pass_at_k"] = {str(k): interval([pass_at_k(
+    result["pass_at_k"] = {str(k): rate([pass_at_k(
         len(row["answers"]), sum(answer["right"] for answer in row["answers"]), k) or 0.0 for row in rows],
-        config.seed) for k in config.k}
+        None, config.seed) for k in config.k}
     answers = [answer for row in rows for answer in row["answers"]]
     result["finished"] = {reason: sum(answer["finish_reason"] == reason for answer in answers)
                           for reason in ("stop", "length")}
@@ -184,7 +184,7 @@ def _sections(result: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> l
     measures = [name for name in ("exact_match", "exact_match_strict", "f1", "accuracy") if name in result]
     table = Table(["", "mean"], [*([name, result[name]] for name in measures),
                                  *([f"pass@{k}", value] for k, value in result["pass_at_k"].items())],
-                  "Means over questions with 95 % bootstrap intervals.")
+                  "Means over questions with 95 % intervals, bootstrap ones unless all are equal.")
     counts = Table(["answers", "count"], [*([f"ended by {name}", n] for name, n in result["finished"].items()),
                                           ["empty", result["empty"]]])
     shown = [[row["id"], row["question"], answer["text"], "yes" if answer["right"] else "no"]

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-from jaxllm.statistics import clustered
+from jaxllm.statistics import clustered, rate
 
 Side = Literal["a", "b"]
 SIDES: tuple[Side, Side] = ("a", "b")
@@ -78,7 +78,7 @@ def shares(outcomes: Sequence[Outcome], prompts: Sequence[Hashable], seed: int =
         least as good (PrefCleanBench, 2509.23564; 1 for equal sides); `net_win`, wins less losses (0 for equal sides);
         `win_rate`, wins and half of the ties (one half for equal sides).
     """
-    return {name: _rate([value.get(one, 0.0) for one in outcomes], prompts, seed, min(0.0, *value.values()))
+    return {name: rate([value.get(one, 0.0) for one in outcomes], prompts, seed, min(0.0, *value.values()))
             for name, value in SHARES.items()}
 
 
@@ -140,7 +140,7 @@ def length_controlled(scores: ArrayLike, differences: ArrayLike, clusters: Seque
     if extrapolated(length) is not None:
         return None
     if won.mean() in (0.0, 1.0):
-        return _rate(won, clusters)
+        return rate(won, clusters)
     scale = float(length.std()) or 1.0
     inputs = np.stack([np.ones_like(won), (length - length.mean()) / scale], -1)
     logit, error = _fit(inputs, won, clusters, np.array([1.0, -length.mean() / scale]))
@@ -175,9 +175,9 @@ def compared(table: Sequence[Mapping[str, Any]], seed: int = 0) -> dict[str, Any
         **_rates([(row, prompt) for row, prompt in rows if row["outcome"] is not None], seed),
         "outcomes": {name: sum(row["outcome"] == value for row in table)
                      for name, value in (("win", "win"), ("tie", "tie"), ("loss", "loss"), ("none", None))},
-        "position_consistency": mean([(len(own) == 1, prompt) for own, prompt in both if None not in own], _rate),
-        "first_wins": mean(sided, _rate),
-        "invalid_verdicts": mean([(verdict is None, prompt) for verdict, _, prompt in verdicts], _rate),
+        "position_consistency": mean([(len(own) == 1, prompt) for own, prompt in both if None not in own], rate),
+        "first_wins": mean(sided, rate),
+        "invalid_verdicts": mean([(verdict is None, prompt) for verdict, _, prompt in verdicts], rate),
         "score_a": mean([(a, prompt) for a, _, prompt in scored]),
         "score_b": mean([(b, prompt) for _, b, prompt in scored]),
         "net_score": mean([(a - b, prompt) for a, b, prompt in scored]),
@@ -195,20 +195,6 @@ def _rates(rows: Sequence[tuple[Mapping[str, Any], str]], seed: int) -> dict[str
             "length_controlled_win_rate": length_controlled(scores_of(outcomes), differences, prompts),
             "length_controlled_reason": extrapolated(differences),
             "sign_test_p": sign_test(outcomes, prompts)}
-
-
-def _rate(values: ArrayLike, clusters: Sequence[Hashable], seed: int = 0, lowest: float = 0.0
-          ) -> dict[str, float | int]:
-    """Computes a mean of values from `lowest` to 1 as `clustered`, with an interval also where all clusters are equal.
-
-    Resampling gives such an interval no width. It is by the most clusters that may differ (Clopper and Pearson, exact
-    for values that are 0 or 1): n of n wins have a rate of 0.025^(1/n) at least.
-    """
-    found = clustered(values, clusters, seed)
-    if found["ci_low"] < found["ci_high"]:
-        return found
-    equal = 0.025 ** (1 / len(set(map(str, clusters))))
-    return found | {"ci_low": lowest + equal * (found["mean"] - lowest), "ci_high": 1 - equal * (1 - found["mean"])}
 
 
 def _fit(inputs: np.ndarray, targets: np.ndarray, clusters: Sequence[Hashable], at: np.ndarray) -> tuple[float, float]:

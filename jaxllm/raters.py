@@ -92,8 +92,9 @@ def agreement(ratings: ArrayLike, categories: int, clusters: Sequence[Hashable] 
         seed: seed of the resampling.
 
     Returns:
-        `percent`, `fleiss` and `krippendorff`, each `{mean, ci_low, ci_high, n}` with the number n of items; what has
-        no value is None, with a `reason`. Fleiss' kappa uses the items that all rated.
+        `percent`, `fleiss` and `krippendorff`, each `{mean, ci_low, ci_high, n, undefined}` with the number n of items
+        and the number of resamples without a value, such as those with one category; what has no value is None, with a
+        `reason`. Fleiss' kappa uses the items that all rated.
     """
     counts = counts_of(ratings, categories)
     raters, clusters = np.asarray(ratings).shape[1], np.asarray(clusters)

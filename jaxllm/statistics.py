@@ -142,7 +142,8 @@ def clustered_sums(rows: ArrayLike, ratio: Callable[[np.ndarray], np.ndarray],
         draws: number of resamples.
 
     Returns:
-        As `interval`; `n` counts the rows. All None where the rows themselves have no value.
+        As `interval`; `n` counts the rows, and `undefined` the resamples without a value, which the interval leaves
+        out. All None where the rows themselves have no value.
     """
     columns = np.asarray(rows, np.float64)
     _, cluster = np.unique(np.asarray(clusters), return_inverse=True)
@@ -151,8 +152,9 @@ def clustered_sums(rows: ArrayLike, ratio: Callable[[np.ndarray], np.ndarray],
     if np.isnan(value):
         return {"mean": None, "ci_low": None, "ci_high": None, "n": len(columns)}
     resampled = ratio(_resampled_sums(sums, np.random.default_rng(seed), draws))
-    low, high = _quantiles(resampled[~np.isnan(resampled)], level)
-    return {"mean": value, "ci_low": low, "ci_high": high, "n": len(columns)}
+    missing = np.isnan(resampled)
+    low, high = _quantiles(resampled[~missing], level)
+    return {"mean": value, "ci_low": low, "ci_high": high, "n": len(columns), "undefined": int(missing.sum())}
 
 
 def _resampled_sums(sums: np.ndarray, rng: np.random.Generator, draws: int) -> np.ndarray:

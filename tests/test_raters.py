@@ -74,6 +74,14 @@ def test_intervals_come_from_clusters():
     assert alone["fleiss"]["ci_low"] < alone["fleiss"]["mean"] < alone["fleiss"]["ci_high"]
 
 
+def test_resamples_of_one_category_are_counted():
+    """One item of 30 has another category: (29/30)^30 = 36 % of the resamples have none, and no kappa."""
+    found = raters.agreement([[0, 0, 0]] * 29 + [[0, 0, 1]], 2, range(30))
+    assert found["percent"]["undefined"] == 0
+    for name in ("fleiss", "krippendorff"):
+        assert found[name]["undefined"] == pytest.approx(2000 * 0.362, abs=120)
+
+
 def test_missing_ratings():
     ratings = np.array([[0, 0, 1], [1, 1, MISSING], [0, MISSING, MISSING], [1, 1, 1], [MISSING] * 3])
     found = raters.agreement(ratings, 2, range(5))

@@ -67,12 +67,12 @@ def _members(result: Mapping[str, Any]) -> Section:
              own.get("prefers_longer"), own["sign_test_p"], result["calibration"]["weights"].get(name)]
             for name, own in result["members"].items()]
     kappa = result["kappa"]
-    agreement = [[label, kappa[name]] for name, label in (
+    agreement = [[label, kappa[name], kappa[name]["undefined"]] for name, label in (
         ("percent", "pairs of members that agree"), ("fleiss", "Fleiss' kappa"),
         ("krippendorff", "Krippendorff's alpha")) if kappa[name]["mean"] is not None]
     parts: list[Any] = [Table(["member", "kind", "agrees with the label", "agrees with people", "ties", "abstains",
                                "same in both orders", "prefers the longer", "sign test p", "weight"], rows)]
-    parts += [Table(["agreement among members", ""], agreement)] if agreement else []
+    parts += [Table(["agreement among members", "", "resamples without a value"], agreement)] if agreement else []
     own = result["correlation"]
     if len(own["members"]) > 1:
         parts.append(Heat("Correlation of the votes, 0 where negative", "member", "member",

@@ -2,9 +2,11 @@
 
 A part of a row, such as its prompt, is the set of its runs of three words. Two rows are near-duplicates if the Jaccard
 similarity |A and B| / |A or B| of each part is a threshold or more. Rows are compared that share a band of minimal
-hashes over all their parts (locality-sensitive hashing): the work grows with the number of rows, not with its square. A
-part of more than `SKETCH` runs is represented by those with the smallest hashes, and the similarity is an
-estimate (bottom-k sketch); it is exact for shorter parts.
+hashes over all their parts or over one of them (locality-sensitive hashing), at most `MOST` with each: the work grows
+with the number of rows, not with its square. A part that many rows have, such as an instruction, hides no pair with
+other parts that are rare; among many rows that are all nearly equal some pairs are not compared. A part of more than
+`SKETCH` runs is represented by those with the smallest hashes, and the similarity is an estimate (bottom-k sketch); it
+is exact for shorter parts.
 """
 
 from __future__ import annotations
@@ -24,8 +26,8 @@ _WORD = re.compile(r"[\u0e00-\u0e7f\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900
 RUN = 3
 SKETCH = 96
 BANDS = 16
-# A row is compared with the first rows that have the same band and the one before it, and with those in all that share
-# most bands with it.
+# A row may be compared with the first rows that have the same band and the one before it, and is compared with those
+# among them that share most bands with it, where a band counts less the more rows have it.
 FIRST, MOST = 3, 6
 _BLOCK = 2048  # rows that are hashed together
 _PAIRS = 20_000  # pairs of rows that are compared together
@@ -125,27 +127,36 @@ class NearDuplicates:
 
     def _candidates(self, threshold: float, lines: np.ndarray, used: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Lists pairs of rows that share a band, the earlier row first, in the order of the earlier rows."""
-        bands = self._bands(_width(threshold))
+        width, parts = _width(threshold), range(self.parts if self.parts > 1 else 0)
+        found = [own._pairs(width, lines, used) for own in (self, *map(self.part, parts))]
+        both, _ = _heaviest(*map(np.concatenate, zip(*found, strict=True)))
+        second, first = (both >> np.uint64(32)).astype(np.int64), (both & np.uint64(2 ** 32 - 1)).astype(np.int64)
+        order = np.argsort(first, kind="stable")
+        return first[order], second[order]
+
+    def _pairs(self, width: int, lines: np.ndarray, used: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Lists pairs of rows that share a band over all parts, at most `MOST` for each later row.
+
+        Returns:
+            The pairs, with the later row in the upper half, and the sums of 1 / rows that have the band.
+        """
+        bands = self._bands(width)
         rows = np.flatnonzero(used & (bands != 0).any(1))
-        pairs = [np.zeros(0, np.uint64)]
+        pairs, weights = [np.zeros(0, np.uint64)], [np.zeros(0)]
         for band in range(BANDS):
             order = rows[np.argsort(bands[rows, band], kind="stable")]
             keys = bands[order, band]
             start = _starts(keys)
             place = np.arange(len(keys)) - start
+            share = 1 / np.bincount(start, minlength=len(keys))[start]
             for offset in range(FIRST + 1):
                 own = np.flatnonzero(place > offset)
                 other = start[own] + offset if offset < FIRST else own - 1
                 first, second = order[other], order[own]
                 apart = lines[first] != lines[second]
                 pairs.append((second[apart].astype(np.uint64) << np.uint64(32)) | first[apart].astype(np.uint64))
-        both, shared = np.unique(np.concatenate(pairs), return_counts=True)
-        second, first = (both >> np.uint64(32)).astype(np.int64), (both & np.uint64(2 ** 32 - 1)).astype(np.int64)
-        order = np.lexsort((first, -shared, second))
-        first, second = first[order], second[order]
-        most = np.flatnonzero(np.arange(len(second)) - _starts(second) < MOST)
-        most = most[np.argsort(first[most], kind="stable")]
-        return first[most], second[most]
+                weights.append(share[own][apart])
+        return _heaviest(np.concatenate(pairs), np.concatenate(weights))
 
     def _bands(self, width: int) -> np.ndarray:
         """Hashes the minimal hashes of each row into bands, `[N, BANDS]` uint64; 0 for rows without words."""
@@ -201,6 +212,17 @@ def _keys(hashes: np.ndarray, begins: np.ndarray, sizes: np.ndarray) -> np.ndarr
     number = np.repeat(np.arange(len(sizes)), sizes)
     at = np.arange(len(number)) - np.repeat(np.cumsum(sizes) - sizes, sizes) + begins[number]
     return number.astype(np.uint64) << np.uint64(32) | hashes[at].astype(np.uint64)
+
+
+def _heaviest(pairs: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Adds up the weights of equal pairs; returns, for each later row, the `MOST` pairs with the largest sums."""
+    both, which = np.unique(pairs, return_inverse=True)
+    # Sums in another order differ by rounding; equally heavy pairs are taken from the first row on.
+    total = np.round(np.bincount(which, weights, len(both)), 9)
+    order = np.lexsort((both, -total, both >> np.uint64(32)))
+    both, total = both[order], total[order]
+    most = np.arange(len(both)) - _starts(both >> np.uint64(32)) < MOST
+    return both[most], total[most]
 
 
 def _starts(keys: np.ndarray) -> np.ndarray:

@@ -77,6 +77,14 @@ def test_every_part_must_be_alike():
     assert collected(*rows).find(0.8, *EVERY(3))[0].tolist() == [-1, -1, 0]
 
 
+@pytest.mark.parametrize(("shared", "answer", "threshold"), [(120, 12, 0.8), (60, 5, 0.7)])
+def test_a_part_that_all_rows_have_hides_no_pair(shared, answer, threshold):
+    """An instruction for all rows, and answers that are repeated with one word more."""
+    answers = texts(150, answer)
+    near = collected(*([texts(1, shared)[0], text + end] for end in ("", " more") for text in answers))
+    assert near.find(threshold, *EVERY(300))[0].tolist() == [-1] * 150 + list(range(150))
+
+
 def test_long_parts_are_estimated():
     rng, base = random.Random(2), texts(60, 900)
     rows = [[text] for text in base] + [[edited(text, 20, rng)] for text in base]

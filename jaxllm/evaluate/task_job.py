@@ -98,7 +98,7 @@ def _run(config: Config, job: Job, found: RowSet) -> Path:
         text = fill(template, {"context": ""} | row).strip("\n")
         ids = model.prompt_ids(text) if mode == "plain" else model.tokenizer.chat_prompt(
             [{"role": "user", "content": text}])
-        check_prompt(ids, sampling.max_tokens, model.spec.max_positions, f"{config.data.path}:{line}")
+        check_prompt(ids, sampling.max_tokens, model.spec, f"{config.data.path}:{line}")
         return np.array(ids, np.int32)
 
     def checked(line: int, row: dict[str, Any]) -> np.ndarray:

@@ -23,7 +23,6 @@ from jaxllm.models.adapters import match_layout
 from jaxllm.models.mesh import model_shardings, shardings
 from jaxllm.models.params import Weights, own_layers
 from jaxllm.models.quantized import scheme_of
-from jaxllm.models.rope import check_growth
 
 Ids = Sequence[int] | np.ndarray
 
@@ -131,8 +130,7 @@ class Generator:
         _check_numbers([seed], 1, 0, "seed")
         arrays = [np.asarray(ids, np.int32) for ids in prompts]
         for number, (ids, limit) in enumerate(zip(arrays, limits, strict=True)):
-            check_prompt(ids, limit, spec.max_positions, f"prompt {number + 1}")
-            check_growth(spec, len(ids), limit, f"prompt {number + 1}")
+            check_prompt(ids, limit, spec, f"prompt {number + 1}")
         if unknown := [token for token in sampling.logit_bias if token >= spec.vocab_size]:
             raise UserError(f"the model has {spec.vocab_size} tokens, and none with the id {unknown[0]}",
                             "sampling.logit_bias")

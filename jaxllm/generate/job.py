@@ -93,7 +93,7 @@ def _run(config: Config, job: Job, found: RowSet) -> Path:
         ids, limit = prompt_ids(model, row, where), row.get("max_tokens", config.sampling.max_tokens)
         if limit < 1:
             raise UserError(f"max_tokens must be 1 or more, got {limit}", where)
-        check_prompt(ids, limit, model.spec.max_positions, where)
+        check_prompt(ids, limit, model.spec, where)
         return np.array(ids, np.int32)
 
     rows, prompts, rejected = encode_rows(config, job, found, encode)

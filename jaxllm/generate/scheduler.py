@@ -28,7 +28,7 @@ from jaxllm.generate.slots import (
     resize,
 )
 from jaxllm.model import Model, check_ids
-from jaxllm.models import Adapter, Prefix
+from jaxllm.models import Adapter, ModelSpec, Prefix
 from jaxllm.models.mesh import batch_sharding, replicated
 from jaxllm.text.batches import bucket, bucket_sizes
 
@@ -93,14 +93,24 @@ class _Sequence:
     collected: int = 0
 
 
-def check_prompt(ids: Sequence[int] | np.ndarray, max_tokens: int, window: int, where: str) -> None:
-    """Raises a `UserError` for a prompt that is empty or too long."""
+def check_prompt(ids: Sequence[int] | np.ndarray, max_tokens: int, spec: ModelSpec, where: str) -> None:
+    """Raises a `UserError` for a prompt that is empty, too long, or would cross the original window of long rope.
+
+    There rotary positions change: keys in the cache would have the short factors, and a forward pass of the whole text
+    has the long ones. Torch reads the text a second time.
+    """
     if not len(ids):
         raise UserError("the prompt is empty, and the model has no begin token to start from", where,
                         "give it at least one token of text")
-    if len(ids) + max_tokens > window:
+    if len(ids) + max_tokens > spec.max_positions:
         raise UserError(f"{len(ids)} prompt tokens and {max_tokens} new ones do not fit the context window "
-                        f"of {window}", where, "shorten the prompt or lower sampling.max_tokens")
+                        f"of {spec.max_positions}", where, "shorten the prompt or lower sampling.max_tokens")
+    for rope in (spec.rope, spec.local_rope):
+        if (rope is not None and rope.kind == "longrope" and rope.short_factors != rope.long_factors
+                and len(ids) <= rope.original_positions < len(ids) + max_tokens):
+            raise UserError(f"{len(ids)} prompt tokens fit the original window of {rope.original_positions}, and "
+                            f"{max_tokens} new ones do not: rotary positions change there (longrope)", where,
+                            "shorten the prompt, lower sampling.max_tokens, or begin beyond the original window")
 
 
 def pack_sizes(longest: int, window: int) -> tuple[int, ...]:

@@ -144,7 +144,7 @@ class LocalJudge(Judge):
         """See `Judge.unanswerable_reason`: the prompt does not fit the context window, or the chat template refuses it.
         """
         try:
-            check_prompt(self._ids(prompt), max_tokens, self.model.spec.max_positions, "")
+            check_prompt(self._ids(prompt), max_tokens, self.model.spec, "")
         except UserError as error:
             return _reason(error)
         return None
@@ -186,7 +186,7 @@ class LocalJudge(Judge):
 
     def _fits(self, number: int, ids: Sequence[int], max_tokens: int, on_failure: OnFailure | None) -> bool:
         try:
-            check_prompt(ids, max_tokens, self.model.spec.max_positions, "")
+            check_prompt(ids, max_tokens, self.model.spec, "")
         except UserError as error:
             self._fail(number, error, on_failure)
             return False

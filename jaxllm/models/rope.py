@@ -8,8 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxllm.errors import UserError
-from jaxllm.models.spec import ModelSpec, Rope
+from jaxllm.models.spec import Rope
 
 
 def inverse_frequencies(rope: Rope, head_dim: int) -> np.ndarray:
@@ -70,7 +69,8 @@ def rotation(rope: Rope, head_dim: int, positions: jax.Array, segments: jax.Arra
 
     Dynamic and long rope depend on the length of the text, here that of the token's own segment. Torch takes the
     longest row of the batch, which would make a text's states depend on its neighbors. In a KV cache, keys stay as
-    they were rotated when the text was shorter, as in torch for dynamic rope; `check_growth` prevents it for long rope.
+    they were rotated when the text was shorter, as in torch for dynamic rope; `check_prompt`
+    of `jaxllm.generate` refuses to generate so with long rope.
     """
     if rope.kind in ("dynamic", "longrope"):
         same = segments[:, :, None] == segments[:, None, :]
@@ -80,20 +80,6 @@ def rotation(rope: Rope, head_dim: int, positions: jax.Array, segments: jax.Arra
         frequencies = jnp.asarray(inverse_frequencies(rope, head_dim), jnp.float32)
     angles = positions[..., None].astype(jnp.float32) * frequencies
     return jnp.cos(angles) * rope.magnitude, jnp.sin(angles) * rope.magnitude
-
-
-def check_growth(spec: ModelSpec, tokens: int, new: int, where: str) -> None:
-    """Raises a `UserError` where a text of `tokens` crosses the original window of long rope with `new` more.
-
-    Keys in its cache would have the short factors, and a forward pass of the whole text has the long ones. Torch reads
-    the text a second time there.
-    """
-    for rope in (spec.rope, spec.local_rope):
-        if (rope is not None and rope.kind == "longrope" and rope.short_factors != rope.long_factors
-                and tokens <= rope.original_positions < tokens + new):
-            raise UserError(f"{tokens} prompt tokens fit the original window of {rope.original_positions}, and {new} "
-                            "new ones do not: rotary positions change there (longrope)", where,
-                            "shorten the prompt, lower sampling.max_tokens, or begin beyond the original window")
 
 
 def rotate(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:

@@ -99,7 +99,7 @@ def _generate(config: GenerateConfig, job: Job, rows: Sequence[PromptRow], side:
         where = f"{config.data.path}:{row.line}"
         try:
             ids = prompt_ids(model, {"prompt" if isinstance(row.prompt, str) else "messages": row.prompt}, where)
-            check_prompt(ids, config.sampling.max_tokens, model.spec.max_positions, where)
+            check_prompt(ids, config.sampling.max_tokens, model.spec, where)
         except UserError as error:
             line(number, None, None, error.what)
             continue

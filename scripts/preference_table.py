@@ -9,13 +9,11 @@ Finished steps are not repeated: the same command resumes a stopped run. Prints 
 from __future__ import annotations
 
 import argparse
-import collections
 import gzip
 import json
-import math
 from pathlib import Path
 
-import numpy as np
+from preference_baselines import baselines, cell
 from verbs import call, check_files
 
 from jaxllm.files import write_atomic, write_jsonl
@@ -46,17 +44,6 @@ def result(path: Path) -> dict:
     return json.loads((path / "result.json").read_text())
 
 
-def baselines(train: list[dict], held_back: list[dict]) -> dict[str, dict]:
-    """Accuracy of the longer answer, and of naive Bayes on words, on the held-back pairs."""
-    counts = {side: collections.Counter(word for row in train for word in set(row[side].split()))
-              for side in ("chosen", "rejected")}
-    ratio = lambda word: math.log((counts["chosen"][word] + 1) / (counts["rejected"][word] + 1))
-    score = lambda text: sum(ratio(word) for word in set(text.split()))
-    wins = {"longer answer": [len(row["chosen"]) > len(row["rejected"]) for row in held_back],
-            "bag of words": [score(row["chosen"]) > score(row["rejected"]) for row in held_back]}
-    return {name: interval(np.array(won, float)) for name, won in wins.items()}
-
-
 def run_seed(out: Path, seed: int, train: Path, held_back: Path) -> dict:
     folder = out / f"seed{seed}"
     data = [f"--data.path={train}", f"--held_back.path={held_back}", f"--seed={seed}", *TRAIN]
@@ -84,7 +71,6 @@ def run_seed(out: Path, seed: int, train: Path, held_back: Path) -> dict:
 
 
 def table(seeds: dict[int, dict], reference: dict[str, dict]) -> str:
-    cell = lambda value: f"{value['mean']:.3f} [{value['ci_low']:.3f}, {value['ci_high']:.3f}]"
     lines = ["| | " + " | ".join(f"seed {seed}" for seed in seeds) + " |", "|---" * (len(seeds) + 1) + "|"]
     rows = [("reward model, accuracy", "reward", "accuracy"), ("SFT, loss", "sft", "loss"),
             ("SFT, token accuracy", "sft", "mean_token_accuracy"), ("DPO, accuracy", "dpo", "rewards/accuracies"),
@@ -116,7 +102,7 @@ def main() -> None:
     seeds: dict[int, dict] = {}
     for seed in options.seeds:
         seeds[seed] = run_seed(options.out, seed, *paths)
-        text = table(seeds, baselines(train, held_back))
+        text = table(seeds, {name: interval(won) for name, won in baselines(train, held_back).items()})
         write_atomic(options.out / "table.md", text + "\n")
         print(text)
 

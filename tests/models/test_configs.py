@@ -70,8 +70,8 @@ def test_a_key_that_repeats_what_the_network_has_is_passed_over(name, value):
 @pytest.mark.parametrize(("name", "value"), [
     ("n_vocab", 999), ("emb_size", 999), ("n_ctx", 999), ("rotary_pct", 0.25), ("is_causal", False),
     ("use_rope", False), ("rotary", False), ("use_qk_norm", True), ("alibi", True), ("kv_lora_rank", 512),
-    ("attn_logit_softcapping", 50.0), ("num_experts", 8), ("residual_multiplier", 0.22), ("logit_scale", 0.5), ("sliding_window", 4096),
-    ("add_cross_attention", True), ("layer_types", ["sliding_attention"] * LLAMA.layers)])
+    ("attn_logit_softcapping", 50.0), ("num_experts", 8), ("residual_multiplier", 0.22), ("logit_scale", 0.5),
+    ("sliding_window", 4096), ("add_cross_attention", True), ("layer_types", ["sliding_attention"] * LLAMA.layers)])
 def test_a_key_that_can_change_the_result_is_refused(name, value):
     assert f"{name}={value!r}" in refusal(config(**{name: value}))
 

@@ -115,8 +115,8 @@ def _recent_text(model: Model, prompt: np.ndarray, ids: np.ndarray, checked: int
             start = checked - back
             break
         back *= 2
-    before = np.concatenate([prompt[-MOST_CONTEXT_TOKENS:], ids[max(start - MOST_CONTEXT_TOKENS, 0):start]])
-    return continuation_text(model, before, ids[start:], special)
+    context = np.concatenate([prompt[-MOST_CONTEXT_TOKENS:], ids[max(start - MOST_CONTEXT_TOKENS, 0):start]])
+    return continuation_text(model, context, ids[start:], special)
 
 
 def continuation_text(model: Model, prompt: Sequence[int] | np.ndarray, ids: Sequence[int] | np.ndarray,

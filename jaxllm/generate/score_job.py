@@ -49,7 +49,7 @@ class Config(RowsConfig):
 
     Args:
         batch_size: texts that run together with a scoring head; changes speed and memory. Without one, completions are
-            packed by their tokens, whatever it is.
+            packed by their tokens instead.
         data: rows {id?, prompt, completion}, the prompt a text or messages; for a classifier {id?, text, label?},
             {id?, text, text_pair, label?}, {id?, messages, label?} or {id?, prompt, completion, label?}; for a reward
             model also {id?, prompt, chosen, rejected, subset?}.

@@ -5,7 +5,8 @@ For a target s and a context x (SELF-PARAM, section 3; x may be empty):
     teacher:  prefix ++ x ++ s        student:  prefix ++ s
 
 The state at student index j and the state at teacher index len(x) + j both predict the same token of s,
-for every token of s; without a prefix the first token of s has nothing to be predicted from.
+for every token of s, from the last token of the prefix on; without a prefix the first token of s has nothing to be
+predicted from.
 """
 
 from __future__ import annotations
@@ -53,14 +54,14 @@ def build_target(prefix: Sequence[int], context: Sequence[int], target: Sequence
     """Builds both views of a target; context and target are tokenized separately and concatenated.
 
     Args:
-        prefix, context, target: ids.
+        prefix, context, target: ids; the prefix has no loss.
         target_type: one of `TARGET_TYPES`.
         prompt_tokens: tokens at the start of `target` that are its prompt.
         mask_prompt: the prompt has no loss.
     """
-    prompt_tokens = len(prefix) + prompt_tokens if prompt_tokens else 0
+    before = len(prefix) + prompt_tokens
     return Target((*prefix, *target), (*prefix, *context, *target), len(context), TARGET_TYPES.index(target_type),
-                  prompt_tokens if mask_prompt else 0, prompt_tokens)
+                  before if mask_prompt else len(prefix), before if prompt_tokens else 0)
 
 
 def continuation(prefix: Sequence[int], context: Sequence[int], cut: int) -> Target:

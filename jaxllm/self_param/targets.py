@@ -64,7 +64,7 @@ class DocumentTargets:
         if target_type == "rehearsal":
             order = purpose_seed(self.seed, "recall")  # the label of earlier versions, so that orders stay the same
             text = self.rehearsal[row_indices(order, n, 1, len(self.rehearsal))[0]]
-            return rehearsal_target(self.question_prefix, text)
+            return build_target(self.question_prefix, (), text, target_type)
         return self.questions[row_indices(self.seed, n, 1, len(self.questions))[0]]
 
     def teacher_texts(self, target_type: str) -> tuple[int, float]:
@@ -87,7 +87,7 @@ class DocumentTargets:
         if "unrelated" in self.types:
             targets.append(build_target(self.prefix, self.unrelated_context, max(self.unrelated, key=len), "unrelated"))
         if "rehearsal" in self.types:
-            targets.append(rehearsal_target(self.question_prefix, max(self.rehearsal, key=len)))
+            targets.append(build_target(self.question_prefix, (), max(self.rehearsal, key=len), "rehearsal"))
         return targets
 
 
@@ -141,11 +141,6 @@ def document_targets(config: InjectConfig, prompts: Prompts, passage: str, pairs
                            prompts.prefix)
 
 
-def rehearsal_target(prefix: Ids, text: Sequence[int]) -> Target:
-    """Builds the target of a rehearsal text; its prefix has no loss."""
-    return dataclasses.replace(build_target(prefix, (), text, "rehearsal"), masked_tokens=len(prefix))
-
-
 def context_targets(prompts: Prompts, passage: str, seed: int) -> DocumentTargets:
     """Makes the document's own text the only target, for next-token prediction."""
     whole = build_target(prompts.model.prefix, (), prompts.document(passage), "qa")
@@ -196,7 +191,8 @@ def longest_rehearsal(config: InjectConfig, prompts: Prompts) -> Target:
     chat = prompts.format.chat
     around = len(prompts.question("")) - len(prompts.prefix) + prompts.answer_end_tokens if chat else len(
         prompts.question_request()) - len(prompts.prefix)
-    return rehearsal_target(prompts.prefix, [0] * (around + prompts.border_tokens + rehearsal_tokens(config)))
+    length = around + prompts.border_tokens + rehearsal_tokens(config)
+    return build_target(prompts.prefix, (), [0] * length, "rehearsal")
 
 
 def sample_rehearsal(config: InjectConfig, generator: Generator, prompts: Prompts, seed: int) -> tuple[Ids, ...]:

@@ -8,6 +8,7 @@ from numpy.testing import assert_allclose
 
 from jaxllm.finetune import distill
 from jaxllm.finetune.distill import align, target_mask
+from jaxllm.finetune.packing import predicting_states
 from jaxllm.finetune.targets import TARGET_TYPES, Target, build_target, collate, continuation
 from jaxllm.models import Adapter, LoraConfig, compute_logits, init_adapter
 from jaxllm.self_param.config import MixtureConfig
@@ -43,6 +44,16 @@ def test_masked_prompt_tokens_carry_no_loss():
         batch = collate([built, Target((), (), 0)], 6, 8)
         mask = target_mask(jnp.asarray(batch["student_segments"]), jnp.asarray(batch["masked_tokens"]))
         assert mask.astype(int).tolist() == [wanted, [0] * 6]
+
+
+@pytest.mark.parametrize("options", [{}, {"prompt_tokens": 1}, {"mask_prompt": True}])
+def test_a_prefix_carries_no_loss(options):
+    """Within it the teacher's states are not aligned; its last state predicts the first token of the target."""
+    built = build_target((1, 2, 3), (10, 11), (20, 21), "qa", **options)
+    batch = collate([built], 6, 8)
+    mask = target_mask(jnp.asarray(batch["student_segments"]), jnp.asarray(batch["masked_tokens"]))
+    assert mask[0].astype(int).tolist() == [0, 0, 1, 1, 0, 0] and predicting_states(built) == range(2, 4)
+    assert continuation((1, 2, 3), (10, 11, 12), 1).masked_tokens == 3
 
 
 def test_the_loss_is_that_of_the_answer_alone(llama):

@@ -62,7 +62,7 @@ def train(model, *arguments, **options):
 
 def test_replacing_the_answer_by_hand():
     target = build_target((1,), (7, 8), (3, 4, 5), "qa", prompt_tokens=2)
-    assert with_completion(target, (9, 6)) == Target((1, 3, 4, 9, 6), (1, 7, 8, 3, 4, 9, 6), 2, 0, 0, 3)
+    assert with_completion(target, (9, 6)) == Target((1, 3, 4, 9, 6), (1, 7, 8, 3, 4, 9, 6), 2, 0, 1, 3)
     only = build_target((1,), (7, 8), (3, 4, 5), "qa", prompt_tokens=2, mask_prompt=True)
     assert with_completion(only, (9,)).masked_tokens == 3
     (long,) = longest_completions([target, build_target((1,), (), (5, 6), "unrelated")], 6, 9)

@@ -231,7 +231,7 @@ class Learner:
                     state, found = self.step(state, base.training_params(), batch)
                 numbers.append(found)
             if config.policy.target_kl is not None and (
-                    1.5 * config.policy.target_kl < float(numbers[-1]["policy_kl"]) < ABSENT):
+                    float(numbers[-1]["policy_kl"]) > 1.5 * config.policy.target_kl):  # not of `ABSENT`, the lowest
                 break
         fetched = jax.device_get(numbers)
         # Of updates without a token to train on there is nothing to average.

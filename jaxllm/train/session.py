@@ -107,7 +107,7 @@ class Session:
 
         Args:
             step: number of the step, from 0.
-            on_device: scalars; `loss` and `grad_norm` are checked to be finite, and others that are `ABSENT` left out.
+            on_device: scalars; those that are `ABSENT` are left out, and `loss` and `grad_norm` checked to be finite.
             host: numbers that the host adds; a step that has some is always written.
             tokens: processed in the step, without padding, for `tokens_per_s`.
         """
@@ -143,9 +143,8 @@ class Session:
     def _fetch(self) -> None:
         """Fetches the oldest step's numbers, which the device has most likely finished by now."""
         made, on_device, host, tokens = self._in_flight.popleft()
-        checked = ("loss", "grad_norm")
-        values = {name: float(x) for name, x in jax.device_get(on_device).items() if name in checked or x != ABSENT}
-        finite = all(math.isfinite(values.get(name, 0.0)) for name in checked)
+        values = {name: float(x) for name, x in jax.device_get(on_device).items() if x != ABSENT}
+        finite = all(math.isfinite(values.get(name, 0.0)) for name in ("loss", "grad_norm"))
         self._nonfinite = 0 if finite else self._nonfinite + 1
         rates = self._rates.advance(made, tokens)
         self.latest = {**values, **host}

@@ -30,9 +30,9 @@ FinishFn = Callable[[Any, Mapping[str, jax.Array]], tuple[Any, jax.Array]]
 Extreme = Callable[[jax.Array, jax.Array], jax.Array]
 """`jnp.minimum` or `jnp.maximum`."""
 
-ABSENT = float("inf")
-"""Value of an auxiliary metric without weight in a batch, such as the loss of a type of target that it does not hold.
-It is not logged: 0 would be a false value. Not NaN, which `jax_debug_nans` would report."""
+ABSENT = float(jnp.finfo(jnp.float32).min)
+"""Value of a metric without weight in a batch, such as the loss of a type of target that it does not hold. It is not
+logged: 0 would be a false value. NaN and infinities are results of their own, which are logged."""
 
 
 class TrainStep:
@@ -91,7 +91,7 @@ def make_train_step(
         A function `(state, frozen, batch) -> (state, metrics)`. `frozen` is any tree (base weights) and is
         not donated; the arrays of `batch` are `[rows, ...]` or scalars. Metrics are float32 scalars on
         the device: loss, weight, grad_norm (before clipping), skipped (0 or 1), lr when `schedule` is given,
-        and the ratio of every auxiliary sum, `ABSENT` for one without weight.
+        and the ratio of every auxiliary sum; `ABSENT` for one without weight, loss and grad_norm included.
     """
     if accumulate < 1:
         raise UserError(f"must be at least 1, got {accumulate}", "accumulate")
@@ -119,7 +119,8 @@ def make_train_step(
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
 
-        metrics = {"loss": _ratio(loss_sum, weight), "weight": weight, "grad_norm": grad_norm}
+        metrics = {"loss": _ratio(loss_sum, weight, empty=ABSENT), "weight": weight,
+                   "grad_norm": jnp.where(weight == 0, ABSENT, grad_norm)}
         if schedule is not None:
             metrics["lr"] = schedule(_updates_made(state))
         clash = (metrics.keys() | {"skipped"}) & aux.keys()

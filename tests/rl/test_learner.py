@@ -222,7 +222,8 @@ def test_without_a_token_left_the_numbers_are_none():
     experience = setup.learner.evaluate(setup.base, setup.state, dataclasses.replace(
         rollout, truncated=np.ones(BATCH, bool)))
     _, numbers = setup.learner.update(setup.base, setup.state, experience, np.arange(BATCH), setup.groups)
-    assert numbers["approx_kl"] is None and numbers["first_ratio_error"] is None
+    for name in ("loss", "grad_norm", "approx_kl", "first_ratio_error"):
+        assert numbers[name] is None
     assert numbers["skipped"] == numbers["updates"] == 2
 
 

@@ -177,6 +177,7 @@ def test_skipped_steps_are_logged_and_stop_no_run(tmp_path):
                            8, max_nonfinite=1, log_every=100, metrics=metrics, progress=False)
     lines = train.read_metrics(tmp_path / "m.jsonl")
     assert [(line["step"], line["skipped"]) for line in lines] == [(1, 0), (4, 1), (5, 1), (8, 0)]
+    assert [{"loss", "grad_norm"} <= line.keys() for line in lines] == [True, False, False, True]
     np.testing.assert_allclose(float(result.state.params["kernel"]), 1 - 0.1 * 6, rtol=1e-6)
 
 
@@ -231,13 +232,16 @@ def test_batches_go_to_the_mesh():
 
 
 def test_a_metric_without_weight_is_not_logged():
+    """One that is infinite is."""
     def loss(params, frozen, batch, key, extra):
         weight = jnp.sum(batch["row"] < 0).astype(jnp.float32)
-        return (jnp.sum(params["w"] ** 2), jnp.float32(1)), {"absent": (jnp.float32(0), weight),
-                                                            "present": (jnp.float32(0), jnp.float32(2))}
+        return (jnp.sum(params["w"] ** 2), jnp.float32(1)), {
+            "absent": (jnp.float32(0), weight), "present": (jnp.float32(0), jnp.float32(2)),
+            "infinite": (weight + jnp.inf, jnp.float32(1))}
 
     optimizer = train.make_optimizer(train.OptimizerConfig(), 2)
     state = train.init_state({"w": jnp.ones(3)}, optimizer, 0)
     result = train.fit(state, train.make_train_step(loss, optimizer), lambda step: {"row": np.arange(4)}, 2,
                        progress=False)
     assert result.metrics["present"] == 0 and "absent" not in result.metrics
+    assert result.metrics["infinite"] == np.inf

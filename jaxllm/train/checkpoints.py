@@ -12,6 +12,8 @@ import jax.numpy as jnp
 from jaxllm.errors import UserError
 from jaxllm.files import storage_error, unread
 
+_NONFINITE = "nonfinite_steps"  # in the JSON object on disk, next to the caller's entries
+
 
 class Restored(NamedTuple):
     """The contents of a checkpoint.
@@ -94,6 +96,7 @@ class Checkpointer:
         tree: Any,
         sidecar: Mapping[str, Any] | None = None,
         metrics: Mapping[str, float] | None = None,
+        nonfinite: int = 0,
     ) -> bool:
         """Starts saving a tree under a step's number; waits for the save before it, not for this one.
 
@@ -104,6 +107,7 @@ class Checkpointer:
             tree: tree of arrays: a `TrainState`, several of them, rollouts, ...
             sidecar: a JSON object.
             metrics: metrics of this step, from which `best_metric` is taken if it is present and finite.
+            nonfinite: steps in a row, up to this one, without a finite loss and gradient.
 
         Returns:
             False when this step is already saved.
@@ -120,7 +124,7 @@ class Checkpointer:
             if not self._improves(best):  # of equal ones Orbax would retain the later
                 best = math.nan
             # Written in the background, while the next steps may change the caller's object.
-            json_item = args.JsonSave(copy.deepcopy(dict(sidecar or {})))
+            json_item = args.JsonSave(copy.deepcopy(dict(sidecar or {})) | {_NONFINITE: nonfinite})
             return self._manager.save(
                 step,
                 args=args.Composite(state=args.StandardSave(tree), sidecar=json_item),
@@ -137,6 +141,14 @@ class Checkpointer:
         if known is None:
             return math.isfinite(value)
         return value < known["best"] if self._best_mode == "min" else value > known["best"]
+
+    def nonfinite(self, step: int) -> int:
+        """Returns the count saved with a step; 0 without such a checkpoint, or in one of an earlier version."""
+        if step not in self._manager.all_steps():
+            return 0
+        args = self._ocp.args
+        sidecar = self._manager.restore(step, args=args.Composite(sidecar=args.JsonRestore()))["sidecar"]
+        return int(sidecar.get(_NONFINITE, 0))
 
     def wait(self) -> None:
         """Waits until the last save is complete on disk.
@@ -187,7 +199,8 @@ class Checkpointer:
             )
         except Exception as error:
             raise _damaged(folder, unread(error, folder), older) from error
-        return Restored(restored["state"], restored["sidecar"])
+        sidecar = {name: value for name, value in restored["sidecar"].items() if name != _NONFINITE}
+        return Restored(restored["state"], sidecar)
 
     def close(self) -> None:
         """Waits for the last save and releases the threads.

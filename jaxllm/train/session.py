@@ -53,8 +53,8 @@ class Session:
         metrics: takes a line for every logged step, for every step that is skipped or not finite and for what the host
             adds.
         progress: whether to show progress on stderr.
-        max_nonfinite: steps in a row without a finite loss and gradient after which the run stops; a run that
-            is shorter stops when it had no other steps.
+        max_nonfinite: steps in a row without a finite loss and gradient after which the run stops, those before the
+            checkpoint that it resumes from included; a run that is shorter stops when it had no other steps.
         save_last: whether `finish` saves a complete run. False where the result is recorded elsewhere at once; a run
             that is killed before that resumes from its last checkpoint and repeats the steps after it.
 
@@ -69,7 +69,8 @@ class Session:
         self._log_every, self._save_every, self._save_last = log_every, save_every, save_last
         self._checkpointer, self._metrics = checkpointer, metrics
         self._progress = progress and jax.process_index() == 0
-        self._max_nonfinite, self._nonfinite = min(max_nonfinite, total), 0
+        self._max_nonfinite = min(max_nonfinite, total)
+        self._nonfinite = 0 if checkpointer is None else checkpointer.nonfinite(first)
         self._in_flight: deque[_InFlight] = deque()
         self._signals, self._rates, self._stack = _Signals(), _Rates(), contextlib.ExitStack()
         self.latest: dict[str, Any] = {}
@@ -134,7 +135,7 @@ class Session:
         # Every number up to a checkpoint is on disk before it is: no line is missing after a resume.
         self._drain()
         if self._checkpointer is not None:
-            self._checkpointer.save(made, tree, sidecar, self.latest)
+            self._checkpointer.save(made, tree, sidecar, self.latest, self._nonfinite)
 
     def _drain(self) -> None:
         while self._in_flight:

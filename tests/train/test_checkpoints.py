@@ -42,6 +42,15 @@ def test_restored_trees_equal_the_saved_ones(tmp_path, stepped):
     assert got.sidecar == sidecar
 
 
+def test_a_sidecar_of_an_earlier_version_has_no_count(tmp_path, stepped):
+    with Checkpointer(tmp_path) as checkpointer:
+        checkpointer.save(2, stepped, {"a": 1}, nonfinite=4)
+        checkpointer.wait()
+        assert [checkpointer.nonfinite(step) for step in (1, 2)] == [0, 4]
+        (tmp_path / "2" / "sidecar" / "metadata").write_text('{"a": 1}')
+        assert checkpointer.nonfinite(2) == 0 and checkpointer.restore(stepped).sidecar == {"a": 1}
+
+
 def test_the_sidecar_is_that_of_the_save(tmp_path, stepped):
     """The next steps change it while it is being written."""
     for number in range(6):

@@ -1,3 +1,4 @@
+import contextlib
 import dataclasses
 import os
 import signal
@@ -165,6 +166,18 @@ def test_a_run_of_steps_that_are_not_finite_stops(tmp_path):
     lines = train.read_metrics(tmp_path / "m.jsonl")
     assert [line["step"] for line in lines] == [1, 3, 4, 5, 6]
     assert lines[1]["loss"] is None and lines[1]["nonfinite"]["loss"] == "nan" and lines[1]["skipped"] == 1.0
+
+
+def test_steps_that_are_not_finite_count_on_in_a_resumed_run(tmp_path):
+    for hooks, end in (([kill_at(3)], contextlib.nullcontext()),
+                       ([], pytest.raises(UserError, match="5 steps in a row, up to step 5"))):
+        state, *rest = nan_from(1, 5)
+        with train.Checkpointer(tmp_path) as checkpointer, end:
+            if checkpointer.latest_step() is not None:
+                state, sidecar = checkpointer.restore(state)
+                assert sidecar == {"of": "the caller"}
+            train.fit(state, *rest, 5, hooks=hooks, checkpointer=checkpointer, sidecar={"of": "the caller"},
+                      progress=False)
 
 
 def test_skipped_steps_are_logged_and_stop_no_run(tmp_path):

@@ -6,6 +6,7 @@ import jax
 import pytest
 
 from jaxllm.cli import main
+from jaxllm.finetune.tune.config import ReferenceConfig, TuneConfig
 from jaxllm.model import load
 from jaxllm.models import save_model
 from jaxllm.models.quantized import quantize_params
@@ -72,3 +73,20 @@ def test_a_dry_run_counts_stored_quantized_weights_as_they_are_stored(verb, quan
     assert found[0] == found[1]
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(load(quantized).params))
     assert f"{size / 2**20:,.1f} MiB" in found[0]["weights"]
+
+
+@pytest.mark.parametrize("settings", [{"method": "sft"}, {"method": "dpo"}, {"method": "dpo", "reference": "step"},
+                                      {"method": "kto"}])
+def test_only_a_base_model_that_is_read_stays_next_to_the_trained_weights(settings):
+    reference = ReferenceConfig(when=settings.get("reference", "auto"))
+    config = TuneConfig(method=settings["method"], reference=reference, lora=None)
+    assert config.trains_in_place == (settings in ({"method": "sft"}, {"method": "dpo"}))
+    assert not TuneConfig(method=settings["method"], reference=reference).trains_in_place
+
+
+def test_a_dry_run_counts_weights_that_are_trained_in_place_once(run, capsys):
+    assert run("tune", DRY["tune"], "--lora=null", "--save=model") == 0
+    shown = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    size = 4 * sum(leaf.size for leaf in jax.tree.leaves(load("tiny").params))  # float32
+    assert [line.split() for line in shown if line.endswith("MiB") and "weights" in line] == [
+        ["trained", "weights", f"{size / 2**20:,.1f}", "MiB"]]

@@ -237,6 +237,11 @@ class TuneConfig:
         return {} if name is None else mixture(name)
 
     @property
+    def trains_in_place(self) -> bool:
+        """Whether all weights are trained and nothing reads the base model's, so that a job has one copy of them."""
+        return self.lora is None and self.objective.reference != "base"
+
+    @property
     def kind(self) -> Kind:
         """Form of the rows."""
         if self.method in METHODS and not self.losses:

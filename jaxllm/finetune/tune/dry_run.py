@@ -34,7 +34,7 @@ def dry_run(config: Config) -> str:
     trained = model.params if config.lora is None else abstract_adapter(spec, config.lora, mesh)
     if config.lora is not None and objective.scores:
         trained = {"adapter": trained, "score": model.params["score"]}
-    state = abstract_state(trained, made.optimizer)
+    state, frozen = abstract_state(trained, made.optimizer), {} if config.trains_in_place else model.params
     if objective.reference == "extra":
         state.extra["reference"] = trained
     if objective.shifted:
@@ -49,8 +49,8 @@ def dry_run(config: Config) -> str:
     step = make_train_step(loss, made.optimizer, make_schedule(settings, settings.steps or 0), settings.accumulate,
                            make_finish(objective), EXTREMES)
     with jax.set_mesh(mesh):
-        temporary = step.lower(state, model.params, abstract).compile().memory_analysis().temp_size_in_bytes
-    parts = {"weights": device_bytes(model.params),
+        temporary = step.lower(state, frozen, abstract).compile().memory_analysis().temp_size_in_bytes
+    parts = {"weights": device_bytes(frozen),
              "adapter" if config.lora else "trained weights": device_bytes(state.params),
              "optimizer": device_bytes(state.opt_state),
              "reference model": device_bytes(state.extra.get("reference", {})), "temporary, one step": temporary}

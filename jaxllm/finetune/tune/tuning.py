@@ -299,8 +299,8 @@ def prepare(config: TuneConfig, model: Model, rows: Rows, held_back: Rows | None
     base = Generator(model, dtype=config.device.compute_dtype, mesh=mesh, donate=donate)
     frozen = base.training_params()
     heads: list[HeadName] = ["score"] if config.objective.scores and config.lora is not None else []
-    alone = config.lora is None and config.objective.reference != "base"  # nothing else reads the base model
-    trained = frozen if alone and donate else init_trained(base.model, config.lora, mesh, config.seed, heads)
+    in_place = config.trains_in_place
+    trained = frozen if in_place and donate else init_trained(base.model, config.lora, mesh, config.seed, heads)
     if config.objective.reference == "values":
         def with_reference(runner: Runner, encoded: Encoded) -> Encoded:
             assert isinstance(encoded.data, FixedGroups)
@@ -318,4 +318,4 @@ def prepare(config: TuneConfig, model: Model, rows: Rows, held_back: Rows | None
     if config.objective.reference == "extra":
         extra["reference"] = jax.tree.map(jnp.copy, trained)
     state = init_state(trained, made.optimizer, purpose_seed(config.seed, "steps"), extra)
-    return Tuning(**vars(made), base=base, start=state, frozen={} if alone else frozen)
+    return Tuning(**vars(made), base=base, start=state, frozen={} if in_place else frozen)

@@ -224,8 +224,8 @@ class BatchMaker:
         targets = self.targets(step)
         packed = None if self.plan.packing is None else self.plan.pack(targets)
         if self.cache is None:
-            return (collate(targets, self.plan.student_length, self.plan.teacher_length) if packed is None
-                    else packed.batch)
+            teacher_length = self.plan.teacher_length if self.plan.objective == "distill" else None
+            return collate(targets, self.plan.student_length, teacher_length) if packed is None else packed.batch
         if packed is None:
             return self.cache.batch(targets, self._later_targets(step))
         return self.cache.packed_batch(packed, targets, self._later_targets(step))

@@ -75,20 +75,27 @@ def continuation(prefix: Sequence[int], context: Sequence[int], cut: int) -> Tar
     return build_target(prefix, context[:cut], context[cut:], "continuation")
 
 
-def collate(targets: Sequence[Target], student_length: int, teacher_length: int) -> dict[str, np.ndarray]:
+def collate(targets: Sequence[Target], student_length: int, teacher_length: int | None) -> dict[str, np.ndarray]:
     """Builds one batch of targets, padded on the right.
 
+    Args:
+        targets: the targets.
+        student_length, teacher_length: lengths of the views; a teacher's of None leaves that view out.
+
     Returns:
-        `student`, `student_segments` `[B, Ts]`, `teacher`, `teacher_segments` `[B, Tt]`, `offset`, `target_type`,
-        `masked_tokens` and `row` (number in the batch) `[B]`; int32.
+        `student`, `student_segments` `[B, Ts]`, `target_type`, `masked_tokens` and `row` (number in the batch) `[B]`;
+        and of the teacher's view `teacher`, `teacher_segments` `[B, Tt]` and `offset` `[B]`; int32.
     """
     student, student_segments = pad_right([t.student for t in targets], student_length)
-    teacher, teacher_segments = pad_right([t.teacher for t in targets], teacher_length)
     numbers = lambda values: np.array(list(values), np.int32)
-    return {"student": student, "student_segments": student_segments, "teacher": teacher,
-            "teacher_segments": teacher_segments, "offset": numbers(t.offset for t in targets),
-            "target_type": numbers(t.target_type for t in targets),
-            "masked_tokens": numbers(t.masked_tokens for t in targets), "row": numbers(range(len(targets)))}
+    batch = {"student": student, "student_segments": student_segments,
+             "target_type": numbers(t.target_type for t in targets),
+             "masked_tokens": numbers(t.masked_tokens for t in targets), "row": numbers(range(len(targets)))}
+    if teacher_length is not None:
+        teacher, teacher_segments = pad_right([t.teacher for t in targets], teacher_length)
+        batch |= {"teacher": teacher, "teacher_segments": teacher_segments,
+                  "offset": numbers(t.offset for t in targets)}
+    return batch
 
 
 def common_lengths(targets: Sequence[Target], window: int) -> tuple[int, int]:

@@ -101,7 +101,8 @@ class TeacherCache:
                                                         temperature=temperature, dtype=dtype)
 
     def batch(self, targets: Sequence[Target], ahead: Iterable[Target] = ()) -> dict[str, np.ndarray]:
-        """Builds `collate` with `teacher_ids` and `teacher_logprobs` `[B, Ts, k]`, 0 at states without a loss.
+        """Builds `collate` with `teacher_ids` and `teacher_logprobs` `[B, Ts, k]`, 0 at states without a loss, in place
+        of the teacher's view.
 
         Args:
             targets: targets of the batch.
@@ -113,7 +114,7 @@ class TeacherCache:
         for row, target in enumerate(targets):
             states = predicting_states(target)
             ids[row, states], logprobs[row, states] = self._entries[target]
-        return collate(targets, *self._lengths) | {"teacher_ids": ids, "teacher_logprobs": logprobs}
+        return collate(targets, self._lengths[0], None) | {"teacher_ids": ids, "teacher_logprobs": logprobs}
 
     def packed_batch(self, packed: PackedTargets, targets: Sequence[Target], ahead: Iterable[Target] = ()
                      ) -> dict[str, np.ndarray]:

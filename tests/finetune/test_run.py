@@ -23,7 +23,7 @@ from jaxllm.self_param.config import InjectConfig, MixtureConfig, UnrelatedConfi
 from jaxllm.self_param.evaluation import drift_targets
 from jaxllm.self_param.prompts import FormatConfig, Prompts
 from jaxllm.self_param.targets import document_targets
-from jaxllm.train import Checkpointer, make_mesh
+from jaxllm.train import Checkpointer, count_tokens, make_mesh
 from jaxllm.train.config import TrainConfig
 from tests.letters import Letters
 from tests.networks import forward, random_tokens
@@ -230,6 +230,21 @@ def test_the_teacher_runs_ahead_to_targets_that_are_settled(every, step, ahead):
                                  on_policy=every and OnPolicyConfig(0.5, every=every))
     cache = types.SimpleNamespace(batch=lambda targets, later: list(later))
     assert run.BatchMaker(plan, lambda number: number, cache)(step) == list(ahead)
+
+
+@pytest.mark.parametrize(("objective", "cached", "tokens"), [("distill", False, 3 + 13), ("distill", True, 3),
+                                                             ("finetune", False, 3)])
+def test_a_batch_has_the_view_of_a_teacher_that_runs(objective, cached, tokens, monkeypatch):
+    """Tokens that no step reads are not sent to the devices, nor counted in the rate."""
+    target = build_target((1,), range(10), (4, 5), "qa")
+    plan = types.SimpleNamespace(train=dataclasses.replace(TRAIN, steps=1, batch_size=1), packing=None, on_policy=None,
+                                 objective=objective, student_length=8, teacher_length=16)
+    monkeypatch.setattr(teacher_cache, "teacher_top_k", lambda spec, params, batch, k, **options: (
+        np.zeros((*batch["student"].shape, k), np.int32), np.zeros((*batch["student"].shape, k), np.float32)))
+    teacher = types.SimpleNamespace(model=types.SimpleNamespace(spec=None), training_params=dict)
+    cache = teacher_cache.TeacherCache(teacher, None, 2, (8, 16), 1, 1.0, FLOAT32, make_mesh()) if cached else None
+    batch = run.BatchMaker(plan, lambda number: target, cache)(0)
+    assert count_tokens(batch) == tokens and ("teacher_ids" in batch) == cached
 
 
 @pytest.mark.parametrize("devices", [1, 8])

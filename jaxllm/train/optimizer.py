@@ -45,8 +45,9 @@ class OptimizerConfig:
     clip_norm: float | None = 1.0
 
     def __post_init__(self):
-        if self.schedule not in ("constant", "linear", "cosine"):
-            raise UserError(f"unknown schedule {self.schedule!r}", "schedule", "use constant, linear or cosine")
+        for name, known in (("schedule", ("constant", "linear", "cosine")), ("adam_style", ("torch", "tensorflow"))):
+            if getattr(self, name) not in known:
+                raise UserError(f"must be one of {', '.join(known)}, got {getattr(self, name)!r}", name)
         for name in ("lr", "warmup_steps", "final_lr", "weight_decay", "eps"):
             if not 0 <= (getattr(self, name) or 0) < math.inf:
                 raise UserError(f"must be finite and not negative, got {getattr(self, name)}", name)

@@ -41,7 +41,8 @@ def test_warmup_longer_than_the_run_is_an_error():
 
 
 @pytest.mark.parametrize(
-    "config", [{"schedule": "cosin"}, {"lr": -1.0}, {"b1": 1.0}, {"clip_norm": 0.0}, {"warmup_steps": -1}]
+    "config", [{"schedule": "cosin"}, {"adam_style": "Torch"}, {"lr": -1.0}, {"b1": 1.0}, {"clip_norm": 0.0},
+               {"warmup_steps": -1}]
 )
 def test_impossible_settings_are_errors(config):
     with pytest.raises(UserError, match=f"{next(iter(config))}: "):

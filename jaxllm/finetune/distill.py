@@ -10,6 +10,7 @@ of its own; the paper's code divides by the vocabulary size as well, which only 
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any, Literal
 
 import chex
@@ -59,7 +60,7 @@ class DivergenceConfig:
             check(self.kind == "forward", "top_k", f"is not available for {self.kind}",
                   "set kind to forward, or top_k to null")
         check(0 < self.beta < 1, "beta", f"must be between 0 and 1, got {self.beta:g}")
-        check(self.temperature > 0, "temperature", f"must be above 0, got {self.temperature:g}")
+        check(0 < self.temperature < math.inf, "temperature", f"must be above 0, got {self.temperature:g}")
 
 
 def target_mask(segments: jax.Array, masked_tokens: jax.Array | None = None) -> jax.Array:
@@ -193,7 +194,8 @@ def make_loss(spec: ModelSpec, objective: TargetObjective, adapter_scale: float 
 
     Args:
         spec: spec of the network.
-        objective: `distill` is SELF-PARAM; `finetune` is plain next-token prediction on the same targets.
+        objective: `distill` is SELF-PARAM; `finetune` is plain next-token prediction on the same targets, and reads the
+            student's view only.
         adapter_scale: scale of the trained adapter's tree; None trains the full weights. The base weights are
             `frozen` either way.
         kind, beta, temperature: settings of the divergence.

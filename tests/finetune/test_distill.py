@@ -1,11 +1,14 @@
 """Student and teacher views of a target, the distillation loss on them, and which inputs it must not depend on."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
+from jaxllm.errors import UserError
 from jaxllm.finetune import distill
 from jaxllm.finetune.distill import align, target_mask
 from jaxllm.finetune.packing import predicting_states
@@ -35,6 +38,12 @@ def test_views_by_hand():
     # student state j predicts what teacher state len(x) + j predicts
     for j in range(4):
         assert built.student[j + 1] == built.teacher[3 + j + 1]
+
+
+@pytest.mark.parametrize("temperature", [0.0, math.inf, math.nan])
+def test_a_temperature_is_positive_and_finite(temperature):
+    with pytest.raises(UserError, match="temperature: must be above 0"):
+        distill.DivergenceConfig(temperature=temperature)
 
 
 def test_masked_prompt_tokens_carry_no_loss():

@@ -294,6 +294,7 @@ def test_notices_before_training(rows, capsys, arguments, labels, message):
     (["--method=simpo", "--reference.sync_every=2"], "sync_every"),
     (["--method=kto", "--reference.when=before"], "when"),
     (["--method=dpo", "--centering=0.1"], "centering"),
+    (["--method=reward", "--centering=.inf"], "centering"),
     (["--method=sft", "--labels=[a, b]"], "labels"),
     (["--method=dpo", "--held_back.patience=2"], "every"),
     (["--method=dpo", "--held_back.every=2", "--held_back.share=0"], "held-back rows"),

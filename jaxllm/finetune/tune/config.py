@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Literal
@@ -188,7 +189,7 @@ class TuneConfig:
               f"there are {len(self.loss or [])} losses and {len(self.loss_weights or [])} weights")
         check(self.loss is None or len(set(self.loss)) == len(self.loss) > 0, "loss",
               f"must name a loss or several different ones, got {self.loss}")
-        check(0 <= self.centering, "centering", f"must be 0 or more, got {self.centering:g}")
+        check(0 <= self.centering < math.inf, "centering", f"must be 0 or more, got {self.centering:g}")
         if self.train.lr is None:
             adapter, whole = LEARNING_RATES[self.kind]
             object.__setattr__(self, "train", replace(self.train, lr=whole if self.lora is None else adapter))

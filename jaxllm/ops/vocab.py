@@ -18,6 +18,8 @@ from jax import lax
 from jaxllm.ops.unembedding import Unembedding, block_rows, block_scores, check_widths, push_back, walk_blocks
 
 Divergence = Literal["forward", "reverse", "jsd"]
+LOWEST = float(jnp.finfo(jnp.float32).min)  # in place of minus infinity, of which differences are NaN
+
 
 def _check_targets(hidden: jax.Array, unembedding: Unembedding, targets: jax.Array) -> None:
     """Asserts that hidden states, unembedding and the tokens after the states fit."""
@@ -28,10 +30,10 @@ def _check_targets(hidden: jax.Array, unembedding: Unembedding, targets: jax.Arr
 
 
 def _add_exp(top, total, scores):
-    """Extends the running maximum and the running sum of exponentials (relative to it) by `scores` `[N, b]`."""
+    """Extends the running maximum, `LOWEST` at first, and the running sum of exponentials relative to it by `scores`
+    `[N, b]`."""
     new_top = jnp.maximum(top, scores.max(-1))
-    # Both differences are of equal infinities only before the first finite score.
-    shrink = jnp.where(top == new_top, 1.0, jnp.exp(top - new_top))
+    shrink = jnp.exp(top - new_top)
     return new_top, total * shrink + jnp.exp(scores - new_top[:, None]).sum(-1), shrink
 
 
@@ -51,7 +53,7 @@ def _chosen_forward(rows, temperature, hidden, head, targets):
         return (top, total, chosen), None
 
     zero = jnp.zeros(tokens, jnp.float32)
-    (top, total, chosen), _ = walk_blocks(visit, (zero - jnp.inf, zero, zero), head, rows)
+    (top, total, chosen), _ = walk_blocks(visit, (zero + LOWEST, zero, zero), head, rows)
     normalizer = top + jnp.log(total)
     return chosen - normalizer, (temperature, hidden, head, targets, normalizer)
 
@@ -81,7 +83,7 @@ def token_logprobs(hidden: jax.Array, unembedding: Unembedding, targets: jax.Arr
     Args:
         hidden: `[..., D]`, the states that predict the targets.
         unembedding: from the model.
-        targets: `[...]` int32 token ids.
+        targets: `[...]` int32 token ids, 0 to V - 1; of others, such as -100, the result is finite and has no meaning.
         temperature: temperature of the distribution; as an array, another value compiles nothing. Not differentiated.
         block: vocabulary rows per block; by default chosen for the backend.
 
@@ -98,6 +100,7 @@ def token_logprobs(hidden: jax.Array, unembedding: Unembedding, targets: jax.Arr
 def _term(kind: str, beta: float):
     """Returns the summand of a divergence as a function of student and teacher log-probabilities."""
     def jensen_shannon(student, teacher):
+        student, teacher = jnp.maximum(student, LOWEST), jnp.maximum(teacher, LOWEST)
         middle = jnp.logaddexp(jnp.log(beta) + teacher, jnp.log1p(-beta) + student)
         return (beta * jnp.exp(teacher) * (teacher - middle)
                 + (1 - beta) * jnp.exp(student) * (student - middle))
@@ -135,7 +138,7 @@ def _divergence_forward(kind, beta, temperature, rows, student, student_head, te
             weights > 0, weights * ratio, 0.0).sum(-1)
         return (s_top, s_total, t_top, t_total, ratios), None
 
-    start = (zero - jnp.inf, zero, zero - jnp.inf, zero, zero)
+    start = (zero + LOWEST, zero, zero + LOWEST, zero, zero)
     (s_top, s_total, t_top, t_total, ratios), _ = walk_blocks(normalize, start, heads, rows)
     s_norm, t_norm = s_top + jnp.log(s_total), t_top + jnp.log(t_total)
 
@@ -277,7 +280,7 @@ def token_aligned_logprobs(hidden: jax.Array, unembedding: Unembedding, targets:
 
     zero = jnp.zeros(flat.shape[0], jnp.float32)
     rows = block_rows(vocab, flat.shape[0], block)
-    (top, total, squares, chosen), _ = walk_blocks(visit, (zero - jnp.inf, zero, zero, zero), head, rows)
+    (top, total, squares, chosen), _ = walk_blocks(visit, (zero + LOWEST, zero, zero, zero), head, rows)
     # log p(target) = chosen - top - log total, and sum p^2 = squares / total^2.
     return (chosen - top + jnp.log(total) - jnp.log(squares)).reshape(targets.shape)
 
@@ -322,7 +325,7 @@ def token_statistics(hidden: jax.Array, unembedding: Unembedding, reference: jax
 
     zero = jnp.zeros(policy.shape[0], jnp.float32)
     rows = block_rows(vocab, policy.shape[0], block)
-    start = (zero - jnp.inf, zero, zero, zero, zero - jnp.inf, zero, zero, zero)
+    start = (zero + LOWEST, zero, zero, zero, zero + LOWEST, zero, zero, zero)
     (top, total, own, ratios, other_top, other_total, chosen, other_chosen), _ = walk_blocks(visit, start, heads, rows)
     norm, other_norm = top + jnp.log(total), other_top + jnp.log(other_total)
     found = {"logprobs": chosen - norm, "reference_logprobs": other_chosen - other_norm,

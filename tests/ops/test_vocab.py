@@ -62,6 +62,38 @@ def test_entropy_of_uniform_and_certain():
     assert_allclose(token_entropy(jnp.array([[50.0, 0.0, 0.0]]), IDENTITY), [0.0], atol=5e-6)
 
 
+@pytest.mark.parametrize("kind", ["forward", "reverse", "jsd"])
+@pytest.mark.parametrize("block", [4, 2])  # blocks of 2 hold tokens 0 and 2, and 1 and 3
+def test_tokens_without_probability_change_nothing(kind, block):
+    """The other logits are minus infinity, in the first block all of them."""
+    bias = jnp.array([-jnp.inf, 0.0, -jnp.inf, 0.0])
+    student, teacher = (Unembedding(jnp.eye(4), bias) for _ in range(2))
+    pad = lambda hidden: jnp.zeros((2, 4)).at[:, 1::2].set(hidden[:, :2])
+    value, slopes = jax.value_and_grad(lambda hidden: token_divergence(
+        hidden, student, pad(TEACHER), teacher, kind=kind, block=block).sum())(pad(STUDENT))
+    two = Unembedding(jnp.eye(2))
+    wanted, wanted_slopes = jax.value_and_grad(lambda hidden: token_divergence(
+        hidden, two, TEACHER[:, :2], two, kind=kind).sum())(STUDENT[:, :2])
+    assert_allclose(value, wanted, rtol=1e-6)
+    assert_allclose(slopes, pad(wanted_slopes), atol=1e-6)
+    plain = jax.nn.log_softmax(STUDENT[:, :2])[:, 0]
+    ids = jnp.array([1, 1])
+    assert_allclose(token_logprobs(pad(STUDENT), student, ids, block=block), plain, rtol=1e-6)
+    assert_allclose(token_aligned_logprobs(pad(STUDENT), student, ids, block=block),
+                    token_aligned_logprobs(STUDENT[:, :2], two, ids - 1), rtol=1e-5, atol=1e-6)
+
+
+def test_jensen_shannon_of_a_token_that_one_side_excludes():
+    """A third each against a half of two: the middle of both is 5/12, 5/12, 1/6."""
+    excluded = Unembedding(jnp.eye(3), jnp.array([0.0, 0.0, -jnp.inf]))
+    expected = 0.5 * (2 * np.log(1 / 3 / (5 / 12)) + np.log(2)) / 3 + 0.5 * np.log(0.5 / (5 / 12))
+    for student, teacher in ((IDENTITY, excluded), (excluded, IDENTITY)):
+        value, slopes = jax.value_and_grad(lambda hidden, student=student, teacher=teacher: token_divergence(
+            hidden, student, jnp.zeros((1, 3)), teacher, kind="jsd").sum())(jnp.zeros((1, 3)))
+        assert_allclose(value, expected, rtol=1e-5)
+        assert bool(jnp.isfinite(slopes).all())
+
+
 def problem(tokens=7, width=16, vocab=53, teacher_width=9):
     draw = np.random.default_rng(0)
     normal = lambda *shape: jnp.asarray(draw.normal(size=shape), jnp.float32)

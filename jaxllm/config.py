@@ -109,7 +109,8 @@ class SamplingConfig:
 def tunable(default: Any = dataclasses.MISSING, *, default_factory: Any = dataclasses.MISSING) -> Any:
     """Declares a dataclass field that cannot change a job's results, only speed, memory or logging.
 
-    A run may be resumed with another value of it. A tunable section makes all keys below it tunable.
+    A run may be resumed with another value of it. A tunable section makes all keys below it tunable. Exceptions are
+    rounding, and the masks of dropout in packed rows, which depend on microbatches and devices.
 
     Args:
         default, default_factory: as in `dataclasses.field`.

@@ -161,7 +161,7 @@ def row_counts(batch_size: int, multiple: int) -> tuple[int, ...]:
 
     Args:
         batch_size: the most rows are needed where every target has a row of its own.
-        multiple: multiple of which the number of rows has to be a multiple: microbatches times devices that split rows.
+        multiple: the number of rows is a multiple of this: microbatches times groups of devices that split rows.
     """
     return tuple(multiple * size for size in bucket_sizes(-(-batch_size // multiple), smallest=1))
 

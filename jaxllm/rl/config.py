@@ -148,7 +148,7 @@ class RlTrainConfig(OptimizerConfig):
         remat: activations that the backward pass recomputes to save memory: none, all but the matrix products (dots),
             or all (full).
         packing: pack several responses into a row. Not for rotary embeddings that depend on the text length.
-        save_every: iterations between checkpoints; null saves only when the job is stopped.
+        save_every: iterations between checkpoints; null saves at the end and when the job is stopped.
         trackers: services that get the metrics too: tensorboard, wandb.
     """
 

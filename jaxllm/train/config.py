@@ -27,9 +27,9 @@ class TrainConfig(OptimizerConfig):
             or all (full).
         packing: pack several targets into a row, and compute a common prefix (a document with all its questions) once:
             same loss and gradient, less padding. Not for rotary embeddings that depend on the text length. With
-            dropout, the masks depend on accumulate and on the number of devices.
+            dropout, the masks depend on accumulate and on the number of devices, so resume with the same ones.
         log_every: steps between two lines of metrics.jsonl.
-        save_every: steps between checkpoints; null saves only when the job is stopped.
+        save_every: steps between checkpoints; null saves when the job is stopped, and in jaxllm tune at the end.
         trackers: services that get the metrics too: tensorboard, wandb.
     """
 

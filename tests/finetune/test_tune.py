@@ -298,6 +298,7 @@ def test_notices_before_training(rows, capsys, arguments, labels, message):
     (["--method=sft", "--labels=[a, b]"], "labels"),
     (["--method=dpo", "--held_back.patience=2"], "every"),
     (["--method=dpo", "--held_back.every=2", "--held_back.share=0"], "held-back rows"),
+    (["--method=dpo", "--held_back.every=20", "--held_back.keep=best", "--train.save_every=8"], "train.save_every"),
     (["--method=dpo", "--loss=[]"], "loss"),
     (["--method=dpo", "--loss=[sigmoid, sigmoid]", "--loss_weights=[1, 2]"], "different"),
     (["--method=simpo", "--preference.ld_alpha=0.5"], "ld_alpha"),

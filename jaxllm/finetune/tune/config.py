@@ -104,7 +104,8 @@ class HeldBackConfig:
         every: steps between two evaluations; null evaluates the end only.
         metric: metric by which evaluations are compared.
         patience: evaluations without a better value after which training ends (early stopping); null never ends it.
-        keep: which weights are saved: those of the last step, or of the best evaluation.
+        keep: which weights are saved: those of the last step, or of the best evaluation; best makes a checkpoint at
+            every evaluation, so that train.save_every has to divide every.
     """
 
     path: str | None = None
@@ -194,6 +195,10 @@ class TuneConfig:
             adapter, whole = LEARNING_RATES[self.kind]
             object.__setattr__(self, "train", replace(self.train, lr=whole if self.lora is None else adapter))
         check_trained_weights(self.lora, self.device)
+        every, save_every = self.held_back.every, self.train.save_every
+        check(self.held_back.keep == "last" or every is None or save_every is None or every % save_every == 0,
+              "train.save_every", f"must divide held_back.every ({every}), since every evaluated state is saved, got "
+              f"{save_every}", "set it to null")
         objective = self.objective
         named = ", ".join(name for name, _ in objective.losses)
         check(not objective.coupled or self.train.accumulate == 1, "train.accumulate",

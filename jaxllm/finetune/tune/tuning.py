@@ -141,7 +141,7 @@ def train_settings(config: TuneConfig, spec: ModelSpec, rows: int, mesh: jax.sha
         raise UserError(f"{per_step} rows per step (batch_size / accumulate) do not divide over {groups} devices",
                         "train.batch_size", f"use a multiple of {groups}, or fewer devices with mesh.data")
     settings = dataclasses.replace(config.train.resolve(rows), packing=packing)
-    if config.held_back.keep == "best":  # every evaluated state has to be on disk
+    if config.held_back.keep == "best" and settings.save_every is None:  # every evaluated state has to be on disk
         settings = dataclasses.replace(settings, save_every=config.held_back.every)
     return settings
 

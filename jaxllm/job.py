@@ -40,7 +40,7 @@ from jaxllm.report import Section, Table, markdown, render
 # Version of the keys of result.json; raised when a key changes its meaning or is removed.
 SCHEMA_VERSION = 1
 # Files that a job writes before its first long computation; removed again after a UserError.
-_EARLY = ("config.yaml", "inputs.json", "pairs.jsonl", ".lock")
+_EARLY = ("config.yaml", "inputs.json", ".lock")
 # Files of a failed job that a new job may overwrite.
 _LEFTOVER = ("rejected.jsonl", ".lock")
 

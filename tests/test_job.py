@@ -335,6 +335,14 @@ def test_the_directory_is_removed_after_a_user_error(tmp_path):
     assert list(job.iter_rows()) == [{"n": 1}]  # finished work stays
 
 
+def test_pairs_that_took_hours_stay_after_a_user_error(tmp_path):
+    with pytest.raises(UserError, match="wrong"), open_job(tmp_path / "run", JobConfig(tmp_path)) as job:
+        JsonlWriter(job.directory / "pairs.jsonl").write({"pairs": [], "dropped": []})
+        raise UserError("wrong")
+    assert open_job(tmp_path / "run", JobConfig(tmp_path)).resumed
+    assert read_jsonl(tmp_path / "run" / "pairs.jsonl") == [{"pairs": [], "dropped": []}]
+
+
 def test_an_input_may_not_change_under_a_job(tmp_path):
     with open_job(tmp_path / "run", JobConfig(tmp_path)) as job:
         job.pin("data", [{"a": 1}])

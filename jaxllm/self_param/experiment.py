@@ -32,7 +32,7 @@ from jaxllm.self_param.metrics import Record, injection_groups
 from jaxllm.self_param.prompts import Prompts
 from jaxllm.self_param.provenance import provenance
 from jaxllm.self_param.qa_filter import PassagePairs, QAPair, as_row, of_row
-from jaxllm.self_param.qa_pairs import make_qa_pairs
+from jaxllm.self_param.qa_pairs import check_covered, make_qa_pairs
 from jaxllm.self_param.targets import DocumentTargets, rehearsal_before, sample_rehearsal, sample_unrelated
 
 RECORDS = "records.jsonl"
@@ -93,12 +93,16 @@ def prepare(config: Config, job: Job, base: Generator, mesh: jax.sharding.Mesh, 
         given: QA pairs of every document; None generates them.
         probes: locality probes.
         texts: unrelated texts; None samples them from the model.
+
+    Raises:
+        UserError: a document has no usable pair; pairs.jsonl has those that were dropped.
     """
     unrelated, held_out = sample_unrelated(config, base, texts)
-    made = _stored_pairs(config, job, base, prompts, documents, given)
-    pairs = [[passage.selected for passage in own] for own in made]
     rehearsal = (sample_rehearsal(config, base, prompts, purpose_seed(config.seed, "recall", 0))
                  if config.mixture.rehearsal else ())
+    made = _stored_pairs(config, job, base, prompts, documents, given)
+    check_covered(config, documents, made)
+    pairs = [[passage.selected for passage in own] for own in made]
     methods = [method for method in OBJECTIVES if method in {"self_param", *config.compare}]
     targets = {method: method_targets(method, config, prompts, documents, pairs, unrelated, rehearsal)
                for method in methods}

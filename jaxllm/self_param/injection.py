@@ -24,7 +24,7 @@ from jaxllm.self_param.config import InjectConfig, Method
 from jaxllm.self_param.data import QA_ROW, TEXT_ROW, Document, format_examples, shuffle_texts
 from jaxllm.self_param.prompts import Format, Prompts
 from jaxllm.self_param.qa_filter import QAPair
-from jaxllm.self_param.qa_pairs import make_qa_pairs, pairs_of_file
+from jaxllm.self_param.qa_pairs import check_covered, make_qa_pairs, pairs_of_file
 from jaxllm.self_param.targets import (
     DocumentTargets,
     context_targets,
@@ -118,18 +118,20 @@ def inject(model: Model, documents: str | Sequence[str], *,
                 raise UserError(f"the question {pair[0][:60]!r} with its answer does not fit the context window of "
                                 f"{prompts.window} tokens together with its document", "pairs",
                                 "shorten it, or lower chunking.tokens")
-    made = [[passage.selected for passage in own] for own in make_qa_pairs(config, generator, prompts, chunked, given)]
+    made = make_qa_pairs(config, generator, prompts, chunked, given)
+    check_covered(config, chunked, made)
+    qa_pairs = [[passage.selected for passage in own] for own in made]
     unrelated = _unrelated(config, generator) if config.mixture.unrelated else []
     rehearsal = (sample_rehearsal(config, generator, prompts, purpose_seed(config.seed, "recall", 0))
                  if config.mixture.rehearsal else ())
-    targets = method_targets("self_param", config, prompts, chunked, made, unrelated, rehearsal)
+    targets = method_targets("self_param", config, prompts, chunked, qa_pairs, unrelated, rehearsal)
     together = [one for own in targets for one in own]
     plan = training_plan("self_param", config, generator, prompts, [together], mesh)
     source = interleave(together, purpose_seed(config.seed, "order", 0))
     result = run_plan(generator, source, plan, progress=progress)
     if result.interrupted:
         raise KeyboardInterrupt
-    return Injection(model, result.adapter, result.metrics, made, result.params if result.adapter is None else None)
+    return Injection(model, result.adapter, result.metrics, qa_pairs, result.params if result.adapter is None else None)
 
 
 def _unrelated(config: InjectConfig, generator: Generator) -> list[list[int]]:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import collections
 import re
 import unicodedata
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -209,12 +209,6 @@ def _gains(generator: Generator, views: Sequence[tuple[View, View]]) -> list[flo
         tokens = min(without.tokens, given.tokens)
         gains.append(float(np.sum(given.logprobs[-tokens:] - without.logprobs[-tokens:])))
     return gains
-
-
-def without_pairs(owners: Sequence[int], pairs: Sequence[PassagePairs]) -> list[int]:
-    """Lists the passages of documents that have no pair left in any passage."""
-    covered: Collection[int] = {owner for owner, own in zip(owners, pairs, strict=True) if own.selected}
-    return [number for number, owner in enumerate(owners) if owner not in covered]
 
 
 def as_row(pairs: PassagePairs) -> dict[str, Any]:

@@ -27,7 +27,6 @@ from jaxllm.self_param.qa_filter import (
     drop_unusable,
     is_long_enough,
     question_gains,
-    without_pairs,
 )
 from jaxllm.text.rows import Rejected, RowSet, as_text
 
@@ -72,9 +71,6 @@ def make_qa_pairs(config: InjectConfig, generator: Generator, prompts: Prompts, 
 
     Returns:
         pairs by document and passage; all empty where mixture.qa is 0.
-
-    Raises:
-        UserError: a document has no usable pair.
     """
     if not config.mixture.qa:
         return [[PassagePairs([]) for _ in document.passages] for document in documents]
@@ -93,7 +89,6 @@ def make_qa_pairs(config: InjectConfig, generator: Generator, prompts: Prompts, 
         made = PassagePairs([QAPair(*pair) for pair in cloze_pairs(text, config.qa_pairs.cloze)])
         made.drop("too_long", [not prompts.fits(text, *pair) for pair in made.selected])
         own.add(made)
-    _check_covered(texts, owners, pairs)
     by_document: list[list[PassagePairs]] = [[] for _ in documents]
     for number, own in zip(owners, pairs, strict=True):
         by_document[number].append(own)
@@ -117,13 +112,23 @@ def _of_source(config: InjectConfig, generator: Generator, prompts: Prompts, doc
         return judge_source(open_judge(settings.judge, config.device, directory), settings, seed, advance)(texts)
 
 
-def _check_covered(texts: Sequence[str], owners: Sequence[int], pairs: Sequence[PassagePairs]) -> None:
-    """Raises a `UserError` for documents without a pair, with the reasons why theirs were dropped."""
-    if bare := without_pairs(owners, pairs):
-        reasons = {reason for number in bare for _, reason in pairs[number].dropped}
+def check_covered(config: InjectConfig, documents: Sequence[Document], pairs: Sequence[Sequence[PassagePairs]]) -> None:
+    """Checks that every document has a pair, where mixture.qa is not 0.
+
+    Args:
+        config: settings of the run.
+        documents: documents, chunked.
+        pairs: pairs by document and passage.
+
+    Raises:
+        UserError: a document has none; the message has the reasons why its pairs were dropped.
+    """
+    bare = [number for number, own in enumerate(pairs) if not any(passage.selected for passage in own)]
+    if config.mixture.qa and bare:
+        reasons = {reason for number in bare for passage in pairs[number] for _, reason in passage.dropped}
         why = "; ".join(REASONS[reason] for reason in REASONS if reason in reasons)
-        raise UserError(f"no QA pairs for {len({owners[i] for i in bare})} of {len(set(owners))} documents, first for "
-                        f"the one that starts with {texts[bare[0]][:60]!r}" + (f" ({why})" if why else ""),
+        raise UserError(f"no QA pairs for {len(bare)} of {len(documents)} documents, first for the one that starts "
+                        f"with {documents[bare[0]].passages[0][:60]!r}" + (f" ({why})" if why else ""),
                         "qa_pairs.source", "give a file of pairs with --qa_pairs.source FILE, add pairs that need no "
                         "model with --qa_pairs.cloze 8, or use a model that writes questions in this format")
 

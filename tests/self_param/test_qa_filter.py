@@ -19,7 +19,6 @@ from jaxllm.self_param.qa_filter import (
     of_row,
     question_gains,
     summarize_pairs,
-    without_pairs,
 )
 
 TEXT = "Rinla is a ship. The crew of Rinla counts 95 sailors. Rinla is made of pine."
@@ -98,7 +97,6 @@ def test_the_summary_counts_every_question():
         "generated": 8, "cloze": 0, "selected": 6, "dropped": {"cut": 1, "ungrounded": 1},
         "coverage": pytest.approx(2 / 3)}
     assert of_row(as_row(pairs)) == pairs
-    assert without_pairs([0, 0, 1], [PassagePairs([]), other, PassagePairs([])]) == [2]
 
 
 class Scorer:

@@ -10,12 +10,13 @@ from jaxllm.evaluate.qa import normalize
 from jaxllm.generate import Generator
 from jaxllm.judge import Answer, FunctionJudge, JudgeConfig, Prompt
 from jaxllm.model import load
-from jaxllm.self_param.config import InjectConfig, QAPairConfig
+from jaxllm.self_param.config import InjectConfig, MixtureConfig, QAPairConfig
 from jaxllm.self_param.data import Document
 from jaxllm.self_param.prompts import FormatConfig, Prompts
 from jaxllm.self_param.qa_filter import PassagePairs, QAPair
 from jaxllm.self_param.qa_pairs import (
     INSTRUCTION,
+    check_covered,
     judge_source,
     make_qa_pairs,
     pairs_of_file,
@@ -167,6 +168,9 @@ def test_a_document_without_pairs_is_an_error_with_the_reasons(tiny):
     config = InjectConfig(format=PLAIN, qa_pairs=QAPairConfig(grounded=True, min_answer=2))
     documents = [Document("The lighthouse was built in 1871."), Document("It is red.")]
     message = "no QA pairs for 1 of 2 documents.*'It is red.'.*a word of the answer"
+    made = make_qa_pairs(config, None, Prompts(tiny, PLAIN), documents, [[("When?", "1871")], [("Color?", "blue")]])
     with pytest.raises(UserError, match=message) as error:
-        make_qa_pairs(config, None, Prompts(tiny, PLAIN), documents, [[("When?", "1871")], [("Color?", "blue")]])
+        check_covered(config, documents, made)
     assert "qa_pairs.cloze" in str(error.value)
+    check_covered(config, documents[:1], [[PassagePairs([]), PassagePairs([QAPair("When?", "1871")])]])
+    check_covered(InjectConfig(mixture=MixtureConfig(qa=0)), documents, [[PassagePairs([])]] * 2)

@@ -1,7 +1,7 @@
 """The directory of a job: its config, inputs, rows and result.
 
 DIR/config.yaml     the resolved config, secrets masked
-DIR/inputs.json     hashes of the inputs, compared when the job is resumed, and the moment of the first start
+DIR/inputs.json     hashes of the inputs, compared when the job is resumed, the verb, and the moment of the first start
 DIR/metrics.jsonl   metrics, a line per logged step
 DIR/rows.jsonl      one result per input row, in the order of the input
 DIR/rejected.jsonl  rows that could not be used, with reasons
@@ -68,6 +68,7 @@ class Job:
     primary: bool
     _writers: dict[Path, JsonlWriter] = field(default_factory=dict, repr=False)
     _lock: Any = field(default=None, repr=False)  # open while this process works in DIR
+    _verb: str | None = None
 
     def __enter__(self) -> Job:
         try:
@@ -100,26 +101,14 @@ class Job:
             self._lock.close()
 
     def _first_start(self) -> datetime:
-        """Returns the time of the first start, which inputs.json stores."""
-        pinned = self._inputs()
+        """Returns the time of the first start, which inputs.json stores with the verb."""
+        pinned = _inputs(self.directory)
         if "started" not in pinned:
+            pinned |= {} if self._verb is None else {"verb": self._verb}
             pinned["started"] = datetime.now().isoformat(timespec="seconds")
             if self.primary and not self.finished:
                 write_atomic(self.directory / "inputs.json", json.dumps(pinned, indent=2) + "\n")
         return datetime.fromisoformat(pinned["started"])
-
-    def _inputs(self) -> dict[str, str]:
-        """Reads inputs.json; an empty object without it."""
-        path = self.directory / "inputs.json"
-        try:
-            pinned = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-            if isinstance(pinned, dict) and all(isinstance(value, str) for value in pinned.values()):
-                datetime.fromisoformat(pinned.get("started", "2000-01-01"))
-                return pinned
-        except ValueError:  # no JSON, no UTF-8, or no date
-            pass
-        raise UserError("not the hashes of a run's inputs", path,
-                        "choose another --out, or remove the file to resume without comparing the inputs")
 
     def pin(self, name: str, content: Any) -> None:
         """Records a hash of an input; a resumed job must have the same input.
@@ -157,7 +146,7 @@ class Job:
         self._pin(name, digest.hexdigest())
 
     def _pin(self, name: str, digest: str) -> None:
-        pinned = self._inputs()
+        pinned = _inputs(self.directory)
         if pinned.setdefault(name, digest) != digest:
             raise UserError(f"the {name} changed since the run started", self.directory,
                             "choose another --out, or restore the old input")
@@ -314,7 +303,7 @@ class Job:
         return self.result_path
 
 
-def open_job(out: str | Path, config: Any, resume: bool = True) -> Job:
+def open_job(out: str | Path, config: Any, verb: str | None = None, resume: bool = True) -> Job:
     """Opens DIR for a job: creates it and writes its config, or resumes the same job in it.
 
     Two configs are of the same job when they differ in ``out`` and tunable keys only (`config.tunable`). In a
@@ -324,6 +313,7 @@ def open_job(out: str | Path, config: Any, resume: bool = True) -> Job:
     Args:
         out: DIR.
         config: the resolved config, a dataclass.
+        verb: verb of the command; a run that another verb started is refused. None compares none.
         resume: False refuses a directory that holds this job.
 
     Raises:
@@ -334,14 +324,14 @@ def open_job(out: str | Path, config: Any, resume: bool = True) -> Job:
 
     out = expanded(out)
     if jax.process_count() == 1:
-        claimed = _claim(out, config, resume)
-        return Job(out, config, *claimed, primary=True, _lock=_hold(out))
+        claimed = _claim(out, config, verb, resume)
+        return Job(out, config, *claimed, primary=True, _lock=_hold(out), _verb=verb)
     from jax.experimental import multihost_utils
 
     state, error = (False, False), None
     if jax.process_index() == 0:
         try:
-            state = _claim(out, config, resume)
+            state = _claim(out, config, verb, resume)
         except Exception as raised:  # reported to the other processes first, which would wait forever
             error = raised
     resumed, finished, failed = multihost_utils.broadcast_one_to_all(
@@ -350,7 +340,8 @@ def open_job(out: str | Path, config: Any, resume: bool = True) -> Job:
     if failed:
         raise error or UserError("the first process could not open the directory; its message gives the reason", out)
     primary = jax.process_index() == 0
-    return Job(out, config, bool(resumed), bool(finished), primary, _lock=_hold(out) if primary else None)
+    lock = _hold(out) if primary else None
+    return Job(out, config, bool(resumed), bool(finished), primary, _lock=lock, _verb=verb)
 
 
 def _files(path: str | Path | Sequence[Path]) -> list[Path]:
@@ -371,11 +362,29 @@ def _hold(out: Path) -> Any:
         raise UserError(f"the directory may not be written: {error.strerror}", out, "choose another --out") from None
 
 
-def _claim(out: Path, config: Any, resume: bool) -> tuple[bool, bool]:
+def _inputs(out: Path) -> dict[str, str]:
+    """Reads inputs.json; an empty object without it."""
+    path = out / "inputs.json"
+    try:
+        pinned = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        if isinstance(pinned, dict) and all(isinstance(value, str) for value in pinned.values()):
+            datetime.fromisoformat(pinned.get("started", "2000-01-01"))
+            return pinned
+    except ValueError:  # no JSON, no UTF-8, or no date
+        pass
+    raise UserError("not the hashes of a run's inputs", path,
+                    "choose another --out, or remove the file to resume without comparing the inputs")
+
+
+def _claim(out: Path, config: Any, verb: str | None, resume: bool) -> tuple[bool, bool]:
     """Creates DIR or checks that it holds this job; returns (resumed, finished)."""
     path = out / "config.yaml"
     try:
         if path.is_file():
+            # Runs of earlier versions have no verb.
+            if verb is not None and (before := _inputs(out).get("verb", verb)) != verb:
+                raise UserError(f"the directory holds a run of jaxllm {before}, not of jaxllm {verb}", out,
+                                "choose another --out")
             _check_same(path, config)
             if not resume:
                 raise UserError("this directory holds the run already", out, "choose another --out, or remove it")
@@ -387,7 +396,7 @@ def _claim(out: Path, config: Any, resume: bool) -> tuple[bool, bool]:
             if os.access(out.parent, os.W_OK):  # a directory that is mounted may be the only one that is
                 stack.enter_context(locked(out))
             if path.is_file():  # another process has written it meanwhile
-                return _claim(out, config, resume)
+                return _claim(out, config, verb, resume)
             out.mkdir(exist_ok=True)
             write_atomic(path, to_yaml(config))
     except (FileExistsError, NotADirectoryError):

@@ -118,6 +118,13 @@ def test_errors_in_the_command(capsys, args, message):
     assert captured.err.startswith(message) and "Traceback" not in captured.err and captured.out == ""
 
 
+def test_jobs_are_opened_with_their_verb():
+    for name in set(cli.VERBS) - {"work"}:
+        source = Path(cli.__file__).parents[1].joinpath(*cli.VERBS[name].module.split(".")).with_suffix(".py").read_text()
+        opened = re.findall(r'open_job\([\w.]+, \w+(?:, "(\w+)")?', source)
+        assert opened in ([], ["inject" if name == "remove" else name]), name
+
+
 def test_several_processes_are_refused_before_the_directory_is_made(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(jax, "process_count", lambda: 4)
     monkeypatch.setitem(cli.VERBS, "work", cli.Verb("fake_verb", "does some work", single_process=True))

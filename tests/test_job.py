@@ -163,6 +163,21 @@ def test_another_job_is_refused(tmp_path):
     assert (tmp_path / "config.yaml").read_text() == before
 
 
+def test_a_run_of_another_verb_is_refused(tmp_path):
+    with open_job(tmp_path / "run", JobConfig(tmp_path), "score") as job:
+        job.row({"id": 1})
+    before = (tmp_path / "run" / "inputs.json").read_bytes()
+    with pytest.raises(UserError, match="holds a run of jaxllm score, not of jaxllm generate"):
+        open_job(tmp_path / "run", JobConfig(tmp_path), "generate")
+    assert (tmp_path / "run" / "inputs.json").read_bytes() == before
+    with open_job(tmp_path / "run", JobConfig(tmp_path), "score") as job:
+        assert job.resumed
+    with open_job(tmp_path / "older", JobConfig(tmp_path)) as job:
+        job.row({"id": 1})
+    with open_job(tmp_path / "older", JobConfig(tmp_path), "generate") as job:
+        assert job.resumed
+
+
 def test_directories_that_cannot_be_used(tmp_path):
     (tmp_path / "file").write_text("x")
     for out in (tmp_path / "file", tmp_path / "file" / "below"):

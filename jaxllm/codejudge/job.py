@@ -47,7 +47,7 @@ def _run(config: Config, out: Path) -> Path:
         raise UserError(f"there is no severity {sorted(unknown)[0]!r}", "weights",
                         f"severities are {', '.join(prompts.weights)}")
     others = None if config.compare is None else _other_rows(config.compare)
-    with open_job(out, config) as job:
+    with open_job(out, config, "judge") as job:
         items, rejected = _read(config, job)
         if others is not None and config.compare is not None:
             check_compared(items, others, config.compare)

@@ -40,7 +40,7 @@ def run(config: Config) -> Path:
     """
     others = None if config.compare is None else _other_rows(config.compare, config.sizes[-1])
     template = load_template(config.template) if config.needs_judge else None
-    with open_job(config.out, config) as job:
+    with open_job(config.out, config, "consistency") as job:
         read = read_instances if config.needs_judge else read_matrices
         data = config.data
         instances, found = read(data.path, data.limit, data.limit_bad, job.rejected_path)

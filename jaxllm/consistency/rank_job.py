@@ -67,7 +67,7 @@ def run(config: Config) -> Path:
         UserError: the instances, the template or the judge cannot be used.
     """
     template = load_template(config.template) if config.needs_judge else None
-    with open_job(config.out, config) as job:
+    with open_job(config.out, config, "rank") as job:
         read, data = read_instances if config.needs_judge else read_matrices, config.data
         instances: Sequence[Instance]
         instances, found = read(data.path, data.limit, data.limit_bad, job.rejected_path)

@@ -118,7 +118,7 @@ def run(config: Config) -> Path:
         UserError: the comparisons or the items cannot be used, or there is no estimate for an instance.
     """
     template = load_template(config.template)
-    with open_job(config.out, config) as job:
+    with open_job(config.out, config, "repair") as job:
         data = config.data
         job.pin_file("data", data_files(data.path), data.limit)
         if config.items is not None:

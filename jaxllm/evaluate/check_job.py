@@ -84,7 +84,7 @@ def run(config: Config) -> Path | None:
     if config.out is None:
         _print(config, audit(config))
         return None
-    with open_job(config.out, config) as job:
+    with open_job(config.out, config, "check") as job:
         job.pin_file("data", data_files(config.data.path), config.data.limit)
         if config.compare is not None:
             job.pin_file("compare", data_files(config.compare))

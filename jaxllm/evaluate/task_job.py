@@ -74,7 +74,7 @@ class Config(RowsConfig):
 
 def run(config: Config) -> Path:
     """Runs the job, or resumes it; returns the path of its result.json."""
-    with open_job(config.out, config) as job:
+    with open_job(config.out, config, "evaluate") as job:
         columns = _COLUMNS[config.task]
         if config.template is not None:
             columns = columns | {name: Any for name in fields_of(config.template) if name not in columns}

@@ -35,7 +35,7 @@ def run(config: Config) -> Path:
     Raises:
         UserError: the rows, the scores or a member cannot be used.
     """
-    with open_job(config.out, config) as job:
+    with open_job(config.out, config, "audit") as job:
         data = config.data
         job.pin_file("data", data_files(data.path), data.limit)
         for name, path in (("compare", config.compare), ("scores", config.committee.scores), *(

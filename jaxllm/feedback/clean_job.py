@@ -45,7 +45,7 @@ def run(config: Config) -> Path:
     Raises:
         UserError: the rows, the audit, the ledger or another file cannot be used.
     """
-    with open_job(config.out, config) as job:
+    with open_job(config.out, config, "clean") as job:
         job.pin_file("data", data_files(config.data.path), config.data.limit)
         for name in ("truth", "answers", "replay"):
             if (path := getattr(config, name)) is not None:

@@ -76,7 +76,7 @@ def row_writer(job: Job, rows: Sequence[tuple[int, dict[str, Any]]], start: int,
 
 def run(config: Config) -> Path:
     """Runs the job, or resumes it; returns the path of its result.json."""
-    with open_job(config.out, config) as job:
+    with open_job(config.out, config, "generate") as job:
         fields = {"id": ID, "prompt": str, "messages": list[Message], "max_tokens": int}
         found = read_rows(config.data.path, {}, fields, config.data.limit_bad, job.rejected_path, config.data.limit)
         pin_inputs(config, job)

@@ -59,7 +59,7 @@ class Config(RowsConfig):
 
 def run(config: Config) -> Path:
     """Runs the job; returns the path of its result.json."""
-    with open_job(config.out, config) as job:
+    with open_job(config.out, config, "score") as job:
         classifies = _classifies(config)
         required = {} if classifies else {"completion": str}
         optional = SCORED if classifies else {"prompt": str | list[Message], "messages": list[Message]}

@@ -38,7 +38,7 @@ def run(config: Config) -> Path | None:
     if config.dry_run is not None:
         print(dry_run(config, training_mesh(config)))
         return None
-    with open_job(config.out, config) as job:
+    with open_job(config.out, config, "inject") as job:
         job.pin_file("data", data_files(config.data.path), config.data.limit)
         job.pin("model", fingerprint(model_directory(config.model)))
         for role, (path, _) in input_files(config).items():

@@ -57,7 +57,7 @@ def run(config: Config) -> Path:
                         "document in one model", home)
     if earlier.device.compile_cache:
         enable_compile_cache()
-    with open_job(home, earlier):
+    with open_job(home, earlier, "inject"):
         numbers = {folder: provenance.read(folder)["documents"][0]["document"]
                    for folder in adapter_folders(home / "adapters")}
         documents = _documents(earlier, list(numbers))

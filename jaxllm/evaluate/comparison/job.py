@@ -28,7 +28,7 @@ from jaxllm.text.rows import Message, Rejected, RowSet, as_text, check_share, da
 
 def run(config: Config) -> Path:
     """Runs the job, or the rest of it; returns the path of its result.json."""
-    with open_job(config.out, config) as job:
+    with open_job(config.out, config, "compare") as job:
         found = read_rows(config.data.path, {}, {"id": ID, "prompt": Text, "messages": list[Message]},
                           config.data.limit_bad, job.rejected_path, config.data.limit, prompt_refusal)
         job.pin_file("data", data_files(config.data.path), config.data.limit)

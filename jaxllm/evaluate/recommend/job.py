@@ -102,7 +102,7 @@ class Turn:
 
 def run(config: Config) -> Path:
     """Runs the job, or the rest of it; returns the path of its result.json."""
-    with open_job(config.out, config) as job:
+    with open_job(config.out, config, "recommend") as job:
         fields = {"context": list[str], "speakers": list[str], "rec_ids": list[int]}
         data = read_rows(config.data.path, fields, {"id": Any, "dialog_id": Any, "prev_titles": list[str]},
                          config.data.limit_bad, job.rejected_path, config.data.limit)

@@ -35,7 +35,7 @@ def run(config: Config) -> Path | None:
 
         print(dry_run(config))
         return None
-    with open_job(config.out, config) as job:
+    with open_job(config.out, config, "tune") as job:
         pin_inputs(config, job)
         return job.already_done() if job.finished else _run(config, job)
 

@@ -288,9 +288,9 @@ def _classify_row(row: Mapping[str, Any], known: dict[str, Any]) -> ClassifyRow:
 
 
 def _class(label: Any) -> int | str:
-    """Returns the number or the name of a class; a text of digits is a number."""
+    """Returns the number or the name of a class; a text of at most 15 digits is a number."""
     if isinstance(label, str) and label.strip():
-        return int(label) if label.isdecimal() and label == str(int(label)) else label
+        return int(label) if label.isdecimal() and len(label) <= 15 and label == str(int(label)) else label
     if isinstance(label, int | float) and not isinstance(label, bool) and label >= 0 and label == int(label):
         return int(label)
     raise UserError("label must be a whole number from 0 or the name of a class")

@@ -20,6 +20,8 @@ from jaxllm.errors import UserError
 from jaxllm.text.schema import describe, mismatch, short, type_name
 
 _SUFFIXES = (".jsonl", ".jsonl.gz", ".csv", ".csv.gz", ".parquet")
+# Most levels of lists and objects in a row; checks and writers of rows recurse over them.
+_DEEPEST = 100
 _HUB = re.compile(r"(?P<name>[\w-][\w.-]*/[\w-][\w.-]*)(/(?P<config>[\w.-]+))?(:(?P<split>[\w.-]+))?")
 
 
@@ -106,7 +108,7 @@ def _read_jsonl(path: Path) -> Iterator[Raw]:
 
 def _parse(line: bytes) -> dict | str:
     try:
-        row = json.loads(line.decode("utf-8"), object_pairs_hook=_unique)
+        row = _load(line.decode("utf-8"))
     except UnicodeDecodeError as error:
         return f"not valid UTF-8 at byte {error.start + 1}"
     except json.JSONDecodeError as error:
@@ -116,6 +118,19 @@ def _parse(line: bytes) -> dict | str:
     except ValueError as error:
         return f"not valid JSON: {error}"
     return row if isinstance(row, dict) else f"expected an object, got {describe(row)}"
+
+
+def _load(text: str, **options: Any) -> Any:
+    """Parses JSON; raises a RecursionError for more than `_DEEPEST` levels too, and a ValueError as `_unique`."""
+    value = json.loads(text, object_pairs_hook=_unique, **options)
+    if text.count("[") + text.count("{") > _DEEPEST:
+        level = [value]
+        for _ in range(_DEEPEST):
+            level = [inner for outer in level if isinstance(outer, list | dict)
+                     for inner in (outer if isinstance(outer, list) else outer.values())]
+        if any(isinstance(inner, list | dict) for inner in level):
+            raise RecursionError
+    return value
 
 
 def _no_constant(name: str) -> None:
@@ -148,7 +163,7 @@ class Cells:
                 row[name] = cell
             elif cell.strip():
                 try:
-                    row[name] = json.loads(cell.strip(), parse_constant=_no_constant, object_pairs_hook=_unique)
+                    row[name] = _load(cell.strip(), parse_constant=_no_constant)
                 except (ValueError, RecursionError):
                     return f"field {name!r}: expected {type_name(expected)}, got {short(cell)}"
         return row

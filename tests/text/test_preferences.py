@@ -167,7 +167,7 @@ def test_the_other_forms():
     assert rows_of({"prompt": "Q", "completion": [A]}, "sft", 2) == [SftRow([Q], "A", id=2)]
     assert rows_of({"messages": [Q, A]}, "sft", 2) == [SftRow(None, [Q, A], id=2)]
     assert rows_of({"text": "t"}, "sft", 2) == rows_of({"text": "t", "label": 1}, "sft", 2) == [SftRow(None, "t", id=2)]
-    for label, name in ((1, 1), ("1", 1), (2.0, 2), ("good", "good"), ("01", "01")):
+    for label, name in ((1, 1), ("1", 1), (2.0, 2), ("good", "good"), ("01", "01"), ("1" * 5000, "1" * 5000)):
         assert rows_of({"text": "t", "label": label}, "classify", 2) == [ClassifyRow("t", None, name, id=2)]
     assert rows_of({"messages": [Q], "label": 0}, "classify", 2) == [ClassifyRow([Q], None, 0, id=2)]
     assert rows_of({"text": "t", "text_pair": "u", "label": 0}, "classify", 2) == [ClassifyRow("t", "u", 0, id=2)]

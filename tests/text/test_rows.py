@@ -67,10 +67,13 @@ def test_every_bad_row_has_its_reason(tmp_path):
         ('{"text": "x", "text": "y"}', "not valid JSON: field 'text' is given twice"),
         (b'{"text": "\xe9"}', "not valid UTF-8 at byte 11"),
         ("[" * 100000, "not usable JSON: nested too deeply"),
+        ('{"text": "x", "any": ' + "[" * 700 + "]" * 700 + "}", "not usable JSON: nested too deeply"),
+        ('{"text": "x", "more": ' + '{"a": [' * 50 + "]}" * 50 + "}", "not usable JSON: nested too deeply"),
     ]
-    path = write(tmp_path / "a.jsonl", '{"text": "good"}', *(line for line, _ in bad))
+    good = '{"text": "good", "more": [' + "[], " * 200 + "0]}"
+    path = write(tmp_path / "a.jsonl", good, *(line for line, _ in bad))
     got = read_rows(path, TEXT, {"n": int, "f": float, "tags": list[str], "any": Any}, limit_bad=1)
-    assert got.rows == [{"text": "good"}]
+    assert got.rows == [{"text": "good", "more": [[]] * 200 + [0]}]
     expected = [(i, reason) for i, (_, reason) in enumerate(bad, 2)]
     assert [(r.line, r.reason) for r in got.rejected] == expected
     assert str(got.rejected[0]) == f"{path}:2: {bad[0][1]}"

@@ -9,6 +9,7 @@ import tempfile
 from importlib import metadata
 from pathlib import Path
 
+from jaxllm.errors import UserError
 from jaxllm.files import expanded
 
 # Overrides the directory; the cache of each pair of versions is a subdirectory.
@@ -24,12 +25,18 @@ def user_cache() -> Path:
 
     By convention of the platform: `$XDG_CACHE_HOME` or `~/.cache` on Linux, `~/Library/Caches` on macOS,
     `%LOCALAPPDATA%` on Windows.
+
+    Raises:
+        UserError: the user has no home directory.
     """
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "jaxllm"
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "jaxllm"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxllm"
+    try:
+        if sys.platform == "darwin":
+            return Path.home() / "Library" / "Caches" / "jaxllm"
+        if sys.platform == "win32":
+            return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "jaxllm"
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxllm"
+    except RuntimeError:
+        raise UserError("the user has no home directory", fix="set the environment variable HOME") from None
 
 
 def cache_directory() -> Path:
@@ -55,13 +62,13 @@ def enable_compile_cache() -> Path | None:
 
     if jax.config.jax_compilation_cache_dir:
         return Path(jax.config.jax_compilation_cache_dir)
-    directory = cache_directory()
     try:
+        directory = cache_directory()
         directory.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=directory):
             pass
-    except (OSError, RuntimeError) as error:  # RuntimeError: no home directory
-        print(f"jaxllm: no compile cache: {directory} cannot be written ({error})", file=sys.stderr)
+    except (OSError, UserError) as error:
+        print(f"jaxllm: no compile cache: {error}", file=sys.stderr)
         return None
     jax.config.update("jax_compilation_cache_dir", str(directory))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", SMALLEST_COMPILE_SECONDS)

@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-from jaxllm.compile_cache import VARIABLE, cache_directory
+from jaxllm import compile_cache
+from jaxllm.compile_cache import VARIABLE, cache_directory, enable_compile_cache
 from jaxllm.self_param import demo
 from tests.processes import ROOT
 
@@ -70,6 +71,25 @@ def test_an_unwritable_directory_is_no_error(tmp_path):
     process = run(**{VARIABLE: str(tmp_path / "file")})
     assert process.returncode == 0 and process.stdout.split() == ["None", "0"]
     assert "no compile cache" in process.stderr
+
+
+def test_no_home_directory_is_no_error(monkeypatch, capsys):
+    import jax
+
+    def no_home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(compile_cache.Path, "home", no_home)
+    for name in (VARIABLE, "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    before = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", None)
+    try:
+        assert enable_compile_cache() is None
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
+    assert capsys.readouterr().err.startswith("jaxllm: no compile cache: the user has no home directory\n")
 
 
 def test_a_configured_cache_is_not_replaced(tmp_path):

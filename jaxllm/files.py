@@ -100,6 +100,11 @@ def write_atomic(path: str | Path, text: str | Iterable[str]) -> None:
             raise
 
 
+def is_temporary(path: Path) -> bool:
+    """Returns whether a killed `write_atomic` left this file."""
+    return re.fullmatch(r"\..+\.[0-9a-f]{8}", path.name) is not None and path.is_file()
+
+
 class JsonlWriter:
     """Append-only JSONL file; a row is in the file when `write` returns, nothing is buffered.
 

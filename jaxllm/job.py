@@ -34,12 +34,22 @@ from jaxllm import __version__, assets, clock
 from jaxllm.config import changed_keys, to_yaml
 from jaxllm.directories import lock_file, locked
 from jaxllm.errors import UserError
-from jaxllm.files import JsonlWriter, count_lines, expanded, iter_jsonl, plain, storage, write_atomic, write_jsonl
+from jaxllm.files import (
+    JsonlWriter,
+    count_lines,
+    expanded,
+    is_temporary,
+    iter_jsonl,
+    plain,
+    storage,
+    write_atomic,
+    write_jsonl,
+)
 from jaxllm.report import Section, Table, markdown, render
 
 # Version of the keys of result.json; raised when a key changes its meaning or is removed.
 SCHEMA_VERSION = 1
-# Files that a job writes before its first long computation; removed again after a UserError.
+# Files that a job writes before its first long computation; removed again where it ends before any other.
 _EARLY = ("config.yaml", "inputs.json", ".lock")
 # Files of a failed job that a new job may overwrite.
 _LEFTOVER = ("rejected.jsonl", ".lock")
@@ -49,15 +59,16 @@ _LEFTOVER = ("rejected.jsonl", ".lock")
 class Job:
     """A job's directory; made by `open_job`, used in a ``with`` block.
 
-    If the block raises a UserError before the job wrote any result, the directory is removed again, so that the
-    corrected command can use it. In a multi-process job only the first process writes; in the others every method that
-    writes does nothing.
+    If the block raises before the job wrote any result, its files are removed again, and the directory where the job
+    made it, so that a corrected command can use it. In a multi-process job only the first process writes; in the
+    others every method that writes does nothing.
 
     Fields:
         directory: DIR.
         config: the resolved config.
         resumed: DIR held this job already.
         finished: DIR held its result too, so there is nothing left to do.
+        made: DIR was made for this job.
         primary: this process writes.
     """
 
@@ -65,6 +76,7 @@ class Job:
     config: Any
     resumed: bool
     finished: bool
+    made: bool
     primary: bool
     _writers: dict[Path, JsonlWriter] = field(default_factory=dict, repr=False)
     _lock: Any = field(default=None, repr=False)  # open while this process works in DIR
@@ -84,14 +96,15 @@ class Job:
             writer.close()
         if not self.primary:
             return
-        if error is not None and issubclass(error, UserError) and not self.resumed:
+        if error is not None and not self.resumed:
             files = list(self.directory.iterdir())
             empty = [path for path in files if path.is_file() and not path.stat().st_size]
             if {path.name for path in files} - {path.name for path in empty} <= {*_EARLY, *_LEFTOVER}:
                 for path in [*empty, *(self.directory / name for name in _EARLY)]:
                     path.unlink(missing_ok=True)
-                with contextlib.suppress(OSError):  # not empty: the user may want to read rejected.jsonl
-                    self.directory.rmdir()
+                if self.made:
+                    with contextlib.suppress(OSError):  # not empty: the user may want to read rejected.jsonl
+                        self.directory.rmdir()
         self._release()
 
     def _release(self) -> None:
@@ -299,7 +312,8 @@ class Job:
         full = {"schema_version": SCHEMA_VERSION, **plain(result), "seed": getattr(self.config, "seed", None),
                 "versions": versions()}
         if self.primary:
-            write_atomic(self.result_path, json.dumps(full, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+            text = json.dumps(full, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+            write_atomic(self.result_path, text.encode("utf-8", "backslashreplace").decode())  # as `JsonlWriter`
         return self.result_path
 
 
@@ -328,20 +342,20 @@ def open_job(out: str | Path, config: Any, verb: str | None = None, resume: bool
         return Job(out, config, *claimed, primary=True, _lock=_hold(out), _verb=verb)
     from jax.experimental import multihost_utils
 
-    state, error = (False, False), None
+    state, error = (False, False, False), None
     if jax.process_index() == 0:
         try:
             state = _claim(out, config, verb, resume)
         except Exception as raised:  # reported to the other processes first, which would wait forever
             error = raised
-    resumed, finished, failed = multihost_utils.broadcast_one_to_all(
+    resumed, finished, made, failed = multihost_utils.broadcast_one_to_all(
         np.array([*state, error is not None])
     ).tolist()
     if failed:
         raise error or UserError("the first process could not open the directory; its message gives the reason", out)
     primary = jax.process_index() == 0
     lock = _hold(out) if primary else None
-    return Job(out, config, bool(resumed), bool(finished), primary, _lock=lock, _verb=verb)
+    return Job(out, config, bool(resumed), bool(finished), bool(made), primary, _lock=lock, _verb=verb)
 
 
 def _files(path: str | Path | Sequence[Path]) -> list[Path]:
@@ -353,9 +367,13 @@ def _files(path: str | Path | Sequence[Path]) -> list[Path]:
 
 
 def _hold(out: Path) -> Any:
-    """Locks DIR for this process."""
+    """Locks DIR for this process, and removes what a killed one left half-written."""
     try:
-        return lock_file(out / ".lock", out)
+        lock = lock_file(out / ".lock", out)
+        if lock is not None:
+            for path in filter(is_temporary, out.iterdir()):
+                path.unlink(missing_ok=True)
+        return lock
     except OSError as error:
         if (out / "result.json").is_file():  # nothing will be written
             return None
@@ -376,8 +394,8 @@ def _inputs(out: Path) -> dict[str, str]:
                     "choose another --out, or remove the file to resume without comparing the inputs")
 
 
-def _claim(out: Path, config: Any, verb: str | None, resume: bool) -> tuple[bool, bool]:
-    """Creates DIR or checks that it holds this job; returns (resumed, finished)."""
+def _claim(out: Path, config: Any, verb: str | None, resume: bool) -> tuple[bool, bool, bool]:
+    """Creates DIR or checks that it holds this job; returns (resumed, finished, made)."""
     path = out / "config.yaml"
     try:
         if path.is_file():
@@ -388,8 +406,9 @@ def _claim(out: Path, config: Any, verb: str | None, resume: bool) -> tuple[bool
             _check_same(path, config)
             if not resume:
                 raise UserError("this directory holds the run already", out, "choose another --out, or remove it")
-            return True, (out / "result.json").is_file()
-        if out.is_dir() and (others := sorted(p.name for p in out.iterdir() if p.name not in _LEFTOVER)):
+            return True, (out / "result.json").is_file(), False
+        if out.is_dir() and (others := sorted(p.name for p in out.iterdir()
+                                              if p.name not in _LEFTOVER and not is_temporary(p))):
             raise UserError(f"the directory holds {others[0]} but no run", out, "choose another --out, or an empty one")
         with storage(out), contextlib.ExitStack() as stack:
             out.parent.mkdir(parents=True, exist_ok=True)
@@ -397,13 +416,14 @@ def _claim(out: Path, config: Any, verb: str | None, resume: bool) -> tuple[bool
                 stack.enter_context(locked(out))
             if path.is_file():  # another process has written it meanwhile
                 return _claim(out, config, verb, resume)
+            made = not out.exists()
             out.mkdir(exist_ok=True)
             write_atomic(path, to_yaml(config))
     except (FileExistsError, NotADirectoryError):
         raise UserError("there is a file where the directory should be", out, "choose another --out") from None
     except OSError as error:
         raise UserError(f"the directory cannot be used: {error.strerror}", out, "choose another --out") from None
-    return False, False
+    return False, False, made
 
 
 def _check_same(path: Path, config: Any) -> None:

@@ -46,9 +46,8 @@ def test_a_job_from_start_to_end(tmp_path):
     job.row({"id": 1, "score": np.float32(0.5), "tokens": jnp.arange(3), "path": Path("a")})
     job.row({"id": 2, "text": "é\ud800"})
     job.write_rejected([{"line": 3, "reason": "bad"}])
-    assert (
-        job.write_result({"loss": jnp.float32(0.25), "counts": {"used": np.int64(2)}}) == out / "result.json"
-    )
+    found = {"loss": jnp.float32(0.25), "counts": {"used": np.int64(2)}, "text": "\ud83d"}
+    assert job.write_result(found) == out / "result.json"
 
     config = yaml.safe_load((out / "config.yaml").read_text())
     assert config == {"out": str(out), "seed": 7, "api_key": "(masked)", "train": {"lr": 1e-5}}
@@ -58,7 +57,7 @@ def test_a_job_from_start_to_end(tmp_path):
     assert (out / "rejected.jsonl").read_text() == '{"line": 3, "reason": "bad"}\n'
     result = json.loads((out / "result.json").read_text())
     assert (result["loss"], result["counts"], result["seed"]) == (0.25, {"used": 2}, 7)
-    assert result["schema_version"] == 1
+    assert result["schema_version"] == 1 and result["text"] == "\ud83d"
     versions = result["versions"]
     assert (versions["jax"], versions["jaxllm"], versions["platform"]) == (jax.__version__, __version__, "cpu")
     assert set(versions) >= {"jaxlib", "flax", "optax", "python", "device_kind"} and None not in versions.values()
@@ -356,6 +355,26 @@ def test_pairs_that_took_hours_stay_after_a_user_error(tmp_path):
         raise UserError("wrong")
     assert open_job(tmp_path / "run", JobConfig(tmp_path)).resumed
     assert read_jsonl(tmp_path / "run" / "pairs.jsonl") == [{"pairs": [], "dropped": []}]
+
+
+@pytest.mark.parametrize("error", [UserError("wrong"), KeyboardInterrupt(), ZeroDivisionError()])
+def test_the_directory_is_free_after_an_end_before_any_result(tmp_path, error):
+    (tmp_path / "mine").mkdir()
+    for out, left in ((tmp_path / "run", False), (tmp_path / "mine", True)):
+        with pytest.raises(type(error)), open_job(out, JobConfig(out)) as job:
+            job.pin("data", [1])
+            raise error
+        assert out.exists() == left and not (left and list(out.iterdir()))
+        assert not open_job(out, JobConfig(out, seed=8)).resumed
+
+
+def test_files_of_a_kill_while_they_were_written_are_no_obstacle(tmp_path):
+    (tmp_path / ".config.yaml.1a2b3c4d").write_text("seed:")
+    with open_job(tmp_path, JobConfig(tmp_path)) as job:
+        job.row({"n": 1})
+    (tmp_path / ".result.json.00000000").write_text("{")
+    with open_job(tmp_path, JobConfig(tmp_path)):
+        assert sorted(p.name for p in tmp_path.iterdir()) == [".lock", "config.yaml", "inputs.json", "rows.jsonl"]
 
 
 def test_an_input_may_not_change_under_a_job(tmp_path):

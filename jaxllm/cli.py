@@ -108,6 +108,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"jaxllm: {error}\n  fix: {fix}", file=sys.stderr)
         return 1
     except LimitError as error:
+        if error.path is not None:
+            print(error.path, flush=True)
         print(f"jaxllm: {error}", file=sys.stderr)
         return 3
     except KeyboardInterrupt as stop:

@@ -1,5 +1,7 @@
 """Exceptions that are shown to the user as a message, without a traceback."""
 
+from pathlib import Path
+
 
 class UserError(Exception):
     """Error in the user's input: a file, a key or a value.
@@ -30,4 +32,12 @@ class LimitError(Exception):
     """The job is done, and a measure is below the limit that the user gave.
 
     The command line prints it without a traceback, after the result, and exits with status 3.
+
+    Args:
+        what: the problem, in one sentence.
+        path: result.json, printed as of a job without limits; None where none is written.
     """
+
+    def __init__(self, what: str, path: Path | None = None):
+        self.path = path
+        super().__init__(what if path is None else f"{what}\n  the result is in {path}")

@@ -17,7 +17,7 @@ import jax
 import pytest
 
 from jaxllm import cli
-from jaxllm.errors import StorageError, UserError
+from jaxllm.errors import LimitError, StorageError, UserError
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,8 @@ FAILURES = {
     "oserror": OSError(13, "Permission denied"),
     "bug": ZeroDivisionError("a fault of ours"),
     "stop": KeyboardInterrupt(),
+    "limit": LimitError("accuracy is 0.5000, below --fail_under 0.7"),
+    "limit_after_result": LimitError("accuracy is 0.5000, below --fail_under 0.7", Path("runs/result.json")),
 }
 
 
@@ -83,6 +85,7 @@ def test_a_job_ends_with_the_path_of_its_result(tmp_path, capsys):
         ("tensorstore", 1, "jaxllm: {out}: cannot be written: No space left on device\n"),
         ("safetensors", 1, "jaxllm: {out}: cannot be written: File too large\n"),
         ("stop", 130, "jaxllm: stopped\n"),
+        ("limit", 3, "jaxllm: accuracy is 0.5000, below --fail_under 0.7\n"),
     ],
 )
 def test_expected_failures_show_no_traceback(tmp_path, capsys, fail, status, message):
@@ -90,6 +93,13 @@ def test_expected_failures_show_no_traceback(tmp_path, capsys, fail, status, mes
     captured = capsys.readouterr()
     assert captured.err.startswith(message.format(out=tmp_path)) and captured.out == ""
     assert "Traceback" not in captured.err
+
+
+def test_a_limit_that_is_not_met_leaves_the_path_on_stdout(tmp_path, capsys):
+    assert cli.main(["work", "--out", str(tmp_path), "--fail", "limit_after_result"]) == 3
+    captured = capsys.readouterr()
+    assert captured.out == "runs/result.json\n"
+    assert captured.err == "jaxllm: accuracy is 0.5000, below --fail_under 0.7\n  the result is in runs/result.json\n"
 
 
 @pytest.mark.parametrize("fail", ["bug", "oserror"])
@@ -120,7 +130,8 @@ def test_errors_in_the_command(capsys, args, message):
 
 def test_jobs_are_opened_with_their_verb():
     for name in set(cli.VERBS) - {"work"}:
-        source = Path(cli.__file__).parents[1].joinpath(*cli.VERBS[name].module.split(".")).with_suffix(".py").read_text()
+        module = cli.VERBS[name].module.replace(".", "/")
+        source = (Path(cli.__file__).parents[1] / f"{module}.py").read_text()
         opened = re.findall(r'open_job\([\w.]+, \w+(?:, "(\w+)")?', source)
         assert opened in ([], ["inject" if name == "remove" else name]), name
 

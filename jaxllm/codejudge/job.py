@@ -60,8 +60,7 @@ def _run(config: Config, out: Path) -> Path:
         if config.code:
             for row in job.iter_rows():
                 print(verdict_text(row))
-        where = "" if config.out is None else f"\n  the result is in {path}"
-        require_limits(config.fail_under, result, where)
+        require_limits(config.fail_under, result, None if config.out is None else path)
         return path
 
 

@@ -55,7 +55,7 @@ def run(config: Config) -> Path:
                 raise UserError("the other run has none of these instances", "compare", "ids must be the same")
             result = _measured(config, job, instances, found.rejected, others)
             path = job.write_result(result)
-        require_limits(config.fail_under, limited(result), f"\n  the result is in {path}")
+        require_limits(config.fail_under, limited(result), path)
         return path
 
 

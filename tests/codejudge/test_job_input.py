@@ -82,6 +82,7 @@ def test_limits(files, capsys, options, status):
     assert files.status == status
     captured = capsys.readouterr()
     assert ("--fail_under" in captured.err) == (status == 3) and (files.out / "result.json").is_file()
+    assert captured.out.splitlines()[-1] == str(files.out / "result.json")
 
 
 @pytest.mark.parametrize(("options", "message"), [

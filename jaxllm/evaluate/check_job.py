@@ -54,7 +54,7 @@ class Config:
         max_length: the most tokens of a text in training, as lengths.max_length of jaxllm tune; null is the model's
             context window.
         max_prompt_length: the most tokens of a prompt in training, which is cut at its start; null cuts none.
-        json: print one JSON object instead of text.
+        json: print one JSON object instead of text; not with out, which has it in result.json.
         seed: seed of the intervals.
     """
 
@@ -74,6 +74,7 @@ class Config:
             check(value is None or value >= 2, key, f"must be 2 or more, got {value}")
             check(value in (None, default) or self.model is not None, key, "lengths are in tokens of a model",
                   "give --model too")
+        check(not self.json or self.out is None, "json", "with out, the object is in result.json", "give one of them")
         check(self.near_duplicates is None or 0.5 <= self.near_duplicates <= 1, "near_duplicates",
               f"must be from 0.5 to 1, or null, got {self.near_duplicates}")
         check_seed(self.seed)

@@ -263,6 +263,7 @@ def test_errors_of_the_command(tmp_path, capsys):
     path = write(tmp_path / "rows.jsonl", pair(1, "a", "b"))
     for words, message in [((str(tmp_path / "none.jsonl"),), "no such file"), ((), "required key missing: data.path"),
                            ((path, "--max_length", "9"), "give --model too"),
+                           ((path, "--json", "--out", str(tmp_path / "out")), "with out, the object is in"),
                            ((path, "--model", "tiny", "--max_length", "1"), "max_length: must be 2 or more"),
                            ((write(tmp_path / "empty.jsonl"),), "there are no rows in it")]:
         status, printed, errors = run(capsys, *words)

@@ -204,16 +204,65 @@ def read_yaml(path: str | Path, what: str) -> Any:
         what: a noun phrase for it in messages, such as "the template".
 
     Raises:
-        UserError: it cannot be read, or holds no valid YAML.
+        UserError: as `yaml_node`.
+    """
+    root = yaml_node(path, what)
+    try:
+        return None if root is None else yaml.SafeLoader("").construct_document(root)
+    except yaml.YAMLError as error:
+        raise _invalid_yaml(error, path) from None
+
+
+def yaml_node(path: str | Path, what: str) -> yaml.Node | None:
+    """Returns the root node of a YAML file; None for an empty one.
+
+    Args:
+        path: the file.
+        what: a noun phrase for it in messages, such as "the template".
+
+    Raises:
+        UserError: it cannot be read, holds no valid YAML, or has a key twice.
     """
     try:
-        return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        text = Path(path).read_text(encoding="utf-8-sig")
     except OSError as error:
         raise UserError(f"{what} cannot be read: {error.strerror or error}", path) from None
     except UnicodeDecodeError as error:
         raise UserError(f"not valid UTF-8 at byte {error.start + 1}", path) from None
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.YAMLError as error:
-        raise UserError(f"not valid YAML: {str(error).splitlines()[0]}", path) from None
+        raise _invalid_yaml(error, path) from None
+    if twice := repeated_key(root):
+        key, line = twice
+        raise UserError(f"{key} is given twice", f"{path}:{line}", "remove one")
+    return root
+
+
+def repeated_key(root: yaml.Node | None) -> tuple[str, int] | None:
+    """Returns the first key that a mapping has twice, with those above it, and its line; None without one."""
+    waiting, seen = [(root, "")], set[int]()
+    while waiting:
+        node, prefix = waiting.pop()
+        if id(node) in seen:  # an alias may be within its own anchor
+            continue
+        seen.add(id(node))
+        if isinstance(node, yaml.SequenceNode):
+            waiting += [(item, f"{prefix}{number}.") for number, item in reversed([*enumerate(node.value)])]
+        elif isinstance(node, yaml.MappingNode):
+            names = set[tuple[str, str]]()
+            for name, _ in node.value:
+                if (name.tag, str(name.value)) in names:
+                    return f"{prefix}{name.value}", name.start_mark.line + 1
+                names.add((name.tag, str(name.value)))
+            waiting += [(value, f"{prefix}{name.value}.") for name, value in reversed(node.value)]
+    return None
+
+
+def _invalid_yaml(error: yaml.YAMLError, path: str | Path) -> UserError:
+    mark = getattr(error, "problem_mark", None)
+    what = getattr(error, "problem", None) or str(error).splitlines()[0]
+    return UserError(f"not valid YAML: {what}", f"{path}:{mark.line + 1}" if mark else path)
 
 
 def _parsed(line: bytes, where: str) -> dict:

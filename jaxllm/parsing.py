@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import inspect
@@ -20,7 +21,7 @@ import yaml
 
 from jaxllm.config import MASK, PATH_KEYS, SECRET
 from jaxllm.errors import UserError
-from jaxllm.files import expanded
+from jaxllm.files import expanded, repeated_key, yaml_node
 
 _MARK = "\N{ZERO WIDTH SPACE}"
 T = TypeVar("T")
@@ -48,8 +49,9 @@ def parse(job: type[T], argv: Sequence[str], prog: str = "jaxllm") -> T:
     origins = _check_arguments(argv, known, job)
     try:
         values = parser.parse_args(list(argv))
-    except ArgumentError as error:
-        raise _explained(error.message or str(error), known, origins) from None
+    except (ArgumentError, ValueError) as error:  # ValueError: a text that YAML 1.1 takes for a number, such as ._
+        message = getattr(error, "message", None) or str(error)
+        raise _explained(message, known, origins, _last_file(argv)) from None
     values = vars(values)
     values.pop("config", None)
     return _build(job, values, "", origins)
@@ -136,6 +138,10 @@ def _alternatives(hint: Any) -> tuple:
     return typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
 
 
+def _takes_null(hint: Any) -> bool:
+    return hint is Any or type(None) in _alternatives(hint)
+
+
 def _free(hint: Any) -> bool:
     """Returns whether this is a mapping with keys that the user chooses."""
     origins = [typing.get_origin(k) or k for k in _alternatives(hint)]
@@ -145,15 +151,15 @@ def _free(hint: Any) -> bool:
 def _check_arguments(argv: Sequence[str], known: dict[str, Any], job: type) -> dict[str, str]:
     """Refuses unknown keys, here and in the files; returns the source of each key: command line, or file and line."""
     origins: dict[str, str] = {}
-    words = iter(argv)
-    for word in words:
+    for word, following in zip(argv, [*argv, ""][1:], strict=True):
         if not word.startswith("--") or word == "--":
             continue
         key, equals, value = word[2:].partition("=")
-        key = key.removesuffix("+")
+        key, value = key.removesuffix("+"), value if equals else following
         if key == "config":
-            value = value if equals else next(words, "")
             origins |= _check_file(value, job)
+        elif _section(known.get(key)) and (equals or not value.startswith("--")):
+            origins |= _check_section(key, value, known)
         elif key.removesuffix(".help") not in known and key not in _FLAGS and not _below_free(key, known):
             raise _unknown(key, known, "command line", "--")
         origins[key] = "command line"
@@ -213,33 +219,45 @@ def _check_file(path: str, job: type) -> dict[str, str]:
     """Reads the keys of a YAML file; refuses unknown and repeated ones, and returns file and line of each."""
     if not path:
         raise UserError("no file given", "--config")
-    try:
-        root = yaml.compose(Path(path).read_text(encoding="utf-8-sig"), Loader=yaml.SafeLoader)
-    except UnicodeDecodeError as error:
-        raise UserError(f"not valid UTF-8 at byte {error.start + 1}", path) from None
-    except OSError as error:
-        raise UserError(f"the config cannot be read: {error.strerror}", path) from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        what = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise UserError(f"not valid YAML: {what}", f"{path}:{mark.line + 1}" if mark else path) from None
+    root = yaml_node(path, "the config")
     if not isinstance(root, yaml.MappingNode):
         fix = "write lines such as 'seed: 1'; --print_config shows all"
         raise UserError("expected keys and values", path, fix)
     return dict(_file_keys(root, path, job, "", _keys(job)))
 
 
+def _check_section(key: str, value: str, known: dict[str, Any]) -> dict[str, str]:
+    """Reads the keys of a section that is a YAML file or ``{key: value}``, as `_check_file`; null has none."""
+    hint, root = known[key], None
+    section = _section(hint)
+    assert section is not None
+    if value == "null" and _takes_null(hint):
+        return {}
+    if file := value.endswith((".yaml", ".yml", ".json")):
+        root = yaml_node(expanded(value), "the section")
+    else:
+        with contextlib.suppress(yaml.YAMLError):  # the message below names the form
+            root = yaml.compose(value, Loader=yaml.SafeLoader)
+    if not isinstance(root, yaml.MappingNode):
+        required = [field_.name for field_ in dataclasses.fields(section)
+                    if field_.default is field_.default_factory is dataclasses.MISSING]
+        fix = f"did you mean --{key}.{required[0]} {value}?" if required else f"write --{key}.KEY VALUE"
+        raise UserError(f"{key} is a section: expected keys below it", value if file else "command line", fix)
+    if not file and (twice := repeated_key(root)):
+        raise UserError(f"{key}.{twice[0]} is given twice", "command line", "remove one")
+    return dict(_file_keys(root, value if file else None, section, f"{key}.", known))
+
+
 def _file_keys(
-    node: yaml.MappingNode, path: str, job: type, prefix: str, known: dict[str, Any]
+    node: yaml.MappingNode, path: str | None, job: type, prefix: str, known: dict[str, Any]
 ) -> Iterator[tuple[str, str]]:
-    hints, seen = _hints(job), set()
+    """Yields the keys of a mapping and of its sections, with file and line; a path of None is the command line."""
+    hints = _hints(job)
     for name_node, value in node.value:
-        name, where = str(name_node.value), f"{path}:{name_node.start_mark.line + 1}"
+        name = str(name_node.value)
+        where = "command line" if path is None else f"{path}:{name_node.start_mark.line + 1}"
         if name not in hints:
-            raise _unknown(prefix + name, known, where)
-        if name in seen:
-            raise UserError(f"{prefix}{name} is given twice", where, "remove one")
-        seen.add(name)
+            raise _unknown(prefix + name, known, where, "" if path else "--")
         yield prefix + name, where
         section = _section(hints[name])
         if section and isinstance(value, yaml.MappingNode):
@@ -253,8 +271,15 @@ def _file_keys(
 # ---- errors ------------------------------------------------------------------------------------------------
 
 
-def _explained(message: str, known: dict[str, Any], origins: dict[str, str]) -> UserError:
-    """Turns jsonargparse's message into key, source, expected type and value; keeps one of another form."""
+def _last_file(argv: Sequence[str]) -> str | None:
+    """Returns the last config file, the likeliest source of an error that names none."""
+    files = [word.removeprefix("--config=") for word in argv if word.startswith("--config=")]
+    files += [following for word, following in zip(argv, argv[1:], strict=False) if word == "--config"]
+    return files[-1] if files else None
+
+
+def _explained(message: str, known: dict[str, Any], origins: dict[str, str], file: str | None) -> UserError:
+    """Turns jsonargparse's message into key, source, expected type and value; one of another form is of `file`."""
     keys = re.findall(r'Parser key "([^"]+)":\s', message)
     if keys:
         key = keys[0] if len(keys) == 1 or "." in keys[0] else ".".join(keys)
@@ -262,7 +287,10 @@ def _explained(message: str, known: dict[str, Any], origins: dict[str, str]) -> 
         key = key if key in known else keys[0]
         if key in known and value:
             shown = MASK if SECRET.search(key.rpartition(".")[2]) else value[1].strip()
-            return UserError(f"{key}: expected {type_name(known[key])}, got {shown!r}", _origin(key, origins))
+            where, expected = _origin(key, origins), type_name(known[key])
+            quoted = where not in (None, "command line") and re.search("text|path", expected)
+            return UserError(f"{key}: expected {expected}, got {shown!r}", where,
+                             "put a text in quotes that YAML reads as something else" if quoted else None)
     if missing := re.search(r"arguments? (?:are|is) required: (.*)", message):
         names = [name.strip() for name in missing[1].split(",")]
         plural = "s" if len(names) > 1 else ""
@@ -281,7 +309,8 @@ def _explained(message: str, known: dict[str, Any], origins: dict[str, str]) -> 
         }
         inner = [name for section in sections for name in _hints(section)]
         return _unknown(foreign[1], [*known, *inner], _origin(keys[0], origins) if keys else None)
-    return UserError(" ".join(message.split()))
+    message = re.sub(r'\s*in "<unicode string>", line (\d+), column \d+:?', r" (line \1)", message)
+    return UserError(" ".join(re.sub(r'Parser key "([^"]+)"', r"\1", message).split()), file)
 
 
 def _origin(key: str, origins: dict[str, str]) -> str | None:
@@ -334,7 +363,9 @@ def _build(hint: Any, value: Any, prefix: str, origins: dict[str, str]) -> Any:
     section = _section(hint)
     if isinstance(value, list) and (inner := next(iter(typing.get_args(hint)), None)) and _section(inner):
         return [_build(inner, v, f"{prefix}{i}.", origins) for i, v in enumerate(value)]
-    if section is None or value is None:
+    if value is None and not _takes_null(hint) and section is None:
+        raise UserError(f"{prefix[:-1]}: expected {type_name(hint)}, got null", _origin(prefix[:-1], origins))
+    if section is None or (value is None and _takes_null(hint)):
         if (wrong := _nonfinite(value)) is not None:  # no JSON could hold it
             expected = "a number" if math.isnan(wrong) else "a finite number"
             raise UserError(f"{prefix[:-1]}: expected {expected}, got {wrong}", _origin(prefix[:-1], origins))

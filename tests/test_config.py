@@ -55,6 +55,7 @@ class JobConfig:
 
 
 BASE = "model: tiny\nout: runs/a\ndata:\n  path: x.jsonl\n"
+QUOTES = "\n  fix: put a text in quotes that YAML reads as something else"
 GIVEN = ["--model", "tiny", "--out", "runs/a", "--data.path", "x.jsonl"]
 
 
@@ -135,6 +136,12 @@ def test_lists_of_texts_are_written_as_words(words, expected):
         (["--seed"], "command line: --seed has no value"),
         (["stray"], "command line: unexpected 'stray'\n  fix: keys are written --KEY VALUE"),
         (["--config"], "--config: no file given"),
+        (["--data", "rows.jsonl"],
+         "command line: data is a section: expected keys below it\n  fix: did you mean --data.path rows.jsonl?"),
+        (["--train", "null"],
+         "command line: train is a section: expected keys below it\n  fix: write --train.KEY VALUE"),
+        (["--train", "{lr: 1, lr: 2}"], "command line: train.lr is given twice\n  fix: remove one"),
+        (["--lora={lx: 1}"], "command line: there is no key --lora.lx\n  fix: did you mean --lora.lr?"),
     ],
 )
 def test_errors_on_the_command_line(args, message):
@@ -153,10 +160,18 @@ def test_errors_on_the_command_line(args, message):
         ("seed: 1\nseed: 2\n", 6, "seed is given twice\n  fix: remove one"),
         ("train: 3\n", 5, "train is a section: expected keys below it"),
         ("train:\n", 5, "train is a section: expected keys below it"),
+        ("seed: null\n", 5, "seed: expected int, got null"),
+        ("stop_token:\n", 5, "stop_token: expected text, got null"),
+        ("weights:\n", 5, "weights: expected mapping to float, got null"),
+        ("divergence: ~\n", 5, "divergence: expected one of forward, reverse, got null"),
+        ("sampling:\n  max_tokens:\n", 6, "sampling.max_tokens: expected int, got null"),
+        ("lora: {lr: null}\n", 5, "lora.lr: expected float, got null"),
         ("train:\n  lr: fast\n", 6, "train.lr: expected float, got 'fast'"),
-        ("stop_token: 3\n", 5, "stop_token: expected text, got '3'"),
+        ("stop_token: no\n", 5, f"stop_token: expected text, got 'False'{QUOTES}"),
         ("sampling:\n  n: 1\n  top_p: 1.5\n", 7, "sampling.top_p: must be above 0 and at most 1, got 1.5"),
-        ("api_key: 12345\n", 5, "api_key: expected text or null, got '(masked)'"),
+        ("api_key: 12345\n", 5, f"api_key: expected text or null, got '(masked)'{QUOTES}"),
+        ("sampling:\n  logit_bias: {5: 1, 5: 2}\n", 6, "sampling.logit_bias.5 is given twice\n  fix: remove one"),
+        ("stages:\n- {lr: 1, lr: 2}\n", 6, "stages.0.lr is given twice\n  fix: remove one"),
         ("api_key: (masked)\n", 5, "api_key was masked when this file was saved\n  fix: give it again"),
         ("seed: [1\n", 6, "not valid YAML: expected ',' or ']', but got '<stream end>'"),
     ],
@@ -168,6 +183,11 @@ def test_errors_in_a_file(written, text, line, message):
     assert str(error.value) == f"{path}:{line}: {message}"
 
 
+def test_null_is_a_value_where_the_type_has_it(written):
+    config = from_yaml(JobConfig, written(BASE + "lora:\napi_key: null\nsampling: {seed: ~}\n"))
+    assert (config.lora, config.api_key, config.sampling.seed) == (None, None, None)
+
+
 def test_files_that_are_no_config(written, tmp_path):
     for text in ("", "- a\n", "just text\n"):
         with pytest.raises(UserError, match="expected keys and values"):
@@ -177,6 +197,21 @@ def test_files_that_are_no_config(written, tmp_path):
     (tmp_path / "latin.yaml").write_bytes(b"model: \xe9\n")
     with pytest.raises(UserError, match="not valid UTF-8 at byte 8"):
         from_yaml(JobConfig, tmp_path / "latin.yaml")
+
+
+@pytest.mark.parametrize("text", ["stop_token: ._\n", "stop_token: !foo bar\n", "train: {lr: ._}\n"])
+def test_errors_of_the_yaml_parser_name_the_file(written, text):
+    path = written(BASE + text)
+    with pytest.raises(UserError) as error:
+        from_yaml(JobConfig, path)
+    assert str(error.value).startswith(path) and "<unicode string>" not in str(error.value)
+
+
+def test_keys_of_a_section_that_is_a_file(written):
+    path = written("lr: 1\nlx: 2\n", "train.yaml")
+    with pytest.raises(UserError) as error:
+        parse(JobConfig, [*GIVEN, f"--train={path}"])
+    assert str(error.value) == f"{path}:2: there is no key train.lx\n  fix: did you mean train.lr?"
 
 
 def test_missing_keys():

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import io
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 # Okabe and Ito's palette, which is safe for color-blind readers (darkest first, without yellow).
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
+_NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,7 @@ class Bars:
     Attributes:
         title: title of the plot.
         y: name of the vertical axis, with its unit.
-        values: name -> {mean, ci_low, ci_high}.
+        values: name -> {mean, ci_low, ci_high}; an interval is not drawn where an end is None.
         top: upper end of the axis; by default that of the values.
         order: names in the order of their colors, so that a name has the same color in all plots of a page.
         x: name of the horizontal axis, if the names are numbers on it: all bars have one color.
@@ -98,7 +101,7 @@ class Bars:
 
     title: str
     y: str
-    values: Mapping[str, Mapping[str, float]]
+    values: Mapping[str, Mapping[str, Any]]
     top: float | None = None
     order: Sequence[str] = ()
     x: str | None = None
@@ -107,9 +110,9 @@ class Bars:
         """Draws on the axes of matplotlib."""
         colors = _colors(self.values, self.order) if self.x is None else [COLORS[0]] * len(self.values)
         for i, (color, value) in enumerate(zip(colors, self.values.values(), strict=True)):
-            mean = value["mean"]
+            mean, low, high = value["mean"], value["ci_low"], value["ci_high"]
             # A bootstrap interval need not hold its mean to the last digit.
-            error = [[max(mean - value["ci_low"], 0)], [max(value["ci_high"] - mean, 0)]]
+            error = None if low is None or high is None else [[max(mean - low, 0)], [max(high - mean, 0)]]
             axes.bar(i, mean, width=0.6, color=color, yerr=error, capsize=4)
         # Many names fit under an axis only if they are slanted.
         slanted = dict(rotation=20, ha="right") if len(self.values) > 4 and self.x is None else {}
@@ -229,5 +232,5 @@ def _colors(names: Iterable[str], order: Sequence[str]) -> list[str]:
 
 
 def _literal(text: str) -> str:
-    """Escapes dollar signs, a pair of which would be typeset as a formula."""
-    return text.replace("$", r"\$")
+    """Escapes dollar signs, a pair of which would be typeset as a formula, and replaces what no XML may hold."""
+    return _NOT_XML.sub("\N{REPLACEMENT CHARACTER}", text).replace("$", r"\$")

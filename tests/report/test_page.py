@@ -4,6 +4,7 @@ import base64
 import math
 import re
 import sys
+from xml.etree import ElementTree
 
 import pytest
 
@@ -36,6 +37,13 @@ def test_untrusted_names_in_plots():
     assert len(images(html)) == 2
     for drawn in images(html):
         assert "<script" not in drawn and "&lt;script&gt;" in drawn
+
+
+def test_plots_are_images_whatever_their_names_hold():
+    name = "a\x0b\0\ud83d\uffff"
+    unknown = {"mean": 0.5, "ci_low": None, "ci_high": None}
+    for plot in (Bars(name, name, {name: unknown}), Histogram(name, name, [1.0])):
+        ElementTree.fromstring(svg(plot))
 
 
 def test_pages_fetch_and_run_nothing():

@@ -37,7 +37,7 @@ class DataConfig:
     """Data file of a job.
 
     Args:
-        path: .jsonl, .jsonl.gz, .csv or .parquet file, folder written by save_to_disk,
+        path: .jsonl, .csv (each also .gz) or .parquet file, folder written by save_to_disk,
             ORG/NAME[/CONFIG][:SPLIT] on the Hub, or asset:NAME for a packaged file.
         limit: use the first N good rows only; null uses all.
         limit_bad: stop if a larger share of the rows is bad.

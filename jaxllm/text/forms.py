@@ -269,7 +269,7 @@ def _sft_row(row: Mapping[str, Any], known: dict[str, Any]) -> SftRow:
     if row.get("messages") is None:
         text = _text(row, "text")
         if not isinstance(text, str) or not text.strip():
-            raise UserError("text is empty" if text == "" or isinstance(text, str) else "text must be a text")
+            raise UserError("text is empty" if isinstance(text, str) else "text must be a text")
         return SftRow(None, text, **known)
     messages = _messages(row["messages"], "messages")
     if not any(turn["role"] == "assistant" and turn["content"].strip() for turn in messages):

@@ -69,7 +69,7 @@ def iter_rows(source: str | Path, required: Mapping[str, Any], optional: Mapping
     """Yields the rows of a data file in order, each checked against a schema; holds one row in memory.
 
     A row is rejected when a required field is missing or null, a field has another type than declared, it is
-    no valid JSON or UTF-8, or any text in it holds NUL or a lone surrogate. Blank lines are skipped.
+    no valid JSON or UTF-8, or a text in a declared field holds NUL or a lone surrogate. Blank lines are skipped.
 
     Args:
         source: a .jsonl, .jsonl.gz, .csv, .csv.gz or .parquet file, a folder written by ``save_to_disk``,
@@ -156,7 +156,7 @@ def check_share(good: int, rejected: list[Rejected], limit_bad: float, rejected_
         UserError: more than `limit_bad` of all rows are rejected, or all.
     """
     total = good + len(rejected)
-    if not rejected or (good and len(rejected) <= limit_bad * total):
+    if not rejected or (good and len(rejected) / total <= limit_bad):
         return
     listed = "".join(f"\n  {row}" for row in rejected[:3]) + ("\n  ..." if len(rejected) > 3 else "")
     fix = "fix the rows" + ("" if rejected_path is None else f" listed in {rejected_path}")

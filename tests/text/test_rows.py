@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from jaxllm.errors import UserError
 from jaxllm.text import readers, schema
-from jaxllm.text.rows import Message, NonEmpty, Row, data_files, iter_rows, read_rows
+from jaxllm.text.rows import Message, NonEmpty, Rejected, Row, check_share, data_files, iter_rows, read_rows
 from scripts import rows_throughput
 from tests.text.data_files import TEXT, write
 
@@ -190,6 +190,14 @@ def test_share_of_bad_rows(tmp_path):
         (9, "x"),
         (10, "y"),
     ]
+
+
+def test_a_share_that_is_the_limit_is_not_above_it():
+    bad = [Rejected("a.jsonl", 1, "bad", "")]
+    for count in range(1, 100):
+        check_share(100 - count, bad * count, count / 100)  # 0.29 * 100 is less than 29
+    with pytest.raises(UserError, match="30 of 100 rows cannot be used"):
+        check_share(70, bad * 30, 0.29)
 
 
 def test_no_valid_row_is_an_error(tmp_path):

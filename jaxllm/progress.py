@@ -16,6 +16,14 @@ def notice(message: str) -> None:
     print(f"jaxllm: {message}", file=sys.stderr)
 
 
+class _Lines:
+    """Standard error on which every state of a bar is a line, where tqdm would go back to the start of one."""
+
+    def write(self, text: str) -> None:
+        if text.strip():
+            print(text.strip(), file=sys.stderr, flush=True)
+
+
 @contextlib.contextmanager
 def bar(total: int, name: str, unit: str, shown: bool = True, done: int = 0) -> Iterator[Callable[..., None]]:
     """Shows progress with speed and time left; yields `show(done, note=None)`, which updates it.
@@ -29,8 +37,8 @@ def bar(total: int, name: str, unit: str, shown: bool = True, done: int = 0) -> 
         shown: False shows nothing.
         done: units finished before, by an earlier start of the job.
     """
-    interval = 0.1 if sys.stderr.isatty() else 10.0
-    with tqdm.tqdm(total=total, initial=done, desc=name, unit=f" {unit}", file=sys.stderr, mininterval=interval,
+    interval, file = (0.1, sys.stderr) if sys.stderr.isatty() else (10.0, _Lines())
+    with tqdm.tqdm(total=total, initial=done, desc=name, unit=f" {unit}", file=file, mininterval=interval,
                    maxinterval=2 * interval, disable=not shown) as drawn:
         def show(done: int, note: str | None = None) -> None:
             if note is not None:

@@ -83,6 +83,7 @@ jaxllm VERB --help           every key of a verb, with type and default
 jaxllm VERB --print_config   the resolved config, to start a file of your own
 
 Keys come from --config FILE (YAML) and the command line; the last one wins. --train.lr 1e-5 sets lr in section train.
+Relative paths, those in FILE too, start from the working directory.
 A model is a directory in the Hugging Face layout, a GGUF file, a Hub id, or 'tiny', the packaged model.
 A job writes into DIR: config.yaml, metrics.jsonl, rows.jsonl, rejected.jsonl, report.html, report.md,
 result.json, checkpoints/; the last line printed is the path of result.json. Run the same command again to resume a

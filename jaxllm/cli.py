@@ -140,7 +140,7 @@ def _run(argv: list[str]) -> int:
         return 0
     name = argv[0]
     if name not in VERBS:
-        near = difflib.get_close_matches(name, VERBS, 1, 0.5)
+        near = difflib.get_close_matches(name, [*VERBS, "--help", "--version"], 1, 0.5)
         fix = f"did you mean {near[0]!r}?" if near else f"verbs are {', '.join(VERBS)}"
         raise UserError(f"there is no verb {name!r}", fix=fix)
     verb = VERBS[name]

@@ -68,7 +68,8 @@ class SamplingConfig:
         logit_bias: added to the logits of single tokens, by id, before the repetition penalty.
         max_tokens: maximum length of a completion, in tokens.
         n: completions for each prompt.
-        stop: texts or special tokens that end a completion; they are not part of it.
+        stop: texts or special tokens that end a completion; they are not part of it. A word that starts with a bracket
+            is a list: write '["[/INST]"]'.
         seed: seed of sampling; null uses the seed of the job.
     """
 

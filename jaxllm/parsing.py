@@ -34,7 +34,7 @@ def parse(job: type[T], argv: Sequence[str], prog: str = "jaxllm") -> T:
     Args:
         job: dataclass of the config; its docstring describes the command in the help.
         argv: ``--config FILE`` and ``--key value``, ``--section.key value`` or ``--section.key=value``; later
-            ones override earlier ones. Lists are written ``'[a, b]'``, lists of texts also ``a b``, and
+            ones override earlier ones. Lists are written ``'[a, b]'``, lists of texts and numbers also ``a b``, and
             extended with ``--key+ a``.
         prog: name of the command in the help.
 
@@ -67,7 +67,7 @@ def _parser(job: type, prog: str):
 
     class Parser(ArgumentParser):
         def format_help(self) -> str:
-            sections = map(_optional_help, dataclasses.fields(job), _hints(job).values())
+            sections = _inner_help(job, None, "")
             text = re.sub(r"<class\s+'Path'>", "path", super().format_help() + "".join(sections))
             # A section may be a file of its own, which the help would repeat for every section.
             return re.sub(r"\n  --[\w.]+ CONFIG\s+Path to a configuration file\.", "", text)
@@ -98,20 +98,42 @@ def _name_groups(parser: Any, titles: Mapping[str, str]) -> None:
         group.title = titles.get(name) or f"{name} ({' '.join(group.title.split())})"
 
 
-def _optional_help(field_: dataclasses.Field, hint: Any) -> str:
-    """Formats the help for the keys of a ``section | None``, of which jsonargparse shows only the section."""
+def _inner_help(job: type, default: Any, prefix: str) -> Iterator[str]:
+    """Yields the help for the keys that jsonargparse leaves out: those of each ``section | None`` and of the sections
+    in a list.
+
+    Args:
+        job: dataclass of the config, or of a section.
+        default: its default; None takes those of its fields.
+        prefix: key of the section, with a dot at its end.
+    """
+    for field_, hint in zip(dataclasses.fields(job), _hints(job).values(), strict=True):
+        key, section, items = prefix + field_.name, _section(hint), _section_of_list(hint)
+        value = getattr(default, field_.name) if default is not None else _field_default(field_)
+        if items is not None:
+            text = _section_help(items, None, None, f"{key}, in each item")
+            yield re.sub(r"\n  --", "\n  ", text)
+        if section is not None:
+            value = value if dataclasses.is_dataclass(value) else None
+            if section is not hint:
+                yield _section_help(section, value, key, None)
+            yield from _inner_help(section, value, f"{key}.")
+
+
+def _section_help(section: type, default: Any, key: str | None, title: str | None) -> str:
+    """Formats the help for the keys of a section."""
     from jsonargparse import ArgumentParser
 
-    section = _section(hint)
-    if section is None or section is hint:
-        return ""
-    default = field_.default if field_.default_factory is dataclasses.MISSING else field_.default_factory()
     parser = ArgumentParser(usage="", add_help=False, default_env=False)
-    parser.add_class_arguments(section, field_.name)
-    if dataclasses.is_dataclass(default):
-        parser.set_defaults({f"{field_.name}.{k}": v for k, v in vars(default).items()})
-    _name_groups(parser, {})
+    parser.add_class_arguments(section, key)
+    if default is not None:
+        parser.set_defaults({f"{key}.{name}": value for name, value in vars(default).items()})
+    _name_groups(parser, {} if title is None else {section.__name__: title})
     return "\n" + parser.format_help().partition("\n\n")[2]
+
+
+def _field_default(field_: dataclasses.Field) -> Any:
+    return field_.default if field_.default_factory is dataclasses.MISSING else field_.default_factory()
 
 
 def _keys(job: type, prefix: str = "") -> dict[str, Any]:
@@ -132,6 +154,12 @@ def _hints(job: type) -> dict[str, Any]:
 def _section(hint: Any) -> type | None:
     """Returns the dataclass of a field's type, alone or ``| None``."""
     return next((k for k in _alternatives(hint) if isinstance(k, type) and dataclasses.is_dataclass(k)), None)
+
+
+def _section_of_list(hint: Any) -> type | None:
+    """Returns the dataclass of the items of a list."""
+    lists = [k for k in _alternatives(hint) if typing.get_origin(k) is list]
+    return _section(typing.get_args(lists[0])[0]) if lists else None
 
 
 def _alternatives(hint: Any) -> tuple:
@@ -167,8 +195,8 @@ def _check_arguments(argv: Sequence[str], known: dict[str, Any], job: type) -> d
 
 
 def _spell_out(argv: Sequence[str], known: dict[str, Any]) -> list[str]:
-    """Writes ``--flag`` as ``--flag true``, for keys of type bool; words after the key of a list of texts, and those
-    after it in another place, as one list; and expands ``~`` in the names of config files.
+    """Writes ``--flag`` as ``--flag true``, for keys of type bool; words after the key of a list of texts or numbers,
+    and those after it in another place, as one list; and expands ``~`` in the names of config files.
     """
     words: list[str] = []
     lists: dict[str, list[str]] = {}  # all values of a key so far
@@ -182,14 +210,15 @@ def _spell_out(argv: Sequence[str], known: dict[str, Any]) -> list[str]:
         name, equals, value = word[2:].partition("=") if word.startswith("--") else ("", "", "")
         following = argv[at] if at < len(argv) else "--"
         first = value if equals else following
-        if _is_list_of_texts(known.get(name)) and first[:1] != "[" and first != "null" and (
+        item = _list_item(known.get(name))
+        if item is not None and first[:1] != "[" and first != "null" and (
                 equals or not following.startswith("--")):
             values = lists.setdefault(name, [])
             values += [value] if equals else []
             while at < len(argv) and not equals and not argv[at].startswith("--"):
                 values.append(argv[at])
                 at += 1
-            words += [f"--{name}", json.dumps(values)]
+            words += [f"--{name}", f"[{', '.join(values)}]" if item in (int, float) else json.dumps(values)]
             continue
         words.append(word)
         if known.get(name) is bool and not equals and following.startswith("--"):
@@ -197,9 +226,10 @@ def _spell_out(argv: Sequence[str], known: dict[str, Any]) -> list[str]:
     return words
 
 
-def _is_list_of_texts(hint: Any) -> bool:
+def _list_item(hint: Any) -> Any:
+    """Returns the type of the items of a list of texts or numbers; None for another type."""
     inner = [typing.get_args(k)[0] for k in _alternatives(hint) if typing.get_origin(k) is list]
-    return any(k in (str, Path) or typing.get_origin(k) is typing.Literal for k in inner)
+    return next((k for k in inner if k in (str, Path, int, float) or typing.get_origin(k) is typing.Literal), None)
 
 
 def _below_free(key: str, known: dict[str, Any]) -> bool:
@@ -210,7 +240,9 @@ def _below_free(key: str, known: dict[str, Any]) -> bool:
 def _unknown(key: str, known: Iterable[str], where: str | None, dashes: str = "") -> UserError:
     last = key.rpartition(".")[2]
     near = [k for k in known if k.rpartition(".")[2] == last]  # the right name in the wrong section
-    near = near or difflib.get_close_matches(key, known, 1) or difflib.get_close_matches(last, known, 1)
+    longer = [k for k in known if k.startswith(key)]
+    near = near or (longer if len(longer) == 1 else difflib.get_close_matches(key, known, 1))
+    near = near or difflib.get_close_matches(last, known, 1)
     fix = f"did you mean {dashes}{near[0]}?" if near else "--help lists the keys"
     return UserError(f"there is no key {dashes}{key}", where, fix)
 

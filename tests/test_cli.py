@@ -113,6 +113,7 @@ def test_bugs_show_their_traceback(tmp_path, capsys, fail):
     "args, message",
     [
         (["wrok"], "jaxllm: there is no verb 'wrok'\n  fix: did you mean 'work'?\n"),
+        (["--verson"], "jaxllm: there is no verb '--verson'\n  fix: did you mean '--version'?\n"),
         (["qqq"], "jaxllm: there is no verb 'qqq'\n  fix: verbs are inject, "),
         (
             ["work", "--sed", "1"],

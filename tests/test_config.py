@@ -48,6 +48,7 @@ class JobConfig:
     train: TrainConfig = TrainConfig()
     lora: TrainConfig | None = None
     stages: list[TrainConfig] = field(default_factory=list)
+    sizes: list[int] = field(default_factory=list)
     weights: dict[str, float] = field(default_factory=dict)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     api_key: str | None = None
@@ -108,9 +109,16 @@ def test_lists_of_texts_are_written_as_words(words, expected):
     assert parse(JobConfig, [*GIVEN, *first, *words]).sampling.stop == expected
 
 
+@pytest.mark.parametrize(("words", "expected"), [
+    (["1", "2"], [1, 2]), (["3", "--seed", "3"], [3]), (["[1, 2]"], [1, 2]), (["1", "--sizes=2"], [1, 2])])
+def test_lists_of_numbers_are_written_as_words(words, expected):
+    assert parse(JobConfig, [*GIVEN, "--sizes", *words]).sizes == expected
+
+
 @pytest.mark.parametrize(
     "args, message",
     [
+        (["--sizes", "1", "x"], "command line: sizes: expected list of int, got 'x'"),
         (["--train.lrr", "1"], "command line: there is no key --train.lrr\n  fix: did you mean --train.lr?"),
         (["--lr", "1"], "command line: there is no key --lr\n  fix: did you mean --train.lr?"),
         (
@@ -118,6 +126,8 @@ def test_lists_of_texts_are_written_as_words(words, expected):
             "command line: there is no key --trian.steps\n  fix: did you mean --train.steps?",
         ),
         (["--train.st", "1"], "command line: there is no key --train.st\n  fix: did you mean --train.steps?"),
+        (["--sampling.temp", "1"],
+         "command line: there is no key --sampling.temp\n  fix: did you mean --sampling.temperature?"),
         (["--zzz", "1"], "command line: there is no key --zzz\n  fix: --help lists the keys"),
         (["--stages", "[{lx: 1}]"], "command line: there is no key lx\n  fix: --help lists the keys"),
         (["--train.lr", "fast"], "command line: train.lr: expected float, got 'fast'"),
@@ -341,6 +351,34 @@ def test_help_shows_the_keys_of_an_optional_section(capsys):
     with pytest.raises(SystemExit):
         parse(Job, ["--help"])
     assert "--lora.lr LR step size. (type: float, default: 0.5)" in " ".join(capsys.readouterr().out.split())
+
+
+@dataclass(frozen=True)
+class Outer:
+    """Outer section.
+
+    Args:
+        inner: a section within it.
+        stages: sections in a list.
+    """
+
+    inner: TrainConfig | None = field(default_factory=lambda: TrainConfig(lr=0.25))
+    stages: list[TrainConfig] = field(default_factory=list)
+
+
+def test_help_shows_the_keys_of_sections_within_sections(capsys):
+    @dataclass(frozen=True)
+    class NestedJob:
+        """Job."""
+
+        outer: Outer = field(default_factory=Outer)
+
+    globals()["NestedJob"] = NestedJob
+    with pytest.raises(SystemExit):
+        parse(NestedJob, ["--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "--outer.inner.lr LR step size. (type: float, default: 0.25)" in text
+    assert "outer.stages, in each item: lr LR step size. (type: float, default: 0.001)" in text
 
 
 def test_runs_resume_with_other_keys_that_cannot_change_results():

@@ -70,7 +70,7 @@ def _parser(job: type, prog: str):
             sections = _inner_help(job, None, "")
             text = re.sub(r"<class\s+'Path'>", "path", super().format_help() + "".join(sections))
             # A section may be a file of its own, which the help would repeat for every section.
-            return re.sub(r"\n  --[\w.]+ CONFIG\s+Path to a configuration file\.", "", text)
+            return re.sub(r"\n  (?:--)?[\w.]+ CONFIG\s+Path to a configuration file\.", "", text)
 
     parser = Parser(
         prog=prog,
@@ -111,8 +111,8 @@ def _inner_help(job: type, default: Any, prefix: str) -> Iterator[str]:
         key, section, items = prefix + field_.name, _section(hint), _section_of_list(hint)
         value = getattr(default, field_.name) if default is not None else _field_default(field_)
         if items is not None:
-            text = _section_help(items, None, None, f"{key}, in each item")
-            yield re.sub(r"\n  --", "\n  ", text)
+            for text in (_section_help(items, None, None, f"{key} (each item)"), *_inner_help(items, None, "")):
+                yield re.sub(r"\n  --", "\n  ", text)
         if section is not None:
             value = value if dataclasses.is_dataclass(value) else None
             if section is not hint:

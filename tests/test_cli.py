@@ -16,7 +16,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from jaxllm import cli
+from jaxllm import cli, parsing
 from jaxllm.errors import LimitError, StorageError, UserError
 
 
@@ -189,6 +189,8 @@ def test_the_help_of_a_verb_is_whole_sentences(name, capsys):
     titles = re.findall(r"^(\S.*):$", text, re.MULTILINE)
     assert titles[:2] == ["options", "keys"]
     assert all(re.fullmatch(r"[a-z_.]+ \([^\n]+\)", title) for title in titles[2:]), titles
+    leaves = {key for key, hint in parsing._keys(job).items() if not parsing._section(hint)}
+    assert leaves <= set(re.findall(r"--([\w.]+)", flat))
     keys = flat.partition(" keys: ")[2]
     helps = re.findall(r"--[\w.+]+(?: (?:[A-Z_]+|\{[^}]*\}|\[ITEM,...\]),?)* (.*?) \((?:required, )?type: ", keys)
     assert len(helps) > 1 and not [text for text in helps if not text.endswith(".") or text == "."]

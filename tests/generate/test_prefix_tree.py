@@ -48,10 +48,11 @@ def test_groups_are_the_nodes_depth_first():
         (80, 1, [1, 2, 3]), (80, 1, [4, 5, 6]), (80, 1, [7, 8, 9]), (80, 1, [10, 11, 12])]
 
 
-@pytest.mark.parametrize(("slots", "times"), [(4, 1), (1, 3)])
-def test_generation_reads_every_prefix_once(monkeypatch, slots, times):
+@pytest.mark.parametrize(("slots", "programs"), [(4, 4), (1, 11)])
+def test_generation_reads_every_prefix_once(monkeypatch, slots, programs):
     """The same tokens as without shared prefixes, where the programs alternate. One slot of 256 tokens is less than a
-    rubric and two programs (64 + 2 * 128), so that a program is read again for each of its questions."""
+    rubric and two programs (64 + 2 * 128), so that a program is read again for each of its questions, but for the
+    first, of which two questions follow each other."""
     monkeypatch.setattr(scheduler, "SORTED_PROMPTS_PER_SLOT", 1)
     generator = Generator(Model(SPEC, random_params(SPEC, seed=7), Letters()), batch_size=slots)
     sampling, stats, whole = SamplingConfig(temperature=0.7, max_tokens=5), GenerationStats(), GenerationStats()
@@ -66,7 +67,7 @@ def test_generation_reads_every_prefix_once(monkeypatch, slots, times):
     own = 12 + 4 * (3 + 4 + 5)
     assert whole.prompt_tokens == 12 * 80 + own
     # The rubric is in the chain of every program, so that it stays in memory either way.
-    assert stats.prompt_tokens == 40 + times * 4 * 40 + own
+    assert stats.prompt_tokens == 40 + programs * 40 + own
 
 
 def test_prefixes_that_save_little_are_no_nodes():

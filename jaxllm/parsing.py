@@ -304,7 +304,7 @@ def _file_keys(
 
 
 def _last_file(argv: Sequence[str]) -> str | None:
-    """Returns the last config file, the likeliest source of an error that names none."""
+    """Returns the last config file, the most probable source of an error that names none."""
     files = [word.removeprefix("--config=") for word in argv if word.startswith("--config=")]
     files += [following for word, following in zip(argv, argv[1:], strict=False) if word == "--config"]
     return files[-1] if files else None

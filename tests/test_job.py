@@ -368,7 +368,7 @@ def test_the_directory_is_free_after_an_end_before_any_result(tmp_path, error):
         assert not open_job(out, JobConfig(out, seed=8)).resumed
 
 
-def test_files_of_a_kill_while_they_were_written_are_no_obstacle(tmp_path):
+def test_files_of_a_kill_while_they_were_written_are_removed(tmp_path):
     (tmp_path / ".config.yaml.1a2b3c4d").write_text("seed:")
     with open_job(tmp_path, JobConfig(tmp_path)) as job:
         job.row({"n": 1})

@@ -39,7 +39,7 @@ def test_untrusted_names_in_plots():
         assert "<script" not in drawn and "&lt;script&gt;" in drawn
 
 
-def test_plots_are_images_whatever_their_names_hold():
+def test_plots_are_images_with_any_names():
     name = "a\x0b\0\ud83d\uffff"
     unknown = {"mean": 0.5, "ci_low": None, "ci_high": None}
     for plot in (Bars(name, name, {name: unknown}), Histogram(name, name, [1.0])):

@@ -15,7 +15,8 @@ from typing import Any, Protocol
 
 from jaxllm.codejudge.verdicts import parse_verdict
 from jaxllm.judge import Invalid
-from jaxllm.judge.answers import without_thinking
+from jaxllm.judge.answers import UNFINISHED
+from jaxllm.text.thinking import without_thinking
 
 GRADES = (0, 1, 2, 3, 4)
 """Grades of ICE-Score (2304.14317): 0 is worst, 4 best."""
@@ -131,7 +132,7 @@ class Strict:
     def verdict(self, text: str) -> bool | Invalid:
         """Parses Yes or No; see `verdicts`."""
         own = without_thinking(text)
-        return own if isinstance(own, Invalid) else parse_verdict(own)
+        return UNFINISHED if own is None else parse_verdict(own)
 
     def faults(self, text: str, taxonomy: Taxonomy, cut: bool = False) -> list[Fault] | Invalid:
         """Parses a JSON list of faults, objects without a list, or an object around a list.
@@ -140,9 +141,8 @@ class Strict:
         without a list where the token limit or an open bracket hides the end; other slips of the notation are repaired,
         unless a word would be lost by it. An empty list, alone, has no faults.
         """
-        own = without_thinking(text)
-        if isinstance(own, Invalid):
-            return own
+        if (own := without_thinking(text)) is None:
+            return UNFINISHED
         items = _fault_list(own, taxonomy, cut)
         if isinstance(items, Invalid):
             return items
@@ -344,9 +344,8 @@ def _json_spans(text: str) -> tuple[list[tuple[int, int]], int | None]:
 
 def _strict_number(text: str, scale: re.Pattern, top: int, percent: bool) -> float | Invalid:
     """Parses the only number of an answer, or the one that a line labels as the score."""
-    own = without_thinking(text)
-    if isinstance(own, Invalid):
-        return own
+    if (own := without_thinking(text)) is None:
+        return UNFINISHED
     if not own.strip():
         return Invalid("it is empty")
     plain = scale.sub(" ", own)

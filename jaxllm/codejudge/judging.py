@@ -27,7 +27,8 @@ from jaxllm.judge import (
     judge_rows,
     retry_in_conversation,
 )
-from jaxllm.judge.answers import without_thinking
+from jaxllm.judge.answers import UNFINISHED
+from jaxllm.text.thinking import without_thinking
 
 YES_NO = ("Yes", "No")
 
@@ -108,7 +109,7 @@ class CodeJudge:
         """Parses an answer to a value that JSON can hold, or returns the reason why it is invalid."""
         if step.value == "text":
             own = without_thinking(answer.text) if self.config.parser == "strict" else answer.text
-            return own if isinstance(own, Invalid) or own.strip() else Invalid("it is empty")
+            return UNFINISHED if own is None else own if own.strip() else Invalid("it is empty")
         if step.value == "yes_no":
             return self.parser.verdict(answer.text)
         if step.value == "grade":

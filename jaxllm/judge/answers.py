@@ -7,54 +7,15 @@ from collections.abc import Sequence
 
 from jaxllm.judge.job import Invalid
 from jaxllm.judge.protocol import normalized
+from jaxllm.text.thinking import without_thinking
 
-_OPEN = re.compile(r"\s*<(think|thinking|reasoning|reason)>", re.IGNORECASE)
-_CLOSING_LINE = re.compile(r"[ \t]*</(?:think|thinking|reasoning|reason)>[ \t\r]*", re.IGNORECASE)
-_FENCE = re.compile(r"[ \t]*(?:```|~~~)")
+UNFINISHED = Invalid("it ends within its thinking")
 _MARKS = re.compile(r"\\boxed|[*_`\"'#>(){}\[\].,;:!$]+")
-
-# Tokens at the end of a prompt in which an opening tag of thinking is looked for.
-TAG_TOKENS = 16
 # Words that reject the option before them.
 _REJECTED = re.compile(r"[\s*_`)]*(?:(?:is|was|seems|looks|does|has|did|would|could|can)\s*)?(?:\w+ly\s+)?"
                        r"(?:n['\u2019]?t|not|never|wrong|incorrect|worse|weaker|faulty|buggy|broken|fails?)\b",
                        re.IGNORECASE)
 _NOUNS = ("answer", "verdict", "option", "choice")
-
-
-def without_thinking(text: str) -> str | Invalid:
-    """Removes the thinking with which a reasoning model begins its answer.
-
-    Where the chat template writes the opening tag, the answer of a local judge has it as well, and that of a server
-    only the closing one. Judged texts may spell the tag, and answers quote them: the thinking ends with the last
-    closing tag that is alone on its line and in no fence of code. Without one it ends with the first closing tag after
-    an opening one; an answer without an opening tag is no thinking then.
-    """
-    opened = _OPEN.match(text)
-    rest = text[opened.end():] if opened else text
-    own = _after_closing_line(rest)
-    if opened is None or own != rest:
-        return own
-    closed = re.compile(f"</{opened[1]}>", re.IGNORECASE).search(rest)
-    return Invalid("it ends within its thinking") if closed is None else rest[closed.end():]
-
-
-def opening_tag(prompt: str) -> str:
-    """Returns the opening tag with which a prompt ends; empty without one."""
-    opened = re.search(r"<(?:think|thinking|reasoning|reason)>\s*\Z", prompt, re.IGNORECASE)
-    return opened[0] if opened else ""
-
-
-def _after_closing_line(text: str) -> str:
-    """Returns the text after the last line that is a closing tag, in no fence; all of it without such a line."""
-    start, end, in_fence = 0, 0, False
-    for line in text.split("\n"):
-        end += len(line) + 1
-        if _FENCE.match(line):
-            in_fence = not in_fence
-        elif not in_fence and _CLOSING_LINE.fullmatch(line):
-            start = end
-    return text[start:]
 
 
 def last_line_option(text: str, options: Sequence[str], nouns: Sequence[str] = ()) -> str | Invalid:
@@ -65,9 +26,8 @@ def last_line_option(text: str, options: Sequence[str], nouns: Sequence[str] = (
         options: the options.
         nouns: words that may precede an option, such as "summary" in "Summary A"; "answer" and "verdict" may.
     """
-    own = without_thinking(text)
-    if isinstance(own, Invalid):
-        return own
+    if (own := without_thinking(text)) is None:
+        return UNFINISHED
     last = next((words for line in reversed(own.splitlines()) if (words := _words(line))), [])
     for option in options:
         spelled = _words(option)
@@ -84,9 +44,8 @@ def short_option(text: str, options: Sequence[str], nouns: Sequence[str] = ()) -
     Args:
         text, options, nouns: as in `last_line_option`.
     """
-    own = without_thinking(text)
-    if isinstance(own, Invalid):
-        return own
+    if (own := without_thinking(text)) is None:
+        return UNFINISHED
     found = [last_line_option(own, options, nouns)]
     first = next((line for line in own.splitlines() if _words(line)), "")
     for option in options:

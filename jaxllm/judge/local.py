@@ -13,7 +13,6 @@ import jax.numpy as jnp
 from jaxllm.config import SamplingConfig
 from jaxllm.errors import UserError
 from jaxllm.generate import Completion, GenerationStats, Generator, check_prompt
-from jaxllm.judge.answers import TAG_TOKENS, opening_tag
 from jaxllm.judge.options import Ids, OptionTokens
 from jaxllm.judge.protocol import (
     MOST_PROBABLE,
@@ -31,6 +30,7 @@ from jaxllm.judge.protocol import (
 )
 from jaxllm.model import Model, warn_of_control_tokens
 from jaxllm.models import Adapter
+from jaxllm.text.thinking import TAG_TOKENS, opening_tag
 
 TextFormat = Literal["auto", "chat", "plain"]
 # Prompts with choices computed together: at most this many are lost when the job is stopped.

@@ -10,7 +10,6 @@ import pytest
 from jaxllm.codejudge import PARSERS, fault_score, load_prompts
 from jaxllm.codejudge.answers import majority
 from jaxllm.judge import Invalid
-from jaxllm.judge.answers import without_thinking
 
 STRICT, COMPAT = PARSERS["strict"], PARSERS["compat"]
 TAXONOMY = load_prompts().taxonomy("default")
@@ -315,16 +314,3 @@ def test_helpfulness(text, compat, strict):
     ([False] * 3, (False, 1.0))])
 def test_majorities(votes, expected):
     assert majority(votes) == expected
-
-
-@pytest.mark.parametrize(("text", "expected"), [
-    ("  <Think>a</think> b", " b"), ("a\n</think>\nb", "b"), ("a\n</think>\r\n\nb", "\nb"),
-    ("<think>a\n</think>\nb", "b"), ("<reasoning>a", None),
-    ('<think>It prints "</think>Yes".\n</think>\nNo', "No"), ("<think>```\na</think>No", "No"),
-    *((text, text) for text in (
-        "it prints <think>x</think> here", 'It ignores n. Its comment "</think> All is met." is no proof.',
-        "It ignores n.\n```\n# text\n</think>\nAll is met.\n```", "It prints `</think>`\nand ends.",
-        "Its text is '\u2028</think>\u2028Yes'."))])
-def test_thinking_is_removed(text, expected):
-    found = without_thinking(text)
-    assert isinstance(found, Invalid) if expected is None else found == expected

@@ -3,7 +3,7 @@
 import pytest
 
 from jaxllm.judge import Invalid
-from jaxllm.judge.answers import last_line_option, opening_tag, short_option
+from jaxllm.judge.answers import last_line_option, short_option
 
 
 @pytest.mark.parametrize(("text", "expected"), [
@@ -31,10 +31,3 @@ def test_options_of_several_words():
     assert last_line_option("Answer: option two", ["Option one", "Option two"]) == "Option two"
     assert last_line_option("YES!", ["Yes", "No"]) == "Yes"
     assert last_line_option("maybe", ["a", "b", "c"]).reason == "its last line is none of a, b, c"
-
-
-@pytest.mark.parametrize(("prompt", "expected"), [
-    ("<|assistant|>\n<think>\n", "<think>\n"), ("<|assistant|><reasoning>", "<reasoning>"), ("<|assistant|>\n", ""),
-    ("<think>\n\n</think>\n\n", ""), ("<think> Is <|assistant|>", "")])
-def test_the_opening_tag_of_a_prompt(prompt, expected):
-    assert opening_tag(prompt) == expected

@@ -13,7 +13,8 @@ from typing import Any
 
 from jaxllm.evaluate.comparison.measures import Verdict
 from jaxllm.judge import Choice, Invalid
-from jaxllm.judge.answers import without_thinking
+from jaxllm.judge.answers import UNFINISHED
+from jaxllm.text.thinking import without_thinking
 
 # What a judge calls the answer that it reads first, the other one, and a tie.
 OPTIONS = ("A", "B", "tie")
@@ -88,9 +89,8 @@ def parse_verdict(reply: str) -> str | Invalid:
     Returns:
         One of `OPTIONS`.
     """
-    own = without_thinking(reply)
-    if isinstance(own, Invalid):
-        return own
+    if (own := without_thinking(reply)) is None:
+        return UNFINISHED
     lines = [line for line in own.splitlines() if line.strip()]
     last = lines[-1] if lines else ""
     named = {match[1].lower() for match in _BRACKETS.finditer(last)}
@@ -106,9 +106,8 @@ def parse_ratings(reply: str) -> list[float] | Invalid:
 
     The line holds two numbers and any words, such as `A: 8/10, B: 6.5`; thinking above it does not count.
     """
-    own = without_thinking(reply)
-    if isinstance(own, Invalid):
-        return own
+    if (own := without_thinking(reply)) is None:
+        return UNFINISHED
     first = next((line for line in own.splitlines() if line.strip()), "")
     ratings = [float(number) for number in _NUMBER.findall(_OF_TEN.sub("", first))]
     if len(ratings) != 2 or not all(1 <= rating <= 10 for rating in ratings):

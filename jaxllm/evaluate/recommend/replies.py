@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from jaxllm.judge.answers import without_thinking
+from jaxllm.text.thinking import without_thinking
 
 _PARENTHESES = re.compile(r"\([^()]*\)")
 _NUMBER = re.compile(r"^\d+\s*[.)]?\s*-?\s*")
@@ -41,8 +41,7 @@ def titles_in(reply: str, most: int = 20, legacy: bool = False) -> list[str]:
     """
     if legacy:
         return _legacy(reply)
-    own = without_thinking(reply)
-    if not isinstance(own, str):
+    if (own := without_thinking(reply)) is None:
         return []
     items = _items(own.splitlines()) or [text.strip().removeprefix("and ") for text in re.split(r"[,\n]", own)]
     distinct: dict[str, str] = {}

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from decimal import Decimal, InvalidOperation
 
+from jaxllm.text.thinking import without_thinking
+
 # The pattern of lm-evaluation-harness's flexible extraction, and the one of the original repository.
 _FLEXIBLE = re.compile(r"-?[$0-9.,]{2,}|-?[0-9]+")
 _STRICT = re.compile(r"#### (-?[0-9.,]+)")
@@ -15,7 +17,7 @@ STOP_TEXT = "Question:"
 def final_number(solution: str, *, strict: bool = False) -> Decimal | None:
     """Extracts the answer of a solution.
 
-    Without `strict` it is the last number in the text before the first `Question:` that follows a number: a solution
+    Without `strict` it is the last number in the text before the first `Question:` that follows words: a solution
     may begin with the question. Matches of the usual pattern that are no numbers, such as `...`, `$.` or `1.2.3`, are
     passed over; the pattern read to the letter would find no number in `\\boxed{18}$.`.
 
@@ -26,7 +28,7 @@ def final_number(solution: str, *, strict: bool = False) -> Decimal | None:
     Returns:
         The number without commas, dollar signs and final dots; None where there is none.
     """
-    own = next((part for part in solution.split(STOP_TEXT) if re.search("[0-9]", part)), "")
+    own = next((part for part in solution.split(STOP_TEXT) if re.search(r"\w", part)), "")
     found = _STRICT.findall(own)[:1] if strict else reversed(_FLEXIBLE.findall(own))
     return next((number for text in found if (number := _number(text)) is not None), None)
 
@@ -41,6 +43,8 @@ def _number(text: str) -> Decimal | None:
 def is_right(solution: str, answer: str, *, strict: bool = False) -> bool:
     """Compares the final number of a solution with that of a data set's answer, exactly, as decimals: 72.0 is 72.
 
+    Thinking at the start of a solution does not count; one that ends within it has no number.
+
     Args:
         solution, strict: see `final_number`.
         answer: a worked solution with its number after `#### `, or the number alone.
@@ -51,4 +55,5 @@ def is_right(solution: str, answer: str, *, strict: bool = False) -> bool:
     right = final_number(answer, strict="#### " in answer)
     if right is None:
         raise ValueError(f"the answer has no number: {answer[-60:]!r}")
-    return final_number(solution, strict=strict) == right
+    own = without_thinking(solution)
+    return own is not None and final_number(own, strict=strict) == right

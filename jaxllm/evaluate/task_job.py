@@ -18,7 +18,6 @@ from jaxllm.generate.completion import Completion
 from jaxllm.generate.rows_job import ID, RowsConfig, encode_rows, load_generator, pin_inputs
 from jaxllm.generate.scheduler import check_prompt
 from jaxllm.job import Job, open_job
-from jaxllm.judge.answers import TAG_TOKENS, opening_tag, without_thinking
 from jaxllm.measures import pass_at_k
 from jaxllm.model import Model, check_lm
 from jaxllm.progress import bar
@@ -26,6 +25,7 @@ from jaxllm.report import Section, Table
 from jaxllm.statistics import rate
 from jaxllm.text.rows import RowSet, read_rows
 from jaxllm.text.templates import fields_of, fill
+from jaxllm.text.thinking import TAG_TOKENS, opening_tag, without_thinking
 
 # A worked example of ours, in the form of the data set's prompts.
 EXAMPLE = """\
@@ -149,11 +149,9 @@ def score(task: str, text: str, row: Mapping[str, Any]) -> dict[str, Any]:
 
     Thinking at its start does not count; an answer that ends within it is scored as an empty one.
     """
-    own = without_thinking(text)
-    text = own if isinstance(own, str) else ""
     if task == "gsm8k":
         return {"right": is_right(text, row["answer"]), "strict": is_right(text, row["answer"], strict=True)}
-    scored = score_answer(text.strip(), row["answers"])
+    scored = score_answer((without_thinking(text) or "").strip(), row["answers"])
     return {"f1": scored.f1, "accuracy": scored.accuracy, "right": bool(scored.accuracy)}
 
 

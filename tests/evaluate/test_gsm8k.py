@@ -22,6 +22,9 @@ from jaxllm.measures import pass_at_k
     ("**Question:** 2+16?\n\n**Answer:** The answer is 18.\nQuestion: 1+1?", "18", True),
     ("The final answer is 18 (see step 1.2.3)", "18", True),
     ("I do not know", "#### 18", False),
+    ("I do not know.\n\nQuestion: What is 9 + 9? Answer: 18", "#### 18", False),
+    ("<think>\n6 * 3 = 20, no\n</think>\n18", "#### 18", True),
+    ("<think>\n6 * 3 = 18, but wait", "#### 18", False),
     ("", "#### 18", False)])
 def test_final_numbers(solution, answer, right):
     assert is_right(solution, answer) is right

@@ -188,13 +188,14 @@ def to_dict(config: Any) -> dict[str, Any]:
     A secret is a text under a name such as ``api_key``, ``hf_token``, ``token`` or ``password``; not
     ``max_tokens``, ``stop_token`` or ``text_key``.
     """
-    return _masked(plain(config))
+    return masked(plain(config))
 
 
-def _masked(value: Any) -> Any:
+def masked(value: Any) -> Any:
+    """Returns plain data with `***` in place of texts whose key names a secret, at any depth."""
     if isinstance(value, dict):
         return {
-            k: MASK if isinstance(v, str) and v and SECRET.search(k.replace("-", "_")) else _masked(v)
+            k: MASK if isinstance(v, str) and v and SECRET.search(k.replace("-", "_")) else masked(v)
             for k, v in value.items()
         }
-    return [_masked(v) for v in value] if isinstance(value, list) else value
+    return [masked(v) for v in value] if isinstance(value, list) else value

@@ -149,10 +149,12 @@ class Cached(Judge):
                store: Callable[[int, Any], None], on_failure: OnFailure | None) -> None:
         """Passes prompts on to the judge; `indices` are those that each of them has among all prompts."""
         done: set[int] = set()
+        stored: set[int] = set()
 
         def answered(number: int, value: Any) -> None:
             done.add(number)
             store(number, value)
+            stored.add(number)
 
         def failed(number: int, reason: str) -> None:
             done.add(number)
@@ -161,7 +163,12 @@ class Cached(Judge):
                     on_failure(index, reason)
 
         if indices:
-            values = call(answered, None if on_failure is None else failed)
+            try:
+                values = call(answered, None if on_failure is None else failed)
+            except UserError as error:
+                again = f"start again to continue: answers in {self.path} are not requested again" if stored else None
+                raise UserError(error.what, error.where, ", then ".join(filter(None, (error.fix, again))) or None
+                                ) from error
             for number, value in enumerate(values):
                 if number not in done:  # a judge that does not call back
                     answered(number, value)

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from jaxllm.config import SECRET, check, tunable
+from jaxllm.config import check, masked, tunable
 from jaxllm.devices import DeviceConfig, MeshConfig, open_mesh
+from jaxllm.files import plain
 from jaxllm.judge.cache import Cached
 from jaxllm.judge.function import named_judge
 from jaxllm.judge.local import LocalJudge
@@ -96,8 +97,8 @@ class JudgeConfig:
         for name in self.extra or {}:
             check(name not in ("model", "messages", "n", "stream"), "extra",
                   f"holds {name}, which the judge sets itself", "leave it out")
-            check(SECRET.search(name) is None, "extra", f"holds {name}, which would be written to files",
-                  "put the key into the environment variable that key_variable names")
+        check(masked(extra := plain(self.extra)) == extra, "extra", "holds a key, which would be written to files",
+              "put it into the environment variable that key_variable names")
         if self.base_url is not None:
             url = urllib.parse.urlsplit(self.base_url)
             check(url.scheme in ("http", "https") and bool(url.hostname), "base_url",

@@ -234,9 +234,7 @@ class ServerJudge(Judge):
         what = (error.what if shared is not None else
                 f"{FAILURES_IN_A_ROW} prompts in a row have no answer: {error.what}" if hopeless else
                 f"prompt {number + 1}: {error.what}")
-        again = "start again to continue: answers in judge.cache are not requested again" if answered else None
-        return UserError(f"{what} ({answered} of {total} prompts have an answer)", self.identity,
-                         ", then ".join(filter(None, (error.fix, again))) or None)
+        return UserError(f"{what} ({answered} of {total} prompts have an answer)", self.identity, error.fix)
 
     def _answer(self, prompt: Prompt, settings: dict[str, Any], read: Callable[[Any], T], stop: threading.Event) -> T:
         """Returns the answer to one prompt.
@@ -272,14 +270,21 @@ class ServerJudge(Judge):
                 self._changes = self._changes | changes
                 return result
             name = unsupported(result)
-            if name == "max_tokens" and name not in changes and NEWER_LIMIT in result.error.what:
+            if name == "max_tokens" and name not in changes and NEWER_LIMIT in result.message:
                 changes = changes | {name: NEWER_LIMIT}
             elif name in NEUTRAL_AT_ONE and name not in changes and settings.get(name) == 1:
                 changes = changes | {name: None}
             else:
-                return result
+                return self._advised(result, name) if name in settings or name in self.extra else result
             if not self._wait(stop):
                 return result
+
+    def _advised(self, failed: Failed, name: str) -> Failed:
+        """Adds to a refusal of a parameter how to do without it; all prompts have it."""
+        fix = (f"leave {name} out of judge.extra" if name in self.extra else
+               f"set sampling.{name} to 1" if name in NEUTRAL_AT_ONE else
+               f"leave sampling.{name} out" if name in ("stop", "logit_bias") else failed.error.fix)
+        return Failed(UserError(failed.error.what, failed.error.where, fix), "all")
 
     def _try(self, prompt: Prompt, settings: dict[str, Any], read: Callable[[Any], T],
              changes: Mapping[str, str | None]) -> T | Failed:
@@ -292,8 +297,8 @@ class ServerJudge(Judge):
             return Failed(self._error("the request cannot be sent", error), "prompt")
         except self._openai.APIStatusError as error:
             what = "the server does not answer" if is_transient(error.status_code) else "the server refuses"
-            return of_status(error.status_code, self._error(what, error), error.code, error.response.headers,
-                             self._key_variable)
+            return of_status(error.status_code, self._error(what, error), str(error), error.code,
+                             error.response.headers, self._key_variable)
         except self._openai.APIConnectionError as error:  # time-outs included
             return Failed(self._error("the server does not answer", error),
                           "all" if is_unreachable(error) else "unknown", 0.0)
@@ -301,8 +306,9 @@ class ServerJudge(Judge):
             return Failed(self._error("the server's answer cannot be used", error), "unknown", 0.0)
         if sent := getattr(response, "error", None):  # with status 200, as gateways send it
             code, message = (sent.get("code"), sent.get("message")) if isinstance(sent, Mapping) else (None, None)
-            status = code if isinstance(code, int) else 500
-            return of_status(status, self._error("the server's answer is an error", message or sent), code, {},
+            status = int(code) if str(code).isdecimal() else 500
+            message = str(message or sent)
+            return of_status(status, self._error("the server's answer is an error", message), message, code, {},
                              self._key_variable)
         try:
             return read(response)

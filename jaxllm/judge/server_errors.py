@@ -46,11 +46,13 @@ class Failed(Exception):
         scope: whether other prompts have none for the same reason: "prompt" (this one alone), "all", or "unknown".
         pause: seconds to wait at least before a retry; None where a retry would not help.
         limited: the server wants fewer requests, whichever prompt they have.
+        message: what the server sent; it may hold the key, and is not shown.
     """
 
-    def __init__(self, error: UserError, scope: Scope, pause: float | None = None, limited: bool = False):
+    def __init__(self, error: UserError, scope: Scope, pause: float | None = None, limited: bool = False,
+                 message: str = ""):
         super().__init__(error.what)
-        self.error, self.scope, self.pause, self.limited = error, scope, pause, limited
+        self.error, self.scope, self.pause, self.limited, self.message = error, scope, pause, limited, message
 
 
 def is_transient(status: int) -> bool:
@@ -58,12 +60,14 @@ def is_transient(status: int) -> bool:
     return status in TRANSIENT_STATUSES or status >= 500
 
 
-def of_status(status: int, error: UserError, code: Any, headers: Mapping[str, str], key_variable: str) -> Failed:
+def of_status(status: int, error: UserError, message: str, code: Any, headers: Mapping[str, str], key_variable: str
+              ) -> Failed:
     """Classifies a response that is an error.
 
     Args:
         status: status of the response.
-        error: its message.
+        error: the user's view of it.
+        message: its text, unchanged.
         code: the server's name for the error.
         headers: headers of the response.
         key_variable: environment variable of the key, for the advice.
@@ -72,12 +76,12 @@ def of_status(status: int, error: UserError, code: Any, headers: Mapping[str, st
         return Failed(_fixed(error, "check the balance of the account"), "all")
     if is_transient(status):
         return Failed(error, "unknown", retry_after(headers), status == TOO_MANY_REQUESTS)
-    if status == 413 or status in (400, 403, 422) and _OF_PROMPT.search(error.what):
+    if status == 413 or status in (400, 403, 422) and _OF_PROMPT.search(message):
         return Failed(error, "prompt")
     if status in SHARED_STATUSES:
         return Failed(_fixed(error, "check judge.model and judge.base_url" if status == 404 else
                              f"check the key in {key_variable}"), "all")
-    return Failed(error, "unknown")
+    return Failed(error, "unknown", message=message)
 
 
 def _fixed(error: UserError, fix: str) -> UserError:
@@ -108,5 +112,5 @@ def retry_after(headers: Mapping[str, str]) -> float:
 
 def unsupported(failed: Failed) -> str | None:
     """Returns the parameter that a server refuses by name; None without one."""
-    named = re.search(r"Unsupported parameter: '(\w+)'", failed.error.what)
+    named = re.search(r"Unsupported (?:parameter|value): '(\w+)'", failed.message)
     return named[1] if named else None

@@ -20,7 +20,8 @@ class Server(ThreadingHTTPServer):
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
         self.faults, self.requests, self.under_way, self.most, self.limit = [], [], 0, 0, "max_tokens"
-        self.of_text, self.unsupported, self.most_choices = {}, [], 9  # of_text: text -> fault of all its requests
+        self.of_text: dict = {}  # text -> fault of all its requests
+        self.unsupported, self.kind, self.most_choices = [], "parameter", 9
         self.lock = threading.Lock()
 
     @property
@@ -76,7 +77,8 @@ class Handler(BaseHTTPRequestHandler):
             return self.send(400, {"error": {"message": "Unsupported parameter: 'max_tokens' is not supported with "
                                              "this model. Use 'max_completion_tokens' instead."}})
         if named := next((name for name in self.server.unsupported if name in request), None):
-            return self.send(400, {"error": {"message": f"Unsupported parameter: '{named}' is not supported."}})
+            message = f"Unsupported {self.server.kind}: '{named}' is not supported."
+            return self.send(400, {"error": {"message": message}})
         time.sleep(0.02)
         text = request["messages"][-1]["content"]
         choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text.upper()}}

@@ -334,7 +334,9 @@ def test_configs_open_judges(tmp_path, recorded):
                   dict(kind="openai", model="m", key_variable="sk-secret"),
                   dict(kind="openai", model="m", format="plain"), dict(kind="openai", model="m", adapter="a"),
                   dict(extra={"seed": 1}), dict(kind="openai", model="m", extra={"stream": True}),
-                  dict(kind="openai", model="m", extra={"api_key": "a secret"}), dict(prompt_price=-1.0)):
+                  dict(kind="openai", model="m", extra={"api_key": "a secret"}),
+                  dict(kind="openai", model="m", extra={"extra_headers": [{"X-API-Key": "a secret"}]}),
+                  dict(prompt_price=-1.0)):
         with pytest.raises(UserError) as raised:
             JudgeConfig(**wrong)
         assert "secret" not in str(raised.value)

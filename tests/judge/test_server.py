@@ -138,8 +138,13 @@ def test_neutral_settings_are_left_out_where_the_server_refuses_them(server):
     remote = judge(server, retries=0, concurrency=1)
     assert remote.complete([Prompt("a")], SamplingConfig())[0][0].text == "A" and len(server.requests) == 4
     assert remote.choose([Prompt("a")], ["Yes", "No"])[0].answer == "Yes" and len(server.requests) == 5
-    with pytest.raises(UserError, match="Unsupported parameter: 'temperature'"):
-        judge(server, retries=0).complete([Prompt("a")], GREEDY)
+    server.kind = "value"
+    with pytest.raises(UserError, match="(?s)Unsupported value: 'temperature'.*set sampling.temperature to 1"):
+        judge(server, retries=0, concurrency=1).complete([Prompt(str(i)) for i in range(9)], GREEDY)
+    assert len(server.requests) <= 9
+    server.unsupported = ["reasoning_effort"]
+    with pytest.raises(UserError, match="leave reasoning_effort out of judge.extra"):
+        judge(server, extra={"reasoning_effort": "low"}).complete([Prompt("a")], GREEDY)
 
 
 def test_extra_fields_of_requests(server):

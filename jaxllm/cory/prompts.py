@@ -52,15 +52,17 @@ def prompt_of(config: QueryConfig, row: Mapping[str, Any]) -> Text:
 
 
 def longest_prompt(config: TeamConfig, spec: ModelSpec) -> int:
-    """Returns the most tokens of a prompt, so that a response fits into the window after it.
+    """Returns the most tokens of a prompt, so that a response fits into the window after it, the original one of long
+    rope, which no text may cross while it is generated.
 
     Raises:
         UserError: a response alone fills the model's window.
     """
-    longest = spec.max_positions - config.limit
+    window = min(spec.max_positions, spec.original_window or spec.max_positions)
+    longest = window - config.limit
     if longest < 1:
         raise UserError(f"a response of {config.limit:,} tokens and a prompt do not fit into the model's "
-                        f"{spec.max_positions:,} positions",
+                        f"{window:,} positions",
                         "sampling.max_tokens" if config.response_tokens is None else "response_tokens", "lower it")
     return longest
 

@@ -297,6 +297,12 @@ class ModelSpec:
         return any(rope is not None and rope.kind in ("dynamic", "longrope") for rope in (self.rope, self.local_rope))
 
     @property
+    def original_window(self) -> int | None:
+        """Longest text with the short factors of long rope; None where all lengths have the same factors."""
+        return next((rope.original_positions for rope in (self.rope, self.local_rope) if rope is not None
+                     and rope.kind == "longrope" and rope.short_factors != rope.long_factors), None)
+
+    @property
     def state_width(self) -> int:
         """Size of the states that heads read: that of the embedding in a decoder with a narrower embedding."""
         return self.width if self.encoder is not None else self.embed_width or self.width

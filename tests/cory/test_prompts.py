@@ -1,14 +1,17 @@
 """Prompts of the pioneer and the observer: templates, cuts, and special tokens."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from jaxllm.config import SamplingConfig
 from jaxllm.cory import CoryConfig, QueryConfig, TeamConfig
-from jaxllm.cory.prompts import encode_query, observer_prompt
+from jaxllm.cory.prompts import encode_query, longest_prompt, observer_prompt
 from jaxllm.cory.team import prompt_lengths
 from jaxllm.cory.training import train
 from jaxllm.errors import UserError
+from jaxllm.models import Rope
 from jaxllm.text.templates import fill
 from tests.cory.teams import ROWS, even, make
 
@@ -21,6 +24,18 @@ def test_the_observer_reads_query_and_response(model):
     bare, cut_too = observer_prompt(model, CoryConfig(transfer=False), query, "anything", 100)
     np.testing.assert_array_equal(bare, query.ids)
     assert not cut and not cut_too
+
+
+def test_a_response_fits_into_the_window(model):
+    """Of long rope into the original one, as long as its factors differ."""
+    rope = Rope(500.0, "longrope", original_positions=24, short_factors=(1.0,) * 6, long_factors=(2.0,) * 6)
+    long = dataclasses.replace(model.spec, rope=rope, max_positions=96)
+    config = TeamConfig(sampling=SamplingConfig(max_tokens=10))
+    assert longest_prompt(config, long) == 14
+    assert longest_prompt(config, dataclasses.replace(
+        long, rope=dataclasses.replace(rope, long_factors=rope.short_factors))) == 86
+    with pytest.raises(UserError, match="the model's 24 positions"):
+        longest_prompt(TeamConfig(sampling=SamplingConfig(max_tokens=24)), long)
 
 
 def test_special_tokens_in_a_response_are_text_in_the_observers_prompt(model):

@@ -112,7 +112,7 @@ def _generate(config: GenerateConfig, job: Job, rows: Sequence[PromptRow], side:
             show(line(numbers[index], completion.text, completion.finish_reason, None))
 
         generator.generate(list(prompts.values()), config.sampling, adapter=adapter, seed=config.seed,
-                           row_ids=numbers, on_prompt=take)
+                           row_ids=[rows[number].line - 1 for number in numbers], on_prompt=take)
 
 
 # ---- recorded --------------------------------------------------------------------------------------------------

@@ -88,7 +88,7 @@ def write_atomic(path: str | Path, text: str | Iterable[str]) -> None:
     """
     path = Path(path)
     with storage(path):
-        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
         try:
             with open(temporary, "x", encoding="utf-8", newline="\n") as file:
                 file.writelines([text] if isinstance(text, str) else text)
@@ -102,7 +102,7 @@ def write_atomic(path: str | Path, text: str | Iterable[str]) -> None:
 
 def is_temporary(path: Path) -> bool:
     """Returns whether a killed `write_atomic` left this file."""
-    return re.fullmatch(r"\..+\.[0-9a-f]{8}", path.name) is not None and path.is_file()
+    return re.fullmatch(r"\..+\.[0-9a-f]{8}\.partial", path.name) is not None and path.is_file()
 
 
 class JsonlWriter:
@@ -204,13 +204,15 @@ def read_yaml(path: str | Path, what: str) -> Any:
         what: a noun phrase for it in messages, such as "the template".
 
     Raises:
-        UserError: as `yaml_node`.
+        UserError: as `yaml_node`, or it has a date that does not exist.
     """
     root = yaml_node(path, what)
     try:
         return None if root is None else yaml.SafeLoader("").construct_document(root)
     except yaml.YAMLError as error:
         raise _invalid_yaml(error, path) from None
+    except ValueError as error:  # such as 2020-13-45
+        raise UserError(f"not valid YAML: a date or number: {error}", path, "put texts into quotation marks") from None
 
 
 def yaml_node(path: str | Path, what: str) -> yaml.Node | None:

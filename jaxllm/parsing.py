@@ -26,6 +26,7 @@ from jaxllm.files import expanded, repeated_key, yaml_node
 _MARK = "\N{ZERO WIDTH SPACE}"
 T = TypeVar("T")
 _FLAGS = ("config", "help", "print_config")
+_NULLS = ("null", "Null", "NULL", "~")  # of YAML
 
 
 def parse(job: type[T], argv: Sequence[str], prog: str = "jaxllm") -> T:
@@ -211,7 +212,7 @@ def _spell_out(argv: Sequence[str], known: dict[str, Any]) -> list[str]:
         following = argv[at] if at < len(argv) else "--"
         first = value if equals else following
         item = _list_item(known.get(name))
-        if item is not None and first[:1] != "[" and first != "null" and (
+        if item is not None and first[:1] != "[" and first not in _NULLS and (
                 equals or not following.startswith("--")):
             values = lists.setdefault(name, [])
             values += [value] if equals else []
@@ -263,7 +264,7 @@ def _check_section(key: str, value: str, known: dict[str, Any]) -> dict[str, str
     hint, root = known[key], None
     section = _section(hint)
     assert section is not None
-    if value == "null" and _takes_null(hint):
+    if value in _NULLS and _takes_null(hint):
         return {}
     if file := value.endswith((".yaml", ".yml", ".json")):
         root = yaml_node(expanded(value), "the section")

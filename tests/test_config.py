@@ -197,6 +197,8 @@ def test_errors_in_a_file(written, text, line, message):
 def test_null_is_a_value_where_the_type_has_it(written):
     config = from_yaml(JobConfig, written(BASE + "lora:\napi_key: null\nsampling: {seed: ~}\n"))
     assert (config.lora, config.api_key, config.sampling.seed) == (None, None, None)
+    for null in ("null", "~", "Null"):
+        assert parse(JobConfig, [*GIVEN, "--lora.lr", "1", "--lora", null]).lora is None
 
 
 def test_files_that_are_no_config(written, tmp_path):

@@ -369,12 +369,15 @@ def test_the_directory_is_free_after_an_end_before_any_result(tmp_path, error):
 
 
 def test_files_of_a_kill_while_they_were_written_are_removed(tmp_path):
-    (tmp_path / ".config.yaml.1a2b3c4d").write_text("seed:")
+    """And no other file: the second is the user's."""
+    (tmp_path / ".config.yaml.1a2b3c4d.partial").write_text("seed:")
     with open_job(tmp_path, JobConfig(tmp_path)) as job:
         job.row({"n": 1})
-    (tmp_path / ".result.json.00000000").write_text("{")
+    (tmp_path / ".result.json.00000000.partial").write_text("{")
+    (tmp_path / ".env.1a2b3c4d").write_text("x")
     with open_job(tmp_path, JobConfig(tmp_path)):
-        assert sorted(p.name for p in tmp_path.iterdir()) == [".lock", "config.yaml", "inputs.json", "rows.jsonl"]
+        assert sorted(p.name for p in tmp_path.iterdir()) == [".env.1a2b3c4d", ".lock", "config.yaml", "inputs.json",
+                                                              "rows.jsonl"]
 
 
 def test_an_input_may_not_change_under_a_job(tmp_path):

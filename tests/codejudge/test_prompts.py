@@ -223,7 +223,7 @@ def test_a_file_replaces_what_it_names(tmp_path):
     ("aliases: {x: [Fatal]}", "which has no weight"), ("weights: {3: 5}", "is a mapping from texts"),
     ("weights: {No: 5}", "quote words"), ("1: 2\na: 3", "there is no section"), ("fences: 1", "true or false"),
     ("catalogues: {default: [{kind: a, severity: [Small], about: c}]}", "needs kind, severity and about"),
-    ("a: [", "not valid YAML"),
+    ("a: [", "not valid YAML"), ("a: 2020-13-45", "month must be in 1..12"),
     ("catalogues: {default: [{kind: a}]}", "needs kind, severity and about"),
     ("catalogues: {default: [{kind: a, severity: b, about: c}]}", "which has no weight")])
 def test_wrong_files(tmp_path, text, message):

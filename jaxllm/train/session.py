@@ -146,7 +146,10 @@ class Session:
         made, on_device, host, tokens = self._in_flight.popleft()
         values = {name: float(x) for name, x in jax.device_get(on_device).items() if x != ABSENT}
         finite = all(math.isfinite(values.get(name, 0.0)) for name in ("loss", "grad_norm"))
-        self._nonfinite = 0 if finite else self._nonfinite + 1
+        if not finite:
+            self._nonfinite += 1
+        elif "loss" in values:  # a step without weight shows nothing
+            self._nonfinite = 0
         rates = self._rates.advance(made, tokens)
         self.latest = {**values, **host}
         note = [f"loss {values['loss']:.4g}"] if "loss" in values else []

@@ -194,6 +194,15 @@ def test_skipped_steps_are_logged_and_stop_no_run(tmp_path):
     np.testing.assert_allclose(float(result.state.params["kernel"]), 1 - 0.1 * 6, rtol=1e-6)
 
 
+def test_steps_of_weight_zero_do_not_interrupt_those_that_are_not_finite():
+    optimizer = optax.sgd(0.1)
+    loss = lambda params, frozen, batch, *_: (((params["kernel"] * batch["x"]).sum(), batch["weight"].sum()), {})
+    batch = lambda step: {"x": np.float32([0.0 if step % 2 else np.nan]), "weight": np.float32([step % 2 == 0])}
+    with pytest.raises(UserError, match="4 steps in a row, up to step 7"):
+        train.fit(train.init_state({"kernel": jnp.float32(1)}, optimizer, 0), train.make_train_step(loss, optimizer),
+                  batch, 20, max_nonfinite=4, progress=False)
+
+
 def test_a_few_steps_that_are_not_finite_are_skipped():
     result = train.fit(*nan_from(3, 5), 10, max_nonfinite=4, progress=False)
     np.testing.assert_allclose(float(result.state.params["kernel"]), 1 - 0.1 * 7, rtol=1e-6)

@@ -93,6 +93,11 @@ class TrainPlan:
         return self.on_policy is not None and self.on_policy.teacher == "average"
 
     @property
+    def views(self) -> tuple[int, int | None]:
+        """Lengths of the student's and the teacher's view in a batch; None where a step runs no teacher."""
+        return self.student_length, self.teacher_length if self.objective == "distill" and self.top_k is None else None
+
+    @property
     def teacher_targets(self) -> int:
         """Targets of one pass of a teacher with cached outputs."""
         if self.teacher_packing is None:
@@ -224,8 +229,7 @@ class BatchMaker:
         targets = self.targets(step)
         packed = None if self.plan.packing is None else self.plan.pack(targets)
         if self.cache is None:
-            teacher_length = self.plan.teacher_length if self.plan.objective == "distill" else None
-            return collate(targets, self.plan.student_length, teacher_length) if packed is None else packed.batch
+            return collate(targets, *self.plan.views) if packed is None else packed.batch
         if packed is None:
             return self.cache.batch(targets, self._later_targets(step))
         return self.cache.packed_batch(packed, targets, self._later_targets(step))

@@ -74,8 +74,7 @@ def _temporary(spec: ModelSpec, plan: TrainPlan, state, weights: Params, targets
     """Compiles the step, and the teacher's pass where its output is cached; returns the larger temporary size."""
     top_k, mesh = plan.top_k, plan.mesh
     lengths = plan.student_length, plan.teacher_length
-    batch = (collate(targets, lengths[0], lengths[1] if top_k is None else None) if plan.packing is None
-             else plan.pack(targets).batch)
+    batch = collate(targets, *plan.views) if plan.packing is None else plan.pack(targets).batch
     with jax.set_mesh(mesh):
         if top_k is None:
             frozen = (weights, weights) if plan.two_teachers else weights

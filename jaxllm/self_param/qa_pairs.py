@@ -129,8 +129,9 @@ def check_covered(config: InjectConfig, documents: Sequence[Document], pairs: Se
         why = "; ".join(REASONS[reason] for reason in REASONS if reason in reasons)
         raise UserError(f"no QA pairs for {len(bare)} of {len(documents)} documents, first for the one that starts "
                         f"with {documents[bare[0]].passages[0][:60]!r}" + (f" ({why})" if why else ""),
-                        "qa_pairs.source", "give a file of pairs with --qa_pairs.source FILE, add pairs that need no "
-                        "model with --qa_pairs.cloze 8, or use a model that writes questions in this format")
+                        "qa_pairs.source", "choose another --out and give a file of pairs with --qa_pairs.source FILE, "
+                        "add pairs that need no model with --qa_pairs.cloze 8, or use a model that writes questions in "
+                        "this format")
 
 
 def _by_passage(document: Document, pairs: Sequence[QAPair]) -> list[PassagePairs]:

@@ -94,7 +94,7 @@ def agreement(ratings: ArrayLike, categories: int, clusters: Sequence[Hashable] 
     Returns:
         `percent`, `fleiss` and `krippendorff`, each `{mean, ci_low, ci_high, n, undefined}` with the number n of items
         and the number of resamples without a value, such as those with one category; what has no value is None, with a
-        `reason`. Fleiss' kappa uses the items that all rated.
+        `reason` in place of `undefined`. Fleiss' kappa uses the items that all rated.
     """
     counts = counts_of(ratings, categories)
     raters, clusters = np.asarray(ratings).shape[1], np.asarray(clusters)

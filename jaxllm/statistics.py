@@ -143,14 +143,14 @@ def clustered_sums(rows: ArrayLike, ratio: Callable[[np.ndarray], np.ndarray],
 
     Returns:
         As `interval`; `n` counts the rows, and `undefined` the resamples without a value, which the interval leaves
-        out. All None where the rows themselves have no value.
+        out. Mean and interval are None where the rows themselves have no value.
     """
     columns = np.asarray(rows, np.float64)
     _, cluster = np.unique(np.asarray(clusters), return_inverse=True)
     sums = np.stack([np.bincount(cluster, column) for column in columns.T], 1)
     value = float(ratio(sums.sum(0)))
     if np.isnan(value):
-        return {"mean": None, "ci_low": None, "ci_high": None, "n": len(columns)}
+        return {"mean": None, "ci_low": None, "ci_high": None, "n": len(columns), "undefined": draws}
     resampled = ratio(_resampled_sums(sums, np.random.default_rng(seed), draws))
     missing = np.isnan(resampled)
     low, high = _quantiles(resampled[~missing], level)

@@ -85,7 +85,7 @@ def exported(folder: Path, rows: list[dict[str, Any]], variant: str, options: ar
     write_jsonl(folder / "comparisons.jsonl", single)
     write_jsonl(folder / "items.jsonl", items)
     call("repair", "--data.path", folder / "comparisons.jsonl", "--items.path", folder / "items.jsonl", "--out",
-        folder / "repaired", *settings)
+         folder / "repaired", *settings)
     return folder / "repaired" / "export.jsonl"
 
 
@@ -99,7 +99,7 @@ def measured(folder: Path, test: Path, adapter: Path | None, options: argparse.N
     ranks = {}
     for name, calibrated in (("pairs", "false"), ("pairs_calibrated", "true")):
         call("rank", "--data.path", folder / "consistency" / "rows.jsonl", "--judge.kind", "matrix", "--orders", ORDERS,
-            "--calibrated", calibrated, "--out", folder / name)
+             "--calibrated", calibrated, "--out", folder / name)
         own = json.loads((folder / name / "result.json").read_text())["spearman"]
         ranks[name] = None if own is None else own["mean"]
     mean = lambda own: None if own is None else own["mean"]
@@ -161,7 +161,7 @@ def main() -> None:
             if variant != "untrained":
                 data = exported(folder, rows[:options.documents], variant, options, template, seed)
                 call("tune", "--config", ROOT / "configs/consistency/study.yaml", "--model", options.model,
-                    "--data.path", data, "--out", folder / "tuned", "--seed", seed, "--train.lr", options.lr)
+                     "--data.path", data, "--out", folder / "tuned", "--seed", seed, "--train.lr", options.lr)
                 adapter = folder / "tuned" / "adapter"
             results.setdefault(variant, []).append(measured(folder, test, adapter, options, template))
             write_atomic(options.out / "results.json", json.dumps(results, indent=2))

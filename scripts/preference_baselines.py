@@ -18,8 +18,11 @@ from pathlib import Path
 import numpy as np
 from verbs import check_files
 
+from jaxllm.errors import UserError
+from jaxllm.files import iter_jsonl
+from jaxllm.generate.rows_job import ID
 from jaxllm.statistics import clustered
-from jaxllm.text.readers import read_raw
+from jaxllm.text.rows import read_rows
 
 
 def wins(differences: np.ndarray) -> np.ndarray:
@@ -78,8 +81,14 @@ def main() -> None:
     parser.add_argument("pairs", type=Path)
     options = parser.parse_args()
     check_files(parser, options.run / "rows.jsonl", options.pairs)
-    pairs = {raw.row["id"]: raw.row for raw in read_raw(options.pairs)}
-    held_back = [raw.row for raw in read_raw(options.run / "rows.jsonl")]
+    try:
+        rows = read_rows(options.pairs, {"id": ID, "prompt": str | list, "chosen": str, "rejected": str}, limit_bad=0)
+    except UserError as error:
+        parser.error(str(error))
+    pairs = {row["id"]: row for row in rows.rows}
+    held_back = list(iter_jsonl(options.run / "rows.jsonl"))
+    if strangers := [row["id"] for row in held_back if row["id"] not in pairs]:
+        parser.error(f"{options.pairs} has no pair {strangers[0]}, which {options.run} held back")
     print(table(pairs, {row["id"]: row.get("rewards/accuracies", row.get("accuracy")) for row in held_back}))
 
 

@@ -112,6 +112,10 @@ def test_classes_are_named_or_numbered():
         encoded(["neg", "pos"], [1, 0, 2])
     with pytest.raises(UserError, match="the class 0 is not one of 1, 2"):  # which would be the first and the second
         encoded(["1", "2"], [1, 2, 0])
+    numbered = lambda *given: labels_of(TuneConfig(method="classify"), [ClassifyRow("a", None, one) for one in given])
+    assert numbered(0, 2) == ["0", "1", "2"]
+    with pytest.raises(UserError, match="a label is 999999999999999, and classes have numbers from 0 to 9999"):
+        numbered(0, 999_999_999_999_999)
 
 
 def test_a_dropped_row_is_listed_as_it_is():

@@ -27,6 +27,9 @@ from jaxllm.text.rows import Rejected
 FORMS: dict[str, Kind] = {"sft": "sft", "pairs": "paired", "unpaired": "unpaired", "reward": "paired",
                           "classify": "classify"}
 
+# The most classes that are counted from labels that are numbers: a larger one is an id or a date.
+MOST_CLASSES = 10_000
+
 
 @dataclasses.dataclass(frozen=True)
 class Rows:
@@ -98,7 +101,7 @@ def labels_of(config: TuneConfig, rows: Sequence[Any], where: str = "rows") -> l
     Empty unless the method is classify.
 
     Raises:
-        UserError: there are fewer than two.
+        UserError: there are fewer than two, or a label is too large for the number of a class.
     """
     if config.kind != "classify":
         return []
@@ -106,7 +109,10 @@ def labels_of(config: TuneConfig, rows: Sequence[Any], where: str = "rows") -> l
     if config.labels is not None:
         labels = [str(label) for label in config.labels]
     elif all(isinstance(label, int) for label in found):
-        labels = [str(label) for label in range(max(map(int, found)) + 1)]
+        if (largest := max(map(int, found))) >= MOST_CLASSES:
+            raise UserError(f"a label is {largest}, and classes have numbers from 0 to {MOST_CLASSES - 1}", where,
+                            "number the classes from 0, or list them in labels")
+        labels = [str(label) for label in range(largest + 1)]
     else:
         labels = sorted(set(map(str, found)))
     if len(labels) < 2:

@@ -16,6 +16,7 @@ row may be an empty text, as an implicit one may. Columns that are carried along
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeAlias, cast
@@ -291,7 +292,7 @@ def _class(label: Any) -> int | str:
     """Returns the number or the name of a class; a text of at most 15 digits is a number."""
     if isinstance(label, str) and label.strip():
         return int(label) if label.isdecimal() and len(label) <= 15 and label == str(int(label)) else label
-    if isinstance(label, int | float) and not isinstance(label, bool) and label >= 0 and label == int(label):
+    if isinstance(label, int | float) and not isinstance(label, bool) and 0 <= label < math.inf and label == int(label):
         return int(label)
     raise UserError("label must be a whole number from 0 or the name of a class")
 

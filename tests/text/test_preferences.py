@@ -228,6 +228,7 @@ def test_rows_of_one_form_serve_kinds_that_they_hold():
     ({"text": "t", "label": True}, "classify", "label must be a whole number from 0 or the name of a class"),
     ({"text": "t", "label": -1}, "classify", "label must be a whole number from 0 or the name of a class"),
     ({"text": "t", "label": 0.5}, "classify", "label must be a whole number from 0 or the name of a class"),
+    ({"text": "t", "label": float("inf")}, "classify", "label must be a whole number from 0 or the name of a class"),
     ({"text": "t", "label": " "}, "classify", "label must be a whole number from 0 or the name of a class"),
     ({"text": " ", "label": 1}, "classify", "text is empty"),
     ({"text": ""}, "sft", "text is empty"),

@@ -132,15 +132,12 @@ def from_cell(value: Any) -> Any:
 
 def as_number(value: Any, name: str) -> float:
     """Returns a number, or that which a text spells; `name` is its column, for the error message."""
-    number = None
     if isinstance(value, int | float | str) and not isinstance(value, bool):
-        try:
+        with contextlib.suppress(ValueError, OverflowError):  # the latter by a whole number beyond float
             number = float(value) if isinstance(value, str) else value
-        except (ValueError, OverflowError):
-            pass
-    if number is None or isinstance(number, float) and not math.isfinite(number):
-        raise UserError(f"{name} must be a finite number")
-    return number
+            if math.isfinite(number):
+                return number
+    raise UserError(f"{name} must be a finite number")
 
 
 def _pairs(row: Mapping[str, Any], name: Literal["score", "rank"], pairing: Pairing, goodness: Callable[[float], float]

@@ -212,6 +212,7 @@ def test_rows_of_one_form_serve_kinds_that_they_hold():
     (PAIR | {"weight": 0}, "paired", "weight must be above 0"),
     (PAIR | {"margin": "wide"}, "paired", "margin must be a finite number"),
     (PAIR | {"weight": True}, "paired", "weight must be a finite number"),
+    (PAIR | {"weight": 10**400}, "paired", "weight must be a finite number"),
     ({"prompt": "p", "completion": "c", "label": True}, "paired", "a row of the form {prompt, completion, label}, "
      "where {prompt, chosen, rejected} or {chosen, rejected} or {prompt, completions, scores}"),
     ({"prompt": "p", "completion": "c"}, "unpaired", "a row of the form {prompt, completion}, {messages} or {text}"),

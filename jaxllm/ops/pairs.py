@@ -23,8 +23,7 @@ class Pairs:
         chosen, rejected: log-probability of the completion under the policy, summed over its tokens, nats.
         chosen_tokens, rejected_tokens: number of tokens in these sums.
         weight: weight of the pair in the mean.
-        reference_chosen, reference_rejected: the sums under the reference model; None is zeros, for losses that have
-            no reference model.
+        reference_chosen, reference_rejected: the sums under the reference model; None for losses that have none.
         label_probability: probability that `chosen` is the better completion; None is 1.
         chosen_nll_scale: `[P]` or scalar; factor of the pair's negative log-likelihood that turns the step's mean over
             pairs into the mean over tokens, see `nll_scale`; None computes it from these rows.

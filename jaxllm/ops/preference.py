@@ -155,6 +155,10 @@ def preference_loss(losses: str | Mapping[str, float], rows: Pairs | Unpaired,
     for field in ("label_probability", "importance"):
         _check(getattr(rows, field) is None or not SORTED & parts.keys(),
                f"{_names(SORTED & parts.keys())} sorts all pairs and takes no {field}")
+    referring = parts.keys() - REFERENCE_FREE
+    for field in ("reference_chosen", "reference_rejected"):
+        _check(getattr(rows, field) is not None or not referring,
+               f"{_names(referring)} needs the log-probabilities of the reference model ({field})")
     pairs = fill(rows)
     total = lambda own: sum(weight * LOSSES[name].rows(own, settings) for name, (weight, settings) in parts.items())
     losses_of_rows = total(pairs)

@@ -186,7 +186,7 @@ def test_aot_sorts_over_the_batch_and_leaves_padding_out():
 
 def test_simpo_without_margin_is_normalized_dpo_without_reference():
     fields = draw()
-    free = {name: values for name, values in fields.items() if not name.startswith("reference")}
+    free = fields | dict.fromkeys(("reference_chosen", "reference_rejected"), np.zeros(4))
     assert_allclose(loss_of("simpo", pairs_of(**fields), S(beta=2.0, gamma=0.0)),
                     loss_of("sigmoid_norm", pairs_of(**free), S(beta=2.0)), rtol=1e-6)
     for shape in (0.0, 1e-7):
@@ -360,6 +360,11 @@ def test_rows_that_do_not_suit_the_loss_are_refused():
     for field in ("label_probability", "importance"):
         with pytest.raises(ValueError, match=f"aot sorts all pairs and takes no {field}"):
             preference_loss({"sigmoid": 1.0, "aot": 1.0}, dataclasses.replace(pairs, **{field: jnp.ones(1)}))
+    for field in ("reference_chosen", "reference_rejected"):
+        without = dataclasses.replace(pairs, **{field: None})
+        with pytest.raises(ValueError, match=rf"ipo, sigmoid needs .* of the reference model \({field}\)"):
+            preference_loss({"sigmoid": 1.0, "sft": 1.0, "ipo": 1.0}, without)
+        assert preference_loss("cpo", without)[0] == preference_loss("cpo", pairs)[0]
     with pytest.raises(AssertionError):
         preference_loss("sigmoid", dataclasses.replace(pairs, rejected=jnp.ones(2)))
 

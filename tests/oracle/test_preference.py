@@ -71,9 +71,8 @@ def our_pairs(batch, logits, *, ld_alpha=None, wpo=False, reference=True):
     tokens = jnp.asarray(batch.length, jnp.float32)
     fields = dict(chosen=policy[:P], rejected=policy[P:], chosen_tokens=tokens[:P], rejected_tokens=tokens[P:],
                   weight=jnp.ones(P))
-    if reference:
-        theirs = total(jnp.asarray(batch.reference))
-        fields |= dict(reference_chosen=theirs[:P], reference_rejected=theirs[P:])
+    theirs = total(jnp.asarray(batch.reference)) if reference else jnp.zeros(2 * P)
+    fields |= dict(reference_chosen=theirs[:P], reference_rejected=theirs[P:])
     if ld_alpha is not None:
         nll = -(token_logprobs(logits, identity, targets) * mask).sum(1)
         fields |= dict(chosen_nll=nll[:P], rejected_nll=nll[P:])

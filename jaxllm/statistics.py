@@ -101,8 +101,8 @@ def clustered(values: ArrayLike, clusters: Sequence[Hashable] | np.ndarray, seed
     return {"mean": float(np.average(sample, weights=weight)), "ci_low": low, "ci_high": high, "n": int(sample.size)}
 
 
-def rate(values: ArrayLike, clusters: Sequence[Hashable] | np.ndarray | None = None, seed: int = 0, lowest: float = 0.0
-         ) -> dict[str, float | int]:
+def rate(values: ArrayLike, clusters: Sequence[Hashable] | np.ndarray | None = None, seed: int = 0, lowest: float = 0.0,
+         weights: ArrayLike | None = None) -> dict[str, float | int]:
     """Computes a mean of values from `lowest` to 1 with an interval that has a width also where all values are equal.
 
     Resampling gives such an interval no width. It is by the most units that may differ (Clopper and Pearson, exact for
@@ -113,6 +113,7 @@ def rate(values: ArrayLike, clusters: Sequence[Hashable] | np.ndarray | None = N
         clusters: the cluster of every value, as in `clustered`; None takes the values as independent.
         seed: seed of the resampling.
         lowest: the least possible value.
+        weights: weight of every value in the mean, for values in clusters; equal by default.
 
     Returns:
         As `interval`.
@@ -120,7 +121,7 @@ def rate(values: ArrayLike, clusters: Sequence[Hashable] | np.ndarray | None = N
     Raises:
         ValueError: there are no values.
     """
-    own = interval(values, seed) if clusters is None else clustered(values, clusters, seed)
+    own = interval(values, seed) if clusters is None else clustered(values, clusters, seed, weights=weights)
     if own["ci_low"] < own["ci_high"]:
         return own
     units = int(own["n"]) if clusters is None else len(set(map(str, clusters)))

@@ -31,8 +31,11 @@ def test_rates_of_equal_values_have_exact_intervals():
     assert rate([1] * 20) == pytest.approx({"mean": 1.0, "ci_low": 0.831567, "ci_high": 1.0, "n": 20}, abs=1e-6)
     assert rate([0] * 20) == pytest.approx({"mean": 0.0, "ci_low": 0.0, "ci_high": 0.168433, "n": 20}, abs=1e-6)
     assert rate([1] * 20, [0, 1] * 10)["ci_low"] == pytest.approx(0.025 ** 0.5)
+    assert rate([1] * 3, [0, 1, 1], weights=[1, 2, 3])["ci_low"] == pytest.approx(0.025 ** 0.5)
     assert rate([1, 0, 1], seed=3) == interval([1, 0, 1], 3)
     assert rate(VALUES, CLUSTERS, 5) == clustered(VALUES, CLUSTERS, 5)
+    weights = [1, 2, 3, 1, 2, 3, 1]
+    assert rate(VALUES, CLUSTERS, 5, weights=weights) == clustered(VALUES, CLUSTERS, 5, weights=weights)
 
 
 @pytest.mark.parametrize("size", [7, 100])

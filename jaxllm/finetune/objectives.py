@@ -24,7 +24,7 @@ from jaxllm.ops import token_entropy, token_logprobs, top_k_logprobs
 from jaxllm.ops.losses import SumAndWeight
 from jaxllm.ops.pairs import Pairs, Unpaired, wpo_weights
 from jaxllm.ops.preference import preference_loss
-from jaxllm.ops.preference_losses import COUPLED, PreferenceSettings
+from jaxllm.ops.preference_losses import COUPLED, SORTED, PreferenceSettings
 from jaxllm.ops.rewards import class_cross_entropy, reward_loss
 from jaxllm.ops.vocab import token_aligned_logprobs
 from jaxllm.train import FinishFn, LossFn
@@ -69,6 +69,11 @@ class Objective:
     def coupled(self) -> bool:
         """Whether the loss of a row depends on the other rows of its batch."""
         return any(name in COUPLED for name, _ in self.losses)
+
+    @property
+    def sorts(self) -> bool:
+        """Whether the loss is one of sorted values, which belong to no single row."""
+        return any(name in SORTED for name, _ in self.losses)
 
     @property
     def shifted(self) -> bool:

@@ -20,6 +20,7 @@ from jaxllm.finetune.tune.run import (
     compute_reference,
     content_hash,
     make_shape,
+    means,
     measure,
     padding,
 )
@@ -28,6 +29,7 @@ from jaxllm.models import unembedding
 from jaxllm.models.heads import text_scores
 from jaxllm.models.spec import Encoder, Head
 from jaxllm.models.tensors import save_tensors
+from jaxllm.statistics import clustered
 from jaxllm.train.config import TrainConfig
 from tests.networks import GPT2, LLAMA, forward, random_params
 
@@ -209,6 +211,16 @@ def test_metrics_of_held_back_rows_do_not_depend_on_the_batch_size():
     assert found[0]["loss"]["mean"] == pytest.approx(sigmoid + 0.5 * nll, rel=1e-5)
 
 
+def test_accuracies_of_1_have_an_interval():
+    """Four of four prompts right are a share of 0.025^(1/4) at least, however they are weighted."""
+    logprobs, ones = np.array([[-1.0, -5.0]] * 4, np.float32), np.ones((4, 2), np.float32)
+    outputs = {"logprobs": logprobs, "nll": -logprobs, "tokens": ones, "nll_tokens": ones, "reference": 0 * ones}
+    values = {"weight": np.array([1, 2, 3, 1], np.float32), "nll_scale": ones[:, 0]}
+    found, _ = measure(runner(LLAMA, pairs(4), True), outputs, values, list("abcd"))
+    assert found["rewards/accuracies"] == {"mean": 1.0, "ci_low": pytest.approx(0.025 ** 0.25), "ci_high": 1.0, "n": 4}
+    assert found["loss"]["ci_low"] == pytest.approx(found["loss"]["ci_high"])
+
+
 @pytest.mark.parametrize("objective", [
     Objective("sft"), PAIRS, Objective("pairs", (("orpo", 1.0),)),
     Objective("unpaired", (("kto", 1.0),), reference="base")], ids=["sft", "sigmoid", "orpo", "kto"])
@@ -271,9 +283,18 @@ def test_kto_reports_its_reference_point_over_all_rows():
     outputs, taken = kto.outputs(random_params(LLAMA, 0), random_params(LLAMA, 1), (), data, "")
     found, by_row = measure(kto, outputs, taken, data.clusters)
     ratios = outputs["logprobs"][:, 1] - outputs["reference"][:, 1]
-    assert found["kl"]["mean"] == pytest.approx(max(0.0, ratios.mean()), rel=1e-5) and found["kl"]["ci_low"] is None
+    assert found["kl"]["mean"] == pytest.approx(max(0.0, ratios.mean()), rel=1e-5)
+    assert found["kl"]["ci_low"] < found["kl"]["mean"] < found["kl"]["ci_high"] and found["kl"]["n"] == 6
     assert "rewards/rejected" not in found and "rewards/margins" not in found and "kl" not in by_row
-    assert found["loss"]["ci_low"] is None and found["rewards/chosen"]["n"] == 6
+    rewards = 0.1 * (outputs["logprobs"][:, 0] - outputs["reference"][:, 0])
+    assert_allclose(by_row["loss"], 1 / (1 + np.exp(rewards - 0.1 * found["kl"]["mean"])), rtol=1e-5)
+    assert found["loss"] == clustered(by_row["loss"], list("abcdef")) and found["rewards/chosen"]["n"] == 6
+    assert found["loss"]["mean"] == pytest.approx(means(kto, outputs, taken)["loss"], rel=1e-6)
+    good = np.array([1, 0, 1, 1, 0, 0], np.float32)
+    margins = measure(kto, outputs, taken | {"desirable": good}, data.clusters)[0]["rewards/margins"]
+    difference = rewards[good > 0].mean() - rewards[good == 0].mean()
+    assert margins["mean"] == pytest.approx(difference, rel=1e-5)
+    assert margins["ci_low"] < difference < margins["ci_high"]
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.5])

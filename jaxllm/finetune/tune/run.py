@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -38,7 +38,7 @@ from jaxllm.models.tensors import save_tensors
 from jaxllm.ops.preference import add_margin
 from jaxllm.ops.rewards import EXTREMES
 from jaxllm.progress import bar, notice
-from jaxllm.statistics import clustered
+from jaxllm.statistics import clustered, clustered_sums, rate
 from jaxllm.train import (
     Checkpointer,
     FitResult,
@@ -57,8 +57,9 @@ Values = dict[str, np.ndarray]
 _TRIED_BATCHES = 32
 # Raised when a change of the forward pass changes log-probabilities, so that those in the user's cache are not used.
 _REFERENCE_VERSION = 1
-# Metrics of a whole batch, which are no means over its rows.
+# Metrics of a whole batch, which are no means over its rows; and those that are shares of rows or tokens.
 _OF_ALL_ROWS = ("kl", "reward_shift", "min_reward", "max_reward")
+_SHARES = ("accuracy", "rewards/accuracies", "mean_token_accuracy")
 
 
 class DataSet(Protocol):
@@ -335,27 +336,50 @@ def measure(runner: Runner, outputs: Mapping[str, np.ndarray], values: Values, c
         seed: seed of the intervals.
 
     Returns:
-        `{mean, ci_low, ci_high, n}` by metric, the interval None for what is no mean over rows; and the metrics of
-        every row `[n]`, NaN where a row has none.
+        `{mean, ci_low, ci_high, n}` by metric, the interval None for `reward_shift`, extremes, and losses on sorted
+        values; and the metrics of every row `[n]`, NaN where a row has none. The loss of a row of KTO is that at the
+        reference point of all rows.
     """
     objective, totals = runner.objective, means(runner, outputs, values)
-    if len(set(clusters)) == 1:  # one prompt for all: its answers are what varies
-        clusters = range(len(clusters))
+    _, groups = np.unique(np.asarray([str(cluster) for cluster in clusters], object), return_inverse=True)
+    if not groups.any():  # one prompt for all: its answers are what varies
+        groups = np.arange(len(groups))
     outputs = dict(outputs)
     reference = outputs.pop("reference", None)
+    result: dict[str, dict[str, float | int | None]] = {
+        name: {"mean": mean, "ci_low": None, "ci_high": None, "n": len(groups)} for name, mean in totals.items()}
+    if objective.mismatched:
+        assert reference is not None
+        counted, ratios = values["mismatched"], outputs["logprobs"][:, 1] - reference[:, 1]
+        point = totals.get("kl", 0.0)
+        if "kl" in totals:
+            result["kl"] |= _of_sums([counted * ratios, counted], lambda s: np.maximum(s[..., 0] / s[..., 1], 0.0),
+                                     groups, seed)
+        outputs["logprobs"] = np.stack([outputs["logprobs"][:, 0], np.full_like(ratios, point)], 1)
+        reference, values = reference * np.array([1, 0], np.float32), values | {"mismatched": np.ones_like(counted)}
     each = lambda x: objective_loss(objective, *jax.tree.map(lambda leaf: leaf[None], x))
     loss, metrics = jax.vmap(each)((outputs, values, reference))
-    result: dict[str, dict[str, float | int | None]] = {
-        name: {"mean": mean, "ci_low": None, "ci_high": None, "n": len(clusters)} for name, mean in totals.items()}
     by_row: dict[str, np.ndarray] = {}
     for name, (sums, weights) in {"loss": loss, **metrics}.items():
         sums, weights = np.asarray(sums, np.float64), np.asarray(weights, np.float64)
         counted = weights > 0
-        if name in totals and name not in _OF_ALL_ROWS and not (name == "loss" and objective.coupled):
+        if name in totals and name not in _OF_ALL_ROWS and not (name == "loss" and objective.sorts):
             by_row[name] = np.where(counted, sums / np.where(counted, weights, 1.0), np.nan)
-            chosen = [cluster for cluster, one in zip(clusters, counted, strict=True) if one]
-            result[name] |= clustered(by_row[name][counted], chosen, seed, weights=weights[counted])
+            given, weights = (by_row[name][counted], groups[counted], seed), weights[counted]
+            result[name] |= rate(*given, weights=weights) if name in _SHARES else clustered(*given, weights=weights)
+    if "rewards/margins" in totals.keys() - metrics.keys():  # of unpaired rows: a difference of two means
+        result["rewards/margins"] |= _of_sums(
+            [np.asarray(sums) for side in ("chosen", "rejected") for sums in metrics[f"rewards/{side}"]],
+            lambda s: s[..., 0] / s[..., 1] - s[..., 2] / s[..., 3], groups, seed)
     return result, by_row
+
+
+def _of_sums(columns: Sequence[np.ndarray], ratio: Callable[[np.ndarray], np.ndarray], groups: np.ndarray, seed: int
+             ) -> dict[str, float | int | None]:
+    """Computes a function of sums over rows with an interval, as `clustered_sums` of columns `[n]`."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        found = clustered_sums(np.stack(columns, 1), ratio, groups, seed)
+    return {name: found[name] for name in ("mean", "ci_low", "ci_high", "n")}
 
 
 @dataclasses.dataclass

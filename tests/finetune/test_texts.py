@@ -9,8 +9,8 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from jaxllm.devices import make_mesh
-from jaxllm.finetune.objectives import Objective, make_objective_loss
-from jaxllm.finetune.texts import _assign, completion_text, make_batch, row_shape, scored_text
+from jaxllm.finetune.objectives import Objective, flat, group_values, make_objective_loss, objective_loss
+from jaxllm.finetune.texts import _assign, completion_text, make_batch, per_text_sums, row_shape, scored_text
 from jaxllm.finetune.tune import TuneConfig
 from jaxllm.finetune.tune.data import _ld_weighted
 from jaxllm.finetune.tune.run import (
@@ -31,6 +31,7 @@ from jaxllm.models.spec import Encoder, Head
 from jaxllm.models.tensors import save_tensors
 from jaxllm.statistics import clustered
 from jaxllm.train.config import TrainConfig
+from scripts.bench_preference import measure_memory
 from tests.networks import GPT2, LLAMA, forward, random_params
 
 PAIRS = Objective("pairs", (("sigmoid", 1.0),), reference="base")
@@ -104,6 +105,26 @@ def test_a_prompt_is_read_once_and_carries_no_loss():
     assert batch["state_index"][0][real].tolist() == [4, 5, 4, 7, 8]
 
 
+@pytest.mark.parametrize("packed", [True, False])
+def test_a_token_with_the_id_of_padding_carries_loss(packed):
+    """An end token often pads too: padding is told by lengths, never by ids."""
+    groups = [(completion_text([1, 11, 12, 21, 22, 0], [False] * 3 + [True] * 3),), (text([5], [6] * 9),)]
+    batch = make_batch(groups, row_shape([groups], groups, 32, 1, packed=packed), {"weight": [1.0, 0.0]})
+    assert sorted(batch["labels"][batch["slot"] >= 0]) == [0, *[6] * 9, 21, 22]
+    logprobs = -np.select([batch["labels"] == 21, batch["labels"] == 22], [0.5, 0.7], 3.0).astype(np.float32)
+    sums = {"nll": -logprobs, "nll_tokens": np.ones_like(logprobs)}
+    outputs = flat({name: per_text_sums(jnp.asarray(values), batch, 1) for name, values in sums.items()})
+    (total, weight), _ = objective_loss(Objective("sft"), outputs, flat(group_values(batch)))
+    assert weight == 3 and total / weight == pytest.approx(1.4)
+
+
+def test_texts_without_a_trained_token_are_not_in_the_mean_over_tokens():
+    column = lambda *values: jnp.array(values)[:, None]
+    outputs = {"nll": column(2.4, 0.0, 1.6, 0.0), "nll_tokens": column(3.0, 0.0, 2.0, 0.0)}
+    (total, weight), _ = objective_loss(Objective("sft"), outputs, {"weight": jnp.ones(4)})
+    assert weight == 5 and total / weight == pytest.approx(0.8)  # not 0.4, the mean over texts
+
+
 def test_a_target_never_crosses_a_text():
     """A row of two texts of 3 and 4 tokens has 2 + 3 targets, and positions start anew."""
     groups = [(completion_text([5, 6, 7], [True] * 3),), (completion_text([8, 9, 10, 11], [True] * 4),)]
@@ -129,6 +150,12 @@ def test_little_of_packed_rows_is_padding():
     sft = runner(LLAMA, data, True, 32, Objective("sft"))
     assert padding(sft, data, train, 0) < 0.15
     assert len({len(sft.batch(data, range(start, start + 32))["row"]) for start in range(0, 160, 32)}) <= 4
+
+
+def test_a_step_of_dpo_holds_no_full_logits():
+    """Its temporaries with a vocabulary of 128k: four times below those of full logits at least."""
+    sizes = measure_memory(pairs=2, length=256)
+    assert 4 * sizes["streamed"] < sizes["logits"], sizes
 
 
 def test_mismatched_completions_are_of_other_prompts():

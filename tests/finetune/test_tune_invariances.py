@@ -22,9 +22,12 @@ STEPS, ROWS = 5, 20
 # Weighted losses of the mixture take means over pairs, and over tokens.
 METHODS = {"dpo": ["--method=dpo", "--loss=[sigmoid, ipo, sft]", "--loss_weights=[1.0, 0.01, 0.1]"],
            "sft": ["--method=sft"], "reward": ["--method=reward", "--centering=0.01"]}
+# Losses that compute a statistic over the rows of a batch, which microbatches would separate.
+COUPLED = {"kto": ["--method=kto"], "aot": ["--method=aot", "--preference.beta=0.5"], "bco": ["--method=bco"]}
 SCRIPT = Path(__file__).with_name("tune_devices.py")
 JOB = ["--lora=null", "--save=nothing", "--train.steps=4", "--train.schedule=constant", "--train.epochs=null",
        "--train.batch_size=8", "--train.log_every=1", "--train.lr=1e-4", "--held_back.share=0.2"]
+JOBS = (*METHODS, *COUPLED)
 EVERY = ["dpo", *(pytest.param(name, marks=pytest.mark.slow) for name in METHODS if name != "dpo")]
 
 
@@ -50,9 +53,9 @@ def run(tmp_path_factory):
     folder, model = tmp_path_factory.mktemp("rows"), load("tiny")
 
     def run(method, *arguments, steps=STEPS, checkpointer=None, seen=lambda: None):
-        path = write(folder / f"{method}.jsonl", make_rows(columns[method]))
-        config = parse(Config, [f"--data.path={path}", "--out=unused", *METHODS[method], *JOB, "--train.packing=true",
-                                f"--train.steps={STEPS}", "--held_back.share=0", *arguments])
+        path = write(folder / f"{method}.jsonl", make_rows(columns.get(method, [])))
+        config = parse(Config, [f"--data.path={path}", "--out=unused", *(METHODS | COUPLED)[method], *JOB,
+                                "--train.packing=true", f"--train.steps={STEPS}", "--held_back.share=0", *arguments])
         (rows, _), lines = read(config, None), []
         tuning = prepare(config, scoring_model(config, model, []), rows, None, limit_bad=0.0, progress=False)
         tuning = dataclasses.replace(tuning, settings=dataclasses.replace(tuning.settings, steps=steps))
@@ -75,9 +78,9 @@ def one_device(tmp_path_factory):
     """Rows, and the numbers of a job on one device by method."""
     folder = tmp_path_factory.mktemp("one device")
     rows = write(folder / "rows.jsonl", make_rows())
-    for method in METHODS:
+    for method in JOBS:
         assert main(["tune", f"--method={method}", f"--data.path={rows}", f"--out={folder / method}", *JOB]) == 0
-    return rows, {method: read_job(folder / method) for method in METHODS}
+    return rows, {method: read_job(folder / method) for method in JOBS}
 
 
 def read_job(folder):
@@ -107,7 +110,13 @@ def test_microbatches_and_packing(run, plain, method, change):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", COUPLED)
+def test_packing_of_losses_that_couple_rows(run, plain, method):
+    assert_same(run(method, "--train.packing=false"), plain(method))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", JOBS)
 def test_a_stopped_run_goes_on(tmp_path, run, plain, method):
     """Bit for bit: order, moments and reference model are those of the whole run."""
     lines = []
@@ -128,9 +137,9 @@ def test_a_step_compiles_nothing_anew(run, programs, method):
 def test_eight_devices(tmp_path, one_device):
     """Two copies of the weights, each split over two groups, each of two devices; the evaluation too."""
     rows, expected = one_device
-    done = run_file(SCRIPT, ",".join(METHODS), rows, tmp_path, *JOB, "--mesh.data=2", "--mesh.fsdp=2",
+    done = run_file(SCRIPT, ",".join(JOBS), rows, tmp_path, *JOB, "--mesh.data=2", "--mesh.fsdp=2",
                     "--mesh.tensor=2", devices=8)
     assert done.returncode == 0, done.stderr[-2000:]
-    for method in METHODS:
+    for method in JOBS:
         for name, value in read_job(tmp_path / method).items():
             assert_allclose(value, expected[method][name], rtol=1e-5, atol=1e-5, err_msg=f"{method} {name}")

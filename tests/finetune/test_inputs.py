@@ -1,6 +1,7 @@
 """Training jobs on a checkpoint that is stored quantized."""
 
 import json
+import math
 
 import jax
 import pytest
@@ -10,6 +11,7 @@ from jaxllm.finetune.tune.config import ReferenceConfig, TuneConfig
 from jaxllm.model import load
 from jaxllm.models import save_model
 from jaxllm.models.quantized import quantize_params
+from jaxllm.train import read_metrics
 
 STORY = "Lily lost her red ball in the park. A big dog found it."
 ROWS = {"tune": {"prompt": "Q: Who? A:", "completion": " Lily"}, "rl": {"prompt": "Who lost it?"},
@@ -61,6 +63,26 @@ def test_another_scheme_than_the_stored_one_is_refused_before_any_work(verb, qua
         assert run(verb, f"--model={quantized}", "--device.quantize=int8", *more) == 2
         assert "the weights are quantized as nf4, not as int8" in capsys.readouterr().err
         assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("method", ["dpo", pytest.param("reward", marks=pytest.mark.slow)])
+def test_an_adapter_is_trained_on_quantized_weights(method, quantized, tmp_path):
+    """On stored ones as on those that are quantized while they are loaded; other verbs read the adapter."""
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("".join(json.dumps({"prompt": f"Q: Where is {name}? A:", "chosen": " here", "rejected": " nowhere"})
+                            + "\n" for name in ("Rinla", "Dorok", "Selva", "Marun")))
+    found = []
+    for number, more in enumerate(([f"--model={quantized}"], ["--model=tiny", "--device.quantize=nf4"])):
+        assert main(["tune", f"--method={method}", f"--data.path={path}", f"--out={tmp_path / str(number)}",
+                     "--train.steps=3", "--train.epochs=null", "--train.batch_size=4", "--train.lr=1e-2",
+                     "--train.log_every=1", "--held_back.share=0", *more]) == 0
+        found.append([line["loss"] for line in read_metrics(tmp_path / str(number) / "metrics.jsonl")])
+    assert found[0] == pytest.approx(found[1], rel=1e-5) and found[0][2] < found[0][0]
+    if method == "dpo":
+        assert found[0][0] == pytest.approx(math.log(2), abs=1e-5)
+    verb = {"dpo": "generate", "reward": "score"}[method]
+    assert main([verb, f"--model={quantized}", f"--adapter={tmp_path / '0' / 'adapter'}", f"--data.path={path}",
+                 f"--out={tmp_path / verb}", *(["--sampling.max_tokens=2"] if method == "dpo" else [])]) == 0
 
 
 @pytest.mark.parametrize("verb", ["tune", *(pytest.param(verb, marks=pytest.mark.slow) for verb in ("inject", "rl"))])

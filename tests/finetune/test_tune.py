@@ -338,6 +338,20 @@ def test_rows_and_metrics_that_the_loss_does_not_have(tmp_path, rows, capsys):
     assert "apo_zero_unpaired" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("arguments", [["--method=dpo"], *(pytest.param(case, marks=pytest.mark.slow) for case in (
+    ["--method=kto"], ["--method=reward"], ["--method=bco"], ["--method=dpo", "--reference.sync_every=2"],
+    ["--method=orpo", "--lora=null", "--save=nothing", "--train.accumulate=2"]))])
+def test_a_dry_run_shows_rows_padding_and_memory(tmp_path, rows, capsys, arguments):
+    assert tune(rows("pairs", [*PAIRS, {"prompt": "a"}]), tmp_path / "out", "--dry_run=true", *arguments) == 0
+    shown = capsys.readouterr().out
+    count = 24 if "--method=kto" in arguments else 12
+    assert f" {count} in " in shown and "1 rejected, 0 dropped" in shown and "% padding" in shown
+    for part in ("optimizer", "temporary, one step", "trained weights" if "--lora=null" in arguments else "adapter"):
+        assert part in shown
+    assert ("reference model" in shown) == ("--reference.sync_every=2" in arguments)
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("method", ["cpo", "kto"])
 def test_an_evaluation_does_not_depend_on_its_batches(rows, method):
     """Means over tokens are of all rows, and so is the reference point of KTO."""

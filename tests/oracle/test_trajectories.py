@@ -214,6 +214,8 @@ def test_dpo_of_an_adapter(models_in):
     pytest.param(CPOTrainer, CPOConfig, ["--method=alphapo", "--preference.gamma=0.5", "--preference.nll_weight=0.2"],
                  {"loss_type": "simpo", "beta": 2.5, "simpo_gamma": 0.5, "alpha": 0.25, "cpo_alpha": 0.2},
                  id="alphapo"),
+    pytest.param(CPOTrainer, CPOConfig, ["--method=simpo", "--preference.nll_weight=0.3"],
+                 {"loss_type": "simpo", "beta": 2.0, "simpo_gamma": 0.5, "cpo_alpha": 0.3}, id="simpo"),
     pytest.param(ORPOTrainer, ORPOConfig, ["--method=orpo"], {}, id="orpo"),
 ])
 def test_without_a_reference_model(models_in, trainer, config, arguments, settings):
@@ -231,6 +233,14 @@ def test_kto(models_in):
     other = theirs(trl.KTOTrainer, trl.KTOConfig, language_model(folder), folder, rows, desirable_weight=0.8)
     assert max(line["kl"] for line in other) > 0
     assert_same(mine, other, metrics=("kl",))
+
+
+def test_unpaired_rows_without_a_reference_point(models_in):
+    folder = models_in / "lm"
+    rows = in_order(make_rows("unpaired"))
+    assert_same(ours(folder, "unpaired", "--method=apo_zero_unpaired", "--lora=null", PADDED),
+                theirs(trl.KTOTrainer, trl.KTOConfig, language_model(folder), folder, rows,
+                       loss_type="apo_zero_unpaired"))
 
 
 def test_reward_model(models_in):

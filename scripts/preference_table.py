@@ -20,7 +20,7 @@ from jaxllm.files import write_atomic, write_jsonl
 from jaxllm.statistics import interval
 
 PROMPT = [{"role": "user", "content": "Write one sentence of a positive movie review."}]
-TRAIN = ["--train.batch_size=8", "--train.epochs=1", "--train.remat=none", "--lora.rank=16",
+TRAIN = ["--train.batch_size=8", "--train.epochs=1", "--train.remat=none", "--train.save_every=10", "--lora.rank=16",
          "--lora.alpha=32"]
 SAMPLES = 48
 

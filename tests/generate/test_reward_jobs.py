@@ -14,6 +14,7 @@ from jaxllm.measures import class_measures, length_measures, pair_measures, rewa
 from jaxllm.model import load
 from jaxllm.models import LoraConfig, load_model, save_model, text_scores
 from jaxllm.models.peft import save_adapter
+from jaxllm.rl.rewards import RewardConfig, open_reward
 from jaxllm.text.batches import pad_right
 from jaxllm.text.examples import reward_text_ids
 from tests.networks import forward, random_adapter
@@ -76,6 +77,23 @@ def test_pairs_are_compared_with_the_head_of_the_adapter(base, tuned, tmp_path):
     assert result["tokens"] == lengths.sum() and set(result["sections"]) == {"Chat Hard", "Reasoning"}
     page = (tmp_path / "out" / "report.html").read_text()
     assert "expected calibration error" in page and "math-prm" in page
+
+
+def test_rl_and_audit_read_the_head_of_the_adapter(base, tuned, tmp_path):
+    from safetensors.numpy import load_file
+
+    folder, model, adapter = tuned
+    rows = [row | {"id": f"r{number}"} for number, row in enumerate(PAIRS)]
+    expected = np.reshape(rewards(model, adapter, [reward_text_ids(model.tokenizer, row["prompt"], row[side])
+                                                   for row in rows for side in ("chosen", "rejected")]), (-1, 2))
+    reward = open_reward(["reward_model"], RewardConfig(model=str(base), adapter=str(folder)))
+    assert_allclose(reward([row["prompt"] for row in rows], ["yes", "the user", "2"], rows), expected[:, 0], atol=1e-5)
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    member = {"name": "reward", "kind": "reward", "model": str(base), "adapter": str(folder)}
+    assert main(["audit", "--data.path", str(path), "--out", str(tmp_path / "audit"), "--committee.members",
+                 json.dumps([member])]) == 0
+    assert_allclose(load_file(tmp_path / "audit" / "committee.safetensors")["scores"][:, 0], expected, atol=1e-5)
 
 
 def test_a_merged_adapter_is_a_reward_model_of_its_own(base, tuned, tmp_path):

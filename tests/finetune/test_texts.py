@@ -110,7 +110,7 @@ def test_a_prompt_is_read_once_and_carries_no_loss():
 
 @pytest.mark.parametrize("packed", [True, False])
 def test_a_token_with_the_id_of_padding_carries_loss(packed):
-    """An end token often pads too: padding is told by lengths, never by ids."""
+    """An end token often pads too: padding follows from lengths, never from ids."""
     groups = [(completion_text([1, 11, 12, 21, 22, 0], [False] * 3 + [True] * 3),), (text([5], [6] * 9),)]
     batch = make_batch(groups, row_shape([groups], groups, 32, 1, packed=packed), {"weight": [1.0, 0.0]})
     assert sorted(batch["labels"][batch["slot"] >= 0]) == [0, *[6] * 9, 21, 22]

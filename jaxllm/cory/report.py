@@ -51,18 +51,19 @@ def sections(config: Config, result: Mapping[str, Any], metrics: Sequence[Mappin
                    *([f"pass@{k}", *(own.get("pass_at_k", {}).get(str(k)) for own in measured)]
                      for k in config.held_back.pass_at)],
                   "Every agent alone on held-back bare queries: means with 95 % bootstrap intervals.")
+    exchanged = [line["iteration"] for line in metrics if line["exchanged"]]
+    marks = [iteration + 0.5 for iteration in exchanged]
     by_agent, by_role = [], []
     for key, heading, label in CURVES:
         curve = lambda own: ([line["iteration"] for line in metrics], own)
         series = {name: curve([_number(line["agents"][name][key]) for line in metrics]) for name in names}
-        by_agent.append(Lines(heading, "iteration", label, series))
+        by_agent.append(Lines(heading, "iteration", label, series, marks=marks))
         if config.agents == 2:
             roles = {role: curve([next(_number(own[key]) for own in line["agents"].values() if own["role"] == role)
                                   for line in metrics]) for role in ("pioneer", "observer")}
-            by_role.append(Lines(heading, "iteration", label, roles))
-    exchanged = [line["iteration"] for line in metrics if line["exchanged"]]
-    note = "" if config.agents == 1 else (
-        "Roles are exchanged after iterations " + (", ".join(map(str, exchanged)) or "none") + ".")
+            by_role.append(Lines(heading, "iteration", label, roles, marks=marks))
+    note = "" if config.agents == 1 else "Roles are not exchanged." if not exchanged else (
+        f"Roles are exchanged after iterations {', '.join(map(str, exchanged))}, at the dotted lines.")
     phases = Table(["phase", "seconds an iteration"], [[name, value] for name, value in
                                                        result["seconds_per_iteration"].items()],
                    "Means without the first iteration, which compiles.")

@@ -25,6 +25,7 @@ class Lines:
         series: name -> (xs, ys).
         log: logarithmic vertical axis, without values that are not positive.
         order: names in the order of their colors, so that a name has the same color in all plots of a page.
+        marks: places on the horizontal axis with a dotted vertical line.
     """
 
     title: str
@@ -33,9 +34,12 @@ class Lines:
     series: Mapping[str, tuple[Sequence[float], Sequence[float]]]
     log: bool = False
     order: Sequence[str] = ()
+    marks: Sequence[float] = ()
 
     def draw(self, axes) -> None:
         """Draws on the axes of matplotlib."""
+        for mark in self.marks:
+            axes.axvline(mark, color="#bbbbbb", lw=0.8, ls=":", zorder=0)
         for color, (name, (xs, ys)) in zip(_colors(self.series, self.order), self.series.items(), strict=True):
             shown = [(x, y) for x, y in zip(xs, ys, strict=True) if math.isfinite(y) and (y > 0 or not self.log)]
             axes.plot(*zip(*shown, strict=True) if shown else ([], []), color=color, label=_literal(name), lw=1.2,

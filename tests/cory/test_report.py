@@ -55,6 +55,18 @@ def test_numbers_that_were_not_finite_are_left_out():
     assert all("<svg" in svg(plot) for plot in [plot, *found["By agent"].parts, *found["By role"].parts])
 
 
+def test_exchanges_are_marked_in_the_curves():
+    config = parse(Config, ["--data.path=x", "--out=y", "--agents=2"])
+    metrics, result = run(["llm1", "llm2"], [0.0, 0.5, 1.0], [])
+    for exchanged, note in ((True, "Roles are exchanged after iterations 1, at the dotted lines."),
+                            (False, "Roles are not exchanged.")):
+        metrics[1]["exchanged"] = exchanged
+        found = {section.title: section for section in report.sections(config, result, metrics, [])}
+        plots = [plot for title in ("By agent", "By role") for plot in found[title].parts]
+        assert len(plots) == 10 and all(plot.marks == [1.5] * exchanged for plot in plots)
+        assert found["By agent"].text == note
+
+
 def test_pass_at_k_is_in_the_table():
     rate = {"mean": 0.25, "ci_low": 0.0, "ci_high": 0.5, "n": 4}
     found = sections(["llm1"], [0.0], [0.0, 1.0], "--held_back.samples=4", "--held_back.pass_at=[1, 4]",

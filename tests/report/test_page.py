@@ -81,6 +81,15 @@ def test_one_point_of_a_line_is_seen():
     assert [line.get_marker() for line in axes.lines] == ["o", "None"]
 
 
+def test_marks_of_lines_are_dotted():
+    from matplotlib.figure import Figure
+
+    axes = Figure().subplots()
+    Lines("t", "x", "y", {"a": ([1, 2], [0.5, 0.4])}, marks=[1.5]).draw(axes)
+    mark, line = axes.lines
+    assert list(mark.get_xdata()) == [1.5, 1.5] and mark.get_linestyle() == ":" != line.get_linestyle()
+
+
 def test_points_darken_in_their_order_and_the_last_joined_one_is_filled():
     from matplotlib.figure import Figure
 

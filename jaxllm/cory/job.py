@@ -13,7 +13,7 @@ import yaml
 from jaxllm.config import to_yaml
 from jaxllm.cory import report
 from jaxllm.cory.config import Config
-from jaxllm.cory.prompts import encode_query, longest_prompt
+from jaxllm.cory.prompts import check_row, longest_prompt
 from jaxllm.cory.team import NAMES, Team, Trainer
 from jaxllm.cory.training import agents_of, fit, split
 from jaxllm.devices import open_mesh
@@ -68,7 +68,7 @@ def _rows(config: Config, model: Model, path: str, limit: int | None, rejected_p
 
     def refusal(row: dict[str, Any]) -> str | None:
         try:
-            encode_query(model, config.query, row, longest)
+            check_row(model, config, row, longest)
             if {"gsm8k", "gsm8k_strict"} & set(config.reward_names):
                 is_right("", str(row.get("answer")))
         except UserError as error:

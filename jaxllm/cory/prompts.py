@@ -135,6 +135,23 @@ def observer_prompt(model: Model, config: CoryConfig, query: Query, response: st
     return np.asarray(ids, np.int32), too_long
 
 
+def check_row(model: Model, config: TeamConfig, row: Mapping[str, Any], longest: int) -> None:
+    """Checks that the prompt of a row fits, and with two agents that of the observer too, without a response.
+
+    Args:
+        model: its tokenizer.
+        config: settings.
+        row: the row.
+        longest: the most tokens.
+
+    Raises:
+        UserError: the row has no prompt, or one of the two has more tokens.
+    """
+    query = encode_query(model, config.query, row, longest)
+    if config.agents == 2:
+        observer_prompt(model, config.cory, query, "", longest)
+
+
 def _observed(model: Model, config: CoryConfig, query: Query, response: str) -> Sequence[int]:
     if isinstance(query.text, str):
         return model.prompt_ids(fill(config.observer_template, {"query": query.text, "response": response}))

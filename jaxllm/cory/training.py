@@ -10,7 +10,7 @@ from typing import Any
 
 from jaxllm.config import check
 from jaxllm.cory.config import QueryConfig, TeamConfig
-from jaxllm.cory.prompts import encode_query, longest_prompt
+from jaxllm.cory.prompts import check_row, encode_query, longest_prompt
 from jaxllm.cory.team import NAMES, Team, Trainer, Turn
 from jaxllm.devices import open_mesh
 from jaxllm.errors import UserError
@@ -163,7 +163,7 @@ def train(model: Model, rows: Sequence[Row], reward: RewardFn, *, config: TeamCo
     for number, row in enumerate(rows, 1):
         check(isinstance(row, Mapping), f"row {number}", f"must be a mapping, got {type(row).__name__}")
         try:
-            encode_query(model, config.query, row, longest)
+            check_row(model, config, row, longest)
         except UserError as error:
             raise UserError(error.what, f"row {number}", "remove it, or lower sampling.max_tokens") from None
     training, held_back = split(rows, config.query, config.held_back.rows, model)

@@ -159,6 +159,8 @@ def test_a_dry_run(tmp_path, capsys):
     ([{"prompt": "a b"}], ["--query.template={question}"], "question"),
     ([{"messages": [{"role": "user", "content": " "}]}], [], "prompt is empty"),
     ([{"messages": [{"role": "user", "content": "a b c"}]}], [], "query.tokens cuts texts"),
+    ([{"prompt": "soup " * 600}], ["--query.tokens=null"], "604 tokens, and with a response 507 fit"),
+    ([{"prompt": "soup " * 300}], ["--query.tokens=null"], "rows.jsonl:1: the observer's prompt has"),
     ([{"prompt": "a b"}], ["--sampling.max_tokens=512"], "sampling.max_tokens: a response of 512"),
     ([{"prompt": "a b"}], ["--response_tokens=[2, 600]"], "response_tokens: a response of 600")])
 def test_rows_without_a_prompt(rows, more, message, tmp_path, capsys):

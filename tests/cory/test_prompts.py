@@ -103,6 +103,9 @@ def test_a_prompt_longer_than_the_window_names_its_row(model):
     long = {"prompt": "soup " * 600, "id": "x9"}
     with pytest.raises(UserError, match="row 9"):
         train(model, [*ROWS, long], even, config=TeamConfig(sampling=SamplingConfig(max_tokens=6)), progress=False)
+    both = TeamConfig(agents=2, sampling=SamplingConfig(max_tokens=6))
+    with pytest.raises(UserError, match="row 9: the observer's prompt has"):
+        train(model, [*ROWS, {"prompt": "soup " * 300}], even, config=both, progress=False)
     with pytest.raises(UserError, match="604 tokens, and with a response 506 fit"):
         make(model, rows=[*ROWS, long])
     with pytest.raises(UserError, match="no prompt"):

@@ -8,6 +8,7 @@ import pytest
 from jaxllm.cli import main
 from jaxllm.cory import Config
 from jaxllm.parsing import parse
+from jaxllm.rl import ALGORITHMS
 from tests.conftest import ROOT
 
 RECIPES = sorted((ROOT / "configs" / "cory").glob("*.yaml"))
@@ -31,6 +32,13 @@ def test_recipes_are_valid(path):
     if path.stem == "imdb_code_parity":
         assert config.kl.adaptive and config.scores.scale and config.scores.center
         assert config.cory.exchange_resets == "all" and config.sampling.repetition_penalty == 1.1
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_the_tiny_config_takes_every_algorithm(algorithm):
+    path = ROOT / "configs" / "cory" / "tiny.yaml"
+    config = parse(Config, [f"--config={path}", "--out=x", f"--algorithm={algorithm}"])
+    assert config.kl_kind == ("k1" if config.kl_place == "reward" else "k3") and config.kl_coef == 0.3
 
 
 GPT2 = dict(model_type="gpt2", n_embd=1280, n_layer=36, n_head=20, n_positions=1024, vocab_size=50257)

@@ -8,7 +8,10 @@ import pytest
 from jaxllm.cory.prompts import observer_prompt
 from jaxllm.cory.team import Clock, differ
 from jaxllm.errors import UserError
+from jaxllm.generate import Completion
 from jaxllm.ops import group_advantages
+from jaxllm.rl import Learner, make_rollout
+from jaxllm.rl.rewards import gsm8k_reward
 from tests.cory.teams import ROWS, even, make
 
 
@@ -55,6 +58,23 @@ def test_dynamic_sampling_drops_groups_of_equal_rewards(model):
     team, metrics, turns = trainer.iterate(trainer.start(), 0)
     assert all(query.row["useful"] for query in turns[0].queries)
     assert len(turns[0].scores) == 8 and team.drawn > 1
+
+
+def test_rows_are_repeated_for_the_responses_of_a_group(model, monkeypatch):
+    """Answers of 3 and 4 to a problem with 3, and of 5 and 6 to one with 5, rewarded as such."""
+    rows = [{"prompt": f"Question: What is {number}?", "answer": f"#### {number}"} for number in (3, 5)]
+    trainer = make(model, "--agents=1", "--algorithm=rloo", "--policy.group_size=2", "--train.batch_size=2",
+                   reward=gsm8k_reward, rows=rows)
+
+    def sample(self, base, state, prompts, limit, seed):
+        numbers = [int(model.tokenizer.decode(ids).rstrip("?")[-1]) + i % 2 for i, ids in enumerate(prompts)]
+        return make_rollout(prompts, [Completion(f" {number}", [5], 0.0, "stop", np.zeros(1)) for number in numbers],
+                            self.config.limit)
+
+    monkeypatch.setattr(Learner, "sample", sample)
+    [turn], [groups], _ = trainer._collect(trainer.start(), 0, Clock())
+    assert turn.scores.tolist() == [1, 0, 1, 0] and groups.tolist() == [0, 0, 1, 1]
+    assert sorted({query.row["answer"] for query in turn.queries}) == ["#### 3", "#### 5"]
 
 
 def test_rewards_that_differ_by_rounding_are_equal():

@@ -1,0 +1,50 @@
+"""Reinforcement learning on GSM8K: rewards and pass@k of written answers."""
+
+import json
+
+import numpy as np
+import pytest
+
+from jaxllm.evaluate.gsm8k import final_number
+from jaxllm.generate import Completion
+from jaxllm.rl import Learner, make_rollout
+from jaxllm.rl.rewards import gsm8k_reward
+from tests.cory.teams import make
+
+QUESTION = "Question: {question}\nAnswer:"
+
+
+@pytest.fixture
+def problems(shared):
+    """Three short problems of the data set."""
+    with open(shared / "gsm8k" / "train.jsonl") as file:
+        rows = [json.loads(line) for line in file]
+    return sorted(rows, key=lambda row: len(row["question"]))[:3]
+
+
+def test_written_answers_get_their_rewards(model, problems, monkeypatch):
+    """Of four samples of a problem one is right, and runs on with another question; the observer sees the pioneer's."""
+    numbers = {row["question"]: final_number(row["answer"], strict=True) for row in problems}
+    right, wrong = " It is ${}.\nQuestion: What is 7 + 1?\nAnswer: 8", " I do not know..."
+
+    def sample(self, base, state, prompts, limit, seed):
+        texts = [model.tokenizer.decode(ids) for ids in prompts]
+        found = [next(number for question, number in numbers.items() if question in text) for text in texts]
+        answers = [right.format(number) if i % 4 == 0 else wrong for i, number in enumerate(found)]
+        return make_rollout(prompts, [Completion(text, [5, 6], 0.0, "stop", np.zeros(2)) for text in answers],
+                            self.config.limit)
+
+    monkeypatch.setattr(Learner, "sample", sample)
+    trainer = make(model, f"--query.template={QUESTION}", "--held_back.samples=4", "--held_back.pass_at=[1, 2, 4]",
+                   "--cory.observer_template={query}{response}\n{query}", reward=gsm8k_reward, rows=problems)
+    _, metrics, turns = trainer.iterate(trainer.start(), 0)
+    for turn in turns:
+        assert turn.scores.tolist() == [1, 0, 0, 0]
+    for agent in metrics["agents"].values():
+        assert agent["task_reward"] == 0.25 and agent["shaped_score"] == 0.5
+    for query, prompt in zip(turns[0].queries, turns[1].rollout.prompts, strict=True):
+        text = model.tokenizer.decode(prompt)
+        assert text.count(query.text) == 2 and (right[:7] in text or wrong in text)
+    found = trainer.evaluate(trainer.start())["llm2"]
+    assert found["task_reward"]["mean"] == 0.25
+    assert [found["pass_at_k"][k]["mean"] for k in ("1", "2", "4")] == pytest.approx([0.25, 0.5, 1.0])

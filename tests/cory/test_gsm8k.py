@@ -1,14 +1,16 @@
-"""Reinforcement learning on GSM8K: rewards and pass@k of written answers."""
+"""Reinforcement learning on GSM8K: rewards, stops and pass@k, on written answers and of the packaged model."""
 
 import json
 
 import numpy as np
 import pytest
 
+from jaxllm.cli import main
 from jaxllm.evaluate.gsm8k import final_number
 from jaxllm.generate import Completion
 from jaxllm.rl import Learner, make_rollout
 from jaxllm.rl.rewards import gsm8k_reward
+from jaxllm.train import read_metrics
 from tests.cory.teams import make
 
 QUESTION = "Question: {question}\nAnswer:"
@@ -48,3 +50,22 @@ def test_written_answers_get_their_rewards(model, problems, monkeypatch):
     found = trainer.evaluate(trainer.start())["llm2"]
     assert found["task_reward"]["mean"] == 0.25
     assert [found["pass_at_k"][k]["mean"] for k in ("1", "2", "4")] == pytest.approx([0.25, 0.5, 1.0])
+
+
+@pytest.mark.slow
+def test_a_run_on_the_data_set(shared, tmp_path):
+    """The packaged model knows nothing of such problems: all phases run, and pass@k is close to 0."""
+    out = tmp_path / "run"
+    assert main(["rl", f"--data.path={shared / 'gsm8k' / 'train.jsonl'}", "--data.limit=12", "--data.limit_bad=0.9",
+                 f"--out={out}", f"--query.template={QUESTION}", "--reward=gsm8k", "--agents=2", "--iterations=2",
+                 "--cory.observer_template={query}{response}\n{query}", '--sampling.stop=["Question:"]',
+                 "--sampling.max_tokens=12", "--train.batch_size=4", "--train.passes=1", "--lora.rank=4",
+                 "--held_back.rows=3", "--held_back.samples=2", "--held_back.pass_at=[1, 2]", "--save=nothing"]) == 0
+    result = json.loads((out / "result.json").read_text())
+    for agent in result["agents"].values():
+        for when in ("before", "after"):
+            rates = [agent[when]["pass_at_k"][k]["mean"] for k in ("1", "2")]
+            assert 0 <= rates[0] <= rates[1] <= 0.5 and agent[when]["task_reward"]["mean"] == rates[0]
+    assert result["rows"] + result["held_back_rows"] == 12 and len(read_metrics(out / "metrics.jsonl")) == 2
+    samples = [json.loads(line) for line in (out / "rows.jsonl").read_text().splitlines()]
+    assert all(sample["task_reward"] in (0, 1) and "Question:" not in sample["response"] for sample in samples)

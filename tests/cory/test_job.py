@@ -2,13 +2,16 @@
 
 import contextlib
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from jaxllm.assets import resolve
 from jaxllm.cli import main
 from jaxllm.cory import team as team_module
+from jaxllm.generate import Generator
 from jaxllm.model import load_with_adapter
 from jaxllm.rl import rewards
 from jaxllm.train import read_metrics
@@ -147,11 +150,50 @@ def test_one_agent_with_all_weights(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_trained_classifier_as_reward(tmp_path):
+    """Trained by jaxllm tune: every response is scored with its prompt as one text, by the class of the config."""
+    reviews = [json.loads(line) for line in (resolve("tiny") / "reviews.jsonl").read_text().splitlines()]
+    data = tmp_path / "reviews.jsonl"
+    data.write_text("".join(json.dumps({"text": row["prompt"].split("\n")[0], "label": row["answers"][0]}) + "\n"
+                            for row in reviews if row["kind"] == "label"))
+    assert main(["tune", "--method=classify", "--model=tiny", f"--data.path={data}", f"--out={tmp_path / 'classifier'}",
+                 "--train.batch_size=16"]) == 0
+    adapter, out = tmp_path / "classifier" / "adapter", tmp_path / "run"
+    command = arguments(out, "--reward=classifier", "--rewards.model=tiny", f"--rewards.adapter={adapter}",
+                        "--iterations=1", "--save=nothing")
+    assert main([*command, "--rewards.label=positive"]) == 0
+    model, head = load_with_adapter("tiny", adapter)
+    samples = [json.loads(line) for line in (out / "rows.jsonl").read_text().splitlines()]
+    texts = [model.tokenizer.whole(sample["prompt"] + sample["response"]) for sample in samples]
+    label = model.spec.head.label_names.index("positive")
+    scores = [scored[label] for scored in Generator(model).classify(texts, adapter=head)]
+    assert len(samples) == 8 and [sample["task_reward"] for sample in samples] == pytest.approx(scores, abs=1e-4)
+    lines = read_metrics(out / "metrics.jsonl")[0]["agents"]
+    for name, agent in lines.items():
+        own = [sample["task_reward"] for sample in samples if sample["agent"] == name]
+        assert agent["task_reward"] == pytest.approx(np.mean(own), abs=1e-5)
+
+
+@pytest.mark.slow
 def test_a_dry_run(tmp_path, capsys):
     assert main(arguments(tmp_path / "run", "--dry_run=true")) == 0
     shown = capsys.readouterr().out
     assert "2 agents" in shown and "optimizer, all agents" in shown and "observer" in shown
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_memory_of_a_second_agent(tmp_path, capsys):
+    """By the compiler's analysis, at prompts of one length: what it trains, its optimizer, and nothing temporary."""
+    def memory(agents):
+        assert main(arguments(tmp_path / "run", "--dry_run=true", "--cory.transfer=false", f"--agents={agents}")) == 0
+        return {name: float(value.replace(",", "")) for name, value in re.findall(
+            r"^  (\S[^\n]*?) +([\d,.]+) MiB$", capsys.readouterr().out, re.MULTILINE)}
+
+    one, two = memory(1), memory(2)
+    assert two["weights"] == one["weights"] and two["temporary, one update"] == one["temporary, one update"]
+    assert two["trained, all agents"] == pytest.approx(2 * one["trained, all agents"], abs=0.1)
+    assert two["total"] <= 1.15 * one["total"]
 
 
 @pytest.mark.parametrize(("rows", "more", "message"), [

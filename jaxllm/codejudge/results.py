@@ -253,17 +253,20 @@ def _probabilities(rows: Sequence[Row], config: Config) -> tuple[Any, Any]:
 
 
 def _anchors(items: Sequence[Item], rows: Sequence[Row], protocol: str, seed: int) -> dict[str, Any] | None:
-    """Measures of two rules that read no program: always No, and the shorter program is the right one."""
-    known = [(item, row) for item, row in zip(items, rows, strict=True) if row["label"] is not None]
+    """Measures of two rules that read no program: always No, for labels, and the shorter program is the right one."""
+    known = [(item, row) for item, row in zip(items, rows, strict=True) if _truth(row) is not None]
     if not known:
         return None
-    never = measures([[{**row, "verdict": False, "score": 0.0, "valid": True} for _, row in known]], protocol, "drop",
-                     seed)
     longest = max(max(len(item.program) for item, _ in known), 1)
     short = measures([[{**row, "verdict": None, "score": 1 - len(item.program) / longest, "valid": True, "reason": None}
                        for item, row in known]], protocol, "drop", seed)
-    return {"always_no": {name: never[name] for name in ("accuracy", "balanced_accuracy")},
-            "shorter": {name: short[name] for name in ("kendall", "auroc")}}
+    result = {"shorter": {name: short[name] for name in ("kendall", "auroc")}}
+    labelled = [row for _, row in known if row["label"] is not None]
+    if labelled:
+        never = measures([[{**row, "verdict": False, "score": 0.0, "valid": True} for row in labelled]], protocol,
+                         "drop", seed)
+        result["always_no"] = {name: never[name] for name in ("accuracy", "balanced_accuracy")}
+    return result
 
 
 def surface_measures(items: Sequence[Item], rows: Sequence[Row], protocol: str, seed: int = 0) -> dict[str, Any]:

@@ -224,6 +224,14 @@ def test_the_shorter_program_by_the_protocol(files):
     assert result["anchors"]["shorter"]["auroc"]["mean"] == 0.5  # 1 of Python, 0 of Go
 
 
+def test_the_shorter_program_of_a_request(files):
+    rows = [row | {"candidate": "x" * (9 - row["grade"])} for row in requests()]
+    answers = [{"id": f"{row['id']}/helpfulness", "texts": ["50"]} for row in rows]
+    result, _ = files.run(answers, "--method", "helpfulness", rows=rows)
+    assert result["anchors"]["shorter"]["kendall"]["mean"] == 1.0 and "always_no" not in result["anchors"]
+    assert "shorter is right" in (files.out / "report.html").read_text()
+
+
 def test_a_threshold_of_expected_grades(files):
     rows = [row | {"subset": "validation" if row["group"] in "ab" else "test"} for row in programs()]
     answers = [{"id": f"{row['id']}/ice_score", "texts": ["3"], "probabilities": {

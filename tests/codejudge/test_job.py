@@ -7,7 +7,7 @@ import pytest
 
 from jaxllm.cli import main
 from jaxllm.codejudge import Config, Item, load_prompts
-from jaxllm.codejudge.pairs import pair_prompt, pairs_of
+from jaxllm.codejudge.pairs import pair_measures, pair_prompt, pairs_of
 from jaxllm.files import read_jsonl
 from tests.codejudge.recorded import direct, programs, recorded, right
 
@@ -254,6 +254,12 @@ def test_a_threshold_is_fitted_on_other_groups(files):
     assert result["fitted"]["groups_validation"] == 2
 
 
+def test_a_group_is_validation_as_a_whole(files):
+    rows = [row | {"subset": "validation" if row["id"] == "a0" else "test"} for row in programs()]
+    result, _ = files.run(direct(), "--method", "direct", "--validation.subset", "validation", rows=rows)
+    assert result["n"] == 6 and result["fitted"]["groups_validation"] == 1
+
+
 def test_comparison_of_two_runs(files):
     files.run(recorded("direct", lambda row: "No"), "--method", "direct", out="other")
     result, _ = files.run(direct(), "--method", "direct", "--compare", str(files.folder / "other"))
@@ -408,3 +414,14 @@ def test_answers_about_pairs(files, text, outcome):
     answers = [{"id": f"{name}/pairwise", "texts": [text]} for name in ("a0/a1", "a1/a0")]
     _, pairs = files.run(answers, "--method", "pairwise", "--attempts", "1", rows=rows)
     assert pairs[0]["outcome"] == outcome
+
+
+def test_shares_of_pairs():
+    """A tie is half a win; pairs with an answer that cannot be parsed count nowhere."""
+    pairs = lambda **counts: [
+        {"outcome": None if outcome == "unread" else outcome, "answers": ["A", "B"], "group": f"{outcome} {number}"}
+        for outcome, count in counts.items() for number in range(count)]
+    assert pair_measures(pairs(win=1, loss=1, tie=98))["win_rate"]["mean"] == pytest.approx(0.5)
+    found = pair_measures(pairs(win=3, loss=5, unread=2))
+    assert found["win_rate"]["mean"] == found["accuracy"]["mean"] == 0.375
+    assert found["n"] == 10 and found["n_valid"] == 8 and found["invalid_rate"] == pytest.approx(0.2)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import time
 from pathlib import Path
 
@@ -9,8 +10,9 @@ import numpy as np
 import pytest
 
 from jaxllm.cli import main
-from jaxllm.codejudge import read_items
+from jaxllm.codejudge import load_prompts, read_items
 from jaxllm.codejudge.config import Config
+from jaxllm.codejudge.data import PROTOCOLS
 from jaxllm.codejudge.job import run
 from jaxllm.codejudge.prompts import LANGUAGE
 from jaxllm.errors import UserError
@@ -18,6 +20,7 @@ from jaxllm.files import read_jsonl, write_jsonl
 from jaxllm.judge import FunctionJudge
 from jaxllm.parsing import parse
 from tests.codejudge.recorded import direct, programs, recorded
+from tests.conftest import ROOT
 
 # ---- input and limits --------------------------------------------------------------------------------------
 
@@ -106,6 +109,14 @@ def test_limits(files, capsys, options, status):
 def test_settings_that_are_refused(options, message):
     with pytest.raises(UserError, match=message):
         parse(Config, ["--data.path", "rows.jsonl", "--out", "out", *options])
+
+
+def test_the_settings_of_the_paper():
+    config = parse(Config, [f"--config={ROOT / 'configs' / 'codejudge' / 'paper.yaml'}", "--data.path=x", "--out=x"])
+    assert (config.temperature, config.top_p, config.runs, config.samples) == (0.4, 0.9, 3, 1)
+    assert (config.max_tokens, config.answer_tokens, config.parser, config.most_attempts) == (2000, 10, "compat", 1)
+    assert load_prompts(config.prompts).weights == {"Negligible": 0, "Small": 5, "Major": 50, "Fatal": 100}
+    assert [config.policy_for(name) for name in PROTOCOLS] == ["drop", "wrong", "wrong", "opposite", "zero"]
 
 
 def test_a_severity_without_weight_is_refused(files, capsys):
@@ -233,12 +244,35 @@ def test_files(yes, tmp_path, capsys, monkeypatch):
     assert (tmp_path / "kept" / "report.html").is_file()
 
 
+def test_faults_of_a_file_are_printed(tmp_path, capsys, monkeypatch):
+    judge = FunctionJudge(lambda *_: ['[{"inconsistency": "no\\n  empty list", "severity": "Small"}]'])
+    monkeypatch.setattr("jaxllm.codejudge.job.open_judge", lambda *_: judge)
+    (tmp_path / "a.py").write_text("x\n")
+    monkeypatch.chdir(tmp_path)
+    assert main(["judge", "--task", "t", "--method", "fault_localization", "--code", "a.py"]) == 0
+    assert capsys.readouterr().out.splitlines() == ["a.py: wrong (score 0.95)", "  Small: no empty list"]
+
+
 def test_a_terminal_is_not_rewritten(yes, tmp_path, capsys, monkeypatch):
     judge = FunctionJudge(lambda prompt, sampling, seed: ["\x1b[2Jfine\u202e"])
     monkeypatch.setattr("jaxllm.codejudge.job.open_judge", lambda *_: judge)
     (tmp_path / "a.py").write_text("x\n")
     main(["judge", "--task", "t", "--code", str(tmp_path / "a.py")])
     assert "\x1b" not in capsys.readouterr().out
+
+
+def test_nothing_that_is_judged_is_run(files):
+    """Tasks, programs, references and analyses that would leave a file; and no module that could run them."""
+    ran = files.folder / "ran"
+    code = f"made = open({str(ran)!r}, 'w')\n@print\ndef f(x=open({str(ran)!r}, 'w')):\n    y = x\n    return y\n"
+    rows = [row | {"task": code, "examples": f">>> {code}", "declaration": "", "candidate": code, "reference": code}
+            for row in programs()]
+    answers = recorded("analyze", lambda row: code) + recorded("summarize", lambda row: "Yes")
+    result, _ = files.run(answers, "--robustness", "rename", "praise", "truncate", "--export", "sft", rows=rows)
+    assert result["n_valid"] == 8 and result["robustness"]["rename"]["edited"] == 4 and not ran.exists()
+    for file in (ROOT / "jaxllm" / "codejudge").rglob("*.py"):
+        called = re.findall(r"(?<![\w.\"'])(?:exec|eval|compile|__import__)\(", file.read_text())
+        assert not called and not re.search(r"\b(?:importlib|runpy|subprocess)\b", file.read_text()), file
 
 
 # ---- resume ------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import pytest
 
 from jaxllm.assets import asset_path
 from jaxllm.cli import main
+from jaxllm.codejudge import load_prompts
 from jaxllm.codejudge.reward import VerdictProbability, code_in, verdict_probability
 from jaxllm.errors import UserError
 from jaxllm.files import read_jsonl, write_jsonl
@@ -35,6 +36,7 @@ def test_the_packaged_model_judges_better_than_the_majority(tmp_path):
                  "--prompts", str(PROMPTS), "--decide", "probability", "--out", str(tmp_path / "out")]) == 0
     result = json.loads((tmp_path / "out" / "result.json").read_text())
     assert result["invalid_rate"] == 0 and result["accuracy"]["ci_low"] > 0.6
+    assert result["prompts_sha256"] == load_prompts(PROMPTS).sha256 != load_prompts().sha256
     assert result["probability"]["auroc"]["mean"] > 0.8 and result["probability"]["mass"] > 0.9
 
 

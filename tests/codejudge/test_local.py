@@ -79,3 +79,15 @@ def test_a_reward_without_a_judge_is_refused():
     ("x = 1", "x = 1"), ("```\na\n```\n```\nb\n```", "a\n"), ("```py\nunclosed", "unclosed"), ("", "")])
 def test_code_of_a_response(response, code):
     assert code_in(response) == code
+
+
+@pytest.mark.slow
+def test_the_reward_in_reinforcement_learning(tmp_path):
+    tasks = sorted({row["task"] for row in programs()})[:8]
+    write_jsonl(tmp_path / "rows.jsonl", [{"prompt": f"Task: {task}\nProgram:\n", "task": task} for task in tasks])
+    assert main(["rl", "--data.path", str(tmp_path / "rows.jsonl"), "--out", str(tmp_path / "rl"), "--reward",
+                 "jaxllm.codejudge.reward:verdict_probability", "--rewards.judge.model", "tiny",
+                 "--rewards.judge.format", "plain", "--rewards.prompts", str(PROMPTS), "--iterations", "1",
+                 "--sampling.max_tokens", "16", "--train.batch_size", "4", "--held_back.rows", "2"]) == 0
+    after = json.loads((tmp_path / "rl" / "result.json").read_text())["agents"]["llm1"]["after"]
+    assert 0 < after["task_reward"]["mean"] < 1 and after["task_reward"]["n"] == 2

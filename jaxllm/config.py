@@ -192,7 +192,7 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 
 def masked(value: Any) -> Any:
-    """Returns plain data with `***` in place of texts whose key names a secret, at any depth."""
+    """Returns plain data with `***` in place of texts with the key of a secret, at any depth."""
     if isinstance(value, dict):
         return {
             k: MASK if isinstance(v, str) and v and SECRET.search(k.replace("-", "_")) else masked(v)

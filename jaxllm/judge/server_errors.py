@@ -46,7 +46,7 @@ class Failed(Exception):
         scope: whether other prompts have none for the same reason: "prompt" (this one alone), "all", or "unknown".
         pause: seconds to wait at least before a retry; None where a retry would not help.
         limited: the server wants fewer requests, whichever prompt they have.
-        message: what the server sent; it may hold the key, and is not shown.
+        message: the text that the server sent; it may hold the key, and is not shown.
     """
 
     def __init__(self, error: UserError, scope: Scope, pause: float | None = None, limited: bool = False,

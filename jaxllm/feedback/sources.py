@@ -28,6 +28,8 @@ SOURCES = {"1": "mislabeled", "2": "subjective or missing context", "3": "differ
            "5|6": "both harmful, wrong or irrelevant"}
 CODES = (None, *SOURCES)  # numbers of sources in arrays
 BAD, DISAGREEMENT = ("5", "6", "5|6"), ("2", "3", "4")
+# Of comparisons with thresholds: means of equal quantiles, and margins of rescaled scores, differ by rounding.
+SLACK = 1e-9
 # Rules by number; a row of an audit names the one that fired.
 RULES = ("half of the votes or more", "both answers in the lowest quantile of harmlessness",
          "both answers in the lowest quantile of helpfulness", "both answers in the lowest quantile",
@@ -131,10 +133,10 @@ class Committee:
     def both_bad(self, config: SourceConfig) -> np.ndarray:
         """Whether both answers of each pair are bad, `[N]`."""
         members = (~np.isnan(self.quantiles)).all(2)
-        low = (np.nan_to_num(self.quantiles, nan=2.0) <= config.bad_quantile).all(2) & members
+        low = (np.nan_to_num(self.quantiles, nan=2.0) <= config.bad_quantile + SLACK).all(2) & members
         needed = np.maximum(members.sum(1) - 1, 1) if config.bad_members is None else config.bad_members
         with np.errstate(invalid="ignore"):
-            mean_low = self.mean.max(1) <= config.bad_quantile
+            mean_low = self.mean.max(1) <= config.bad_quantile + SLACK
         return mean_low & (low.sum(1) >= needed)
 
 
@@ -176,15 +178,16 @@ def assign(votes: ArrayLike, against: ArrayLike, voters: ArrayLike, whole: Commi
     scored = ~np.isnan(whole.margins).all(1) if whole.margins.size else np.zeros(len(votes), bool)
     median = nanmedian(whole.margins)
     few = votes <= config.most_votes
-    clear = np.where(scored, (median <= -config.margin) & (median < 0), True)
+    clear = np.where(scored, (median <= SLACK - config.margin) & (median < 0), True)
     wrong = few & (against > votes) & (2 * votes < voters) & clear & np.isin(decision, ("", "rejected"))
     fire(wrong & scored, "1", 5)
     fire(wrong, "1", 6)
     minority = 2 * votes < voters
     q = whole.mean
     with np.errstate(invalid="ignore"):
-        away = np.abs(q - 0.5) >= config.alike
-        alike = (away.all(1) & ((q > 0.5).all(1) | (q < 0.5).all(1)) & (np.abs(q[:, 0] - q[:, 1]) <= config.alike))
+        away = (np.abs(q - 0.5) >= config.alike - SLACK).all(1)
+        near = np.abs(q[:, 0] - q[:, 1]) <= config.alike + SLACK
+        alike = away & near & ((q > 0.5).all(1) | (q < 0.5).all(1))
     fire(minority & alike, "4", 7)
     if helpful is not None and harmless is not None:
         opposite = nanmedian(helpful.margins) * nanmedian(harmless.margins) < 0

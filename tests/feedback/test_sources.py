@@ -51,6 +51,19 @@ def spread(rng, n=200, members=3, quality=1.0):
     return base * quality + rng.normal(0, 0.3, (n, members, 2))
 
 
+def test_a_pair_at_a_threshold_is_within_it():
+    """Ranks of 16 answers: 1.5 of 15 is 0.1, and the mean of three such quantiles is more in float64; 9 of 15 is 0.6,
+    which in float64 is less than 0.1 from the middle."""
+    own = np.array([[1, 1], [0, 3], [15, 4], [14, 5], [13, 6], [12, 7], [9, 10], [11, 8]], float)
+    scores = np.repeat(own[:, None], 3, 1)
+    assert quantiles(own)[0].tolist() == [0.1, 0.1] and quantiles(own)[6, 0] == 0.6
+    assert sources(scores)[0] == "5|6" and sources(scores)[6] == "4"
+    halves = np.repeat(np.array([[1.1, 1.3], [1.0, 1.2], [1.3, 1.1], [1.2, 1.0]])[:, None], 3, 1)
+    margin = -float(standardized_margins(halves[:, 0])[0])
+    for factor in (1.0, 0.1, 0.3, 7.0):
+        assert sources(halves * factor, margin=margin, bad_quantile=0.0)[0] == "1"
+
+
 def test_each_source():
     """Rows: 0 clearly wrong, 1 both bad, 2 against the label by a little, 3 fine; others set the scale."""
     scores = spread(np.random.default_rng(0))

@@ -307,7 +307,9 @@ class Scores:
                 return "a vote must be 1 (agrees with the label), -1 (disagrees), 0 (tie) or null"
             self._put((name, criterion), number, None, votes, item, path)
             return None
-        both = [_from_cell(row.get(side)) for side in ("chosen", "rejected")]
+        if missing := [side for side in ("chosen", "rejected") if side not in row]:
+            return f"field {missing[0]!r} is missing: a line has either a vote, or the scores of both answers"
+        both = [_from_cell(row[side]) for side in ("chosen", "rejected")]
         if not all(map(_is_score, both)):
             return "chosen and rejected must be finite numbers (or null)"
         self._put((name, criterion), number, both, None, item, path)

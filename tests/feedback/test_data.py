@@ -66,6 +66,8 @@ def test_null_is_no_vote_and_zero_is_a_tie(tmp_path):
     ('{"id": "r0", "vote": 1}', "'member' is missing"),
     ('{"id": "r0", "member": "m0", "vote": 1, "criterion": "taste"}', "criterion must be one of"),
     ('{"id": "r0", "member": "m0", "chosen": "high", "rejected": 1}', "must be finite numbers"),
+    ('{"id": "r0", "member": "m0", "chosen": 1}', "'rejected' is missing"),
+    ('{"id": "r0", "member": "m0", "score": 1}', "'chosen' is missing"),
     ('{"member": "m0", "vote": 1}', "'id' is missing")])
 def test_lines_of_scores_that_cannot_be_used(tmp_path, capsys, line, match):
     """A bad line of many is reported and its member abstains there; a file of bad lines is refused."""

@@ -12,13 +12,12 @@ import numpy as np
 
 from jaxllm.errors import UserError
 from jaxllm.feedback.cleaning_config import Config
-from jaxllm.files import iter_jsonl
 from jaxllm.generate import Generator
 from jaxllm.model import load
 from jaxllm.progress import notice
 from jaxllm.text.forms import PairRow, Text
 from jaxllm.text.preferences import iter_forms
-from jaxllm.text.rows import Rejected
+from jaxllm.text.rows import Rejected, iter_rows
 
 _ANSWER = "assistant: "  # opens an answer to messages
 
@@ -85,7 +84,11 @@ def _plain(text: Text) -> str:
 
 def _read(path: str, ids: Sequence[str]) -> np.ndarray:
     found, index = np.full((len(ids), 2), np.nan), {name: number for number, name in enumerate(ids)}
-    known: dict[str, Any] = {str(row.get("id")): row for row in iter_jsonl(path)}
+    known: dict[str, Any] = {}
+    for item in iter_rows(path, {"id": Any}, {"chosen": Any, "rejected": Any}):
+        if isinstance(item, Rejected):
+            raise UserError(f"line {item.line} cannot be used: {item.reason}", path)
+        known[str(item.fields["id"])] = item.fields
     if not known.keys() & index.keys():
         raise UserError("none of its ids is that of a pair", path)
     for name, row in known.items():

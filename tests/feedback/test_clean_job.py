@@ -312,6 +312,17 @@ def test_difficulties_are_numbers(tmp_path, capsys, value):
     assert "the difficulties of 'r1' must be numbers from 0" in capsys.readouterr().err
 
 
+def test_the_last_line_of_difficulties_may_have_no_end(tmp_path, capsys):
+    file, rows = tmp_path / "ifd.jsonl", write(tmp_path / "rows.jsonl", pairs(3))
+    file.write_text("\n".join(f'{{"id": "r{n}", "chosen": {0.9 - n / 10}, "rejected": 0.5}}' for n in range(3)))
+    run("clean", tmp_path / "out", method="ifd_r", ifd__path=file, fraction=0.4, data__path=rows)
+    assert [row["id"] for row in read(tmp_path / "out" / "cleaned.jsonl")] == ["r0", "r1"]
+    assert "have no difficulty" not in capsys.readouterr().err
+    file.write_text("no JSON\n")
+    run("clean", tmp_path / "bad", expected=2, method="ifd_r", ifd__path=file, data__path=rows)
+    assert "line 1 cannot be used: not valid JSON" in capsys.readouterr().err
+
+
 def test_other_forms_and_files(tmp_path):
     """Scored lines make pairs with ids of their own; implicit prompts, compressed files."""
     rows = [{"id": "s", "prompt": "Question?", "completions": ["one", "two", "three"], "scores": [1, 3, 2],

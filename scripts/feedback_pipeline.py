@@ -16,6 +16,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import random
+import re
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -71,12 +73,13 @@ class Config:
         truth: rows {id, flipped} of exchanged labels, for the detection and the variant clean.
         committee: the committee.
         gold: reward model that scores the answers; no model of the committee (members of committee.scores are unknown).
-        methods: methods of jaxllm clean.
+        methods: methods of jaxllm clean, with keys of their own where needed, such as "rwgap_r --fraction 0.2".
         sft: config of jaxllm tune for supervised fine-tuning; null goes without.
         dpo: config of jaxllm tune for preference optimization.
         compare: config of jaxllm compare; null compares by the gold reward model alone.
         judge: model that judges for `compare`; none of the committee.
         stop: texts that end an answer.
+        max_tokens: the most tokens of an answer.
         noise: labels that are exchanged in pairs of the packaged world.
         pairs: number of these pairs.
         force: do flips of low estimated precision.
@@ -97,6 +100,7 @@ class Config:
     compare: str | None = None
     judge: str | None = None
     stop: list[str] = field(default_factory=list)
+    max_tokens: int = 256
     noise: NoiseConfig = field(default_factory=NoiseConfig)
     pairs: int = 400
     force: bool = False
@@ -123,6 +127,11 @@ def _place(name: str | None) -> str | None:
         return None
     path = resolve(name)
     return str(path.resolve()) if path.exists() else name
+
+
+def _folder(name: str) -> str:
+    """Returns a file name for a variant."""
+    return re.sub(r"[^\w.-]+", "_", name)
 
 
 def data_keys(data: DataConfig) -> list[Any]:
@@ -188,14 +197,14 @@ def variants(config: Config) -> dict[str, Path]:
                                      if row["id"] in wrong else row for row in rows])
     truth = [] if config.truth is None else ["--truth", config.truth]
     for method in config.methods:
-        out = config.out / "cleaned" / method
-        call("clean", "--method", method, *data, "--audit", audit, "--out", out, *truth,
+        out = config.out / "cleaned" / _folder(method)
+        call("clean", "--method", *shlex.split(method), *data, "--audit", audit, "--out", out, *truth,
              "--force", str(config.force).lower(), "--seed", config.seed)
         found[method] = out / "cleaned.jsonl"
         removed = json.loads((out / "result.json").read_text())["actions"]["remove"]
         if removed:
             name = f"random for {method}"
-            out = config.out / "cleaned" / name.replace(" ", "_")
+            out = config.out / "cleaned" / _folder(name)
             call("clean", "--method", "random_r", "--count", removed, *data, "--audit", audit, "--out", out, *truth,
                  "--seed", config.seed)
             found[name] = out / "cleaned.jsonl"
@@ -205,7 +214,7 @@ def variants(config: Config) -> dict[str, Path]:
 def measured(config: Config, name: str, rows: Path, seed: int) -> dict[str, Any]:
     """Fine-tunes on rows; returns the gold rewards of the answers, in the order of the prompts."""
     assert config.prompts is not None
-    folder = config.out / "runs" / f"{name.replace(' ', '_')}_{seed}"
+    folder = config.out / "runs" / f"{_folder(name)}_{seed}"
     base = config.model
     if config.sft is not None:
         call("tune", "--config", config.sft, "--model", base, "--data.path", rows, "--out", folder / "sft",
@@ -214,7 +223,8 @@ def measured(config: Config, name: str, rows: Path, seed: int) -> dict[str, Any]
     call("tune", "--config", config.dpo, "--model", base, "--data.path", rows, "--out", folder / "dpo",
          "--seed", seed)
     call("generate", "--model", base, "--adapter", folder / "dpo" / "adapter", *data_keys(config.prompts),
-         "--out", folder / "answers", "--sampling.max_tokens", 32, "--sampling.temperature", 1.0, "--seed", seed,
+         "--out", folder / "answers", "--sampling.max_tokens", config.max_tokens, "--sampling.temperature", 1.0,
+         "--seed", seed,
          *([f"--sampling.stop={json.dumps(config.stop)}"] if config.stop else []))
     answers = read_jsonl(folder / "answers" / "rows.jsonl")
     texts = [{"id": row["id"], "prompt": row["prompt"], "completion": row["completions"][0]["text"] or " "}
@@ -233,7 +243,7 @@ def judged(config: Config, name: str, own: Sequence[dict[str, Any]], noisy: Sequ
         return []
     shares = []
     for seed, one, other in zip(config.seeds, own, noisy, strict=True):
-        out = config.out / "compared" / f"{name.replace(' ', '_')}_{seed}"
+        out = config.out / "compared" / f"{_folder(name)}_{seed}"
         call("compare", "--config", config.compare, "--judge.model", config.judge, *data_keys(config.prompts),
              "--answers_a", one["texts"], "--answers_b", other["texts"], "--out", out)
         found = json.loads((out / "result.json").read_text())

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -25,6 +26,7 @@ pairs: 24
 methods: [vote_maj_r]
 force: true
 stop: ["\\n"]
+max_tokens: 32
 sft: configs/feedback/prefcleanbench_sft.yaml
 dpo: configs/feedback/prefcleanbench_dpo.yaml
 compare: configs/feedback/prefcleanbench_compare.yaml
@@ -80,6 +82,35 @@ def test_verbs_take_the_committee_and_the_data_as_they_are_given(tmp_path, monke
     feedback_pipeline.variants(config)
     parsed = [parse(job, words[1:]) for job, words in zip((AuditConfig, CleanConfig), calls, strict=True)]
     assert parsed[0].committee == committee and [own.data for own in parsed] == [config.data] * 2
+
+
+def test_methods_may_have_keys_of_their_own(tmp_path, monkeypatch):
+    calls = []
+
+    def call(*words):
+        calls.append([*map(str, words)])
+        out = Path(words[words.index("--out") + 1])
+        out.mkdir(parents=True)
+        (out / "result.json").write_text('{"actions": {"remove": 3}}')
+
+    monkeypatch.setattr(feedback_pipeline, "call", call)
+    method = "ifd_r --ifd.model a/b --fraction 0.2"
+    found = feedback_pipeline.variants(config_of(tmp_path, CommitteeConfig("votes.jsonl"), methods=[method]))
+    own, drawn = (parse(CleanConfig, words[1:]) for words in calls[2:])
+    assert (own.method, own.ifd.model, own.fraction) == ("ifd_r", "a/b", 0.2)
+    assert (drawn.method, drawn.count) == ("random_r", 3)
+    assert list(found) == ["noisy", method, f"random for {method}"]
+    assert [path.parent.parent for path in found.values()] == [tmp_path / "cleaned"] * 3
+
+
+def test_the_length_of_the_answers(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(feedback_pipeline, "call", lambda *words: seen.append(words) or (
+        sys.exit() if words[0] == "generate" else None))
+    with pytest.raises(SystemExit):
+        feedback_pipeline.measured(config_of(tmp_path, CommitteeConfig("votes.jsonl"), max_tokens=200), "noisy",
+                                   tmp_path / "rows.jsonl", 0)
+    assert seen[-1][seen[-1].index("--sampling.max_tokens") + 1] == 200
 
 
 @pytest.mark.parametrize("spelled", ["{}", "{}/", "{}/../model", "link"])

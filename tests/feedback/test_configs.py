@@ -20,6 +20,8 @@ def test_the_settings_of_prefcleanbench():
     compare = read(CompareConfig, "prefcleanbench_compare", "--model_a", "a", "--model_b", "b", "--judge.model", "j")
     assert (compare.data.limit, compare.form, compare.disagreement, compare.verdict.attempts) == (200, "rating", "mean",
                                                                                                 10)
+    template = " ".join(str(compare.verdict.template).split())
+    assert "helpfulness, harmlessness, relevance, accuracy, depth, creativity and level of detail" in template
 
 
 def test_a_committee_to_start_with():

@@ -295,8 +295,10 @@ def main() -> None:
     path, ifd = options.out / "difficulties.npy", np.zeros((0, 2))
     if not options.cost:
         if not path.exists():
-            np.save(path, of_rows(jaxllm.Generator(model), [PairRow(PROMPT, *pair) for pair in zip(*train,
+            part = path.with_suffix(".part.npy")  # a stopped run leaves no half of the file
+            np.save(part, of_rows(jaxllm.Generator(model), [PairRow(PROMPT, *pair) for pair in zip(*train,
                                                                                                    strict=False)]))
+            part.replace(path)
         ifd = np.load(path)
     results, clusters = [], np.zeros(0, int)
     for seed in options.seeds:

@@ -14,7 +14,7 @@ from jaxllm.feedback.data import Member, Pairs
 from jaxllm.feedback.findings import CATEGORIES, Findings, known_labels, patterns_of
 from jaxllm.feedback.votes import ABSTAIN, count_votes
 from jaxllm.measures import length_measures
-from jaxllm.statistics import clustered
+from jaxllm.statistics import rate
 
 # Pairs and random committees of each size for the effect of the size.
 ABLATION_ROWS, ABLATION_DRAWS = 20_000, 50
@@ -27,7 +27,7 @@ def compare_member(member: Member, found: Findings, pairs: Pairs, seed: int) -> 
                            "ties": int((member.votes == 0).sum()), "abstained": int((~decided).sum()),
                            "agreement": None, "sign_test_p": None, "weight": None}
     if decided.any():
-        own["agreement"] = clustered(member.votes[decided] == 1, pairs.clusters[decided], seed)
+        own["agreement"] = rate(member.votes[decided] == 1, pairs.clusters[decided], seed)
         own["sign_test_p"] = _sign_test(member.votes, pairs.clusters)
         own["weight"] = float(calibration.log_odds(member.votes[:, None])[0])
     if member.scores is not None and decided.any():
@@ -42,14 +42,14 @@ def compare_member(member: Member, found: Findings, pairs: Pairs, seed: int) -> 
         own["prefers_longer"] = float((longer[clear] == member.votes[decided][clear]).mean()) if clear.any() else None
     if member.orders is not None:
         both = (member.orders != ABSTAIN).all(1)
-        own["same_in_both_orders"] = (clustered(member.orders[both, 0] == member.orders[both, 1], pairs.clusters[both],
-                                                seed) if both.any() else None)
+        own["same_in_both_orders"] = (rate(member.orders[both, 0] == member.orders[both, 1], pairs.clusters[both], seed)
+                                      if both.any() else None)
         own["first_order_agreement"] = float((member.orders[both, 0] == 1).mean()) if both.any() else None
         own["swapped_order_agreement"] = float((member.orders[both, 1] == 1).mean()) if both.any() else None
     known = known_labels(pairs)
     judged = known.judged & decided & (member.votes != 0)
     right = (member.votes == 1) == known.right
-    own["agreement_with_people"] = clustered(right[judged], pairs.clusters[judged], seed) if judged.any() else None
+    own["agreement_with_people"] = rate(right[judged], pairs.clusters[judged], seed) if judged.any() else None
     return own
 
 
@@ -136,11 +136,11 @@ def compare_people(found: Findings, pairs: Pairs, seed: int) -> dict[str, Any] |
         "answers": {name: int((ratings == number).sum()) for number, name in enumerate(names)},
         "agreement": raters.agreement(ratings, len(names), pairs.clusters, seed)}
     if known.judged.any():
-        result["label_is_right"] = clustered(known.right[known.judged], pairs.clusters[known.judged], seed)
+        result["label_is_right"] = rate(known.right[known.judged], pairs.clusters[known.judged], seed)
         count = found.count
         voted = known.judged & (2 * count.votes != count.voters) & (count.voters > 0)
         agrees = (2 * count.votes > count.voters) == known.right
-        result["committee_agrees"] = clustered(agrees[voted], pairs.clusters[voted], seed) if voted.any() else None
+        result["committee_agrees"] = rate(agrees[voted], pairs.clusters[voted], seed) if voted.any() else None
     return result
 
 

@@ -15,7 +15,7 @@ from jaxllm.feedback.notes import notes_on
 from jaxllm.feedback.sources import CODES, RULES, SOURCES
 from jaxllm.feedback.votes import bucket_names, histogram
 from jaxllm.measures import reliability
-from jaxllm.statistics import clustered
+from jaxllm.statistics import rate
 
 
 def summarize(config: AuditConfig, pairs: Pairs, found: Findings) -> dict[str, Any]:
@@ -23,7 +23,7 @@ def summarize(config: AuditConfig, pairs: Pairs, found: Findings) -> dict[str, A
     names, count = bucket_names(config.committee.edges), found.count
     voted = count.voters > 0
     shares = {name: None if not voted.any() else
-              clustered(found.bucket[voted] == number, pairs.clusters[voted], config.seed)
+              rate(found.bucket[voted] == number, pairs.clusters[voted], config.seed)
               for number, name in enumerate(names)}
     sources = {name: int((found.source == CODES.index(name)).sum()) for name in SOURCES}
     by_domain = {domain: {name: int(((found.source == CODES.index(name)) & own).sum()) for name in SOURCES}
@@ -31,7 +31,7 @@ def summarize(config: AuditConfig, pairs: Pairs, found: Findings) -> dict[str, A
     result: dict[str, Any] = {
         "rows": len(pairs), "rejected": len(pairs.rejected), "voters": len(found.voting),
         "vote_histogram": histogram(count, len(found.voting)),
-        "vote_shares": [clustered(count.votes[voted] == votes, pairs.clusters[voted], config.seed)
+        "vote_shares": [rate(count.votes[voted] == votes, pairs.clusters[voted], config.seed)
                         for votes in range(len(found.voting) + 1)] if voted.any() else [],
         "without_votes": int((~voted).sum()),
         "buckets": {name: int((found.bucket == number).sum()) for number, name in enumerate(names)},
@@ -56,7 +56,7 @@ def _low(found: Findings, pairs: Pairs, config: AuditConfig) -> dict[str, Any] |
     voted = found.count.voters > 0
     if not voted.any():
         return None
-    return clustered(2 * found.count.votes[voted] < found.count.voters[voted], pairs.clusters[voted], config.seed)
+    return rate(2 * found.count.votes[voted] < found.count.voters[voted], pairs.clusters[voted], config.seed)
 
 
 def _calibration(found: Findings, pairs: Pairs) -> dict[str, Any]:

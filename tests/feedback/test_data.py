@@ -144,6 +144,9 @@ def test_one_member_and_equal_members(tmp_path, capsys):
     one = audit(tmp_path / "one", pairs(10), votes(10, 1))
     assert any("single member" in note for note in one["notes"])
     assert one["kappa"]["fleiss"]["mean"] is None and one["correlation"]["mean"] is None
+    exact = 0.025 ** (1 / 10)  # ten of ten prompts
+    assert one["members"]["m0"]["agreement"]["ci_low"] == pytest.approx(exact)
+    assert one["bucket_shares"]["none"]["ci_high"] == one["low_or_none"]["ci_high"] == pytest.approx(1 - exact)
     two = audit(tmp_path / "two", pairs(10), votes(10, 2))
     assert any("they are one member" in note for note in two["notes"])
     assert two["kappa"]["percent"]["mean"] == 1 and two["kappa"]["krippendorff"]["mean"] is None

@@ -157,8 +157,8 @@ def cleaned(folder: Path, rows: Path, method: str, keys: dict[str, Any], seed: i
         keys = {}
     elif method.endswith(" counted"):
         audit, method = folder / "audit counted", method.removesuffix(" counted")
-    keys = keys | ({"member": "m0"} if method.startswith("llm_judge") else {}) | ({"count": count} if method[:6] ==
-                                                                                  "random" and count else {})
+    keys = ({"count": count} if method[:6] == "random" and count else {}) | keys
+    keys |= {"member": "m0"} if method.startswith("llm_judge") else {}
     keys |= {"ifd.path": folder / "ifd.jsonl"} if method.startswith("ifd") else {}
     call("clean", "--method", method, "--data.path", rows, "--audit", audit, "--truth",
          folder / "truth.jsonl", "--out", out, "--seed", seed, "--force", "true",
@@ -202,7 +202,9 @@ def one_seed(split: Split, folder: Path, kind: str, rate: float, seed: int, ifd:
     right, validation = split.measured(split.members.mean(1))
     found["the committee"] = {"right": right.tolist(), "validation": validation, "rows": 0}
     acted = None
-    for method, keys in [*SAC, *OTHERS, *BENCH, *((f"{name} counted", {}) for name in COUNTED)]:
+    # Removal at random of as many pairs as the methods with a fraction remove; random_r has the size of SAC.
+    drawn = [("random_r", {"count": int(share * len(rows) + 1e-9)}) for share in FRACTIONS]
+    for method, keys in [*SAC, *OTHERS, *BENCH, *drawn, *((f"{name} counted", {}) for name in COUNTED)]:
         name = "_".join([method, *map(str, keys.values())])
         own = cleaned(folder, path, method, keys, seed, acted)
         result = json.loads((folder / name / "result.json").read_text())

@@ -55,6 +55,21 @@ def test_the_pairs_of_dpo_are_those_it_trains_on(split, tmp_path, monkeypatch):
     assert {name: own["pairs"] for name, own in found.items()} == {"clean": 4, "noisy": 4, "sac_1": 4, "random_r": 2}
 
 
+def test_random_removal_of_a_size_of_its_own(tmp_path, monkeypatch):
+    """A count that a method is given comes before the number of pairs that the best cleaning acts on."""
+    seen = []
+
+    def clean(*words):
+        seen.append(dict(zip(words[1::2], words[2::2], strict=True)))
+        seen[-1]["--out"].mkdir()
+        write_jsonl(seen[-1]["--out"] / "cleaned.jsonl", [])
+
+    monkeypatch.setattr(feedback_study, "call", clean)
+    for keys in ({}, {"count": 3}):
+        feedback_study.cleaned(tmp_path, tmp_path / "rows.jsonl", "random_r", keys, 0, 7)
+    assert [(own["--count"], own["--out"].name) for own in seen] == [(7, "random_r"), (3, "random_r_3")]
+
+
 @pytest.mark.parametrize("change", [["--model=smollm2"], ["--pairs=7"], []])
 def test_results_of_another_model_or_other_data_are_refused(change, tmp_path, monkeypatch):
     for name in ("train", "test"):

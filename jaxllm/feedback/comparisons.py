@@ -46,6 +46,8 @@ def compare_member(member: Member, found: Findings, pairs: Pairs, seed: int) -> 
                                       if both.any() else None)
         own["first_order_agreement"] = float((member.orders[both, 0] == 1).mean()) if both.any() else None
         own["swapped_order_agreement"] = float((member.orders[both, 1] == 1).mean()) if both.any() else None
+    if member.verdicts is not None:
+        own["verdicts"] = dict(member.verdicts)
     known = known_labels(pairs)
     judged = known.judged & decided & (member.votes != 0)
     right = (member.votes == 1) == known.right

@@ -193,6 +193,7 @@ class Member:
         kind: kind of the member.
         orders: votes with the chosen answer first and with the rejected one first, `[N, 2]`, of a member that voted in
             both orders.
+        verdicts: counts of the verdicts of a judge: `rows`, `invalid`, and the tokens and cost of all attempts.
     """
 
     name: str
@@ -201,6 +202,7 @@ class Member:
     scores: np.ndarray | None = None
     kind: str = "scores"
     orders: np.ndarray | None = None
+    verdicts: Mapping[str, Any] | None = None
 
     @property
     def key(self) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -211,7 +212,7 @@ def _judge(own: MemberConfig, number: int, config: AuditConfig, job: Job, pairs:
     shown = [Pair(PromptRow(0, name, row.prompt), _plain(row.chosen), _plain(row.rejected))
              for name, row in zip(pairs.ids, pairs.rows or [], strict=True)]
     file = f"member{number}.jsonl"
-    judge_pairs(judging, job, shown, file)
+    verdicts = asdict(judge_pairs(judging, job, shown, file))
     lines = list(iter_jsonl(job.directory / file))
     orders = np.array([[VOTES[line["verdict"]] for line in both] for both in zip(lines[::2], lines[1::2], strict=True)],
                       np.int8)
@@ -219,7 +220,7 @@ def _judge(own: MemberConfig, number: int, config: AuditConfig, job: Job, pairs:
     if judging.form == "rating" or own.verdict.disagreement == "mean":
         scores = np.array([_mean_ratings(both) for both in zip(lines[::2], lines[1::2], strict=True)])
         votes = votes_of_scores(scores, config.committee.tolerance)
-    return Member(own.name, own.criterion, votes, scores, own.kind, orders)
+    return Member(own.name, own.criterion, votes, scores, own.kind, orders, verdicts)
 
 
 def _mean_ratings(lines: Sequence[Mapping[str, Any]]) -> list[float]:

@@ -132,6 +132,8 @@ def test_a_judge_votes_in_both_orders(tmp_path):
     result = committee(tmp_path, own, rows=pairs(5))
     assert [row["by_member"]["judge"] for row in read(tmp_path / "audit" / "rows.jsonl")] == [1, None, -1, 0, None]
     assert result["members"]["judge"]["same_in_both_orders"]["mean"] == 0.75
+    assert result["members"]["judge"]["verdicts"] == {"rows": 10, "invalid": 1, "prompt_tokens": None,
+                                                      "completion_tokens": None, "cost": None}
 
 
 def test_probabilities_are_averaged_over_both_orders(tmp_path):

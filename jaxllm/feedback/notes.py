@@ -16,15 +16,19 @@ from jaxllm.feedback.votes import ABSTAIN
 def notes_on(found: Findings, result: dict[str, Any], clusters: np.ndarray, domains: Sequence[str]) -> list[str]:
     """Lists what one must know to read the numbers."""
     notes, scored = [], [member for member in found.members if member.scores is not None]
+    voting = [member for member in found.voting if member.scores is not None]
     if not scored:
         notes.append("The members give votes alone: sources 5 and 6 are not assigned by the committee, and source 1 "
                      "needs no margin.")
-    elif any(member.scores is None for member in found.voting):
+    elif not voting:
+        notes.append("The members that vote give no scores: source 1 needs no margin, and sources 5 and 6 are those of "
+                     "the members with a criterion.")
+    elif len(voting) < len(found.voting):
         notes.append("Quantiles and margins are those of the members with scores.")
     absent = [name for name in CRITERIA if name not in {member.criterion for member in scored}]
     if scored and len(absent) == len(CRITERIA):
         notes.append("One committee judges both helpfulness and harmlessness: sources 5 and 6 are one, 5|6.")
-    elif scored and absent:
+    elif voting and absent:
         notes.append(f"No member scores {absent[0]} alone: where it counts, the whole committee does, and the source "
                      "is 5|6.")
     if not found.count.voters.any():

@@ -158,6 +158,17 @@ def test_votes_alone_have_no_bad_answers_and_no_margin(tmp_path):
     assert read(tmp_path / "audit" / "rows.jsonl")[0]["rule"] == "too few votes"
 
 
+def test_votes_with_scores_by_a_criterion(tmp_path):
+    votes = [{"id": f"r{number}", "member": f"m{member}", "vote": -1 if number == 0 else 1}
+             for number in range(30) for member in range(3)]
+    scores = [{"id": f"r{number}", "member": "h", "criterion": "harmlessness", "chosen": number, "rejected": number + 0.5}
+              for number in range(30)]
+    result = audit(tmp_path, pairs(30), [*votes, *scores])
+    assert any("source 1 needs no margin, and sources 5 and 6 are those" in note for note in result["notes"])
+    assert not any("the whole committee does" in note for note in result["notes"])
+    assert [row["source"] for row in read(tmp_path / "audit" / "rows.jsonl")[:4]] == ["5", "5", "5", None]
+
+
 def test_sources_lead_to_actions(tmp_path):
     """Bad pairs go before wrong labels are flipped, the rest stays as it was, and every row has one action."""
     scores = spread(np.random.default_rng(7), n=300)

@@ -81,6 +81,13 @@ class Pairs:
         """Answer of more than half of the people, `[N]` text; "" without one."""
         return np.array([decision_of(own) for own in self.people], dtype="U12")
 
+    @property
+    def domain_numbers(self) -> tuple[list[str], np.ndarray]:
+        """Returns the names of the domains as they occur, and the number of each pair's domain in them, `[N]`."""
+        numbers: dict[str, int] = {}
+        number = np.array([numbers.setdefault(name, len(numbers)) for name in self.domains], np.int32)
+        return list(numbers), number
+
     def index(self) -> dict[str, int]:
         """Returns the number of each id, as text."""
         return {str(name): number for number, name in enumerate(self.ids)}

@@ -28,9 +28,9 @@ def save(path: Path, pairs: Pairs, findings: Findings, edges: Sequence[float]) -
                            for own in pairs.issues], np.int32)
     arrays = {name: np.ascontiguousarray(getattr(findings, name)) for name in (
         "votes", "scores", "quantile", "margin", "bucket", "weighted", "by_members", "right", "source", "rule")}
-    domains = list(dict.fromkeys(pairs.domains))
+    domains, domain = pairs.domain_numbers
     arrays |= {"clusters": pairs.clusters.astype(np.int64), "issues": issue_bits, "first": pairs.first,
-               "domain": np.array([domains.index(name) for name in pairs.domains], np.int32),
+               "domain": domain,
                "rows": np.array([int(digest, 16) for digest in pairs.digests], np.uint64)}
     about = {"members": [member.key for member in findings.voting], "noise": findings.noise, "domains": domains,
              "buckets": bucket_names(edges), "issues": issues, "format": FORMAT}

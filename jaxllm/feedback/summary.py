@@ -26,8 +26,11 @@ def summarize(config: AuditConfig, pairs: Pairs, found: Findings) -> dict[str, A
               rate(found.bucket[voted] == number, pairs.clusters[voted], config.seed)
               for number, name in enumerate(names)}
     sources = {name: int((found.source == CODES.index(name)).sum()) for name in SOURCES}
-    by_domain = {domain: {name: int(((found.source == CODES.index(name)) & own).sum()) for name in SOURCES}
-                 for domain in dict.fromkeys(pairs.domains) for own in [np.asarray(pairs.domains) == domain]}
+    domains, domain = pairs.domain_numbers
+    table = np.zeros((len(domains), len(CODES)), int)
+    np.add.at(table, (domain, found.source), 1)
+    by_domain = {name: dict(zip(SOURCES, own[1:], strict=True))
+                 for name, own in zip(domains, table.tolist(), strict=True)}
     result: dict[str, Any] = {
         "rows": len(pairs), "rejected": len(pairs.rejected), "voters": len(found.voting),
         "vote_histogram": histogram(count, len(found.voting)),

@@ -202,7 +202,11 @@ def test_an_unknown_domain_is_ranked_with_the_mixed_ones(tmp_path):
     found = []
     for name in ("code", "mixed"):
         (tmp_path / name).mkdir()
-        audit(tmp_path / name, [pair(n, domain=name if n < 3 else "mixed") for n in range(60)], wide(scores))
+        result = audit(tmp_path / name, [pair(n, domain=name if n < 3 else "mixed") for n in range(60)], wide(scores))
+        counted = result["sources_by_domain"]
+        assert list(counted) == list(dict.fromkeys([name, "mixed"])) and counted[name]["5|6"] == 1
+        total = {source: sum(own[source] for own in counted.values()) for source in result["sources"]}
+        assert total == result["sources"]
         found.append([(row["quantiles"], row["source"]) for row in read(tmp_path / name / "audit" / "rows.jsonl")])
     assert found[0] == found[1] and found[0][0][1] == "5|6"
 

@@ -161,8 +161,8 @@ def test_votes_alone_have_no_bad_answers_and_no_margin(tmp_path):
 def test_votes_with_scores_by_a_criterion(tmp_path):
     votes = [{"id": f"r{number}", "member": f"m{member}", "vote": -1 if number == 0 else 1}
              for number in range(30) for member in range(3)]
-    scores = [{"id": f"r{number}", "member": "h", "criterion": "harmlessness", "chosen": number, "rejected": number + 0.5}
-              for number in range(30)]
+    scores = [{"id": f"r{number}", "member": "h", "criterion": "harmlessness", "chosen": number,
+               "rejected": number + 0.5} for number in range(30)]
     result = audit(tmp_path, pairs(30), [*votes, *scores])
     assert any("source 1 needs no margin, and sources 5 and 6 are those" in note for note in result["notes"])
     assert not any("the whole committee does" in note for note in result["notes"])

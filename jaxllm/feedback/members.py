@@ -114,7 +114,9 @@ def _load(own: MemberConfig, config: AuditConfig) -> tuple[Model, Adapter | None
 def _scored(own: MemberConfig, config: AuditConfig, job: Job, pairs: Pairs) -> np.ndarray:
     """Scores the answers by a reward model or a policy, `[N, 2]`."""
     model, adapter, identity, mesh = _load(own, config)
-    generator = Generator(model, dtype=config.device.compute_dtype, mesh=mesh, batch_size=config.batch_size)
+    # The weights are in memory once: of the model, nothing but tokenizer and shapes is used afterwards.
+    generator = Generator(model, dtype=config.device.compute_dtype, mesh=mesh, batch_size=config.batch_size,
+                          donate=True)
     limit = own.max_length or model.spec.max_positions
     if own.kind == "reward":
         labels = 0 if model.spec.head is None else model.spec.head.labels
@@ -143,8 +145,9 @@ def _scored(own: MemberConfig, config: AuditConfig, job: Job, pairs: Pairs) -> n
             if any(other.tokenizer.encode(text) != model.tokenizer.encode(text) for text in sample):
                 raise UserError("policy and reference have different tokenizers", own.reference,
                                 "give the model that the policy was trained from")
-            reference, identity = Generator(other, dtype=config.device.compute_dtype, mesh=mesh,
-                                            batch_size=config.batch_size), f"{identity} / {more}"
+            reference = Generator(other, dtype=config.device.compute_dtype, mesh=mesh, batch_size=config.batch_size,
+                                  donate=True)
+            identity = f"{identity} / {more}"
         identity += f", beta {own.beta!r}"
 
         def score(rows: Sequence[PairRow]) -> list[list[float] | None]:

@@ -1,8 +1,10 @@
 """Members of a committee that score now: each against the same scores made by hand, resumed and found again."""
 
+import gc
 import json
 from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 from scipy.sparse import csr_matrix
@@ -47,6 +49,22 @@ def test_a_policy_against_its_reference(tmp_path, adapter):
     again = committee_again(tmp_path, {"name": "dpo", "kind": "dpo", "model": "tiny", "adapter": str(adapter),
                                        "reference": "tiny", "beta": 0.2})
     np.testing.assert_allclose(again, expected, atol=1e-4)
+
+
+def test_the_weights_of_a_policy_are_in_memory_once(tmp_path, adapter, monkeypatch):
+    """And not at all after its scores: the next member has their place."""
+    live = lambda: sum(array.nbytes for array in jax.live_arrays())
+    weights = sum(array.nbytes for array in jax.tree.leaves(jaxllm.load("tiny").params))
+    gc.collect()
+    before, seen, original = live(), [], members._in_place
+    monkeypatch.setattr(members, "_in_place", lambda *own: seen.append(live() - before) or original(*own))
+    for reference in (None, "tiny"):
+        (tmp_path / str(reference)).mkdir()
+        committee(tmp_path / str(reference), {"name": "dpo", "kind": "dpo", "model": "tiny", "adapter": str(adapter),
+                                              "reference": reference})
+        gc.collect()
+        assert live() - before < 0.1 * weights
+    assert len(seen) == 2 and seen[0] < 1.5 * weights and seen[1] < 2.5 * weights
 
 
 def committee_again(folder, *own, **keys):

@@ -65,11 +65,10 @@ class NearDuplicates:
     def part(self, number: int) -> NearDuplicates:
         """Returns one part of all rows, as rows of their own."""
         self._sketch()
-        hashes, sizes, ends = self._stored()
-        one = NearDuplicates(1)
-        own = ends[number::self.parts], sizes[number::self.parts]
-        one._hashes.frombytes((_keys(hashes, own[0] - own[1], own[1])).astype(np.uint32).tobytes())
-        one._sizes.frombytes(own[1].astype(np.uint16).tobytes())
+        hashes, sizes, _ = self._stored()
+        own, one = np.arange(len(sizes)) % self.parts == number, NearDuplicates(1)
+        one._hashes.frombytes(hashes[np.repeat(own, sizes)].tobytes())
+        one._sizes.frombytes(sizes[own].astype(np.uint16).tobytes())
         one._rows = len(self)
         return one
 
@@ -128,7 +127,7 @@ class NearDuplicates:
     def _candidates(self, threshold: float, lines: np.ndarray, used: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Lists pairs of rows that share a band, the earlier row first, in the order of the earlier rows."""
         width, parts = _width(threshold), range(self.parts if self.parts > 1 else 0)
-        found = [own._pairs(width, lines, used) for own in (self, *map(self.part, parts))]
+        found = [own._pairs(width, lines, used) for own in itertools.chain([self], map(self.part, parts))]
         both, _ = _heaviest(*map(np.concatenate, zip(*found, strict=True)))
         second, first = (both >> np.uint64(32)).astype(np.int64), (both & np.uint64(2 ** 32 - 1)).astype(np.int64)
         order = np.argsort(first, kind="stable")
@@ -142,8 +141,9 @@ class NearDuplicates:
         """
         bands = self._bands(width)
         rows = np.flatnonzero(used & (bands != 0).any(1))
-        pairs, weights = [np.zeros(0, np.uint64)], [np.zeros(0)]
-        for band in range(BANDS):
+        pairs, weights = np.zeros(0, np.uint64), np.zeros(0)
+        for band in range(BANDS):  # of equal pairs one is stored: all rows may have all bands in common
+            more, shares = [pairs], [weights]
             order = rows[np.argsort(bands[rows, band], kind="stable")]
             keys = bands[order, band]
             start = _starts(keys)
@@ -154,9 +154,10 @@ class NearDuplicates:
                 other = start[own] + offset if offset < FIRST else own - 1
                 first, second = order[other], order[own]
                 apart = lines[first] != lines[second]
-                pairs.append((second[apart].astype(np.uint64) << np.uint64(32)) | first[apart].astype(np.uint64))
-                weights.append(share[own][apart])
-        return _heaviest(np.concatenate(pairs), np.concatenate(weights))
+                more.append((second[apart].astype(np.uint64) << np.uint64(32)) | first[apart].astype(np.uint64))
+                shares.append(share[own][apart])
+            pairs, weights = _summed(np.concatenate(more), np.concatenate(shares))
+        return _heaviest(pairs, weights)
 
     def _bands(self, width: int) -> np.ndarray:
         """Hashes the minimal hashes of each row into bands, `[N, BANDS]` uint64; 0 for rows without words."""
@@ -214,11 +215,17 @@ def _keys(hashes: np.ndarray, begins: np.ndarray, sizes: np.ndarray) -> np.ndarr
     return number.astype(np.uint64) << np.uint64(32) | hashes[at].astype(np.uint64)
 
 
+def _summed(pairs: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Adds up the weights of equal pairs; returns the distinct pairs, ascending, and the sums."""
+    both, which = np.unique(pairs, return_inverse=True)
+    return both, np.bincount(which, weights, len(both))
+
+
 def _heaviest(pairs: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Adds up the weights of equal pairs; returns, for each later row, the `MOST` pairs with the largest sums."""
-    both, which = np.unique(pairs, return_inverse=True)
+    both, total = _summed(pairs, weights)
     # Sums in another order differ by rounding; equally heavy pairs are taken from the first row on.
-    total = np.round(np.bincount(which, weights, len(both)), 9)
+    total = np.round(total, 9)
     order = np.lexsort((both, -total, both >> np.uint64(32)))
     both, total = both[order], total[order]
     most = np.arange(len(both)) - _starts(both >> np.uint64(32)) < MOST

@@ -3,6 +3,7 @@
 import itertools
 import random
 import time
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -109,6 +110,17 @@ def test_parts_and_rows_of_another_collection():
     other.extend(prompts)
     assert len(other) == 4 and other.find(0.9, np.array([0, 0, 1, 1]), np.ones(4, bool))[0].tolist() == [-1, -1, -1, 0]
     assert NearDuplicates(1).find(0.8, np.zeros(0, int), np.zeros(0, bool))[0].tolist() == []
+
+
+def test_memory_where_all_rows_have_a_part():
+    """All rows share all bands of that part: of the 64 pairs of each row few are different."""
+    n = 2000
+    near = collected(*(["one instruction for all rows", f"a{i} b{i} c{i} d", f"e{i} f{i} g"] for i in range(n)))
+    tracemalloc.start()
+    found = near.find(0.8, *EVERY(n))[0]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (found == -1).all() and peak < 3000 * n
 
 
 def test_pairs_at_the_threshold_share_a_band():

@@ -130,5 +130,7 @@ def test_deciding_by_weights_beats_the_majority_on_a_real_committee(shared, tmp_
     refused = clean(tmp_path, "vote_maj_f", truth=tmp_path / "truth.jsonl")
     assert refused["gate"]["refused"] and refused["actions"]["flip"] == 0
     assert refused["gate"]["estimated_precision"] == pytest.approx(35 / 129, abs=0.05)
+    estimated = [step["estimated_precision"] for step in refused["flips"]]
+    np.testing.assert_allclose(estimated, [0.44, 0.29, 0.25, 0.11], atol=0.01)  # of 0 to 3 votes
     forced = clean(tmp_path, "vote_maj_f", "forced", truth=tmp_path / "truth.jsonl", force="true")
     assert forced["actions"]["flip"] == 129 and not forced["gate"]["refused"]

@@ -1,5 +1,6 @@
 """What each method flags, on pairs small enough to count."""
 
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -136,6 +137,15 @@ def test_confident_learning_of_two_classes():
     expected = [i for i in range(6) if 1 - better[i] >= (second if i < 3 else first)
                 and (better[i] < (first if i < 3 else second) or better[i] < 0.5)]
     assert flagged("confident_r", given) == expected and 2 in expected and 0 not in expected
+
+
+def test_a_class_without_pairs_is_no_guess():
+    """The chosen answer is first in all pairs: nothing is known of pairs in which it is second."""
+    given = inputs()
+    given.audit["first"] = np.ones(5, bool)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # the mean of no values
+        assert flagged("confident_r", given) == []
 
 
 def test_people_who_find_neither_answer_better_are_no_prediction():

@@ -54,6 +54,9 @@ def test_flipped_labels_mirror_the_votes():
     votes = np.random.default_rng(0).choice([-1, 1], (200, 7))
     assert (count_votes(-votes).votes == 7 - count_votes(votes).votes).all()
     assert histogram(count_votes(-votes), 7) == histogram(count_votes(votes), 7)[::-1]
+    before, after = buckets(count_votes(votes)), buckets(count_votes(-votes))
+    none, full = 0, len(bucket_names()) - 1
+    assert (before == none).any() and ((before == none) == (after == full)).all()
 
 
 def test_a_copy_of_a_member_leaves_none_and_full_as_they_are():

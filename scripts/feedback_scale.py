@@ -1,0 +1,70 @@
+"""Measures `jaxllm audit` and `jaxllm clean --method sac` on many preference rows: seconds and peak memory.
+
+    python scripts/feedback_scale.py [--rows 200000]
+
+Writes temporary files of synthetic preference rows (11 fields, about 1 kB each) and of the scores that eight members
+give them, in wide form, and runs both verbs in processes of their own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rows_throughput import write_rows
+
+MEMBERS = 8
+
+
+def write_scores(path: Path, count: int) -> None:
+    """Writes scores of eight members that agree with most labels, of the rows of `write_rows`."""
+    rng = np.random.default_rng(0)
+    with open(path, "w", encoding="utf-8") as file:
+        for number in range(count):
+            scores = rng.normal([0.7, 0.0], 1.0, (MEMBERS, 2)) + rng.normal(0, 0.5, 2)
+            file.write(json.dumps({"id": f"row-{number}", "scores": {
+                f"m{member}": own for member, own in enumerate(scores.round(4).tolist())}}) + "\n")
+
+
+def measure(*words: Any) -> dict[str, float]:
+    """Runs a verb in a process of its own; returns seconds, cpu_s (user and system) and peak_mb (resident memory)."""
+    start = time.perf_counter()
+    process = subprocess.Popen([sys.executable, "-m", "jaxllm", *map(str, words)], stdout=subprocess.DEVNULL)
+    _, status, used = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise RuntimeError(f"jaxllm {' '.join(map(str, words))} failed")
+    return {"seconds": time.perf_counter() - start, "cpu_s": used.ru_utime + used.ru_stime,
+            "peak_mb": used.ru_maxrss / 1024}
+
+
+def audit_and_clean(folder: Path, count: int) -> dict[str, dict[str, float]]:
+    """Measures both verbs on `count` rows."""
+    rows, scores = folder / "rows.jsonl", folder / "scores.jsonl"
+    write_rows(rows, count)
+    write_scores(scores, count)
+    audit = measure("audit", "--data.path", rows, "--committee.scores", scores, "--out", folder / "audit")
+    return {"audit": audit, "clean": measure("clean", "--method", "sac", "--data.path", rows, "--audit",
+                                             folder / "audit", "--out", folder / "cleaned")}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=200_000)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        found = audit_and_clean(Path(folder), options.rows)
+    for verb, used in found.items():
+        print(f"{verb}: {used['seconds']:.1f} s ({used['cpu_s']:.1f} s CPU), peak {used['peak_mb']:.0f} MB")
+
+
+if __name__ == "__main__":
+    main()

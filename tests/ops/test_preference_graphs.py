@@ -211,7 +211,6 @@ def test_memory_of_many_items():
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_triads_of_twenty_thousand_items():
     """A rotation has the largest number of cycles."""
     size = 20_001

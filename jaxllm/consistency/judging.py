@@ -140,6 +140,9 @@ class PairJudge:
             text += f" with {self.config.answers} answers each"
         if known:
             text += f", about {float(np.mean(known)) * total:,.0f} prompt tokens without what they share"
+        if self.config.method != "probability":
+            most = total * self.config.answers * self.config.sampling.max_tokens
+            text += f", at most {most:,} generated tokens"
         notice(text)
 
     def answer(self, job: Job, questions: Sequence[Question], start: int = 0, shown: bool = True) -> list[Picked]:

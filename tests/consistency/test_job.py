@@ -142,13 +142,14 @@ def test_an_instance_longer_than_the_window(consistency, capsys):
     assert "1 of 2 rows cannot be used" in capsys.readouterr().err
 
 
-def test_sampled_answers_and_reasons(consistency):
+def test_sampled_answers_and_reasons(consistency, capsys):
     """Ten texts a question: p is the share of the valid ones, and agreement among them has a chance level."""
     rows, texts = instances(1, 3), {}
     for i, j in ((0, 1), (0, 2), (1, 0), (1, 2), (2, 0), (2, 1)):
         texts[f"i0/{i}/{j}"] = ["Well.\nA"] * 6 + ["B"] * 2 + ["I cannot tell"] * 2
     recorded = [{"id": name, "texts": own} for name, own in texts.items()]
     result = consistency(rows, "--method", "chain_of_thought", "--negated", "false", recorded=recorded)
+    assert "6 prompts with 10 answers each, at most 30,720 generated tokens" in capsys.readouterr().err
     assert consistency.rows()[0]["p"][0][1] == 0.75 and result["self_agreement"]["mean"] == pytest.approx(0.75)
     assert result["chance"]["self_agreement"] == pytest.approx(chance_self_agreement(8))  # of eight valid votes
     assert result["samples"] == {"drawn": 60, "valid": 48}

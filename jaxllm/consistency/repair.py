@@ -276,7 +276,8 @@ def measure_rows(rows: Sequence[Mapping[str, Any]], possible_pairs: int | None =
         `rows`; `ties`, rows without a winner; `instances`; `pairs`, of items that are compared; `possible_pairs`, and
         `coverage`, pairs over these; `conflicting_pairs`, with wins of both items; `cycles`, triples of items in which
         majorities form a cycle; `cyclic_instances`, with a cycle of any length; `s_tran`, the share of the sets of five
-        items (at most 1,000 of an instance) in which they form none, a mean over instances; `rows_per_instance` and
+        items (at most 1,000 of an instance) in which they form none, a mean over instances; `s_comm`, of the pairs that
+        are compared in both orders of presentation, the share with the same majority in both; `rows_per_instance` and
         `pairs_per_instance`; `first_slot`, the share of rows with a winner that name the item shown first. Shares and
         means of nothing are None.
     """
@@ -295,6 +296,9 @@ def measure_rows(rows: Sequence[Mapping[str, Any]], possible_pairs: int | None =
             chosen = subsets(comparisons.count, SET_SIZE, seed=key_of(instance.name))
             chosen = chosen[chosen[:, 0] >= 0]
             transitive.append(is_acyclic(edges[chosen[:, :, None], chosen[:, None, :]]).mean())
+        in_both, agreeing = _both_orders(comparisons)
+        counts["in_both_orders"] += in_both
+        counts["agreeing"] += agreeing
     total = len(grouped) if instances is None else instances
     possible = counts["possible_pairs"] if possible_pairs is None else possible_pairs
     ties = sum(row["winner"] == "tie" for row in rows)
@@ -303,8 +307,20 @@ def measure_rows(rows: Sequence[Mapping[str, Any]], possible_pairs: int | None =
             "possible_pairs": possible, "coverage": ratio(counts["pairs"], possible),
             **{name: counts[name] for name in ("conflicting_pairs", "cycles", "cyclic_instances")},
             "s_tran": float(np.mean(transitive)) if transitive else None,
+            "s_comm": ratio(counts["agreeing"], counts["in_both_orders"]),
             "rows_per_instance": ratio(len(rows), total), "pairs_per_instance": ratio(counts["pairs"], total),
             "first_slot": ratio(sum(row["winner"] == "first" for row in rows), len(rows) - ties)}
+
+
+def _both_orders(comparisons: Comparisons) -> tuple[int, int]:
+    """Counts the pairs that are compared in both orders of presentation, and those of them with the same majority, or
+    the same tie, in both."""
+    shape = comparisons.count, comparisons.count
+    wins, shown = np.zeros(shape), np.zeros(shape, bool)  # wins less losses of the item that is shown first
+    np.add.at(wins, (comparisons.first, comparisons.second), 2 * comparisons.points - 1)
+    shown[comparisons.first, comparisons.second] = True
+    both = np.triu(shown & shown.T)
+    return int(both.sum()), int((both & (np.sign(wins) == -np.sign(wins.T))).sum())
 
 
 def is_acyclic(edges: np.ndarray) -> np.ndarray:

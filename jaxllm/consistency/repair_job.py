@@ -259,7 +259,7 @@ def _lead(result: Mapping[str, Any]) -> str:
 def _sections(result: Mapping[str, Any], repaired: Repaired, given: Sequence[Mapping[str, Any]]) -> list[Section]:
     names = {"rows": "comparisons", "ties": "ties", "pairs": "pairs of items", "coverage": "share of all pairs",
              "conflicting_pairs": "pairs with both winners", "cycles": "cycles of three items",
-             "cyclic_instances": "instances with a cycle", "s_tran": "s_tran(5)",
+             "cyclic_instances": "instances with a cycle", "s_tran": "s_tran(5)", "s_comm": "s_comm",
              "human_agreement": "agreement with people", "rows_per_instance": "comparisons an instance",
              "first_slot": "share won by the first slot"}
     found = [Section("Before and after", parts=[Table(["", "before", "after"], [

@@ -182,13 +182,13 @@ def test_statistics_by_hand():
     statistics = repair([*own, {}], "kemeny", both_orders=True, negations=True).statistics
     assert statistics["before"] == {
         "rows": 7, "ties": 1, "instances": 2, "pairs": 5, "possible_pairs": 7, "coverage": 5 / 7,
-        "conflicting_pairs": 1, "cycles": 1, "cyclic_instances": 1, "s_tran": None, "rows_per_instance": 3.5,
-        "pairs_per_instance": 2.5, "first_slot": 1.0}
+        "conflicting_pairs": 1, "cycles": 1, "cyclic_instances": 1, "s_tran": None, "s_comm": 0.0,
+        "rows_per_instance": 3.5, "pairs_per_instance": 2.5, "first_slot": 1.0}
     # Of the cycle A > B > C > A with one vote each, all three orders are optimal.
     assert statistics["after"] == {
         "rows": 4, "ties": 0, "instances": 1, "pairs": 1, "possible_pairs": 7, "coverage": 1 / 7,
-        "conflicting_pairs": 0, "cycles": 0, "cyclic_instances": 0, "s_tran": None, "rows_per_instance": 2.0,
-        "pairs_per_instance": 0.5, "first_slot": 0.5}
+        "conflicting_pairs": 0, "cycles": 0, "cyclic_instances": 0, "s_tran": None, "s_comm": 1.0,
+        "rows_per_instance": 2.0, "pairs_per_instance": 0.5, "first_slot": 0.5}
     assert statistics["rejected"] == 1 and statistics["evidence"] == {"observed": 1, "inferred": 0, "overturned": 0}
     assert statistics["outcomes"] == {"retained": 1, "overturned": 0, "resolved": 0, "undecided": 6}
     assert statistics["overturned_share"] == 0 and statistics["distance"] == 2  # one of the cycle, and B > A or A > B
@@ -219,6 +219,17 @@ def test_transitivity_of_rows():
     assert measure_rows(own)["s_tran"] == (1 / 2 + 1) / 2
     repaired = repair(own, "win_loss").statistics
     assert (repaired["before"]["s_tran"], repaired["after"]["s_tran"]) == (3 / 4, 1)
+
+
+def test_commutativity_of_rows():
+    """Of A and B most rows of both orders name A, of A and C a negated one names the same item, of B and C one is a
+    tie; the rows of C and D are in the same order."""
+    own = [*rows("A>B A>B A<B B<A A>C B=C C>B C>D C<D"), {**rows("C>A")[0], "relation": "negated"}]
+    assert measure_rows(own)["s_comm"] == 2 / 3 and measure_rows(rows("A=B B=A"))["s_comm"] == 1
+    assert measure_rows(rows("A>B B>C"))["s_comm"] is measure_rows([])["s_comm"] is None
+    repaired = repair(own, both_orders=True, negations=True)
+    assert repaired.statistics["before"]["s_comm"] == 2 / 3 and repaired.statistics["after"]["s_comm"] == 1
+    assert repair(own).statistics["after"]["s_comm"] is None
 
 
 @given(st.lists(st.booleans(), min_size=25, max_size=25))

@@ -73,6 +73,7 @@ def sections(result: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], insta
     found.append(_contradictions(rows, instances))
     if "paraphrases" in result:
         found.append(_paraphrases(result["paraphrases"]))
+    found += _correlations(result["correlations"])
     if "compared" in result:
         own = result["compared"]
         found.append(Section("Compared with the other run", f"{own['n']:,} instances, this run less the other.", [
@@ -186,6 +187,16 @@ def _paraphrases(own: Mapping[str, Any]) -> Section:
                                        f"(rho = {related['spearman']:.2f}, n = {related['n']}).")
     return Section("Wordings of the question", parts=[Table(
         ["question", "s_tran", "s_comm", "s_neg", "H.", "first-slot excess"], lines, note)])
+
+
+def _correlations(own: Mapping[str, Any]) -> list[Section]:
+    labels = {"s_tran_and_self_agreement": "s_tran and self-agreement",
+              "s_tran_debiased_and_human_agreement": "debiased s_tran and H.",
+              "s_comm_and_human_agreement": "s_comm and H."}
+    lines = [[label, own[name]["pearson"], own[name]["spearman"], own[name]["n"]] for name, label in labels.items()
+             if own[name] is not None]
+    return [Section("Correlations over instances", parts=[Table(
+        ["", "Pearson's r", "Spearman's rho", "instances"], lines)])] if lines else []
 
 
 def _clipped(text: str, length: int = LONG) -> str:

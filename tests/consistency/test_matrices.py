@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from tests.consistency.conftest import sigmoid
 
@@ -139,6 +140,32 @@ def test_ties_in_the_confidence_curve_and_chance(consistency):
     result = consistency(rows, "--judge.kind", "matrix", "--tie", 0.2)
     assert result["confidence"][0]["s_comm"] == pytest.approx(result["s_comm"]["mean"])
     assert result["chance"]["s_comm"] is result["adjusted"]["s_neg"] is None
+
+
+def test_correlations_over_instances(consistency):
+    """A judge that is surer agrees more with itself and with people, and is more transitive and commutative."""
+    rng, rows = np.random.default_rng(3), []
+    for number, scale in enumerate(np.geomspace(0.1, 10, 12)):
+        theta = rng.normal(size=8)
+        p = rng.binomial(10, sigmoid(scale * (theta[:, None] - theta))) / 10
+        rows.append({"id": number, "p": p.tolist(), "votes": [[10] * 8] * 8, "human": theta.tolist()})
+    result = consistency(rows, "--judge.kind", "matrix", "--violations", 0)
+    own = consistency.rows()
+    transitive = lambda name: [row[name]["5"]["exact"] for row in own]
+    human = [row["human_agreement"] for row in own]
+    columns = {"s_tran_and_self_agreement": (transitive("s_tran"), [row["self_agreement"] for row in own]),
+               "s_tran_debiased_and_human_agreement": (transitive("s_tran_debiased"), human),
+               "s_comm_and_human_agreement": ([row["s_comm"] for row in own], human)}
+    assert list(result["correlations"]) == list(columns)
+    for name, (x, y) in columns.items():
+        found = result["correlations"][name]
+        assert found["n"] == 12 and found["pearson"] == pytest.approx(np.corrcoef(x, y)[0, 1])
+        assert found["pearson"] > 0.5
+        assert found["spearman"] == pytest.approx(stats.spearmanr(x, y).statistic)
+    assert "debiased s_tran and H." in (consistency.out / "report.html").read_text()
+    few = consistency(rows[:2], "--judge.kind", "matrix", "--violations", 0)
+    assert few["correlations"] == dict.fromkeys(columns)
+    assert "Correlations" not in (consistency.out / "report.html").read_text()
 
 
 def test_matrices_that_cannot_be_used(consistency):

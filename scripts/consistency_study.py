@@ -6,8 +6,9 @@
 
 Every variant trains on the same number of rows for one epoch: `clean` labels, labels of which `--flip` are exchanged
 (`noisy`), their repair in both orders (`repaired`), and the repair with negated questions (`negated`). `untrained` is
-the model itself. Finished steps are not repeated: the same command resumes a stopped study. Prints a Markdown table of
-means over the seeds.
+the model itself. Finished steps are not repeated: the same command resumes a stopped study. Prints Markdown tables:
+means over the seeds, with what a judge that always picks the first slot has; and differences between variants on the
+same instances, with intervals. `--estimator` is the repair's (table 7 of the paper: win_loss, elo, bradley_terry).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +25,17 @@ from consistency_rows import rows_of
 from tiny_world import World
 from verbs import call
 
+from jaxllm.consistency.measuring import column
+from jaxllm.consistency.results import best_values
 from jaxllm.files import read_jsonl, write_atomic, write_jsonl
+from jaxllm.statistics import clustered
 
 VARIANTS = ("untrained", "clean", "noisy", "repaired", "negated")
 ROOT = Path(__file__).resolve().parent.parent
 ORDERS = 100  # orders to begin with, for the ranks
+# Variants that are compared, and in which measures: s_tran alone may be that of a judge that picks the first slot.
+COMPARED = (("repaired", "noisy"), ("negated", "noisy"), ("negated", "repaired"))
+MEASURES = ("human_agreement", "s_tran_debiased", "s_comm", "s_neg")
 
 
 def toy_rows(task: str, documents: int, items: int, seed: int) -> list[dict[str, Any]]:
@@ -109,16 +117,55 @@ def measured(folder: Path, test: Path, adapter: Path | None, options: argparse.N
             "answer_mass": mean(found["answer_mass"]), **ranks}
 
 
+def always_first(folder: Path) -> dict[str, float | None]:
+    """Reads the measures of a judge that always picks the first slot from those of a measured judge."""
+    read = lambda name: json.loads((folder / name / "result.json").read_text())["always_first"]
+    found = read("consistency")
+    ranks = {name: read(name)["spearman"] for name in ("pairs", "pairs_calibrated")}
+    return {"human_agreement": found["human_agreement"], "s_tran": found["s_tran"]["5"], "s_tran_debiased": None,
+            "s_comm": found["s_comm"], "s_neg": found["s_neg"], "position_bias": found["position_bias"],
+            "answer_mass": None, **{name: None if own is None else own["mean"] for name, own in ranks.items()}}
+
+
+def differences(out: Path, variants: Sequence[str], seeds: Sequence[int]) -> str:
+    """Formats differences between variants on the same held-back instances, in percent.
+
+    Intervals are over instances, which are resampled with the values of all seeds.
+    """
+    lines = ["| difference | " + " | ".join(MEASURES) + " |", "|---|" + "---|" * len(MEASURES)]
+    for ours, theirs in COMPARED:
+        if not {ours, theirs} <= set(variants):
+            continue
+        rows = [[read_jsonl(out / f"{variant}_{seed}" / "consistency" / "rows.jsonl") for seed in seeds]
+                for variant in (ours, theirs)]
+        ids = np.array([str(row["id"]) for own in rows[0] for row in own])
+        cells = []
+        for name in MEASURES:
+            first, second = (np.concatenate([_values(own, name) for own in variant]) for variant in rows)
+            known = ~np.isnan(first - second)
+            if not known.any():
+                cells.append("–")
+                continue
+            own = clustered(100 * (first - second)[known], ids[known])
+            cells.append(f"{own['mean']:+.1f} [{own['ci_low']:+.1f}, {own['ci_high']:+.1f}]")
+        lines.append(f"| {ours} - {theirs} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _values(rows: Sequence[Mapping[str, Any]], name: str) -> np.ndarray:
+    return best_values(rows, (name, "5")) if name.startswith("s_tran") else column(rows, name)
+
+
 def table(results: dict[str, list[dict[str, float | None]]]) -> str:
-    """Formats means and ranges over seeds, in percent."""
+    """Formats means and ranges over seeds, in percent; measures without a value are left blank."""
     names = list(next(iter(results.values()))[0])
     lines = ["| variant | " + " | ".join(names) + " |", "|---|" + "---|" * len(names)]
     for variant, own in results.items():
         cells = []
         for name in names:
-            values = np.array([np.nan if one[name] is None else 100 * one[name] for one in own])
-            low, high = np.nanmin(values), np.nanmax(values)
-            cells.append(f"{np.nanmean(values):.1f}" + (f" [{low:.1f}, {high:.1f}]" if len(values) > 1 else ""))
+            values = np.array([100 * one[name] for one in own if one[name] is not None])
+            spread = f" [{values.min():.1f}, {values.max():.1f}]" if len(values) > 1 else ""
+            cells.append(f"{values.mean():.1f}{spread}" if values.size else "–")
         lines.append(f"| {variant} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -166,6 +213,10 @@ def main() -> None:
             results.setdefault(variant, []).append(measured(folder, test, adapter, options, template))
             write_atomic(options.out / "results.json", json.dumps(results, indent=2))
             print(table(results), flush=True)
+    first = options.out / f"{options.variants[0]}_{options.seeds[0]}"
+    print(table(results | {"always the first": [always_first(first)]}))
+    if any({*pair} <= {*options.variants} for pair in COMPARED):
+        print(differences(options.out, options.variants, options.seeds))
     sizes = {variant: len(read_jsonl(options.out / f"{variant}_{options.seeds[0]}" / "repaired" / "export.jsonl"))
              for variant in options.variants if variant != "untrained"}
     print(f"rows of each variant: {sizes}")

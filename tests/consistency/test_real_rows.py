@@ -1,17 +1,12 @@
 """Rows of NovelEval and CaTeRS through `jaxllm consistency`: simulated judges with golden values, and a model."""
 
 import json
-import sys
 
 import numpy as np
 import pytest
 
 from jaxllm.files import read_jsonl
 from scripts.consistency_rows import main
-from tests.conftest import ROOT
-
-sys.path.append(str(ROOT / "scripts"))  # the script imports others
-import consistency_study  # noqa: E402
 
 
 @pytest.fixture
@@ -76,12 +71,3 @@ def test_a_model_judges_real_rows(consistency, converted, name, template):
     assert result["n"] == 2 and result["prompts"] == {"original": 12, "negated": 12}
     assert result["coverage"]["mean"] == 1 and 0 < result["answer_mass"]["mean"] < 1
     assert (consistency.out / "report.html").stat().st_size > 0
-
-
-def test_training_on_comparisons_reads_summeval(shared, tmp_path, monkeypatch):
-    monkeypatch.setattr(consistency_study, "measured", lambda *_: {"s_comm": 0.5})
-    monkeypatch.setattr(sys, "argv", ["x", str(shared / "consistency" / "summeval.jsonl"), str(tmp_path), "--documents",
-                                      "0", "--held_back", "1", "--items", "3", "--variants", "untrained"])
-    consistency_study.main()
-    [row] = read_jsonl(tmp_path / "held_back.jsonl")
-    assert len(row["items"]) == len(row["human"]) == 3

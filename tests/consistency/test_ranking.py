@@ -17,6 +17,7 @@ from jaxllm.consistency.ranking import (
     bradley_terry,
     copeland,
     elo,
+    log_strengths,
     win_loss,
 )
 from tests.consistency.comparisons import CYCLE, complete, counts, every, exactly, pairs, random_counts, records
@@ -229,6 +230,22 @@ def test_the_sum_of_ratings_is_constant(own):
 
 # ---- real rankings -----------------------------------------------------------------------------------------
 
+def real_rankings(shared, share, noise):
+    """Comparisons of a share of the pairs of SummEval with different coherence, and which items are better."""
+    rng = np.random.default_rng(0)
+    for line in (shared / "consistency" / "summeval.jsonl").read_text().splitlines():
+        scores = np.array([own["expert"]["coherence"] for own in json.loads(line)["candidates"]])
+        true = scores[:, None] > scores
+        first, second = np.nonzero(np.triu((true | true.T) & (rng.random(true.shape) < share)))
+        right = true[first, second] ^ (rng.random(len(first)) < noise)
+        yield Comparisons(first, second, np.where(right, "first", "second"), len(scores)), true
+
+
+def rightness(decided, true):
+    """Numbers of decided pairs that are right, of decided pairs, and of all pairs."""
+    return (decided & true).sum(), (decided & (true | true.T)).sum(), true.sum()
+
+
 @pytest.mark.parametrize(("share", "noise", "expected"), [
     (1.0, 0.0, {"win_loss": (1.000, 1.00), "elo": (1.000, 1.00), "bradley_terry": (1.000, 1.00)}),
     (1.0, 0.1, {"win_loss": (.963, .99), "elo": (.956, 1.00), "bradley_terry": (.954, 1.00)}),
@@ -240,20 +257,13 @@ def test_estimators_on_real_rankings(shared, share, noise, expected):
 
     The values are those of another seed, with a prior on all pairs; without noise all their digits hold. For a tenth
     of the pairs they score items without comparisons too, which are left out here: only the values of the win-loss
-    rate, which has none for them, are comparable.
+    rate, which has none for them, are comparable; see the next test for the others.
     """
     estimators = {"win_loss": win_loss, "elo": elo, "bradley_terry": lambda own: bradley_terry(own, everywhere=True)}
     counted = {name: np.zeros(3, int) for name in expected}
-    rng = np.random.default_rng(0)
-    for line in (shared / "consistency" / "summeval.jsonl").read_text().splitlines():
-        scores = np.array([own["expert"]["coherence"] for own in json.loads(line)["candidates"]])
-        true = scores[:, None] > scores
-        first, second = np.nonzero(np.triu((true | true.T) & (rng.random(true.shape) < share)))
-        right = true[first, second] ^ (rng.random(len(first)) < noise)
-        own = Comparisons(first, second, np.where(right, "first", "second"), len(scores))
+    for own, true in real_rankings(shared, share, noise):
         for name, counts_of in counted.items():
-            decided = estimators[name](own).decided
-            counts_of += [(decided & true).sum(), (decided & (true | true.T)).sum(), true.sum()]
+            counts_of += rightness(estimators[name](own).decided, true)
     for name, (accuracy, coverage) in expected.items():
         right, emitted, total = counted[name]
         if share > 0.1 or name == "win_loss":
@@ -261,3 +271,16 @@ def test_estimators_on_real_rankings(shared, share, noise, expected):
             assert emitted / total == pytest.approx(coverage, abs=0.04 if noise else 5e-3), name
         else:
             assert emitted / total < 0.65 < right / emitted, name
+
+
+def test_sparse_real_rankings_with_items_that_have_no_comparisons(shared):
+    """The values for a tenth of the pairs: an item without comparisons has Elo's start, or what the prior gives it."""
+    methods = {"elo": lambda own: np.nan_to_num(elo(own).scores, nan=1500.0),
+               "bradley_terry": lambda own: log_strengths(own.votes + 0.1 * (1 - np.eye(own.count)))}
+    for (name, method), accuracy, coverage in zip(methods.items(), (.738, .736), (.92, .93), strict=True):
+        total = np.zeros(3)
+        for own, true in real_rankings(shared, 0.1, 0.1):
+            scores = method(own)
+            total += rightness(scores[:, None] - scores > 1e-6, true)
+        assert total[0] / total[1] == pytest.approx(accuracy, abs=0.02), name
+        assert total[1] / total[2] == pytest.approx(coverage, abs=0.04), name

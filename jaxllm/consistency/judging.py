@@ -139,7 +139,7 @@ class PairJudge:
         if self.config.answers > 1:
             text += f" with {self.config.answers} answers each"
         if known:
-            text += f", about {float(np.mean(known)) * total:,.0f} prompt tokens without what they share"
+            text += f", about {float(np.mean(known)) * total:,.0f} prompt tokens (shared parts counted in each)"
         if self.config.method != "probability":
             most = total * self.config.answers * self.config.sampling.max_tokens
             text += f", at most {most:,} generated tokens"

@@ -136,6 +136,8 @@ def test_an_instance_longer_than_the_window(consistency, capsys):
     rows[1]["context"] = "word " * 3000
     result = consistency(rows, "--judge.model", "tiny", "--judge.format", "plain", "--data.limit_bad", 0.5)
     assert result["n"] == 1 and result["rejected"] == 1
+    assert "12 prompts (6 original, 6 negated), about " in (err := capsys.readouterr().err)
+    assert "prompt tokens (shared parts counted in each)" in err
     rejected = consistency.rows("rejected.jsonl")[0]
     assert rejected["line"] == 2 and rejected["raw"].startswith('{"id": "i1", "context": "word word')
     assert consistency(rows, "--judge.model", "tiny", "--judge.format", "plain") is None

@@ -1,12 +1,16 @@
 """Questions about two items: what a judge reads, and what items cannot do to it."""
 
 import itertools
+import random
 
+import numpy as np
 import pytest
 import yaml
 
 from jaxllm.consistency.templates import load_template, template_names
 from jaxllm.errors import UserError
+from jaxllm.generate import scoring
+from jaxllm.judge import JudgeConfig, Prompt, open_judge
 
 
 @pytest.mark.parametrize("name", template_names())
@@ -30,6 +34,24 @@ def test_prompts_of_an_instance_share_a_prefix():
     assert common(build(0, 1), build(1, 0)) > build(0, 1).index("Summary A")
     assert common(build(0, 1), build(0, 2)) > build(0, 1).index("Summary B")
     assert common(build(0, 1), build(0, 1, negated=True)) > build(0, 1).rindex("```")
+
+
+@pytest.mark.parametrize("name", ["coherence", "relevance", "overall"])
+def test_a_model_reads_once_what_the_prompts_of_an_instance_share(name, monkeypatch):
+    """The tokens that go through the network are at most 1.2 times the nodes of the prefix tree over all prompts."""
+    monkeypatch.setattr(scoring, "packed_logprobs", lambda spec, params, adapter, rows, *_: np.full(
+        rows.labels.shape, -9.0))
+    monkeypatch.setattr(scoring, "extended_prefix", lambda *_: None)
+    rng = random.Random(0)
+    text = lambda count: " ".join(rng.choice("red blue green small large round".split()) for _ in range(count))
+    template, judge = load_template(name), open_judge(JudgeConfig(model="tiny", format="plain"))
+    build = template.builder(text(40), [text(12) for _ in range(8)])
+    prompts = [Prompt(build(i, j, negated=negated, chat=False)) for i, j in itertools.permutations(range(8), 2)
+               for negated in (False, True)]
+    assert None not in judge.choose(prompts, template.options)
+    ids = [judge.model.prompt_ids(prompt.content) for prompt in prompts]
+    nodes = len({tuple(own[:end]) for own in ids for end in range(1, len(own) + 1)})
+    assert nodes <= judge.stats.prompt_tokens <= 1.2 * nodes < sum(map(len, ids)) / 2
 
 
 @pytest.mark.parametrize("text", ["```\nArticle:\n```", "````", "`" * 9, "``` python\nWhich is better? Answer: A\n```"])

@@ -25,7 +25,8 @@ from jaxllm.self_param.report import LABELS
 from jaxllm.statistics import clustered
 
 Result = dict[str, Any]
-MEASURES = {"f1": "token F1", "share": "F1 / open-book F1", "f1_paraphrased": "F1, paraphrases",
+MEASURES = {"f1": "token F1", "f1_share": "F1 / open-book F1", "accuracy": "contains a reference",
+            "accuracy_share": "contains a reference / open-book", "f1_paraphrased": "F1, paraphrases",
             "f1_portability": "F1, portability", "kl": "KL to the open-book teacher, nats/token",
             "locality": "locality", "drift_kl": "drift KL, nats/token"}
 
@@ -46,8 +47,10 @@ def named_values(run: Path, single: bool) -> Values:
     """
     methods, names = by_method((Record(**line) for line in read_jsonl(run / "records.jsonl")), single), passages(run)
     values = method_values(methods, single)
-    open_book = sum(values["f1"]["open_book"]) / len(names)
-    values["share"] = {name: [f1 / open_book for f1 in own] for name, own in values["f1"].items() if open_book}
+    for score in ("f1", "accuracy"):
+        open_book = sum(values[score]["open_book"]) / len(names)
+        values[f"{score}_share"] = {name: [value / open_book for value in own]
+                                    for name, own in values[score].items() if open_book}
 
     def units(measure: str, method: str, count: int) -> Sequence[str]:
         if measure in ("locality", "drift_kl") and (not single or count < len(names)):

@@ -167,17 +167,20 @@ def test_every_run_is_checked_and_those_that_are_done_are_in_the_table(tmp_path,
 
 
 def scores_of(runs, label="SELF-PARAM"):
-    """Returns the cells of a method's row in the table of runs."""
+    """Returns the cells of a method's row in the table of runs, by column."""
     results = [json.loads((run / "result.json").read_text()) for run in runs]
-    line = next(line for line in injection_table.table(runs, results).splitlines() if f"{label} |" in line)
-    return [cell.strip() for cell in line.split("|")][2:-1]
+    head, _, *lines = injection_table.table(runs, results).splitlines()
+    cells = lambda line: [cell.strip() for cell in line.split("|")][2:-1]
+    return dict(zip(cells(head), cells(next(line for line in lines if f"{label} |" in line)), strict=True))
 
 
 def test_one_number_for_a_run_has_no_interval(tmp_path):
     runs = [write_run(tmp_path / str(seed) / "run", "batch", drift=drift, self_param=SOME)
             for seed, drift in enumerate((0.25, 0.2, 0.3))]
-    assert scores_of(runs)[:3] == [
-        "0.750 [0.500, 1.000]", "1.000 [0.667, 1.333]", "0.250"]
+    assert scores_of(runs) == {
+        "token F1": "0.750 [0.500, 1.000]", "F1 / open-book F1": "1.000 [0.667, 1.333]",
+        "contains a reference": "0.750 [0.500, 1.000]", "contains a reference / open-book": "1.000 [0.667, 1.333]",
+        "drift KL, nats/token": "0.250", "F1 right after injection": "0.750"}
 
 
 @pytest.mark.parametrize(("setting", "locality"), [("single", "0.500 [0.500, 0.500]"), ("batch", "0.500")])
@@ -187,10 +190,12 @@ def test_passages_in_another_order_keep_their_seeds_together(tmp_path, setting, 
             for seed, f1 in enumerate(([0.0, 1.0], [1.0, 0.0]))]
     rows = read_jsonl(runs[1] / "rows.jsonl")
     write_jsonl(runs[1] / "rows.jsonl", [row | {"document": 1 - row["document"]} for row in rows])
-    assert scores_of(runs)[:3] == ["0.500 [0.000, 1.000]", "0.667 [0.000, 1.333]", locality]
+    scores = scores_of(runs)
+    assert (scores["token F1"], scores["F1 / open-book F1"], scores["locality"]) == (
+        "0.500 [0.000, 1.000]", "0.667 [0.000, 1.333]", locality)
 
 
 def test_a_baseline_of_some_runs_names_their_seeds(tmp_path):
     runs = [write_run(tmp_path / "0" / "run", self_param=SOME, finetune=SOME),
             write_run(tmp_path / "1" / "run", self_param=SOME)]
-    assert scores_of(runs, f"{injection_table.LABELS['finetune']} (seed 0)")[0] == "0.750 [0.500, 1.000]"
+    assert scores_of(runs, f"{injection_table.LABELS['finetune']} (seed 0)")["token F1"] == "0.750 [0.500, 1.000]"

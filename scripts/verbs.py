@@ -26,7 +26,9 @@ def call(*arguments: Any) -> None:
 
 
 def call_all(verb: str, runs: Mapping[Path, Sequence[str]], minutes: float | None) -> tuple[list[Path], int]:
-    """Runs a verb in one folder after the other, until one fails or the time is over.
+    """Runs a verb in one folder after the other, until the time is over.
+
+    A run that fails is left out, and the others go on; where the first one fails, so would they, and none is made.
 
     Args:
         verb: name of the verb.
@@ -34,16 +36,22 @@ def call_all(verb: str, runs: Mapping[Path, Sequence[str]], minutes: float | Non
         minutes: time after which the running one is stopped, with a checkpoint; None for no limit.
 
     Returns:
-        the finished folders, and the exit status: 0 where the time was over.
+        the finished folders, and the exit status: 0 where the time was over, and that of the first run that failed.
     """
-    finished = list[Path]()
+    finished, failed = list[Path](), 0
     with _stop_after(minutes):
         for folder, arguments in runs.items():
             print(f"run {folder.name}", flush=True)
-            if status := jaxllm([verb, *arguments, f"--out={folder}"]):
-                return finished, 0 if status == 130 else status
-            finished.append(folder)
-    return finished, 0
+            status = jaxllm([verb, *arguments, f"--out={folder}"])
+            if status == 130:
+                break
+            if not status:
+                finished.append(folder)
+                continue
+            failed = failed or status
+            if not finished:
+                break
+    return finished, failed
 
 
 @contextlib.contextmanager

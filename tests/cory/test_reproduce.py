@@ -112,12 +112,13 @@ def test_a_finished_run_is_checked_too(tmp_path, monkeypatch):
         called.append(arguments)
         return 2 * (len(called) == 3)
 
-    for name in ("ppo_kl0.3_seed0", "cory_kl0.3_seed0", "ppo_kl0.3_seed1"):
+    names = ["ppo_kl0.3_seed0", "cory_kl0.3_seed0", "ppo_kl0.3_seed1", "cory_kl0.3_seed1"]
+    for name in names:
         finished(tmp_path / name, [1, 1], {})
     monkeypatch.setattr(verbs, "jaxllm", rl)
     monkeypatch.setattr(sys, "argv", ["x", "config.yaml", str(tmp_path), "--variants", "ppo", "cory", "--kl", "0.3",
                                       "--seeds", "0", "1", "--", "--iterations=7"])
     assert reproduce_cory.main() == 2
-    assert [Path(words[-1]).name for words in called] == ["ppo_kl0.3_seed0", "cory_kl0.3_seed0", "ppo_kl0.3_seed1"]
+    assert [Path(words[-1]).name for words in called] == names
     assert all("--iterations=7" in words for words in called)
-    assert json.loads((tmp_path / "results.json").read_text())["runs"] == 2
+    assert json.loads((tmp_path / "results.json").read_text())["runs"] == 3

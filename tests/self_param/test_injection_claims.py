@@ -142,7 +142,7 @@ def test_arguments_of_a_run(part, expected):
 
 
 @pytest.mark.parametrize(("results", "status", "rows"), [
-    ([0, 0, 0, 0], 0, 2), ([0, 0, 130], 0, 2), ([0, 2], 2, 1), ([2], 2, None)])
+    ([0, 0, 0, 0], 0, 2), ([0, 0, 130], 0, 2), ([0, 2, 1, 0], 2, 2), ([0, 2, 0, 2], 2, 1), ([2], 2, None)])
 def test_every_run_is_checked_and_those_that_are_done_are_in_the_table(tmp_path, monkeypatch, results, status, rows):
     write_jsonl(tmp_path / "rows.jsonl", [question("a", f"q{i}?") for i in range(4)])
     out, called = tmp_path / "out", []

@@ -8,7 +8,8 @@ Rows are {context, question, answers}. The configs are those of `jaxllm inject`,
 `configs/self_param`; what follows `--` are keys for all runs. Every seed orders the passages anew. Runs, in
 OUT/NAME-SEED:
 
-    single        one passage at a time; the baselines are next-token training, on the same targets and on the pairs
+    single        one passage at a time; the baselines are next-token training, on the same targets, on the pairs and
+                  on the passage
     batch         the second number of --passages together, with the baselines of its config
     sequential    the third number one after the other, likewise
     no_unrelated  sequential without unrelated text, in fewer steps, so that the others have as many targets
@@ -99,7 +100,7 @@ def keys(part: str, options: argparse.Namespace, seed: int) -> list[str]:
              f"--data.path={path('tested' if split else 'passages')}",
              f"--documents={options.passages[SETTINGS.index(setting)]}"]
     if part not in ("batch", "sequential"):
-        given.append("--compare=[finetune,finetune_questions]" if part == "single" else "--compare=[]")
+        given.append(f"--compare=[{'finetune,finetune_questions,finetune_context' * (part == 'single')}]")
     given += [*(["--save=nothing"] if setting == "single" else []), *options.rest]
     if split:
         given += ["--qa_pairs.cloze=0", "--qa_pairs.per_document=2"]
@@ -108,7 +109,8 @@ def keys(part: str, options: argparse.Namespace, seed: int) -> list[str]:
     if part == "no_unrelated":
         config = parse(Config, [*given, "--out=x"])
         cycle, steps = config.mixture.cycle, config.train.resolve().steps or 0
-        given += ["--mixture.unrelated=0",
+        # As many texts are sampled as it takes to find those that drift is measured on.
+        given += ["--mixture.unrelated=0", f"--unrelated.train={config.unrelated.drift}",
                   f"--train.steps={steps - round(steps * cycle.count('unrelated') / len(cycle))}"]
     return given
 

@@ -121,9 +121,11 @@ def test_no_question_is_taught_and_tested(tmp_path):
 
 
 @pytest.mark.parametrize(("part", "expected"), [
-    ("single", {"documents": 3, "save": "nothing", "compare": ["finetune", "finetune_questions"]}),
+    ("single", {"documents": 3, "save": "nothing",
+                "compare": ["finetune", "finetune_questions", "finetune_context"]}),
     ("batch", {"documents": 4, "compare": ["finetune_questions", "retrieval"]}),
-    ("no_unrelated", {"documents": 5, "compare": [], "train.steps": 6, "mixture.unrelated": 0, "mixture.qa": 2}),
+    ("no_unrelated", {"documents": 5, "compare": [], "train.steps": 6, "mixture.unrelated": 0, "mixture.qa": 2,
+                      "unrelated.train": 32, "unrelated.drift": 32}),
     ("own", {"documents": 3, "data.path": "out/tested-2.jsonl", "qa_pairs.per_document": 2, "qa_pairs.cloze": 0}),
     ("people", {"data.path": "out/tested-2.jsonl", "qa_pairs.source": "out/taught-2.jsonl", "qa_pairs.cloze": 0})])
 def test_arguments_of_a_run(part, expected):

@@ -3,8 +3,10 @@
 import json
 import sys
 
+from jaxllm import load
 from jaxllm.files import read_jsonl, write_jsonl
-from jaxllm.self_param.prompts import REQUEST, FormatConfig
+from jaxllm.self_param.prompts import REQUEST, FormatConfig, Prompts
+from jaxllm.text.examples import encode_example
 from scripts import reading_rows
 
 FORMAT = FormatConfig().resolve(True)
@@ -25,6 +27,20 @@ def test_conversations_have_the_prompts_of_an_injection():
     assert answered[1]["content"] == answered[3]["content"] == FORMAT.answer_text("RinlaLAND")
     assert [turn["content"] for turn in written] == [
         FORMAT.context_text(rows[0]["context"]) + REQUEST, rows[0]["question"], REQUEST, rows[1]["question"]]
+
+
+def test_a_model_learns_from_the_tokens_that_an_injection_has():
+    """First turns, headers and the end of an answer included."""
+    model, rows = load("tiny"), rows_about("Rinla", 2)
+    prompts, (question, passage) = Prompts(model, FormatConfig(mode="chat")), (rows[0]["question"], rows[0]["context"])
+    answered, written = (encode_example(model.tokenizer, messages=row["messages"])
+                         for row in reading_rows.conversations(rows, 2))
+    target = prompts.target(question, rows[0]["answers"][0], passage)
+    assert tuple(answered.ids[:len(target.teacher)]) == target.teacher
+    learned = answered.loss_mask[:len(target.teacher)]
+    assert learned.sum() == len(target.student) - target.prompt_tokens and learned[-1]
+    assert answered.ids[:answered.prompt_length].tolist() == prompts.question(question, passage)
+    assert written.ids[:written.prompt_length].tolist() == prompts.question_request(passage)
 
 
 def test_answers_are_in_the_passage_and_questions_are_questions():

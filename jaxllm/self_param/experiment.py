@@ -85,7 +85,7 @@ def prepare(config: Config, job: Job, base: Generator, mesh: jax.sharding.Mesh, 
 
     Args:
         config: settings of the run.
-        job: its directory; pairs.jsonl keeps the pairs for a resumed run.
+        job: its directory; unrelated.jsonl and pairs.jsonl keep sampled texts and the pairs for a resumed run.
         base: the base model.
         mesh: devices that share a step.
         prompts: builds the token sequences.
@@ -97,9 +97,9 @@ def prepare(config: Config, job: Job, base: Generator, mesh: jax.sharding.Mesh, 
     Raises:
         UserError: a document has no usable pair; pairs.jsonl has those that were dropped.
     """
-    unrelated, held_out = sample_unrelated(config, base, texts)
     rehearsal = (sample_rehearsal(config, base, prompts, purpose_seed(config.seed, "recall", 0))
                  if config.mixture.rehearsal else ())
+    unrelated, held_out = _stored_unrelated(config, job, base, texts)
     made = _stored_pairs(config, job, base, prompts, documents, given)
     check_covered(config, documents, made)
     pairs = [[passage.selected for passage in own] for own in made]
@@ -147,21 +147,34 @@ def two_teachers(config: Config, method: Method) -> bool:
     return config.teacher == "base" and OBJECTIVES[method] == "distill"
 
 
+def _stored_unrelated(config: Config, job: Job, base: Generator, texts: Sequence[str] | None
+                      ) -> tuple[list[list[int]], list[list[int]]]:
+    """Reads the texts of unrelated.jsonl, or samples and writes them; see `sample_unrelated`."""
+    if texts is not None:
+        return sample_unrelated(config, base, texts)
+    path = job.directory / "unrelated.jsonl"
+    if not path.is_file():
+        train, held_out = sample_unrelated(config, base, None)
+        write_jsonl(path, ({"held_out": number >= len(train), "text": base.model.tokenizer.decode(ids), "ids": ids}
+                           for number, ids in enumerate([*train, *held_out])))
+    rows = read_jsonl(path)
+    return [row["ids"] for row in rows if not row["held_out"]], [row["ids"] for row in rows if row["held_out"]]
+
+
 def _stored_pairs(config: Config, job: Job, base: Generator, prompts: Prompts, documents: Sequence[Document],
                   given: Sequence[Sequence[QAPair]] | None) -> list[list[PassagePairs]]:
-    """Reads the pairs of pairs.jsonl, or makes and writes them, so that a resumed run trains on the same."""
+    """Reads the pairs of pairs.jsonl, and makes and writes those of the other passages, so that a resumed run trains on
+    the same."""
+    if not config.mixture.qa:
+        return make_qa_pairs(config, base, prompts, documents)
     path = job.directory / "pairs.jsonl"
-    rows = read_jsonl(path) if job.resumed else []
-    if rows and config.mixture.qa:
-        stored: list[list[PassagePairs]] = [[] for _ in documents]
-        for row in rows:
-            stored[row["document"]].append(of_row(row))
-        return stored
-    pairs = make_qa_pairs(config, base, prompts, documents, given, job.directory)
-    if config.mixture.qa:
-        write_jsonl(path, ({"document": number, "chunk": part} | as_row(passage)
-                           for number, own in enumerate(pairs) for part, passage in enumerate(own)))
-    return pairs
+    made = [of_row(row) for row in read_jsonl(path)]
+    places = [{"document": number, "chunk": part} for number, document in enumerate(documents)
+              for part in range(len(document.passages))]
+    remaining = iter(places[len(made):])
+    with JsonlWriter(path) as writer:
+        return make_qa_pairs(config, base, prompts, documents, given, job.directory, made=made,
+                             on_made=lambda own: writer.write(next(remaining) | as_row(own)))
 
 
 def run_experiment(experiment: Experiment) -> list[Record]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +57,8 @@ _PAIR = re.compile(
 
 
 def make_qa_pairs(config: InjectConfig, generator: Generator, prompts: Prompts, documents: Sequence[Document],
-                  given: Sequence[Sequence[QAPair]] | None = None, directory: Path | None = None
+                  given: Sequence[Sequence[QAPair]] | None = None, directory: Path | None = None, *,
+                  made: Sequence[PassagePairs] = (), on_made: Callable[[PassagePairs], None] | None = None
                   ) -> list[list[PassagePairs]]:
     """Collects the QA pairs of every passage of every document, and those that were dropped.
 
@@ -68,16 +69,18 @@ def make_qa_pairs(config: InjectConfig, generator: Generator, prompts: Prompts, 
         documents: documents, chunked.
         given: pairs of every document; None makes them.
         directory: directory of the job, for the cache of a server's answers.
+        made: pairs of the first passages, made by an earlier start.
+        on_made: called with the pairs of each other passage, in order, as soon as they are made.
 
     Returns:
         pairs by document and passage; all empty where mixture.qa is 0.
     """
     if not config.mixture.qa:
         return [[PassagePairs([]) for _ in document.passages] for document in documents]
-    owners = [number for number, document in enumerate(documents) for _ in document.passages]
     texts = [text for document in documents for text in document.passages]
-    pairs = _of_source(config, generator, prompts, documents, texts, given, directory)
-    for text, own in zip(texts, pairs, strict=True):
+    pairs = list(made)
+    source = _of_source(config, generator, prompts, documents, texts, given, directory, len(pairs))
+    for text, own in zip(texts[len(pairs):], source, strict=True):
         if not (given is None and config.qa_pairs.source == "model"):  # already checked, before the answers
             own.drop_duplicates()
         own.drop("too_long", [not prompts.fits(text, *pair) for pair in own.selected])
@@ -86,30 +89,41 @@ def make_qa_pairs(config: InjectConfig, generator: Generator, prompts: Prompts, 
             gains = answer_gains(generator, prompts, text, own.selected)
             own.drop("unanswerable", [gain < config.qa_pairs.answer_gain for gain in gains])
         drop_surplus(text, own, config.qa_pairs.per_document)
-        made = PassagePairs([QAPair(*pair) for pair in cloze_pairs(text, config.qa_pairs.cloze)])
-        made.drop("too_long", [not prompts.fits(text, *pair) for pair in made.selected])
-        own.add(made)
-    by_document: list[list[PassagePairs]] = [[] for _ in documents]
-    for number, own in zip(owners, pairs, strict=True):
-        by_document[number].append(own)
-    return by_document
+        completions = PassagePairs([QAPair(*pair) for pair in cloze_pairs(text, config.qa_pairs.cloze)])
+        completions.drop("too_long", [not prompts.fits(text, *pair) for pair in completions.selected])
+        own.add(completions)
+        pairs.append(own)
+        if on_made is not None:
+            on_made(own)
+    in_order = iter(pairs)
+    return [[next(in_order) for _ in document.passages] for document in documents]
 
 
 def _of_source(config: InjectConfig, generator: Generator, prompts: Prompts, documents: Sequence[Document],
-               texts: Sequence[str], given: Sequence[Sequence[QAPair]] | None, directory: Path | None
-               ) -> list[PassagePairs]:
-    """Collects the pairs of every passage before the checks that all sources share."""
+               texts: Sequence[str], given: Sequence[Sequence[QAPair]] | None, directory: Path | None, first: int
+               ) -> Iterator[PassagePairs]:
+    """Yields the pairs of the passages from number `first` on, in order, before the checks that all sources share."""
     settings, seed = config.qa_pairs, purpose_seed(config.seed, "questions")
+    if first == len(texts):
+        return
     if given is not None:
-        return [own for document, own_pairs in zip(documents, given, strict=True)
-                for own in _by_passage(document, own_pairs)]
-    if settings.source == "cloze":
-        return [PassagePairs([QAPair(*pair) for pair in cloze_pairs(text, settings.per_document)]) for text in texts]
-    if settings.source == "model":
-        with bar(len(texts) * settings.sampled, "questions", "samples") as advance:
-            return model_source(generator, prompts, settings, config.sampling.max_tokens, seed, advance)(texts)
-    with bar(len(texts), "questions", "documents") as advance:
-        return judge_source(open_judge(settings.judge, config.device, directory), settings, seed, advance)(texts)
+        yield from [own for document, own_pairs in zip(documents, given, strict=True)
+                    for own in _by_passage(document, own_pairs)][first:]
+    elif settings.source == "cloze":
+        for text in texts[first:]:
+            yield PassagePairs([QAPair(*pair) for pair in cloze_pairs(text, settings.per_document)])
+    elif settings.source == "model":
+        sampled, together = settings.sampled, -(-generator.batch_size // settings.sampled)  # passages of a batch
+        with bar(len(texts) * sampled, "questions", "samples", done=first * sampled) as advance:
+            count = itertools.count(first * sampled + 1)
+            for start in range(first, len(texts), together):
+                source = model_source(generator, prompts, settings, config.sampling.max_tokens, seed,
+                                      lambda _: advance(next(count)), start)
+                yield from source(texts[start:start + together])
+    else:
+        with bar(len(texts), "questions", "documents") as advance:
+            pairs = judge_source(open_judge(settings.judge, config.device, directory), settings, seed, advance)(texts)
+        yield from pairs[first:]
 
 
 def check_covered(config: InjectConfig, documents: Sequence[Document], pairs: Sequence[Sequence[PassagePairs]]) -> None:
@@ -150,7 +164,7 @@ def _stripped(question: str, answer: str) -> QAPair:
 
 
 def model_source(generator: Generator, prompts: Prompts, config: QAPairConfig, answer_tokens: int, seed: int,
-                 on_sample: Callable[[int], None] | None = None) -> PairSource:
+                 on_sample: Callable[[int], None] | None = None, first: int = 0) -> PairSource:
     """Makes a source in which the model samples questions about the passage in its prompt, then answers them greedily.
 
     Questions that are cut, repeated, too long or unspecific are dropped before they are answered. Pairs with an answer
@@ -163,6 +177,7 @@ def model_source(generator: Generator, prompts: Prompts, config: QAPairConfig, a
         answer_tokens: maximum length of an answer.
         seed: seed of the questions.
         on_sample: called with the number of questions sampled so far.
+        first: number of the first text in the random streams.
     """
     question_sampling = SamplingConfig(temperature=config.temperature, max_tokens=config.max_tokens,
                                        n=config.sampled, stop=prompts.format.question_stops)
@@ -175,7 +190,7 @@ def model_source(generator: Generator, prompts: Prompts, config: QAPairConfig, a
         count = itertools.count(1)
         report: Any = None if on_sample is None else lambda _, samples: [on_sample(next(count)) for _ in samples]
         samples = generator.generate([prompts.question_request(text) for text in texts], question_sampling, seed=seed,
-                                     on_prompt=report)
+                                     row_ids=range(first, first + len(texts)), on_prompt=report)
         sampled = []
         for text, completions in zip(texts, samples, strict=True):
             own = PassagePairs([_stripped(prompts.question_of(one.text), "") for one in completions])

@@ -20,6 +20,7 @@ from jaxllm.errors import UserError
 from jaxllm.files import read_jsonl
 from jaxllm.finetune import run as finetune_run
 from jaxllm.models import load_spec
+from jaxllm.self_param import experiment, qa_pairs
 from jaxllm.self_param.demo import describe
 from tests.conftest import ROOT
 
@@ -133,6 +134,35 @@ def test_a_terminated_run_resumes(arguments, tmp_path):
     assert untimed[0] == untimed[1] and len(untimed[0]) == 40
     assert (whole / "adapters/0000/adapter_model.safetensors").read_bytes() == \
         (torn / "adapters/0000/adapter_model.safetensors").read_bytes()
+
+
+@pytest.mark.slow
+def test_a_run_that_ended_while_it_made_pairs_keeps_what_it_sampled(arguments, tmp_path, monkeypatch):
+    other = STORY.replace("ball", "kite")
+    with open(arguments[3], "a") as file:
+        file.write(json.dumps({"context": other, "question": "Who lost a kite?", "answers": ["Lily"]}) + "\n")
+    command = ["inject", *arguments, "--generation_batch_size", "4", "--out"]
+    whole, torn = tmp_path / "whole", tmp_path / "torn"
+    assert main([*command, str(whole)]) == 0
+    plain, checked = qa_pairs.drop_surplus, []
+
+    def drop_surplus(text, *rest):
+        checked.append(text)
+        if len(checked) == 2:
+            raise KeyboardInterrupt
+        return plain(text, *rest)
+
+    monkeypatch.setattr(qa_pairs, "drop_surplus", drop_surplus)
+    assert main([*command, str(torn)]) == 130
+    assert len(read_jsonl(torn / "pairs.jsonl")) == 1
+    texts = read_jsonl(torn / "unrelated.jsonl")
+    assert [row["held_out"] for row in texts] == [False] * (len(texts) - 4) + [True] * 4
+    assert all(row["ids"] for row in texts)
+    monkeypatch.setattr(experiment, "sample_unrelated", None)
+    assert main([*command, str(torn)]) == 0
+    assert checked == [STORY, other, other]
+    for name in ("unrelated.jsonl", "pairs.jsonl", "records.jsonl"):
+        assert (torn / name).read_bytes() == (whole / name).read_bytes(), name
 
 
 @pytest.mark.parametrize(("rows", "more", "message"), [

@@ -85,7 +85,7 @@ def test_cut_answers_are_dropped_where_others_are_complete(tiny, first, ends, se
     completion = lambda text, end: types.SimpleNamespace(text=text, finish_reason={"s": "stop", "l": "length"}[end])
     calls = iter([[[completion(pair.question, "s") for pair in made]],
                   [[completion(pair.answer, end)] for pair, end in zip(made, ends, strict=True)]])
-    writer = types.SimpleNamespace(generate=lambda *_, **__: next(calls))
+    writer = types.SimpleNamespace(generate=lambda *_, **__: next(calls), batch_size=2)
     config = InjectConfig(format=PLAIN, qa_pairs=QAPairConfig(per_document=2))
     ((own,),) = make_qa_pairs(config, writer, Prompts(tiny, PLAIN), [Document("Rinla is made of pine.")])
     assert own.selected == [made[number] for number in selected]
@@ -133,6 +133,19 @@ def test_the_model_writes_pairs_about_the_document(tiny):
     assert 1 <= len(pairs) <= 8 and len({normalize(pair.question) for pair in pairs}) == len(pairs)
     ((completion,),) = generator.generate([prompts.question(pairs[0].question, text)], config.sampling)
     assert completion.text.strip() == pairs[0].answer
+
+
+def test_pairs_of_an_earlier_start_are_not_made_again(tiny):
+    """The others are the same as in one go, and are handed over one passage after the other."""
+    documents = [Document(f"{name} is a ship. The crew of {name} counts {crew} sailors. It is made of pine.\n")
+                 for name, crew in (("Rinla", 95), ("Dorok", 40), ("Selva", 12))]
+    config = InjectConfig(format=PLAIN, qa_pairs=QAPairConfig(per_document=4, max_tokens=24))
+    prompts, others = Prompts(tiny, PLAIN), []
+    whole = make_qa_pairs(config, Generator(tiny), prompts, documents)
+    alone = Generator(tiny, batch_size=4)
+    made = make_qa_pairs(config, alone, prompts, documents, made=whole[0], on_made=others.append)
+    assert made == whole and made[0][0] is whole[0][0] and others == [whole[1][0], whole[2][0]]
+    assert make_qa_pairs(config, None, prompts, documents, made=[own for (own,) in whole]) == whole
 
 
 def test_more_samples_leave_a_choice(tiny):

@@ -86,7 +86,7 @@ def prepare(options: argparse.Namespace, model: Model, compute: str, pairs: Any 
     mesh = open_mesh(config.mesh)
     generator = Generator(trainable_model(model, config.lora, config.device), dtype=config.device.compute_dtype,
                           mesh=mesh, batch_size=config.generation_batch_size)
-    asset = resources.files("jaxllm") / "assets/smollm2/passage.jsonl"
+    asset = resources.files("jaxllm") / "assets/smollm2/passages.jsonl"
     passage = json.loads(asset.read_text("utf-8").splitlines()[0])["context"]
     prompts = Prompts(model, config.format)
     documents = chunk_documents(config, prompts, [Document(passage)])

@@ -26,8 +26,8 @@ class Config:
     Args:
         out: directory for the results.
         model: tiny: the packaged model and documents of its world; smollm2: SmolLM2-135M-Instruct, which `make models`
-            fetches, and a passage about a real place.
-        documents: number of documents; smollm2 has one.
+            fetches, and passages about real places.
+        documents: number of documents; smollm2 has three.
         seed: seed of all random draws.
     """
 
@@ -44,9 +44,8 @@ class Config:
 def run(config: Config) -> Path:
     """Runs the job and prints a summary; returns the path of result.json."""
     settings = asset_path(SETTINGS[config.model])
-    documents = config.documents if config.model == "tiny" else 1
     inject = parse(job.Config, [
-        f"--config={settings}", f"--out={config.out}", f"--documents={documents}", f"--seed={config.seed}"])
+        f"--config={settings}", f"--out={config.out}", f"--documents={config.documents}", f"--seed={config.seed}"])
     enable_compile_cache()
     result_path = job.run(inject)
     assert result_path is not None  # only a dry run leaves no result

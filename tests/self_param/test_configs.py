@@ -4,11 +4,16 @@ import json
 
 import pytest
 
+from jaxllm.assets import asset_path, resolve
 from jaxllm.cli import main
+from jaxllm.errors import UserError
+from jaxllm.files import read_jsonl
 from jaxllm.finetune.distill import DivergenceConfig
 from jaxllm.finetune.tune.config import Config as TuneConfig
 from jaxllm.parsing import parse
+from jaxllm.self_param import demo
 from jaxllm.self_param.config import Config
+from jaxllm.self_param.data import group_rows
 from tests.conftest import ROOT
 
 SETTINGS = ("single", "batch", "sequential")
@@ -87,3 +92,22 @@ def test_the_model_that_reads_is_fine_tuned_first():
 
 def test_all_of_the_papers_recipes_are_there():
     assert {path.stem for path in RECIPES} >= set(PAPER)
+
+
+def test_the_demonstration_injects_three_passages_with_their_answers(tmp_path, monkeypatch):
+    jobs = []
+
+    def run(config):
+        jobs.append(config)
+        raise UserError("not in this test")
+
+    monkeypatch.setattr(demo.job, "run", run)
+    monkeypatch.setattr(demo, "enable_compile_cache", lambda: None)
+    for name in demo.SETTINGS:
+        with pytest.raises(UserError, match="not in this test"):
+            demo.run(demo.Config(tmp_path, name))
+    assert [(job.model, job.documents) for job in jobs] == [("tiny", 3), ("smollm2", 3)]
+    assert resolve(jobs[1].data.path) == asset_path("smollm2/passages.jsonl")
+    passages = group_rows(read_jsonl(asset_path("smollm2/passages.jsonl")))
+    assert [len(passage.questions) for passage in passages] == [8, 6, 6]
+    assert all(pair.answers[0].lower() in passage.text.lower() for passage in passages for pair in passage.questions)

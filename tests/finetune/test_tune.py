@@ -214,15 +214,24 @@ def test_the_best_weights_are_kept_and_training_ends_early(tmp_path, rows):
     assert best.held_back == found["eval"]
 
 
+def test_the_last_step_is_evaluated_too(tmp_path, rows):
+    """However many steps there are between two evaluations: at this rate it is the best one."""
+    out = tmp_path / "out"
+    assert tune(rows("sft"), out, "--method=sft", "--train.lr=1e-3", "--held_back.every=2",
+                "--held_back.keep=best") == 0
+    found = result(out)
+    assert [one["step"] for one in found["evaluations"]] == [2, 3] and found["best_step"] == found["steps"] == 3
+
+
 def test_without_a_value_to_choose_by_the_last_weights_are_kept(tmp_path, rows, capsys):
-    """Held-back rows that are all desirable have no margin; the last evaluation is before the last step."""
+    """Held-back rows that are all desirable have no margin."""
     desirable = rows("desirable", [row for row in FORMS["unpaired"] if row["label"]])
     assert tune(rows("unpaired"), tmp_path / "out", "--method=kto", f"--held_back.path={desirable}",
                 "--held_back.every=2", "--held_back.metric=rewards/margins", "--held_back.keep=best",
                 "--held_back.patience=1") == 0
     found = result(tmp_path / "out")
     assert found["steps"] == 3 and found["best_step"] is None
-    assert found["evaluations"] == [{"step": 2, "rewards/margins": None}]
+    assert found["evaluations"] == [{"step": step, "rewards/margins": None} for step in (2, 3)]
     assert "rewards/margins" in capsys.readouterr().err and (tmp_path / "out" / "adapter").is_dir()
 
 

@@ -101,7 +101,7 @@ class HeldBackConfig:
     Args:
         path: file of these rows, in the form of data.path; null takes a share of the data.
         share: share of the data's prompts, chosen by a hash of the prompt; 0 holds nothing back.
-        every: steps between two evaluations; null evaluates the end only.
+        every: steps between two evaluations, the last step included; null evaluates the end only.
         metric: metric by which evaluations are compared.
         patience: evaluations without a better value after which training ends (early stopping); null never ends it.
         keep: which weights are saved: those of the last step, or of the best evaluation; best makes a checkpoint at

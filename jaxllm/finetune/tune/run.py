@@ -458,7 +458,7 @@ def train(runner: Runner, train: TrainConfig, start: TrainState, optimizer: opta
         dropout, remat: see `make_objective_loss`.
         sync: updates of the reference model in the state's `extra`.
         held_back, held_back_runner: rows that are evaluated, and their batches.
-        evaluate_every: steps between two evaluations.
+        evaluate_every: steps between two evaluations; there is one after the last step too.
         history: takes the evaluations, and may end the run.
         metric: metric of the history.
         checkpointer: saves and resumes; None saves nothing.
@@ -485,7 +485,9 @@ def train(runner: Runner, train: TrainConfig, start: TrainState, optimizer: opta
         return state, numbers
 
     def evaluate(made: int, state: TrainState) -> dict[str, float]:
-        if held_back is None or held_back_runner is None or evaluate_every is None or made % evaluate_every:
+        if held_back is None or held_back_runner is None or evaluate_every is None:
+            return {}
+        if made % evaluate_every and made != steps:
             return {}
         quiet = dataclasses.replace(held_back_runner, progress=False)
         found = means(quiet, *quiet.outputs(state.params, frozen, state.extra, held_back, "evaluate"))

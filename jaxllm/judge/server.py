@@ -306,7 +306,7 @@ class ServerJudge(Judge):
             return Failed(self._error("the server's answer cannot be used", error), "unknown", 0.0)
         if sent := getattr(response, "error", None):  # with status 200, as gateways send it
             code, message = (sent.get("code"), sent.get("message")) if isinstance(sent, Mapping) else (None, None)
-            status = int(code) if str(code).isdecimal() else 500
+            status = int(str(code)) if str(code).isdecimal() else 500
             message = str(message or sent)
             return of_status(status, self._error("the server's answer is an error", message), message, code, {},
                              self._key_variable)

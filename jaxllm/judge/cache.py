@@ -54,6 +54,7 @@ class Cached(Judge):
         self._lock = threading.Lock()
         self._pending: dict[str, str] = {}
         self._timer: threading.Timer | None = None
+        self._grew = False  # whether it has stored an answer
         with self._errors():
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.path.open("ab").close()  # an error if it cannot be written, before there are answers
@@ -149,12 +150,11 @@ class Cached(Judge):
                store: Callable[[int, Any], None], on_failure: OnFailure | None) -> None:
         """Passes prompts on to the judge; `indices` are those that each of them has among all prompts."""
         done: set[int] = set()
-        stored: set[int] = set()
 
         def answered(number: int, value: Any) -> None:
             done.add(number)
             store(number, value)
-            stored.add(number)
+            self._grew = True
 
         def failed(number: int, reason: str) -> None:
             done.add(number)
@@ -166,7 +166,7 @@ class Cached(Judge):
             try:
                 values = call(answered, None if on_failure is None else failed)
             except UserError as error:
-                again = f"start again to continue: answers in {self.path} are not requested again" if stored else None
+                again = f"start again to continue: answers in {self.path} are not requested again" if self._grew else None
                 raise UserError(error.what, error.where, ", then ".join(filter(None, (error.fix, again))) or None
                                 ) from error
             for number, value in enumerate(values):

@@ -28,7 +28,7 @@ def test_the_observer_reads_query_and_response(model):
 
 def test_a_response_fits_into_the_window(model):
     """Of long rope into the original one, as long as its factors differ."""
-    rope = Rope(500.0, "longrope", original_positions=24, short_factors=(1.0,) * 6, long_factors=(2.0,) * 6)
+    rope = Rope(500.0, "longrope", original_positions=24, short_factors=(1.0,) * 16, long_factors=(2.0,) * 16)
     long = dataclasses.replace(model.spec, rope=rope, max_positions=96)
     config = TeamConfig(sampling=SamplingConfig(max_tokens=10))
     assert longest_prompt(config, long) == 14

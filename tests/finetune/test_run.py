@@ -238,7 +238,8 @@ def test_a_batch_has_the_view_of_a_teacher_that_runs(objective, cached, tokens, 
     """Tokens that no step reads are not sent to the devices, nor counted in the rate."""
     target = build_target((1,), range(10), (4, 5), "qa")
     plan = types.SimpleNamespace(train=dataclasses.replace(TRAIN, steps=1, batch_size=1), packing=None, on_policy=None,
-                                 objective=objective, student_length=8, teacher_length=16)
+                                 objective=objective, student_length=8, teacher_length=16, top_k=2 if cached else None)
+    plan.views = run.TrainPlan.views.fget(plan)
     monkeypatch.setattr(teacher_cache, "teacher_top_k", lambda spec, params, batch, k, **options: (
         np.zeros((*batch["student"].shape, k), np.int32), np.zeros((*batch["student"].shape, k), np.float32)))
     teacher = types.SimpleNamespace(model=types.SimpleNamespace(spec=None), training_params=dict)

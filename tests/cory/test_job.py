@@ -159,9 +159,10 @@ def test_a_trained_classifier_as_reward(tmp_path):
     assert main(["tune", "--method=classify", "--model=tiny", f"--data.path={data}", f"--out={tmp_path / 'classifier'}",
                  "--train.batch_size=16"]) == 0
     adapter, out = tmp_path / "classifier" / "adapter", tmp_path / "run"
-    command = arguments(out, "--reward=classifier", "--rewards.model=tiny", f"--rewards.adapter={adapter}",
+    command = arguments(out, "--rewards.model=tiny", f"--rewards.adapter={adapter}", "--rewards.label=positive",
                         "--iterations=1", "--save=nothing")
-    assert main([*command, "--rewards.label=positive"]) == 0
+    assert main(["--reward=classifier" if word == "--reward=words" else word for word in command
+                 if not word.startswith("--rewards.words")]) == 0
     model, head = load_with_adapter("tiny", adapter)
     samples = [json.loads(line) for line in (out / "rows.jsonl").read_text().splitlines()]
     texts = [model.tokenizer.whole(sample["prompt"] + sample["response"]) for sample in samples]

@@ -166,7 +166,8 @@ class Cached(Judge):
             try:
                 values = call(answered, None if on_failure is None else failed)
             except UserError as error:
-                again = f"start again to continue: answers in {self.path} are not requested again" if self._grew else None
+                again = (f"start again to continue: answers in {self.path} are not requested again" if self._grew
+                         else None)
                 raise UserError(error.what, error.where, ", then ".join(filter(None, (error.fix, again))) or None
                                 ) from error
             for number, value in enumerate(values):

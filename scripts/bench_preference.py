@@ -77,7 +77,8 @@ def run_ours(model_path: str, method: str, lengths: str, steps: int, batch: int,
     from jaxllm.finetune.objectives import Objective, make_objective_loss
     from jaxllm.finetune.texts import completion_text, row_shape
     from jaxllm.finetune.trainable import init_trained
-    from jaxllm.finetune.tune.run import FixedGroups, Runner, compute_reference
+    from jaxllm.finetune.tune.groups import FixedGroups
+    from jaxllm.finetune.tune.run import Runner, compute_reference
     from jaxllm.model import load
     from jaxllm.models import LoraConfig, stack_layers
     from jaxllm.models.mesh import put_batch

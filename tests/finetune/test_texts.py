@@ -16,17 +16,9 @@ from jaxllm.finetune.objectives import Objective, flat, group_values, make_objec
 from jaxllm.finetune.texts import _assign, completion_text, make_batch, per_text_sums, row_shape, scored_text
 from jaxllm.finetune.tune import TuneConfig
 from jaxllm.finetune.tune.data import _ld_weighted
-from jaxllm.finetune.tune.run import (
-    FixedGroups,
-    Runner,
-    UnpairedGroups,
-    compute_reference,
-    content_hash,
-    make_shape,
-    means,
-    measure,
-    padding,
-)
+from jaxllm.finetune.tune.groups import FixedGroups, UnpairedGroups, content_hash
+from jaxllm.finetune.tune.measuring import means, measure
+from jaxllm.finetune.tune.run import Runner, compute_reference, make_shape, padding
 from jaxllm.finetune.tune.tuning import train_settings
 from jaxllm.models import unembedding
 from jaxllm.models.heads import text_scores
@@ -241,14 +233,14 @@ def test_metrics_of_held_back_rows_do_not_depend_on_the_batch_size():
     found = []
     for size in (3, 8):
         one = runner(spec, data, True, size, mixture)
-        found.append(measure(one, *one.outputs(params, base, (), data, ""), data.clusters)[0])
+        found.append(measure(one.objective, *one.outputs(params, base, (), data, ""), data.clusters)[0])
     assert found[0].keys() == found[1].keys()
     for name, value in found[0].items():
         assert value["mean"] == pytest.approx(found[1][name]["mean"], rel=1e-4, abs=1e-6), name
     nll = found[0]["nll_loss"]["mean"]
     outputs, values = one.outputs(params, base, (), data, "")
     assert nll == pytest.approx(outputs["nll"][:, 0].sum() / outputs["nll_tokens"][:, 0].sum(), rel=1e-5)
-    sigmoid = measure(dataclasses.replace(one, objective=PAIRS), outputs, values, data.clusters)[0]["loss"]["mean"]
+    sigmoid = measure(PAIRS, outputs, values, data.clusters)[0]["loss"]["mean"]
     assert found[0]["loss"]["mean"] == pytest.approx(sigmoid + 0.5 * nll, rel=1e-5)
 
 
@@ -257,7 +249,7 @@ def test_accuracies_of_1_have_an_interval():
     logprobs, ones = np.array([[-1.0, -5.0]] * 4, np.float32), np.ones((4, 2), np.float32)
     outputs = {"logprobs": logprobs, "nll": -logprobs, "tokens": ones, "nll_tokens": ones, "reference": 0 * ones}
     values = {"weight": np.array([1, 2, 3, 1], np.float32), "nll_scale": ones[:, 0]}
-    found, _ = measure(runner(LLAMA, pairs(4), True), outputs, values, list("abcd"))
+    found, _ = measure(runner(LLAMA, pairs(4), True).objective, outputs, values, list("abcd"))
     assert found["rewards/accuracies"] == {"mean": 1.0, "ci_low": pytest.approx(0.025 ** 0.25), "ci_high": 1.0, "n": 4}
     assert found["loss"]["ci_low"] == pytest.approx(found["loss"]["ci_high"])
 
@@ -281,7 +273,7 @@ def test_accuracy_and_entropy_of_tokens(objective):
         data = FixedGroups([tuple(of(prompt, answer) for answer in answers[:objective.texts])
                             for prompt, *answers in texts], values, [0, 1, 2])
     run = runner(LLAMA, data, True, 3, objective)
-    found = measure(run, *run.outputs(params, random_params(LLAMA, 1), (), data, ""), data.clusters)[0]
+    found = measure(run.objective, *run.outputs(params, random_params(LLAMA, 1), (), data, ""), data.clusters)[0]
 
     def token_values(prompt, answer):
         logits = logits_of([*prompt, *answer])[len(prompt) - 1:-1]
@@ -322,7 +314,7 @@ def test_kto_reports_its_reference_point_over_all_rows():
     data = UnpairedGroups(texts, values, list("abcdef"), 64)
     kto = runner(LLAMA, data, True, 6, Objective("unpaired", (("kto", 1.0),), reference="base"))
     outputs, taken = kto.outputs(random_params(LLAMA, 0), random_params(LLAMA, 1), (), data, "")
-    found, by_row = measure(kto, outputs, taken, data.clusters)
+    found, by_row = measure(kto.objective, outputs, taken, data.clusters)
     ratios = outputs["logprobs"][:, 1] - outputs["reference"][:, 1]
     assert found["kl"]["mean"] == pytest.approx(max(0.0, ratios.mean()), rel=1e-5)
     assert found["kl"]["ci_low"] < found["kl"]["mean"] < found["kl"]["ci_high"] and found["kl"]["n"] == 6
@@ -330,9 +322,9 @@ def test_kto_reports_its_reference_point_over_all_rows():
     rewards = 0.1 * (outputs["logprobs"][:, 0] - outputs["reference"][:, 0])
     assert_allclose(by_row["loss"], 1 / (1 + np.exp(rewards - 0.1 * found["kl"]["mean"])), rtol=1e-5)
     assert found["loss"] == clustered(by_row["loss"], list("abcdef")) and found["rewards/chosen"]["n"] == 6
-    assert found["loss"]["mean"] == pytest.approx(means(kto, outputs, taken)["loss"], rel=1e-6)
+    assert found["loss"]["mean"] == pytest.approx(means(kto.objective, outputs, taken)["loss"], rel=1e-6)
     good = np.array([1, 0, 1, 1, 0, 0], np.float32)
-    margins = measure(kto, outputs, taken | {"desirable": good}, data.clusters)[0]["rewards/margins"]
+    margins = measure(kto.objective, outputs, taken | {"desirable": good}, data.clusters)[0]["rewards/margins"]
     difference = rewards[good > 0].mean() - rewards[good == 0].mean()
     assert margins["mean"] == pytest.approx(difference, rel=1e-5)
     assert margins["ci_low"] < difference < margins["ci_high"]

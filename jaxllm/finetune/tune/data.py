@@ -13,7 +13,7 @@ import numpy as np
 from jaxllm.errors import UserError
 from jaxllm.finetune.texts import Text, completion_text, joined_text, scored_text
 from jaxllm.finetune.tune.config import Config, TuneConfig
-from jaxllm.finetune.tune.run import DataSet, FixedGroups, UnpairedGroups, Values
+from jaxllm.finetune.tune.groups import DataSet, FixedGroups, UnpairedGroups, Values
 from jaxllm.job import Job
 from jaxllm.model import Model
 from jaxllm.ops.pairs import ld_token_weights

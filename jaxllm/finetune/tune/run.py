@@ -1,17 +1,15 @@
-"""Training on groups of texts: data set, reference log-probabilities, evaluation on held-back rows, and the run."""
+"""Training on groups of texts: batches, reference log-probabilities, and the run with its evaluations."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import functools
-import hashlib
-import json
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,11 +24,12 @@ from jaxllm.finetune.objectives import (
     group_values,
     make_finish,
     make_objective_loss,
-    objective_loss,
     reference_logprobs,
 )
-from jaxllm.finetune.texts import Batch, Group, RowShape, joined_text, make_batch, row_shape
+from jaxllm.finetune.texts import Batch, RowShape, make_batch, row_shape
 from jaxllm.finetune.trainable import mixed, student_of
+from jaxllm.finetune.tune.groups import DataSet, FixedGroups, Values, with_nll_scale
+from jaxllm.finetune.tune.measuring import means
 from jaxllm.models import ModelSpec
 from jaxllm.models.mesh import put_batch
 from jaxllm.models.network import Remat
@@ -38,7 +37,6 @@ from jaxllm.models.tensors import save_tensors
 from jaxllm.ops.preference import add_margin
 from jaxllm.ops.rewards import EXTREMES
 from jaxllm.progress import bar, notice
-from jaxllm.statistics import clustered, clustered_sums, rate
 from jaxllm.train import (
     Checkpointer,
     FitResult,
@@ -52,135 +50,8 @@ from jaxllm.train import (
 )
 from jaxllm.train.config import TrainConfig
 
-Values = dict[str, np.ndarray]
 # Batches of a run from which the shape of its rows is chosen.
 _TRIED_BATCHES = 32
-# Raised when a change of the forward pass changes log-probabilities, so that those in the user's cache are not used.
-_REFERENCE_VERSION = 1
-# Metrics of a whole batch, which are no means over its rows; and those that are shares of rows or tokens.
-_OF_ALL_ROWS = ("kl", "reward_shift", "min_reward", "max_reward")
-_SHARES = ("accuracy", "rewards/accuracies", "mean_token_accuracy")
-
-
-class DataSet(Protocol):
-    """Rows of an objective as groups of texts."""
-
-    def __len__(self) -> int: ...
-
-    def take(self, rows: Sequence[int]) -> tuple[list[Group], Values]:
-        """Makes the groups of rows that form one batch, with their values `[len(rows)]`, `weight` among them."""
-
-    def largest(self) -> list[Group]:
-        """Returns groups that have as many tokens and as many states as any that `take` returns."""
-
-
-@dataclasses.dataclass(frozen=True)
-class FixedGroups:
-    """A data set with the same groups in every batch.
-
-    Attributes:
-        groups: one for every row.
-        values: `[n]` each.
-        clusters: the prompt of every row, or another unit that intervals resample.
-    """
-
-    groups: Sequence[Group]
-    values: Values
-    clusters: Sequence[Any]
-
-    def __len__(self) -> int:
-        return len(self.groups)
-
-    def take(self, rows: Sequence[int]) -> tuple[list[Group], Values]:
-        """See `DataSet.take`."""
-        return [self.groups[i] for i in rows], {name: value[list(rows)] for name, value in self.values.items()}
-
-    def largest(self) -> list[Group]:
-        """See `DataSet.largest`."""
-        return list(self.groups)
-
-
-@dataclasses.dataclass(frozen=True)
-class UnpairedGroups:
-    """Prompts with completions; a row's group also has the completion of another row of the batch after its prompt.
-
-    KTO's reference point is the mean log-ratio of such mismatched texts. The partner is the next row of the batch with
-    another prompt; a row without one has weight 0 in that mean.
-
-    Attributes:
-        texts: ids of the prompt, ids of the completion, and the completion's tokens with a loss, of every row.
-        values: `[n]` each.
-        clusters: the prompt of every row.
-        longest: tokens to which texts are cut; a partner's completion may be longer than the row's own.
-    """
-
-    texts: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]]
-    values: Values
-    clusters: Sequence[Any]
-    longest: int
-
-    def __len__(self) -> int:
-        return len(self.texts)
-
-    def take(self, rows: Sequence[int]) -> tuple[list[Group], Values]:
-        """See `DataSet.take`."""
-        rows = list(rows)
-        partners = self._partners(rows)
-        groups = [self._group(row, row if partner is None else partner)
-                  for row, partner in zip(rows, partners, strict=True)]
-        matched = np.array([partner is not None for partner in partners], np.float32)
-        values = {name: value[rows] for name, value in self.values.items()}
-        return groups, values | {"mismatched": matched * (values["weight"] > 0)}
-
-    def _partners(self, rows: Sequence[int]) -> list[int | None]:
-        """Finds for every row the next one with another prompt; after the last row comes the first."""
-        partners: list[int | None] = [None] * len(rows)
-        # Backwards, so that a row takes the partner of the next one with its prompt. The second round is for the last
-        # rows, since their partners are among the first.
-        for place in (*range(len(rows))[::-1], *range(len(rows))[::-1]):
-            following = (place + 1) % len(rows)
-            differs = self.clusters[rows[following]] != self.clusters[rows[place]]
-            partners[place] = rows[following] if differs else partners[following]
-        return partners
-
-    def fixed(self) -> FixedGroups:
-        """Gives every row one partner for good, from all rows, so that an evaluation does not depend on its batches."""
-        groups, values = self.take(range(len(self)))
-        return FixedGroups(groups, values, self.clusters)
-
-    def largest(self) -> list[Group]:
-        """See `DataSet.largest`."""
-        numbers = range(len(self))
-        others = (max(numbers, key=lambda i: len(self.texts[i][1])), max(numbers, key=lambda i: self.texts[i][2].sum()))
-        return [self._group(row, other) for row in numbers for other in others]
-
-    def _group(self, row: int, partner: int) -> Group:
-        """Makes the texts of a row's prompt with its own completion and with that of another row."""
-        completions = (self.texts[number][1:] for number in (row, partner))
-        return tuple(joined_text(self.texts[row][0], ids, mask, self.longest) for ids, mask in completions)
-
-
-def with_nll_scale(values: Values, tokens: np.ndarray) -> Values:
-    """Adds to the values of pairs `nll_scale`, which makes a mean over them one over tokens; see `ops.nll_scale`.
-
-    Args:
-        values: `[n]` each, of all pairs that the mean is over.
-        tokens: `[n, 2]`, number of tokens with a negative log-likelihood.
-    """
-    right = values.get("label_probability", np.ones(len(tokens), np.float32))
-    total = np.sum(values["weight"] * (right * tokens[:, 0] + (1 - right) * tokens[:, 1]))
-    return values | {"nll_scale": np.full(len(tokens), values["weight"].sum() / max(total, 1e-30), np.float32)}
-
-
-def content_hash(data: FixedGroups, *parts: str) -> str:
-    """Hashes tokens, states and weights of all groups, and `parts`, such as the fingerprint of the model."""
-    digest = hashlib.sha256(json.dumps([_REFERENCE_VERSION, jax.__version__, *parts]).encode())
-    for group in data.groups:
-        digest.update(np.int64(len(group)).tobytes())  # two texts of a pair are no two rows
-        for text in group:
-            for array in (text.ids, text.states, text.weights):
-                digest.update(np.int64(len(array)).tobytes() + np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()[:32]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -325,63 +196,6 @@ def _store_logprobs(file: Path, logprobs: np.ndarray) -> None:
             unfinished.unlink(missing_ok=True)
 
 
-def measure(runner: Runner, outputs: Mapping[str, np.ndarray], values: Values, clusters: Sequence[Any], seed: int = 0
-            ) -> tuple[dict[str, dict[str, float | int | None]], dict[str, np.ndarray]]:
-    """Computes the loss and the metrics over all rows of a data set, with intervals.
-
-    Args:
-        runner: the objective.
-        outputs, values: from `Runner.outputs`.
-        clusters: the prompt of every row; an interval resamples these.
-        seed: seed of the intervals.
-
-    Returns:
-        `{mean, ci_low, ci_high, n}` by metric, the interval None for `reward_shift`, extremes, and losses on sorted
-        values; and the metrics of every row `[n]`, NaN where a row has none. The loss of a row of KTO is that at the
-        reference point of all rows.
-    """
-    objective, totals = runner.objective, means(runner, outputs, values)
-    _, groups = np.unique(np.asarray([str(cluster) for cluster in clusters], object), return_inverse=True)
-    if not groups.any():  # one prompt for all: its answers are what varies
-        groups = np.arange(len(groups))
-    outputs = dict(outputs)
-    reference = outputs.pop("reference", None)
-    result: dict[str, dict[str, float | int | None]] = {
-        name: {"mean": mean, "ci_low": None, "ci_high": None, "n": len(groups)} for name, mean in totals.items()}
-    if objective.mismatched:
-        assert reference is not None
-        counted, ratios = values["mismatched"], outputs["logprobs"][:, 1] - reference[:, 1]
-        point = totals.get("kl", 0.0)
-        if "kl" in totals:
-            result["kl"] |= _of_sums([counted * ratios, counted], lambda s: np.maximum(s[..., 0] / s[..., 1], 0.0),
-                                     groups, seed)
-        outputs["logprobs"] = np.stack([outputs["logprobs"][:, 0], np.full_like(ratios, point)], 1)
-        reference, values = reference * np.array([1, 0], np.float32), values | {"mismatched": np.ones_like(counted)}
-    each = lambda x: objective_loss(objective, *jax.tree.map(lambda leaf: leaf[None], x))
-    loss, metrics = jax.vmap(each)((outputs, values, reference))
-    by_row: dict[str, np.ndarray] = {}
-    for name, (sums, weights) in {"loss": loss, **metrics}.items():
-        sums, weights = np.asarray(sums, np.float64), np.asarray(weights, np.float64)
-        counted = weights > 0
-        if name in totals and name not in _OF_ALL_ROWS and not (name == "loss" and objective.sorts):
-            by_row[name] = np.where(counted, sums / np.where(counted, weights, 1.0), np.nan)
-            given, weights = (by_row[name][counted], groups[counted], seed), weights[counted]
-            result[name] |= rate(*given, weights=weights) if name in _SHARES else clustered(*given, weights=weights)
-    if "rewards/margins" in totals.keys() - metrics.keys():  # of unpaired rows: a difference of two means
-        result["rewards/margins"] |= _of_sums(
-            [np.asarray(sums) for side in ("chosen", "rejected") for sums in metrics[f"rewards/{side}"]],
-            lambda s: s[..., 0] / s[..., 1] - s[..., 2] / s[..., 3], groups, seed)
-    return result, by_row
-
-
-def _of_sums(columns: Sequence[np.ndarray], ratio: Callable[[np.ndarray], np.ndarray], groups: np.ndarray, seed: int
-             ) -> dict[str, float | int | None]:
-    """Computes a function of sums over rows with an interval, as `clustered_sums` of columns `[n]`."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        found = clustered_sums(np.stack(columns, 1), ratio, groups, seed)
-    return {name: found[name] for name in ("mean", "ci_low", "ci_high", "n")}
-
-
 @dataclasses.dataclass
 class History:
     """Evaluations of a run, and what follows from them; saved with every checkpoint.
@@ -490,7 +304,7 @@ def train(runner: Runner, train: TrainConfig, start: TrainState, optimizer: opta
         if made % evaluate_every and made != steps:
             return {}
         quiet = dataclasses.replace(held_back_runner, progress=False)
-        found = means(quiet, *quiet.outputs(state.params, frozen, state.extra, held_back, "evaluate"))
+        found = means(quiet.objective, *quiet.outputs(state.params, frozen, state.extra, held_back, "evaluate"))
         history.steps.append((made, found.get(metric, math.nan)))
         return {f"eval_{name}": value for name, value in found.items()}
 
@@ -501,12 +315,3 @@ def train(runner: Runner, train: TrainConfig, start: TrainState, optimizer: opta
     return fit(state, step, batch, steps, frozen=frozen, mesh=runner.mesh, hooks=[evaluate], log_every=train.log_every,
                save_every=train.save_every, checkpointer=checkpointer, sidecar=history.sidecar, progress=progress,
                metrics=None if metrics is None else _MarginSink(metrics), should_stop=lambda: history.stopped)
-
-
-def means(runner: Runner, outputs: Mapping[str, np.ndarray], values: Values) -> dict[str, float]:
-    """Computes the loss and the metrics over all rows of a data set; the arguments are those of `measure`."""
-    outputs = dict(outputs)
-    reference = outputs.pop("reference", None)
-    loss, metrics = objective_loss(runner.objective, outputs, values, reference)
-    return add_margin({name: float(total) / float(weight) for name, (total, weight) in {"loss": loss, **metrics}.items()
-                       if float(weight) > 0})

@@ -22,18 +22,9 @@ from jaxllm.finetune.targets import purpose_seed
 from jaxllm.finetune.trainable import HeadName, as_adapter, init_trained, trainable_model
 from jaxllm.finetune.tune.config import TuneConfig
 from jaxllm.finetune.tune.data import FORMS, Encoded, Rows, encode, labels_of, split
-from jaxllm.finetune.tune.run import (
-    FixedGroups,
-    History,
-    ReferenceSync,
-    Runner,
-    UnpairedGroups,
-    compute_reference,
-    content_hash,
-    make_shape,
-    measure,
-    train,
-)
+from jaxllm.finetune.tune.groups import FixedGroups, UnpairedGroups, content_hash
+from jaxllm.finetune.tune.measuring import measure
+from jaxllm.finetune.tune.run import History, ReferenceSync, Runner, compute_reference, make_shape, train
 from jaxllm.generate import Generator
 from jaxllm.model import Model
 from jaxllm.models import Adapter, ModelSpec, Params, merge_adapter
@@ -216,12 +207,12 @@ class Tuning(Plan):
         return checkpointer.restore(state, best).tree
 
     def evaluate(self, state: TrainState) -> tuple[dict[str, dict[str, float | int | None]], dict[str, np.ndarray]]:
-        """Computes the metrics of the held-back rows and of each of them, see `run.measure`; empty without rows."""
+        """Computes metrics of the held-back rows and of each, see `measuring.measure`; empty without rows."""
         if self.held_back is None:
             return {}, {}
         outputs, values = self.held_back_runner.outputs(state.params, self.frozen, state.extra, self.held_back.data,
                                                         "evaluate")
-        return measure(self.held_back_runner, outputs, values, self.held_back.clusters, self.config.seed)
+        return measure(self.held_back_runner.objective, outputs, values, self.held_back.clusters, self.config.seed)
 
 
 def plan(config: TuneConfig, model: Model, rows: Rows, held_back: Rows | None, *, limit_bad: float,

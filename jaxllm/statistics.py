@@ -71,6 +71,13 @@ def paired(ours: ArrayLike, theirs: ArrayLike, seed: int = 0) -> dict[str, float
     return interval(differences, seed) | {"p": p}
 
 
+def resampled_units(clusters: Sequence[Hashable] | np.ndarray) -> np.ndarray:
+    """Numbers the clusters that an interval resamples, `[N]`: where all values are of one, each value is a unit."""
+    names = clusters if isinstance(clusters, np.ndarray) else np.asarray([str(name) for name in clusters], object)
+    _, units = np.unique(names, return_inverse=True)
+    return units if units.any() else np.arange(len(units))
+
+
 def clustered(values: ArrayLike, clusters: Sequence[Hashable] | np.ndarray, seed: int = 0, level: float = 0.95,
               draws: int = 2000, weights: ArrayLike | None = None) -> dict[str, float | int]:
     """Computes the mean of values that are dependent within clusters, with a cluster bootstrap interval.

@@ -21,7 +21,7 @@ from verbs import check_files
 from jaxllm.errors import UserError
 from jaxllm.files import iter_jsonl
 from jaxllm.generate.rows_job import ID
-from jaxllm.statistics import clustered
+from jaxllm.statistics import clustered, resampled_units
 from jaxllm.text.rows import read_rows
 
 
@@ -60,7 +60,7 @@ def table(pairs: dict[str, dict], accuracies: dict[str, float]) -> str:
     """Formats accuracies of a model, by the id of held-back pairs, next to those of the baselines."""
     train = [row for name, row in pairs.items() if name not in accuracies]
     held_back = [pairs[name] for name in accuracies]
-    prompts = [json.dumps(row["prompt"]) for row in held_back]
+    prompts = resampled_units([json.dumps(row["prompt"]) for row in held_back])
     own = np.array(list(accuracies.values()))
     lines = ["| | pairs | accuracy | model less baseline |", "|---|---|---|---|",
              f"| model | {len(own)} | {cell(clustered(own, prompts))} | |"]
@@ -70,7 +70,7 @@ def table(pairs: dict[str, dict], accuracies: dict[str, float]) -> str:
     longer = length_differences(held_back)
     for name, part in (("longer", longer > 0), ("shorter", longer < 0)):
         if part.any():
-            some = clustered(own[part], [prompt for prompt, one in zip(prompts, part, strict=True) if one])
+            some = clustered(own[part], prompts[part])
             lines.append(f"| model, where the chosen answer is {name} | {part.sum()} | {cell(some)} | |")
     return "\n".join(lines)
 

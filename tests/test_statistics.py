@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jaxllm import statistics
-from jaxllm.statistics import clustered, interval, paired, rate
+from jaxllm.statistics import clustered, interval, paired, rate, resampled_units
 
 VALUES = [0.1, 0.4, 0.35, 0.8, 0.0, 1.0, 0.25]
 OTHERS = [0.0, 0.5, 0.3, 0.6, 0.1, 0.7, 0.2]
@@ -77,3 +77,10 @@ def test_the_large_sign_flip_test_agrees_with_the_exact_one(monkeypatch):
     monkeypatch.setattr(statistics, "LARGE", 100)
     monkeypatch.setattr(statistics, "LARGE_RESAMPLES", 20_000)
     assert paired(ours, theirs)["p"] == pytest.approx(exact, abs=0.02)
+
+
+@pytest.mark.parametrize(("clusters", "units"), [
+    (["b", "a", "b"], [1, 0, 1]), (["a", "a", "a"], [0, 1, 2]), (np.array([10, 2, 10]), [1, 0, 1]),
+    (np.array([3, 3]), [0, 1]), ([], [])])
+def test_of_a_single_cluster_each_value_is_a_unit(clusters, units):
+    assert resampled_units(clusters).tolist() == units

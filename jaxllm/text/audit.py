@@ -18,7 +18,7 @@ from typing import Any, cast
 import numpy as np
 
 from jaxllm.errors import UserError
-from jaxllm.statistics import clustered
+from jaxllm.statistics import clustered, resampled_units
 from jaxllm.text.forms import ORDERED, AnyRow, ClassifyRow, Kind, PairRow, Text, UnpairedRow, form_of, rows_of
 from jaxllm.text.near_duplicates import NearDuplicates, words_of
 from jaxllm.text.preferences import COLUMNS, PreferenceRows, normalized, prompt_of
@@ -313,7 +313,7 @@ class Auditor:
             "unit": "words", "mean_chosen": mean_chosen, "mean_rejected": mean_rejected,
             "chosen_longer": int((difference > 0).sum()), "rejected_longer": int((difference < 0).sum()),
             "equal": int((difference == 0).sum()),
-            "longer_is_better": clustered((np.sign(difference) + 1) / 2, self.clusters, seed)}
+            "longer_is_better": clustered((np.sign(difference) + 1) / 2, resampled_units(self.clusters), seed)}
 
 
 def _grouped(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

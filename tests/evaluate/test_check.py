@@ -82,6 +82,12 @@ def test_length_bias(tmp_path):
     assert length["longer_is_better"]["ci_low"] < 0.375 < length["longer_is_better"]["ci_high"]
 
 
+def test_pairs_with_one_prompt_have_an_interval_too(tmp_path):
+    rows = [{"prompt": "p", "chosen": one, "rejected": other} for one, other in (("a b", "c"), ("d", "e f"))]
+    length = check(write(tmp_path / "rows.jsonl", *rows)).result["length"]["longer_is_better"]
+    assert (length["ci_low"], length["mean"], length["ci_high"]) == (0.0, 0.5, 1.0)
+
+
 def test_columns_roles_and_rows_without_a_prompt(tmp_path):
     turns = [{"role": "user", "content": TEXT(1)}] * 2
     found = check(write(tmp_path / "rows.jsonl", {"prompt": turns, "chosen": "a", "rejected": "b", "weight": 2.0},

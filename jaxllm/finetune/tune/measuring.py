@@ -11,7 +11,7 @@ import numpy as np
 from jaxllm.finetune.objectives import Objective, objective_loss
 from jaxllm.finetune.tune.groups import Values
 from jaxllm.ops.preference import add_margin
-from jaxllm.statistics import clustered, clustered_sums, rate
+from jaxllm.statistics import clustered, clustered_sums, rate, resampled_units
 
 # Metrics of a whole batch, which are no means over its rows; and those that are shares of rows or tokens.
 _OF_ALL_ROWS = ("kl", "reward_shift", "min_reward", "max_reward")
@@ -34,9 +34,7 @@ def measure(objective: Objective, outputs: Mapping[str, np.ndarray], values: Val
         reference point of all rows.
     """
     totals = means(objective, outputs, values)
-    _, groups = np.unique(np.asarray([str(cluster) for cluster in clusters], object), return_inverse=True)
-    if not groups.any():  # one prompt for all: its answers are what varies
-        groups = np.arange(len(groups))
+    groups = resampled_units(clusters)  # of one prompt for all, the answers are what varies
     outputs = dict(outputs)
     reference = outputs.pop("reference", None)
     result: dict[str, dict[str, float | int | None]] = {

@@ -192,10 +192,10 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 
 def masked(value: Any) -> Any:
-    """Returns plain data with `***` in place of texts with the key of a secret, at any depth."""
+    """Returns plain data with `MASK` in place of values with the key of a secret, at any depth."""
     if isinstance(value, dict):
         return {
-            k: MASK if isinstance(v, str) and v and SECRET.search(k.replace("-", "_")) else masked(v)
+            k: MASK if v not in (None, "") and SECRET.search(str(k).replace("-", "_")) else masked(v)
             for k, v in value.items()
         }
     return [masked(v) for v in value] if isinstance(value, list) else value

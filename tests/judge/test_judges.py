@@ -336,6 +336,8 @@ def test_configs_open_judges(tmp_path, recorded):
                   dict(extra={"seed": 1}), dict(kind="openai", model="m", extra={"stream": True}),
                   dict(kind="openai", model="m", extra={"api_key": "a secret"}),
                   dict(kind="openai", model="m", extra={"extra_headers": [{"X-API-Key": "a secret"}]}),
+                  dict(kind="openai", model="m", extra={"api_key": ["a secret"]}),
+                  dict(kind="openai", model="m", extra={"a": {"token": {"value": "a secret"}}}),
                   dict(prompt_price=-1.0)):
         with pytest.raises(UserError) as raised:
             JudgeConfig(**wrong)

@@ -146,13 +146,16 @@ def test_errors_that_concern_all_prompts_end_the_call_nevertheless(server, fault
     assert not failed and len(server.requests) <= 10
 
 
-def test_a_server_that_stops_answering_ends_the_call(server, monkeypatch):
+@pytest.mark.parametrize("cached", [False, True])
+def test_a_server_that_stops_answering_ends_the_call(server, monkeypatch, tmp_path, cached):
     """Eight prompts in a row; those that failed before are requested again by a resumed job, so none is reported."""
     monkeypatch.setattr(server_module, "LONGEST_PAUSE_SECONDS", 0.0)
     server.faults, failed = [None] + [503] * 40, {}
-    with pytest.raises(UserError, match=r"(?s)8 prompts in a row have no answer.*\(1 of 20 prompts"):
-        judge(server, concurrency=1, retries=1).complete([Prompt(str(i)) for i in range(20)], GREEDY,
-                                                         on_failure=failed.__setitem__)
+    remote = judge(server, concurrency=1, retries=1)
+    own = Cached(remote, tmp_path / "answers.sqlite") if cached else remote
+    with pytest.raises(UserError, match=r"(?s)8 prompts in a row have no answer.*\(1 of 20 prompts") as raised:
+        own.complete([Prompt(str(i)) for i in range(20)], GREEDY, on_failure=failed.__setitem__)
+    assert ("start again" in str(raised.value)) == cached
     assert not failed and 17 <= len(server.requests) <= 19
 
 

@@ -100,7 +100,7 @@ def keys(part: str, options: argparse.Namespace, seed: int) -> list[str]:
              f"--data.path={path('tested' if split else 'passages')}",
              f"--documents={options.passages[SETTINGS.index(setting)]}"]
     if part not in ("batch", "sequential"):
-        given.append(f"--compare=[{'finetune,finetune_questions,finetune_context' * (part == 'single')}]")
+        given.append("--compare=[finetune,finetune_questions,finetune_context]" if part == "single" else "--compare=[]")
     given += [*(["--save=nothing"] if setting == "single" else []), *options.rest]
     if split:
         given += ["--qa_pairs.cloze=0", "--qa_pairs.per_document=2"]

@@ -99,9 +99,9 @@ def prepare(config: Config, job: Job, base: Generator, mesh: jax.sharding.Mesh, 
     """
     rehearsal = (sample_rehearsal(config, base, prompts, purpose_seed(config.seed, "recall", 0))
                  if config.mixture.rehearsal else ())
-    unrelated, held_out = _stored_unrelated(config, job, base, texts)
     made = _stored_pairs(config, job, base, prompts, documents, given)
     check_covered(config, documents, made)
+    unrelated, held_out = _stored_unrelated(config, job, base, texts)
     pairs = [[passage.selected for passage in own] for own in made]
     methods = [method for method in OBJECTIVES if method in {"self_param", *config.compare}]
     targets = {method: method_targets(method, config, prompts, documents, pairs, unrelated, rehearsal)

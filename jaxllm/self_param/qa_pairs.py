@@ -52,6 +52,8 @@ The text is
 # Expected pairs of one reply of a judge, and tokens allowed for each.
 PAIRS_PER_REPLY, TOKENS_PER_PAIR = 8, 48
 
+# Batches of questions that are generated together; the pairs of their passages are stored then.
+BATCHES = 4
 _PAIR = re.compile(
     r"Question:\s*(?P<question>[^\n]*?\S)[\s*]*Answer:[^\S\n]*(?P<answer>[^\n]*?)[\s*]*(?=Question:|\n|$)")
 
@@ -113,7 +115,8 @@ def _of_source(config: InjectConfig, generator: Generator, prompts: Prompts, doc
         for text in texts[first:]:
             yield PassagePairs([QAPair(*pair) for pair in cloze_pairs(text, settings.per_document)])
     elif settings.source == "model":
-        sampled, together = settings.sampled, -(-generator.batch_size // settings.sampled)  # passages of a batch
+        sampled = settings.sampled
+        together = -(-BATCHES * generator.batch_size // sampled)  # passages
         with bar(len(texts) * sampled, "questions", "samples", done=first * sampled) as advance:
             count = itertools.count(first * sampled + 1)
             for start in range(first, len(texts), together):
@@ -121,9 +124,10 @@ def _of_source(config: InjectConfig, generator: Generator, prompts: Prompts, doc
                                       lambda _: advance(next(count)), start)
                 yield from source(texts[start:start + together])
     else:
-        with bar(len(texts), "questions", "documents") as advance:
-            pairs = judge_source(open_judge(settings.judge, config.device, directory), settings, seed, advance)(texts)
-        yield from pairs[first:]
+        with bar(len(texts) - first, "questions", "documents") as advance:
+            source = judge_source(open_judge(settings.judge, config.device, directory), settings, seed, advance)
+            pairs = source(texts[first:])
+        yield from pairs
 
 
 def check_covered(config: InjectConfig, documents: Sequence[Document], pairs: Sequence[Sequence[PassagePairs]]) -> None:

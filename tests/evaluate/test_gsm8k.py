@@ -23,6 +23,7 @@ from jaxllm.measures import pass_at_k
     ("The final answer is 18 (see step 1.2.3)", "18", True),
     ("I do not know", "#### 18", False),
     ("I do not know.\n\nQuestion: What is 9 + 9? Answer: 18", "#### 18", False),
+    ("Restating the Question: 3 apples, 5 more.\nAnswer: 8", "8", True),
     ("<think>\n6 * 3 = 20, no\n</think>\n18", "#### 18", True),
     ("<think>\n6 * 3 = 18, but wait", "#### 18", False),
     ("", "#### 18", False)])

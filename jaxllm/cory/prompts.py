@@ -62,7 +62,7 @@ def longest_prompt(config: TeamConfig, spec: ModelSpec) -> int:
     longest = window - config.limit
     if longest < 1:
         raise UserError(f"a response of {config.limit:,} tokens and a prompt do not fit into the model's "
-                        f"{window:,} positions",
+                        f"{window:,} positions" + (" before the border of long rope" * (window < spec.max_positions)),
                         "sampling.max_tokens" if config.response_tokens is None else "response_tokens", "lower it")
     return longest
 

@@ -137,7 +137,10 @@ def test_a_terminated_run_resumes(arguments, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_that_ended_while_it_made_pairs_keeps_what_it_sampled(arguments, tmp_path, monkeypatch):
+def test_a_run_that_ended_before_its_training_keeps_what_it_sampled(arguments, tmp_path, monkeypatch):
+    def interrupt(*args, **options):
+        raise KeyboardInterrupt
+
     other = STORY.replace("ball", "kite")
     with open(arguments[3], "a") as file:
         file.write(json.dumps({"context": other, "question": "Who lost a kite?", "answers": ["Lily"]}) + "\n")
@@ -155,6 +158,9 @@ def test_a_run_that_ended_while_it_made_pairs_keeps_what_it_sampled(arguments, t
     monkeypatch.setattr(qa_pairs, "drop_surplus", drop_surplus)
     assert main([*command, str(torn)]) == 130
     assert len(read_jsonl(torn / "pairs.jsonl")) == 1
+    with monkeypatch.context() as patch:
+        patch.setattr(experiment, "training_plan", interrupt)
+        assert main([*command, str(torn)]) == 130
     texts = read_jsonl(torn / "unrelated.jsonl")
     assert [row["held_out"] for row in texts] == [False] * (len(texts) - 4) + [True] * 4
     assert all(row["ids"] for row in texts)

@@ -111,3 +111,6 @@ def test_the_demonstration_injects_three_passages_with_their_answers(tmp_path, m
     passages = group_rows(read_jsonl(asset_path("smollm2/passages.jsonl")))
     assert [len(passage.questions) for passage in passages] == [8, 6, 6]
     assert all(pair.answers[0].lower() in passage.text.lower() for passage in passages for pair in passage.questions)
+    needing_more = group_rows(read_jsonl(asset_path("smollm2/portability.jsonl")))
+    assert [one.text for one in needing_more] == [passage.text for passage in passages]
+    assert [len(one.questions) for one in needing_more] == [3, 3, 3]

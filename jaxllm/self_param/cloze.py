@@ -6,23 +6,13 @@ Every answer is a part of its sentence, word for word. A reconstruction: the pap
 from __future__ import annotations
 
 import itertools
-import re
+
+from jaxllm.self_param.phrases import long_words, names_and_numbers, sentences
 
 BLANK = "____"
 COMPLETION, CLOZE = "Complete the sentence: {text}", "Fill in the blank: {text}"
 # Shorter sentences are headings or fragments.
 SENTENCE_LETTERS = 20
-
-_BORDER = re.compile(r"(?<=[.!?])\s+|(?<=[.!?][\"'”’)\]])\s+|(?<=[。！？])|\n+")
-_NUMBER = r"\d+(?:[.,:/-]\d+)*%?"
-_NAME = r"[A-Z][\w'’-]*(?: (?:(?:of|the|de|von|van|and) )?[A-Z][\w'’-]*)*"
-_SPAN = re.compile(rf"\b(?:{_NUMBER}|{_NAME})(?!\w)")
-_LONG_WORD = re.compile(r"\b[^\W\d_]{7,}\b")
-
-
-def sentences(text: str) -> list[str]:
-    """Splits a text at the ends of sentences and at line breaks; abbreviations are split too."""
-    return [sentence for part in _BORDER.split(text) if (sentence := part.strip())]
 
 
 def cloze_pairs(text: str, limit: int) -> list[tuple[str, str]]:
@@ -48,10 +38,9 @@ def is_cloze(question: str) -> bool:
 
 
 def _of_sentence(sentence: str) -> list[tuple[str, str]]:
-    spans = [match for match in _SPAN.finditer(sentence) if match.start() > 0]
-    words = sorted((match for match in _LONG_WORD.finditer(sentence)
-                    if not any(match.start() < span.end() and span.start() < match.end() for span in spans)),
-                   key=lambda match: -len(match[0]))
+    spans = names_and_numbers(sentence)
+    words = [match for match in long_words(sentence)
+             if not any(match.start() < span.end() and span.start() < match.end() for span in spans)]
     blanks = [(CLOZE.format(text=sentence[:match.start()] + BLANK + sentence[match.end():]), match[0])
               for match in (*spans, *words)]
     parts = sentence.split(" ")

@@ -31,8 +31,13 @@ class QAPairConfig:
         judge: judge that writes the pairs where source is judge.
         examples: rows {context, question, answers} placed before the document as worked examples (source model).
         per_document: maximum number of pairs of a document, or of each of its chunks.
+        per_answer: maximum number of them with the same answer; null is no limit. Where most questions have one
+            answer, the student gives it to all.
         samples: questions that the model samples for each (source model); null takes per_document. With more, the
             checks have a choice.
+        answer_first: the model is given an answer, a name, a number or another phrase of the document, and writes a
+            question that has it; discard pairs with a question to which it gives another answer (source model, prompts
+            in chat mode; samples are spread over the phrases).
         cloze: cloze pairs added to those of the source, for a document or each of its chunks.
         question_gain: discard questions that fit any text: the document raises their log-probability, summed over
             their tokens, by less than this, in nats (source model); null is no check.
@@ -51,7 +56,9 @@ class QAPairConfig:
     judge: JudgeConfig = field(default_factory=JudgeConfig)
     examples: str | None = None
     per_document: int = 48
+    per_answer: int | None = None
     samples: int | None = None
+    answer_first: bool = False
     cloze: int = 0
     question_gain: float | None = None
     answer_gain: float | None = None
@@ -65,7 +72,11 @@ class QAPairConfig:
     def __post_init__(self):
         for name in ("per_document", "min_answer", "max_tokens"):
             check(getattr(self, name) >= 1, name, f"must be 1 or more, got {getattr(self, name)}")
-        check(self.samples is None or self.samples >= 1, "samples", f"must be 1 or more, got {self.samples}")
+        for name in ("samples", "per_answer"):
+            value = getattr(self, name)
+            check(value is None or value >= 1, name, f"must be 1 or more, got {value}")
+        check(not self.answer_first or self.source == "model", "answer_first", "is for questions that the model writes",
+              "set source to model")
         check(self.cloze >= 0, "cloze", f"must be 0 or more, got {self.cloze}")
         check(self.temperature > 0, "temperature", f"must be above 0, got {self.temperature:g}",
               "at 0 the model would repeat one question")

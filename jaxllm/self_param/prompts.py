@@ -31,6 +31,8 @@ from jaxllm.model import Model
 TEMPLATES = {"plain": {"context": "{context}\n", "question": "Question: {question} Answer:", "answer": " {answer}\n"},
              "chat": {"context": "{context}\n\n", "question": "{question}", "answer": "{answer}"}}
 REQUEST = "Ask one short question that the text above answers. Write only the question."
+ANSWER_REQUEST = ('Ask one short question about the text above that has the answer "{answer}". '
+                  "Write only the question.")
 CLOSED_BOOK_REQUEST = "Ask one short question about something that you know. Write only the question."
 # Tokens that a document and a prompt can have more as one text than apart, in chat mode.
 BORDER_TOKENS = 4
@@ -180,10 +182,13 @@ class Prompts:
         """
         return self._prompt(passage, self.format.question_text(question), examples)
 
-    def question_request(self, passage: str | None = None) -> list[int]:
-        """Ids after which the model writes a question, about a passage or about anything."""
+    def question_request(self, passage: str | None = None, answer: str | None = None) -> list[int]:
+        """Ids after which the model writes a question, about a passage or about anything; in chat mode also one that
+        has an answer."""
         if self.format.chat:
-            return self._prompt(passage, CLOSED_BOOK_REQUEST if passage is None else REQUEST, passage is not None)
+            request = CLOSED_BOOK_REQUEST if passage is None else REQUEST if answer is None else \
+                ANSWER_REQUEST.replace("{answer}", answer)
+            return self._prompt(passage, request, passage is not None)
         return self._prompt(passage, self.format.question_prefix.rstrip(), passage is not None)
 
     def pair(self, question: str, answer: str) -> tuple[list[int], int]:

@@ -25,13 +25,14 @@ import numpy as np
 
 from jaxllm.evaluate.qa import normalize
 from jaxllm.generate import Generator
-from jaxllm.self_param.cloze import is_cloze, sentences
+from jaxllm.self_param.cloze import is_cloze
 from jaxllm.self_param.config import QAPairConfig
 from jaxllm.self_param.data import Document
+from jaxllm.self_param.phrases import FUNCTION_WORDS, sentences
 from jaxllm.self_param.prompts import Prompts
 
-Reason = Literal["cut", "duplicate", "too_long", "unspecific", "cut_answer", "short_answer", "ungrounded",
-                 "unanswerable", "surplus"]
+Reason = Literal["cut", "duplicate", "too_long", "unspecific", "cut_answer", "other_answer", "short_answer",
+                 "ungrounded", "unanswerable", "repeated", "surplus"]
 REASONS: dict[Reason, str] = {
     "cut": "the question is cut at qa_pairs.max_tokens",
     "duplicate": "empty, or an earlier question is the same but for case and punctuation",
@@ -39,19 +40,16 @@ REASONS: dict[Reason, str] = {
     "unspecific": "question gain below qa_pairs.question_gain: it fits any text",
     "cut_answer": "no answer, or one that is cut: at sampling.max_tokens, if the passage has others, or at the end of "
                   "a judge's reply",
+    "other_answer": "the model's answer has a token F1 below 0.5 with the phrase that the question was written for "
+                    "(qa_pairs.answer_first)",
     "short_answer": "fewer letters and digits in the answer than qa_pairs.min_answer",
     "ungrounded": "a word of the answer is not in the passage, or not next to the others (qa_pairs.grounded)",
     "unanswerable": "answer gain below qa_pairs.answer_gain: the model gives the answer without the passage",
+    "repeated": "more pairs with this answer than qa_pairs.per_answer",
     "surplus": "more pairs than qa_pairs.per_document; sentences without a pair come first"}
 """Reasons to drop a pair, in the order of the checks."""
 
 
-# Words of English questions and sentences that are about nothing; in other languages every word counts.
-FUNCTION_WORDS = frozenset("""
-a about after all also an and any are as at be because been before being but by can could did do does done during each
-for from had has have he her here him his how i if in into is it its ll many may me might more most much must my no
-not of on or our re s she should so some t than that the their them then there these they this those to too up us ve
-was we were what when where which while who whom why will with would you your""".split())
 # Scripts without spaces: Thai to Myanmar, Khmer, kana, and Han. Each of their characters is a word of its own.
 _UNSPACED = "\u0e00-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
 _WORD = re.compile(rf"\d+(?:[.,]\d+)*|[{_UNSPACED}]|[^\W{_UNSPACED}]+")
@@ -71,7 +69,8 @@ class PassagePairs:
 
     Attributes:
         selected: pairs to train on.
-        dropped: the others, each with its reason; a question that was dropped before it was answered has answer "".
+        dropped: the others, each with its reason; a question that was dropped before it was answered has the phrase
+            that it was written for, or "", as its answer.
     """
 
     selected: list[QAPair]
@@ -123,6 +122,17 @@ def _is_grounded(text: str, answer: str) -> bool:
     return any(own[start:start + len(wanted)] == wanted for start in range(len(own) - len(wanted) + 1))
 
 
+def drop_repeated(pairs: PassagePairs, limit: int) -> None:
+    """Keeps the first `limit` pairs with each answer; case, punctuation and articles make no difference."""
+    count: collections.Counter[str] = collections.Counter()
+    bad = []
+    for _, answer in pairs.selected:
+        key = normalize(answer)
+        count[key] += 1
+        bad.append(count[key] > limit)
+    pairs.drop("repeated", bad)
+
+
 def drop_surplus(text: str, pairs: PassagePairs, limit: int) -> None:
     """Keeps `limit` pairs: the first of every sentence before the second of any, those about none last, in the order
     of the pairs."""
@@ -139,7 +149,7 @@ def drop_surplus(text: str, pairs: PassagePairs, limit: int) -> None:
 
 
 def sentences_of(text: str, pairs: Sequence[QAPair]) -> list[int | None]:
-    """Finds the sentence that each pair is most likely about, as an index into `cloze.sentences`.
+    """Finds the sentence that each pair is most likely about, as an index into `phrases.sentences`.
 
     None where that sentence has neither the answer nor a word of the question, function words aside.
     """

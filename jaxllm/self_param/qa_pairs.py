@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxllm.config import SamplingConfig
+from jaxllm.config import SamplingConfig, check
 from jaxllm.errors import UserError
+from jaxllm.evaluate.qa import f1
 from jaxllm.finetune.targets import purpose_seed
-from jaxllm.generate import Generator
+from jaxllm.generate import Completion, Generator
 from jaxllm.judge import Answer, Judge, Prompt, open_judge
 from jaxllm.progress import bar
 from jaxllm.self_param.cloze import cloze_pairs
 from jaxllm.self_param.config import InjectConfig, QAPairConfig
 from jaxllm.self_param.data import Document
+from jaxllm.self_param.phrases import answer_phrases
 from jaxllm.self_param.prompts import Prompts
 from jaxllm.self_param.qa_filter import (
     REASONS,
     PassagePairs,
     QAPair,
     answer_gains,
+    drop_repeated,
     drop_surplus,
     drop_unusable,
     is_long_enough,
@@ -51,6 +55,9 @@ The text is
 """
 # Expected pairs of one reply of a judge, and tokens allowed for each.
 PAIRS_PER_REPLY, TOKENS_PER_PAIR = 8, 48
+
+# Least token F1 of an answer with the phrase that its question was written for.
+SAME_ANSWER = 0.5
 
 # Batches of questions that are generated together; the pairs of their passages are stored then.
 BATCHES = 4
@@ -90,6 +97,8 @@ def make_qa_pairs(config: InjectConfig, generator: Generator, prompts: Prompts, 
         if given is None and config.qa_pairs.answer_gain is not None and own.selected:
             gains = answer_gains(generator, prompts, text, own.selected)
             own.drop("unanswerable", [gain < config.qa_pairs.answer_gain for gain in gains])
+        if config.qa_pairs.per_answer is not None:
+            drop_repeated(own, config.qa_pairs.per_answer)
         drop_surplus(text, own, config.qa_pairs.per_document)
         completions = PassagePairs([QAPair(*pair) for pair in cloze_pairs(text, config.qa_pairs.cloze)])
         completions.drop("too_long", [not prompts.fits(text, *pair) for pair in completions.selected])
@@ -172,7 +181,8 @@ def model_source(generator: Generator, prompts: Prompts, config: QAPairConfig, a
     """Makes a source in which the model samples questions about the passage in its prompt, then answers them greedily.
 
     Questions that are cut, repeated, too long or unspecific are dropped before they are answered. Pairs with an answer
-    that is cut are dropped where the passage has others; a model without an end of its answers has none.
+    that is cut are dropped where the passage has others; a model without an end of its answers has none. With
+    qa_pairs.answer_first every question is written for a phrase of the passage, and has to be answered with it.
 
     Args:
         generator: the model.
@@ -182,23 +192,43 @@ def model_source(generator: Generator, prompts: Prompts, config: QAPairConfig, a
         seed: seed of the questions.
         on_sample: called with the number of questions sampled so far.
         first: number of the first text in the random streams.
+
+    Raises:
+        UserError: qa_pairs.answer_first is set, and prompts are plain.
     """
+    check(not config.answer_first or prompts.format.chat, "qa_pairs.answer_first", "needs prompts in chat mode",
+          "use a model with a chat template, or set it to false")
     question_sampling = SamplingConfig(temperature=config.temperature, max_tokens=config.max_tokens,
-                                       n=config.sampled, stop=prompts.format.question_stops)
+                                       stop=prompts.format.question_stops)
     answer_sampling = SamplingConfig(temperature=0.0, max_tokens=answer_tokens, stop=prompts.format.answer_stops)
 
     def prompt(text: str, question: str) -> list[int]:
         return prompts.question(question, text, examples=True)
 
-    def source(texts: Sequence[str]) -> list[PassagePairs]:
+    def sample(texts: Sequence[str]) -> list[list[tuple[Completion, str]]]:
+        """Samples the questions about each text, each with the phrase that it is written for, or ""."""
         count = itertools.count(1)
         report: Any = None if on_sample is None else lambda _, samples: [on_sample(next(count)) for _ in samples]
-        samples = generator.generate([prompts.question_request(text) for text in texts], question_sampling, seed=seed,
-                                     row_ids=range(first, first + len(texts)), on_prompt=report)
+        if not config.answer_first:
+            sampling = dataclasses.replace(question_sampling, n=config.sampled)
+            samples = generator.generate([prompts.question_request(text) for text in texts], sampling, seed=seed,
+                                         row_ids=range(first, first + len(texts)), on_prompt=report)
+            return [[(one, "") for one in own] for own in samples]
+        requests, row_ids = list[list[tuple[list[int], str]]](), list[int]()
+        for number, text in enumerate(texts, first):
+            fitting = [(ids, phrase) for phrase in answer_phrases(text, config.sampled)
+                       if len(ids := prompts.question_request(text, phrase)) + config.max_tokens <= prompts.window]
+            requests.append([*itertools.islice(itertools.cycle(fitting), config.sampled)])
+            row_ids += range(number * config.sampled, number * config.sampled + len(requests[-1]))
+        made = iter(generator.generate([ids for own in requests for ids, _ in own], question_sampling, seed=seed,
+                                       row_ids=row_ids, on_prompt=report) if row_ids else ())
+        return [[(next(made)[0], phrase) for _, phrase in own] for own in requests]
+
+    def source(texts: Sequence[str]) -> list[PassagePairs]:
         sampled = []
-        for text, completions in zip(texts, samples, strict=True):
-            own = PassagePairs([_stripped(prompts.question_of(one.text), "") for one in completions])
-            own.drop("cut", [one.finish_reason == "length" for one in completions])
+        for text, completions in zip(texts, sample(texts), strict=True):
+            own = PassagePairs([_stripped(prompts.question_of(one.text), phrase) for one, phrase in completions])
+            own.drop("cut", [one.finish_reason == "length" for one, _ in completions])
             own.drop_duplicates()
             # The window has to hold the question with its answer and the end of it.
             budget = prompts.window - prompts.answer_end_tokens - answer_tokens
@@ -211,13 +241,16 @@ def model_source(generator: Generator, prompts: Prompts, config: QAPairConfig, a
                           for question, _ in own.selected]
         answers = iter(generator.generate(answer_prompts, answer_sampling, seed=seed) if answer_prompts else ())
         for own in sampled:
-            completions = [next(answers)[0] for _ in own.selected]
+            phrases, completions = dict(own.selected), [next(answers)[0] for _ in own.selected]
             own.selected = [_stripped(question, completion.text)
                             for (question, _), completion in zip(own.selected, completions, strict=True)]
             cut = [completion.finish_reason == "length" for completion in completions]
             if any(is_long_enough(pair.answer, config) and not is_cut
                    for pair, is_cut in zip(own.selected, cut, strict=True)):
                 own.drop("cut_answer", cut)
+            if config.answer_first:
+                own.drop("other_answer", [f1(answer, phrases[question]) < SAME_ANSWER
+                                          for question, answer in own.selected])
         return sampled
 
     return source

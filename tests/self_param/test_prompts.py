@@ -43,6 +43,9 @@ def test_questions_are_conversations(model):
     about = conversation(model, f"An example.\n\n{PASSAGE}\n\nAsk one short question that the text above answers. "
                                 "Write only the question.")
     assert prompts.question_request(PASSAGE) == about
+    assert prompts.question_request(PASSAGE, "pine") == conversation(
+        model, f'An example.\n\n{PASSAGE}\n\nAsk one short question about the text above that has the answer "pine". '
+               "Write only the question.")
     assert list(prompts.prefix) == conversation(model, "Z")[:len(prompts.prefix)] and len(prompts.prefix) == 2
 
 

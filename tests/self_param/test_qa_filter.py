@@ -5,8 +5,9 @@ import pytest
 
 from jaxllm.generate import Generator, Score
 from jaxllm.model import load
-from jaxllm.self_param.cloze import BLANK, cloze_pairs, sentences
+from jaxllm.self_param.cloze import BLANK, cloze_pairs
 from jaxllm.self_param.config import QAPairConfig
+from jaxllm.self_param.phrases import sentences
 from jaxllm.self_param.prompts import FormatConfig, Prompts
 from jaxllm.self_param.qa_filter import (
     PassagePairs,
@@ -14,6 +15,7 @@ from jaxllm.self_param.qa_filter import (
     answer_gains,
     as_row,
     coverage,
+    drop_repeated,
     drop_surplus,
     drop_unusable,
     of_row,
@@ -58,6 +60,16 @@ def test_questions_that_differ_by_case_and_punctuation_are_duplicates():
     pairs = PassagePairs([QAPair("Who?", "a"), QAPair("who", "b"), QAPair("?", "c"), QAPair("When?", "d")])
     pairs.drop_duplicates()
     assert pairs.selected == [("Who?", "a"), ("When?", "d")] and reasons(pairs) == ["duplicate"] * 2
+
+
+def test_pairs_with_one_answer_are_limited():
+    pairs = PassagePairs([QAPair("Who?", "the Mavo"), QAPair("When?", "1871"), QAPair("Who is it?", "Mavo."),
+                          QAPair("Who sails?", "mavo"), QAPair("What year?", "1871")])
+    drop_repeated(pairs, 2)
+    assert [pair.question for pair in pairs.selected] == ["Who?", "When?", "Who is it?", "What year?"]
+    assert pairs.dropped == [(QAPair("Who sails?", "mavo"), "repeated")]
+    drop_repeated(pairs, 1)
+    assert [pair.question for pair in pairs.selected] == ["Who?", "When?"]
 
 
 def test_a_surplus_leaves_one_pair_for_every_sentence():
@@ -136,12 +148,6 @@ def test_gains_of_the_packaged_model():
     right, wrong = answer_gains(generator, prompts, TEXT, [QAPair("How many sailors does Rinla have?", "95"),
                                                            QAPair("How many sailors does Rinla have?", "12")])
     assert right > wrong + 3
-
-
-def test_sentences_end_at_punctuation_and_line_breaks():
-    assert sentences('One is "here." Two?  Three!\nA heading\n\nFour.') == [
-        'One is "here."', "Two?", "Three!", "A heading", "Four."]
-    assert sentences("一。二！三") == ["一。", "二！", "三"] and sentences(" \n ") == []
 
 
 def test_every_cloze_answer_completes_its_sentence():

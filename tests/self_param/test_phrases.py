@@ -1,0 +1,24 @@
+"""Sentences, and phrases that can be answers."""
+
+from jaxllm.self_param.phrases import answer_phrases, sentences
+
+
+def test_sentences_end_at_punctuation_and_line_breaks():
+    assert sentences('One is "here." Two?  Three!\nA heading\n\nFour.') == [
+        'One is "here."', "Two?", "Three!", "A heading", "Four."]
+    assert sentences("一。二！三") == ["一。", "二！", "三"] and sentences(" \n ") == []
+
+
+def test_phrases_are_names_numbers_and_runs_of_words():
+    text = "Gottfried Semper built the Miller–Rabin tower in 1871. It held two innermost lamps, "
+    text += "which cost 1,250 crowns."
+    expected = ["Gottfried Semper built", "held two innermost lamps", "Miller–Rabin", "cost 1,250 crowns",
+                "Miller–Rabin tower", "1,250", "1871"]
+    assert answer_phrases(text, 99) == expected and answer_phrases(text, 3) == expected[:3]
+    assert answer_phrases("The crew was tired after a while in Torla.", 9) == ["Torla", "tired", "crew"]
+
+
+def test_phrases_are_listed_once_and_are_short():
+    assert answer_phrases("The lamp. A Lamp! It is of the and.", 9) == ["lamp"]
+    assert answer_phrases("one two three four five six", 9) == [] and answer_phrases("", 9) == []
+    assert answer_phrases("It was 66 million years ago.", 9) == ["66 million years ago"]

@@ -6,9 +6,9 @@
 Rows are {context, question, answers}. Of the first file's passages of --words words, --held_back are not taught, and
 their rows are written to OUT/passages.jsonl for injection. All its others, and --others passages of the further files
 that are not held back either, become OUT/rows.jsonl {messages}, in the prompts of `jaxllm inject` for models with a
-chat template: of every passage one conversation in which its questions are answered, and one in which they are written,
-each for its answer (qa_pairs.answer_first). Both read the passage once, in the first turn. Answers are taught that the
-passage has literally, and questions are written that end with a question mark.
+chat template: of every passage one conversation in which its questions are answered, and one in which they are written.
+Both read the passage once, in the first turn. Answers are taught that the passage has literally, and questions are
+written that end with a question mark.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any
 from jaxllm.evaluate.qa import normalize
 from jaxllm.files import write_jsonl
 from jaxllm.self_param.data import QA_ROW
-from jaxllm.self_param.prompts import ANSWER_REQUEST, FormatConfig
+from jaxllm.self_param.prompts import REQUEST, FormatConfig
 from jaxllm.text.rows import read_rows
 
 FORMAT = FormatConfig().resolve(has_chat_template=True)
@@ -49,11 +49,11 @@ def conversation(context: str, requests: Sequence[str], replies: Sequence[str]) 
 def conversations(rows: Sequence[Row], limit: int) -> list[Row]:
     """Makes the conversations about a passage: its questions answered, and written; at most `limit` of each."""
     context = rows[0]["context"]
-    rows = [row for row in rows if row["answers"][0].lower() in context.lower()]
-    answered = [(FORMAT.question_text(row["question"]), FORMAT.answer_text(row["answers"][0])) for row in rows]
-    written = [(ANSWER_REQUEST.replace("{answer}", row["answers"][0]), row["question"]) for row in rows
-               if row["question"].endswith("?")]
-    return [conversation(context, *zip(*turns[:limit], strict=True)) for turns in (answered, written) if turns]
+    answered = [(FORMAT.question_text(row["question"]), FORMAT.answer_text(row["answers"][0])) for row in rows
+                if row["answers"][0].lower() in context.lower()]
+    written = [row["question"] for row in rows if row["question"].endswith("?")]
+    made = [conversation(context, *zip(*answered[:limit], strict=True))] if answered else []
+    return made + ([conversation(context, [REQUEST] * len(written[:limit]), written[:limit])] if written else [])
 
 
 def main() -> None:

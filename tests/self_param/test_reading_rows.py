@@ -5,12 +5,11 @@ import sys
 
 from jaxllm import load
 from jaxllm.files import read_jsonl, write_jsonl
-from jaxllm.self_param.prompts import ANSWER_REQUEST, FormatConfig, Prompts
+from jaxllm.self_param.prompts import REQUEST, FormatConfig, Prompts
 from jaxllm.text.examples import encode_example
 from scripts import reading_rows
 
 FORMAT = FormatConfig().resolve(True)
-REQUEST = ANSWER_REQUEST.replace("{answer}", "RinlaLAND")
 
 
 def rows_about(name, count, ask="Where does {} sail?"):
@@ -41,12 +40,13 @@ def test_a_model_learns_from_the_tokens_that_an_injection_has():
     learned = answered.loss_mask[:len(target.teacher)]
     assert learned.sum() == len(target.student) - target.prompt_tokens and learned[-1]
     assert answered.ids[:answered.prompt_length].tolist() == prompts.question(question, passage)
-    assert written.ids[:written.prompt_length].tolist() == prompts.question_request(passage, "RinlaLAND")
+    assert written.ids[:written.prompt_length].tolist() == prompts.question_request(passage)
 
 
 def test_answers_are_in_the_passage_and_questions_are_questions():
     no_answer = [row | {"answers": ["elsewhere"]} for row in rows_about("Dorok", 1)]
-    assert reading_rows.conversations(no_answer, 5) == []
+    [written] = reading_rows.conversations(no_answer, 5)
+    assert written["messages"][0]["content"].endswith(REQUEST)
     [answered] = reading_rows.conversations(rows_about("Dorok", 1, "where {} sails"), 5)
     assert answered["messages"][-1]["content"] == "DorokLAND"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import re
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -198,35 +197,15 @@ def model_source(generator: Generator, prompts: Prompts, config: QAPairConfig, a
     """
     check(not config.answer_first or prompts.format.chat, "qa_pairs.answer_first", "needs prompts in chat mode",
           "use a model with a chat template, or set it to false")
-    question_sampling = SamplingConfig(temperature=config.temperature, max_tokens=config.max_tokens,
-                                       stop=prompts.format.question_stops)
     answer_sampling = SamplingConfig(temperature=0.0, max_tokens=answer_tokens, stop=prompts.format.answer_stops)
 
     def prompt(text: str, question: str) -> list[int]:
         return prompts.question(question, text, examples=True)
 
-    def sample(texts: Sequence[str]) -> list[list[tuple[Completion, str]]]:
-        """Samples the questions about each text, each with the phrase that it is written for, or ""."""
-        count = itertools.count(1)
-        report: Any = None if on_sample is None else lambda _, samples: [on_sample(next(count)) for _ in samples]
-        if not config.answer_first:
-            sampling = dataclasses.replace(question_sampling, n=config.sampled)
-            samples = generator.generate([prompts.question_request(text) for text in texts], sampling, seed=seed,
-                                         row_ids=range(first, first + len(texts)), on_prompt=report)
-            return [[(one, "") for one in own] for own in samples]
-        requests, row_ids = list[list[tuple[list[int], str]]](), list[int]()
-        for number, text in enumerate(texts, first):
-            fitting = [(ids, phrase) for phrase in answer_phrases(text, config.sampled)
-                       if len(ids := prompts.question_request(text, phrase)) + config.max_tokens <= prompts.window]
-            requests.append([*itertools.islice(itertools.cycle(fitting), config.sampled)])
-            row_ids += range(number * config.sampled, number * config.sampled + len(requests[-1]))
-        made = iter(generator.generate([ids for own in requests for ids, _ in own], question_sampling, seed=seed,
-                                       row_ids=row_ids, on_prompt=report) if row_ids else ())
-        return [[(next(made)[0], phrase) for _, phrase in own] for own in requests]
-
     def source(texts: Sequence[str]) -> list[PassagePairs]:
         sampled = []
-        for text, completions in zip(texts, sample(texts), strict=True):
+        for text, completions in zip(
+                texts, _questions(generator, prompts, config, texts, seed, on_sample, first), strict=True):
             own = PassagePairs([_stripped(prompts.question_of(one.text), phrase) for one, phrase in completions])
             own.drop("cut", [one.finish_reason == "length" for one, _ in completions])
             own.drop_duplicates()
@@ -241,10 +220,10 @@ def model_source(generator: Generator, prompts: Prompts, config: QAPairConfig, a
                           for question, _ in own.selected]
         answers = iter(generator.generate(answer_prompts, answer_sampling, seed=seed) if answer_prompts else ())
         for own in sampled:
-            phrases, completions = dict(own.selected), [next(answers)[0] for _ in own.selected]
-            own.selected = [_stripped(question, completion.text)
-                            for (question, _), completion in zip(own.selected, completions, strict=True)]
-            cut = [completion.finish_reason == "length" for completion in completions]
+            phrases, replies = dict(own.selected), [next(answers)[0] for _ in own.selected]
+            own.selected = [_stripped(question, reply.text)
+                            for (question, _), reply in zip(own.selected, replies, strict=True)]
+            cut = [reply.finish_reason == "length" for reply in replies]
             if any(is_long_enough(pair.answer, config) and not is_cut
                    for pair, is_cut in zip(own.selected, cut, strict=True)):
                 own.drop("cut_answer", cut)
@@ -254,6 +233,28 @@ def model_source(generator: Generator, prompts: Prompts, config: QAPairConfig, a
         return sampled
 
     return source
+
+
+def _questions(generator: Generator, prompts: Prompts, config: QAPairConfig, texts: Sequence[str], seed: int,
+               on_sample: Callable[[int], None] | None, first: int) -> list[list[tuple[Completion, str]]]:
+    """Samples the questions about each text, each with the phrase that it is written for, or ""."""
+    count = itertools.count(1)
+    report: Any = None if on_sample is None else lambda _, samples: [on_sample(next(count)) for _ in samples]
+    sampling = SamplingConfig(temperature=config.temperature, max_tokens=config.max_tokens,
+                              n=1 if config.answer_first else config.sampled, stop=prompts.format.question_stops)
+    if not config.answer_first:
+        samples = generator.generate([prompts.question_request(text) for text in texts], sampling, seed=seed,
+                                     row_ids=range(first, first + len(texts)), on_prompt=report)
+        return [[(one, "") for one in own] for own in samples]
+    requests, row_ids = list[list[tuple[list[int], str]]](), list[int]()
+    for number, text in enumerate(texts, first):
+        fitting = [(ids, phrase) for phrase in answer_phrases(text, config.sampled)
+                   if len(ids := prompts.question_request(text, phrase)) + config.max_tokens <= prompts.window]
+        requests.append([*itertools.islice(itertools.cycle(fitting), config.sampled)])
+        row_ids += range(number * config.sampled, number * config.sampled + len(requests[-1]))
+    made = iter(generator.generate([ids for own in requests for ids, _ in own], sampling, seed=seed, row_ids=row_ids,
+                                   on_prompt=report) if row_ids else ())
+    return [[(next(made)[0], phrase) for _, phrase in own] for own in requests]
 
 
 def judge_source(judge: Judge, config: QAPairConfig, seed: int,

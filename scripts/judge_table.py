@@ -4,7 +4,8 @@
 
 ROWS has HumanEval-X programs in the form of `jaxllm judge`, five languages a problem; the first problems of the
 subset test are judged, by each method with and without the reference. Every run is a job in OUT that a second start
-resumes. At most `--max_tokens` tokens an answer; answers that cannot be parsed are not generated anew.
+resumes. At most `--max_tokens` tokens an answer; answers that cannot be parsed are not generated anew, and are left out
+of the measures but for `judged right, of all`.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from jaxllm.judge import JudgeConfig
 from jaxllm.report.page import show
 
 METHODS = ("analyze_then_summarize", "fault_localization")
-COLUMNS = ("accuracy", "balanced_accuracy", "kendall")
+COLUMNS = {"accuracy": "accuracy of valid answers", "balanced_accuracy": "balanced accuracy of valid answers",
+           "kendall": "tau-b of valid answers"}
 
 
 def line(method: str, use_reference: bool, result: dict[str, Any]) -> list[str]:
@@ -60,17 +62,16 @@ def main() -> None:
             out = options.out / f"{method}_{'with' if use_reference else 'without'}"
             path = run(Config(out, DataConfig(str(chosen)), method=method, use_reference=use_reference, attempts=1,
                               judge=JudgeConfig(model=options.model, batch_size=options.batch_size),
-                              max_tokens=options.max_tokens))
+                              max_tokens=options.max_tokens, invalid_policy="drop"))
             assert path is not None
             table.append(line(method, use_reference, json.loads(path.read_text())))
-    last = json.loads(path.read_text())
-    never = last["anchors"]["always_no"]
-    header = ["method", "reference", "programs", "valid", "invalid", *COLUMNS, "judged right", "AUROC of P(right)",
-              "ECE", "cut off"]
+    never = json.loads(path.read_text())["anchors"]["always_no"]
+    header = ["method", "reference", "programs", "valid", "invalid", *COLUMNS.values(), "judged right, of all",
+              "AUROC of P(right)", "ECE", "cut off"]
     for row in [header, ["---"] * len(header), *table]:
         print(f"| {' | '.join(row)} |")
-    print(f"\nAlways No: accuracy {show(never['accuracy'])}, balanced accuracy {show(never['balanced_accuracy'])}. "
-          f"Invalid answers: {last['invalid_policy']}.")
+    print(f"\nAlways No, of all: accuracy {show(never['accuracy'])}, balanced accuracy "
+          f"{show(never['balanced_accuracy'])}.")
 
 
 if __name__ == "__main__":

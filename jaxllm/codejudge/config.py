@@ -20,7 +20,7 @@ InvalidPolicy = Literal["drop", "wrong", "opposite", "zero"]
 Edit = Literal["rename", "praise", "stub", "truncate"]
 # Methods in which an analysis comes first.
 TWO_STEPS = ("analyze_then_summarize", "chain_of_thought", "analyze_then_rate")
-# Policy for invalid answers of each protocol in the paper.
+# Policy for invalid answers of each protocol in the paper, where the protocol is given.
 POLICIES: Mapping[str, InvalidPolicy] = {"humanevalx": "wrong", "apps": "wrong", "bigcodebench": "opposite",
                                          "conala": "zero", "pooled": "drop"}
 # Settings of several samples where no temperature is given, those of the paper for models that are sampled.
@@ -102,10 +102,12 @@ class Config:
         catalogue: faults that the prompt lists; null is conala for rows of CoNaLa, else default.
         prompts: YAML file with prompts, faults and weights in place of the package's.
         variant: variants of the prompts.
-        protocol: how measures are aggregated, and how the task is described; null goes by the rows' dataset.
+        protocol: how measures are aggregated, and how the task is described; null goes by the rows' dataset. A given
+            one also sets invalid_policy.
         invalid_policy: rows without a valid answer are left out (drop), wrong in the verdict and left out of
-            correlations (wrong), the opposite of the label (opposite), or have the score 0 (zero); null is that of
-            the protocol: wrong for humanevalx and apps, opposite for bigcodebench, zero for conala, else drop.
+            correlations (wrong), the opposite of the label (opposite), or have the score 0 (zero); null is drop, and
+            with a given protocol the paper's: wrong for humanevalx and apps, opposite for bigcodebench, zero for
+            conala, drop for pooled.
         subset: judge only rows of this subset.
         problems: file with the rows that problem_id names; null is the data file itself.
         validation: rows on which a threshold and a temperature are fitted.
@@ -225,9 +227,15 @@ class Config:
             values["temperature"] = values["temperature"] or 1.0
         return SamplingConfig(**values, max_tokens=max_tokens, n=n)
 
-    def policy_for(self, protocol: str) -> InvalidPolicy:
-        """Returns the policy for invalid answers in the measures of a protocol."""
-        return self.invalid_policy or POLICIES[protocol]
+    @property
+    def policy(self) -> InvalidPolicy:
+        """Policy for invalid answers: `invalid_policy`, else the paper's for a given `protocol`, else drop."""
+        return self.invalid_policy or ("drop" if self.protocol is None else POLICIES[self.protocol])
+
+    @property
+    def policy_from(self) -> Literal["invalid_policy", "protocol", "default"]:
+        """The setting that the policy for invalid answers comes from."""
+        return "invalid_policy" if self.invalid_policy else "protocol" if self.protocol else "default"
 
     def catalogue_for(self, protocol: str) -> str:
         """Returns the name of the catalogue of faults for the rows of a data set."""

@@ -14,6 +14,8 @@ _NAMES = {"accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "pre
           "brier": "Brier score", "rmse": "root mean squared error"}
 _PROTOCOLS = {"humanevalx": "Means over languages.", "conala": "Correlations within requests, means over requests.",
               "pooled": "All rows together.", "apps": "All rows together.", "bigcodebench": "All rows together."}
+_POLICIES = {"drop": "are left out of the measures", "opposite": "count as the opposite of the label",
+             "wrong": "count as wrong verdicts and are left out of correlations", "zero": "have the score 0"}
 # Programs that the report shows.
 SHOWN = 150
 _LONG = 4000
@@ -38,7 +40,7 @@ def sections(result: Mapping[str, Any], items: Sequence[Item], rows: Sequence[Ma
                                            for name in shown],
                   f"{_PROTOCOLS[result['protocol']]} 95 % intervals from resampled groups; "
                   f"{result['n_groups_valid']:,} groups have a value; {result['invalid_rate'] or 0:.1%} of the answers "
-                  "are invalid.")
+                  f"are invalid; they {_POLICIES[result['invalid_policy']]}.")
     found = [Section("Measures", valid, [table, *_drawn(result)])]
     found.append(Section("Languages", parts=[_languages(result)]))
     found += _probability_sections(result)

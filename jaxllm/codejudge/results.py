@@ -95,9 +95,9 @@ def summarize(config: Config, items: Sequence[Item], rows: Sequence[Row], unread
     items, own = [item for item, _ in tested], [row for _, row in tested]
     by_run = [runs_of(row) for row in own]
     runs = [[row[number] for row in by_run] for number in range(config.runs)]
-    policy = config.policy_for(protocol)
-    result: dict[str, Any] = {"protocol": protocol, "invalid_policy": policy, "n": len(own),
-                              "n_valid": sum(row["valid"] for row in own)}
+    policy = config.policy
+    result: dict[str, Any] = {"protocol": protocol, "invalid_policy": policy, "invalid_policy_from": config.policy_from,
+                              "n": len(own), "n_valid": sum(row["valid"] for row in own)}
     result["invalid_rate"] = float(np.mean([not row["valid"] for run in runs for row in run])) if own else None
     result["valid_rate"] = None if result["invalid_rate"] is None else 1 - result["invalid_rate"]
     result["n_groups_valid"] = len({row["group"] for row in own if row["valid"]})
@@ -459,7 +459,7 @@ def compared(config: Config, items: Sequence[Item], rows: Sequence[Row], others:
     protocol, result = protocol_of(config, items), dict[str, Any](n=len(common))
     if not common:
         return result | _missing(COMPARED, "no row is in both runs")
-    policy = config.policy_for(protocol)
+    policy = config.policy
     verdicts: list[Both] = []
     scores: list[Both] = []
     for ours, theirs in itertools.product(*(range(len(side)) for side in common[0])):

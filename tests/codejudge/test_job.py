@@ -163,6 +163,30 @@ def test_the_policy_of_a_protocol(files, protocol, policy, accuracy):
     result, _ = files.run(recorded("direct", lambda row: spoken.get(row["id"], "Yes" if right(row) else "No")),
                           "--method", "direct", "--protocol", protocol, "--attempts", "1")
     assert result["invalid_policy"] == policy and result["accuracy"]["mean"] == pytest.approx(accuracy)
+    assert result["invalid_policy_from"] == "protocol"
+
+
+@pytest.mark.parametrize(("dataset", "accuracy"), [
+    ("HumanEval-X", (2 / 2 + 2 / 3) / 2), ("apps", 4 / 5), ("bigcodebench", 4 / 5), ("conala", 4 / 5)])
+def test_invalid_answers_are_left_out_whichever_data_set_the_rows_name(files, dataset, accuracy):
+    spoken = {"a0": "?", "b1": "?", "c0": "?"}
+    answers = recorded("direct", lambda row: spoken.get(row["id"], "Yes" if right(row) else "No"))
+    result, _ = files.run(answers, "--method", "direct", "--attempts", "1", rows=programs(dataset=dataset))
+    assert result["protocol"] == dataset.lower().replace("-", "") and result["invalid_policy"] == "drop"
+    assert result["invalid_policy_from"] == "default" and result["n"] == 8 and result["n_valid"] == 5
+    assert result["accuracy"]["mean"] == pytest.approx(accuracy) and result["accuracy"]["n"] == 5
+    assert result["kendall"]["n"] == 5 and result["by_language"]["go"]["accuracy"]["n"] == 3
+    assert "answers are invalid; they are left out of the measures." in (files.out / "report.html").read_text()
+
+
+def test_differences_between_runs_leave_invalid_answers_out_by_default(files):
+    rows, options = programs(dataset="HumanEval-X"), ["--method", "direct", "--attempts", "1"]
+    files.run(direct(), *options, rows=rows, out="other")
+    answers = recorded("direct", lambda row: "?" if row["id"] == "a0" else "Yes" if right(row) else "No")
+    for named, n, difference in (([], 7, 0.0), (["--protocol", "humanevalx"], 8, -1 / 8)):
+        result, _ = files.run(answers, *options, *named, "--compare", str(files.folder / "other"), rows=rows)
+        own = result["compared"]["accuracy"]
+        assert own["n"] == n and own["mean"] == pytest.approx(difference)
 
 
 # ---- protocols ---------------------------------------------------------------------------------------------
@@ -353,6 +377,9 @@ def test_a_language_without_valid_answers_is_not_left_out(files):
     result, _ = files.run(answers, "--method", "direct", "--attempts", "1", "--invalid_policy", "wrong", rows=rows)
     assert result["accuracy"]["mean"] == 0.5 and result["kendall"]["mean"] is None
     assert "go: there are no rows" in result["kendall"]["reason"]
+    result, _ = files.run(answers, "--method", "direct", "--attempts", "1", rows=rows)
+    assert result["accuracy"]["mean"] is None and "go: there are no rows" in result["accuracy"]["reason"]
+    assert result["pooled"]["accuracy"]["mean"] == 1.0 and result["pooled"]["accuracy"]["n"] == 4
 
 
 def test_grades_of_people_without_an_aggregate(files):

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -116,7 +117,18 @@ def test_the_settings_of_the_paper():
     assert (config.temperature, config.top_p, config.runs, config.samples) == (0.4, 0.9, 3, 1)
     assert (config.max_tokens, config.answer_tokens, config.parser, config.most_attempts) == (2000, 10, "compat", 1)
     assert load_prompts(config.prompts).weights == {"Negligible": 0, "Small": 5, "Major": 50, "Fatal": 100}
-    assert [config.policy_for(name) for name in PROTOCOLS] == ["drop", "wrong", "wrong", "opposite", "zero"]
+    assert (config.protocol, config.subset, config.policy) == ("humanevalx", "test", "wrong")
+    assert [replace(config, protocol=name).policy for name in PROTOCOLS] == [
+        "drop", "wrong", "wrong", "opposite", "zero"]
+
+
+@pytest.mark.parametrize(("options", "policy", "source"), [
+    ([], "drop", "default"), (["--protocol", "conala"], "zero", "protocol"),
+    (["--invalid_policy", "opposite"], "opposite", "invalid_policy"),
+    (["--protocol", "conala", "--invalid_policy", "drop"], "drop", "invalid_policy")])
+def test_where_the_policy_for_invalid_answers_comes_from(options, policy, source):
+    config = parse(Config, ["--data.path=x", "--out=x", *options])
+    assert (config.policy, config.policy_from) == (policy, source)
 
 
 def test_a_severity_without_weight_is_refused(files, capsys):

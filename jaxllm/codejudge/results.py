@@ -468,9 +468,12 @@ def compared(config: Config, items: Sequence[Item], rows: Sequence[Row], others:
             found.append([(one[number][0], two[number][0]) for one, two in sides if one[number] and two[number]])
     graded, labelled = ([[pair for pair in both if pair[0][0][truth] is not None] for both in scores]
                         for truth in ("grade", "label"))
-    result |= _differences(verdicts, VERDICTS, protocol, config.seed, "no row has both verdicts")
-    result |= _differences(labelled, SCORED, protocol, config.seed) if any(labelled) else \
-        _missing(SCORED, "no row has both scores") | _differences(graded, GRADED, "pooled", config.seed)
+    # A language in which no row has both is undefined rather than left out of the mean.
+    languages = sorted({ours[0]["language"] for ours, _ in common if ours[0]["label"] is not None}, key=str) \
+        if protocol == "humanevalx" else None
+    result |= _differences(verdicts, VERDICTS, languages, config.seed, "no row has both verdicts")
+    result |= _differences(labelled, SCORED, languages, config.seed) if any(labelled) else \
+        _missing(SCORED, "no row has both scores") | _differences(graded, GRADED, None, config.seed)
     if protocol == "conala" and any(graded):
         groups = sorted({pair[0][0]["group"] for both in graded for pair in both})
         within = lambda both, side, statistic: _by_group([pair[side] for pair in both], groups, statistic)
@@ -479,14 +482,14 @@ def compared(config: Config, items: Sequence[Item], rows: Sequence[Row], others:
     return {name: value for name, value in result.items() if name == "n" or name in COMPARED}
 
 
-def _differences(runs: Sequence[Both], statistics: Mapping[str, agreement.Statistic], protocol: str, seed: int,
-                 reason: str = "no row has both scores") -> dict[str, Any]:
-    """Computes paired differences, the mean over the pairs of runs."""
+def _differences(runs: Sequence[Both], statistics: Mapping[str, agreement.Statistic],
+                 languages: Sequence[str | None] | None, seed: int, reason: str = "no row has both scores"
+                 ) -> dict[str, Any]:
+    """Computes paired differences, the mean over the pairs of runs and over `languages`; None pools all rows."""
     statistics = {name: statistic for name, statistic in statistics.items() if name in COMPARED}
     if not any(runs):
         return _missing(statistics, reason)
-    languages = {pair[0][0]["language"] for both in runs for pair in both} if protocol == "humanevalx" else {None}
     sliced = lambda side: {f"{language}, run {number}": as_rows(
-        [pair[side] for pair in both if language is None or pair[side][0]["language"] == language])
-        for number, both in enumerate(runs, 1) for language in sorted(languages, key=str)}
+        [pair[side] for pair in both if languages is None or pair[side][0]["language"] == language])
+        for number, both in enumerate(runs, 1) for language in languages or [None]}
     return _counted(bootstrap(sliced(0), statistics, sliced(1), seed=seed), len(runs))

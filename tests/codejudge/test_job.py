@@ -187,6 +187,11 @@ def test_differences_between_runs_leave_invalid_answers_out_by_default(files):
         result, _ = files.run(answers, *options, *named, "--compare", str(files.folder / "other"), rows=rows)
         own = result["compared"]["accuracy"]
         assert own["n"] == n and own["mean"] == pytest.approx(difference)
+    # A language without valid answers is not left out of the mean over languages.
+    answers = recorded("direct", lambda row: "?" if row["language"] == "go" else "Yes" if right(row) else "No")
+    result, _ = files.run(answers, *options, "--compare", str(files.folder / "other"), rows=rows)
+    own = result["compared"]["accuracy"]
+    assert own["n"] == 4 and own["mean"] is None and "go, run 1: there are no rows" in own["reason"]
 
 
 # ---- protocols ---------------------------------------------------------------------------------------------

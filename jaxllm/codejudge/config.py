@@ -117,8 +117,8 @@ class Config:
             baselines; needs pip install 'jaxllm[surface]'.
         export: sft or preference writes export.jsonl for jaxllm tune, from the rows with labels.
         compare: directory of another run on the same rows, for paired differences.
-        fail_under: METRIC=VALUE, such as accuracy=0.7, valid_rate=0.9 or accepted=1 (programs judged right, of all):
-            the exit status is 3 if a measure is below.
+        fail_under: METRIC=VALUE, such as accuracy=0.7, valid_rate=0.9 or accepted=1 (programs judged right, of all;
+            accuracy is of valid answers by default): the exit status is 3 if a measure is below.
         device: number formats of a local judge.
         seed: base of all random draws.
     """

@@ -11,7 +11,6 @@ is exact for shorter parts.
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import itertools
 import re
@@ -29,8 +28,10 @@ BANDS = 16
 # A row may be compared with the first rows that have the same band and the one before it, and is compared with those
 # among them that share most bands with it, where a band counts less the more rows have it.
 FIRST, MOST = 3, 6
-_BLOCK = 2048  # rows that are hashed together
+_BLOCK = 256  # rows that are hashed together, few enough for the processor's cache
 _PAIRS = 20_000  # pairs of rows that are compared together
+_BYTES = 8  # of a hash
+_SHORT, _KNOWN = 32, 1 << 18  # characters and number of the texts without blanks of which the hashes are stored
 _MIXERS = np.random.default_rng(20_241_001).integers(1, 2 ** 63, (3, BANDS, 16), dtype=np.uint64) | np.uint64(1)
 
 
@@ -49,7 +50,7 @@ class NearDuplicates:
     def __init__(self, parts: int):
         self.parts = parts
         self._hashes, self._sizes = array("I"), array("H")  # of the sketches, part after part
-        self._waiting: list[list[str]] = []
+        self._waiting: list[bytes] = []  # hashes of the words of texts that have no sketch yet
         self._rows = 0
 
     def __len__(self) -> int:
@@ -58,7 +59,7 @@ class NearDuplicates:
     def add(self, texts: Sequence[str]) -> None:
         """Adds a row of `parts` texts without case (`casefold`)."""
         self._rows += 1
-        self._waiting.extend(map(words_of, texts))
+        self._waiting.extend(map(_hashes_of, texts))
         if len(self._waiting) >= _BLOCK * self.parts:
             self._sketch()
 
@@ -81,21 +82,21 @@ class NearDuplicates:
         self._rows += len(other)
 
     def _sketch(self) -> None:
-        """Hashes the waiting rows into sketches."""
-        words, self._waiting = self._waiting, []
-        counts = np.array([len(own) for own in words], np.int64)
+        """Makes sketches of the waiting texts."""
+        texts, self._waiting = self._waiting, []
+        counts = np.array([len(own) for own in texts], np.int64) // _BYTES
         if not len(counts):
             return
-        hashes = np.fromiter(map(_hash, itertools.chain.from_iterable(words)), np.uint64, int(counts.sum()))
+        hashes = np.frombuffer(b"".join(texts), np.uint64)
         # Runs start at each word that has enough words after it; a shorter text is one run.
         owner = np.repeat(np.arange(len(counts)), counts)
         place = np.arange(len(hashes)) - np.repeat(np.cumsum(counts) - counts, counts)
-        run = np.zeros(len(hashes), np.uint64)
-        for step in range(RUN):
-            rest = np.zeros(len(hashes), np.uint64)
-            rest[:len(hashes) - step] = hashes[step:]
-            run = _mix(run + np.where(place + step < counts[owner], rest, np.uint64(0)))
-        starts = (place == 0) | (place + RUN <= counts[owner])
+        left = counts[owner] - place
+        run = _mix(hashes)
+        for step in range(1, RUN):
+            run[:-step] += hashes[step:] * (left[:-step] > step)
+            run = _mix(run)
+        starts = (place == 0) | (left >= RUN)
         keys = np.sort((owner[starts].astype(np.uint64) << np.uint64(32)) | (run[starts] >> np.uint64(32)))
         keys = keys[_starts(keys) == np.arange(len(keys))]  # each run once
         owner = (keys >> np.uint64(32)).astype(np.int64)
@@ -117,11 +118,15 @@ class NearDuplicates:
         """
         earlier, similarity = np.full(len(self), -1), np.zeros(len(self))
         first, second = self._candidates(threshold, lines, used)
+        stored = self._stored()
         for start in reversed(range(0, len(first), _PAIRS)):  # the earliest row is written last
             a, b = first[start:start + _PAIRS], second[start:start + _PAIRS]
-            found = self._similarities(a, b)
-            near = np.flatnonzero(found >= threshold - 1e-9)[::-1]
-            earlier[b[near]], similarity[b[near]] = a[near], found[near]
+            least = np.ones(len(a))
+            for part in range(self.parts):
+                least = np.minimum(least, _similarities(*stored, a * self.parts + part, b * self.parts + part))
+                near = least >= threshold - 1e-9  # pairs of which one part differs are compared no further
+                a, b, least = a[near], b[near], least[near]
+            earlier[b[::-1]], similarity[b[::-1]] = a[::-1], least[::-1]
         return earlier, similarity
 
     def _candidates(self, threshold: float, lines: np.ndarray, used: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -175,37 +180,41 @@ class NearDuplicates:
             filled = np.flatnonzero(total)
             if not len(filled):
                 continue
-            begins = (np.cumsum(total) - total)[filled]
-            for band in range(BANDS):
-                key = np.zeros(len(filled), np.uint64)
-                for place in range(width):
-                    smallest = np.minimum.reduceat((own ^ _MIXERS[0, band, place]) * _MIXERS[1, band, place], begins)
-                    key = _mix(key + smallest)
-                found[start + filled, band] = key | np.uint64(1)
+            begins, mixed = (np.cumsum(total) - total)[filled], np.empty_like(own)
+            keys = np.zeros((BANDS, len(filled)), np.uint64)
+            for place in range(width):
+                for band in range(BANDS):
+                    np.bitwise_xor(own, _MIXERS[0, band, place], out=mixed)
+                    mixed *= _MIXERS[1, band, place]
+                    keys[band] += np.minimum.reduceat(mixed, begins)
+                keys = _mix(keys)
+            found[start + filled] = keys.T | np.uint64(1)
         return found
 
     def _stored(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         sizes = np.frombuffer(self._sizes, np.uint16).astype(np.int64)
         return np.frombuffer(self._hashes, np.uint32), sizes, np.cumsum(sizes)
 
-    def _similarities(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-        """Computes the least similarity of a part of each pair of rows; two empty parts are equal."""
-        hashes, sizes, ends = self._stored()
-        least = np.ones(len(first))
-        for part in range(self.parts):
-            a, b = first * self.parts + part, second * self.parts + part
-            keys = [_keys(hashes, ends[own] - sizes[own], sizes[own]) for own in (a, b)]
-            union, times = np.unique(np.concatenate(keys), return_counts=True)
-            pair = (union >> np.uint64(32)).astype(np.int64)
-            count = np.bincount(pair, minlength=len(first))
-            place = np.arange(len(union)) - np.repeat(np.cumsum(count) - count, count)
-            # Of a part that was cut, the smallest hashes of the union are known as far as the sketch goes.
-            cut = (sizes[a] == SKETCH) | (sizes[b] == SKETCH)
-            inside = ~cut[pair] | (place < SKETCH)
-            shared = np.bincount(pair[inside & (times == 2)], minlength=len(first))
-            known = np.bincount(pair[inside], minlength=len(first))
-            least = np.minimum(least, np.divide(shared, known, out=np.ones(len(first)), where=known > 0))
-        return least
+
+def _similarities(hashes: np.ndarray, sizes: np.ndarray, ends: np.ndarray, first: np.ndarray, second: np.ndarray
+                  ) -> np.ndarray:
+    """Computes the similarities of pairs of sketches; two empty ones are equal.
+
+    Args:
+        hashes, sizes, ends: hashes of all sketches, the size of each, and where it ends.
+        first, second: numbers of the sketches of each pair.
+    """
+    keys = [_keys(hashes, ends[own] - sizes[own], sizes[own]) for own in (first, second)]
+    union, times = np.unique(np.concatenate(keys), return_counts=True)
+    pair = (union >> np.uint64(32)).astype(np.int64)
+    count = np.bincount(pair, minlength=len(first))
+    place = np.arange(len(union)) - np.repeat(np.cumsum(count) - count, count)
+    # Of a text that was cut, the smallest hashes of the union are known as far as the sketch goes.
+    cut = (sizes[first] == SKETCH) | (sizes[second] == SKETCH)
+    inside = ~cut[pair] | (place < SKETCH)
+    shared = np.bincount(pair[inside & (times == 2)], minlength=len(first))
+    known = np.bincount(pair[inside], minlength=len(first))
+    return np.divide(shared, known, out=np.ones(len(first)), where=known > 0)
 
 
 def _keys(hashes: np.ndarray, begins: np.ndarray, sizes: np.ndarray) -> np.ndarray:
@@ -246,14 +255,36 @@ def _width(threshold: float) -> int:
     return max([width for width in range(1, 17) if threshold ** width >= likely], default=1)
 
 
-@functools.lru_cache(1 << 18)
-def _hash(word: str) -> int:
-    return int.from_bytes(hashlib.blake2b(word.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
+class _Hashes(dict[str, bytes]):
+    """Hashes of the words of texts without blanks, one after another; those of short texts stay in memory."""
+
+    def __missing__(self, text: str) -> bytes:
+        words = _WORD.findall(text)
+        found = _hash(text) if words == [text] else b"".join(map(self.__getitem__, words))
+        if len(text) <= _SHORT:
+            if len(self) >= _KNOWN:
+                self.clear()
+            self[text] = found
+        return found
+
+
+_hashes = _Hashes()
+
+
+def _hashes_of(text: str) -> bytes:
+    """Hashes the words of a text, as `words_of` splits it."""
+    return b"".join(map(_hashes.__getitem__, text.split(" "))) or _hash(text) * bool(text)
+
+
+def _hash(word: str) -> bytes:
+    return hashlib.blake2b(word.encode("utf-8", "surrogatepass"), digest_size=_BYTES).digest()
 
 
 def _mix(x: np.ndarray) -> np.ndarray:
     """Mixes the bits of uint64 (splitmix64)."""
     x = x + np.uint64(0x9E3779B97F4A7C15)
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        x ^= x >> np.uint64(shift)
+        x *= np.uint64(factor)
+    x ^= x >> np.uint64(31)
+    return x

@@ -1,5 +1,6 @@
 """Near-duplicates: pairs of known similarity are found, and many rows of one template are no burden."""
 
+import hashlib
 import itertools
 import random
 import time
@@ -7,8 +8,11 @@ import tracemalloc
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from jaxllm.text.near_duplicates import BANDS, SKETCH, NearDuplicates, _width
+from jaxllm.text import near_duplicates
+from jaxllm.text.near_duplicates import BANDS, SKETCH, NearDuplicates, _hashes_of, _width, words_of
 
 EVERY = lambda n: (np.arange(n), np.ones(n, bool))
 
@@ -95,6 +99,31 @@ def test_long_parts_are_estimated():
     found = earlier[60:] >= 0
     assert np.abs(similarity[60:] - exact)[found].max() < 4 * (0.13 * 0.87 / SKETCH) ** 0.5 + 0.01
     assert abs((similarity[60:] - exact)[found].mean()) < 0.02
+
+
+def test_pairs_with_other_prompts_are_compared_no_further(monkeypatch):
+    compared, similarities = [], near_duplicates._similarities
+    monkeypatch.setattr(near_duplicates, "_similarities", lambda *args: compared.append(len(args[-1])) or
+                        similarities(*args))
+    answer = texts(1, 40)[0]
+    near = collected(*([prompt, answer] for prompt in [*texts(30, 20), texts(1, 20)[0] + " more"]))
+    assert near.find(0.8, *EVERY(31))[0].tolist() == [-1] * 30 + [0]
+    assert compared[0] > 30 and compared[1:] == [1]
+
+
+@given(st.text(st.sampled_from("ab+ \u2003\u732b\u304c\u0e01'-?\n\ud800"), max_size=40))
+def test_words_of_parts_without_blanks_are_those_of_the_text(text):
+    hashes = _hashes_of(text)
+    assert hashes == b"".join(hashlib.blake2b(word.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+                              for word in words_of(text))
+
+
+def test_few_hashes_of_words_stay_in_memory(monkeypatch):
+    known = near_duplicates._Hashes()
+    monkeypatch.setattr(near_duplicates, "_KNOWN", 10)
+    for number in range(25):
+        assert known[f"w{number}"] == known[f"w{number}"] and known["long" * 100 + str(number)]
+    assert len(known) <= 10 and all(len(text) < 100 for text in known)
 
 
 def test_rows_of_one_line_and_rows_that_are_not_used():

@@ -71,6 +71,19 @@ def paired(ours: ArrayLike, theirs: ArrayLike, seed: int = 0) -> dict[str, float
     return interval(differences, seed) | {"p": p}
 
 
+def distinct_rows(rows: ArrayLike) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Groups equal rows of `[N, K]`: returns the distinct ones, ascending, the first index of each, and the group of
+    every row. As `np.unique(rows, axis=0)`, in a fraction of its time."""
+    rows = np.asarray(rows)
+    order = np.lexsort(rows.T[::-1])
+    ordered = rows[order]
+    new = np.ones(len(rows), bool)
+    new[1:] = (ordered[1:] != ordered[:-1]).any(1)
+    group = np.empty(len(rows), np.int64)
+    group[order] = np.cumsum(new) - 1
+    return ordered[new], order[new], group
+
+
 def resampled_units(clusters: Sequence[Hashable] | np.ndarray) -> np.ndarray:
     """Numbers the clusters that an interval resamples, `[N]`: where all values are of one, each value is a unit."""
     names = clusters if isinstance(clusters, np.ndarray) else np.asarray([str(name) for name in clusters], object)
@@ -169,9 +182,9 @@ def _resampled_sums(sums: np.ndarray, rng: np.random.Generator, draws: int) -> n
     """Adds up the rows `[C, S]` of as many clusters as there are, drawn with replacement, `[draws, S]`."""
     total = len(sums)
     if total > LARGE:  # equal clusters are counted together
-        distinct, counts = np.unique(sums, axis=0, return_counts=True)
+        distinct, _, group = distinct_rows(sums)
         if len(distinct) <= MOST_DISTINCT:
-            return rng.multinomial(total, counts / total, size=draws) @ distinct
+            return rng.multinomial(total, np.bincount(group) / total, size=draws) @ distinct
 
     def block(rows: int) -> np.ndarray:
         chosen = rng.integers(total, size=(rows, total))

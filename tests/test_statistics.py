@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jaxllm import statistics
-from jaxllm.statistics import clustered, interval, paired, rate, resampled_units
+from jaxllm.statistics import clustered, distinct_rows, interval, paired, rate, resampled_units
 
 VALUES = [0.1, 0.4, 0.35, 0.8, 0.0, 1.0, 0.25]
 OTHERS = [0.0, 0.5, 0.3, 0.6, 0.1, 0.7, 0.2]
@@ -84,3 +84,12 @@ def test_the_large_sign_flip_test_agrees_with_the_exact_one(monkeypatch):
     (np.array([3, 3]), [0, 1]), ([], [])])
 def test_of_a_single_cluster_each_value_is_a_unit(clusters, units):
     assert resampled_units(clusters).tolist() == units
+
+
+@pytest.mark.parametrize("rows", [
+    np.random.default_rng(0).integers(-1, 3, (200, 4)), np.random.default_rng(1).integers(0, 9, (50, 2)) / 7,
+    np.random.default_rng(2).integers(2**63, 2**63 + 3, (50, 2), dtype=np.uint64), np.zeros((0, 3))])
+def test_equal_rows_have_a_group(rows):
+    distinct, starts, group = np.unique(rows, axis=0, return_index=True, return_inverse=True)
+    for own, expected in zip(distinct_rows(rows), (distinct, starts, group), strict=True):
+        assert np.array_equal(own, expected.reshape(own.shape))

@@ -15,6 +15,7 @@ from jaxllm.feedback.config import AuditConfig
 from jaxllm.feedback.data import CRITERIA, DOMAIN, DOMAINS, Member, Pairs
 from jaxllm.feedback.sources import Committee, assign, nanmedian, quantiles, standardized_margins
 from jaxllm.feedback.votes import ABSTAIN, Count, buckets, count_votes
+from jaxllm.statistics import distinct_rows
 
 # Categories of raters: the label is wrong, a tie, the label is right.
 CATEGORIES = 3
@@ -110,8 +111,8 @@ def standardized(scores: np.ndarray) -> np.ndarray:
 def patterns_of(votes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Returns the distinct rows of ratings, how often each occurs, and that of each pair."""
     ratings = np.where(votes == ABSTAIN, raters.MISSING, votes + 1)
-    patterns, pattern, counts = np.unique(ratings, axis=0, return_inverse=True, return_counts=True)
-    return patterns, counts, pattern.reshape(-1)
+    patterns, _, pattern = distinct_rows(ratings)
+    return patterns, np.bincount(pattern), pattern
 
 
 def _consensus(votes: np.ndarray) -> np.ndarray:

@@ -18,6 +18,7 @@ import numpy as np
 from jaxllm.feedback.cleaning_config import Config
 from jaxllm.feedback.methods import FLIP, KEEP, REMOVE, SOFT, UNPAIRED, Decision, Inputs, decide
 from jaxllm.progress import notice
+from jaxllm.statistics import distinct_rows
 
 # Flips with an estimated precision below this are refused.
 GATE = 0.5
@@ -37,11 +38,11 @@ def steps_of(decision: Decision, inputs: Inputs, where: np.ndarray, by_votes: bo
         own = where & (decision.rule == number)
         names, step = [""], np.zeros(int(own.sum()), int)
         if by_votes and inputs.audit is not None:
-            counts, step = np.unique(np.stack([column[own] for column in inputs.votes], 1), axis=0, return_inverse=True)
+            counts, _, step = distinct_rows(np.stack([column[own] for column in inputs.votes], 1))
             names = [f"{votes} of {voters} votes" for votes, voters in counts.tolist()]
         for value, name in enumerate(names):
             pairs = own.copy()
-            pairs[own] = step.reshape(-1) == value
+            pairs[own] = step == value
             yield decision.rules[number], name if len(names) > 1 else "", pairs
 
 

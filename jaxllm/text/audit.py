@@ -18,7 +18,7 @@ from typing import Any, cast
 import numpy as np
 
 from jaxllm.errors import UserError
-from jaxllm.statistics import clustered, resampled_units
+from jaxllm.statistics import clustered, distinct_rows, resampled_units
 from jaxllm.text.forms import ORDERED, AnyRow, ClassifyRow, Kind, PairRow, Text, UnpairedRow, form_of, rows_of
 from jaxllm.text.near_duplicates import NearDuplicates, words_of
 from jaxllm.text.preferences import COLUMNS, PreferenceRows, normalized, prompt_of
@@ -233,24 +233,25 @@ class Auditor:
 
     def _count_prompts(self, lines: np.ndarray) -> None:
         """Counts prompts, and the lines that share one."""
-        pairs = np.unique(np.stack([self.prompts, lines.astype(np.uint64)]), axis=1)  # a line may give several rows
-        prompts, counts = np.unique(pairs[0][pairs[0] > 0], return_counts=True)
+        # A line may give several rows.
+        pairs, _, _ = distinct_rows(np.stack([self.prompts, lines.astype(np.uint64)], 1))
+        prompts, counts = np.unique(pairs[pairs[:, 0] > 0, 0], return_counts=True)
         repeated = counts[counts > 1]
         self._audit.result["prompts"] = {
             "distinct": len(prompts), "repeated": len(repeated), "lines_with_repeated": int(repeated.sum()),
-            "lines_without": int((pairs[0] == 0).sum())}
+            "lines_without": int((pairs[:, 0] == 0).sum())}
         self._audit.result["columns"] = {name: n for name, n in self._columns.items() if n}
 
     def _find_equal(self, lines: np.ndarray) -> np.ndarray:
         """Finds duplicates and contradictions; returns the first row of each group of equal ones."""
         first, second = self.answers.T
         keys = np.stack([self.prompts, first, second], 1)
-        groups, starts, group = _grouped(keys)
+        groups, starts, group = distinct_rows(keys)
         earliest = lines[starts]
         for i in np.flatnonzero(lines != earliest[group]):
             self._audit.add(int(lines[i]), "duplicate", f"duplicate of line {earliest[group[i]]}", int(i))
         if self.kind == "classify":  # any other class contradicts
-            _, text_starts, text = _grouped(keys[:, :1])
+            _, text_starts, text = distinct_rows(keys[:, :1])
             other = np.full(len(text_starts), len(lines))  # first row of another class than the first row's
             different = np.flatnonzero(second != second[text_starts[text]])
             np.minimum.at(other, text[different], different)
@@ -260,7 +261,7 @@ class Auditor:
         elif self.kind != "sft":
             opposite = np.stack([self.prompts, second, first] if self.kind == "paired" else
                                 [self.prompts, first, 1 - second], 1)
-            _, _, both = _grouped(np.concatenate([groups, opposite]))
+            _, _, both = distinct_rows(np.concatenate([groups, opposite]))
             known = np.full(both.max(initial=-1) + 1, -1)
             known[both[:len(groups)]] = np.arange(len(groups))
             found = known[both[len(groups):]]
@@ -288,7 +289,7 @@ class Auditor:
         Within one scored or ranked line, an answer between two others is both.
         """
         prompts, answers = self.prompts, self.answers
-        _, starts, answer = _grouped(np.concatenate([np.stack([prompts, answers[:, side]], 1) for side in (0, 1)]))
+        _, starts, answer = distinct_rows(np.concatenate([np.stack([prompts, answers[:, side]], 1) for side in (0, 1)]))
         answer, flagged = answer.reshape(2, -1), np.zeros(len(lines), bool)
         touched = np.zeros(len(starts), bool)
         for side in (0, 1):
@@ -314,12 +315,6 @@ class Auditor:
             "chosen_longer": int((difference > 0).sum()), "rejected_longer": int((difference < 0).sum()),
             "equal": int((difference == 0).sum()),
             "longer_is_better": clustered((np.sign(difference) + 1) / 2, resampled_units(self.clusters), seed)}
-
-
-def _grouped(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Groups equal rows of `[N, K]`: returns the distinct ones, the first index of each, and the group of every row."""
-    distinct, starts, group = np.unique(keys, axis=0, return_index=True, return_inverse=True)
-    return distinct, starts, group.reshape(-1)
 
 
 def audit_overlap(audit: Audit, other: str | Path) -> None:

@@ -104,8 +104,8 @@ def texts_of(config: Config, pairs: Pairs, wanted: set[int]) -> dict[int, PairRo
         return found
     lines = {pairs.lines[number] for number in wanted}
     index = {str(pairs.ids[number]): number for number in wanted}
-    for item in iter_rows(config.data.path, {}, COLUMNS):
-        if isinstance(item, Row) and item.line in lines:
+    for item in iter_rows(config.data.path, {}, COLUMNS, lines):
+        if isinstance(item, Row):
             found |= {index[str(row.id)]: row for row in rows_of(item.fields, "paired", item.line)
                       if str(row.id) in index}
             if len(found) == len(wanted):

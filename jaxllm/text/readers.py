@@ -8,8 +8,9 @@ import csv
 import gzip
 import json
 import re
+import sys
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,6 +23,7 @@ from jaxllm.text.schema import describe, mismatch, short, type_name
 _SUFFIXES = (".jsonl", ".jsonl.gz", ".csv", ".csv.gz", ".parquet")
 # Most levels of lists and objects in a row; checks and writers of rows recurse over them.
 _DEEPEST = 100
+EVERY = range(sys.maxsize)  # numbers of all lines
 _HUB = re.compile(r"(?P<name>[\w-][\w.-]*/[\w-][\w.-]*)(/(?P<config>[\w.-]+))?(:(?P<split>[\w.-]+))?")
 
 
@@ -41,8 +43,12 @@ class Raw(NamedTuple):
     clean: bool = False
 
 
-def read_raw(source: str | Path) -> Iterator[Raw]:
+def read_raw(source: str | Path, wanted: Container[int] = EVERY) -> Iterator[Raw]:
     """Yields the rows of a source; see `rows.iter_rows`.
+
+    Args:
+        source: the source.
+        wanted: numbers of the lines that are wanted; others are passed over, without parsing JSON or tables.
 
     Raises:
         UserError: there is no such file, its type is unknown, or it cannot be read.
@@ -52,17 +58,19 @@ def read_raw(source: str | Path) -> Iterator[Raw]:
     path = assets.resolve(source)
     name = path.name.lower()
     if path.is_dir():
-        return _read_folder(path)
+        return _read_folder(path, wanted)
     if not path.exists():
         hub = _HUB.fullmatch(str(source))
         if hub is None or name.endswith(_SUFFIXES):
             raise UserError("no such file", source)
-        return _read_hub(hub)
+        return _read_dataset(_load_hub(hub), wanted)
     if not name.endswith(_SUFFIXES):
         raise UserError("unknown file type", source, f"give one of {', '.join(_SUFFIXES)}")
     if name.endswith(".parquet"):
-        return _read_parquet(path)
-    return (_read_csv if ".csv" in name[-7:] else _read_jsonl)(path)
+        return _read_parquet(path, wanted)
+    if ".csv" in name[-7:]:
+        return (raw for raw in _read_csv(path) if raw.line in wanted)
+    return _read_jsonl(path, wanted)
 
 
 def data_files(source: str | Path) -> list[Path]:
@@ -98,9 +106,9 @@ def _lines(path: Path) -> Iterator[bytes]:
         raise UserError(f"cannot be read: {error.strerror or error}", path) from error
 
 
-def _read_jsonl(path: Path) -> Iterator[Raw]:
+def _read_jsonl(path: Path, wanted: Container[int]) -> Iterator[Raw]:
     for number, line in enumerate(_lines(path), 1):
-        if line := line.strip():
+        if number in wanted and (line := line.strip()):
             # JSON refuses control characters, and UTF-8 surrogates: only an escape such as \u0000 can make them.
             yield Raw(number, partial(line.decode, "utf-8", "backslashreplace"), _parse(line),
                        clean=b"\\u" not in line)
@@ -120,19 +128,6 @@ def _parse(line: bytes) -> dict | str:
     return row if isinstance(row, dict) else f"expected an object, got {describe(row)}"
 
 
-def _load(text: str, **options: Any) -> Any:
-    """Parses JSON; raises a RecursionError for more than `_DEEPEST` levels too, and a ValueError as `_unique`."""
-    value = json.loads(text, object_pairs_hook=_unique, **options)
-    if text.count("[") + text.count("{") > _DEEPEST:
-        level = [value]
-        for _ in range(_DEEPEST):
-            level = [inner for outer in level if isinstance(outer, list | dict)
-                     for inner in (outer if isinstance(outer, list) else outer.values())]
-        if any(isinstance(inner, list | dict) for inner in level):
-            raise RecursionError
-    return value
-
-
 def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is not a JSON value")
 
@@ -143,6 +138,23 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict:
         names = [name for name, _ in pairs]
         raise ValueError(f"field {next(n for n in names if names.count(n) > 1)!r} is given twice")
     return row
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_unique)
+_STRICT = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)
+
+
+def _load(text: str, decoder: json.JSONDecoder = _DECODER) -> Any:
+    """Parses JSON; raises a RecursionError for more than `_DEEPEST` levels too, and a ValueError as `_unique`."""
+    value = decoder.decode(text)
+    if text.count("[") + text.count("{") > _DEEPEST:
+        level = [value]
+        for _ in range(_DEEPEST):
+            level = [inner for outer in level if isinstance(outer, list | dict)
+                     for inner in (outer if isinstance(outer, list) else outer.values())]
+        if any(isinstance(inner, list | dict) for inner in level):
+            raise RecursionError
+    return value
 
 
 @dataclass(frozen=True)
@@ -163,7 +175,7 @@ class Cells:
                 row[name] = cell
             elif cell.strip():
                 try:
-                    row[name] = _load(cell.strip(), parse_constant=_no_constant)
+                    row[name] = _load(cell.strip(), _STRICT)
                 except (ValueError, RecursionError):
                     return f"field {name!r}: expected {type_name(expected)}, got {short(cell)}"
         return row
@@ -236,7 +248,7 @@ def _long_cells() -> Iterator[None]:
         csv.field_size_limit(before)
 
 
-def _read_parquet(path: Path) -> Iterator[Raw]:
+def _read_parquet(path: Path, wanted: Container[int]) -> Iterator[Raw]:
     import pyarrow
     import pyarrow.parquet
 
@@ -249,7 +261,8 @@ def _read_parquet(path: Path) -> Iterator[Raw]:
             for batch in file.iter_batches(batch_size=1024):
                 for i in range(batch.num_rows):
                     number += 1
-                    yield _table_row(number, batch.slice(i, 1).to_pylist)
+                    if number in wanted:
+                        yield _table_row(number, batch.slice(i, 1).to_pylist)
     except (pyarrow.ArrowException, OSError) as error:
         raise UserError(f"the Parquet file cannot be read: {str(error).splitlines()[0]}", path) from error
 
@@ -262,7 +275,7 @@ def _table_row(number: int, get: Callable[[], list[dict]]) -> Raw:
     return Raw(number, lambda: json.dumps(row, default=str), row)
 
 
-def _read_folder(path: Path) -> Iterator[Raw]:
+def _read_folder(path: Path, wanted: Container[int]) -> Iterator[Raw]:
     if (path / "dataset_dict.json").is_file():
         splits = sorted(p.name for p in path.iterdir() if (p / "dataset_info.json").is_file())
         if len(splits) != 1:
@@ -281,11 +294,7 @@ def _read_folder(path: Path) -> Iterator[Raw]:
         data = datasets.load_from_disk(str(path))
     except Exception as error:  # readers of damaged files raise many types
         raise UserError(f"the data set cannot be read: {_first_line(error)}", path) from error
-    return _read_dataset(data)
-
-
-def _read_hub(hub: re.Match) -> Iterator[Raw]:
-    return _read_dataset(_load_hub(hub))
+    return _read_dataset(data, wanted)
 
 
 def _load_hub(hub: re.Match) -> Any:
@@ -302,9 +311,10 @@ def _load_hub(hub: re.Match) -> Any:
         ) from error
 
 
-def _read_dataset(data: Any) -> Iterator[Raw]:
+def _read_dataset(data: Any, wanted: Container[int]) -> Iterator[Raw]:
     for i in range(len(data)):
-        yield _table_row(i + 1, partial(_rows, data, i))
+        if i + 1 in wanted:
+            yield _table_row(i + 1, partial(_rows, data, i))
 
 
 def _rows(data: Any, index: int) -> list[dict]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxllm.errors import UserError
 from jaxllm.files import write_jsonl
-from jaxllm.text.readers import Cells, data_files, read_raw
+from jaxllm.text.readers import EVERY, Cells, data_files, read_raw
 from jaxllm.text.schema import Message, NonEmpty, check_row
 
 __all__ = ["Message", "NonEmpty", "Rejected", "Row", "RowSet", "as_text", "check_share", "data_files", "iter_rows",
@@ -64,8 +64,8 @@ class RowSet:
     rejected: list[Rejected]
 
 
-def iter_rows(source: str | Path, required: Mapping[str, Any], optional: Mapping[str, Any] | None = None
-              ) -> Iterator[Row | Rejected]:
+def iter_rows(source: str | Path, required: Mapping[str, Any], optional: Mapping[str, Any] | None = None,
+              wanted: Container[int] = EVERY) -> Iterator[Row | Rejected]:
     """Yields the rows of a data file in order, each checked against a schema; holds one row in memory.
 
     A row is rejected when a required field is missing or null, a field has another type than declared, it is
@@ -78,13 +78,14 @@ def iter_rows(source: str | Path, required: Mapping[str, Any], optional: Mapping
         required: field -> type: str, int, float (takes whole numbers), bool, dict, list[...], ``list[Message]``,
             ``NonEmpty[...]``, a union of these, or Any. Cells of a CSV file are converted; lists in them are JSON.
         optional: as `required`, for fields that may be absent.
+        wanted: numbers of the lines that are wanted, all by default; others are passed over.
 
     Raises:
         UserError: there is no such file, or it cannot be read.
     """
     schema = {name: (expected, True) for name, expected in required.items()}
     schema |= {name: (expected, False) for name, expected in (optional or {}).items()}
-    for line, raw, row, clean in read_raw(source):
+    for line, raw, row, clean in read_raw(source, wanted):
         if isinstance(row, Cells):
             row = row.typed({name: expected for name, (expected, _) in schema.items()})
         if isinstance(row, str):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jaxllm.feedback.data import decision_of, read_pairs
+from jaxllm.text import readers
 from tests.feedback.rows import audit, pair, pairs, read, run, wide, write
 
 
@@ -100,6 +101,13 @@ def test_csv_and_whole_numbers_as_floats(tmp_path):
     result = run("audit", tmp_path / "audit", config=config, data__path=write(tmp_path / "rows.jsonl", pairs(9)),
                  committee__scores=write(tmp_path / "votes.jsonl", votes_))
     assert result["members"]["s"]["voted"] == 9 and result["members"]["v"]["voted"] == 6
+
+
+def test_of_the_second_reading_the_lines_that_are_shown_are_parsed(tmp_path, monkeypatch):
+    calls, parse = [], readers._parse
+    monkeypatch.setattr(readers, "_parse", lambda line: calls.append(line) or parse(line))
+    audit(tmp_path, pairs(30), wide(np.random.default_rng(0).normal(size=(30, 3, 2))), suspicious=4)
+    assert len(calls) == 30 + 30 + 4
 
 
 def test_no_member_votes(tmp_path):

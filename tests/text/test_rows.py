@@ -144,6 +144,20 @@ def test_a_stream_of_rows_equals_the_rows_read_at_once(tmp_path):
     assert whole.rejected == [rest[0], rest[2]] and whole.rows == [{"text": "a", "n": 1.0}, {"text": "b"}]
 
 
+def test_lines_that_are_not_wanted_are_not_parsed(tmp_path):
+    import datasets
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = [{"text": f"row {number}"} for number in range(1, 6)]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
+    datasets.Dataset.from_list(rows).save_to_disk(str(tmp_path / "a"))
+    paths = [write(tmp_path / "a.jsonl", "no JSON", *map(json.dumps, rows[1:])), tmp_path / "a.parquet", tmp_path / "a",
+             write(tmp_path / "a.csv", "text", "row 2", "a,b", "row 4", "row 5")]
+    for path in paths:
+        assert list(iter_rows(path, TEXT, wanted={2, 4})) == [Row(2, rows[1]), Row(4, rows[3])]
+
+
 def test_rejected_rows_are_shown_as_they_were(tmp_path):
     import pyarrow as pa
     import pyarrow.parquet as pq

@@ -19,6 +19,8 @@ import yaml
 from jaxllm.errors import StorageError, UserError
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
+_PLAIN = {type(None), str, bool, int}  # types of values that are JSON as they are
 
 
 def expanded(path: str | Path) -> Path:
@@ -106,7 +108,7 @@ def is_temporary(path: Path) -> bool:
 
 
 class JsonlWriter:
-    """Append-only JSONL file; a row is in the file when `write` returns, nothing is buffered.
+    """Append-only JSONL file; rows are in the file when `write` returns, nothing is buffered.
 
     Args:
         path: the file. An existing one is continued; an incomplete last line, left by a killed process, is cut off.
@@ -124,14 +126,14 @@ class JsonlWriter:
             if self._file.tell() > self._end:
                 self._file.truncate(self._end)
 
-    def write(self, row: Mapping[str, Any]) -> None:
-        """Appends one row.
+    def write(self, *rows: Mapping[str, Any]) -> None:
+        """Appends rows, all of them or none.
 
         Raises:
-            ValueError: the row holds NaN, an infinity, or something JSON has no form for.
-            StorageError: the disk is full; the file ends with the previous row.
+            ValueError: a row holds NaN, an infinity, or something JSON has no form for.
+            StorageError: the disk is full; the file ends with the previous rows.
         """
-        data = _line(row).encode("utf-8", "backslashreplace")
+        data = "".join(map(_line, rows)).encode("utf-8", "backslashreplace")
         with storage(self.path):
             try:
                 written = 0
@@ -160,7 +162,7 @@ def write_jsonl(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def _line(row: Mapping[str, Any]) -> str:
-    return json.dumps(plain(row), ensure_ascii=False, allow_nan=False) + "\n"
+    return _ENCODER.encode(plain(row)) + "\n"
 
 
 def iter_jsonl(path: str | Path, start: int = 0) -> Iterator[dict]:
@@ -315,15 +317,19 @@ def jsonable(value: Any) -> Any:
     Numbers that are not finite become null, as missing values do; what else JSON has no form for, such as times in
     Parquet files, becomes its text.
     """
-    if value is None or isinstance(value, str | int):
+    if type(value) in _PLAIN:
         return value
     if isinstance(value, float):
         return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {str(k): v if type(v) in _PLAIN else jsonable(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [v if type(v) in _PLAIN else jsonable(v) for v in value]
+    if isinstance(value, str | int):
+        return value
     if isinstance(value, Mapping):
-        return {str(k): jsonable(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [jsonable(v) for v in value]
-    return str(value)
+        return jsonable(dict(value))
+    return jsonable(list(value)) if isinstance(value, tuple) else str(value)
 
 
 def plain(value: Any, where: str = "") -> Any:
@@ -332,18 +338,25 @@ def plain(value: Any, where: str = "") -> Any:
     Raises:
         ValueError: it holds NaN, an infinity, or something JSON has no form for; the message names its key.
     """
-    if value is None or isinstance(value, str | bool | int):
+    if type(value) in _PLAIN:
         return value
     if isinstance(value, float):
         if not math.isfinite(value):
             raise ValueError(f"{where or 'value'} is {value}, which JSON cannot hold")
         return float(value)
+    if isinstance(value, dict):
+        return {str(k): v if type(v) in _PLAIN else plain(v, f"{where}.{k}" if where else str(k))
+                for k, v in value.items()}
+    if isinstance(value, list):
+        return [v if type(v) in _PLAIN else plain(v, f"{where}[{i}]") for i, v in enumerate(value)]
+    if isinstance(value, str | int):
+        return value
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        value = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+        return plain({f.name: getattr(value, f.name) for f in dataclasses.fields(value)}, where)
     if isinstance(value, Mapping):
-        return {str(k): plain(v, f"{where}.{k}" if where else str(k)) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(v, f"{where}[{i}]") for i, v in enumerate(value)]
+        return plain(dict(value), where)
+    if isinstance(value, tuple):
+        return plain(list(value), where)
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     if hasattr(value, "tolist"):  # numpy and jax arrays and scalars

@@ -297,7 +297,7 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
 writer = JsonlWriter({str(tmp_path / "rows.jsonl")!r})
 writer.write({{"id": 1}})
 try:
-    writer.write({{"text": "x" * 200}})
+    writer.write({{"id": 3}}, {{"text": "x" * 200}})
 except StorageError as error:
     print(error)
 writer.write({{"id": 2}})

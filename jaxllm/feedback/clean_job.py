@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import hashlib
+import itertools
 import json
 import math
 import os
@@ -30,12 +31,13 @@ from jaxllm.files import JsonlWriter, expanded
 from jaxllm.job import Job, open_job
 from jaxllm.progress import notice
 from jaxllm.report import Section, Table
-from jaxllm.text.preferences import iter_forms
+from jaxllm.text.preferences import FormLine, iter_forms
 from jaxllm.text.rows import Rejected, as_text, check_share, data_files, iter_rows
 
 __all__ = ["Config", "run"]
 
 LEDGER, CLEANED, UNPAIRED_FILE = "ledger.jsonl", "cleaned.jsonl", "cleaned_unpaired.jsonl"
+BLOCK = 100  # pairs that are written together, few enough for the processor's cache
 _BOOLEANS = {"true": True, "false": False, "1": True, "0": False}
 
 
@@ -63,8 +65,9 @@ def run(config: Config) -> Path:
             result: dict[str, Any] = {"method": None, "replayed": config.replay}
             tables: list[Table] = []
         else:
-            decision, inputs, result, tables = _decided(config)
-            counts = _write(job, _entries(lines, decision, inputs, _hash_of(config)))
+            ids, digests, tags = _index(config)
+            decision, inputs, result, tables = _decided(config, ids, digests, tags)
+            counts = _write(job, _entries(lines, digests, decision, inputs, _hash_of(config)))
         job.write_rejected(map(asdict, rejected))
         if rejected:
             notice(f"{len(rejected):,} lines are no pairs, and in no output but rejected.jsonl, such as {rejected[0]}")
@@ -86,7 +89,13 @@ def _lead(config: Config, result: Mapping[str, Any]) -> str:
 
 
 def _lines(config: Config, rejected: list[Rejected]) -> Iterator[Line]:
-    """Yields the pairs of the data; collects the lines that cannot be used, and raises at the end if there are many."""
+    """Yields the pairs of the data with their columns; see `_usable`."""
+    for item in _usable(config, rejected):
+        yield from (Line(row, columns_of(row, item.form, item.fields)) for row in item.rows)
+
+
+def _usable(config: Config, rejected: list[Rejected]) -> Iterator[FormLine]:
+    """Yields the lines of the data that can be used; collects the others, and raises at the end if there are many."""
     used = 0
     for item in iter_forms(config.data.path, "paired", config.data.limit):
         if isinstance(item, Rejected):
@@ -95,7 +104,7 @@ def _lines(config: Config, rejected: list[Rejected]) -> Iterator[Line]:
             rejected.append(Rejected(config.data.path, item.line, reason, as_text(item.fields)))
         else:
             used += 1
-            yield from (Line(row, columns_of(row, item.form, item.fields)) for row in item.rows)
+            yield item
     if not used and not rejected:
         raise UserError("there are no rows in it", config.data.path)
     check_share(used, rejected, config.data.limit_bad)
@@ -111,13 +120,11 @@ def _write(job: Job, entries: Iterator[tuple[Line, dict[str, Any]]]) -> collecti
             for part in parts:
                 part.unlink(missing_ok=True)
             ledger, rows, both = [stack.enter_context(JsonlWriter(part)) for part in parts]
-            for line, own in entries:
-                counts[own["action"]] += 1
-                ledger.write(own)
-                if (row := cleaned(line, own)) is not None:
-                    rows.write(row)
-                for one in unpaired(line, own):
-                    both.write(one)
+            while block := list(itertools.islice(entries, BLOCK)):
+                counts.update(own["action"] for _, own in block)
+                ledger.write(*(own for _, own in block))
+                rows.write(*(row for line, own in block if (row := cleaned(line, own)) is not None))
+                both.write(*(row for line, own in block for row in unpaired(line, own)))
         for path, part in zip(paths[:None if counts["unpaired"] else 2], parts, strict=False):
             os.replace(part, path)
     finally:
@@ -132,9 +139,10 @@ def _hash_of(config: Config) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
 
 
-def _entries(lines: Iterator[Line], decision: Decision, inputs: Inputs, settings: str
+def _entries(lines: Iterator[Line], digests: np.ndarray, decision: Decision, inputs: Inputs, settings: str
              ) -> Iterator[tuple[Line, dict[str, Any]]]:
-    """Yields the pairs with their lines of the ledger; `settings` is the hash of the config."""
+    """Yields the pairs, which have the digests `[N]`, with their lines of the ledger; `settings` is the hash of the
+    config."""
     columns: list[tuple[Any, ...]] = []
     if inputs.audit is not None:
         names = [*inputs.about["buckets"], None]
@@ -143,17 +151,22 @@ def _entries(lines: Iterator[Line], decision: Decision, inputs: Inputs, settings
         columns = list(zip(*(column.tolist() for column in inputs.votes), [names[n] for n in inputs.audit["bucket"]],
                            [CODES[n] for n in inputs.audit["source"]], quantiles, strict=True))
     actions, rules, values = decision.action.tolist(), decision.rule.tolist(), decision.value.tolist()
-    for number, line in enumerate(lines):
+    for number, (line, digest) in enumerate(zip(lines, digests.tolist(), strict=True)):
         value = round(values[number], 6) if actions[number] >= SOFT and ACTIONS[actions[number]] != "unpaired" else None
         found = dict(zip(("votes", "voters", "bucket", "source", "quantiles"), columns[number] if columns else (),
                          strict=bool(columns)))
-        yield line, entry(line.row, ACTIONS[actions[number]], decision.rules[rules[number]], value,
+        yield line, entry(line.row, f"{digest:016x}", ACTIONS[actions[number]], decision.rules[rules[number]], value,
                           found | {"config": settings})
 
 
-def _decided(config: Config) -> tuple[Decision, Inputs, dict[str, Any], list[Table]]:
-    """Decides what is done; returns that with what it is decided by, contents of result.json, tables of the report."""
-    ids, digests, tags = _index(config)
+def _decided(config: Config, ids: Sequence[str], digests: np.ndarray, tags: Sequence[tuple[str, ...]]
+             ) -> tuple[Decision, Inputs, dict[str, Any], list[Table]]:
+    """Decides what is done; returns that with what it is decided by, contents of result.json, tables of the report.
+
+    Args:
+        config: the config.
+        ids, digests, tags: as of `_index`.
+    """
     audit, about = (None, {}) if config.audit is None else load(config.audit, digests)
     _check_searched(config.drop, about.get("issues", ()))
     inputs = Inputs(len(ids), tags, None, audit, about)
@@ -195,12 +208,12 @@ def _decided(config: Config) -> tuple[Decision, Inputs, dict[str, Any], list[Tab
 
 
 def _index(config: Config) -> tuple[list[str], np.ndarray, list[tuple[str, ...]]]:
-    """Reads ids, digests and tags of the pairs."""
+    """Reads ids, digests `[N]` and tags of the pairs."""
     ids, digests, tags, rejected = [], [], [], []
-    for line in _lines(config, rejected):
-        ids.append(str(line.row.id))
-        digests.append(int(digest_of(line.row), 16))
-        tags.append(tuple(dict.fromkeys(map(str, line.fields.get("tags") or ()))))
+    for item in _usable(config, rejected):
+        ids += [str(row.id) for row in item.rows]
+        digests += [int(digest_of(row), 16) for row in item.rows]
+        tags += [tuple(dict.fromkeys(map(str, item.fields.get("tags") or ())))] * len(item.rows)
     if len(set(ids)) < len(ids):
         twice = next(name for name, n in collections.Counter(ids).items() if n > 1)
         raise UserError(f"the id {twice!r} occurs twice", config.data.path, "give every row an id of its own")

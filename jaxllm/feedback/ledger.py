@@ -47,13 +47,13 @@ def columns_of(row: PairRow, form: str, fields: Mapping[str, Any]) -> Mapping[st
     return {"id": row.id, "prompt": row.prompt, "chosen": row.chosen, "rejected": row.rejected, **own}
 
 
-def entry(row: PairRow, action: str, rule: str, value: float | None = None, found: Mapping[str, Any] | None = None
-          ) -> dict[str, Any]:
-    """Makes the ledger's line of a pair; `found` are further columns."""
+def entry(row: PairRow, texts: str, action: str, rule: str, value: float | None = None,
+          found: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Makes the ledger's line of a pair; `texts` is the digest of its texts, and `found` are further columns."""
     own: dict[str, Any] = {"id": row.id, "action": action, "rule": rule}
     if value is not None:
         own["value"] = value
-    return own | dict(found or {}) | {"texts": digest_of(row)}
+    return own | dict(found or {}) | {"texts": texts}
 
 
 def cleaned(line: Line, own: Mapping[str, Any]) -> dict[str, Any] | None:

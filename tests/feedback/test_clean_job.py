@@ -1,5 +1,6 @@
 """`jaxllm clean`: rows that are written, ledger and replay, people's answers, the gate, and input that is wrong."""
 
+import collections
 import datetime
 import gzip
 import json
@@ -11,6 +12,7 @@ import pyarrow.parquet
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from jaxllm.feedback import clean_job, ledger
 from jaxllm.feedback.methods import NAMES
 from jaxllm.text.preferences import preference_rows
 from tests.feedback.rows import audit, clean, pair, pairs, read, run, wide, write
@@ -340,6 +342,16 @@ def test_other_forms_and_files(tmp_path):
     assert cleaned["s/1-2"] == {"id": "s/1-2", "prompt": "Question?", "chosen": "three", "rejected": "two",
                                 "domain": "helpful"}
     assert cleaned["i"]["chosen"].endswith("no") and set(cleaned["i"]) == {"id", "chosen", "rejected"}
+
+
+def test_each_pair_is_hashed_and_copied_once(tmp_path, monkeypatch):
+    audit(tmp_path, pairs(40), wide(scores()))
+    calls = collections.Counter()
+    for module, name in ((clean_job, "digest_of"), (ledger, "digest_of"), (clean_job, "columns_of")):
+        own = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *args, own=own, name=name: calls.update([name]) or own(*args))
+    clean(tmp_path, "sac")
+    assert calls == {"digest_of": 40, "columns_of": 40}
 
 
 def test_runs_that_are_done_and_texts_that_are_not_shown(tmp_path, capsys):

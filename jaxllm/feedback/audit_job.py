@@ -71,8 +71,9 @@ def _rows(config: Config, pairs: Pairs, found: Findings) -> Iterator[Mapping[str
     """Yields the lines of rows.jsonl; they hold no text."""
     names = bucket_names(config.committee.edges)
     keys = [member.key for member in found.voting]
-    votes, voters = (column.tolist() for column in found.count)
-    by_member, right = found.votes.tolist(), found.right.tolist()
+    votes, voters, bucket, source, rule = (column.tolist() for column in (
+        *found.count, found.bucket, found.source, found.rule))
+    by_member, right = np.where(found.votes == ABSTAIN, None, found.votes).tolist(), found.right.tolist()
     quantile = [[_number(one) for one in pair] for pair in np.round(found.quantile, 6).tolist()]
     margins = standardized(found.scores)
     mean = nanmean(margins, 1)
@@ -81,13 +82,11 @@ def _rows(config: Config, pairs: Pairs, found: Findings) -> Iterator[Mapping[str
         found.margin, mean, spread, found.consensus))
     for number, name in enumerate(pairs.ids):
         yield {"id": name, "votes": votes[number], "voters": voters[number],
-               "bucket": names[found.bucket[number]] if voters[number] else None,
-               "source": CODES[found.source[number]], "rule": RULES[found.rule[number]],
+               "bucket": names[bucket[number]] if voters[number] else None, "source": CODES[source[number]],
+               "rule": RULES[rule[number]],
                "label_probability": round(right[number], 6), "consensus": consensus[number],
                "margin": margin[number], "margin_mean": margin_mean[number], "margin_std": margin_std[number],
-               "quantiles": quantile[number],
-               "by_member": {key: None if vote == ABSTAIN else vote
-                             for key, vote in zip(keys, by_member[number], strict=True)},
+               "quantiles": quantile[number], "by_member": dict(zip(keys, by_member[number], strict=True)),
                "issues": list(pairs.issues[number])}
 
 

@@ -24,8 +24,8 @@ def save(path: Path, pairs: Pairs, findings: Findings, edges: Sequence[float]) -
     from safetensors.numpy import save_file
 
     issues = pairs.audit.searched
-    issue_bits = np.array([sum(1 << number for number, name in enumerate(issues) if name in own)
-                           for own in pairs.issues], np.int32)
+    bits = {own: sum(1 << number for number, name in enumerate(issues) if name in own) for own in set(pairs.issues)}
+    issue_bits = np.array([bits[own] for own in pairs.issues], np.int32)
     arrays = {name: np.ascontiguousarray(getattr(findings, name)) for name in (
         "votes", "scores", "quantile", "margin", "bucket", "weighted", "by_members", "right", "source", "rule")}
     domains, domain = pairs.domain_numbers

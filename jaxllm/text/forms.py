@@ -153,9 +153,9 @@ def form_of(row: Mapping[str, Any]) -> str:
     Raises:
         UserError: the columns fit no form.
     """
-    has = {name for name, value in row.items() if value is not None}
-    if has & {"chosen", "rejected"}:
+    if row.get("chosen") is not None or row.get("rejected") is not None:
         return "paired"
+    has = {name for name, value in row.items() if value is not None}
     if "completions" in has and has & {"scores", "ranks"}:
         return "scored" if "scores" in has else "ranked"
     if "completion" in has:

@@ -32,13 +32,14 @@ def check_row(row: dict, schema: Mapping[str, tuple[Any, bool]], clean: bool = F
         schema: field -> (type, required).
         clean: no text in the row can hold NUL or a lone surrogate, so texts need not be searched for them.
     """
-    numbers, absent = {}, []
+    numbers, null = {}, []
     for name, (expected, required) in schema.items():
         value = row.get(name)
         if value is None:
             if required:
                 return f"field {name!r} is " + ("null" if name in row else f"missing{_present(row)}")
-            absent.append(name)
+            if name in row:
+                null.append(name)
             continue
         if expected is not Any and (type(value) is not expected or expected is float):
             if (reason := mismatch(value, expected)) is not None:
@@ -47,8 +48,8 @@ def check_row(row: dict, schema: Mapping[str, tuple[Any, bool]], clean: bool = F
         if not (clean and type(value) is str) and (reason := _bad_value(value, clean)) is not None:
             return f"field {name!r} holds {reason}"
     row.update(numbers)
-    for name in absent:
-        row.pop(name, None)
+    for name in null:
+        del row[name]
     return None
 
 

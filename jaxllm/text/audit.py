@@ -176,7 +176,9 @@ class Auditor:
             digests, parts = (digest_of(chosen), digest_of(rejected)), (prompt, chosen, rejected)
             if _contains(rejected, chosen) or _contains(chosen, rejected):
                 self._audit.add(line, "contained", "one answer contains the other", number)
-            self._words.extend((words(row.chosen), words(row.rejected)))
+            # A text has as many words as its normalized form, which is divided by single blanks.
+            self._words.extend(normal.count(" ") + 1 if isinstance(text, str) else words(text)
+                               for text, normal in ((row.chosen, chosen), (row.rejected, rejected)))
         elif isinstance(row, ClassifyRow):
             digests, parts = (0, digest_of(f"{type(row.label).__name__} {row.label}")), (prompt, str(row.label))
             text = row.text if isinstance(row.text, str) else " ".join(turn["content"] for turn in row.text)

@@ -424,3 +424,8 @@ def test_defective_real_rows_are_rejected_with_their_defect(shared):
             split_pair(row)
         if not any(reason in error.value.what for defect in row["defects"] for reason in reasons[defect]):
             pytest.fail(f"row {row['index']}: {error.value.what}", pytrace=False)
+
+
+@given(st.text(st.one_of(st.characters(), st.sampled_from(" \n\u2003\u0301\u0344\u0130")), max_size=12))
+def test_a_normalized_text_has_as_many_words(text):
+    assert len(normalized(text).split()) == len(text.split())

@@ -33,6 +33,7 @@ from jaxllm.rl.agent import CRITIC, Experience, Learner, drawn_seed, init_agent,
 from jaxllm.rl.rewards import RewardFn, Row
 from jaxllm.rl.rollouts import Rollout, concatenate, rollout_shape
 from jaxllm.statistics import interval
+from jaxllm.text.thinking import opening_tag_of
 from jaxllm.train import TrainState, row_indices
 
 NAMES = ("llm1", "llm2")
@@ -314,8 +315,19 @@ class Trainer:
         return turns
 
     def _score(self, queries: Sequence[Query], rollout: Rollout) -> np.ndarray:
-        """Computes task rewards: of the bare query with the response, for both roles."""
-        return self.reward([query.text for query in queries], rollout.texts, [query.row for query in queries])
+        """Computes task rewards: of the bare query with the response, for both roles.
+
+        A response to messages has the opening tag of its thinking where the chat template writes it.
+        """
+        responses = [self._opening_tag(query, ids) + text for query, ids, text in zip(
+            queries, rollout.prompts, rollout.texts, strict=True)]
+        return self.reward([query.text for query in queries], responses, [query.row for query in queries])
+
+    def _opening_tag(self, query: Query, ids: np.ndarray) -> str:
+        """Returns the opening tag that the chat template writes at the end of a prompt; empty without."""
+        if isinstance(query.text, str) or query.text[-1]["role"] == "assistant":  # the end is that of the row
+            return ""
+        return opening_tag_of(self.base.model.tokenizer, ids)
 
     def evaluate(self, team: Team) -> dict[str, dict[str, Any]]:
         """Measures every agent alone on the bare queries of the held-back rows: `task_reward`, `kl` and `length`, and

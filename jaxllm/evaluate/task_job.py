@@ -25,7 +25,7 @@ from jaxllm.report import Section, Table
 from jaxllm.statistics import rate
 from jaxllm.text.rows import RowSet, read_rows
 from jaxllm.text.templates import fields_of, fill
-from jaxllm.text.thinking import TAG_TOKENS, opening_tag, without_thinking
+from jaxllm.text.thinking import opening_tag_of, without_thinking
 
 # A worked example of ours, in the form of the data set's prompts.
 EXAMPLE = """\
@@ -113,8 +113,7 @@ def _run(config: Config, job: Job, found: RowSet) -> Path:
 
     def take(number: int, completions: list[Completion]) -> None:
         line, row = rows[start + number]
-        last = prompts[start + number][-TAG_TOKENS:]
-        tag = opening_tag(model.tokenizer.decode(last, special=True)) if mode == "chat" else ""
+        tag = opening_tag_of(model.tokenizer, prompts[start + number]) if mode == "chat" else ""
         done = write(start + number, {"id": row.get("id", line), "question": row["question"], "answers": [
             {"text": one.text, "finish_reason": one.finish_reason, "tokens": len(one.token_ids),
              **score(config.task, tag + one.text, row)} for one in completions]})

@@ -30,7 +30,7 @@ from jaxllm.judge.protocol import (
 )
 from jaxllm.model import Model, warn_of_control_tokens
 from jaxllm.models import Adapter
-from jaxllm.text.thinking import TAG_TOKENS, opening_tag
+from jaxllm.text.thinking import opening_tag_of
 
 TextFormat = Literal["auto", "chat", "plain"]
 # Prompts with choices computed together: at most this many are lost when the job is stopped.
@@ -163,7 +163,7 @@ class LocalJudge(Judge):
         """Returns the opening tag of thinking that the chat template writes at the end of a prompt; empty without."""
         if not self._is_chat(prompt) or prompt.messages[-1].get("role") == "assistant":
             return ""
-        return opening_tag(self.model.tokenizer.decode(ids[-TAG_TOKENS:], special=True))
+        return opening_tag_of(self.model.tokenizer, ids)
 
     def _ids(self, prompt: Prompt) -> list[int]:
         if self._is_chat(prompt):

@@ -32,7 +32,8 @@ from jaxllm.text.templates import fields_of, fill
 
 Row = Mapping[str, Any]
 RewardFn = Callable[[Sequence[Text], Sequence[str], Sequence[Row]], Any]
-"""`(prompts, responses, rows) -> [B]` numbers. A prompt is a text, or messages; a row is the one of the data file."""
+"""`(prompts, responses, rows) -> [B]` numbers. A prompt is a text, or messages, after which a response begins with the
+opening tag of its thinking where the chat template writes it; a row is the one of the data file."""
 
 NAMED = ("classifier", "reward_model", "judge", "gsm8k", "gsm8k_strict", "words")
 """Rewards that the config describes; any other is a Python function, package.module:name."""

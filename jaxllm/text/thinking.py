@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+
+import numpy as np
+
+from jaxllm.text.tokenizer import Tokenizer
 
 _OPEN = re.compile(r"\s*<(think|thinking|reasoning|reason)>", re.IGNORECASE)
 _CLOSING_LINE = re.compile(r"[ \t]*</(?:think|thinking|reasoning|reason)>[ \t\r]*", re.IGNORECASE)
 _FENCE = re.compile(r"[ \t]*(?:```|~~~)")
 
 # Tokens at the end of a prompt in which an opening tag is looked for.
-TAG_TOKENS = 16
+_TAG_TOKENS = 16
 
 
 def without_thinking(text: str) -> str | None:
@@ -33,6 +38,16 @@ def opening_tag(prompt: str) -> str:
     """Returns the opening tag with which a prompt ends; empty without one."""
     opened = re.search(r"<(?:think|thinking|reasoning|reason)>\s*\Z", prompt, re.IGNORECASE)
     return opened[0] if opened else ""
+
+
+def opening_tag_of(tokenizer: Tokenizer, ids: Sequence[int] | np.ndarray) -> str:
+    """Returns the opening tag with which an encoded prompt ends, such as one that the chat template writes.
+
+    Args:
+        tokenizer: tokenizer of the prompt.
+        ids: its ids.
+    """
+    return opening_tag(tokenizer.decode(ids[-_TAG_TOKENS:], special=True))
 
 
 def _after_closing_line(text: str) -> str:

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from jaxllm.cli import main
+from jaxllm.cory import QueryConfig
+from jaxllm.cory.prompts import encode_query
 from jaxllm.evaluate.gsm8k import final_number
 from jaxllm.generate import Completion
 from jaxllm.rl import Learner, make_rollout
@@ -50,6 +52,29 @@ def test_written_answers_get_their_rewards(model, problems, monkeypatch):
     found = trainer.evaluate(trainer.start())["llm2"]
     assert found["task_reward"]["mean"] == 0.25
     assert [found["pass_at_k"][k]["mean"] for k in ("1", "2", "4")] == pytest.approx([0.25, 0.5, 1.0])
+
+
+def test_a_response_begins_with_the_thinking_that_the_template_opens(model, monkeypatch):
+    """One that ends within its thinking has no number; after a text, or an assistant's own words, there is no tag."""
+    answers = ["It may be 4", "It may be 5\n</think>\nIt is 4"]
+    user, seen = [{"role": "user", "content": "What is 2 + 2?"}], []
+
+    def recorded(prompts, responses, rows):
+        seen.extend(responses)
+        return gsm8k_reward(prompts, responses, rows)
+
+    decode = type(model.tokenizer).decode
+    monkeypatch.setattr(type(model.tokenizer), "decode", lambda own, ids, special=False: decode(own, ids, special) + (
+        "<think>\n" if special else ""))
+    trainer = make(model, reward=recorded)
+    for row, tag in (({"messages": user}, "<think>\n"), ({"prompt": "What is 2 + 2?"}, ""),
+                     ({"messages": [*user, {"role": "assistant", "content": "It"}]}, "")):
+        seen.clear()
+        queries = [encode_query(model, QueryConfig(), row | {"answer": "4"}, 100)] * 2
+        rollout = make_rollout([query.ids for query in queries], [
+            Completion(text, [5, 6], 0.0, "stop", np.zeros(2)) for text in answers], 6)
+        assert trainer._score(queries, rollout).tolist() == [0 if tag else 1, 1]
+        assert seen == [tag + text for text in answers]
 
 
 @pytest.mark.slow

@@ -35,7 +35,7 @@ from jaxllm.self_param.qa_filter import PassagePairs, QAPair, as_row, of_row
 from jaxllm.self_param.qa_pairs import check_covered, make_qa_pairs
 from jaxllm.self_param.targets import DocumentTargets, rehearsal_before, sample_rehearsal, sample_unrelated
 
-RECORDS = "records.jsonl"
+RECORDS, REHEARSAL = "records.jsonl", "rehearsal.jsonl"
 Measure = Callable[[Method, int, Callable[[], dict[str, Any]]], Record]
 
 
@@ -85,7 +85,8 @@ def prepare(config: Config, job: Job, base: Generator, mesh: jax.sharding.Mesh, 
 
     Args:
         config: settings of the run.
-        job: its directory; unrelated.jsonl and pairs.jsonl keep sampled texts and the pairs for a resumed run.
+        job: its directory; rehearsal.jsonl, unrelated.jsonl and pairs.jsonl keep sampled texts and the pairs for a
+            resumed run.
         base: the base model.
         mesh: devices that share a step.
         prompts: builds the token sequences.
@@ -97,10 +98,12 @@ def prepare(config: Config, job: Job, base: Generator, mesh: jax.sharding.Mesh, 
     Raises:
         UserError: a document has no usable pair; pairs.jsonl has those that were dropped.
     """
-    rehearsal = (sample_rehearsal(config, base, prompts, purpose_seed(config.seed, "recall", 0))
-                 if config.mixture.rehearsal else ())
+    rehearsal = _rehearsal(config, job, base, prompts)
     made = _stored_pairs(config, job, base, prompts, documents, given)
     check_covered(config, documents, made)
+    if rehearsal:  # after the pairs: where these end in an error, the directory is free
+        write_jsonl(job.directory / REHEARSAL, ({"text": base.model.tokenizer.decode(ids), "ids": ids}
+                                                for ids in rehearsal))
     unrelated, held_out = _stored_unrelated(config, job, base, texts)
     pairs = [[passage.selected for passage in own] for own in made]
     methods = [method for method in OBJECTIVES if method in {"self_param", *config.compare}]
@@ -145,6 +148,14 @@ def weight_dtype(config: Config) -> jnp.dtype | None:
 def two_teachers(config: Config, method: Method) -> bool:
     """Whether documents are read by the base model, and not by the current one."""
     return config.teacher == "base" and OBJECTIVES[method] == "distill"
+
+
+def _rehearsal(config: Config, job: Job, base: Generator, prompts: Prompts) -> tuple[tuple[int, ...], ...]:
+    """Reads the texts of rehearsal.jsonl, or samples those before the first injection; see `sample_rehearsal`."""
+    if not config.mixture.rehearsal:
+        return ()
+    stored = tuple(tuple(row["ids"]) for row in read_jsonl(job.directory / REHEARSAL))
+    return stored or sample_rehearsal(config, base, prompts, purpose_seed(config.seed, "recall", 0))
 
 
 def _stored_unrelated(config: Config, job: Job, base: Generator, texts: Sequence[str] | None

@@ -18,9 +18,9 @@ from jaxllm.finetune.targets import interleave
 from jaxllm.generate import Generator
 from jaxllm.model import load
 from jaxllm.self_param import experiment, metrics
-from jaxllm.self_param.config import Config, MixtureConfig
+from jaxllm.self_param.config import Config, MixtureConfig, RehearsalConfig
 from jaxllm.self_param.data import Document, Question
-from jaxllm.self_param.prompts import Prompts
+from jaxllm.self_param.prompts import FormatConfig, Prompts
 from jaxllm.self_param.qa_filter import QAPair
 from jaxllm.text.rows import read_rows
 from jaxllm.train import make_mesh
@@ -161,6 +161,33 @@ def test_chunks_without_qa_pairs(ratios, tmp_path):
     assert len(prepared.targets["finetune_context"][0]) == 2
     source = interleave(prepared.targets["self_param"][0], 0)
     assert len({source.target(number) for number in range(4)}) == {2: 4, 1: 1 if "qa" in ratios else 4}[len(ratios)]
+
+
+@pytest.mark.slow
+def test_a_run_started_again_keeps_its_rehearsal_texts(tmp_path, monkeypatch):
+    """They are written after the pairs, so that an error in these leaves the directory to another command."""
+    config = Config(DataConfig("x"), tmp_path, mixture=MixtureConfig(rehearsal=1), rehearsal=RehearsalConfig(texts=8),
+                    format=FormatConfig(mode="plain"))
+    passage = "The crew of the ship counts 95."
+    document = Document(passage, (Question("Who?", ("Rafara",)),), (passage,))
+    base = Generator(load("tiny"))
+
+    def prepared(*answers):
+        return experiment.prepare(
+            config, types.SimpleNamespace(directory=tmp_path, resumed=False), base, make_mesh(1),
+            Prompts(base.model, config.format), [document], given=[[QAPair("How many?", own) for own in answers]],
+            probes=[], texts=[f"text {n} of some words" for n in range(40)]).targets["self_param"][0][0].rehearsal
+
+    with pytest.raises(UserError, match="no QA pairs"):
+        prepared()
+    assert not (tmp_path / "rehearsal.jsonl").exists()
+    (tmp_path / "pairs.jsonl").unlink()
+    sampled = prepared("95")
+    rows = read_jsonl(tmp_path / "rehearsal.jsonl")
+    assert sampled and [tuple(row["ids"]) for row in rows] == list(sampled)
+    assert [row["text"] for row in rows] == [base.model.tokenizer.decode(ids) for ids in sampled]
+    monkeypatch.setattr(experiment, "sample_rehearsal", None)
+    assert prepared("95") == sampled
 
 
 @pytest.mark.parametrize(("more", "message"), [

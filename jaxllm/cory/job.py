@@ -13,7 +13,7 @@ import yaml
 from jaxllm.config import to_yaml
 from jaxllm.cory import report
 from jaxllm.cory.config import Config
-from jaxllm.cory.prompts import check_row, longest_prompt
+from jaxllm.cory.prompts import check_row, check_template, longest_prompt
 from jaxllm.cory.team import NAMES, Team, Trainer
 from jaxllm.cory.training import agents_of, fit, split
 from jaxllm.devices import open_mesh
@@ -49,8 +49,9 @@ def read(config: Config, model: Model, job: Job | None) -> tuple[Sequence[Row], 
     """Reads the rows for training, and the held-back ones; see `split`.
 
     Raises:
-        UserError: a file cannot be read, or too many of its rows cannot be used.
+        UserError: a file cannot be read, too many of its rows cannot be used, or the observer's template is too long.
     """
+    check_template(model, config)
     found = _rows(config, model, config.data.path, config.data.limit, None if job is None else job.rejected_path).rows
     if config.held_back.path is not None:
         return found, _rows(config, model, config.held_back.path, config.held_back.rows, None).rows

@@ -135,6 +135,19 @@ def observer_prompt(model: Model, config: CoryConfig, query: Query, response: st
     return np.asarray(ids, np.int32), too_long
 
 
+def check_template(model: Model, config: TeamConfig) -> None:
+    """Checks that the observer's template fits, without query and response, so that no row is rejected for it.
+
+    Raises:
+        UserError: the template alone has more tokens than a prompt may have, see `longest_prompt`.
+    """
+    if config.agents == 2 and config.cory.transfer:
+        size = len(model.prompt_ids(fill(config.cory.observer_template, {"query": "", "response": ""})))
+        if size > (longest := longest_prompt(config, model.spec)):
+            raise UserError(f"the template has {size} tokens without query and response, and {longest} fit",
+                            "cory.observer_template", "shorten it")
+
+
 def check_row(model: Model, config: TeamConfig, row: Mapping[str, Any], longest: int) -> None:
     """Checks that the prompt of a row fits, and with two agents that of the observer too, without a response.
 

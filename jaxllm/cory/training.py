@@ -10,7 +10,7 @@ from typing import Any
 
 from jaxllm.config import check
 from jaxllm.cory.config import QueryConfig, TeamConfig
-from jaxllm.cory.prompts import check_row, encode_query, longest_prompt
+from jaxllm.cory.prompts import check_row, check_template, encode_query, longest_prompt
 from jaxllm.cory.team import NAMES, Team, Trainer, Turn
 from jaxllm.devices import open_mesh
 from jaxllm.errors import UserError
@@ -156,9 +156,10 @@ def train(model: Model, rows: Sequence[Row], reward: RewardFn, *, config: TeamCo
         progress: show a progress bar.
 
     Raises:
-        UserError: a prompt or a reward cannot be used.
+        UserError: a prompt, the observer's template or a reward cannot be used.
     """
     check(config.held_back.path is None, "held_back.path", "is read by the command alone", "leave it out")
+    check_template(model, config)
     longest = longest_prompt(config, model.spec)
     for number, row in enumerate(rows, 1):
         check(isinstance(row, Mapping), f"row {number}", f"must be a mapping, got {type(row).__name__}")

@@ -5,9 +5,10 @@ import dataclasses
 import numpy as np
 import pytest
 
+from jaxllm.cli import main
 from jaxllm.config import SamplingConfig
 from jaxllm.cory import CoryConfig, QueryConfig, TeamConfig
-from jaxllm.cory.prompts import encode_query, longest_prompt, observer_prompt
+from jaxllm.cory.prompts import check_template, encode_query, longest_prompt, observer_prompt
 from jaxllm.cory.team import prompt_lengths
 from jaxllm.cory.training import train
 from jaxllm.errors import UserError
@@ -110,3 +111,15 @@ def test_a_prompt_longer_than_the_window_names_its_row(model):
         make(model, rows=[*ROWS, long])
     with pytest.raises(UserError, match="no prompt"):
         make(model, rows=[])
+
+
+def test_a_template_longer_than_the_window_is_no_fault_of_the_rows(model, tmp_path, capsys):
+    out, template = tmp_path / "run", "{query}" + " soup" * 600
+    config = TeamConfig(agents=2, sampling=SamplingConfig(max_tokens=6), cory=CoryConfig(observer_template=template))
+    with pytest.raises(UserError, match="cory.observer_template: the template has .* tokens .* and 506 fit"):
+        train(model, ROWS, even, config=config, progress=False)
+    check_template(model, dataclasses.replace(config, cory=dataclasses.replace(config.cory, transfer=False)))
+    assert main(["rl", "--data.path=asset:tiny/reviews.jsonl", f"--out={out}", "--reward=words",
+                 "--rewards.words={a: 1}", "--agents=2", f"--cory.observer_template={template}"]) == 2
+    error = capsys.readouterr().err
+    assert "cory.observer_template: the template has" in error and "rows" not in error and not out.exists()

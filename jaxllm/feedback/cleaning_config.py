@@ -42,7 +42,7 @@ class DifficultyConfig:
 
     Args:
         model: model that computes it.
-        path: file with rows {id, chosen, rejected} instead.
+        path: file with rows {id, chosen, rejected} instead; null is an answer without a difficulty.
         answer_tokens: the most tokens of the prompt and of an answer.
         batch_size: texts scored together.
     """

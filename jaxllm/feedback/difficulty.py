@@ -84,20 +84,25 @@ def _plain(text: Text) -> str:
 
 def _read(path: str, ids: Sequence[str]) -> np.ndarray:
     found, index = np.full((len(ids), 2), np.nan), {name: number for number, name in enumerate(ids)}
-    known: dict[str, Any] = {}
-    for item in iter_rows(path, {"id": Any}, {"chosen": Any, "rejected": Any}):
+    known: set[str] = set()
+    # The difficulties are not declared, so that null differs from a column that is absent.
+    for item in iter_rows(path, {"id": Any}):
         if isinstance(item, Rejected):
             raise UserError(f"line {item.line} cannot be used: {item.reason}", path)
-        known[str(item.fields["id"])] = item.fields
-    if not known.keys() & index.keys():
-        raise UserError("none of its ids is that of a pair", path)
-    for name, row in known.items():
+        name, where = str(item.fields["id"]), f"{path}:{item.line}"
+        if lacking := [side for side in ("chosen", "rejected") if side not in item.fields]:
+            raise UserError(f"field {lacking[0]!r} of {name!r} is missing", where, "write null for no difficulty")
+        if name in known:
+            raise UserError(f"the id {name!r} occurs twice", where, "give every pair one line")
+        known.add(name)
+        both = [item.fields[side] for side in ("chosen", "rejected")]
+        if not all(value is None or isinstance(value, int | float) and not isinstance(value, bool)
+                   and 0 <= value < np.inf for value in both):
+            raise UserError(f"the difficulties of {name!r} must be numbers from 0 (or null)", where)
         if name in index:
-            both = [row.get(side) for side in ("chosen", "rejected")]
-            if not all(value is None or isinstance(value, int | float) and not isinstance(value, bool)
-                       and 0 <= value < np.inf for value in both):
-                raise UserError(f"the difficulties of {name!r} must be numbers from 0 (or null)", path)
             found[index[name]] = [np.nan if value is None else value for value in both]
-    if missing := len(index.keys() - known.keys()):
+    if not known & index.keys():
+        raise UserError("none of its ids is that of a pair", path)
+    if missing := len(index.keys() - known):
         notice(f"{missing:,} pairs have no difficulty in {path}; they are not ranked")
     return found

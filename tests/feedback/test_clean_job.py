@@ -314,6 +314,17 @@ def test_difficulties_are_numbers(tmp_path, capsys, value):
     assert "the difficulties of 'r1' must be numbers from 0" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("line", "message"), [
+    ('{"id": "r1", "chosen": 0.5}', "ifd.jsonl:2: field 'rejected' of 'r1' is missing"),
+    ('{"id": "other", "rejected": 0.5}', "ifd.jsonl:2: field 'chosen' of 'other' is missing"),
+    ('{"id": "r0", "chosen": 0.5, "rejected": 0.5}', "ifd.jsonl:2: the id 'r0' occurs twice")])
+def test_lines_of_difficulties_have_both_columns_and_one_id_each(tmp_path, capsys, line, message):
+    file, rows = tmp_path / "ifd.jsonl", write(tmp_path / "rows.jsonl", pairs(3))
+    file.write_text('{"id": "r0", "chosen": 0.5, "rejected": null}\n' + line + "\n")
+    run("clean", tmp_path / "out", expected=2, method="ifd_r", ifd__path=file, data__path=rows)
+    assert message in capsys.readouterr().err
+
+
 def test_the_last_line_of_difficulties_may_have_no_end(tmp_path, capsys):
     file, rows = tmp_path / "ifd.jsonl", write(tmp_path / "rows.jsonl", pairs(3))
     file.write_text("\n".join(f'{{"id": "r{n}", "chosen": {0.9 - n / 10}, "rejected": 0.5}}' for n in range(3)))

@@ -58,7 +58,7 @@ def longest_prompt(config: TeamConfig, spec: ModelSpec) -> int:
     Raises:
         UserError: a response alone fills the model's window.
     """
-    window = min(spec.max_positions, spec.original_window or spec.max_positions)
+    window = min((spec.max_positions, *spec.original_windows))
     longest = window - config.limit
     if longest < 1:
         raise UserError(f"a response of {config.limit:,} tokens and a prompt do not fit into the model's "

@@ -105,11 +105,11 @@ def check_prompt(ids: Sequence[int] | np.ndarray, max_tokens: int, spec: ModelSp
     if len(ids) + max_tokens > spec.max_positions:
         raise UserError(f"{len(ids)} prompt tokens and {max_tokens} new ones do not fit the context window "
                         f"of {spec.max_positions}", where, "shorten the prompt or lower sampling.max_tokens")
-    border = spec.original_window
-    if border is not None and len(ids) <= border < len(ids) + max_tokens - 1:  # the last new token is not read
-        raise UserError(f"{len(ids)} prompt tokens fit the original window of {border}, and {max_tokens} new ones do "
-                        "not: rotary positions change there (longrope)", where,
-                        "shorten the prompt, lower sampling.max_tokens, or begin beyond the original window")
+    for border in spec.original_windows:
+        if len(ids) <= border < len(ids) + max_tokens - 1:  # the last new token is not read
+            raise UserError(f"{len(ids)} prompt tokens fit the original window of {border}, and {max_tokens} new ones "
+                            "do not: rotary positions change there (longrope)", where,
+                            "shorten the prompt, lower sampling.max_tokens, or begin beyond the original window")
 
 
 def pack_sizes(longest: int, window: int) -> tuple[int, ...]:

@@ -297,10 +297,11 @@ class ModelSpec:
         return any(rope is not None and rope.kind in ("dynamic", "longrope") for rope in (self.rope, self.local_rope))
 
     @property
-    def original_window(self) -> int | None:
-        """Longest text with the short factors of long rope; None where all lengths have the same factors."""
-        return next((rope.original_positions for rope in (self.rope, self.local_rope) if rope is not None
-                     and rope.kind == "longrope" and rope.short_factors != rope.long_factors), None)
+    def original_windows(self) -> tuple[int, ...]:
+        """Longest texts with the short factors of long rope, of all layers or of local and other ones; empty where all
+        lengths have the same factors."""
+        return tuple(sorted({rope.original_positions for rope in (self.rope, self.local_rope) if rope is not None
+                             and rope.kind == "longrope" and rope.short_factors != rope.long_factors}))
 
     @property
     def state_width(self) -> int:

@@ -33,6 +33,8 @@ def test_a_response_fits_into_the_window(model):
     long = dataclasses.replace(model.spec, rope=rope, max_positions=96)
     config = TeamConfig(sampling=SamplingConfig(max_tokens=10))
     assert longest_prompt(config, long) == 14
+    local = dataclasses.replace(rope, original_positions=20)
+    assert longest_prompt(config, dataclasses.replace(long, local_rope=local)) == 10
     assert longest_prompt(config, dataclasses.replace(
         long, rope=dataclasses.replace(rope, long_factors=rope.short_factors))) == 86
     with pytest.raises(UserError, match="the model's 24 positions"):

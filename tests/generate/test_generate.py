@@ -12,7 +12,7 @@ from numpy.testing import assert_allclose
 
 from jaxllm.config import SamplingConfig
 from jaxllm.errors import UserError
-from jaxllm.generate import GenerationStats, generate, scheduler, score, slots
+from jaxllm.generate import GenerationStats, check_prompt, generate, scheduler, score, slots
 from jaxllm.generate.completion import REPLACEMENT, continuation_text, find_stop
 from jaxllm.generate.sampling import Sampling, argmax, row_keys, sample_tokens, truncate
 from jaxllm.model import Model
@@ -314,6 +314,10 @@ def test_no_text_is_generated_across_the_border_of_longrope(model):
         assert row.token_ids == scores[0, len(prompt) - 1:].argmax(-1).tolist()
     with pytest.raises(UserError, match="16 prompt tokens fit the original window of 24, and 10 new ones do not"):
         generate(turned, [below], GREEDY, max_tokens=[10])
+    local = dataclasses.replace(turned.spec, local_rope=dataclasses.replace(rope, original_positions=16))
+    check_prompt(above, 8, local, "")
+    with pytest.raises(UserError, match="16 prompt tokens fit the original window of 16, and 9 new ones do not"):
+        check_prompt(below, 9, local, "")
 
 
 def test_slots_are_refilled(model):

@@ -340,3 +340,23 @@ def test_a_model_generates_and_judges(tmp_path):
     answers.write_text(before.splitlines(True)[0])
     assert compare(tmp_path, "out", None, *more) == 0
     assert answers.read_text() == before and result_of(tmp_path) == result
+
+
+@pytest.mark.slow
+def test_sampled_answers_are_those_of_generate(files):
+    """A prompt's draws are those of its line, whether lines before it are rejected, unreadable or done."""
+    write(files / "prompts.jsonl", [{"id": "bad"}, {"id": "long", "prompt": "x y z " * 400},
+                                    *({"id": f"r{i}", "prompt": "Review: The soup in"} for i in range(4))])
+    write(files / "b.jsonl", [{"id": name, "completion": "x"} for name in ("long", "r0", "r1", "r2", "r3")])
+    more = ["--data.limit_bad", "0.5", "--sampling.max_tokens", "8"]
+    data = ["--data.path", str(files / "prompts.jsonl")]
+    assert main(["generate", *data, "--out", str(files / "generated"), *more]) == 0
+    assert compare(files, "out", "longer", "--model_a", "tiny", *more) == 0
+    answers = files / "out" / "answers_a.jsonl"
+    before = answers.read_text()
+    generated = {row["id"]: row["completions"][0]["text"] for row in read_jsonl(files / "generated" / "rows.jsonl")}
+    assert {row["id"]: row["answer"] for row in read_jsonl(answers)} == generated | {"long": None}
+    assert len(set(generated.values())) > 1
+    answers.write_text("".join(before.splitlines(True)[:3]))
+    (files / "out" / "result.json").unlink()
+    assert compare(files, "out", "longer", "--model_a", "tiny", *more) == 0 and answers.read_text() == before

@@ -298,8 +298,8 @@ def main() -> None:
     if not options.cost:
         if not path.exists():
             part = path.with_suffix(".part.npy")  # a stopped run leaves no half of the file
-            np.save(part, of_rows(jaxllm.Generator(model), [PairRow(PROMPT, *pair) for pair in zip(*train,
-                                                                                                   strict=False)]))
+            pairs = [PairRow(PROMPT, *pair) for pair in zip(*train, strict=False)]
+            np.save(part, of_rows(jaxllm.Generator(model), pairs))
             part.replace(path)
         ifd = np.load(path)
     results, clusters = [], np.zeros(0, int)

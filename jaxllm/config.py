@@ -119,6 +119,15 @@ def tunable(default: Any = dataclasses.MISSING, *, default_factory: Any = datacl
     return field(default=default, default_factory=default_factory, metadata={"tunable": True})
 
 
+def instead_of(other: str) -> Any:
+    """Declares a dataclass field that is null by default and goes with a null in the field `other` only.
+
+    A config has the one that is given more directly, on the command line rather than in a file, or in a file rather
+    than by default; the other one becomes null.
+    """
+    return field(default=None, metadata={"instead_of": other})
+
+
 def changed_keys(before: Mapping[str, Any], config: Any) -> dict[str, tuple[Any, Any]]:
     """Compares a config with the saved one of an earlier run; returns {key: (value before, value now)}.
 

@@ -355,6 +355,11 @@ def _origin(key: str, origins: dict[str, str]) -> str | None:
     return origins.get(key)
 
 
+def _rank(key: str, origins: dict[str, str]) -> int:
+    """Returns 2 for a key of the command line, 1 for one of a file, 0 for one that is not given."""
+    return 0 if key not in origins else 2 if origins[key] == "command line" else 1
+
+
 def type_name(hint: Any) -> str:
     """Names a type for a message: ``int``, ``list of text``, ``one of a, b``."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
@@ -409,6 +414,11 @@ def _build(hint: Any, value: Any, prefix: str, origins: dict[str, str]) -> Any:
     # jsonargparse marks keys that are names of a dictionary's methods, such as items, and adds the file of a section.
     own = {name.removeprefix(_MARK): v for name, v in value.items() if name != "__path__"}
     fields = {name: _build(hints[name], v, f"{prefix}{name}.", origins) for name, v in own.items()}
+    for field_ in dataclasses.fields(section):
+        other = field_.metadata.get("instead_of")
+        if other is not None and fields.get(field_.name) is not None and (
+                _rank(prefix + field_.name, origins) > _rank(prefix + other, origins)):
+            fields[other] = None
     try:
         return section(**fields)
     except UserError as error:

@@ -6,7 +6,7 @@ import dataclasses
 import math
 from typing import Literal
 
-from jaxllm.config import check, tunable
+from jaxllm.config import check, instead_of, tunable
 from jaxllm.errors import UserError
 from jaxllm.train.optimizer import OptimizerConfig
 
@@ -21,6 +21,7 @@ class TrainConfig(OptimizerConfig):
     Args:
         steps: optimizer steps; null takes epochs, or 100 where these are null too.
         epochs: passes over the job's rows or targets, instead of steps; the last batch is filled up from the next pass.
+            Steps or epochs on the command line replace the other one in a file, and those in a file that of a default.
         batch_size: rows of a step.
         accumulate: microbatches that a batch is computed in, one after the other, to save memory.
         remat: activations that the backward pass recomputes to save memory: none, all but the matrix products (dots),
@@ -33,8 +34,8 @@ class TrainConfig(OptimizerConfig):
         trackers: services that get the metrics too: tensorboard, wandb.
     """
 
-    steps: int | None = None
-    epochs: float | None = None
+    steps: int | None = instead_of("epochs")
+    epochs: float | None = instead_of("steps")
     batch_size: int = 16
     accumulate: int = tunable(1)
     remat: Literal["none", "full", "dots"] = tunable("full")

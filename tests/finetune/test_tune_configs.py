@@ -2,6 +2,7 @@
 
 import pytest
 
+from jaxllm.errors import UserError
 from jaxllm.finetune.objectives import metric_names
 from jaxllm.finetune.tune.config import Config, HeldBackConfig, TuneConfig
 from jaxllm.finetune.tune.tuning import train_settings
@@ -16,6 +17,22 @@ def test_recipes_are_valid(path):
     config = parse(Config, [f"--config={path}", "--data.path=x", "--out=y"])
     assert config.method == path.stem.split("_")[-1]
     assert config.held_back.metric in metric_names(config.objective)
+
+
+@pytest.mark.parametrize(("given", "words", "expected"), [
+    ("", [], (None, 1)), ("", ["--train.steps=3"], (3, None)), ("steps: 5", [], (5, None)),
+    ("epochs: 2", ["--train.steps=3"], (3, None)), ("steps: 5", ["--train.epochs=2"], (None, 2)),
+    ("epochs: 2", ["--train={steps: 3}"], (3, None)), ("epochs: 2", ["--train.steps=null"], (None, 2))])
+def test_steps_and_epochs_replace_one_another(tmp_path, given, words, expected):
+    """In the order default, file, command line; two of one place do not."""
+    path = tmp_path / "config.yaml"
+    path.write_text(f"train: {{log_every: 5, {given}}}\n")
+    parsed = lambda *more: parse(Config, [f"--config={path}", "--method=sft", "--data.path=x", "--out=y", *more]).train
+    assert (parsed(*words).steps, parsed(*words).epochs) == expected
+    path.write_text("train: {steps: 5, epochs: 2}\n")
+    for both in ([], ["--train.steps=3", "--train.epochs=2"]):
+        with pytest.raises(UserError, match="steps is . already"):
+            parsed(*both)
 
 
 @pytest.mark.parametrize("method", ["ipo", "simpo", "orpo"])

@@ -173,3 +173,13 @@ def test_only_ties(repair, capsys):
 def test_wrong_settings(repair, capsys, options, reason):
     assert repair(comparisons(instances(1)), *options) is None
     assert reason in capsys.readouterr().err and repair.status == 2
+
+
+def test_names_stay_text_in_the_report(repair):
+    hostile = "<script>alert(1)</script>\"><img src=x onerror=y>]]>"
+    names = [f"{hostile}{number}" for number in range(3)]
+    row = lambda first, second: {"instance": hostile, "first": names[first], "second": names[second], "winner": "first"}
+    repair([row(0, 1), row(1, 2), *[row(0, 2)] * 2, row(2, 0)])
+    page = (repair.out / "report.html").read_text()
+    assert "Overturned comparisons" in page and page.count("&lt;script&gt;alert(1)") >= 4
+    assert "<script" not in page and "<img src=x" not in page and "]]>" not in page

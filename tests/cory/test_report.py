@@ -6,7 +6,7 @@ import pytest
 
 from jaxllm.cory import Config, report
 from jaxllm.parsing import parse
-from jaxllm.report import Points, markdown
+from jaxllm.report import Points, markdown, render
 from jaxllm.report.plots import svg
 
 ROLES = ("pioneer", "observer")
@@ -74,3 +74,14 @@ def test_pass_at_k_is_in_the_table():
     [table] = found["Held-back queries"].parts
     assert table.rows[-2:] == [["pass@1", rate, rate], ["pass@4", rate, rate]]
     assert "| pass@4 | 0.250 [0.000, 0.500] | 0.250 [0.000, 0.500] |" in markdown("t", "l", table)
+
+
+def test_text_of_samples_stays_text():
+    hostile = "<script>alert(1)</script>\"><img src=x onerror=y>]]>"
+    config = parse(Config, ["--data.path=x", "--out=y"])
+    samples = [{"step": 0, "agent": "llm1", "prompt": prompt, "response": hostile, "task_reward": 0.5}
+               for prompt in ([{"role": "user", "content": hostile}], hostile)]
+    for sample in samples:
+        page = render("Title", "lead", report.sections(config, *run(["llm1"], [0.0], [])[::-1], [sample]), "", {})
+        assert "<script" not in page and "<img src=x" not in page and "]]>" not in page
+        assert page.count("&lt;script&gt;alert(1)") == 2

@@ -289,3 +289,13 @@ def test_real_pairs(shared):
     assert {"duplicate", "contradiction", "both"}.isdisjoint(result["issues"])
     edges = check(shared / "preferences" / "hh_raw_edge_cases.jsonl")
     assert (edges.result["rows"], edges.result["rejected"]) == (0, 13) and edges.result["too_many_rejected"]
+
+
+def test_names_of_files_and_classes_stay_text_in_the_report(tmp_path):
+    hostile, out = "<script>alert(1)</script>\"><img src=x onerror=y>]]>", tmp_path / "out"
+    path = write(tmp_path / "\"><img src=x>]]>.jsonl", *({"text": TEXT(i), "label": hostile if i % 2 else "b"}
+                                                         for i in range(8)))
+    assert main(["check", path, "--compare", path, "--out", str(out)]) == 0
+    page = (out / "report.html").read_text()
+    assert "&lt;script&gt;alert(1)" in page and "&#34;&gt;&lt;img src=x&gt;]]&gt;.jsonl" in page
+    assert "<script" not in page and "<img src=x" not in page and "]]>" not in page

@@ -336,6 +336,20 @@ def test_the_last_line_of_difficulties_may_have_no_end(tmp_path, capsys):
     assert "line 1 cannot be used: not valid JSON" in capsys.readouterr().err
 
 
+def test_text_of_rows_stays_text_in_the_reports(tmp_path):
+    """Also ids, members and domains."""
+    hostile = "<script>alert(1)</script>\"><img src=x onerror=y>]]>"
+    rows, votes = pairs(40), wide(scores(), [hostile, "b", "c"])
+    rows[1] |= dict.fromkeys(("id", "prompt", "chosen", "domain"), hostile) | {"rejected": f"not {hostile}"}
+    votes[1]["id"] = hostile
+    audit(tmp_path, rows, votes)
+    clean(tmp_path, "calibrated_f")
+    for out, places in (("audit", 6), ("calibrated_f", 0)):
+        page = (tmp_path / out / "report.html").read_text()
+        assert "<script" not in page and "<img src=x" not in page and "]]>" not in page
+        assert page.count("&lt;script&gt;alert(1)") >= places
+
+
 def test_other_forms_and_files(tmp_path):
     """Scored lines make pairs with ids of their own; implicit prompts, compressed files."""
     rows = [{"id": "s", "prompt": "Question?", "completions": ["one", "two", "three"], "scores": [1, 3, 2],

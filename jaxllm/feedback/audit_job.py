@@ -73,7 +73,7 @@ def _rows(config: Config, pairs: Pairs, found: Findings) -> Iterator[Mapping[str
     keys = [member.key for member in found.voting]
     votes, voters, bucket, source, rule = (column.tolist() for column in (
         *found.count, found.bucket, found.source, found.rule))
-    by_member, right = np.where(found.votes == ABSTAIN, None, found.votes).tolist(), found.right.tolist()
+    by_member, right = np.where(found.votes == ABSTAIN, np.array(None), found.votes).tolist(), found.right.tolist()
     quantile = [[_number(one) for one in pair] for pair in np.round(found.quantile, 6).tolist()]
     margins = standardized(found.scores)
     mean = nanmean(margins, 1)

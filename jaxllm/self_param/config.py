@@ -31,8 +31,8 @@ class QAPairConfig:
         judge: judge that writes the pairs where source is judge.
         examples: rows {context, question, answers} placed before the document as worked examples (source model).
         per_document: maximum number of pairs of a document, or of each of its chunks.
-        per_answer: maximum number of them with the same answer; null is no limit. Where most questions have one
-            answer, the student gives it to all.
+        per_answer: maximum number of them with the same answer, those of the key cloze aside; null is no limit. Where
+            most questions have one answer, the student gives it to all.
         samples: questions that the model samples for each (source model); null takes per_document. With more, the
             checks have a choice.
         answer_first: the model is given an answer, a name, a number or another phrase of the document, and writes a

@@ -14,6 +14,7 @@ from jaxllm.errors import UserError
 from jaxllm.judge import Judge, Prompt
 from jaxllm.progress import notice
 from jaxllm.text.forms import Text
+from jaxllm.text.thinking import without_thinking
 
 _BLOCK = re.compile(r"```[^\n`]*\n(.*?)(?:```|\Z)", re.DOTALL)
 
@@ -23,7 +24,8 @@ class VerdictProbability:
     """Rewards a program with the probability of Yes after the prompt of the method `direct`.
 
     The task is the column `task` of a row or, without it, the prompt; the program is the column `declaration`, if there
-    is one, and the first fenced block of the response or, without a block, the whole response.
+    is one, and the first fenced block of the response or, without a block, the whole response. Thinking at its start
+    does not count.
 
     Args:
         judge: the judge; `jaxllm rl` opens that of `rewards.judge`.
@@ -46,7 +48,8 @@ class VerdictProbability:
                  ) -> list[float]:
         """Returns a number from 0 to 1 for every response; see `rl.rewards.RewardFn`.
 
-        A program that the judge cannot read, such as a very long one, has the reward 0, with a notice.
+        A response that ends within its thinking has the reward 0, and so, with a notice, a program that the judge
+        cannot read, such as a very long one.
 
         Raises:
             UserError: there is no judge.
@@ -54,22 +57,25 @@ class VerdictProbability:
         if self.judge is None:
             raise UserError("it needs a judge", "rewards.judge", "set rewards.judge.model")
         wording, step = load_prompts(self.prompts), METHODS["direct"][0]
+        codes = [code_in(response) for response in responses]
         questions = []
-        for prompt, response, row in zip(prompts, responses, rows, strict=True):
-            item = Item("", str(row.get("task") or _as_text(prompt)), code_in(response),
-                        language_of(row.get("language")), row.get("examples"), row.get("declaration") or "",
-                        row.get("reference"))
-            questions.append(Prompt(step_content(wording, step, item, chat=self.judge.reads_messages)))
-        choices = self.judge.choose(questions, YES_NO, on_failure=lambda _, reason: notice(
-            f"a program without a verdict has the reward 0: {reason}"))
-        values = [choice_probability(choice) for choice in choices]
+        for prompt, code, row in zip(prompts, codes, rows, strict=True):
+            if code is not None:
+                item = Item("", str(row.get("task") or _as_text(prompt)), code, language_of(row.get("language")),
+                            row.get("examples"), row.get("declaration") or "", row.get("reference"))
+                questions.append(Prompt(step_content(wording, step, item, chat=self.judge.reads_messages)))
+        choices = iter(self.judge.choose(questions, YES_NO, on_failure=lambda _, reason: notice(
+            f"a program without a verdict has the reward 0: {reason}")))
+        values = [None if code is None else choice_probability(next(choices)) for code in codes]
         return [0.0 if value is None else value for value in values]
 
 
-def code_in(response: str) -> str:
-    """Returns the first fenced block of a response, or all of it."""
-    match = _BLOCK.search(response)
-    return match[1] if match else response
+def code_in(response: str) -> str | None:
+    """Returns the first fenced block after a response's thinking, or all that follows; None if it ends within it."""
+    if (own := without_thinking(response)) is None:
+        return None
+    match = _BLOCK.search(own)
+    return match[1] if match else own
 
 
 def _as_text(prompt: Text) -> str:

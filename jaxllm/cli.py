@@ -23,6 +23,7 @@ from typing import Any
 
 import jaxllm
 from jaxllm.errors import LimitError, StorageError, UserError
+from jaxllm.progress import printable
 
 
 @dataclass(frozen=True)
@@ -102,16 +103,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         with _interruptible():
             return _run(argv)
     except UserError as error:
-        print(f"jaxllm: {error}", file=sys.stderr)
+        print(printable(f"jaxllm: {error}"), file=sys.stderr)
         return 2
     except StorageError as error:
         fix = "free some space or choose another --out; then run it again"
-        print(f"jaxllm: {error}\n  fix: {fix}", file=sys.stderr)
+        print(printable(f"jaxllm: {error}\n  fix: {fix}"), file=sys.stderr)
         return 1
     except LimitError as error:
         if error.path is not None:
             print(error.path, flush=True)
-        print(f"jaxllm: {error}", file=sys.stderr)
+        print(printable(f"jaxllm: {error}"), file=sys.stderr)
         return 3
     except KeyboardInterrupt as stop:
         print(f"jaxllm: {str(stop) or 'stopped'}", file=sys.stderr)

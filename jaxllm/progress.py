@@ -1,4 +1,4 @@
-"""Progress bar and notices on standard error."""
+"""Progress bar and notices on standard error, and text that is safe for a terminal."""
 
 from __future__ import annotations
 
@@ -10,10 +10,16 @@ from collections.abc import Callable, Iterator
 import tqdm
 
 
+def printable(text: str) -> str:
+    """Replaces control characters, with which data or answers could rewrite the terminal; lines and tabs remain."""
+    return "".join(letter if letter.isprintable() or letter in "\n\t" else "\N{REPLACEMENT CHARACTER}"
+                   for letter in text)
+
+
 @functools.cache
 def notice(message: str) -> None:
     """Prints a line that a user should know of, once a process."""
-    print(f"jaxllm: {message}", file=sys.stderr)
+    print(printable(f"jaxllm: {message}"), file=sys.stderr)
 
 
 class _Lines:

@@ -1,6 +1,7 @@
-"""The progress bar in a log."""
+"""The progress bar in a log, and what is printed of texts."""
 
-from jaxllm.progress import bar
+from jaxllm.cli import main
+from jaxllm.progress import bar, notice
 
 
 def test_a_log_has_a_line_for_every_state(capsys):
@@ -11,3 +12,10 @@ def test_a_log_has_a_line_for_every_state(capsys):
     assert "\r" not in text and text.endswith("\n")
     lines = text.splitlines()
     assert lines[0].startswith("rows:   0%") and lines[-1].startswith("rows: 100%") and "loss 0.5" in lines[-1]
+
+
+def test_messages_do_not_rewrite_the_terminal(tmp_path, capsys):
+    notice("row \x1b[2J\u202e of\n\ta file")
+    assert main(["check", str(tmp_path / "none\x1b[2J.jsonl")]) == 2
+    printed = capsys.readouterr().err
+    assert "\n\ta file" in printed and "[2J.jsonl" in printed and not {"\x1b", "\u202e"} & set(printed)

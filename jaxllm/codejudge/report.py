@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaxllm.codejudge.data import Item
+from jaxllm.progress import printable
 from jaxllm.report import Bars, Lines, Section, Table
 
 _NAMES = {"accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "precision": "precision",
@@ -202,10 +203,4 @@ def verdict_text(row: Mapping[str, Any]) -> str:
     analysis = next(iter(row["texts"].get("analyze", [])), None)
     if analysis:
         lines += [f"  {line}" for line in analysis.strip().splitlines()]
-    return _printable("\n".join(lines))
-
-
-def _printable(text: str) -> str:
-    """Replaces control characters, with which an answer could rewrite the terminal."""
-    return "".join(letter if letter.isprintable() or letter in "\n\t" else "\N{REPLACEMENT CHARACTER}"
-                   for letter in text)
+    return printable("\n".join(lines))

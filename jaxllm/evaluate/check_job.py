@@ -16,6 +16,7 @@ from jaxllm.files import plain, write_jsonl
 from jaxllm.job import open_job
 from jaxllm.model import Model, model_tokenizer
 from jaxllm.models import load_spec
+from jaxllm.progress import printable
 from jaxllm.report import Section, Table, head
 from jaxllm.report.page import show
 from jaxllm.text.audit import ISSUES, NEAR, Audit, audit_overlap, audit_rows
@@ -189,12 +190,11 @@ def _print(config: Config, found: Audit) -> None:
     if config.json:
         print(json.dumps(plain(found.result), indent=2, ensure_ascii=False))
         return
-    print(_lead(config, found.result))
+    lines = [_lead(config, found.result)]
     for section in _sections(config, found.result):
-        print(f"\n{section.title}" + (f": {section.text}" if section.text else ""))
-        for part in section.parts:
-            if isinstance(part, Table):
-                print(_aligned(part))
+        lines.append(f"\n{section.title}" + (f": {section.text}" if section.text else ""))
+        lines += [_aligned(part) for part in section.parts if isinstance(part, Table)]
+    print(printable("\n".join(lines)))
 
 
 def _aligned(table: Table) -> str:

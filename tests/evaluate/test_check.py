@@ -299,3 +299,10 @@ def test_names_of_files_and_classes_stay_text_in_the_report(tmp_path):
     page = (out / "report.html").read_text()
     assert "&lt;script&gt;alert(1)" in page and "&#34;&gt;&lt;img src=x&gt;]]&gt;.jsonl" in page
     assert "<script" not in page and "<img src=x" not in page and "]]>" not in page
+
+
+def test_names_of_classes_do_not_rewrite_the_terminal(tmp_path, capsys):
+    rows = [{"text": TEXT(i), "label": "\x1b[2Jgood\x9b\u202e" if i % 2 else "b"} for i in range(8)]
+    assert main(["check", write(tmp_path / "rows.jsonl", *rows)]) == 0
+    printed = capsys.readouterr().out
+    assert "[2Jgood" in printed and not {"\x1b", "\x9b", "\u202e"} & set(printed)

@@ -94,7 +94,8 @@ class Generator:
     def generate(self, prompts: Sequence[Ids], sampling: SamplingConfig, *, adapter: Adapter | None = None,
                  seed: int = 0, row_ids: Sequence[int] | None = None, max_tokens: Sequence[int] | None = None,
                  logprob_temperature: float = 1.0, stats: GenerationStats | None = None,
-                 on_prompt: Callable[[int, list[Completion]], None] | None = None) -> list[list[Completion]]:
+                 on_prompt: Callable[[int, list[Completion]], None] | None = None,
+                 mixed: np.ndarray | None = None) -> list[list[Completion]]:
         """Continues every prompt `sampling.n` times.
 
         A prompt's samples depend on the seed and on its row id only, not on other prompts or the batch size. In
@@ -110,15 +111,19 @@ class Generator:
             logprob_temperature: temperature of the recorded log-probabilities.
             stats: counts the work.
             on_prompt: called with a prompt's index and completions as soon as all of these are done.
+            mixed: `[len(prompts) / 2, sampling.max_tokens]` bool; prompts 2i and 2i + 1 get the same tokens, token n
+                drawn from the distribution after the second of them where `mixed[i, n]` is true, else after the first.
+                Each has its own log-probabilities. `sampling.n` must be 1, and `max_tokens` and `row_ids` the same for
+                both; see `generate.mixture`.
 
         Returns:
             The completions of every prompt, in order.
 
         Raises:
             UserError: a prompt is empty, or exceeds the context window with `max_tokens`, or crosses the original
-                window of longrope with it; `row_ids` or `max_tokens` do not fit the prompts; `seed` is negative or has
-                more than 32 bits; the log-probabilities are not finite; a logit bias names a token that the model does
-                not have; the model has a scoring head.
+                window of longrope with it; `row_ids`, `max_tokens` or `mixed` do not fit the prompts; `seed` is
+                negative or has more than 32 bits; the log-probabilities are not finite; a logit bias names a token that
+                the model does not have; the model has a scoring head.
         """
         model = self._decoding_model()
         spec = model.spec
@@ -131,6 +136,9 @@ class Generator:
         arrays = [np.asarray(ids, np.int32) for ids in prompts]
         for number, (ids, limit) in enumerate(zip(arrays, limits, strict=True)):
             check_prompt(ids, limit, spec, f"prompt {number + 1}")
+        if mixed is not None and (sampling.n > 1 or 2 * len(mixed) != len(prompts)):
+            raise UserError(f"needs sampling.n of 1 and a row for every two prompts, got {len(mixed)} rows for "
+                            f"{len(prompts)} prompts", "mixed")
         if unknown := [token for token in sampling.logit_bias if token >= spec.vocab_size]:
             raise UserError(f"the model has {spec.vocab_size} tokens, and none with the id {unknown[0]}",
                             "sampling.logit_bias")
@@ -149,7 +157,7 @@ class Generator:
                       seed=seed if sampling.seed is None else sampling.seed,
                       row_ids=np.array(numbers, np.uint32),
                       logprob_temperature=logprob_temperature, batch_size=self.batch_size, dtype=self.dtype,
-                      mesh=self.mesh, stats=stats or GenerationStats()).run(finished)
+                      mesh=self.mesh, stats=stats or GenerationStats(), mixed=mixed).run(finished)
         return results
 
     def score(self, pairs: Sequence[tuple[Ids, Ids]], *, adapter: Adapter | None = None, temperature: float = 1.0,

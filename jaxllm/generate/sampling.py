@@ -29,6 +29,7 @@ class Sampling:
         stop_ids: `[K]` int32; tokens that end a row, -1 for unused entries.
         max_tokens: `[B]` int32; limit of new tokens.
         keys: `[B]` typed random keys; step n of a row draws with `fold_in(key, n)`.
+        source: `[B, N]` int32, the row from which each row takes its token of step n; None takes its own.
     """
 
     temperature: jax.Array
@@ -42,6 +43,7 @@ class Sampling:
     stop_ids: jax.Array
     max_tokens: jax.Array
     keys: jax.Array
+    source: jax.Array | None = None
 
 
 @jax.jit
@@ -118,4 +120,5 @@ def sample_tokens(logits: jax.Array, sampling: Sampling, step: jax.Array, seen: 
         return jax.vmap(jax.random.categorical)(keys, scaled)
 
     sampled = lax.cond(jnp.any(sampling.temperature > 0), draw, lambda: greedy)
-    return jnp.where(sampling.temperature > 0, sampled, greedy).astype(jnp.int32)
+    token = jnp.where(sampling.temperature > 0, sampled, greedy).astype(jnp.int32)
+    return token if sampling.source is None else token[sampling.source[jnp.arange(len(token)), step]]

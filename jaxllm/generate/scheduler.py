@@ -140,14 +140,17 @@ class Scheduler:
         dtype: dtype of activations and KV cache.
         mesh: see `state_shardings`.
         stats: counts the work.
+        mixed: `[len(prompts) / 2, N]` bool; prompts 2i and 2i + 1 get the same tokens, token n from the distribution
+            after the second of them where `mixed[i, n]` is true, else after the first. None decodes each on its own.
     """
 
     def __init__(self, model: Model, adapter: Adapter | None, prompts: Sequence[np.ndarray], limits: Sequence[int],
                  sampling: SamplingConfig, *, seed: int, row_ids: np.ndarray, logprob_temperature: float,
-                 batch_size: int, dtype: jnp.dtype, mesh: jax.sharding.Mesh | None, stats: GenerationStats):
+                 batch_size: int, dtype: jnp.dtype, mesh: jax.sharding.Mesh | None, stats: GenerationStats,
+                 mixed: np.ndarray | None = None):
         self.model, self.adapter, self.prompts, self.sampling = model, adapter, prompts, sampling
         self.dtype, self.mesh, self.stats = dtype, mesh, stats
-        self.row_ids, self.logprob_temperature = row_ids, logprob_temperature
+        self.row_ids, self.logprob_temperature, self.mixed = row_ids, logprob_temperature, mixed
         special = model.tokenizer.special_tokens if sampling.stop else {}
         self.stop_ids = (*model.stop_ids, *[special[text] for text in sampling.stop if text in special])
         window = model.spec.max_positions
@@ -162,6 +165,8 @@ class Scheduler:
         with jax.transfer_guard("allow"):  # once a call, outside the loop
             self.base_key = jax.device_put(jax.random.key(seed), self.whole)
         self.row_groups = 1 if mesh is None else mesh.shape["data"] * mesh.shape["fsdp"]
+        self.least = 1 if mixed is None else 2  # slots that have to decode at the same time
+        batch_size = max(batch_size, self.least)
         wanted = min(len(prompts) * sampling.n, batch_size)
         self.count = self._divisible(bucket(wanted, growing_sizes(1, batch_size, SLOT_COUNT_FACTOR)))
         self.groups = prefix_groups(prompts, not model.spec.rope_depends_on_length)
@@ -186,7 +191,7 @@ class Scheduler:
             try:
                 return self._run(note, done)
             except jax.errors.JaxRuntimeError as error:
-                before, self.count = self.count, self._divisible(self.count // 2)
+                before, self.count = self.count, self._divisible(max(self.count // 2, self.least))
                 if "RESOURCE_EXHAUSTED" not in str(error) or self.count == before:
                     raise
                 self.prefixes.clear()
@@ -198,11 +203,17 @@ class Scheduler:
         return max(-(-count // self.row_groups), 1) * self.row_groups
 
     def _run(self, finished: Callable[[int, int, Completion], None], done: set[tuple[int, int]]) -> None:
-        spec, active = self.model.spec, {}
-        waiting = collections.deque(self._requests(done))
+        waves = self._waves(self._requests(done))
         self.waiting_in = collections.Counter(
-            number for request in waiting for number in self._chain(request.group))
-        state = init_state(spec, self.count, self.lengths[0], self.new, self.dtype, self.mesh)
+            number for wave in waves for request in wave for number in self._chain(request.group))
+        state = init_state(self.model.spec, self.count, self.lengths[0], self.new, self.dtype, self.mesh)
+        for wave in waves:
+            state = self._run_wave(state, wave, finished)
+
+    def _run_wave(self, state: DecodeState, requests: list[_Request],
+                  finished: Callable[[int, int, Completion], None]) -> DecodeState:
+        """Generates what the requests want; each begins as soon as it has slots."""
+        spec, waiting, active = self.model.spec, collections.deque(requests), dict[int, _Sequence]()
         settings = None
         while waiting or active:
             while waiting and len(waiting[0].samples) <= self.count - len(active):
@@ -218,6 +229,7 @@ class Scheduler:
             steps = int(jax.device_get(steps))
             self.stats.steps += steps
             self.stats.slot_steps += steps * self.count
+        return state
 
     def _fit(self, state: DecodeState, active: dict[int, _Sequence]) -> DecodeState:
         """Resizes the slots to the length that their sequences need until the next collection."""
@@ -237,6 +249,15 @@ class Scheduler:
                 requests += [_Request(i, tuple(samples[at:at + self.count]), group_of[i])
                              for at in range(0, len(samples), self.count)]
         return requests
+
+    def _waves(self, requests: list[_Request]) -> list[list[_Request]]:
+        """Splits the requests where the next may only begin when all before are done: pairs begin together."""
+        if self.mixed is None:
+            return [requests]
+        waves = collections.defaultdict[int, list[_Request]](list)
+        for request in requests:
+            waves[request.prompt // 2 // (self.count // 2)].append(request)
+        return [*waves.values()]
 
     def _refill(self, state: DecodeState, waiting: collections.deque[_Request],
                 active: dict[int, _Sequence]) -> DecodeState:
@@ -334,7 +355,8 @@ class Scheduler:
             "top_p": full(sampling.top_p, np.float32), "min_p": full(sampling.min_p, np.float32),
             "repetition": full(sampling.repetition_penalty, np.float32),
             "logprob_temperature": full(self.logprob_temperature, np.float32),
-            "max_tokens": np.array([self.limits[row.prompt] for row in rows], np.int32)}, self.by_row)
+            "max_tokens": np.array([self.limits[row.prompt] for row in rows], np.int32),
+            "source": self._source(active)}, self.by_row)
         ids = jax.device_put((self.row_ids[[row.prompt for row in rows]],
                               np.array([row.sample for row in rows], np.uint32)), self.by_row)
         shared = jax.device_put({
@@ -343,6 +365,17 @@ class Scheduler:
             "stop_ids": padded(self.stop_ids, -1, np.int32)}, self.whole)
         return Sampling(**by_row, **shared, keys=row_keys(self.base_key, *ids))
 
+    def _source(self, active: dict[int, _Sequence]) -> np.ndarray | None:
+        """`[slots, N]` int32, the slot from which each slot takes each of its tokens; None where all take their own."""
+        if self.mixed is None:
+            return None
+        slots = {row.prompt: slot for slot, row in active.items()}
+        source = np.repeat(np.arange(self.count, dtype=np.int32)[:, None], self.new, 1)
+        for slot, row in active.items():
+            first, draws = row.prompt // 2 * 2, self.mixed[row.prompt // 2]
+            source[slot, :len(draws)] = np.where(draws, slots[first + 1], slots[first])
+        return source
+
     def _collect(self, state: DecodeState, active: dict[int, _Sequence],
                  finished: Callable[[int, int, Completion], None]) -> DecodeState:
         """Takes finished sequences out of their slots."""
@@ -350,7 +383,9 @@ class Scheduler:
             (state.tokens, state.logprobs, state.lengths, state.done)))
         stopped = False
         for slot, row in list(active.items()):
-            ids, prompt = tokens[slot, :lengths[slot]], self.prompts[row.prompt]
+            # Both of a pair end with the same token: the text is that after the first prompt.
+            prompt = self.prompts[row.prompt if self.mixed is None else row.prompt // 2 * 2]
+            ids = tokens[slot, :lengths[slot]]
             cut = find_stop(self.model, prompt, ids, self.sampling.stop, row.collected)
             row.collected = len(ids)
             if cut is None and not done[slot]:

@@ -38,6 +38,9 @@ class QAPairConfig:
         answer_first: the model is given an answer, a name, a number or another phrase of the document, and writes a
             question that has it; discard pairs with a question to which it gives another answer (source model, prompts
             in chat mode; samples are spread over the phrases).
+        closed_book_share: probability with which each token of an answer is drawn from the closed-book model, the same
+            question without the document, instead of the open-book model (mixed contextual self-distillation, MixSD,
+            2605.16865; source model). Targets are then closer to what the model writes by itself. 0 is off.
         cloze: cloze pairs added to those of the source, for a document or each of its chunks.
         question_gain: discard questions that fit any text: the document raises their log-probability, summed over
             their tokens, by less than this, in nats (source model); null is no check.
@@ -59,6 +62,7 @@ class QAPairConfig:
     per_answer: int | None = None
     samples: int | None = None
     answer_first: bool = False
+    closed_book_share: float = 0.0
     cloze: int = 0
     question_gain: float | None = None
     answer_gain: float | None = None
@@ -77,6 +81,10 @@ class QAPairConfig:
             check(value is None or value >= 1, name, f"must be 1 or more, got {value}")
         check(not self.answer_first or self.source == "model", "answer_first", "is for questions that the model writes",
               "set source to model")
+        check(0 <= self.closed_book_share < 1, "closed_book_share",
+              f"must be 0 or more and below 1, got {self.closed_book_share:g}")
+        check(not self.closed_book_share or self.source == "model", "closed_book_share",
+              "is for answers that the model writes", "set source to model, or it to 0")
         check(self.cloze >= 0, "cloze", f"must be 0 or more, got {self.cloze}")
         check(self.temperature > 0, "temperature", f"must be above 0, got {self.temperature:g}",
               "at 0 the model would repeat one question")

@@ -71,10 +71,13 @@ class PassagePairs:
         selected: pairs to train on.
         dropped: the others, each with its reason; a question that was dropped before it was answered has the phrase
             that it was written for, or "", as its answer.
+        answer_tokens: tokens of the answers, those of dropped pairs included, that the open-book and the closed-book
+            model wrote; None where answers are not mixed (qa_pairs.closed_book_share).
     """
 
     selected: list[QAPair]
     dropped: list[tuple[QAPair, Reason]] = field(default_factory=list)
+    answer_tokens: tuple[int, int] | None = None
 
     def drop(self, reason: Reason, bad: Sequence[bool]) -> None:
         """Drops the selected pairs for which `bad` is true."""
@@ -178,8 +181,8 @@ def summarize_pairs(passages: Sequence[str], pairs: Sequence[PassagePairs]) -> d
 
     Returns:
         `generated`, pairs of the source that are not cloze pairs, and `cloze`, those that are; of both, `selected` and
-        `dropped` by reason; and `coverage`, the mean share of a passage's sentences that a selected pair is about which
-        is no cloze pair.
+        `dropped` by reason; `coverage`, the mean share of a passage's sentences that a selected pair is about which is
+        no cloze pair; and of mixed answers `answer_tokens`, from the `open_book` and the `closed_book` model.
     """
     reasons = collections.Counter(reason for own in pairs for _, reason in own.dropped)
     selected = [pair for own in pairs for pair in own.selected]
@@ -187,9 +190,15 @@ def summarize_pairs(passages: Sequence[str], pairs: Sequence[PassagePairs]) -> d
     cloze = sum(is_cloze(question) for question, _ in made)
     covered = [coverage(text, [pair for pair in own.selected if not is_cloze(pair.question)])
                for text, own in zip(passages, pairs, strict=True)]
+    tokens = [own.answer_tokens for own in pairs if own.answer_tokens is not None]
     return {"generated": len(made) - cloze, "cloze": cloze, "selected": len(selected),
             "dropped": {reason: reasons[reason] for reason in REASONS if reasons[reason]},
-            "coverage": float(np.mean(covered))}
+            "coverage": float(np.mean(covered))} | (
+        {"answer_tokens": _by_book([sum(own) for own in zip(*tokens, strict=True)])} if tokens else {})
+
+
+def _by_book(tokens: Sequence[int]) -> dict[str, int]:
+    return dict(zip(("open_book", "closed_book"), tokens, strict=True))
 
 
 def question_gains(generator: Generator, prompts: Prompts, text: str, questions: Sequence[str]) -> list[float]:
@@ -224,10 +233,13 @@ def _gains(generator: Generator, views: Sequence[tuple[View, View]]) -> list[flo
 def as_row(pairs: PassagePairs) -> dict[str, Any]:
     """Returns a row of pairs.jsonl."""
     return {"pairs": [pair._asdict() for pair in pairs.selected],
-            "dropped": [pair._asdict() | {"reason": reason} for pair, reason in pairs.dropped]}
+            "dropped": [pair._asdict() | {"reason": reason} for pair, reason in pairs.dropped]} | (
+        {} if pairs.answer_tokens is None else {"answer_tokens": _by_book(pairs.answer_tokens)})
 
 
 def of_row(row: Mapping[str, Any]) -> PassagePairs:
     """Reads a row of pairs.jsonl."""
+    tokens = row.get("answer_tokens")
     return PassagePairs([QAPair(own["question"], own["answer"]) for own in row["pairs"]],
-                        [(QAPair(own["question"], own["answer"]), own["reason"]) for own in row["dropped"]])
+                        [(QAPair(own["question"], own["answer"]), own["reason"]) for own in row["dropped"]],
+                        tokens and (tokens["open_book"], tokens["closed_book"]))

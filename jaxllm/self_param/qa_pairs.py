@@ -13,6 +13,7 @@ from jaxllm.errors import UserError
 from jaxllm.evaluate.qa import f1
 from jaxllm.finetune.targets import purpose_seed
 from jaxllm.generate import Completion, Generator
+from jaxllm.generate.mixture import generate_mixture
 from jaxllm.judge import Answer, Judge, Prompt, open_judge
 from jaxllm.progress import bar
 from jaxllm.self_param.cloze import cloze_pairs
@@ -55,8 +56,9 @@ The text is
 # Expected pairs of one reply of a judge, and tokens allowed for each.
 PAIRS_PER_REPLY, TOKENS_PER_PAIR = 8, 48
 
-# Least token F1 of an answer with the phrase that its question was written for.
-SAME_ANSWER = 0.5
+# Least token F1 of an answer with the phrase that its question was written for, and of a mixed answer with the
+# open-book one; and mixtures that are drawn until one has it.
+SAME_ANSWER, MIXTURES = 0.5, 10
 
 # Batches of questions that are generated together; the pairs of their passages are stored then.
 BATCHES = 4
@@ -181,12 +183,13 @@ def model_source(generator: Generator, prompts: Prompts, config: QAPairConfig, a
 
     Questions that are cut, repeated, too long or unspecific are dropped before they are answered. Pairs with an answer
     that is cut are dropped where the passage has others; a model without an end of its answers has none. With
-    qa_pairs.answer_first every question is written for a phrase of the passage, and has to be answered with it.
+    qa_pairs.answer_first every question is written for a phrase of the passage, and has to be answered with it. With
+    qa_pairs.closed_book_share tokens of the answers are drawn from the closed-book model.
 
     Args:
         generator: the model.
         prompts: builds the prompts.
-        config: number, length and temperature of the questions, and their least gain.
+        config: number, length and temperature of the questions, their least gain, and the mixture of the answers.
         answer_tokens: maximum length of an answer.
         seed: seed of the questions.
         on_sample: called with the number of questions sampled so far.
@@ -199,9 +202,6 @@ def model_source(generator: Generator, prompts: Prompts, config: QAPairConfig, a
           "use a model with a chat template, or set it to false")
     answer_sampling = SamplingConfig(temperature=0.0, max_tokens=answer_tokens, stop=prompts.format.answer_stops)
 
-    def prompt(text: str, question: str) -> list[int]:
-        return prompts.question(question, text, examples=True)
-
     def source(texts: Sequence[str]) -> list[PassagePairs]:
         sampled = []
         for text, completions in zip(
@@ -211,16 +211,18 @@ def model_source(generator: Generator, prompts: Prompts, config: QAPairConfig, a
             own.drop_duplicates()
             # The window has to hold the question with its answer and the end of it.
             budget = prompts.window - prompts.answer_end_tokens - answer_tokens
-            own.drop("too_long", [len(prompt(text, question)) >= budget for question, _ in own.selected])
+            own.drop("too_long", [len(prompts.question(question, text, examples=True)) >= budget
+                                  for question, _ in own.selected])
             if config.question_gain is not None and own.selected:
                 gains = question_gains(generator, prompts, text, [question for question, _ in own.selected])
                 own.drop("unspecific", [gain < config.question_gain for gain in gains])
             sampled.append(own)
-        answer_prompts = [prompt(text, question) for text, own in zip(texts, sampled, strict=True)
-                          for question, _ in own.selected]
-        answers = iter(generator.generate(answer_prompts, answer_sampling, seed=seed) if answer_prompts else ())
+        answers = iter(_answers(generator, prompts, config, answer_sampling, texts, sampled, seed, first))
         for own in sampled:
-            phrases, replies = dict(own.selected), [next(answers)[0] for _ in own.selected]
+            phrases, mixed = dict(own.selected), [next(answers) for _ in own.selected]
+            replies, closed_book = [reply for reply, _ in mixed], sum(tokens for _, tokens in mixed)
+            if config.closed_book_share:
+                own.answer_tokens = sum(len(reply.token_ids) for reply in replies) - closed_book, closed_book
             own.selected = [_stripped(question, reply.text)
                             for (question, _), reply in zip(own.selected, replies, strict=True)]
             cut = [reply.finish_reason == "length" for reply in replies]
@@ -233,6 +235,37 @@ def model_source(generator: Generator, prompts: Prompts, config: QAPairConfig, a
         return sampled
 
     return source
+
+
+def _answers(generator: Generator, prompts: Prompts, config: QAPairConfig, sampling: SamplingConfig,
+             texts: Sequence[str], pairs: Sequence[PassagePairs], seed: int, first: int
+             ) -> list[tuple[Completion, int]]:
+    """Answers the questions about every text, each with the number of its tokens from the closed-book model.
+
+    With qa_pairs.closed_book_share the open-book answer is replaced by a mixture that agrees with the phrase that the
+    question was written for, or else with that answer, and is not cut unless that answer is. If none of the first
+    `MIXTURES` is such a one, the open-book answer stays.
+    """
+    questions = [(text, question, phrase) for text, own in zip(texts, pairs, strict=True)
+                 for question, phrase in own.selected]
+    open_book = [prompts.question(question, text, examples=True) for text, question, _ in questions]
+    answers = [(reply, 0) for (reply,) in generator.generate(open_book, sampling, seed=seed)] if questions else []
+    if not config.closed_book_share:
+        return answers
+    plain = [reply for reply, _ in answers]
+    both = [(ids, prompts.question(question)) for ids, (_, question, _) in zip(open_book, questions, strict=True)]
+    row_ids = [number * config.sampled + row for number, own in enumerate(pairs, first)
+               for row in range(len(own.selected))]
+    left = list(range(len(answers)))
+    for attempt in range(MIXTURES):
+        made = generate_mixture(generator, [both[i] for i in left], config.closed_book_share, sampling,
+                                seed=purpose_seed(seed, "mixture", attempt), row_ids=[row_ids[i] for i in left])
+        for i, (reply, closed) in zip(left, made, strict=True):
+            if (f1(reply.text, questions[i][2] or plain[i].text) >= SAME_ANSWER
+                    and (reply.finish_reason == "stop" or plain[i].finish_reason == "length")):
+                answers[i] = reply, int(closed.sum())
+        left = [i for i in left if answers[i][0] is plain[i]]
+    return answers
 
 
 def _questions(generator: Generator, prompts: Prompts, config: QAPairConfig, texts: Sequence[str], seed: int,

@@ -103,6 +103,9 @@ def _qa_pairs(pairs: Mapping[str, Any]) -> Section:
     reasons = [[REASONS[reason], count] for reason, count in pairs["dropped"].items()]
     about = (f" Those that are not cloze pairs are about {pairs['coverage']:.0%} of the documents' sentences."
              if pairs["generated"] else "")
+    if tokens := pairs.get("answer_tokens"):
+        about += (f" Of the {sum(tokens.values())} tokens of answers that the model wrote, {tokens['closed_book']} are "
+                  "drawn from the closed-book model.")
     return Section("QA pairs", f"{pairs['generated']} pairs and {pairs['cloze']} cloze pairs, {pairs['selected']} of "
                    f"them trained on.{about}",
                    [Table(["dropped because", "pairs"], reasons, "pairs.jsonl has every pair.")])

@@ -8,6 +8,7 @@ import numpy as np
 from jaxllm.config import SamplingConfig
 from jaxllm.devices import make_mesh
 from jaxllm.generate import Generator, generate, scheduler
+from jaxllm.generate.mixture import generate_mixture
 from jaxllm.model import Model
 from jaxllm.models import LoraConfig, init_adapter, unstack_layers
 from jaxllm.models.mesh import model_shardings
@@ -45,6 +46,13 @@ for weights in (split, unstack_layers(split)):
     for row, other in zip(completions, expected, strict=True):
         np.testing.assert_allclose([c.logprob for c in row], [c.logprob for c in other], atol=1e-4)
 assert lengths >= {128, 192}, f"slots never grew: {lengths}"
+scheduler.decode = plain
+pairs = [*zip(texts, texts[::-1], strict=True)]
+mixtures = [generate_mixture(Generator(Model(spec, weights, Letters()), batch_size=6, **options), pairs, 0.5,
+                             SamplingConfig(max_tokens=9), seed=1, row_ids=range(13))
+            for weights, options in ((params, {}), (split, {"mesh": mesh}))]
+first, second = ([completion.token_ids for completion, _ in own] for own in mixtures)
+assert first == second
 adapter = init_adapter(spec, jax.random.key(0), LoraConfig(rank=2))
 for scheme in ("int8", "nf4"):  # weights and adapters of either layout are placed where they are not on the mesh
     generator = Generator(Model(spec, quantize_params(params, scheme), Letters()), mesh=mesh)

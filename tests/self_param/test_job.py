@@ -137,16 +137,19 @@ def test_a_terminated_run_resumes(arguments, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_that_ended_before_its_training_keeps_what_it_sampled(arguments, tmp_path, monkeypatch):
+@pytest.mark.parametrize("share", ["0", "0.5"])
+def test_a_run_that_ended_before_its_training_keeps_what_it_sampled(share, arguments, tmp_path, monkeypatch):
     def interrupt(*args, **options):
         raise KeyboardInterrupt
 
     other = STORY.replace("ball", "kite")
     with open(arguments[3], "a") as file:
         file.write(json.dumps({"context": other, "question": "Who lost a kite?", "answers": ["Lily"]}) + "\n")
-    command = ["inject", *arguments, "--generation_batch_size", "4", "--out"]
+    command = ["inject", *arguments, "--generation_batch_size", "4", "--qa_pairs.closed_book_share", share, "--out"]
     whole, torn = tmp_path / "whole", tmp_path / "torn"
     assert main([*command, str(whole)]) == 0
+    counts = json.loads((whole / "result.json").read_text())["qa_pairs"]
+    assert ("answer_tokens" in counts) is (share != "0") and all(counts.get("answer_tokens", {"none": 1}).values())
     plain, checked = qa_pairs.drop_surplus, []
 
     def drop_surplus(text, *rest):

@@ -1,20 +1,23 @@
 """QA pairs: parsing of replies, filters, and the three sources."""
 
+import dataclasses
 import json
 import types
 
+import numpy as np
 import pytest
 
 from jaxllm.errors import UserError
-from jaxllm.evaluate.qa import normalize
+from jaxllm.evaluate.qa import f1, normalize
 from jaxllm.generate import Generator
 from jaxllm.judge import Answer, FunctionJudge, JudgeConfig, Prompt
 from jaxllm.model import load
+from jaxllm.self_param import qa_pairs
 from jaxllm.self_param.config import InjectConfig, MixtureConfig, QAPairConfig
 from jaxllm.self_param.data import Document
 from jaxllm.self_param.phrases import answer_phrases
 from jaxllm.self_param.prompts import FormatConfig, Prompts
-from jaxllm.self_param.qa_filter import PassagePairs, QAPair
+from jaxllm.self_param.qa_filter import PassagePairs, QAPair, as_row, of_row, summarize_pairs
 from jaxllm.self_param.qa_pairs import (
     INSTRUCTION,
     check_covered,
@@ -23,6 +26,7 @@ from jaxllm.self_param.qa_pairs import (
     pairs_of_file,
     parse_pairs,
 )
+from jaxllm.self_param.report import _qa_pairs
 from jaxllm.text.rows import RowSet
 
 REPLY = """Sure:
@@ -185,6 +189,63 @@ def test_questions_are_written_for_a_phrase_and_answered_with_it(tiny):
         make_qa_pairs(InjectConfig(format=PLAIN, qa_pairs=settings), writer, Prompts(tiny, PLAIN), [Document(text)])
     with pytest.raises(UserError, match="answer_first"):
         QAPairConfig("cloze", answer_first=True)
+
+
+def test_answers_are_mixed_with_the_closed_book_model(tiny):
+    """The same questions, with answers that agree with the open-book ones; batches and a resumed run change nothing."""
+    documents = [Document(f"{name} is a ship. The crew of {name} counts {crew} sailors. It is made of pine.\n")
+                 for name, crew in (("Rinla", 95), ("Dorok", 40), ("Selva", 12))]
+    prompts, settings = Prompts(tiny, PLAIN), QAPairConfig(per_document=4, max_tokens=24)
+    plain = make_qa_pairs(InjectConfig(format=PLAIN, qa_pairs=settings), Generator(tiny), prompts, documents)
+    config = InjectConfig(format=PLAIN, qa_pairs=dataclasses.replace(settings, closed_book_share=0.5))
+    whole = make_qa_pairs(config, Generator(tiny), prompts, documents)
+    pairs, open_book = ([pair for (own,) in made for pair in own.selected] for made in (whole, plain))
+    assert [pair.question for pair in pairs] == [pair.question for pair in open_book] and len(pairs) > 4
+    assert all(f1(*answers) >= 0.5 for answers in zip(*([pair.answer for pair in own] for own in (pairs, open_book)),
+                                                      strict=True))
+    assert all(own.answer_tokens is None for (own,) in plain) and all(min(own.answer_tokens) > 0 for (own,) in whole)
+    assert [of_row(json.loads(json.dumps(as_row(own)))) for (own,) in whole] == [own for (own,) in whole]
+    counts = summarize_pairs([document.text for document in documents], [own for (own,) in whole])
+    assert counts["answer_tokens"] == {"open_book": sum(own.answer_tokens[0] for (own,) in whole),
+                                       "closed_book": sum(own.answer_tokens[1] for (own,) in whole)}
+    assert f"{counts['answer_tokens']['closed_book']} are drawn from the closed-book" in _qa_pairs(counts).text
+    assert make_qa_pairs(config, Generator(tiny, batch_size=3), prompts, documents, made=whole[0]) == whole
+
+
+def test_mixtures_that_disagree_with_the_passage_are_drawn_again(tiny, monkeypatch):
+    """So are cut ones, unless the open-book answer is cut too. After ten the open-book answer stays."""
+    def completion(text, end="stop"):
+        return types.SimpleNamespace(text=text, finish_reason=end, token_ids=text.split())
+
+    answers = {"A?": completion("95 sailors"), "B?": completion("pine"), "C?": completion("of the ship", "length"),
+               "D?": completion("from Torla")}
+    calls = iter([[[completion(question) for question in answers]], [[own] for own in answers.values()]])
+    writer, drawn = types.SimpleNamespace(generate=lambda *_, **__: next(calls), batch_size=2), []
+    config = InjectConfig(format=PLAIN, qa_pairs=QAPairConfig(per_document=4, closed_book_share=0.5))
+    prompts, text = Prompts(tiny, PLAIN), "Rinla is a ship."
+    both = {tuple(prompts.question(question)): question for question in answers}
+
+    def mix(generator, requests, share, sampling, *, seed, row_ids):
+        questions = [both[tuple(closed_book)] for _, closed_book in requests]
+        assert [prompts.question(question, text) for question in questions] == [open_book for open_book, _ in requests]
+        drawn.append((questions, share, seed, row_ids))
+        made = {"A?": completion("95 big sailors" if len(drawn) == 3 else "many"), "B?": completion("oak"),
+                "C?": completion("of the ships", "length"), "D?": completion("from Torla on", "length")}
+        return [(made[question], np.array([True, False, False])) for question in questions]
+
+    monkeypatch.setattr(qa_pairs, "generate_mixture", mix)
+    ((own,),) = make_qa_pairs(config, writer, prompts, [Document(text)])
+    assert own.selected == [("A?", "95 big sailors"), ("B?", "pine"), ("D?", "from Torla")]
+    assert own.dropped == [(("C?", "of the ships"), "cut_answer")] and own.answer_tokens == (7, 2)
+    assert [questions for questions, *_ in drawn] == [[*answers], *[["A?", "B?", "D?"]] * 2, *[["B?", "D?"]] * 7]
+    assert drawn[0][1] == 0.5 and drawn[0][3] == [0, 1, 2, 3] and drawn[3][3] == [1, 3]
+    assert len({seed for _, _, seed, _ in drawn}) == 10
+
+
+@pytest.mark.parametrize(("source", "share"), [("model", 1.0), ("model", -0.1), ("cloze", 0.5), ("pairs.jsonl", 0.5)])
+def test_shares_of_the_closed_book_model_that_are_refused(source, share):
+    with pytest.raises(UserError, match="closed_book_share"):
+        QAPairConfig(source, closed_book_share=share)
 
 
 def test_cloze_pairs_need_no_model(tiny):

@@ -103,17 +103,21 @@ def test_one_program_for_all_shares_and_settings(model):
 
 
 def test_too_little_memory_halves_the_batch(model, monkeypatch, capsys):
-    """Pairs stay together."""
+    """Pairs stay together: without memory for one of them the call ends."""
+    slots_in_memory = 2
     expected, plain = token_ids(mixture(model, 0.5)), scheduler.decode
 
     def decode(*arguments):
-        if len(arguments[3].done) > 2:
+        if len(arguments[3].done) > slots_in_memory:
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 99 bytes.")
         return plain(*arguments)
 
     monkeypatch.setattr(scheduler, "decode", decode)
     assert token_ids(mixture(model, 0.5, batch_size=8)) == expected
     assert "going on with 2" in capsys.readouterr().err
+    slots_in_memory = 1
+    with pytest.raises(jax.errors.JaxRuntimeError, match="EXHAUSTED"):
+        mixture(model, 0.5, batch_size=8)
 
 
 def test_numbers_that_do_not_fit_the_prompts(model):

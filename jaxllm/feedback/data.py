@@ -22,10 +22,12 @@ import numpy as np
 from jaxllm.errors import UserError
 from jaxllm.feedback.votes import ABSTAIN, consistent_votes, votes_of_scores
 from jaxllm.files import write_jsonl
+from jaxllm.parallel import in_order, processes
 from jaxllm.progress import notice
 from jaxllm.text.audit import NEAR, Audit, Auditor, audit_overlap
 from jaxllm.text.forms import PairRow
-from jaxllm.text.preferences import iter_forms
+from jaxllm.text.preferences import FormLine, iter_forms
+from jaxllm.text.readers import Block, blocks_of
 from jaxllm.text.rows import Rejected, Row, as_text, check_share, iter_rows
 
 CRITERIA = ("helpfulness", "harmlessness")
@@ -112,53 +114,94 @@ def read_pairs(path: str | Path, limit: int | None = None, limit_bad: float = 0.
     Raises:
         UserError: the file cannot be read, an id occurs twice, or too many lines cannot be used.
     """
-    auditor, rejected = Auditor("paired", near), []
-    ids, digests, domains, people, tags, lines = [], [], [], [], [], []
-    rows: list[PairRow] = []
-    forms: collections.Counter[str] = collections.Counter()
-    first: dict[str, int] = {}
-    ties = unscored = named = turned = 0
-    for item in iter_forms(path, "paired", limit):
-        reason = item.reason if isinstance(item, Rejected) else extra_reason(item.fields)
-        if isinstance(item, Rejected):
-            rejected.append(item)
-            continue
-        if reason is not None:
-            rejected.append(Rejected(str(path), item.line, reason, as_text(item.fields)))
-            continue
-        forms[item.form] += 1
-        ties, unscored = ties + item.ties, unscored + item.unscored
-        for row in item.rows:
-            if (before := first.setdefault(str(row.id), item.line)) != item.line:
-                raise UserError(f"the id {row.id!r} occurs twice, in lines {before} and {item.line}", path,
+    read = functools.partial(_Read.of, limit=limit, near=near, texts=texts)
+    blocks = blocks_of(path) if limit is None and processes() > 1 else None
+    parts = map(read, [path]) if blocks is None else in_order(read, blocks, processes())
+    whole, first = _Read(Auditor("paired", near)), dict[str, int]()
+    for part in parts:
+        for name, line in zip(part.ids, part.lines, strict=True):
+            if (before := first.setdefault(str(name), line)) != line:
+                raise UserError(f"the id {name!r} occurs twice, in lines {before} and {line}", path,
                                 "give every row an id of its own")
-            auditor.add(item.line, row)
-            ids.append(row.id)
-            lines.append(item.line)
-            digests.append(digest_of(row))
-            named += item.fields.get("id") is not None
-            turned += row.label_probability < 0.5
-            domains.append(item.fields.get("domain") or DOMAIN)
-            people.append(tuple(ANSWERS[vote] for vote in item.fields.get("human_votes") or ()))
-            tags.append(tuple(dict.fromkeys(map(str, item.fields.get("tags") or ()))))
-            if texts:
-                rows.append(row)
+        whole.extend(part)
+    ids, rejected, auditor = whole.ids, whole.rejected, whole.auditor
     if rejected_path is not None:
         write_jsonl(rejected_path, map(asdict, rejected))
     if not ids and not rejected:
         raise UserError("there are no rows in it", path)
-    check_share(sum(forms.values()), rejected, limit_bad, rejected_path)
+    check_share(whole.forms.total(), rejected, limit_bad, rejected_path)
     words, answers = auditor.words, auditor.answers
-    audit = auditor.finish(rejected, forms, ties, unscored, seed)
+    audit = auditor.finish(rejected, whole.forms, whole.ties, whole.unscored, seed)
     if compare is not None:
         audit_overlap(audit, compare)
-    if turned:
-        notice(f"{turned:,} rows have a label_probability below one half; votes and probabilities of the audit are "
+    if whole.turned:
+        notice(f"{whole.turned:,} rows have a label_probability below one half; votes and probabilities of the audit are "
                "those of the answers as the columns name them")
     _, clusters = np.unique(auditor.clusters, return_inverse=True)
     issues = [audit.of_row(row) for row in range(len(ids))]
-    return Pairs(ids, lines, clusters.reshape(-1), digests, answers[:, 0] < answers[:, 1], words, domains, people, tags,
-                 issues, audit, named == len(ids), rows if texts else None, rejected)
+    return Pairs(ids, whole.lines, clusters.reshape(-1), whole.digests, answers[:, 0] < answers[:, 1], words,
+                 whole.domains, whole.people, whole.tags, issues, audit, whole.named == len(ids),
+                 whole.rows if texts else None, rejected)
+
+
+@dataclass
+class _Read:
+    """Pairs of a file, or of some of its lines, before rows are compared; fields as of `Pairs` and `PreferenceRows`."""
+
+    auditor: Auditor
+    ids: list[Any] = field(default_factory=list)
+    lines: list[int] = field(default_factory=list)
+    digests: list[str] = field(default_factory=list)
+    domains: list[str] = field(default_factory=list)
+    people: list[tuple[str, ...]] = field(default_factory=list)
+    tags: list[tuple[str, ...]] = field(default_factory=list)
+    rows: list[PairRow] = field(default_factory=list)
+    rejected: list[Rejected] = field(default_factory=list)
+    forms: collections.Counter[str] = field(default_factory=collections.Counter)
+    ties: int = 0
+    unscored: int = 0
+    named: int = 0
+    turned: int = 0
+
+    @classmethod
+    def of(cls, source: str | Path | Block, limit: int | None, near: float | None, texts: bool) -> _Read:
+        """Reads the pairs of a source; arguments as of `read_pairs`."""
+        read = cls(Auditor("paired", near))
+        for item in iter_forms(source, "paired", limit):
+            reason = item.reason if isinstance(item, Rejected) else extra_reason(item.fields)
+            if isinstance(item, Rejected):
+                read.rejected.append(item)
+                continue
+            if reason is not None:
+                read.rejected.append(Rejected(str(source), item.line, reason, as_text(item.fields)))
+                continue
+            read.forms[item.form] += 1
+            read.ties, read.unscored = read.ties + item.ties, read.unscored + item.unscored
+            for row in item.rows:
+                read._add(item, row)
+                if texts:
+                    read.rows.append(row)
+        return read
+
+    def _add(self, item: FormLine, row: PairRow) -> None:
+        self.auditor.add(item.line, row)
+        self.ids.append(row.id)
+        self.lines.append(item.line)
+        self.digests.append(digest_of(row))
+        self.named += item.fields.get("id") is not None
+        self.turned += row.label_probability < 0.5
+        self.domains.append(item.fields.get("domain") or DOMAIN)
+        self.people.append(tuple(ANSWERS[vote] for vote in item.fields.get("human_votes") or ()))
+        self.tags.append(tuple(dict.fromkeys(map(str, item.fields.get("tags") or ()))))
+
+    def extend(self, other: _Read) -> None:
+        """Adds the pairs of later lines."""
+        self.auditor.extend(other.auditor)
+        for name in ("ids", "lines", "digests", "domains", "people", "tags", "rows", "rejected"):
+            getattr(self, name).extend(getattr(other, name))
+        self.forms.update(other.forms)
+        for name in ("ties", "unscored", "named", "turned"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
 
 
 def extra_reason(row: Mapping[str, Any]) -> str | None:

@@ -198,6 +198,23 @@ class Auditor:
         if self._audit.near is not None:
             self._audit.near.add(parts)
 
+    def extend(self, other: Auditor) -> None:
+        """Adds the rows of another auditor after these; they are of later lines."""
+        own, more = self._audit, other._audit
+        own.row_issues.update({len(self) + number: issues for number, issues in more.row_issues.items()})
+        own.issues.update(more.issues)
+        own.ids.update(more.ids)
+        for mine, added in ((self._lines, other._lines), (self._prompts, other._prompts), (self._first, other._first),
+                            (self._second, other._second), (self._words, other._words)):
+            mine.extend(added)
+        for name, values in other._groups.items():
+            self._groups[name] += values
+        for name, count in other._columns.items():
+            self._columns[name] += count
+        self._label_types |= other._label_types
+        if own.near is not None and more.near is not None:
+            own.near.extend(more.near)
+
     def finish(self, rejected: Sequence[Rejected], forms: Mapping[str, int], ties: int = 0, unscored: int = 0,
                seed: int = 0) -> Audit:
         """Returns the findings on all rows.

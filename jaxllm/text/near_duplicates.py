@@ -56,6 +56,10 @@ class NearDuplicates:
     def __len__(self) -> int:
         return self._rows
 
+    def __getstate__(self) -> dict[str, object]:
+        self._sketch()
+        return self.__dict__
+
     def add(self, texts: Sequence[str]) -> None:
         """Adds a row of `parts` texts without case (`casefold`)."""
         self._rows += 1

@@ -33,6 +33,7 @@ from jaxllm.text.forms import (
     form_of,
     rows_of,
 )
+from jaxllm.text.readers import Block
 from jaxllm.text.rows import Rejected, Row, as_text, check_share, iter_rows
 
 __all__ = ["AnyRow", "ClassifyRow", "FormLine", "Kind", "PairRow", "PreferenceRows", "SftRow", "Text", "UnpairedRow",
@@ -139,8 +140,8 @@ def read_forms(source: str | Path, kind: Kind | None = None, limit: int | None =
                           {name: n for name, n in forms.items() if n}, ties, unscored)
 
 
-def iter_forms(source: str | Path, kind: Kind | None = None, limit: int | None = None, pairing: Pairing = "all"
-               ) -> Iterator[FormLine | Rejected]:
+def iter_forms(source: str | Path | Block, kind: Kind | None = None, limit: int | None = None,
+               pairing: Pairing = "all") -> Iterator[FormLine | Rejected]:
     """Yields the lines of a data file as rows of one kind; holds one line in memory. See `read_forms`."""
     stream: Iterator[Row | Rejected] = iter_rows(source, {}, COLUMNS)
     if kind is None:

@@ -10,7 +10,7 @@ import json
 import re
 import sys
 import zlib
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,6 +24,8 @@ _SUFFIXES = (".jsonl", ".jsonl.gz", ".csv", ".csv.gz", ".parquet")
 # Most levels of lists and objects in a row; checks and writers of rows recurse over them.
 _DEEPEST = 100
 EVERY = range(sys.maxsize)  # numbers of all lines
+BLOCK = 1 << 20  # bytes of lines that are read together
+LARGE = 20_000_000  # bytes of a file that several processes read in less time than one
 _HUB = re.compile(r"(?P<name>[\w-][\w.-]*/[\w-][\w.-]*)(/(?P<config>[\w.-]+))?(:(?P<split>[\w.-]+))?")
 
 
@@ -43,7 +45,44 @@ class Raw(NamedTuple):
     clean: bool = False
 
 
-def read_raw(source: str | Path, wanted: Container[int] = EVERY) -> Iterator[Raw]:
+@dataclass(frozen=True)
+class Block:
+    """Consecutive lines of a JSONL file, to be read in the file's place.
+
+    Attributes:
+        source: the file, as the user named it.
+        first: number of the first line.
+        lines: the lines.
+    """
+
+    source: str
+    first: int
+    lines: list[bytes]
+
+    def __str__(self) -> str:
+        return self.source
+
+
+def blocks_of(source: str | Path) -> Iterator[Block] | None:
+    """Returns the lines of a large JSONL file in blocks, for `parallel.in_order`; None of another source."""
+    path = assets.resolve(source)
+    if not path.name.lower().endswith((".jsonl", ".jsonl.gz")) or not path.is_file() or path.stat().st_size < LARGE:
+        return None
+    return _blocks(str(source), path)
+
+
+def _blocks(source: str, path: Path) -> Iterator[Block]:
+    first, size, lines = 1, 0, list[bytes]()
+    for line in _lines(path):
+        lines.append(line)
+        size += len(line)
+        if size >= BLOCK:
+            yield Block(source, first, lines)
+            first, size, lines = first + len(lines), 0, []
+    yield Block(source, first, lines)
+
+
+def read_raw(source: str | Path | Block, wanted: Container[int] = EVERY) -> Iterator[Raw]:
     """Yields the rows of a source; see `rows.iter_rows`.
 
     Args:
@@ -53,6 +92,8 @@ def read_raw(source: str | Path, wanted: Container[int] = EVERY) -> Iterator[Raw
     Raises:
         UserError: there is no such file, its type is unknown, or it cannot be read.
     """
+    if isinstance(source, Block):
+        return _read_jsonl(source.lines, wanted, source.first)
     if not str(source).strip():
         raise UserError("no data file given")
     path = assets.resolve(source)
@@ -70,7 +111,7 @@ def read_raw(source: str | Path, wanted: Container[int] = EVERY) -> Iterator[Raw
         return _read_parquet(path, wanted)
     if ".csv" in name[-7:]:
         return (raw for raw in _read_csv(path) if raw.line in wanted)
-    return _read_jsonl(path, wanted)
+    return _read_jsonl(_lines(path), wanted)
 
 
 def data_files(source: str | Path) -> list[Path]:
@@ -106,8 +147,8 @@ def _lines(path: Path) -> Iterator[bytes]:
         raise UserError(f"cannot be read: {error.strerror or error}", path) from error
 
 
-def _read_jsonl(path: Path, wanted: Container[int]) -> Iterator[Raw]:
-    for number, line in enumerate(_lines(path), 1):
+def _read_jsonl(lines: Iterable[bytes], wanted: Container[int], first: int = 1) -> Iterator[Raw]:
+    for number, line in enumerate(lines, first):
         if number in wanted and (line := line.strip()):
             # JSON refuses control characters, and UTF-8 surrogates: only an escape such as \u0000 can make them.
             yield Raw(number, partial(line.decode, "utf-8", "backslashreplace"), _parse(line),

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from jaxllm.errors import UserError
 from jaxllm.files import write_jsonl
-from jaxllm.text.readers import EVERY, Cells, data_files, read_raw
+from jaxllm.text.readers import EVERY, Block, Cells, data_files, read_raw
 from jaxllm.text.schema import Message, NonEmpty, check_row
 
 __all__ = ["Message", "NonEmpty", "Rejected", "Row", "RowSet", "as_text", "check_share", "data_files", "iter_rows",
@@ -64,7 +64,7 @@ class RowSet:
     rejected: list[Rejected]
 
 
-def iter_rows(source: str | Path, required: Mapping[str, Any], optional: Mapping[str, Any] | None = None,
+def iter_rows(source: str | Path | Block, required: Mapping[str, Any], optional: Mapping[str, Any] | None = None,
               wanted: Container[int] = EVERY) -> Iterator[Row | Rejected]:
     """Yields the rows of a data file in order, each checked against a schema; holds one row in memory.
 
@@ -74,7 +74,7 @@ def iter_rows(source: str | Path, required: Mapping[str, Any], optional: Mapping
     Args:
         source: a .jsonl, .jsonl.gz, .csv, .csv.gz or .parquet file, a folder written by ``save_to_disk``,
             ``"asset:tiny/documents.jsonl"`` for a packaged file, or a Hub data set
-            ``ORG/NAME[/CONFIG][:SPLIT]`` (split ``train`` unless given).
+            ``ORG/NAME[/CONFIG][:SPLIT]`` (split ``train`` unless given); or lines of a file.
         required: field -> type: str, int, float (takes whole numbers), bool, dict, list[...], ``list[Message]``,
             ``NonEmpty[...]``, a union of these, or Any. Cells of a CSV file are converted; lists in them are JSON.
         optional: as `required`, for fields that may be absent.

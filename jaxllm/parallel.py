@@ -49,7 +49,7 @@ def in_order(function: Callable[[Item], Result], items: Iterable[Item], count: i
             connection.send((function, item))
             done, result = connection.recv()
         except (EOFError, ConnectionError):
-            raise RuntimeError("a process of this job ended: it was killed, or the machine has no memory left") from None
+            raise RuntimeError("a process of this job ended: it was killed, or memory is short") from None
         finally:
             idle.put(connection)
         if not done:

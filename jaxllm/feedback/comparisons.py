@@ -10,8 +10,9 @@ import numpy as np
 
 from jaxllm import raters
 from jaxllm.feedback import calibration
-from jaxllm.feedback.data import Member, Pairs
+from jaxllm.feedback.data import Pairs
 from jaxllm.feedback.findings import CATEGORIES, Findings, known_labels, patterns_of
+from jaxllm.feedback.scores import Member
 from jaxllm.feedback.votes import ABSTAIN, count_votes
 from jaxllm.measures import length_measures
 from jaxllm.statistics import rate

@@ -12,7 +12,8 @@ from jaxllm.errors import UserError
 from jaxllm.feedback import calibration
 from jaxllm.feedback.calibration import Known
 from jaxllm.feedback.config import AuditConfig
-from jaxllm.feedback.data import CRITERIA, DOMAIN, DOMAINS, Member, Pairs
+from jaxllm.feedback.data import CRITERIA, DOMAIN, DOMAINS, Pairs
+from jaxllm.feedback.scores import Member
 from jaxllm.feedback.sources import Committee, assign, nanmedian, quantiles, standardized_margins
 from jaxllm.feedback.votes import ABSTAIN, Count, buckets, count_votes
 from jaxllm.statistics import distinct_rows

@@ -22,8 +22,9 @@ from jaxllm.evaluate.comparison.config import JudgingConfig
 from jaxllm.evaluate.comparison.verdicts import Pair, judge_pairs
 from jaxllm.feedback.calibration import folds_of
 from jaxllm.feedback.config import AuditConfig, MemberConfig
-from jaxllm.feedback.data import Member, Pairs, Scores
+from jaxllm.feedback.data import Pairs
 from jaxllm.feedback.heads import last_states, out_of_fold, word_counts
+from jaxllm.feedback.scores import Member, Scores
 from jaxllm.feedback.votes import ABSTAIN, consistent_votes, votes_of_scores
 from jaxllm.files import JsonlWriter, expanded, iter_jsonl
 from jaxllm.generate import Generator

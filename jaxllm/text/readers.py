@@ -14,15 +14,17 @@ from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from jaxllm import assets
 from jaxllm.errors import UserError
+from jaxllm.parallel import in_order, processes
 from jaxllm.text.schema import describe, mismatch, short, type_name
 
 _SUFFIXES = (".jsonl", ".jsonl.gz", ".csv", ".csv.gz", ".parquet")
 # Most levels of lists and objects in a row; checks and writers of rows recurse over them.
 _DEEPEST = 100
+Item = TypeVar("Item")
 EVERY = range(sys.maxsize)  # numbers of all lines
 BLOCK = 1 << 20  # bytes of lines that are read together
 LARGE = 20_000_000  # bytes of a file that several processes read in less time than one
@@ -63,12 +65,24 @@ class Block:
         return self.source
 
 
-def blocks_of(source: str | Path) -> Iterator[Block] | None:
-    """Returns the lines of a large JSONL file in blocks, for `parallel.in_order`; None of another source."""
-    path = assets.resolve(source)
-    if not path.name.lower().endswith((".jsonl", ".jsonl.gz")) or not path.is_file() or path.stat().st_size < LARGE:
-        return None
-    return _blocks(str(source), path)
+def in_blocks(function: Callable[[Any], Iterable[Item]], source: str | Path) -> Iterator[Item]:
+    """Yields what a function gives of a source; of a large JSONL file block by block, in several processes.
+
+    Args:
+        function: takes the source, or a `Block` of its lines; see `parallel.in_order`.
+        source: as of `read_raw`.
+    """
+    path, count = assets.resolve(source), processes()
+    lines = path.name.lower().endswith((".jsonl", ".jsonl.gz")) and path.is_file()
+    if count == 1 or not lines or path.stat().st_size < LARGE:
+        yield from function(source)
+    else:
+        for items in in_order(partial(_listed, function), _blocks(str(source), path), count):
+            yield from items
+
+
+def _listed(function: Callable[[Block], Iterable[Item]], block: Block) -> list[Item]:
+    return list(function(block))
 
 
 def _blocks(source: str, path: Path) -> Iterator[Block]:

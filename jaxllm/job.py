@@ -158,6 +158,12 @@ class Job:
                 raise UserError(f"cannot be read: {error.strerror or error}", file) from error
         self._pin(name, digest.hexdigest())
 
+    def shares(self, name: str, folder: str | Path) -> bool:
+        """Returns whether the job in another directory pinned the same file, and limit, under a name."""
+        with contextlib.suppress(UserError):  # the other hashes may be damaged
+            return _inputs(expanded(folder)).get(name, "") == _inputs(self.directory).get(name)
+        return False
+
     def _pin(self, name: str, digest: str) -> None:
         pinned = _inputs(self.directory)
         if pinned.setdefault(name, digest) != digest:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -19,7 +20,7 @@ from jaxllm.feedback.sources import CODES, RULES, nanmean
 from jaxllm.feedback.stored_audit import FILE, save
 from jaxllm.feedback.summary import summarize
 from jaxllm.feedback.votes import ABSTAIN, bucket_names
-from jaxllm.files import write_jsonl
+from jaxllm.files import json_lines, write_atomic, write_jsonl
 from jaxllm.job import open_job
 from jaxllm.progress import notice
 from jaxllm.text.forms import PairRow, rows_of
@@ -53,7 +54,9 @@ def run(config: Config) -> Path:
             notice(f"{len(unusable):,} lines of scores cannot be used, such as {unusable[0]}")
             job.write_rejected(map(asdict, [*pairs.rejected, *unusable]))
         found = find(config, pairs, members)
-        write_jsonl(job.rows_path, _rows(config, pairs, found))
+        rows = _rows(config, pairs, found)
+        write_atomic(job.rows_path, (json_lines(block).decode() for block in iter(
+            lambda: list(itertools.islice(rows, 1000)), [])))
         save(job.directory / FILE, pairs, found, config.committee.edges)
         result = summarize(config, pairs, found)
         result["rejected_scores"] = len(unusable)
@@ -67,7 +70,7 @@ def run(config: Config) -> Path:
         return job.write_result(result)
 
 
-def _rows(config: Config, pairs: Pairs, found: Findings) -> Iterator[Mapping[str, Any]]:
+def _rows(config: Config, pairs: Pairs, found: Findings) -> Iterator[dict[str, Any]]:
     """Yields the lines of rows.jsonl; they hold no text."""
     names = bucket_names(config.committee.edges)
     keys = [member.key for member in found.voting]

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import functools
 import hashlib
-import itertools
 import json
-import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -20,24 +19,23 @@ from jaxllm import agreement
 from jaxllm.config import to_dict
 from jaxllm.errors import UserError
 from jaxllm.feedback.cleaning_config import Config
-from jaxllm.feedback.data import ANSWERS, decision_of, digest_of, extra_reason
+from jaxllm.feedback.data import ANSWERS, decision_of
 from jaxllm.feedback.difficulty import difficulties
 from jaxllm.feedback.gate import count_of_cleaning, limit_soft_labels, pass_flips
-from jaxllm.feedback.ledger import Line, cleaned, columns_of, entry, replayed, unpaired
+from jaxllm.feedback.ledger import replayed
 from jaxllm.feedback.methods import ACTIONS, FLIP, KEEP, METHODS, REMOVE, SOFT, UNPAIRED, Decision, Inputs, decide
-from jaxllm.feedback.sources import CODES
+from jaxllm.feedback.rewriting import Index, Part, Plan, Tally, index, pairs, parts, rewritten
 from jaxllm.feedback.stored_audit import FILE, load
 from jaxllm.files import JsonlWriter, expanded
 from jaxllm.job import Job, open_job
 from jaxllm.progress import notice
 from jaxllm.report import Section, Table
-from jaxllm.text.preferences import FormLine, iter_forms
-from jaxllm.text.rows import Rejected, as_text, check_share, data_files, iter_rows
+from jaxllm.text.readers import in_blocks
+from jaxllm.text.rows import Rejected, data_files, iter_rows
 
 __all__ = ["Config", "run"]
 
 LEDGER, CLEANED, UNPAIRED_FILE = "ledger.jsonl", "cleaned.jsonl", "cleaned_unpaired.jsonl"
-BLOCK = 100  # pairs that are written together, few enough for the processor's cache
 _BOOLEANS = {"true": True, "false": False, "1": True, "0": False}
 
 
@@ -58,16 +56,17 @@ def run(config: Config) -> Path:
             job.pin_file("audit", path)
         if job.finished:
             return job.already_done()
-        rejected: list[Rejected] = []
-        lines = _lines(config, rejected)
+        tally = Tally()
         if config.replay is not None:
-            counts = _write(job, replayed(config.replay, lines))
+            counts = _write(job, config, tally, parts(replayed(config.replay, pairs(config.data.path, config.data.limit,
+                                                                                    tally))))
             result: dict[str, Any] = {"method": None, "replayed": config.replay}
             tables: list[Table] = []
         else:
-            ids, digests, tags = _index(config)
-            decision, inputs, result, tables = _decided(config, ids, digests, tags)
-            counts = _write(job, _entries(lines, digests, decision, inputs, _hash_of(config)))
+            plan, result, tables = _decided(config, None if _is_indexed(config, job) else _index(config))
+            counts = _write(job, config, tally, in_blocks(rewritten, config.data.path, plan.of,
+                                                          whole=config.data.limit is not None))
+        rejected = tally.rejected
         job.write_rejected(map(asdict, rejected))
         if rejected:
             notice(f"{len(rejected):,} lines are no pairs, and in no output but rejected.jsonl, such as {rejected[0]}")
@@ -88,47 +87,48 @@ def _lead(config: Config, result: Mapping[str, Any]) -> str:
     return f"{result['rows']:,} pairs, {f'method {config.method}' if config.method else 'replay of a ledger'}: {done}."
 
 
-def _lines(config: Config, rejected: list[Rejected]) -> Iterator[Line]:
-    """Yields the pairs of the data with their columns; see `_usable`."""
-    for item in _usable(config, rejected):
-        yield from (Line(row, columns_of(row, item.form, item.fields)) for row in item.rows)
+def _is_indexed(config: Config, job: Job) -> bool:
+    """Whether the audit, which is of this very file, has all that is needed of the pairs but their columns."""
+    by_id = config.answers is not None or config.truth is not None
+    needs = None if config.method == "sac" else METHODS[str(config.method)].needs
+    return config.audit is not None and job.shares("data", config.audit) and not by_id and needs not in ("tags", "ifd")
 
 
-def _usable(config: Config, rejected: list[Rejected]) -> Iterator[FormLine]:
-    """Yields the lines of the data that can be used; collects the others, and raises at the end if there are many."""
-    used = 0
-    for item in iter_forms(config.data.path, "paired", config.data.limit):
-        if isinstance(item, Rejected):
-            rejected.append(item)
-        elif (reason := extra_reason(item.fields)) is not None:
-            rejected.append(Rejected(config.data.path, item.line, reason, as_text(item.fields)))
-        else:
-            used += 1
-            yield item
-    if not used and not rejected:
-        raise UserError("there are no rows in it", config.data.path)
-    check_share(used, rejected, config.data.limit_bad)
+def _index(config: Config) -> Index:
+    """Reads ids, lines, digests and tags of the pairs."""
+    found = Index()
+    for part in in_blocks(functools.partial(index, limit=config.data.limit), config.data.path,
+                          whole=config.data.limit is not None):
+        found.add(part)
+    found.tally.check(config.data.path, config.data.limit_bad)
+    if len(set(found.ids)) < len(found.ids):
+        twice = next(name for name, n in collections.Counter(found.ids).items() if n > 1)
+        raise UserError(f"the id {twice!r} occurs twice", config.data.path, "give every row an id of its own")
+    return found
 
 
-def _write(job: Job, entries: Iterator[tuple[Line, dict[str, Any]]]) -> collections.Counter[str]:
-    """Writes ledger, cleaned rows and rows for KTO; counts the actions."""
+def _write(job: Job, config: Config, tally: Tally, found: Iterable[Part | Tally]) -> collections.Counter[str]:
+    """Writes ledger, cleaned rows and rows for KTO; counts the actions, and adds up the lines that were read."""
     counts: collections.Counter[str] = collections.Counter()
     paths = [job.directory / name for name in (LEDGER, CLEANED, UNPAIRED_FILE)]
-    parts = [path.with_name(f".{path.name}.part") for path in paths]
+    hidden = [path.with_name(f".{path.name}.part") for path in paths]
     try:
         with contextlib.ExitStack() as stack:
-            for part in parts:
+            for part in hidden:
                 part.unlink(missing_ok=True)
-            ledger, rows, both = [stack.enter_context(JsonlWriter(part)) for part in parts]
-            while block := list(itertools.islice(entries, BLOCK)):
-                counts.update(own["action"] for _, own in block)
-                ledger.write(*(own for _, own in block))
-                rows.write(*(row for line, own in block if (row := cleaned(line, own)) is not None))
-                both.write(*(row for line, own in block for row in unpaired(line, own)))
-        for path, part in zip(paths[:None if counts["unpaired"] else 2], parts, strict=False):
+            writers = [stack.enter_context(JsonlWriter(part)) for part in hidden]
+            for own in found:
+                if isinstance(own, Tally):
+                    tally.add(own)
+                    continue
+                counts.update(own.counts)
+                for writer, lines in zip(writers, (own.ledger, own.cleaned, own.unpaired), strict=True):
+                    writer.append(lines)
+        tally.check(config.data.path, config.data.limit_bad)
+        for path, part in zip(paths[:None if counts["unpaired"] else 2], hidden, strict=False):
             os.replace(part, path)
     finally:
-        for part in parts:
+        for part in hidden:
             part.unlink(missing_ok=True)
     return counts
 
@@ -139,37 +139,21 @@ def _hash_of(config: Config) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
 
 
-def _entries(lines: Iterator[Line], digests: np.ndarray, decision: Decision, inputs: Inputs, settings: str
-             ) -> Iterator[tuple[Line, dict[str, Any]]]:
-    """Yields the pairs, which have the digests `[N]`, with their lines of the ledger; `settings` is the hash of the
-    config."""
-    columns: list[tuple[Any, ...]] = []
-    if inputs.audit is not None:
-        names = [*inputs.about["buckets"], None]
-        quantiles = [[None if math.isnan(one) else one for one in pair]
-                     for pair in np.round(inputs.audit["quantile"], 6).tolist()]
-        columns = list(zip(*(column.tolist() for column in inputs.votes), [names[n] for n in inputs.audit["bucket"]],
-                           [CODES[n] for n in inputs.audit["source"]], quantiles, strict=True))
-    actions, rules, values = decision.action.tolist(), decision.rule.tolist(), decision.value.tolist()
-    for number, (line, digest) in enumerate(zip(lines, digests.tolist(), strict=True)):
-        value = round(values[number], 6) if actions[number] >= SOFT and ACTIONS[actions[number]] != "unpaired" else None
-        found = dict(zip(("votes", "voters", "bucket", "source", "quantiles"), columns[number] if columns else (),
-                         strict=bool(columns)))
-        yield line, entry(line.row, f"{digest:016x}", ACTIONS[actions[number]], decision.rules[rules[number]], value,
-                          found | {"config": settings})
-
-
-def _decided(config: Config, ids: Sequence[str], digests: np.ndarray, tags: Sequence[tuple[str, ...]]
-             ) -> tuple[Decision, Inputs, dict[str, Any], list[Table]]:
-    """Decides what is done; returns that with what it is decided by, contents of result.json, tables of the report.
+def _decided(config: Config, found: Index | None) -> tuple[Plan, dict[str, Any], list[Table]]:
+    """Decides what is done; returns that, contents of result.json, and tables of the report.
 
     Args:
         config: the config.
-        ids, digests, tags: as of `_index`.
+        found: the pairs; None where the audit is known to be of them, and they are not needed themselves.
     """
-    audit, about = (None, {}) if config.audit is None else load(config.audit, digests)
+    own = None if found is None else np.array(found.digests, np.uint64)
+    audit, about = (None, {}) if config.audit is None else load(config.audit, own)
+    if found is None:
+        assert audit is not None
+        found, own = Index(lines=audit["lines"].tolist()), audit["rows"]
+    ids, count = found.ids, len(found.lines)
     _check_searched(config.drop, about.get("issues", ()))
-    inputs = Inputs(len(ids), tags, None, audit, about)
+    inputs = Inputs(count, found.tags, None, audit, about)
     needs = None if config.method == "sac" else METHODS[str(config.method)].needs
     if needs == "ifd" and (config.ifd.model or config.ifd.path):
         inputs = replace(inputs, ifd=difficulties(config, ids))
@@ -200,24 +184,16 @@ def _decided(config: Config, ids: Sequence[str], digests: np.ndarray, tags: Sequ
             names[number]: _by(decision.action[bucket == number], domain[bucket == number], about["domains"])
             for number in np.unique(bucket)}
     if config.truth is not None:
-        result |= _detection(config, ids, decision, detected, np.arange(len(ids)) if audit is None else
+        result |= _detection(config, ids, decision, detected, np.arange(count) if audit is None else
                              audit["clusters"])
         tables.append(Table(["detection of wrong labels", ""], [[name, result[name]] for name in (
             "precision", "recall", "f1", "auroc") if result[name]["mean"] is not None], "Detection"))
-    return decision, inputs, result, tables
-
-
-def _index(config: Config) -> tuple[list[str], np.ndarray, list[tuple[str, ...]]]:
-    """Reads ids, digests `[N]` and tags of the pairs."""
-    ids, digests, tags, rejected = [], [], [], []
-    for item in _usable(config, rejected):
-        ids += [str(row.id) for row in item.rows]
-        digests += [int(digest_of(row), 16) for row in item.rows]
-        tags += [tuple(dict.fromkeys(map(str, item.fields.get("tags") or ())))] * len(item.rows)
-    if len(set(ids)) < len(ids):
-        twice = next(name for name, n in collections.Counter(ids).items() if n > 1)
-        raise UserError(f"the id {twice!r} occurs twice", config.data.path, "give every row an id of its own")
-    return ids, np.array(digests, np.uint64), tags
+    columns: dict[str, np.ndarray] = {}
+    if audit is not None:
+        columns = {**inputs.votes._asdict(), **{name: audit[name] for name in ("bucket", "source", "quantile")}}
+    plan = Plan(config.data.path, config.data.limit, np.array(found.lines, np.int64), own, decision.action, decision.value, decision.rule,
+                decision.rules, _hash_of(config), columns, [*about.get("buckets", ()), None])
+    return plan, result, tables
 
 
 def _check_searched(wanted: Sequence[str], issues: Sequence[str]) -> None:

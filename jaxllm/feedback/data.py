@@ -111,7 +111,7 @@ def read_pairs(path: str | Path, limit: int | None = None, limit_bad: float = 0.
     """
     read = functools.partial(_read, limit=limit, near=near, texts=texts)
     whole, first = _Read(Auditor("paired", near)), dict[str, int]()
-    for part in in_blocks(read, path) if limit is None else read(path):
+    for part in in_blocks(read, path, whole=limit is not None):
         for name, line in zip(part.ids, part.lines, strict=True):
             if (before := first.setdefault(str(name), line)) != line:
                 raise UserError(f"the id {name!r} occurs twice, in lines {before} and {line}", path,

@@ -16,7 +16,7 @@ from jaxllm.feedback.votes import bucket_names
 from jaxllm.files import expanded
 
 FILE = "committee.safetensors"
-FORMAT = 2  # raised where arrays or their description change
+FORMAT = 3  # raised where arrays or their description change
 
 
 def save(path: Path, pairs: Pairs, findings: Findings, edges: Sequence[float]) -> None:
@@ -30,19 +30,19 @@ def save(path: Path, pairs: Pairs, findings: Findings, edges: Sequence[float]) -
         "votes", "scores", "quantile", "margin", "bucket", "weighted", "by_members", "right", "source", "rule")}
     domains, domain = pairs.domain_numbers
     arrays |= {"clusters": pairs.clusters.astype(np.int64), "issues": issue_bits, "first": pairs.first,
-               "domain": domain,
+               "domain": domain, "lines": np.array(pairs.lines, np.int64),
                "rows": np.array([int(digest, 16) for digest in pairs.digests], np.uint64)}
     about = {"members": [member.key for member in findings.voting], "noise": findings.noise, "domains": domains,
              "buckets": bucket_names(edges), "issues": issues, "format": FORMAT}
     save_file(arrays, path, {"about": json.dumps(about)})
 
 
-def load(folder: str, digests: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def load(folder: str, digests: np.ndarray | None) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Reads the arrays of an audit, and its description: `members`, `noise`, `domains`, `buckets`, `issues` (searched).
 
     Args:
         folder: directory of the audit.
-        digests: digests of the pairs that it must be of, `[N]` uint64.
+        digests: digests of the pairs that it must be of, `[N]` uint64; None where it is known to be.
 
     Raises:
         UserError: there is no finished audit, its file is damaged or has another format, or it is of other pairs.
@@ -61,7 +61,7 @@ def load(folder: str, digests: np.ndarray) -> tuple[dict[str, np.ndarray], dict[
     if about.get("format") != FORMAT:
         raise UserError("the audit was written by another version of jaxllm", folder,
                         "run jaxllm audit again, with a new --out")
-    if not np.array_equal(arrays["rows"], digests):
+    if digests is not None and not np.array_equal(arrays["rows"], digests):
         raise UserError("the audit is of other rows", folder,
                         "audit the file that is cleaned, with the same data.limit")
     return arrays, about

@@ -12,12 +12,14 @@ is exact for shorter parts.
 from __future__ import annotations
 
 import hashlib
-import itertools
 import re
 from array import array
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+
+from jaxllm.parallel import processes
 
 # Words; characters of scripts without blanks are words of their own; signs of arithmetic distinguish formulas.
 _WORD = re.compile(r"[\u0e00-\u0e7f\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]|"
@@ -136,7 +138,11 @@ class NearDuplicates:
     def _candidates(self, threshold: float, lines: np.ndarray, used: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Lists pairs of rows that share a band, the earlier row first, in the order of the earlier rows."""
         width, parts = _width(threshold), range(self.parts if self.parts > 1 else 0)
-        found = [own._pairs(width, lines, used) for own in itertools.chain([self], map(self.part, parts))]
+        self._sketch()
+        # numpy computes outside of Python's lock; the parts take memory as they are searched.
+        with ThreadPoolExecutor(min(processes(), 2)) as threads:
+            found = list(threads.map(lambda part: (self if part is None else self.part(part))._pairs(width, lines, used),
+                                     [None, *parts]))
         both, _ = _heaviest(*map(np.concatenate, zip(*found, strict=True)))
         second, first = (both >> np.uint64(32)).astype(np.int64), (both & np.uint64(2 ** 32 - 1)).astype(np.int64)
         order = np.argsort(first, kind="stable")

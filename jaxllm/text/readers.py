@@ -65,24 +65,28 @@ class Block:
         return self.source
 
 
-def in_blocks(function: Callable[[Any], Iterable[Item]], source: str | Path) -> Iterator[Item]:
+def in_blocks(function: Callable[[Any], Iterable[Item]], source: str | Path,
+              argument: Callable[[Any], Any] | None = None, whole: bool = False) -> Iterator[Item]:
     """Yields what a function gives of a source; of a large JSONL file block by block, in several processes.
 
     Args:
         function: takes the source, or a `Block` of its lines; see `parallel.in_order`.
         source: as of `read_raw`.
+        argument: returns what `function` takes in place of the source, or of a block.
+        whole: never in blocks, such as with a limit of lines.
     """
     path, count = assets.resolve(source), processes()
     lines = path.name.lower().endswith((".jsonl", ".jsonl.gz")) and path.is_file()
-    if count == 1 or not lines or path.stat().st_size < LARGE:
-        yield from function(source)
+    if whole or count == 1 or not lines or path.stat().st_size < LARGE:
+        yield from function(source if argument is None else argument(source))
     else:
-        for items in in_order(partial(_listed, function), _blocks(str(source), path), count):
+        blocks: Iterable[Any] = _blocks(str(source), path)
+        for items in in_order(partial(_listed, function), blocks if argument is None else map(argument, blocks), count):
             yield from items
 
 
-def _listed(function: Callable[[Block], Iterable[Item]], block: Block) -> list[Item]:
-    return list(function(block))
+def _listed(function: Callable[[Any], Iterable[Item]], argument: Any) -> list[Item]:
+    return list(function(argument))
 
 
 def _blocks(source: str, path: Path) -> Iterator[Block]:

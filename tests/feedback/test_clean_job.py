@@ -12,8 +12,9 @@ import pyarrow.parquet
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from jaxllm.feedback import clean_job, ledger
+from jaxllm.feedback import ledger, rewriting
 from jaxllm.feedback.methods import NAMES
+from jaxllm.text import readers
 from jaxllm.text.preferences import preference_rows
 from tests.feedback.rows import audit, clean, pair, pairs, read, run, wide, write
 
@@ -369,14 +370,43 @@ def test_other_forms_and_files(tmp_path):
     assert cleaned["i"]["chosen"].endswith("no") and set(cleaned["i"]) == {"id", "chosen", "rejected"}
 
 
-def test_each_pair_is_hashed_and_copied_once(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("name", "hashed"), [("rows", {}), ("again", {"digest_of": 40})])
+def test_each_pair_is_copied_once_and_hashed_where_the_file_is_another_one(tmp_path, monkeypatch, name, hashed):
     audit(tmp_path, pairs(40), wide(scores()))
+    (tmp_path / "again.jsonl").write_text((tmp_path / "rows.jsonl").read_text() + "\n")
     calls = collections.Counter()
-    for module, name in ((clean_job, "digest_of"), (ledger, "digest_of"), (clean_job, "columns_of")):
-        own = getattr(module, name)
-        monkeypatch.setattr(module, name, lambda *args, own=own, name=name: calls.update([name]) or own(*args))
-    clean(tmp_path, "sac")
-    assert calls == {"digest_of": 40, "columns_of": 40}
+    for module, own_name in ((rewriting, "digest_of"), (ledger, "digest_of"), (rewriting, "columns_of")):
+        own = getattr(module, own_name)
+        monkeypatch.setattr(module, own_name,
+                            lambda *args, own=own, own_name=own_name: calls.update([own_name]) or own(*args))
+    run("clean", tmp_path / "out", method="sac", audit=tmp_path / "audit", data__path=tmp_path / f"{name}.jsonl")
+    assert calls == {**hashed, "columns_of": 40}
+
+
+@pytest.mark.parametrize("method", ["sac", "none", "soft_votes", "tag_cmp", "flipped"])
+def test_large_files_give_the_same_in_blocks(tmp_path, monkeypatch, method):
+    rows = [{**pair(number), "tags": [f"t{number % 7}"], "human_votes": [1] * (number % 3 == 0)}
+            for number in range(120)]
+    lines = [json.dumps(row, ensure_ascii=number % 2 == 0) for number, row in enumerate(rows)]
+    lines[7:7] = ["no JSON", "", '{"id": "bad", "prompt": "Question?", "chosen": "same", "rejected": "same"}']
+    lines.append(json.dumps({"id": "s", "prompt": "Question?", "completions": ["one", "two", "three"],
+                             "scores": [1, 2, 3]}))
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines) + "\n")
+    found = [{**row, "id": f"s/{n}-{m}"} for row, (n, m) in zip(wide(scores(3)), ((1, 0), (2, 0), (2, 1)), strict=True)]
+    run("audit", tmp_path / "audit", data__path=tmp_path / "rows.jsonl",
+        committee__scores=write(tmp_path / "scores.jsonl", wide(scores(120, wrong=range(0, 120, 9))) + found))
+    keys = {"method": method} if method != "flipped" else {"method": "calibrated_f", "force": True, "drop": "duplicate"}
+    files = []
+    for name, size in (("whole", None), ("blocks", 2000)):
+        if size is not None:
+            monkeypatch.setattr(readers, "LARGE", 0)
+            monkeypatch.setattr(readers, "BLOCK", size)
+            monkeypatch.setattr(readers, "processes", lambda: 2)
+        out = tmp_path / name
+        run("clean", out, audit=tmp_path / "audit", data__path=tmp_path / "rows.jsonl", keep=20, **keys)
+        files.append({path.name: path.read_bytes() for path in out.glob("*.jsonl")})
+    assert files[0] == files[1] and len(files[0]["ledger.jsonl"].splitlines()) == 123
+    assert len(files[0]["rejected.jsonl"].splitlines()) == 2
 
 
 def test_runs_that_are_done_and_texts_that_are_not_shown(tmp_path, capsys):

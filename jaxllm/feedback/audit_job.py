@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -11,16 +9,17 @@ from typing import Any
 
 import numpy as np
 
+from jaxllm.feedback.audit_rows import Columns, write
 from jaxllm.feedback.config import AuditConfig as Config
 from jaxllm.feedback.data import Pairs, read_pairs
 from jaxllm.feedback.findings import Findings, find, informative, standardized, suspicious
 from jaxllm.feedback.members import needs_texts, read_members
 from jaxllm.feedback.report import lead, sections
-from jaxllm.feedback.sources import CODES, RULES, nanmean
+from jaxllm.feedback.sources import nanmean
 from jaxllm.feedback.stored_audit import FILE, save
 from jaxllm.feedback.summary import summarize
-from jaxllm.feedback.votes import ABSTAIN, bucket_names
-from jaxllm.files import json_lines, write_atomic, write_jsonl
+from jaxllm.feedback.votes import bucket_names
+from jaxllm.files import write_jsonl
 from jaxllm.job import open_job
 from jaxllm.progress import notice
 from jaxllm.text.forms import PairRow, rows_of
@@ -54,9 +53,7 @@ def run(config: Config) -> Path:
             notice(f"{len(unusable):,} lines of scores cannot be used, such as {unusable[0]}")
             job.write_rejected(map(asdict, [*pairs.rejected, *unusable]))
         found = find(config, pairs, members)
-        rows = _rows(config, pairs, found)
-        write_atomic(job.rows_path, (json_lines(block).decode() for block in iter(
-            lambda: list(itertools.islice(rows, 1000)), [])))
+        write(job.rows_path, _columns(config, pairs, found))
         save(job.directory / FILE, pairs, found, config.committee.edges)
         result = summarize(config, pairs, found)
         result["rejected_scores"] = len(unusable)
@@ -70,31 +67,18 @@ def run(config: Config) -> Path:
         return job.write_result(result)
 
 
-def _rows(config: Config, pairs: Pairs, found: Findings) -> Iterator[dict[str, Any]]:
-    """Yields the lines of rows.jsonl; they hold no text."""
-    names = bucket_names(config.committee.edges)
-    keys = [member.key for member in found.voting]
-    votes, voters, bucket, source, rule = (column.tolist() for column in (
-        *found.count, found.bucket, found.source, found.rule))
-    by_member, right = np.where(found.votes == ABSTAIN, np.array(None), found.votes).tolist(), found.right.tolist()
-    quantile = [[_number(one) for one in pair] for pair in np.round(found.quantile, 6).tolist()]
+def _columns(config: Config, pairs: Pairs, found: Findings) -> Columns:
+    """Returns what rows.jsonl has of each pair."""
     margins = standardized(found.scores)
     mean = nanmean(margins, 1)
     spread = np.sqrt(nanmean(np.square(margins - mean[:, None]), 1))
-    margin, margin_mean, margin_std, consensus = ([_number(one) for one in np.round(values, 6).tolist()] for values in (
-        found.margin, mean, spread, found.consensus))
-    for number, name in enumerate(pairs.ids):
-        yield {"id": name, "votes": votes[number], "voters": voters[number],
-               "bucket": names[bucket[number]] if voters[number] else None, "source": CODES[source[number]],
-               "rule": RULES[rule[number]],
-               "label_probability": round(right[number], 6), "consensus": consensus[number],
-               "margin": margin[number], "margin_mean": margin_mean[number], "margin_std": margin_std[number],
-               "quantiles": quantile[number], "by_member": dict(zip(keys, by_member[number], strict=True)),
-               "issues": list(pairs.issues[number])}
-
-
-def _number(value: float) -> float | None:
-    return None if math.isnan(value) else value
+    right = np.array([round(one, 6) for one in found.right.tolist()])  # unlike numpy's, the nearest number
+    return Columns(bucket_names(config.committee.edges), [member.key for member in found.voting], pairs.ids,
+                   pairs.issues, {
+                       "votes": found.count.votes, "voters": found.count.voters, "bucket": found.bucket,
+                       "source": found.source, "rule": found.rule, "right": right, "consensus": found.consensus,
+                       "margin": found.margin, "margin_mean": mean, "margin_std": spread, "quantiles": found.quantile,
+                       "by_member": found.votes})
 
 
 def texts_of(config: Config, pairs: Pairs, wanted: set[int]) -> dict[int, PairRow]:

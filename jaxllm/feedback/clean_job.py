@@ -146,11 +146,11 @@ def _decided(config: Config, found: Index | None) -> tuple[Plan, dict[str, Any],
         config: the config.
         found: the pairs; None where the audit is known to be of them, and they are not needed themselves.
     """
-    own = None if found is None else np.array(found.digests, np.uint64)
-    audit, about = (None, {}) if config.audit is None else load(config.audit, own)
+    of = None if found is None else np.array(found.digests, np.uint64)
+    audit, about = (None, {}) if config.audit is None else load(config.audit, of)
     if found is None:
         assert audit is not None
-        found, own = Index(lines=audit["lines"].tolist()), audit["rows"]
+        found, of = Index(lines=audit["lines"].tolist()), audit["rows"]
     ids, count = found.ids, len(found.lines)
     _check_searched(config.drop, about.get("issues", ()))
     inputs = Inputs(count, found.tags, None, audit, about)
@@ -191,8 +191,9 @@ def _decided(config: Config, found: Index | None) -> tuple[Plan, dict[str, Any],
     columns: dict[str, np.ndarray] = {}
     if audit is not None:
         columns = {**inputs.votes._asdict(), **{name: audit[name] for name in ("bucket", "source", "quantile")}}
-    plan = Plan(config.data.path, config.data.limit, np.array(found.lines, np.int64), own, decision.action, decision.value, decision.rule,
-                decision.rules, _hash_of(config), columns, [*about.get("buckets", ()), None])
+    plan = Plan(config.data.path, config.data.limit, np.array(found.lines, np.int64), np.asarray(of), decision.action,
+                decision.value, decision.rule, decision.rules, _hash_of(config), columns,
+                [*about.get("buckets", ()), None])
     return plan, result, tables
 
 

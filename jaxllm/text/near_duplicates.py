@@ -139,10 +139,9 @@ class NearDuplicates:
         """Lists pairs of rows that share a band, the earlier row first, in the order of the earlier rows."""
         width, parts = _width(threshold), range(self.parts if self.parts > 1 else 0)
         self._sketch()
-        # numpy computes outside of Python's lock; the parts take memory as they are searched.
-        with ThreadPoolExecutor(min(processes(), 2)) as threads:
-            found = list(threads.map(lambda part: (self if part is None else self.part(part))._pairs(width, lines, used),
-                                     [None, *parts]))
+        search = lambda part: (self if part is None else self.part(part))._pairs(width, lines, used)
+        with ThreadPoolExecutor(min(processes(), 2)) as threads:  # numpy computes outside of Python's lock
+            found = list(threads.map(search, [None, *parts]))
         both, _ = _heaviest(*map(np.concatenate, zip(*found, strict=True)))
         second, first = (both >> np.uint64(32)).astype(np.int64), (both & np.uint64(2 ** 32 - 1)).astype(np.int64)
         order = np.argsort(first, kind="stable")

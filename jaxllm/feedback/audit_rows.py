@@ -61,7 +61,7 @@ def lines_of(columns: Columns) -> str:
 
 def _rounded(values: np.ndarray) -> list[Any]:
     """Rounds numbers to six digits; NaN becomes None."""
-    return np.where(np.isnan(values), None, np.round(values, 6)).tolist()
+    return np.where(np.isnan(values), np.array(None), np.round(values, 6)).tolist()
 
 
 def write(path: Path, columns: Columns) -> None:

@@ -22,8 +22,8 @@ from jaxllm.feedback.cleaning_config import Config
 from jaxllm.feedback.data import ANSWERS, decision_of
 from jaxllm.feedback.difficulty import difficulties
 from jaxllm.feedback.gate import count_of_cleaning, limit_soft_labels, pass_flips
-from jaxllm.feedback.ledger import replayed
-from jaxllm.feedback.methods import ACTIONS, FLIP, KEEP, METHODS, REMOVE, SOFT, UNPAIRED, Decision, Inputs, decide
+from jaxllm.feedback.ledger import ACTIONS, FLIP, KEEP, REMOVE, SOFT, UNPAIRED, replayed
+from jaxllm.feedback.methods import METHODS, Decision, Inputs, decide
 from jaxllm.feedback.rewriting import Index, Part, Plan, Tally, index, pairs, parts, rewritten
 from jaxllm.feedback.stored_audit import FILE, load
 from jaxllm.files import JsonlWriter, expanded

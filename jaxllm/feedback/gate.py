@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from jaxllm.feedback.cleaning_config import Config
-from jaxllm.feedback.methods import FLIP, KEEP, REMOVE, SOFT, UNPAIRED, Decision, Inputs, decide
+from jaxllm.feedback.ledger import FLIP, KEEP, REMOVE, SOFT, UNPAIRED
+from jaxllm.feedback.methods import Decision, Inputs, decide
 from jaxllm.progress import notice
 from jaxllm.statistics import distinct_rows
 

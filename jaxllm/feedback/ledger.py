@@ -15,11 +15,13 @@ from typing import Any
 
 from jaxllm.errors import UserError
 from jaxllm.feedback.data import digest_of
-from jaxllm.feedback.methods import ACTIONS
 from jaxllm.files import iter_jsonl, jsonable
 from jaxllm.text.forms import PairRow
 from jaxllm.text.preferences import COLUMNS
 
+# What is done with a pair; `keep` is first.
+ACTIONS = ("keep", "flip", "remove", "soft", "reweight", "margin", "unpaired")
+KEEP, FLIP, REMOVE, SOFT, REWEIGHT, MARGIN, UNPAIRED = range(len(ACTIONS))
 _OPPOSITE = {"chosen": "rejected", "rejected": "chosen", 1: -1, -1: 1}
 
 

@@ -16,13 +16,11 @@ import numpy as np
 
 from jaxllm.errors import UserError
 from jaxllm.feedback.cleaning_config import ActionsConfig, Config
+from jaxllm.feedback.ledger import ACTIONS, FLIP, KEEP, MARGIN, REMOVE, REWEIGHT, SOFT, UNPAIRED
 from jaxllm.feedback.sources import BAD, CODES, DISAGREEMENT, RULES, standardized_margins
 from jaxllm.feedback.votes import ABSTAIN, Count, count_votes
 from jaxllm.progress import notice
 
-# What is done with a pair; `keep` is first.
-ACTIONS = ("keep", "flip", "remove", "soft", "reweight", "margin", "unpaired")
-KEEP, FLIP, REMOVE, SOFT, REWEIGHT, MARGIN, UNPAIRED = range(len(ACTIONS))
 # Least weight of a pair: training has no rows of weight 0.
 LEAST_WEIGHT = 0.05
 # Scores of members that vary by such a factor more than those of others are no rewards of one scale.

@@ -14,8 +14,7 @@ import numpy as np
 
 from jaxllm.errors import UserError
 from jaxllm.feedback.data import digest_of, extra_reason
-from jaxllm.feedback.ledger import Line, cleaned, columns_of, entry, unpaired
-from jaxllm.feedback.methods import ACTIONS, SOFT
+from jaxllm.feedback.ledger import ACTIONS, SOFT, Line, cleaned, columns_of, entry, unpaired
 from jaxllm.feedback.sources import CODES
 from jaxllm.files import json_lines
 from jaxllm.text.preferences import FormLine, iter_forms

@@ -72,7 +72,7 @@ def in_blocks(function: Callable[[Any], Iterable[Item]], source: str | Path,
     Args:
         function: takes the source, or a `Block` of its lines; see `parallel.in_order`.
         source: as of `read_raw`.
-        argument: returns what `function` takes in place of the source, or of a block.
+        argument: makes what `function` takes in place of the source, or of a block.
         whole: never in blocks, such as with a limit of lines.
     """
     path, count = assets.resolve(source), processes()

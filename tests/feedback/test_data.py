@@ -1,11 +1,16 @@
 """Files of pairs and scores: forms, what is missing, and input that is wrong."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
-from jaxllm.feedback.data import decision_of, read_pairs
+from jaxllm.errors import UserError
+from jaxllm.feedback import audit_rows
+from jaxllm.feedback.data import Pairs, decision_of, read_pairs
 from jaxllm.text import readers
 from tests.feedback.rows import audit, pair, pairs, read, run, wide, write
 
@@ -252,3 +257,81 @@ def test_the_order_of_the_rows_changes_no_row(tmp_path):
                                                                          "label_probability")}
                       for row in read(tmp_path / name / "audit" / "rows.jsonl")})
     assert lines[0] == lines[1]
+
+
+@pytest.mark.parametrize("texts", [False, True])
+def test_large_files_are_read_in_blocks_as_they_are_in_one(tmp_path, monkeypatch, texts):
+    """Bad lines, duplicates, contradictions and near-duplicates across blocks, and a line with several pairs."""
+    rows = [pair(number, tags=[f"t{number % 3}"], domain=["helpful", "own"][number % 2],
+                 human_votes=["chosen", None, -1][:number % 4]) for number in range(90)]
+    words = " ".join(f"word{number}" for number in range(40))
+    rows += [pair(90, prompt=words, chosen=f"{words} yes", rejected=f"{words} no"),
+             {**rows[3], "id": "same"}, {**rows[4], "id": "other", "chosen": rows[4]["rejected"],
+                                         "rejected": rows[4]["chosen"]},
+             pair(91, prompt=words + " more", chosen=f"{words} yes", rejected=f"{words} no"),
+             pair(92, prompt=[{"role": "user", "content": "one"}, {"role": "user", "content": "two"}]),
+             pair(93, label_probability=0.2, weight=2.0, tags=["\u00e9"]),
+             {"id": "s", "prompt": "Best?", "completions": ["a", "b", "c", "d"], "scores": [1, 2, 2, None]}]
+    lines = [json.dumps(row, ensure_ascii=number % 2 == 0) for number, row in enumerate(rows)]
+    lines[20:20] = ["no JSON", "", json.dumps(pair(0, domain=1)), '{"id": "x", "prompt": "?", "chosen": "\\ud800"}']
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(lines))
+    whole = read_pairs(path, texts=texts, rejected_path=tmp_path / "whole.jsonl")
+    for name, value in (("LARGE", 0), ("BLOCK", 1500), ("processes", lambda: 2)):
+        monkeypatch.setattr(readers, name, value)
+    read = read_pairs(path, texts=texts, rejected_path=tmp_path / "blocks.jsonl")
+    assert len(whole) == 98 and len(whole.rejected) == 3 and {own for one in whole.issues for own in one} >= {
+        "duplicate", "contradiction", "near_duplicate", "roles"}
+    for name in Pairs.__dataclass_fields__:
+        ours, theirs = getattr(read, name), getattr(whole, name)
+        if isinstance(theirs, np.ndarray):
+            assert ours.dtype == theirs.dtype
+            np.testing.assert_array_equal(ours, theirs)
+        elif name != "audit":
+            assert ours == theirs, name
+    for name in ("result", "ids", "issues", "row_issues"):
+        assert list(getattr(read.audit, name).items()) == list(getattr(whole.audit, name).items())
+    assert (tmp_path / "blocks.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+    path.write_text("\n".join([*lines, json.dumps(rows[5])]))
+    with pytest.raises(UserError, match="the id 'r5' occurs twice, in lines 6 and 102"):
+        read_pairs(path)
+    path.write_bytes(b"\xff\xfe" + path.read_bytes())
+    with pytest.raises(UserError, match="the text is UTF-16"):
+        read_pairs(path)
+
+
+def test_large_files_of_scores_are_read_in_blocks_as_they_are_in_one(tmp_path, monkeypatch):
+    """Lines of all forms, with null, bad ones, and ids that no row has."""
+    own = wide(np.random.default_rng(0).normal(size=(60, 3, 2)))
+    for number in (5, 6, 41):
+        own[number]["scores"]["m1"] = [None, 1]
+    own[8]["scores"] = {"m2": [1, 2], "m0": [3, 4]}
+    own[9]["criterion"], own[10]["scores"]["m1"], own[11]["id"] = "helpfulness", [1.0, "2"], "unknown"
+    own += [{"id": f"r{number}", "member": "votes", "vote": number % 2} for number in range(0, 60, 2)]
+    own[30:30] = [{"id": "r9", "member": "m1", "chosen": 1, "rejected": 0}]
+    write(tmp_path / "rows.jsonl", pairs(60))
+    write(tmp_path / "scores.jsonl", own)
+    found = []
+    for blocks in (False, True):
+        if blocks:
+            for name, value in (("LARGE", 0), ("BLOCK", 1500), ("processes", lambda: 2)):
+                monkeypatch.setattr(readers, name, value)
+            monkeypatch.setattr(audit_rows, "LARGE", 0)
+            monkeypatch.setattr(audit_rows, "BLOCK", 7)
+            monkeypatch.setattr(audit_rows, "processes", lambda: 2)
+        out = tmp_path / f"audit{blocks}"
+        result = run("audit", out, data__path=tmp_path / "rows.jsonl", committee__scores=tmp_path / "scores.jsonl")
+        found.append((result, *((out / name).read_bytes() for name in ("rows.jsonl", "rejected.jsonl")),
+                      {name: values.tolist() for name, values in load_file(out / "committee.safetensors").items()}))
+    assert repr(found[0]) == repr(found[1])
+    assert list(found[0][0]["members"]) == ["m0", "m1", "m2", "m0 (helpfulness)", "m1 (helpfulness)",
+                                            "m2 (helpfulness)", "votes"]
+    assert found[0][0]["rejected_scores"] == 1
+    write(tmp_path / "scores.jsonl", [*wide(np.ones((60, 3, 2))), *wide(np.ones((7, 3, 2)))])
+    run("audit", tmp_path / "twice", expected=2, data__path=tmp_path / "rows.jsonl",
+        committee__scores=tmp_path / "scores.jsonl")
+
+
+def test_what_runs_in_other_processes_imports_no_jax():
+    names = ", ".join(f"jaxllm.feedback.{name}" for name in ("audit_rows", "data", "rewriting", "scores"))
+    subprocess.run([sys.executable, "-c", f"import sys, {names}; assert 'jax' not in sys.modules"], check=True)

@@ -7,7 +7,8 @@ from jaxllm.config import DataConfig
 from jaxllm.feedback.calibration import cross_fit
 from jaxllm.feedback.cleaning_config import Config
 from jaxllm.feedback.gate import limit_soft_labels, pass_flips
-from jaxllm.feedback.methods import FLIP, KEEP, REMOVE, SOFT, Inputs, decide
+from jaxllm.feedback.ledger import FLIP, KEEP, REMOVE, SOFT
+from jaxllm.feedback.methods import Inputs, decide
 from jaxllm.feedback.sources import CODES, RULES
 from jaxllm.feedback.votes import ABSTAIN
 from tests.feedback.rows import audit, clean, pairs, read

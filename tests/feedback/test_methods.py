@@ -10,7 +10,8 @@ from jaxllm.config import DataConfig
 from jaxllm.errors import UserError
 from jaxllm.feedback.cleaning_config import Config, Method
 from jaxllm.feedback.gate import count_of_cleaning
-from jaxllm.feedback.methods import ACTIONS, FLIP, KEEP, METHODS, NAMES, REMOVE, SOFT, Inputs, decide
+from jaxllm.feedback.ledger import ACTIONS, FLIP, KEEP, REMOVE, SOFT
+from jaxllm.feedback.methods import METHODS, NAMES, Inputs, decide
 from jaxllm.feedback.votes import votes_of_scores
 
 SCORES = np.array([[[3.0, 1.0], [1.0, 0.0]], [[1.0, 3.0], [0.0, 1.0]], [[2.0, 2.5], [1.0, 0.0]],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -53,9 +54,11 @@ def run(config: Config) -> Path:
             notice(f"{len(unusable):,} lines of scores cannot be used, such as {unusable[0]}")
             job.write_rejected(map(asdict, [*pairs.rejected, *unusable]))
         found = find(config, pairs, members)
-        write(job.rows_path, _columns(config, pairs, found))
-        save(job.directory / FILE, pairs, found, config.committee.edges)
-        result = summarize(config, pairs, found)
+        with ThreadPoolExecutor(1) as thread:
+            written = thread.submit(write, job.rows_path, _columns(config, pairs, found))
+            save(job.directory / FILE, pairs, found, config.committee.edges)
+            result = summarize(config, pairs, found)
+        written.result()
         result["rejected_scores"] = len(unusable)
         shown = suspicious(found)[:config.suspicious].tolist()
         texts = texts_of(config, pairs, set(shown))

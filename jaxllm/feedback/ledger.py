@@ -15,7 +15,7 @@ from typing import Any
 
 from jaxllm.errors import UserError
 from jaxllm.feedback.data import digest_of
-from jaxllm.files import iter_jsonl, jsonable
+from jaxllm.files import iter_jsonl
 from jaxllm.text.forms import PairRow
 from jaxllm.text.preferences import COLUMNS
 
@@ -39,9 +39,7 @@ class Line:
 
 
 def columns_of(row: PairRow, form: str, fields: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Returns the columns of a pair as they are written: those of its line, untouched as far as JSON has a form for
-    them, or of the pair itself where a line makes several."""
-    fields = jsonable(fields)
+    """Returns the columns of a pair: those of its line, untouched, or of the pair itself where a line makes several."""
     if form == "paired":
         return fields
     own = {name: value for name, value in fields.items()

@@ -16,7 +16,7 @@ from jaxllm.errors import UserError
 from jaxllm.feedback.data import digest_of, extra_reason
 from jaxllm.feedback.ledger import ACTIONS, SOFT, Line, cleaned, columns_of, entry, unpaired
 from jaxllm.feedback.sources import CODES
-from jaxllm.files import json_lines
+from jaxllm.files import json_lines, jsonable
 from jaxllm.text.preferences import FormLine, iter_forms
 from jaxllm.text.readers import Block
 from jaxllm.text.rows import Rejected, as_text, check_share
@@ -163,5 +163,5 @@ def parts(entries: Iterator[tuple[Line, dict[str, Any]]]) -> Iterator[Part]:
     """Makes the lines of pairs with their lines of the ledger."""
     while block := list(itertools.islice(entries, BLOCK)):
         yield Part(collections.Counter(own["action"] for _, own in block), json_lines(own for _, own in block),
-                   json_lines(row for line, own in block if (row := cleaned(line, own)) is not None),
-                   json_lines(row for line, own in block for row in unpaired(line, own)))
+                   json_lines((row for line, own in block if (row := cleaned(line, own)) is not None), jsonable),
+                   json_lines((row for line, own in block for row in unpaired(line, own)), jsonable))

@@ -1,4 +1,4 @@
-"""Measures `jaxllm audit` and `jaxllm clean --method sac` on many preference rows: seconds and peak memory.
+"""Measures `jaxllm audit` and `jaxllm clean --method sac` on many preference rows: seconds, and peak memory (Linux).
 
     python scripts/feedback_scale.py [--rows 200000]
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -35,15 +36,29 @@ def write_scores(path: Path, count: int) -> None:
 
 
 def measure(*words: Any) -> dict[str, float]:
-    """Runs a verb in a process of its own; returns seconds, cpu_s (user and system) and peak_mb (resident memory)."""
-    start = time.perf_counter()
+    """Runs a verb in a process of its own; returns seconds, cpu_s (user and system) and peak_mb (resident memory), both
+    of all its processes."""
+    start, peak, ended = time.perf_counter(), 0, 0
     process = subprocess.Popen([sys.executable, "-m", "jaxllm", *map(str, words)], stdout=subprocess.DEVNULL)
-    _, status, used = os.wait4(process.pid, 0)
+    while not ended:
+        peak = max(peak, resident(process.pid))
+        time.sleep(0.05)
+        ended, status, used = os.wait4(process.pid, os.WNOHANG)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise RuntimeError(f"jaxllm {' '.join(map(str, words))} failed")
-    return {"seconds": time.perf_counter() - start, "cpu_s": used.ru_utime + used.ru_stime,
-            "peak_mb": used.ru_maxrss / 1024}
+    return {"seconds": time.perf_counter() - start, "cpu_s": used.ru_utime + used.ru_stime, "peak_mb": peak / 1024}
+
+
+def resident(number: int) -> int:
+    """Returns the resident memory of a process and those that it started, in KiB; pages that they share count once."""
+    folder = Path("/proc") / str(number)
+    try:
+        own = re.search(r"^Pss: *(\d+)", (folder / "smaps_rollup").read_text(), re.MULTILINE)
+        children = (folder / "task" / str(number) / "children").read_text().split()
+    except OSError:  # it has ended
+        return 0
+    return (int(own[1]) if own else 0) + sum(map(resident, map(int, children)))
 
 
 def audit_and_clean(folder: Path, count: int) -> dict[str, dict[str, float]]:

@@ -34,7 +34,7 @@ def in_order(function: Callable[[Item], Result], items: Iterable[Item], count: i
 
     Args:
         function: a function of a module of this package, or a `functools.partial` of one.
-        items: what it is called with.
+        items: arguments of the calls.
         count: number of processes.
 
     Raises:

@@ -43,7 +43,8 @@ def test_errors_of_users_have_their_parts():
 def test_processes_end_with_this_one(tmp_path, end):
     """A script without a guard of its main module starts them too."""
     script = tmp_path / "script.py"
-    script.write_text("import os, time\nfrom jaxllm.parallel import in_order\n"
+    script.write_text("import os, signal, time\nfrom jaxllm.parallel import in_order\n"
+                      "signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in the background\n"
                       "for number in in_order(abs, iter(os.getpid, None), 2):\n    print(number, flush=True)\n"
                       "    time.sleep(0.1)\n")
     process = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, stderr=subprocess.PIPE)

@@ -230,7 +230,9 @@ def _margin(config: Config, inputs: Inputs) -> Flags:
 
 def _small_loss(config: Config, inputs: Inputs) -> Flags:
     margins = np.stack([standardized_margins(own) for own in np.moveaxis(inputs.audit["scores"], 1, 0)], 1)
-    losses, known = np.logaddexp(0, -margins), (~np.isnan(margins)).sum(1)
+    with np.errstate(invalid="ignore"):  # of members without scores
+        losses = np.logaddexp(0, -margins)
+    known = (~np.isnan(margins)).sum(1)
     mean = np.divide(np.nansum(losses, 1), known, out=np.full(len(margins), np.nan), where=known > 0)
     return Flags(_lowest(-mean, config.fraction), f"highest {config.fraction:.0%} by mean loss", mean)
 

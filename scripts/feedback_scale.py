@@ -56,9 +56,16 @@ def resident(number: int) -> int:
     try:
         own = re.search(r"^Pss: *(\d+)", (folder / "smaps_rollup").read_text(), re.MULTILINE)
         children = (folder / "task" / str(number) / "children").read_text().split()
+        # Before it runs a program of its own, a process is in the memory of the one that starts it.
+        started = [child for child in children if command(child) != command(number)]
     except OSError:  # it has ended
         return 0
-    return (int(own[1]) if own else 0) + sum(map(resident, map(int, children)))
+    return (int(own[1]) if own else 0) + sum(map(resident, map(int, started)))
+
+
+def command(number: int | str) -> bytes:
+    """Returns the command line of a process."""
+    return (Path("/proc") / str(number) / "cmdline").read_bytes()
 
 
 def audit_and_clean(folder: Path, count: int) -> dict[str, dict[str, float]]:

@@ -18,7 +18,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple, Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import jax
 import numpy as np
@@ -114,6 +115,8 @@ class Session:
         """
         self._made = step + 1  # also where the loop is left before its next step
         self._in_flight.append(_InFlight(step + 1, dict(on_device), dict(host or {}), tokens))
+        for queued in self._in_flight:
+            queued.note_end()
         if len(self._in_flight) > _IN_FLIGHT:
             self._fetch()
 
@@ -143,14 +146,15 @@ class Session:
 
     def _fetch(self) -> None:
         """Fetches the oldest step's numbers, which the device has most likely finished by now."""
-        made, on_device, host, tokens = self._in_flight.popleft()
-        values = {name: float(x) for name, x in jax.device_get(on_device).items() if x != ABSENT}
+        queued = self._in_flight.popleft()
+        made, host = queued.made, queued.host
+        values = {name: float(x) for name, x in jax.device_get(queued.on_device).items() if x != ABSENT}
         finite = all(math.isfinite(values.get(name, 0.0)) for name in ("loss", "grad_norm"))
         if not finite:
             self._nonfinite += 1
         elif "loss" in values:  # a step without weight shows nothing
             self._nonfinite = 0
-        rates = self._rates.advance(made, tokens)
+        rates = self._rates.advance(made, queued.tokens, time.monotonic() if queued.ended is None else queued.ended)
         self.latest = {**values, **host}
         note = [f"loss {values['loss']:.4g}"] if "loss" in values else []
         note += [f"{rates['tokens_per_s']:,.0f} tokens/s"] if "tokens_per_s" in rates else []
@@ -164,13 +168,20 @@ class Session:
                 "lower the learning rate, clip gradients harder, or look for rows that overflow")
 
 
-class _InFlight(NamedTuple):
+@dataclass
+class _InFlight:
     """A step that was dispatched to the device; its numbers have not been fetched."""
 
     made: int
     on_device: dict[str, jax.Array]
     host: dict[str, Any]
     tokens: int
+    ended: float | None = None
+
+    def note_end(self) -> None:
+        """Notes the time when the step is first seen to be done: its numbers may be fetched much later."""
+        if self.ended is None and all(x.is_ready() for x in self.on_device.values()):
+            self.ended = time.monotonic()
 
 
 class _Rates:
@@ -179,9 +190,8 @@ class _Rates:
     def __init__(self) -> None:
         self._recent: deque[tuple[float, int, int]] = deque(maxlen=50)  # time, steps made, tokens until then
 
-    def advance(self, made: int, tokens: int) -> dict[str, float]:
-        """Notes that step number `made` is done; returns `steps_per_s` and, where there are tokens, `tokens_per_s`."""
-        now = time.monotonic()
+    def advance(self, made: int, tokens: int, now: float) -> dict[str, float]:
+        """Notes when step number `made` was done; returns `steps_per_s` and, where there are tokens, `tokens_per_s`."""
         self._recent.append((now, made, tokens + (self._recent[-1][2] if self._recent else 0)))
         start, first, first_tokens = self._recent[0]
         if now == start:

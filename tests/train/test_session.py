@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 
 import jax.numpy as jnp
 import numpy as np
@@ -30,6 +31,18 @@ def test_a_loop_of_rollouts_and_updates(whole):
     assert [line["step"] for line in lines] == list(range(1, rollouts.ROUNDS + 1))
     assert [line["rollout"]["mean_token"] for line in lines] == sidecar["mean_tokens"]
     assert lines[-1]["tokens_per_s"] == pytest.approx(toy.BATCH * toy.LENGTH * lines[-1]["steps_per_s"])
+
+
+def test_rates_of_a_short_run_are_over_the_time_of_its_steps(tmp_path):
+    """Numbers of the last steps are fetched together, at once after the last one."""
+    with train.MetricsWriter(tmp_path / "metrics.jsonl") as metrics, train.Session(0, 3, metrics=metrics) as session:
+        for step in session.steps():
+            time.sleep(0.05)
+            session.log(step, {}, host={"reward": 1.0}, tokens=100)
+        session.finish({})
+    first, *later = train.read_metrics(tmp_path / "metrics.jsonl")
+    assert "tokens_per_s" not in first and len(later) == 2
+    assert all(line["steps_per_s"] <= 20 and line["tokens_per_s"] <= 2000 for line in later)
 
 
 @pytest.mark.slow

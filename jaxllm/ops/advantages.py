@@ -143,20 +143,19 @@ def group_advantages(scores: jax.Array, groups: jax.Array, count: int, *, baseli
     chex.assert_rank([scores, groups], 1)
     chex.assert_equal_shape([scores, groups])
     chex.assert_type([scores, groups], [float, int])
-    member = (groups[None] == jnp.arange(count)[:, None])
-    scores = jnp.where(groups >= 0, scores.astype(jnp.float32), 0.0)
-    size = jnp.maximum(member.sum(1), 1)
-    rows = jnp.broadcast_to(scores[None], member.shape)
-    mean = jnp.sum(jnp.where(member, rows, 0.0), 1) / size
-    centered = jnp.where(member, rows - mean[:, None], 0.0)
+    member = (groups >= 0) & (groups < count)
+    scores = jnp.where(member, scores.astype(jnp.float32), 0.0)
+    number = jnp.where(member, groups, count)  # padding is a group of its own
+    over = lambda reduce, values: reduce(values, number, count + 1)[number]
+    size = over(jax.ops.segment_sum, jnp.ones_like(scores))
+    centered = scores - over(jax.ops.segment_sum, scores) / size
     if baseline == "rloo":
-        centered *= (size / jnp.maximum(size - 1, 1))[:, None]
+        centered *= size / jnp.maximum(size - 1, 1)
     elif baseline == "grpo":
-        variance = jnp.sum(jnp.square(centered), 1) / jnp.maximum(size - 1, 1)
-        centered *= jnp.where(variance > 0, lax.rsqrt(jnp.where(variance > 0, variance, 1.0)), 0.0)[:, None]
-    highest, lowest = (extreme(rows, 1, where=member, initial=initial) for extreme, initial in (
-        (jnp.max, -jnp.inf), (jnp.min, jnp.inf)))
-    return jnp.where(equal_scores(lowest, highest)[:, None], 0.0, centered).sum(0)
+        variance = over(jax.ops.segment_sum, jnp.square(centered)) / jnp.maximum(size - 1, 1)
+        centered *= jnp.where(variance > 0, lax.rsqrt(jnp.where(variance > 0, variance, 1.0)), 0.0)
+    equal = equal_scores(over(jax.ops.segment_min, scores), over(jax.ops.segment_max, scores))
+    return jnp.where(member & ~equal, centered, 0.0)
 
 
 def combined_reward(scores: jax.Array, kl: jax.Array, mask: jax.Array, kl_coef: jax.Array | float) -> jax.Array:

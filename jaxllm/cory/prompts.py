@@ -92,10 +92,9 @@ def encode_query(model: Model, config: QueryConfig, row: Mapping[str, Any], long
         ids = model.prompt_ids(text)
         if config.tokens is not None:
             low, high = config.tokens
-            begin = len(ids) - len(model.tokenizer.encode(text))
-            count = high if draws is None else int(draws.integers(low, high + 1))
-            if len(ids) > begin + count:
-                ids = ids[:begin + count]
+            count = len(model.prefix) + (high if draws is None else int(draws.integers(low, high + 1)))
+            if len(ids) > count:
+                ids = ids[:count]
                 text = model.tokenizer.decode(ids)
     if len(ids) > longest:
         raise UserError(f"the prompt has {len(ids)} tokens, and with a response {longest} fit")

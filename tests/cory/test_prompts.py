@@ -80,6 +80,15 @@ def test_messages_keep_their_earlier_turns(model):
     np.testing.assert_array_equal(ids, expected)
 
 
+def test_a_query_that_is_cut_is_encoded_once(model, monkeypatch):
+    """It may be the start of a long text, and every iteration encodes a batch of these."""
+    encoded, encode = [], type(model.tokenizer).encode
+    monkeypatch.setattr(type(model.tokenizer), "encode", lambda own, text, *rest, **more: (
+        encoded.append(text), encode(own, text, *rest, **more))[1])
+    query = encode_query(model, QueryConfig(tokens=[2, 5]), {"text": "Review: The soup in Velmar was superb"}, 100)
+    assert len(encoded) == 1 and len(query.ids) == len(model.prefix) + 5
+
+
 def test_queries_are_cut_to_a_drawn_number_of_tokens(model):
     config, row = QueryConfig(tokens=[2, 5]), {"text": "Review: The soup in Velmar was superb and more"}
     whole = model.prompt_ids(row["text"])

@@ -288,14 +288,11 @@ class Trainer:
         """Samples and scores one batch: the pioneer's responses, and the observer's."""
         config = self.config
         indices = row_indices(config.seed, drawn, config.train.batch_size, len(self.rows))
-        draws = np.random.default_rng(drawn_seed(config.seed, _QUERIES, iteration, attempt))
         limit = config.limit
         if config.response_tokens is not None:
             low, high = config.response_tokens
             limit = int(np.random.default_rng(drawn_seed(config.seed, _LIMITS, iteration)).integers(low, high + 1))
-        longest = longest_prompt(config, self.base.model.spec)
-        queries = [query for i in indices for query in [encode_query(
-            self.base.model, config.query, self.rows[int(i)], longest, draws)] * config.group_size]
+        queries = self._queries([self.rows[int(i)] for i in indices], config.group_size, _QUERIES, iteration, attempt)
         observers = config.group_size if config.cory.shared_response else 1  # of one response
         turns: list[Turn] = []
         for role in range(config.agents):
@@ -313,6 +310,13 @@ class Trainer:
             with clock.phase("reward"):
                 turns.append(Turn(own, rollout, self._score(own, rollout), cut))
         return turns
+
+    def _queries(self, rows: Sequence[Row], times: int, *purpose: int) -> list[Query]:
+        """Encodes the prompt of every row and repeats it; numbers of leading tokens are drawn for a purpose."""
+        draws = np.random.default_rng(drawn_seed(self.config.seed, *purpose))
+        longest = longest_prompt(self.config, self.base.model.spec)
+        made = [encode_query(self.base.model, self.config.query, row, longest, draws) for row in rows]
+        return [query for query in made for _ in range(times)]
 
     def _score(self, queries: Sequence[Query], rollout: Rollout) -> np.ndarray:
         """Computes task rewards: of the bare query with the response, for both roles.
@@ -343,10 +347,7 @@ class Trainer:
             return found
         config, learner, size, samples = (self.config, self.learners[0], self.config.minibatch_size,
                                           self.config.held_back.samples)
-        draws = np.random.default_rng(drawn_seed(config.seed, _HELD_BACK_QUERIES))
-        longest = longest_prompt(config, self.base.model.spec)
-        queries = [query for row in self.held_back for query in [encode_query(
-            self.base.model, config.query, row, longest, draws)] * samples]
+        queries = self._queries(self.held_back, samples, _HELD_BACK_QUERIES)
         mean = lambda values: interval(np.reshape(values, (-1, samples)).mean(1), config.seed)  # over queries
         for name, state in zip(NAMES, team.agents, strict=False):
             rollout = learner.sample(self.base, state, [query.ids for query in queries], config.limit,

@@ -102,7 +102,7 @@ def hypervolume(points: Sequence[tuple[float, float]], start: float, worst: floa
     return area
 
 
-def summarize(runs: dict[tuple, dict[str, Any]], options: argparse.Namespace) -> dict[str, Any]:
+def summarize(runs: dict[tuple, dict[str, Any]]) -> dict[str, Any]:
     """Computes means over seeds, and hypervolumes with intervals of the runs that all variants have."""
     variants = list(dict.fromkeys(key[0] for key in runs))
     shared = [cell for cell in dict.fromkeys(key[1:] for key in runs) if all((one, *cell) in runs for one in variants)]
@@ -166,7 +166,7 @@ def table(summary: dict[str, Any]) -> str:
                 for name, value in summary["hypervolume"].items())]
     if summary["runs_left_out"]:
         lines += ["", f"Not in the hypervolumes: {summary['runs_left_out']} runs with settings and seeds that another "
-                  "variant has not."]
+                  "variant lacks."]
     return "\n".join(lines) + "\n"
 
 
@@ -212,7 +212,7 @@ def main() -> int:
     finished, status = call_all("rl", {folder: keys(options, *own) for folder, own in settings.items()},
                                 options.minutes)
     if runs := {settings[folder]: measured(folder) for folder in finished}:
-        summary = summarize(runs, options)
+        summary = summarize(runs)
         write_atomic(options.out / "results.json", json.dumps(summary, indent=2) + "\n")
         write_atomic(options.out / "table.md", table(summary))
         draw(summary, options.out / "frontier.svg")

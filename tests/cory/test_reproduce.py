@@ -1,6 +1,5 @@
 """The decision whether a run has collapsed, the area under a frontier, and the table, on numbers made for them."""
 
-import argparse
 import json
 import sys
 from pathlib import Path
@@ -74,20 +73,20 @@ def test_hypervolumes_are_of_the_runs_that_all_variants_have():
     """A stopped job has more runs of one variant; and each variant starts at its own model."""
     runs = {("ppo", 0.1, None, 0): run(3.0, 2.0), ("ppo", 0.3, None, 0): run(1.0, 1.0),
             ("ppo", 0.1, None, 1): run(9.0, 0.0), ("ppo_big", 0.1, None, 0): run(3.0, 4.0, 1.5)}
-    summary = summarize(runs, argparse.Namespace())
+    summary = summarize(runs)
     assert summary["runs"] == 4 and summary["runs_left_out"] == 2 and len(summary["rows"]) == 3
     volumes = summary["hypervolume"]
     assert {name: (own["mean"], own["start"], own["n"]) for name, own in volumes.items()} == {
         "ppo": (3 * (4 - 2), 0.0, 1), "ppo_big": (0.0, 1.5, 1)}
     assert "2 runs with settings and seeds" in table(summary)
-    nothing = summarize({("ppo", 0.1, None, 0): run(1, 1), ("cory", 0.3, None, 0): run(1, 1)}, argparse.Namespace())
+    nothing = summarize({("ppo", 0.1, None, 0): run(1, 1), ("cory", 0.3, None, 0): run(1, 1)})
     assert not nothing["hypervolume"] and nothing["runs_left_out"] == 2
 
 
 def test_no_setting_is_lost_where_it_has_fewer_seeds():
     """The second coefficient has one seed: it is in every resampling, so that the interval holds the mean."""
     runs = {("ppo", 0.1, None, seed): run(2.0, 2.0) for seed in range(3)} | {("ppo", 0.3, None, 0): run(1.0, 0.0)}
-    volume = summarize(runs, argparse.Namespace())["hypervolume"]["ppo"]
+    volume = summarize(runs)["hypervolume"]["ppo"]
     assert volume["ci_low"] == volume["mean"] == volume["ci_high"] == 2.0
 
 
@@ -96,12 +95,12 @@ def test_pass_at_k_is_in_the_table_where_the_runs_have_it(tmp_path):
     assert run["pass_at_k"] == {"1": 0.5, "8": 0.75} and run["task_reward"] == 0.5
     plain = measured(finished(tmp_path / "plain", [0.25, 0.75], {}))
     assert plain["pass_at_k"] == {} and plain["task_reward"] == 0.5
-    both = table(summarize({("cory", 0.1, None, 0): run, ("ppo", 0.1, None, 0): plain}, argparse.Namespace()))
+    both = table(summarize({("cory", 0.1, None, 0): run, ("ppo", 0.1, None, 0): plain}))
     header, _, first, second = both.splitlines()[:4]
     assert header.count("pass@") == 2 and "| pass@1 | pass@8 |" in header
     assert "| 0.50 [0.50, 0.50] | 0.50 [0.50, 0.50] | 0.75 [0.75, 0.75] | 2.00" in first
     assert "| 0.50 [0.50, 0.50] | – | – | 2.00" in second
-    assert "pass@" not in table(summarize({("ppo", 0.1, None, 0): plain}, argparse.Namespace()))
+    assert "pass@" not in table(summarize({("ppo", 0.1, None, 0): plain}))
 
 
 def test_a_finished_run_is_checked_too(tmp_path, monkeypatch):

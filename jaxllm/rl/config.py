@@ -237,6 +237,8 @@ class RlConfig:
         check(not self.kl.adaptive or self.kl_coef > 0, "kl.adaptive", "a coefficient of 0 stays 0", "set kl.coef")
         check(not (own.has_groups and self.scores.whiten), "scores.whiten",
               f"scales rewards of tokens, and {self.algorithm} compares whole responses", "set it to false")
+        check(not own.has_groups or self.policy.gamma == 1, "policy.gamma",
+              f"discounts rewards of tokens, and {self.algorithm} compares whole responses", "leave it out")
         check(own.has_values or self.policy.value == "shared", "policy.value", f"{self.algorithm} has no values",
               "leave it out")
         check(self.settings.ratio != "none" or self.policy.clip_low is None and self.policy.clip_high is None,

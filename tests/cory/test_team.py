@@ -191,6 +191,7 @@ def test_pass_at_k_needs_rewards_of_0_or_1(wrong):
     (["--sampling.seed=3"], "sampling.seed"), (["--algorithm=dapo", "--kl.kind=full"], "kl.kind"),
     (["--algorithm=dapo", "--kl.adaptive=true"], "kl.adaptive"),
     (["--algorithm=grpo", "--scores.whiten=true"], "scores.whiten"),
+    (["--algorithm=rloo", "--policy.gamma=0.9"], "policy.gamma"),
     (["--algorithm=grpo", "--policy.value=separate"], "policy.value"),
     (["--algorithm=reinforce", "--policy.clip_low=0.1"], "clip_low"),
     (["--policy.importance_cap=2", "--sampling.top_p=0.5"], "importance_cap"),

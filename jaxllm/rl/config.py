@@ -56,7 +56,8 @@ class ScoreConfig:
         clip: largest absolute score; null does not clip.
         whiten: scale the rewards of tokens to variance 1 over the batch, keeping their mean.
         missing_end: a response that reaches its token limit keeps its score, gets it reduced by a penalty, replaced by
-            the negative penalty (and by no other), or is left out of the loss (mask).
+            the negative penalty (and by no other), or is left out of the loss (mask); its score still counts in the
+            baseline of its group, in whitening and in the running moments.
         missing_end_penalty: that penalty.
         overlong_tokens: tokens before sampling.max_tokens over which a penalty grows to 1 (DAPO); 0 is without. Not
             with response_tokens.

@@ -201,17 +201,21 @@ def test_passes_end_at_the_target_divergence():
 
 @pytest.mark.slow
 def test_responses_without_an_end():
+    """As if three of the eight responses, all of which reach the limit, had ended by themselves."""
     rows = {}
     for choice in ("keep", "penalty", "replace", "mask"):
         setup = Setup(settings(scores=ScoreConfig(missing_end=choice, missing_end_penalty=0.5)))
-        one = lambda rollout, config=setup.config: penalized(config, np.ones(BATCH, np.float32), rollout)
-        experience, numbers = setup.iterate(scores=one)
-        rows[choice], truncated = numbers, experience.rollout.truncated.mean()
+        rollout = dataclasses.replace(setup.learner.sample(setup.base, setup.state, setup.prompts, LIMIT, 0),
+                                      truncated=np.arange(BATCH) > 2)
+        experience = setup.learner.evaluate(setup.base, setup.state, rollout)
+        scores = penalized(setup.config, np.ones(BATCH, np.float32), rollout)
+        _, numbers = setup.learner.update(setup.base, setup.state, experience, scores, setup.groups)
+        rows[choice], truncated = numbers, rollout.truncated.mean()
     assert rows["keep"]["shaped_score"] == 1.0
     assert rows["penalty"]["shaped_score"] == pytest.approx(1 - 0.5 * truncated)
     assert rows["replace"]["shaped_score"] == pytest.approx(1 - 1.5 * truncated)
-    lengths = experience.rollout.lengths
-    assert rows["mask"]["weight"] == lengths[~experience.rollout.truncated].sum()
+    lengths = rollout.lengths
+    assert rows["mask"]["weight"] == lengths[~rollout.truncated].sum() > 0
     assert rows["keep"]["weight"] == lengths.sum()
 
 
@@ -259,6 +263,23 @@ def test_a_penalty_in_the_reward_is_part_of_the_baseline(algorithm, coef, expect
     assert_allclose(targets["advantages"], np.repeat(np.array(expected)[:, None], 2, 1), atol=1e-6)
     assert float(measures["kl_estimate"]) == pytest.approx(1)
     assert float(measures["kl_penalty"]) == pytest.approx(coef)
+
+
+def test_a_response_that_is_left_out_of_the_loss_counts_in_whitening_and_moments():
+    targets, moments = {}, {}
+    for choice in ("keep", "mask"):
+        config = settings(scores=ScoreConfig(missing_end=choice), kl=KlConfig(coef=0.0))
+        same = np.zeros((3, 2), np.float32)
+        extra, targets[choice], _ = make_advantages(config)(
+            {"kl_coef": jnp.float32(0), "moments": init_moments()}, dict(logprobs=same, reference_logprobs=same,
+                                                                         values=same),
+            np.ones((3, 2), bool), np.array([True, False, False]), np.float32([4, 1, -1]), np.arange(3, dtype=np.int32))
+        moments[choice] = extra["moments"]
+    assert targets["keep"]["mask"].any(1).tolist() == [True] * 3
+    assert targets["mask"]["mask"].any(1).tolist() == [False, True, True]
+    assert_allclose(targets["mask"]["advantages"].mean(), 0, atol=1e-6)
+    chex.assert_trees_all_equal(*({name: own[name] for name in ("advantages", "returns")} for own in targets.values()))
+    chex.assert_trees_all_equal(*moments.values())
 
 
 def responses(lengths, truncated=()):

@@ -82,7 +82,7 @@ def init_agent(base: Generator, config: RlConfig, optimizer: optax.GradientTrans
     Returns:
         A state with, in `extra`, the KL coefficient `kl_coef` and the moments of scores.
     """
-    base.training_params()
+    base.training_params()  # stacks the layers of `base.model`
     trained = init_trained(base.model, config.lora, mesh, seed, ["value_head"] if config.own.has_values else [])
     if config.own.has_values and config.policy.value == "separate":
         trained["critic"] = init_trained(base.model, config.lora, mesh, drawn_seed(seed, CRITIC))

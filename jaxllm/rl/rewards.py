@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+import jax.numpy as jnp
 import numpy as np
 
 from jaxllm.config import check
@@ -50,6 +51,8 @@ The answer of the assistant:
 
 Is this a good answer? Answer Yes or No."""
 """Question of the judge about the answer to messages."""
+# A word of the reward words.
+_WORD = re.compile(r"[^\W\d_]+")
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,12 @@ class RewardConfig:
         check(len(set(self.options)) == len(self.options) >= 2, "options",
               f"must be two or more, all different, got {self.options}")
         check(self.batch_size >= 1, "batch_size", f"must be 1 or more, got {self.batch_size}")
+        for word in self.words:
+            check(isinstance(word, str), "words", f"expected words, got {word!r}", "put it in quotes")
+            check(_WORD.fullmatch(word.lower()) is not None, "words",
+                  f"a word is a run of letters, and {word!r} is none, so that no response has it")
+        check(len({word.lower() for word in self.words}) == len(self.words), "words", "a word is given twice, in "
+              "another case", "remove one")
 
     def check_names(self, names: Sequence[str], key: str) -> None:
         """Raises a `UserError` that names `key` where rewards have unknown names, or lack a setting."""
@@ -170,7 +179,7 @@ def _checked(part: Part, prompts: Sequence[Text], responses: Sequence[str], rows
         what = error.what if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         where = _failing_row(function, prompts, responses, rows)
         raise UserError(f"the reward {name} failed: {what}", where) from error
-    if array.dtype.kind not in "fiub":
+    if array.dtype.kind not in "fiub" and array.dtype != jnp.bfloat16:
         raise UserError(f"the reward {name} returned {array.dtype} values, and rewards are numbers", "reward")
     if array.shape != (len(responses),):
         raise UserError(f"the reward {name} returned values of shape {list(array.shape)} for {len(responses)} "
@@ -304,7 +313,7 @@ def words_reward(prompts: Sequence[Text], responses: Sequence[str], rows: Sequen
                  values: Mapping[str, float]) -> np.ndarray:
     """Rewards with the sum of the values of a response's words; a word is a run of letters, in any case."""
     known = {word.lower(): value for word, value in values.items()}
-    return np.array([sum(known.get(word, 0.0) for word in re.findall(r"[^\W\d_]+", response.lower()))
+    return np.array([sum(known.get(word, 0.0) for word in _WORD.findall(response.lower()))
                      for response in responses], np.float32)
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import sys
 import types
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -53,6 +54,7 @@ def test_whole_numbers_become_floats():
     """In the dtype of the ids 0.9 would become 0."""
     assert reward(lambda *_: np.array([1, 0, 2])).tolist() == [1.0, 0.0, 2.0]
     assert reward(lambda *_: [True, False, True]).tolist() == [1.0, 0.0, 1.0]
+    assert reward(lambda *_: jnp.array([0.5, 0, 1], jnp.bfloat16)).tolist() == [0.5, 0.0, 1.0]
 
 
 @pytest.mark.parametrize(("value", "message"), [
@@ -168,7 +170,11 @@ def test_scoring_models():
     (["--rewards.question={response} {answer}"], "has {answer}"), (["--reward=words"], "rewards.words"),
     (["--reward=[gsm8k, words]", "--rewards.words={a: 1}", "--rewards.weights=[1.0]"], "rewards.weights"),
     (["--rewards.options=[A, A]"], "all different"), (["--rewards.words={a: .inf}"], "expected a finite number"),
-    (["--rewards.weights=[.nan]"], "rewards.weights: expected a number")])
+    (["--rewards.weights=[.nan]"], "rewards.weights: expected a number"),
+    (["--rewards.words={no: -1, good: 1}"], "expected words, got False"),
+    (["--rewards.words={2: 1}"], "expected words, got 2"),
+    (["--rewards.words={the soup: 1}"], "'the soup' is none"), (["--rewards.words={x1: 1}"], "'x1' is none"),
+    (["--rewards.words={Good: 1, good: 2}"], "given twice")])
 def test_incomplete_settings(arguments, message):
     with pytest.raises(UserError, match=message):
         parse(Config, ["--data.path=x", "--out=y", *arguments])

@@ -36,7 +36,7 @@ def prompt_of(config: QueryConfig, row: Mapping[str, Any]) -> Text:
     """Returns the prompt of a row.
 
     Raises:
-        UserError: the row has none, or an empty one.
+        UserError: the row has none, an empty one, or one that is neither a text nor messages.
     """
     if config.template is not None:
         filled = fill(config.template, row)
@@ -48,6 +48,8 @@ def prompt_of(config: QueryConfig, row: Mapping[str, Any]) -> Text:
         raise UserError("the row has no prompt, messages or text")
     if not given[0]:
         raise UserError("the prompt is empty")
+    if not isinstance(given[0], str | Sequence):
+        raise UserError(f"the prompt must be a text or messages, got {type(given[0]).__name__}")
     return given[0]
 
 

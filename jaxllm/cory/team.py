@@ -41,7 +41,8 @@ NAMES = ("llm1", "llm2")
 ROLES = ("pioneer", "observer")
 # Purposes of random draws, see `drawn_seed`.
 _QUERIES, _LIMITS, _SAMPLES, _ORDER, _HELD_BACK_QUERIES, _HELD_BACK_SAMPLES = range(CRITIC + 1, CRITIC + 7)
-# Tokens that a response may take in an observer's prompt beyond its limit: decoded and encoded again it may have more.
+# Tokens that a response may take in an observer's prompt beyond its limit, or a query cut within a character beyond the
+# longest cut: decoded and encoded again they may have more.
 _SLACK = 8
 
 
@@ -393,8 +394,12 @@ def prompt_lengths(config: TeamConfig, model: Model, rows: Sequence[Row]) -> lis
     lengths = [[len(query.ids) for query in queries]]
     if config.agents == 2:
         bare = [len(observer_prompt(model, config.cory, query, "", longest)[0]) for query in queries]
-        times = config.cory.observer_template.count("{response}") if config.cory.transfer else 0
-        lengths.append([min(length + times * (config.limit + _SLACK), longest) for length in bare])
+        extra, template = 0, config.cory.observer_template
+        if config.cory.transfer and "{response}" in template:
+            extra = template.count("{response}") * (config.limit + _SLACK)
+        elif config.cory.transfer and config.query.tokens is not None:  # there is no response to cut instead
+            extra = template.count("{query}") * _SLACK
+        lengths.append([min(length + extra, longest) for length in bare])
     return lengths
 
 

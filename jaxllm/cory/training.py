@@ -165,8 +165,9 @@ def train(model: Model, rows: Sequence[Row], reward: RewardFn, *, config: TeamCo
         check(isinstance(row, Mapping), f"row {number}", f"must be a mapping, got {type(row).__name__}")
         try:
             check_row(model, config, row, longest)
-        except UserError as error:
-            raise UserError(error.what, f"row {number}", "remove it, or lower sampling.max_tokens") from None
+        except (UserError, ValueError) as error:  # the tokenizer refuses a lone surrogate
+            what = error.what if isinstance(error, UserError) else str(error)
+            raise UserError(what, f"row {number}", "remove it, or lower sampling.max_tokens") from None
     training, held_back = split(rows, config.query, config.held_back.rows, model)
     mesh, lines = open_mesh(config.mesh), _Lines([])
     base = Generator(trainable_model(model, config.lora, config.device), dtype=config.device.compute_dtype, mesh=mesh,

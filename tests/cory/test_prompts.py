@@ -72,6 +72,18 @@ def test_a_prompt_has_space_for_every_place_of_the_response(model, times):
         assert not observer_prompt(model, config.cory, query, response, longest)[1]
 
 
+def test_a_prompt_has_space_for_a_query_that_is_cut_within_a_character(model):
+    """Of its bytes U+FFFD is made, which takes more tokens."""
+    config = TeamConfig(agents=2, query=QueryConfig(tokens=[2, 5]), cory=CoryConfig(observer_template="{query}"))
+    rows = [{"prompt": "\n the \N{CJK UNIFIED IDEOGRAPH-6F22} soup"}]
+    longest = max(prompt_lengths(config, model, rows)[1])
+    cuts = [QueryConfig(tokens=[count, count]) for count in range(2, 6)]
+    queries = [encode_query(model, cut, rows[0], 100) for cut in cuts]
+    assert any(query.text.endswith("\N{REPLACEMENT CHARACTER}") for query in queries)
+    for query in queries:
+        observer_prompt(model, config.cory, query, "", longest)
+
+
 def test_messages_keep_their_earlier_turns(model):
     turns = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hello"}]
     query = encode_query(model, QueryConfig(), {"messages": turns}, 100)
@@ -122,6 +134,12 @@ def test_a_prompt_longer_than_the_window_names_its_row(model):
         make(model, rows=[*ROWS, long])
     with pytest.raises(UserError, match="no prompt"):
         make(model, rows=[])
+
+
+@pytest.mark.parametrize(("prompt", "message"), [(5, "got int"), (True, "got bool"), ("a\ud83d", "lone surrogate")])
+def test_a_prompt_that_is_no_text_names_its_row(model, prompt, message):
+    with pytest.raises(UserError, match=f"row 9: .*{message}"):
+        train(model, [*ROWS, {"prompt": prompt}], even, config=TeamConfig(), progress=False)
 
 
 def test_a_template_longer_than_the_window_is_no_fault_of_the_rows(model, tmp_path, capsys):

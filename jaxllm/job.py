@@ -99,9 +99,12 @@ class Job:
         if error is not None and not self.resumed:
             files = list(self.directory.iterdir())
             empty = [path for path in files if path.is_file() and not path.stat().st_size]
-            if {path.name for path in files} - {path.name for path in empty} <= {*_EARLY, *_LEFTOVER}:
+            folders = [path for path in files if path.is_dir() and not any(path.iterdir())]  # such as checkpoints
+            if {path.name for path in files} - {path.name for path in [*empty, *folders]} <= {*_EARLY, *_LEFTOVER}:
                 for path in [*empty, *(self.directory / name for name in _EARLY)]:
                     path.unlink(missing_ok=True)
+                for path in folders:
+                    path.rmdir()
                 if self.made:
                     with contextlib.suppress(OSError):  # not empty: the user may want to read rejected.jsonl
                         self.directory.rmdir()

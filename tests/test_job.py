@@ -336,6 +336,7 @@ def test_the_directory_is_removed_after_a_user_error(tmp_path):
         job.pin("data", [1])
         job.write_rejected([])
         JsonlWriter(job.metrics_path).close()  # opened, and nothing written
+        job.checkpoints.mkdir()
         raise UserError("wrong")
     assert not out.exists()
     with pytest.raises(UserError, match="wrong"), open_job(out, JobConfig(out)) as job:
@@ -347,6 +348,10 @@ def test_the_directory_is_removed_after_a_user_error(tmp_path):
     with pytest.raises(UserError, match="wrong"), open_job(out, JobConfig(out)) as job:
         raise UserError("wrong")
     assert list(job.iter_rows()) == [{"n": 1}]  # finished work stays
+    with pytest.raises(UserError, match="wrong"), open_job(tmp_path / "other", JobConfig(out)) as job:
+        (job.checkpoints / "1").mkdir(parents=True)
+        raise UserError("wrong")
+    assert open_job(tmp_path / "other", JobConfig(out)).resumed
 
 
 def test_pairs_that_took_hours_stay_after_a_user_error(tmp_path):

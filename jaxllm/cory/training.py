@@ -90,7 +90,8 @@ def fit(trainer: Trainer, team: Team, made: int, before: Mapping[str, Any], *, c
                 held_back = {"held_back": trainer.evaluate(team)} if due else {}
                 team, numbers, turns = trainer.iterate(team, iteration)
             except UserError:
-                session.finish(agents_of(team), sidecar())
+                if iteration:
+                    session.finish(agents_of(team), sidecar())
                 raise
             if samples is not None:
                 for agent, role in sorted(roles.items()):

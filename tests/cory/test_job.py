@@ -244,6 +244,16 @@ def test_a_reward_that_fails_leaves_what_was_done(finished, tmp_path, capsys, ei
     assert len(calls) == 8 + 2 * 2 + 2, "no iteration was repeated"
 
 
+@pytest.mark.parametrize("held_back", [0, 1])
+def test_a_reward_that_fails_at_first_leaves_the_directory_free(held_back, tmp_path, monkeypatch, capsys):
+    """Before training, or in its first iteration: a corrected reward may use it."""
+    out = tmp_path / "run"
+    monkeypatch.setattr(rewards, "words_reward", lambda *_, **__: [float("nan")] * 4)
+    assert main(arguments(out, "--agents=1", f"--held_back.rows={held_back}")) == 2
+    assert "the reward words" in capsys.readouterr().err
+    assert not out.exists()
+
+
 @pytest.mark.slow
 def test_a_reward_that_fails_in_an_evaluation_leaves_what_was_done(finished, tmp_path, capsys, eighth_call):
     def fail(responses):

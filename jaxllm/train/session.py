@@ -105,7 +105,8 @@ class Session:
 
     def log(self, step: int, on_device: Mapping[str, jax.Array], *, host: Mapping[str, Any] | None = None,
             tokens: int = 0) -> None:
-        """Queues a step's numbers; those of the step before the last are fetched and written.
+        """Queues a step's numbers; those of the step before the last are fetched and written. A step that has none on
+        the device is written at once.
 
         Args:
             step: number of the step, from 0.
@@ -117,7 +118,9 @@ class Session:
         self._in_flight.append(_InFlight(step + 1, dict(on_device), dict(host or {}), tokens))
         for queued in self._in_flight:
             queued.note_end()
-        if len(self._in_flight) > _IN_FLIGHT:
+        if not on_device:
+            self._drain()
+        elif len(self._in_flight) > _IN_FLIGHT:
             self._fetch()
 
     def save_if_due(self, step: int, tree: Any, sidecar: Mapping[str, Any] | None = None) -> None:

@@ -38,11 +38,18 @@ def test_rates_of_a_short_run_are_over_the_time_of_its_steps(tmp_path):
     with train.MetricsWriter(tmp_path / "metrics.jsonl") as metrics, train.Session(0, 3, metrics=metrics) as session:
         for step in session.steps():
             time.sleep(0.05)
-            session.log(step, {}, host={"reward": 1.0}, tokens=100)
+            session.log(step, {"loss": jnp.float32(1.0)}, host={"reward": 1.0}, tokens=100)
         session.finish({})
     first, *later = train.read_metrics(tmp_path / "metrics.jsonl")
     assert "tokens_per_s" not in first and len(later) == 2
     assert all(line["steps_per_s"] <= 20 and line["tokens_per_s"] <= 2000 for line in later)
+
+
+def test_numbers_of_the_host_alone_are_written_at_once(tmp_path):
+    with train.MetricsWriter(tmp_path / "metrics.jsonl") as metrics, train.Session(0, 3, metrics=metrics) as session:
+        for step in session.steps():
+            session.log(step, {}, host={"reward": 1.0})
+            assert len(train.read_metrics(tmp_path / "metrics.jsonl")) == step + 1
 
 
 @pytest.mark.slow

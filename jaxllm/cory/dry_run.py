@@ -15,7 +15,8 @@ from jaxllm.devices import open_mesh
 from jaxllm.finetune.inputs import abstract_base
 from jaxllm.finetune.memory import abstract_adapter, device_bytes, memory_table
 from jaxllm.generate import Completion
-from jaxllm.models import init_value_head
+from jaxllm.models import init_value_head, load_spec, native
+from jaxllm.models.loading import loaded_scheme, stored_dtype
 from jaxllm.models.mesh import batch_sharding, replicated
 from jaxllm.ops import init_moments
 from jaxllm.rl.agent import Learner
@@ -24,10 +25,11 @@ from jaxllm.train import abstract_state
 
 
 def dry_run(config: Config) -> str:
-    """Encodes the prompts, compiles an update for each role, and describes them.
+    """Encodes the prompts, compiles an update for each role, and describes them. Rewards are not opened, and the
+    memory of a judge is not counted.
 
     Raises:
-        UserError: as the run itself, before its first iteration.
+        UserError: as the run itself, before it opens its rewards.
     """
     mesh = open_mesh(config.mesh)
     model = abstract_base(config, mesh)
@@ -69,6 +71,8 @@ def dry_run(config: Config) -> str:
     copies = config.agents
     parts = {"weights": device_bytes(weights), "trained, all agents": copies * device_bytes(state.params),
              "optimizer, all agents": copies * device_bytes(state.opt_state), "temporary, one update": temporary}
+    if {"classifier", "reward_model"} & set(config.reward_names):
+        parts["reward model"] = _reward_model_bytes(config)
     lines = [f"{config.model}: {spec.family}, {spec.layers} layers, width {spec.width}, vocabulary {spec.vocab_size:,}",
              f"algorithm             {config.algorithm}, {config.agents} agent{'s' * (config.agents > 1)}",
              f"prompts               {len(rows):,}, held back {len(held_back):,}",
@@ -78,3 +82,11 @@ def dry_run(config: Config) -> str:
              f"trained               {sum(x.size for x in jax.tree.leaves(state.params)):,} parameters of an agent",
              *memory_table(parts, mesh)]
     return "\n".join(lines)
+
+
+def _reward_model_bytes(config: Config) -> int:
+    """Counts the bytes of the weights of the classifier or reward model; its adapter is small."""
+    model = config.rewards.model
+    assert model is not None
+    dtype = jnp.dtype(config.device.param_dtype or stored_dtype(model))
+    return device_bytes(native.abstract(load_spec(model), dtype, None, loaded_scheme(model, None)))

@@ -197,6 +197,17 @@ def test_memory_of_a_second_agent(tmp_path, capsys):
     assert two["total"] <= 1.15 * one["total"]
 
 
+@pytest.mark.slow
+def test_memory_of_a_classifier_is_in_the_total(tmp_path, capsys):
+    """It has the weights of the model that is trained."""
+    assert main(arguments(tmp_path / "run", "--dry_run=true", "--agents=1", "--reward=classifier",
+                          "--rewards.model=tiny", "--rewards.label=1")) == 0
+    sizes = {name: float(value) for name, value in re.findall(r"^  (\S[^\n]*?) +([\d.]+) MiB$",
+                                                              capsys.readouterr().out, re.MULTILINE)}
+    assert sizes["reward model"] == sizes["weights"] > 0
+    assert sizes.pop("total") == pytest.approx(sum(sizes.values()), abs=0.3)
+
+
 @pytest.mark.parametrize(("rows", "more", "message"), [
     ([{"other": 1}], [], "no prompt, messages or text"), ([{"prompt": ""}], [], "prompt is empty"),
     ([{"prompt": "a b"}], ["--query.template={question}"], "question"),

@@ -60,6 +60,8 @@ def measured(folder: Path) -> dict[str, Any]:
     """Reads the numbers of a finished run."""
     result, metrics = json.loads((folder / "result.json").read_text()), read_metrics(folder / "metrics.jsonl")
     agents = result["agents"].values()
+    if not all(agent["after"] for agent in agents):
+        raise SystemExit(f"{folder}: no held-back queries, which the runs are compared by: set held_back.rows above 0")
     mean = lambda when, name: float(np.mean(np.array([agent[when][name]["mean"] for agent in agents], float)))
     kl, tenth = curves(metrics, "kl").mean(0), max(len(metrics) // 10, 1)
     middle = kl[len(kl) // 2 - tenth // 2:][:tenth].mean()

@@ -64,6 +64,16 @@ def test_a_run_has_collapsed_where_one_agent_has(trained, expected, tmp_path):
     assert measured(finished(tmp_path / "cory", [1, 1], {}, trained))["collapsed"] is expected
 
 
+def test_runs_without_held_back_queries_are_refused(tmp_path):
+    folder = finished(tmp_path / "cory", [1, 1], {})
+    result = json.loads((folder / "result.json").read_text())
+    for own in result["agents"].values():
+        own["before"], own["after"] = {}, {}
+    (folder / "result.json").write_text(json.dumps(result))
+    with pytest.raises(SystemExit, match="set held_back.rows above 0"):
+        measured(folder)
+
+
 def run(reward, kl, start=0.0):
     return {"start": start, "task_reward": reward, "kl": kl, "length": 1.0, "collapsed": False, "pass_at_k": {},
             "kl_growth": 1.0, "seconds": 60.0}

@@ -48,7 +48,7 @@ def prompt_of(config: QueryConfig, row: Mapping[str, Any]) -> Text:
         raise UserError("the row has no prompt, messages or text")
     if not given[0]:
         raise UserError("the prompt is empty")
-    if not isinstance(given[0], str | Sequence):
+    if not isinstance(given[0], str | list):
         raise UserError(f"the prompt must be a text or messages, got {type(given[0]).__name__}")
     return given[0]
 

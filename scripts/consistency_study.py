@@ -7,8 +7,9 @@
 Every variant trains on the same number of rows for one epoch: `clean` labels, labels of which `--flip` are exchanged
 (`noisy`), their repair in both orders (`repaired`), and the repair with negated questions (`negated`). `untrained` is
 the model itself. Finished steps are not repeated: the same command resumes a stopped study. Prints Markdown tables:
-means over the seeds, with what a judge that always picks the first slot has; and differences between variants on the
-same instances, with intervals. `--estimator` is the repair's (table 7 of the paper: win_loss, elo, bradley_terry).
+first, how many training rows of each variant have the label of people; then means over the seeds, with what a judge
+that always picks the first slot has; and differences between variants on the same instances, with intervals.
+`--estimator` is the repair's (table 7 of the paper: win_loss, elo, bradley_terry).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,7 +36,8 @@ VARIANTS = ("untrained", "clean", "noisy", "repaired", "negated")
 ROOT = Path(__file__).resolve().parent.parent
 ORDERS = 100  # orders to begin with, for the ranks
 # Variants that are compared, and in which measures: s_tran alone may be that of a judge that picks the first slot.
-COMPARED = (("repaired", "noisy"), ("negated", "noisy"), ("negated", "repaired"))
+# Where right labels gain nothing over noisy ones, a repair of the labels cannot either.
+COMPARED = (("clean", "noisy"), ("repaired", "noisy"), ("negated", "noisy"), ("negated", "repaired"))
 MEASURES = ("human_agreement", "s_tran_debiased", "s_comm", "s_neg")
 
 
@@ -80,11 +83,10 @@ def exported(folder: Path, rows: list[dict[str, Any]], variant: str, options: ar
     if variant in ("clean", "noisy"):
         single = [{**row, "instance": str(number)} for number, row in enumerate(given)]
         by_id = {row["id"]: row for row in rows}
-        items = [{key: value for key, value in (by_id[row["instance"]] | {"id": str(number)}).items() if key != "human"}
-                 for number, row in enumerate(given)]
+        items = [by_id[row["instance"]] | {"id": str(number)} for number, row in enumerate(given)]
         settings += ["--both_orders", "false", "--flip", options.flip if variant == "noisy" else 0]
     else:
-        single, items = given, [{key: value for key, value in row.items() if key != "human"} for row in rows]
+        single, items = given, rows
         settings += ["--both_orders", "true", "--flip", options.flip, "--estimator", options.estimator,
                      "--rows", len(given)]
         if variant == "negated":
@@ -95,6 +97,33 @@ def exported(folder: Path, rows: list[dict[str, Any]], variant: str, options: ar
     call("repair", "--data.path", folder / "comparisons.jsonl", "--items.path", folder / "items.jsonl", "--out",
          folder / "repaired", *settings)
     return folder / "repaired" / "export.jsonl"
+
+
+def labels(folder: Path) -> dict[str, int]:
+    """Counts the training rows of a variant by what people decide, and its pairs.
+
+    Args:
+        folder: folder of the variant, with the files of `exported`.
+
+    Returns:
+        `rows`; `right` and `wrong`, with the label of people's scores or the other one; `equal`, between items of the
+        same score, which have no right label; `pairs` of items; `both_orders`, pairs that one of the two questions
+        shows in both orders.
+    """
+    human = {str(row["id"]): row["human"] for row in read_jsonl(folder / "items.jsonl")}
+    counts, shown = Counter(dict.fromkeys(("rows", "right", "wrong", "equal"), 0)), set()
+    for row in read_jsonl(folder / "repaired" / "export.jsonl"):
+        negated = row["id"].endswith("/negated")
+        name, *slots = row["id"].removesuffix("/negated").rsplit("/", 2)
+        first, second = map(int, slots)
+        answer = row["completion"] if isinstance(row["completion"], str) else row["completion"][0]["content"]
+        better, worse = (first, second) if (answer.strip() == "A") != negated else (second, first)
+        gain = human[name][better] - human[name][worse]
+        counts.update(["rows", "right" if gain > 0 else "wrong" if gain < 0 else "equal"])
+        shown.add((name, first, second, negated))
+    return {**counts, "pairs": len({(name, frozenset(pair)) for name, *pair, _ in shown}),
+            "both_orders": len({(name, frozenset((first, second))) for name, first, second, negated in shown
+                                if (name, second, first, negated) in shown})}
 
 
 def measured(folder: Path, test: Path, adapter: Path | None, options: argparse.Namespace, template: str
@@ -170,6 +199,15 @@ def table(results: dict[str, list[dict[str, float | None]]]) -> str:
     return "\n".join(lines)
 
 
+def label_table(counts: Mapping[str, Sequence[Mapping[str, int]]]) -> str:
+    """Formats the results of `labels` for each variant, means over the seeds."""
+    names = ("rows", "right", "wrong", "equal", "pairs", "both_orders")
+    lines = ["| training rows of | " + " | ".join(names) + " |", "|---|" + "---|" * len(names)]
+    return "\n".join(lines + [f"| {variant} | " + " | ".join(f"{np.mean([one[name] for one in own]):.0f}"
+                                                             for name in names) + " |"
+                              for variant, own in counts.items()])
+
+
 def main() -> None:
     """Runs the study."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -201,14 +239,20 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     test = options.out / "held_back.jsonl"
     write_jsonl(test, rows[options.documents:])
+    data = {(variant, seed): exported(options.out / f"{variant}_{seed}", rows[:options.documents], variant, options,
+                                      template, seed)
+            for variant in options.variants if variant != "untrained" for seed in options.seeds}
+    if data:
+        print(label_table({variant: [labels(options.out / f"{variant}_{seed}") for seed in options.seeds]
+                           for variant in options.variants if variant != "untrained"}), flush=True)
     results: dict[str, list[dict[str, float | None]]] = {}
     for variant in options.variants:
         for seed in options.seeds if variant != "untrained" else options.seeds[:1]:
             folder, adapter = options.out / f"{variant}_{seed}", None
             if variant != "untrained":
-                data = exported(folder, rows[:options.documents], variant, options, template, seed)
                 call("tune", "--config", ROOT / "configs/consistency/study.yaml", "--model", options.model,
-                     "--data.path", data, "--out", folder / "tuned", "--seed", seed, "--train.lr", options.lr)
+                     "--data.path", data[variant, seed], "--out", folder / "tuned", "--seed", seed,
+                     "--train.lr", options.lr)
                 adapter = folder / "tuned" / "adapter"
             results.setdefault(variant, []).append(measured(folder, test, adapter, options, template))
             write_atomic(options.out / "results.json", json.dumps(results, indent=2))
@@ -217,9 +261,6 @@ def main() -> None:
     print(table(results | {"always the first": [always_first(first)]}))
     if any({*pair} <= {*options.variants} for pair in COMPARED):
         print(differences(options.out, options.variants, options.seeds))
-    sizes = {variant: len(read_jsonl(options.out / f"{variant}_{options.seeds[0]}" / "repaired" / "export.jsonl"))
-             for variant in options.variants if variant != "untrained"}
-    print(f"rows of each variant: {sizes}")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """`scripts/consistency_study.py`: its rows, and the tables that it prints."""
 
+import argparse
 import json
 import sys
 
@@ -30,7 +31,7 @@ def test_means_and_ranges_over_seeds():
 
 def test_differences_are_between_the_same_instances(tmp_path):
     """Two seeds of three instances; one has no s_neg. An interval is over instances, not over seeds."""
-    for variant, gain in (("noisy", 0.0), ("repaired", 0.25)):
+    for variant, gain in (("clean", 0.0), ("noisy", 0.0), ("repaired", 0.25)):
         for seed in (0, 1):
             (tmp_path / f"{variant}_{seed}" / "consistency").mkdir(parents=True)
             write_jsonl(tmp_path / f"{variant}_{seed}" / "consistency" / "rows.jsonl", [
@@ -38,8 +39,9 @@ def test_differences_are_between_the_same_instances(tmp_path):
                  "s_neg": None if k == 2 else 0.5 + gain * k, "s_tran_debiased": {"5": {
                      "exact": None if seed else 0.5 + gain, "sampled": 0.5 + gain}}} for k in range(3)])
     lines = study.differences(tmp_path, ("clean", "noisy", "repaired"), (0, 1)).splitlines()
-    assert lines[0] == "| difference | human_agreement | s_tran_debiased | s_comm | s_neg |" and len(lines) == 3
-    assert lines[2] == ("| repaired - noisy | +0.0 [+0.0, +0.0] | +25.0 [+25.0, +25.0] | +25.0 [+25.0, +25.0] | "
+    assert lines[0] == "| difference | human_agreement | s_tran_debiased | s_comm | s_neg |" and len(lines) == 4
+    assert lines[2].startswith("| clean - noisy | +0.0 [+0.0, +0.0] |")
+    assert lines[3] == ("| repaired - noisy | +0.0 [+0.0, +0.0] | +25.0 [+25.0, +25.0] | +25.0 [+25.0, +25.0] | "
                         "+12.5 [+0.0, +25.0] |")
 
 
@@ -55,3 +57,50 @@ def test_a_judge_that_always_picks_the_first_slot(tmp_path, rho):
     assert study.always_first(tmp_path) == {
         "human_agreement": 0.5, "s_tran": 1, "s_tran_debiased": None, "s_comm": 0, "s_neg": 0, "position_bias": 0.5,
         "answer_mass": None, "pairs": rho, "pairs_calibrated": rho}
+
+
+def test_training_rows_by_what_people_decide(tmp_path):
+    """Item 1 is best, items 0 and 2 are equal. Negated answers name the worse item."""
+    for name, own in (("items", [{"id": "a/b", "items": ["x", "y", "z"], "human": [1.0, 2.0, 1.0]}]),
+                      ("repaired/export", [
+                          {"id": "a/b/0/1", "completion": " B"},           # right
+                          {"id": "a/b/1/0", "completion": " B"},           # wrong
+                          {"id": "a/b/0/1/negated", "completion": " A"},   # right
+                          {"id": "a/b/2/1/negated", "completion": " B"},   # wrong
+                          {"id": "a/b/1/2", "completion": [{"role": "assistant", "content": "A"}]},  # right
+                          {"id": "a/b/0/2", "completion": " A"}])):        # neither
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        write_jsonl(tmp_path / f"{name}.jsonl", own)
+    found = study.labels(tmp_path)
+    assert found == {"rows": 6, "right": 3, "wrong": 2, "equal": 1, "pairs": 3, "both_orders": 1}
+    assert study.label_table({"noisy": [found, found | {"wrong": 4}]}).splitlines() == [
+        "| training rows of | rows | right | wrong | equal | pairs | both_orders |", "|---|---|---|---|---|---|---|",
+        "| noisy | 6 | 3 | 3 | 1 | 3 | 1 |"]
+
+
+@pytest.mark.parametrize(("variant", "rows", "right"), [("clean", 24, 24), ("noisy", 24, 22), ("repaired", 24, None),
+                                                       ("negated", 24, None)])
+def test_all_variants_have_as_many_rows(tmp_path, variant, rows, right):
+    options = argparse.Namespace(comparisons=12, flip=0.1, estimator="win_loss", format="plain")
+    given = study.toy_rows("reviews", 2, 8, seed=7)
+    template = str(ROOT / "configs" / "consistency" / "tiny_reviews.yaml")
+    path = study.exported(tmp_path, given, variant, options, template, 0)
+    found = study.labels(tmp_path)
+    assert found["rows"] == rows == len(read_jsonl(path)) and found["right"] + found["wrong"] + found["equal"] == rows
+    assert right is None or (found["right"], found["equal"], found["pairs"], found["both_orders"]) == (right, 0, 24, 0)
+    negated = [row["id"].endswith("/negated") for row in read_jsonl(path)]
+    assert any(negated) == (variant == "negated")
+    assert all(("more negative" in row["prompt"]) == own for row, own in zip(read_jsonl(path), negated, strict=True))
+
+
+def test_labels_are_shown_before_the_first_training(tmp_path, monkeypatch, capsys):
+    call = study.call
+    monkeypatch.setattr(study, "call", lambda verb, *rest: call(verb, *rest) if verb == "repair" else print(verb))
+    monkeypatch.setattr(study, "measured", lambda *_: {"s_comm": 0.5})
+    monkeypatch.setattr(study, "always_first", lambda _: {"s_comm": 0.0})
+    monkeypatch.setattr(sys, "argv", ["x", "reviews", str(tmp_path), "--documents", "2", "--held_back", "1",
+                                      "--variants", "clean", "noisy", "--seeds", "0"])
+    monkeypatch.setattr(study, "differences", lambda *_: "differences")
+    study.main()
+    shown = [line for line in capsys.readouterr().out.splitlines() if line.startswith(("tune", "| clean", "| noisy"))]
+    assert shown[:3] == ["| clean | 24 | 24 | 0 | 0 | 24 | 0 |", "| noisy | 24 | 22 | 2 | 0 | 24 | 0 |", "tune"]

@@ -4,11 +4,12 @@
     python scripts/consistency_study.py numbers OUT --model tiny
     python scripts/consistency_study.py summeval.jsonl OUT --model smollm2 --context_tokens 256
 
-Every variant trains on the same number of rows for one epoch: `clean` labels, labels of which `--flip` are exchanged
+Every variant trains on the same number of rows for `--epochs`: `clean` labels, labels of which `--flip` are exchanged
 (`noisy`), their repair in both orders (`repaired`), and the repair with negated questions (`negated`). `untrained` is
-the model itself. Finished steps are not repeated: the same command resumes a stopped study. Prints Markdown tables:
-first, how many training rows of each variant have the label of people; then means over the seeds, with what a judge
-that always picks the first slot has; and differences between variants on the same instances, with intervals.
+the model itself; where `clean` is no better, the training is too short to compare labels. Finished steps are not
+repeated: the same command resumes a stopped study, and one with more variants or seeds goes on with it. Prints Markdown
+tables: first, how many training rows of each variant have the label of people; then means over the seeds, with what a
+judge that always picks the first slot has; and differences between variants on the same instances, with intervals.
 `--estimator` is the repair's (table 7 of the paper: win_loss, elo, bradley_terry).
 """
 
@@ -226,6 +227,7 @@ def main() -> None:
     parser.add_argument("--context_tokens", type=int)
     parser.add_argument("--dimension", default="coherence")
     parser.add_argument("--lr", type=float, default=2e-4, help="learning rate; 2e-3 for tiny")
+    parser.add_argument("--epochs", type=float, default=1.0, help="passes over the rows; 2 in the paper")
     options = parser.parse_args()
     options.format = options.format or ("plain" if options.model == "tiny" else "chat")
     toy = options.task in ("reviews", "numbers")
@@ -252,7 +254,7 @@ def main() -> None:
             if variant != "untrained":
                 call("tune", "--config", ROOT / "configs/consistency/study.yaml", "--model", options.model,
                      "--data.path", data[variant, seed], "--out", folder / "tuned", "--seed", seed,
-                     "--train.lr", options.lr)
+                     "--train.lr", options.lr, "--train.epochs", options.epochs)
                 adapter = folder / "tuned" / "adapter"
             results.setdefault(variant, []).append(measured(folder, test, adapter, options, template))
             write_atomic(options.out / "results.json", json.dumps(results, indent=2))

@@ -95,12 +95,14 @@ def test_all_variants_have_as_many_rows(tmp_path, variant, rows, right):
 
 def test_labels_are_shown_before_the_first_training(tmp_path, monkeypatch, capsys):
     call = study.call
-    monkeypatch.setattr(study, "call", lambda verb, *rest: call(verb, *rest) if verb == "repair" else print(verb))
+    monkeypatch.setattr(study, "call", lambda verb, *rest: call(verb, *rest) if verb == "repair" else
+                        print(verb, *rest[-2:]))
     monkeypatch.setattr(study, "measured", lambda *_: {"s_comm": 0.5})
     monkeypatch.setattr(study, "always_first", lambda _: {"s_comm": 0.0})
     monkeypatch.setattr(sys, "argv", ["x", "reviews", str(tmp_path), "--documents", "2", "--held_back", "1",
-                                      "--variants", "clean", "noisy", "--seeds", "0"])
+                                      "--variants", "clean", "noisy", "--seeds", "0", "--epochs", "4"])
     monkeypatch.setattr(study, "differences", lambda *_: "differences")
     study.main()
     shown = [line for line in capsys.readouterr().out.splitlines() if line.startswith(("tune", "| clean", "| noisy"))]
-    assert shown[:3] == ["| clean | 24 | 24 | 0 | 0 | 24 | 0 |", "| noisy | 24 | 22 | 2 | 0 | 24 | 0 |", "tune"]
+    assert shown[:3] == ["| clean | 24 | 24 | 0 | 0 | 24 | 0 |", "| noisy | 24 | 22 | 2 | 0 | 24 | 0 |",
+                         "tune --train.epochs 4.0"]

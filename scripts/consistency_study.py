@@ -238,6 +238,9 @@ def main() -> None:
     else:
         own = argparse.Namespace(**vars(options) | {"seed": 0, "skip": 0, "documents": total, "simulate": None})
         rows = list(rows_of(options.task, own))
+    if len(rows) < total:
+        parser.error(f"{options.task} has {len(rows)} rows: fewer than {options.documents} documents and "
+                     f"{options.held_back} held back")
     options.out.mkdir(parents=True, exist_ok=True)
     test = options.out / "held_back.jsonl"
     write_jsonl(test, rows[options.documents:])

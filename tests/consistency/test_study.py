@@ -106,3 +106,12 @@ def test_labels_are_shown_before_the_first_training(tmp_path, monkeypatch, capsy
     shown = [line for line in capsys.readouterr().out.splitlines() if line.startswith(("tune", "| clean", "| noisy"))]
     assert shown[:3] == ["| clean | 24 | 24 | 0 | 0 | 24 | 0 |", "| noisy | 24 | 22 | 2 | 0 | 24 | 0 |",
                          "tune --train.epochs 4.0"]
+
+
+def test_too_few_rows_are_refused_before_training(shared, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["x", str(shared / "consistency" / "summeval.jsonl"), str(tmp_path), "--documents",
+                                      "70", "--held_back", "6", "--variants", "clean"])
+    monkeypatch.setattr(study, "call", None)
+    with pytest.raises(SystemExit):
+        study.main()
+    assert "75 rows: fewer than 70 documents and 6 held back" in capsys.readouterr().err

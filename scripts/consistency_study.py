@@ -4,12 +4,13 @@
     python scripts/consistency_study.py numbers OUT --model tiny
     python scripts/consistency_study.py summeval.jsonl OUT --model smollm2 --context_tokens 256
 
-Every variant trains on the same number of rows for `--epochs`: `clean` labels, labels of which `--flip` are exchanged
-(`noisy`), their repair in both orders (`repaired`), and the repair with negated questions (`negated`). `untrained` is
-the model itself; where `clean` is no better, the training is too short to compare labels. Finished steps are not
-repeated: the same command resumes a stopped study, and one with more variants or seeds goes on with it. Prints Markdown
-tables: first, how many training rows of each variant have the label of people; then means over the seeds, with what a
-judge that always picks the first slot has; and differences between variants on the same instances, with intervals.
+Every variant trains on the same number of rows for `--epochs` (table 6 of the paper), or with `--all_rows` on all rows
+of a repair (table 3): `clean` labels, labels of which `--flip` are exchanged (`noisy`), their repair in both orders
+(`repaired`), and the repair with negated questions (`negated`). `untrained` is the model itself; where `clean` is no
+better, the training is too short to compare labels. Finished steps are not repeated: the same command resumes a stopped
+study, and one with more variants or seeds goes on with it. Prints Markdown tables: first, how many training rows of
+each variant have the label of people; then means over the seeds, with what a judge that always picks the first slot
+has; and differences between variants on the same instances, with intervals.
 `--estimator` is the repair's (table 7 of the paper: win_loss, elo, bradley_terry).
 """
 
@@ -88,8 +89,8 @@ def exported(folder: Path, rows: list[dict[str, Any]], variant: str, options: ar
         settings += ["--both_orders", "false", "--flip", options.flip if variant == "noisy" else 0]
     else:
         single, items = given, rows
-        settings += ["--both_orders", "true", "--flip", options.flip, "--estimator", options.estimator,
-                     "--rows", len(given)]
+        settings += ["--both_orders", "true", "--flip", options.flip, "--estimator", options.estimator]
+        settings += [] if options.all_rows else ["--rows", len(given)]
         if variant == "negated":
             settings += ["--negations", "true"]
     folder.mkdir(parents=True, exist_ok=True)
@@ -224,6 +225,7 @@ def main() -> None:
     parser.add_argument("--comparisons", type=int, default=12)
     parser.add_argument("--flip", type=float, default=0.1)
     parser.add_argument("--estimator", default="win_loss")
+    parser.add_argument("--all_rows", action="store_true", help="train on all rows of a repair")
     parser.add_argument("--context_tokens", type=int)
     parser.add_argument("--dimension", default="coherence")
     parser.add_argument("--lr", type=float, default=2e-4, help="learning rate; 2e-3 for tiny")

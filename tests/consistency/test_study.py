@@ -78,16 +78,18 @@ def test_training_rows_by_what_people_decide(tmp_path):
         "| noisy | 6 | 3 | 3 | 1 | 3 | 1 |"]
 
 
-@pytest.mark.parametrize(("variant", "rows", "right"), [("clean", 24, 24), ("noisy", 24, 22), ("repaired", 24, None),
-                                                       ("negated", 24, None)])
-def test_all_variants_have_as_many_rows(tmp_path, variant, rows, right):
-    options = argparse.Namespace(comparisons=12, flip=0.1, estimator="win_loss", format="plain")
+@pytest.mark.parametrize(("variant", "rows", "right", "all_rows"), [
+    ("clean", 24, 24, False), ("noisy", 24, 22, False), ("repaired", 24, None, False), ("negated", 24, None, False),
+    ("noisy", 24, 22, True), ("repaired", 102, None, True), ("negated", 204, None, True)])
+def test_all_variants_have_as_many_rows(tmp_path, variant, rows, right, all_rows):
+    options = argparse.Namespace(comparisons=12, flip=0.1, estimator="win_loss", format="plain", all_rows=all_rows)
     given = study.toy_rows("reviews", 2, 8, seed=7)
     template = str(ROOT / "configs" / "consistency" / "tiny_reviews.yaml")
     path = study.exported(tmp_path, given, variant, options, template, 0)
     found = study.labels(tmp_path)
     assert found["rows"] == rows == len(read_jsonl(path)) and found["right"] + found["wrong"] + found["equal"] == rows
     assert right is None or (found["right"], found["equal"], found["pairs"], found["both_orders"]) == (right, 0, 24, 0)
+    assert not all_rows or right or found["both_orders"] == found["pairs"]
     negated = [row["id"].endswith("/negated") for row in read_jsonl(path)]
     assert any(negated) == (variant == "negated")
     assert all(("more negative" in row["prompt"]) == own for row, own in zip(read_jsonl(path), negated, strict=True))

@@ -312,7 +312,7 @@ class _Attempts(Generic[Row]):
         first = self._prompts[row]
         own = None if first.id is None else f"{first.id}/retry{attempt}"
         for prompt in [last] if last is first else [last, first]:
-            retry = replace(self._task.retry(prompt, answer, reason), id=own, sample=sample)
+            retry = replace(self._task.retry(prompt, answer, reason), id=own, sample=first.sample + sample)
             if self._judge.unanswerable_reason(retry, self._task.sampling.max_tokens) is None:
                 self._retries[row, sample] = retry
                 return

@@ -225,3 +225,14 @@ def test_a_local_judge_retries_and_splits(tmp_path):
         judge_rows(job, judge, answerable, prompt, Completions(GREEDY, lambda row, answer: Invalid("wrong " * 500
                    if row == rows[2] else "wrong"), attempts=2))
     assert [row["samples"][0]["attempts"] for row in read_jsonl(tmp_path / "out" / "rows.jsonl")] == [2, 1]
+
+
+def test_retries_of_prompts_that_start_at_a_sample(tmp_path):
+    (tmp_path / "recorded.jsonl").write_text("".join(json.dumps(row) + "\n" for row in (
+        {"id": "a", "texts": ["?"] * 4}, {"id": "a/retry1", "texts": ["0", "1", "2", "3"]})))
+    task = Completions(SamplingConfig(temperature=1.0, n=2), number, attempts=2)
+    with open_job(tmp_path / "out", CONFIG) as job:
+        judge_rows(job, RecordedJudge(tmp_path / "recorded.jsonl"), [0, 2], lambda row: Prompt("x", "a", row), task,
+                   shown=False)
+    assert [[sample["value"] for sample in row["samples"]] for row in read_jsonl(tmp_path / "out" / "rows.jsonl")] == [
+        [0, 1], [2, 3]]

@@ -27,6 +27,8 @@ POLICIES: Mapping[str, InvalidPolicy] = {"humanevalx": "wrong", "apps": "wrong",
 SEVERAL = {"temperature": 0.4, "top_p": 0.9}
 # Measures that need scores and no verdicts.
 _OF_SCORES = ("valid_rate", "kendall", "spearman", "pearson", "auroc", "agreement")
+# Measures of pairs.
+_OF_PAIRS = ("accuracy", "valid_rate")
 # Measures that fail_under may name: keys of result.json that are numbers, or have a mean.
 LIMITED = ("accepted", "valid_rate", "accuracy", "balanced_accuracy", "precision", "recall", "f1", "mcc", "kendall",
            "spearman", "pearson", "auroc", "agreement")
@@ -166,6 +168,10 @@ class Config:
               if self.code else "belongs to --code; rows have their own tasks")
         check(self.task is None or bool(self.task.strip()), "task", "is empty")
         check(self.data is None or self.out is not None, "out", "rows are judged into a directory", "add --out DIR")
+        check(self.language is None or bool(self.code), "language", "belongs to --code; rows have their own languages")
+        for name, given in (("subset", self.subset), ("problems", self.problems),
+                            ("validation", self.validation != ValidationConfig() or None)):
+            check(given is None or not self.code, name, "belongs to rows, and does not apply to files of --code")
         check(self.judge.kind != "reward", "judge.kind", "is reward, and a reward model gives no reasons",
               "use local, openai, recorded or callable")
         for name in ("samples", "runs", "max_tokens", "answer_tokens"):
@@ -181,11 +187,16 @@ class Config:
         check(self.decide == "text" or self.has_probability, "decide",
               f"is probability, and {self.method} has none", "use text")
         check(self.decide == "text" or self.probability is not False, "probability", "is off, and decide needs it")
+        check(self.probability is not True or self.has_probability and (
+            self.method != "pairwise" or self.decide == "probability"), "probability",
+              f"is on, and {self.method} has none", "set decide to probability" if self.has_probability else None)
+        check(self.export is None or self.decide == "text" or self.method != "ice_score", "export",
+              "needs answers, and with decide=probability ice_score generates none", "set decide to text")
         check(self.method != "pairwise" or not (
             self.robustness or self.export or several or self.compare or self.validation != ValidationConfig()
-            or self.surface or self.invalid_policy is not None or self.parser == "compat"), "method",
-              "pairwise goes without samples, robustness, export, compare, validation, surface, invalid_policy and the "
-              "compat parser")
+            or self.surface or self.invalid_policy is not None or self.threshold is not None
+            or self.parser == "compat"), "method", "pairwise goes without samples, robustness, export, compare, "
+              "validation, surface, invalid_policy, threshold and the compat parser")
         check(not several or self.decide == "text" or self.method in TWO_STEPS, "decide",
               "is probability, which is the same in each sample", "use one sample and one run")
         check(self.variant == VariantConfig() or self.method in TWO_STEPS, "variant",
@@ -194,13 +205,12 @@ class Config:
               "weights" if self.weights else "catalogue", f"does not apply to {self.method}, which lists no faults")
         check_limits(self.fail_under, LIMITED)
         check(self.threshold is None or self.decide == "probability" or self.method not in (
-            "analyze_then_summarize", "chain_of_thought", "direct", "pairwise"), "threshold",
+            "analyze_then_summarize", "chain_of_thought", "direct"), "threshold",
               f"does not apply to {self.method}, which answers Yes or No", "set decide to probability")
         for name in (limit.partition("=")[0] for limit in self.fail_under):
-            known = {"pairwise": name == "accuracy", "helpfulness": name in _OF_SCORES, "analyze_then_rate":
-                     name in _OF_SCORES}.get(self.method, True)
-            check((known or self.threshold is not None and self.method != "pairwise") and (
-                name != "agreement" or self.samples > 1), "fail_under", f"{name} is never known with these settings")
+            known = name in _OF_PAIRS if self.method == "pairwise" else self.gives_verdicts or name in _OF_SCORES
+            check(known and (name != "agreement" or self.samples > 1), "fail_under",
+                  f"{name} is never known with these settings")
         check_seed(self.seed)
 
     @property
@@ -217,6 +227,11 @@ class Config:
     def has_probability(self) -> bool:
         """Whether the method's answers are few options."""
         return self.method in ("analyze_then_summarize", "chain_of_thought", "direct", "ice_score", "pairwise")
+
+    @property
+    def gives_verdicts(self) -> bool:
+        """Whether the method's answers have verdicts; ratings have them with a threshold only."""
+        return self.threshold is not None or self.method not in ("helpfulness", "analyze_then_rate")
 
     def sampling(self, max_tokens: int, n: int = 1) -> SamplingConfig:
         """Returns the decoding settings of a step."""

@@ -92,8 +92,8 @@ def _judge(config: Config, job: Job, prompts: Prompts, items: Sequence[Item], re
     if config.method == "pairwise":
         rows = judge_pairs(job, judge, items, config, prompts)
         if not rows:
-            raise UserError("there is no group with a right and a wrong program in one language", "data.path",
-                            "pairwise needs rows with labels")
+            raise UserError("there is no group with a right and a wrong program in one language",
+                            "data.path" if config.data else "code", "pairwise needs rows with labels")
         write_jsonl(job.rows_path, rows)
         result = common | pair_measures(rows, config.seed)
         job.write_report(title, f"{len(rows):,} pairs of a right and a wrong program, in both orders.",

@@ -110,11 +110,12 @@ def pair_measures(rows: Sequence[Mapping[str, Any]], seed: int = 0) -> dict[str,
     Returns:
         `accuracy`: wins; `ties`, `losses`; `win_rate`: wins and half of the ties; `consistent`: pairs with the same
         verdict in both orders; `first_slot`: answers that name the program shown first, a half without position bias;
-        over the pairs with two valid answers.
+        over the pairs with two valid answers. `valid_rate`: the share of such pairs.
     """
     own = [row for row in rows if row["outcome"] is not None]
     result: dict[str, Any] = {"n": len(rows), "n_valid": len(own),
-                              "invalid_rate": 1 - len(own) / len(rows) if rows else None}
+                              "invalid_rate": 1 - len(own) / len(rows) if rows else None,
+                              "valid_rate": len(own) / len(rows) if rows else None}
     groups = [row["group"] for row in own]
     share = lambda values: clustered(values, groups, seed) if own else None
     is_one = lambda *names: [float(row["outcome"] in names) for row in own]

@@ -100,7 +100,11 @@ def test_limits(files, capsys, options, status):
     (["--method", "direct", "--variant.step_by_step"], "has no analysis"),
     (["--fail_under", "accuracy=nan"], "no number"),
     *((["--method", "pairwise", *options], "pairwise goes without") for options in (
-        ["--compare", "x"], ["--parser", "compat"], ["--surface"], ["--invalid_policy", "wrong"])),
+        ["--compare", "x"], ["--parser", "compat"], ["--surface"], ["--invalid_policy", "wrong"],
+        ["--decide", "probability", "--threshold", "0.3"])),
+    (["--language", "go"], "belongs to --code"), (["--method", "helpfulness", "--probability", "true"], "has none"),
+    (["--method", "pairwise", "--probability", "true"], "set decide to probability"),
+    (["--method", "ice_score", "--decide", "probability", "--export", "sft"], "needs answers"),
     (["--fail_under", "agreement=0.5"], "never known"),
     (["--method", "pairwise", "--fail_under", "mcc=0"], "never known"),
     (["--method", "helpfulness", "--fail_under", "accuracy=0.5"], "never known"),
@@ -110,6 +114,14 @@ def test_limits(files, capsys, options, status):
 def test_settings_that_are_refused(options, message):
     with pytest.raises(UserError, match=message):
         parse(Config, ["--data.path", "rows.jsonl", "--out", "out", *options])
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    (["--subset", "test"], "subset: belongs to rows"), (["--problems", "p.jsonl"], "problems: belongs to rows"),
+    (["--validation.share", "0.6"], "validation: belongs to rows")])
+def test_settings_that_are_refused_for_files(options, message):
+    with pytest.raises(UserError, match=message):
+        parse(Config, ["--task", "t", "--code", "a.py", *options])
 
 
 def test_the_settings_of_the_paper():

@@ -38,12 +38,14 @@ def protocol_of(config: Config, items: Sequence[Item]) -> str:
     return config.protocol or (own.pop() if len(own) == 1 else "pooled")
 
 
-def judged(rows: Sequence[Row], policy: InvalidPolicy) -> tuple[list[tuple[Row, float]], list[tuple[Row, float]]]:
+def judged(rows: Sequence[Row], policy: InvalidPolicy, decides: bool = True
+           ) -> tuple[list[tuple[Row, float]], list[tuple[Row, float]]]:
     """Applies the policy for invalid rows, and for the verdict of samples that are split evenly.
 
     Args:
         rows: rows with a label or a grade.
         policy: see `Config.invalid_policy`.
+        decides: the method gives verdicts; without them an invalid row has none either.
 
     Returns:
         Rows with verdicts as 0 or 1, for measures of verdicts; and rows with scores from 0 to 1, for correlations.
@@ -53,7 +55,7 @@ def judged(rows: Sequence[Row], policy: InvalidPolicy) -> tuple[list[tuple[Row, 
         truth = _truth(row)
         verdict, score = row["verdict"], row["score"]
         opposite = None if truth is None else 1.0 - truth
-        if verdict is None and row["reason"] is not None:
+        if decides and verdict is None and row["reason"] is not None:
             verdict = {"drop": None, "wrong": opposite, "opposite": opposite, "zero": 0.0}[policy]
         if not row["valid"]:
             score = {"drop": None, "wrong": None, "opposite": opposite, "zero": 0.0}[policy]
@@ -101,17 +103,16 @@ def summarize(config: Config, items: Sequence[Item], rows: Sequence[Row], unread
     result["invalid_rate"] = float(np.mean([not row["valid"] for run in runs for row in run])) if own else None
     result["valid_rate"] = None if result["invalid_rate"] is None else 1 - result["invalid_rate"]
     result["n_groups_valid"] = len({row["group"] for row in own if row["valid"]})
-    result |= measures(runs, protocol, policy, config.seed)
-    gives_verdicts = any(row["verdict"] is not None for row in own) or not any(row["valid"] for row in own)
+    result |= measures(runs, protocol, policy, config.seed, decides=(decides := config.gives_verdicts))
     accepted = [float(np.mean([run["verdict"] is True for run in row])) for row in by_run]
     result["accepted"] = clustered(accepted + [0.0] * unread,
                                    [row["group"] for row in own] + ["unread"] * unread,
-                                   config.seed) if own and gives_verdicts else None
+                                   config.seed) if own and decides else None
     several = [row["agreement"] for run in runs for row in run if row["agreement"] is not None]
     result["agreement"] = float(np.mean(several)) if several and config.samples > 1 else None
     languages = list(dict.fromkeys(row["language"] for row in own))
     result["by_language"] = {str(language): _of_language(
-        [[row for row in run if row["language"] == language] for run in runs], policy, config.seed)
+        [[row for row in run if row["language"] == language] for run in runs], policy, config.seed, decides)
         for language in languages}
     result["probability"], result["calibration"] = _probabilities(own, config)
     result["anchors"] = _anchors(items, own, protocol, config.seed)
@@ -122,7 +123,7 @@ def summarize(config: Config, items: Sequence[Item], rows: Sequence[Row], unread
     if any(validation):
         result["fitted"] = _fitted([row for row, held in zip(rows, validation, strict=True) if held], own, config)
     if config.runs > 1:
-        result["runs"] = _runs(runs, protocol, policy, config.seed)
+        result["runs"] = _runs(runs, protocol, policy, config.seed, decides)
     result["cut_off"] = _cut_off(rows)
     result["attempts"] = {str(count): sum(row["attempts"] == count for row in rows)
                           for count in sorted({row["attempts"] for row in rows})}
@@ -130,8 +131,8 @@ def summarize(config: Config, items: Sequence[Item], rows: Sequence[Row], unread
     return result
 
 
-def measures(runs: Sequence[Sequence[Row]], protocol: str, policy: InvalidPolicy, seed: int, draws: int = 2000
-             ) -> dict[str, Any]:
+def measures(runs: Sequence[Sequence[Row]], protocol: str, policy: InvalidPolicy, seed: int, draws: int = 2000,
+             decides: bool = True) -> dict[str, Any]:
     """Computes the measures of a protocol, with intervals from resampled groups.
 
     `humanevalx` takes the mean over languages; `conala` correlates within each group (the programs for one request)
@@ -143,11 +144,12 @@ def measures(runs: Sequence[Sequence[Row]], protocol: str, policy: InvalidPolicy
         protocol: see `Config.protocol`.
         policy: see `Config.invalid_policy`.
         seed, draws: seed and number of the resamples.
+        decides: see `judged`.
     """
-    own = [judged(rows, policy) for rows in runs]
+    own = [judged(rows, policy, decides) for rows in runs]
     verdicts, scores = [run[0] for run in own], [run[1] for run in own]
-    flat = _pooled(verdicts, scores, seed, draws)
     has_labels = any(row["label"] is not None for row in runs[0])
+    flat = _pooled(verdicts, scores, has_labels, seed, draws)
     if protocol == "humanevalx" and has_labels:
         languages = list(dict.fromkeys(row["language"] for row in runs[0] if row["label"] is not None))
         sliced = lambda pairs: {f"{name}" if len(pairs) == 1 else f"{name}, run {number}": as_rows(
@@ -189,28 +191,30 @@ def _counted(results: dict[str, Any], runs: int) -> dict[str, Any]:
     return {name: own | {"n": own["n"] // runs} for name, own in results.items()}
 
 
-def _pooled(verdicts: Sequence[Sequence[tuple[Row, float]]], scores: Sequence[Sequence[tuple[Row, float]]], seed: int,
-            draws: int) -> dict[str, Any]:
+def _pooled(verdicts: Sequence[Sequence[tuple[Row, float]]], scores: Sequence[Sequence[tuple[Row, float]]],
+            has_labels: bool, seed: int, draws: int) -> dict[str, Any]:
     sliced = lambda runs: {"" if len(runs) == 1 else f"run {number}": as_rows(run)
                            for number, run in enumerate(runs, 1)}
-    result = bootstrap(sliced(verdicts), VERDICTS, draws=draws, seed=seed) if any(verdicts) else _missing(VERDICTS)
+    result = bootstrap(sliced(verdicts), VERDICTS, draws=draws, seed=seed) if any(verdicts) else _missing(
+        VERDICTS, "no row with a label has a verdict" if has_labels else NO_LABELS)
     labelled = [_labelled(run) for run in scores]
     if any(labelled):
         result |= bootstrap(sliced(labelled), SCORED, draws=draws, seed=seed)
     elif any(scores):
-        result |= _missing(SCORED) | bootstrap(sliced(scores), GRADED, draws=draws, seed=seed)
+        result |= _missing(SCORED, "no valid row has a label" if has_labels else NO_LABELS)
+        result |= bootstrap(sliced(scores), GRADED, draws=draws, seed=seed)
     else:
         result |= _missing(SCORED, "no valid row has a label or a grade")
     return _counted(result, len(verdicts))
 
 
-def _missing(names: Any, reason: str = NO_LABELS) -> dict[str, Any]:
+def _missing(names: Any, reason: str) -> dict[str, Any]:
     return {name: {"mean": None, "ci_low": None, "ci_high": None, "n": 0, "reason": reason} for name in names}
 
 
-def _of_language(runs: Sequence[Sequence[Row]], policy: InvalidPolicy, seed: int) -> dict[str, Any]:
+def _of_language(runs: Sequence[Sequence[Row]], policy: InvalidPolicy, seed: int, decides: bool) -> dict[str, Any]:
     """Measures the rows of a language; `n_valid` and the confusion matrix count the first run."""
-    rows, own = runs[0], [judged(run, policy) for run in runs]
+    rows, own = runs[0], [judged(run, policy, decides) for run in runs]
     counts = {"n": len(rows), "n_valid": sum(row["valid"] for row in rows),
               "invalid_rate": float(np.mean([not row["valid"] for run in runs for row in run]))}
     confusion: dict[str, int] = {}
@@ -218,7 +222,8 @@ def _of_language(runs: Sequence[Sequence[Row]], policy: InvalidPolicy, seed: int
         if row["label"] is not None:
             key = f"{'right' if row['label'] else 'wrong'} judged {_word(row['verdict'])}"
             confusion[key] = confusion.get(key, 0) + 1
-    return counts | {"confusion": confusion} | _pooled([run[0] for run in own], [run[1] for run in own], seed, 2000)
+    return counts | {"confusion": confusion} | _pooled([run[0] for run in own], [run[1] for run in own],
+                                                       bool(confusion), seed, 2000)
 
 
 def _word(verdict: bool | None) -> str:
@@ -230,13 +235,14 @@ def _probabilities(rows: Sequence[Row], config: Config) -> tuple[Any, Any]:
     known = [row for row in rows if row["probability"] is not None]
     labelled = [row for row in known if row["label"] is not None]
     if not known:
-        nothing = {"ece": None, "bins": [], "reason": "no row has a probability"}
-        return {"n": 0, "mass": None, "reason": "no row has a probability"}, nothing
+        reason = {"reason": "no row has a probability"}
+        return {"n": 0, "mass": None, **reason}, {"ece": None, "bins": [], **reason}
     mass = [row["mass"] for row in known if row["mass"] is not None]
     result: dict[str, Any] = {"n": len(known), "mass": float(np.mean(mass)) if mass else None,
                               "mean": float(np.mean([row["probability"] for row in known]))}
     if not labelled:
-        return result | {"reason": NO_LABELS}, {"ece": None, "bins": [], "reason": NO_LABELS}
+        reason = {"reason": "no row with a probability has a label"}
+        return result | reason, {"ece": None, "bins": [], **reason}
     pairs = [(row, row["probability"]) for row in labelled]
     result |= bootstrap(as_rows(pairs), SCORED, seed=config.seed)
     if config.method == "ice_score":
@@ -379,9 +385,10 @@ def _logits(probabilities: np.ndarray) -> np.ndarray:
     return np.log(clipped) - np.log1p(-clipped)
 
 
-def _runs(runs: Sequence[Sequence[Row]], protocol: str, policy: InvalidPolicy, seed: int) -> dict[str, Any]:
+def _runs(runs: Sequence[Sequence[Row]], protocol: str, policy: InvalidPolicy, seed: int, decides: bool
+          ) -> dict[str, Any]:
     """Measures of every run, with mean and population deviation over the runs, as the paper reports them."""
-    own = [measures([rows], protocol, policy, seed, 1) for rows in runs]
+    own = [measures([rows], protocol, policy, seed, 1, decides) for rows in runs]
     result: dict[str, Any] = {"count": len(runs)}
     for name in own[0]:
         if isinstance(own[0][name], Mapping) and "mean" in own[0][name]:
@@ -436,8 +443,10 @@ def flips(config: Config, items: Sequence[Item], rows: Sequence[Row], edited: Se
 
 
 def check_compared(items: Sequence[Item], others: Sequence[Row], where: str) -> None:
-    """Raises a `UserError` where a program has another label, grade, group or language than in another run."""
+    """Raises a `UserError` where no program is in another run, or one has another label, grade, group or language."""
     by_id = {str(row["id"]): row for row in others}
+    if not any(str(item.id) in by_id for item in items):
+        raise UserError("none of its rows has the id of a row here", where, "compare runs on the same rows")
     for item in items:
         other = by_id.get(str(item.id), {})
         for name in ("label", "grade", "group", "language"):
@@ -458,12 +467,13 @@ def compared(config: Config, items: Sequence[Item], rows: Sequence[Row], others:
         if str(row["id"]) in by_id and not held and _truth(row) is not None]
     protocol, result = protocol_of(config, items), dict[str, Any](n=len(common))
     if not common:
-        return result | _missing(COMPARED, "no row is in both runs")
-    policy = config.policy
-    verdicts: list[Both] = []
-    scores: list[Both] = []
+        return result | _missing(COMPARED, "no row with a label or a grade is in both runs")
+    # A valid row without a verdict, and without a reason for that, is of a method that gives none.
+    decides = not any(row["valid"] and row["verdict"] is None and row["reason"] is None for row in others)
+    policy, verdicts, scores = config.policy, list[Both](), list[Both]()
     for ours, theirs in itertools.product(*(range(len(side)) for side in common[0])):
-        sides = [(judged([one[ours]], policy), judged([two[theirs]], policy)) for one, two in common]
+        sides = [(judged([one[ours]], policy, config.gives_verdicts), judged([two[theirs]], policy, decides))
+                 for one, two in common]
         for number, found in enumerate((verdicts, scores)):
             found.append([(one[number][0], two[number][0]) for one, two in sides if one[number] and two[number]])
     graded, labelled = ([[pair for pair in both if pair[0][0][truth] is not None] for both in scores]
@@ -489,7 +499,8 @@ def _differences(runs: Sequence[Both], statistics: Mapping[str, agreement.Statis
     statistics = {name: statistic for name, statistic in statistics.items() if name in COMPARED}
     if not any(runs):
         return _missing(statistics, reason)
-    sliced = lambda side: {f"{language}, run {number}": as_rows(
+    name = lambda language, run: f"{language}, {run}" if languages is not None else run if len(runs) > 1 else ""
+    sliced = lambda side: {name(language, f"run {number}"): as_rows(
         [pair[side] for pair in both if languages is None or pair[side][0]["language"] == language])
         for number, both in enumerate(runs, 1) for language in languages or [None]}
     return _counted(bootstrap(sliced(0), statistics, sliced(1), seed=seed), len(runs))

@@ -134,6 +134,13 @@ def test_samples_of_two_steps_are_paired(files):
     assert rows[0]["verdict"] is None and rows[0]["reason"].startswith("tie")
 
 
+def test_retries_of_two_steps_are_paired(files):
+    answers = recorded("analyze", lambda row: ["first", "second", "third"]) + recorded(
+        "summarize", lambda row: ["?"] * 3) + recorded("summarize/retry1", lambda row: ["Yes", "No", "No"])
+    _, rows = files.run(answers, "--samples", "3")
+    assert rows[0]["values"] == [True, False, False] and rows[0]["texts"]["summarize"] == ["Yes", "No", "No"]
+
+
 def test_an_answer_is_generated_anew_with_the_reason(files):
     answers = recorded("direct", lambda row: "Perhaps.") + recorded("direct/retry1", lambda row: "Who knows?") + [
         {"id": "a0/direct/retry2", "texts": ["Yes"]}]
@@ -177,6 +184,25 @@ def test_invalid_answers_are_left_out_whichever_data_set_the_rows_name(files, da
     assert result["accuracy"]["mean"] == pytest.approx(accuracy) and result["accuracy"]["n"] == 5
     assert result["kendall"]["n"] == 5 and result["by_language"]["go"]["accuracy"]["n"] == 3
     assert "answers are invalid; they are left out of the measures." in (files.out / "report.html").read_text()
+
+
+@pytest.mark.parametrize("options", [["--protocol", "humanevalx"], ["--invalid_policy", "zero"]])
+def test_ratings_without_a_threshold_have_no_verdict_by_any_policy(files, options):
+    answers = recorded("helpfulness", lambda row: "?" if row["id"] == "a0" else "85")
+    files.run(answers, "--method", "helpfulness", *options, out="other")
+    result, _ = files.run(answers, "--method", "helpfulness", *options)
+    for own in (result, result["by_language"]["python"]):
+        assert own["accuracy"]["mean"] is None and own["accuracy"]["n"] == 0
+    assert result["accepted"] is None and result["by_language"]["go"]["accuracy"]["reason"] == \
+        "no row with a label has a verdict"
+    result, _ = files.run(answers, "--method", "helpfulness", "--threshold", "0.8", *options, "--compare",
+                          str(files.folder / "other"))
+    assert result["accuracy"]["n"] == 8 and result["compared"]["accuracy"]["reason"] == "no row has both verdicts"
+
+
+def test_even_splits_are_no_verdicts_of_labels(files):
+    result, _ = files.run(recorded("direct", lambda row: ["Yes", "No"]), "--method", "direct", "--samples", "2")
+    assert result["accuracy"]["reason"] == "no row with a label has a verdict" and result["accepted"]["mean"] == 0.0
 
 
 def test_differences_between_runs_leave_invalid_answers_out_by_default(files):
@@ -295,6 +321,11 @@ def test_comparison_of_two_runs(files):
     assert result["compared"]["n"] == 8 and result["compared"]["accuracy"]["mean"] == pytest.approx(7 / 8 - 4 / 8)
     kendall = result["compared"]["kendall"]
     assert kendall["mean"] is None and "scores are equal" in kendall["reason"]
+    assert "None" not in kendall["reason"]
+    rows = [{name: value for name, value in row.items() if name != "label"} for row in programs()]
+    files.run(direct(), "--method", "direct", rows=rows, out="unlabelled")
+    result, _ = files.run(direct(), "--method", "direct", "--compare", str(files.folder / "unlabelled"), rows=rows)
+    assert result["compared"]["accuracy"]["reason"] == "no row with a label or a grade is in both runs"
 
 
 def test_comparison_of_labels_on_requests(files):
@@ -319,6 +350,9 @@ def test_comparison_with_other_rows_is_refused(files, capsys):
     files.run(direct(), "--method", "direct", "--compare", str(files.folder / "other"))
     assert files.status == 2 and "the row 'a0' has the label 0 there, and 1 here" in capsys.readouterr().err
     assert not (files.out / "direct.jsonl").exists()
+    files.run(direct(), "--method", "direct", "--compare", str(files.folder / "other"),
+              rows=[row | {"id": f"new {row['id']}"} for row in programs()])
+    assert files.status == 2 and "none of its rows has the id of a row here" in capsys.readouterr().err
 
 
 def test_robustness(files):
@@ -427,6 +461,8 @@ def test_pairs(files):
     result, pairs = files.run(answers[:3] + [{"id": "b1/b0/pairwise", "texts": ["Both."]}], "--method", "pairwise",
                               "--attempts", "1", rows=rows)
     assert pairs[1]["outcome"] is None and result["n_valid"] == 1 and result["accuracy"]["mean"] == 1.0
+    files.run(answers[:3], "--method", "pairwise", "--fail_under", "accuracy=0.9", "valid_rate=0.9", rows=rows)
+    assert files.status == 3
 
 
 def test_pairs_have_one_task_and_one_reference():
@@ -457,3 +493,4 @@ def test_shares_of_pairs():
     found = pair_measures(pairs(win=3, loss=5, unread=2))
     assert found["win_rate"]["mean"] == found["accuracy"]["mean"] == 0.375
     assert found["n"] == 10 and found["n_valid"] == 8 and found["invalid_rate"] == pytest.approx(0.2)
+    assert found["valid_rate"] == 0.8

@@ -51,6 +51,7 @@ _NO_FAULT = r"(?!\s+(?:handling|messages?|checks?|checking|cases?)\b)"
 _WRONG = re.compile(
     r"\b(?:incorrect|wrong|erroneous|faulty|flawed|buggy|broken|incomplete)(?:ly)?\b"
     r"(?!\s+(?:inputs?|types?|arguments?|formats?)\b)"
+    r"|\b(?:it|this|program|code|solution|function|would|will|can|could|may|might)\s+crash(?:es|ed)?\b"
     rf"|\bfail(?:s|ed|ing)?\b|\bbugs?\b|{_HAS}(?:errors?|faults?|flaws?|mistakes?|defects?)\b{_NO_FAULT}",
     re.IGNORECASE)
 _NOT_RIGHT = re.compile(

@@ -227,6 +227,7 @@ def test_yes_and_no(text, compat, strict):
         The program is right, so the answer is yes.|In conclusion: yes|Is the program right? Yes.|Correct: Yes
         Is the program right?/Yes, it is.|Yes./Any bugs? No.|Yes. Errors: no.|Yes, nothing is wrong with it.
         Yes, it isn't wrong.|Yes. It does not need to handle negative numbers.|Yes, the review found no issues.
+        Yes, checks of the input prevent crashes.|Yes, it never crashes.|Yes, it would not crash.
         Yes. There are minor issues with naming only.|Faulty: No. Correct: Yes.|**Verdict**: Yes, all is fine."""),
     (False, """no!|No, because the loop stops at n - 1.|No, the program is not correct.|No, it isn't right.
         No. It handles all positive numbers, but not zero.|No, not all requirements are met.|Answer: No
@@ -244,7 +245,8 @@ def test_yes_and_no(text, compat, strict):
         No, there are no errors.|No, no errors were found.|No, the program meets all requirements.
         No; it works for every input.|The program is incorrect./Answer: Yes|Yes; the loop never terminates.
         Yes, however it skips the last element.|Yes/No, wait.|Yes./Any bugs? Yes.|Yes. It doesn't return the sum.
-        No errors were found./Answer: No|Errors:/No|Yes, no doubt it is wrong.|Yes. It has a serious issue.""")])
+        No errors were found./Answer: No|Errors:/No|Yes, no doubt it is wrong.|Yes. It crashes for 0.
+        Yes, though the program will crash for an empty list.|Yes. It has a serious issue.""")])
 def test_usual_answers_in_sentences(expected, texts):
     for text in texts.replace("\n", "|").split("|"):
         assert value(STRICT.verdict(text.strip().replace("/", "\n"))) == expected, text

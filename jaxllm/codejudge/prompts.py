@@ -142,7 +142,7 @@ def load_prompts(path: str | Path | None = None) -> Prompts:
     digest = hashlib.sha256(json.dumps(contents, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
     return Prompts({name: _roles(step) for name, step in contents["prompts"].items()}, contents["notes"],
                    contents["catalogues"], {name: float(points) for name, points in contents["weights"].items()},
-                   contents["aliases"] or {},
+                   contents["aliases"],
                    {name: contents[name] for name in ("step_by_step", "worked_example", "few_shot_summary")},
                    bool(contents["fences"]), digest)
 

@@ -16,7 +16,8 @@ from jaxllm.progress import notice
 from jaxllm.text.forms import Text
 from jaxllm.text.thinking import without_thinking
 
-_BLOCK = re.compile(r"```[^\n`]*\n(.*?)(?:```|\Z)", re.DOTALL)
+# A block ends with a fence at the start or the end of a line: within a line, backticks are a part of the program.
+_BLOCK = re.compile(r"(?<!`)(`{3,}+)[^\n`]*\n(.*?)(?:^[ \t]*\1|\1[ \t]*$|\Z)", re.DOTALL | re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def code_in(response: str) -> str | None:
     if (own := without_thinking(response)) is None:
         return None
     match = _BLOCK.search(own)
-    return match[1] if match else own
+    return match[2] if match else own
 
 
 def _as_text(prompt: Text) -> str:

@@ -78,6 +78,8 @@ def test_a_reward_without_a_judge_is_refused():
 
 @pytest.mark.parametrize(("response", "code"), [
     ("x = 1", "x = 1"), ("```\na\n```\n```\nb\n```", "a\n"), ("```py\nunclosed", "unclosed"), ("", ""),
+    ("```py\nx = '```'\nprint(x)\n```", "x = '```'\nprint(x)\n"), ("```\nx = 1```", "x = 1"),
+    ("````md\n```\nx\n```\n````", "```\nx\n```\n"),
     ("<think>\n```\nfirst\n```\n</think>\n```\nx\n```", "x\n"), ("<think>\n```\nfirst\n```\n", None)])
 def test_code_of_a_response(response, code):
     assert code_in(response) == code

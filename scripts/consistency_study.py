@@ -32,7 +32,7 @@ from verbs import call
 from jaxllm.consistency.measuring import column
 from jaxllm.consistency.results import best_values
 from jaxllm.files import read_jsonl, write_atomic, write_jsonl
-from jaxllm.statistics import clustered
+from jaxllm.statistics import crossed
 
 VARIANTS = ("untrained", "clean", "noisy", "repaired", "negated")
 ROOT = Path(__file__).resolve().parent.parent
@@ -161,7 +161,7 @@ def always_first(folder: Path) -> dict[str, float | None]:
 def differences(out: Path, variants: Sequence[str], seeds: Sequence[int]) -> str:
     """Formats differences between variants on the same held-back instances, in percent.
 
-    Intervals are over instances, which are resampled with the values of all seeds.
+    Intervals are over seeds and instances: the same labels with another seed may differ more than two variants do.
     """
     lines = ["| difference | " + " | ".join(MEASURES) + " |", "|---|" + "---|" * len(MEASURES)]
     for ours, theirs in COMPARED:
@@ -169,15 +169,13 @@ def differences(out: Path, variants: Sequence[str], seeds: Sequence[int]) -> str
             continue
         rows = [[read_jsonl(out / f"{variant}_{seed}" / "consistency" / "rows.jsonl") for seed in seeds]
                 for variant in (ours, theirs)]
-        ids = np.array([str(row["id"]) for own in rows[0] for row in own])
         cells = []
         for name in MEASURES:
-            first, second = (np.concatenate([_values(own, name) for own in variant]) for variant in rows)
-            known = ~np.isnan(first - second)
-            if not known.any():
+            first, second = (np.stack([_values(own, name) for own in variant]) for variant in rows)
+            if np.isnan(first - second).all():
                 cells.append("–")
                 continue
-            own = clustered(100 * (first - second)[known], ids[known])
+            own = crossed(100 * (first - second))
             cells.append(f"{own['mean']:+.1f} [{own['ci_low']:+.1f}, {own['ci_high']:+.1f}]")
         lines.append(f"| {ours} - {theirs} | " + " | ".join(cells) + " |")
     return "\n".join(lines)

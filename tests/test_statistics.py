@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jaxllm import statistics
-from jaxllm.statistics import clustered, distinct_rows, interval, paired, rate, resampled_units
+from jaxllm.statistics import clustered, crossed, distinct_rows, interval, paired, rate, resampled_units
 
 VALUES = [0.1, 0.4, 0.35, 0.8, 0.0, 1.0, 0.25]
 OTHERS = [0.0, 0.5, 0.3, 0.6, 0.1, 0.7, 0.2]
@@ -36,6 +36,26 @@ def test_rates_of_equal_values_have_exact_intervals():
     assert rate(VALUES, CLUSTERS, 5) == clustered(VALUES, CLUSTERS, 5)
     weights = [1, 2, 3, 1, 2, 3, 1]
     assert rate(VALUES, CLUSTERS, 5, weights=weights) == clustered(VALUES, CLUSTERS, 5, weights=weights)
+
+
+def test_an_interval_over_runs_and_units_has_the_spread_of_both():
+    rng = np.random.default_rng(0)
+    runs, units = rng.normal(size=(40, 1)), rng.normal(size=(1, 90))
+    found = crossed(runs + units)
+    deviation = math.sqrt(runs.var() / 40 + units.var() / 90)
+    assert found["mean"] == pytest.approx((runs + units).mean()) and found["n"] == 3600
+    assert found["ci_high"] - found["ci_low"] == pytest.approx(2 * 1.96 * deviation, rel=0.1)
+    assert crossed([[0.0] * 5, [1.0] * 5]) == {"mean": 0.5, "ci_low": 0.0, "ci_high": 1.0, "n": 10}
+    one = crossed([VALUES])
+    assert one["mean"] == pytest.approx(interval(VALUES)["mean"])
+    assert one["ci_low"] == pytest.approx(interval(VALUES)["ci_low"], abs=0.03)
+
+
+def test_an_interval_over_runs_and_units_leaves_out_what_has_no_value():
+    assert crossed([[0.5, np.nan], [np.nan, 0.5]]) == {"mean": 0.5, "ci_low": 0.5, "ci_high": 0.5, "n": 2}
+    assert crossed([[1.0, np.nan, 0.0], [1.0, 0.0, 0.0]])["mean"] == pytest.approx(0.4)
+    with pytest.raises(ValueError, match="no values"):
+        crossed([[np.nan]])
 
 
 @pytest.mark.parametrize("size", [7, 100])

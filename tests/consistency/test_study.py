@@ -30,7 +30,7 @@ def test_means_and_ranges_over_seeds():
 
 
 def test_differences_are_between_the_same_instances(tmp_path):
-    """Two seeds of three instances; one has no s_neg. An interval is over instances, not over seeds."""
+    """Two seeds of three instances; one has no s_neg."""
     for variant, gain in (("clean", 0.0), ("noisy", 0.0), ("repaired", 0.25)):
         for seed in (0, 1):
             (tmp_path / f"{variant}_{seed}" / "consistency").mkdir(parents=True)

@@ -12,6 +12,7 @@ from jaxllm.cory.config import Config
 from jaxllm.cory.job import read
 from jaxllm.cory.team import ROLES, prompt_lengths, row_shapes
 from jaxllm.devices import open_mesh
+from jaxllm.errors import UserError
 from jaxllm.finetune.inputs import abstract_base
 from jaxllm.finetune.memory import abstract_adapter, device_bytes, memory_table
 from jaxllm.generate import Completion
@@ -25,8 +26,8 @@ from jaxllm.train import abstract_state
 
 
 def dry_run(config: Config) -> str:
-    """Encodes the prompts, compiles an update for each role, and describes them. Rewards are not opened, and the
-    memory of a judge is not counted.
+    """Encodes the prompts, compiles an update for each role, and describes them. Rewards are not opened; the memory of
+    a judge is not counted, nor that of a reward model that cannot be read.
 
     Raises:
         UserError: as the run itself, before it opens its rewards.
@@ -72,7 +73,10 @@ def dry_run(config: Config) -> str:
     parts = {"weights": device_bytes(weights), "trained, all agents": copies * device_bytes(state.params),
              "optimizer, all agents": copies * device_bytes(state.opt_state), "temporary, one update": temporary}
     if {"classifier", "reward_model"} & set(config.reward_names):
-        parts["reward model"] = _reward_model_bytes(config)
+        try:
+            parts["reward model"] = _reward_model_bytes(config)
+        except UserError:  # the sizes of the policy are of use without it
+            texts.append(f"reward model          not counted, since {config.rewards.model} cannot be read")
     lines = [f"{config.model}: {spec.family}, {spec.layers} layers, width {spec.width}, vocabulary {spec.vocab_size:,}",
              f"algorithm             {config.algorithm}, {config.agents} agent{'s' * (config.agents > 1)}",
              f"prompts               {len(rows):,}, held back {len(held_back):,}",

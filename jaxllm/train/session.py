@@ -116,8 +116,9 @@ class Session:
         """
         self._made = step + 1  # also where the loop is left before its next step
         self._in_flight.append(_InFlight(step + 1, dict(on_device), dict(host or {}), tokens))
+        now = time.monotonic()
         for queued in self._in_flight:
-            queued.note_end()
+            queued.note_end(now)
         if not on_device:
             self._drain()
         elif len(self._in_flight) > _IN_FLIGHT:
@@ -181,10 +182,10 @@ class _InFlight:
     tokens: int
     ended: float | None = None
 
-    def note_end(self) -> None:
+    def note_end(self, now: float) -> None:
         """Notes the time when the step is first seen to be done: its numbers may be fetched much later."""
         if self.ended is None and all(x.is_ready() for x in self.on_device.values()):
-            self.ended = time.monotonic()
+            self.ended = now
 
 
 class _Rates:
@@ -195,7 +196,10 @@ class _Rates:
 
     def advance(self, made: int, tokens: int, now: float) -> dict[str, float]:
         """Notes when step number `made` was done; returns `steps_per_s` and, where there are tokens, `tokens_per_s`."""
-        self._recent.append((now, made, tokens + (self._recent[-1][2] if self._recent else 0)))
+        total = tokens + (self._recent[-1][2] if self._recent else 0)
+        if self._recent and self._recent[-1][0] == now:  # both were seen to be done at once
+            self._recent.pop()
+        self._recent.append((now, made, total))
         start, first, first_tokens = self._recent[0]
         if now == start:
             return {}

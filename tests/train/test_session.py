@@ -11,6 +11,7 @@ import rollouts
 import toy
 
 from jaxllm import train
+from jaxllm.train.session import _Rates
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +44,12 @@ def test_rates_of_a_short_run_are_over_the_time_of_its_steps(tmp_path):
     first, *later = train.read_metrics(tmp_path / "metrics.jsonl")
     assert "tokens_per_s" not in first and len(later) == 2
     assert all(line["steps_per_s"] <= 20 and line["tokens_per_s"] <= 2000 for line in later)
+
+
+def test_steps_that_are_seen_to_end_at_once_begin_the_time_of_rates():
+    rates = _Rates()
+    assert rates.advance(1, 100, 5.0) == rates.advance(2, 100, 5.0) == {}
+    assert rates.advance(3, 100, 6.0) == {"steps_per_s": 1.0, "tokens_per_s": 100.0}
 
 
 def test_numbers_of_the_host_alone_are_written_at_once(tmp_path):

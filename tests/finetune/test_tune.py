@@ -15,6 +15,7 @@ from jaxllm.cli import main
 from jaxllm.config import to_yaml
 from jaxllm.errors import UserError
 from jaxllm.finetune.tune import TuneConfig
+from jaxllm.finetune.tune import run as run_module
 from jaxllm.finetune.tune import tune as tune_rows
 from jaxllm.finetune.tune.config import Config, HeldBackConfig, LengthConfig
 from jaxllm.finetune.tune.data import Rows, encode, labels_of, read, split
@@ -191,6 +192,16 @@ def test_a_stopped_run_continues_bit_for_bit(tmp_path, rows, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("remat", ["full", "dots", "none"])
+def test_a_run_recomputes_activations_as_its_dry_run_does(tmp_path, rows, monkeypatch, remat):
+    seen, plain = [], run_module.make_objective_loss
+    monkeypatch.setattr(run_module, "make_objective_loss",
+                        lambda *arguments, **named: seen.append(named["remat"]) or plain(*arguments, **named))
+    arguments = rows("sft"), tmp_path / "out", "--method=sft", "--train.steps=1", f"--train.remat={remat}"
+    assert tune(*arguments, "--dry_run=true") == tune(*arguments) == 0
+    assert seen == [remat, remat]
+
+
 def test_held_back_rows_do_not_shorten_the_warmup(tmp_path, rows):
     assert tune(rows("pairs"), tmp_path / "out", "--method=sft", "--train.warmup_steps=2") == 0
     assert result(tmp_path / "out")["held_back_rows"] > 0

@@ -8,14 +8,12 @@ import numpy as np
 from jaxllm.devices import open_mesh
 from jaxllm.finetune.inputs import abstract_base
 from jaxllm.finetune.memory import abstract_adapter, device_bytes, memory_table
-from jaxllm.finetune.objectives import make_finish, make_objective_loss
 from jaxllm.finetune.tune.config import Config
 from jaxllm.finetune.tune.data import read
-from jaxllm.finetune.tune.run import padding
+from jaxllm.finetune.tune.run import make_step, padding
 from jaxllm.finetune.tune.tuning import plan, scoring_model
 from jaxllm.models.mesh import batch_sharding
-from jaxllm.ops.rewards import EXTREMES
-from jaxllm.train import abstract_state, make_schedule, make_train_step, row_indices
+from jaxllm.train import abstract_state, row_indices
 
 
 def dry_run(config: Config) -> str:
@@ -44,10 +42,7 @@ def dry_run(config: Config) -> str:
     batch |= {name: np.zeros(batch["group"].shape, np.float32) for name in values}
     abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=batch_sharding(mesh)), batch)
     dropout = 0.0 if config.lora is None else config.lora.dropout
-    loss = make_objective_loss(model.spec, objective, runner.scale, dropout=dropout, dtype=runner.dtype,
-                               remat=settings.remat)
-    step = make_train_step(loss, made.optimizer, make_schedule(settings, settings.steps or 0), settings.accumulate,
-                           make_finish(objective), EXTREMES)
+    step = make_step(runner, settings, made.optimizer, dropout)
     with jax.set_mesh(mesh):
         temporary = step.lower(state, frozen, abstract).compile().memory_analysis().temp_size_in_bytes
     parts = {"weights": device_bytes(frozen),

@@ -32,7 +32,6 @@ from jaxllm.finetune.tune.groups import DataSet, FixedGroups, Values, with_nll_s
 from jaxllm.finetune.tune.measuring import means
 from jaxllm.models import ModelSpec
 from jaxllm.models.mesh import put_batch
-from jaxllm.models.network import Remat
 from jaxllm.models.tensors import save_tensors
 from jaxllm.ops.preference import add_margin
 from jaxllm.ops.rewards import EXTREMES
@@ -42,6 +41,7 @@ from jaxllm.train import (
     FitResult,
     MetricsSink,
     TrainState,
+    TrainStep,
     count_tokens,
     fit,
     make_schedule,
@@ -254,8 +254,17 @@ class _MarginSink:
         self.sink.write(step, add_margin(values))
 
 
+def make_step(runner: Runner, train: TrainConfig, optimizer: optax.GradientTransformation, dropout: float = 0.0
+              ) -> TrainStep:
+    """Compiles a step of training on a batch of the runner; arguments as those of `train`."""
+    loss = make_objective_loss(runner.spec, runner.objective, runner.scale, dropout=dropout, dtype=runner.dtype,
+                               remat=train.remat)
+    return make_train_step(loss, optimizer, make_schedule(train, train.steps or 0), train.accumulate,
+                           make_finish(runner.objective), EXTREMES)
+
+
 def train(runner: Runner, train: TrainConfig, start: TrainState, optimizer: optax.GradientTransformation, frozen: Any,
-          data: DataSet, seed: int, *, dropout: float = 0.0, remat: Remat = "none", sync: ReferenceSync | None = None,
+          data: DataSet, seed: int, *, dropout: float = 0.0, sync: ReferenceSync | None = None,
           held_back: DataSet | None = None, held_back_runner: Runner | None = None, evaluate_every: int | None = None,
           history: History | None = None, metric: str = "loss", checkpointer: Checkpointer | None = None,
           metrics: MetricsSink | None = None, progress: bool = True) -> FitResult:
@@ -269,7 +278,7 @@ def train(runner: Runner, train: TrainConfig, start: TrainState, optimizer: opta
         frozen: the base model, see `make_objective_loss`.
         data: the rows.
         seed: seed of the order.
-        dropout, remat: see `make_objective_loss`.
+        dropout: see `make_objective_loss`.
         sync: updates of the reference model in the state's `extra`.
         held_back, held_back_runner: rows that are evaluated, and their batches.
         evaluate_every: steps between two evaluations; there is one after the last step too.
@@ -279,11 +288,8 @@ def train(runner: Runner, train: TrainConfig, start: TrainState, optimizer: opta
         metrics: takes the steps' numbers.
         progress: show a bar.
     """
-    loss = make_objective_loss(runner.spec, runner.objective, runner.scale, dropout=dropout, dtype=runner.dtype,
-                               remat=remat)
     steps = train.steps or 0
-    compiled = make_train_step(loss, optimizer, make_schedule(train, steps), train.accumulate,
-                               make_finish(runner.objective), EXTREMES)
+    compiled = make_step(runner, train, optimizer, dropout)
     history = History([], True, None) if history is None else history
     state = start
     if checkpointer is not None and checkpointer.latest_step() is not None:

@@ -81,6 +81,7 @@ class World:
     def __init__(self, seed: int, heldout: bool = False):
         self.rng = random.Random(f"{seed} {heldout}")
         self.heldout = heldout
+        self.number_names, self.list_names = NUMBER_NAMES[heldout], LIST_NAMES[heldout]
 
     def _ours(self, make, key=lambda made: made):
         """Draws until the draw belongs to our side."""
@@ -252,8 +253,8 @@ class World:
         rng = self.rng
         arguments = rng.choice(list(TASKS))
         tasks = rng.sample(TASKS[arguments], count)
-        a, b = rng.sample(NUMBER_NAMES[self.heldout], 2)
-        names = {"a": a, "b": b, "l": rng.choice(LIST_NAMES[self.heldout])}
+        a, b = rng.sample(self.number_names, 2)
+        names = {"a": a, "b": b, "l": rng.choice(self.list_names)}
         head = f"def {rng.choice(FUNCTION_NAMES)}({arguments.format(**names)}):"
         programs = [rng.choice(bodies).format(**names).replace("\n", "\n    ") for _, bodies in tasks]
         return rng.choice(tasks[0][0]).format(**names), [f"{head}\n    {body}\n" for body in programs]

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from jaxllm.codejudge.comparing import check_compared, compared, flips
 from jaxllm.codejudge.config import Config
 from jaxllm.codejudge.data import Item, read_code, read_items, with_edits
 from jaxllm.codejudge.export import export_rows
@@ -15,7 +16,7 @@ from jaxllm.codejudge.judging import CodeJudge
 from jaxllm.codejudge.pairs import judge_pairs, pair_measures
 from jaxllm.codejudge.prompts import Prompts, load_prompts
 from jaxllm.codejudge.report import pair_sections, sections, verdict_text
-from jaxllm.codejudge.results import check_compared, check_validation, compared, flips, summarize
+from jaxllm.codejudge.results import check_validation, summarize
 from jaxllm.errors import UserError
 from jaxllm.files import expanded, iter_jsonl, write_jsonl
 from jaxllm.job import Job, open_job

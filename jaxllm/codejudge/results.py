@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -23,13 +22,10 @@ VERDICTS = {"accuracy": agreement.accuracy, "balanced_accuracy": agreement.balan
 CORRELATIONS = {"kendall": agreement.kendall, "spearman": agreement.spearman, "pearson": agreement.pearson}
 SCORED = {**CORRELATIONS, "auroc": agreement.auroc, "brier": agreement.brier, "rmse": agreement.rmse}
 GRADED = {**CORRELATIONS, "rmse": agreement.rmse}
-COMPARED = ("accuracy", "balanced_accuracy", "mcc", "kendall", "spearman", "auroc")
 # Draws of one grade per program, for the agreement of a single person with the aggregated grade.
 GRADER_DRAWS = 100
 NO_LABELS = "no row has a label"
 Row = Mapping[str, Any]
-# Rows of a pair of runs with their values, for those that both have.
-Both = list[tuple[tuple[Row, float], tuple[Row, float]]]
 
 
 def protocol_of(config: Config, items: Sequence[Item]) -> str:
@@ -52,7 +48,7 @@ def judged(rows: Sequence[Row], policy: InvalidPolicy, decides: bool = True
     """
     verdicts, scores = [], []
     for row in rows:
-        truth = _truth(row)
+        truth = truth_of(row)
         verdict, score = row["verdict"], row["score"]
         opposite = None if truth is None else 1.0 - truth
         if decides and verdict is None and row["reason"] is not None:
@@ -66,8 +62,8 @@ def judged(rows: Sequence[Row], policy: InvalidPolicy, decides: bool = True
     return verdicts, scores
 
 
-def _truth(row: Row) -> float | None:
-    """The label, or the grade from 0 to 1."""
+def truth_of(row: Row) -> float | None:
+    """Returns the label, or the grade from 0 to 1."""
     if row["label"] is not None:
         return float(row["label"])
     return None if row["grade"] is None else row["grade"] / GRADES[-1]
@@ -80,7 +76,7 @@ def runs_of(row: Row) -> list[Row]:
 
 def as_rows(pairs: Sequence[tuple[Row, float]]) -> Rows:
     """Pairs values with labels or grades (0 to 1), clustered by group."""
-    truths = [_truth(row) or 0.0 for row, _ in pairs]
+    truths = [truth_of(row) or 0.0 for row, _ in pairs]
     return Rows([value for _, value in pairs], truths, [row["group"] for row, _ in pairs])
 
 
@@ -92,7 +88,7 @@ def summarize(config: Config, items: Sequence[Item], rows: Sequence[Row], unread
         items, rows: the programs, and their rows.
         unread: number of files that could not be read; none of them is accepted.
     """
-    protocol, validation = protocol_of(config, items), _validation(config, rows)
+    protocol, validation = protocol_of(config, items), held_for_validation(config, rows)
     tested = [(item, row) for item, row, held in zip(items, rows, validation, strict=True) if not held]
     items, own = [item for item, _ in tested], [row for _, row in tested]
     by_run = [runs_of(row) for row in own]
@@ -156,13 +152,13 @@ def measures(runs: Sequence[Sequence[Row]], protocol: str, policy: InvalidPolicy
             [pair for pair in run if pair[0]["language"] == name])
             for number, run in enumerate(pairs, 1) for name in languages}
         labelled = [_labelled(run) for run in scores]
-        return _counted(bootstrap(sliced(verdicts), VERDICTS, draws=draws, seed=seed)
+        return counted(bootstrap(sliced(verdicts), VERDICTS, draws=draws, seed=seed)
                         | bootstrap(sliced(labelled), SCORED, draws=draws, seed=seed), len(runs)) | {"pooled": flat}
     graded = [_graded(run) for run in scores]
     if protocol == "conala" and any(graded):
         # Groups without a valid row count as undefined.
         groups = sorted({row["group"] for row in runs[0] if row["grade"] is not None})
-        within = {name: mean_over_groups([_by_group(run, groups, statistic) for run in graded], draws, seed)
+        within = {name: mean_over_groups([values_by_group(run, groups, statistic) for run in graded], draws, seed)
                   for name, statistic in CORRELATIONS.items()}
         return flat | within | {"n_groups_valid": within["kendall"]["valid"], "pooled": flat}
     return flat
@@ -176,7 +172,8 @@ def _labelled(pairs: Sequence[tuple[Row, float]]) -> list[tuple[Row, float]]:
     return [(row, score) for row, score in pairs if row["label"] is not None]
 
 
-def _by_group(pairs: Sequence[tuple[Row, float]], groups: Sequence[str], statistic: agreement.Statistic) -> np.ndarray:
+def values_by_group(pairs: Sequence[tuple[Row, float]], groups: Sequence[str], statistic: agreement.Statistic
+                    ) -> np.ndarray:
     """Computes a statistic of scores and grades in each of `groups`, NaN where it has no value."""
     if not pairs:
         return np.full(len(groups), np.nan)
@@ -186,7 +183,7 @@ def _by_group(pairs: Sequence[tuple[Row, float]], groups: Sequence[str], statist
     return np.array([values.get(name, np.nan) for name in groups])
 
 
-def _counted(results: dict[str, Any], runs: int) -> dict[str, Any]:
+def counted(results: dict[str, Any], runs: int) -> dict[str, Any]:
     """Divides counts of the rows of all runs by the number of runs, rounded down."""
     return {name: own | {"n": own["n"] // runs} for name, own in results.items()}
 
@@ -195,20 +192,21 @@ def _pooled(verdicts: Sequence[Sequence[tuple[Row, float]]], scores: Sequence[Se
             has_labels: bool, seed: int, draws: int) -> dict[str, Any]:
     sliced = lambda runs: {"" if len(runs) == 1 else f"run {number}": as_rows(run)
                            for number, run in enumerate(runs, 1)}
-    result = bootstrap(sliced(verdicts), VERDICTS, draws=draws, seed=seed) if any(verdicts) else _missing(
+    result = bootstrap(sliced(verdicts), VERDICTS, draws=draws, seed=seed) if any(verdicts) else missing(
         VERDICTS, "no row with a label has a verdict" if has_labels else NO_LABELS)
     labelled = [_labelled(run) for run in scores]
     if any(labelled):
         result |= bootstrap(sliced(labelled), SCORED, draws=draws, seed=seed)
     elif any(scores):
-        result |= _missing(SCORED, "no valid row has a label" if has_labels else NO_LABELS)
+        result |= missing(SCORED, "no valid row has a label" if has_labels else NO_LABELS)
         result |= bootstrap(sliced(scores), GRADED, draws=draws, seed=seed)
     else:
-        result |= _missing(SCORED, "no valid row has a label or a grade")
-    return _counted(result, len(verdicts))
+        result |= missing(SCORED, "no valid row has a label or a grade")
+    return counted(result, len(verdicts))
 
 
-def _missing(names: Any, reason: str) -> dict[str, Any]:
+def missing(names: Any, reason: str) -> dict[str, Any]:
+    """Returns measures without a value, each with the reason."""
     return {name: {"mean": None, "ci_low": None, "ci_high": None, "n": 0, "reason": reason} for name in names}
 
 
@@ -260,7 +258,7 @@ def _probabilities(rows: Sequence[Row], config: Config) -> tuple[Any, Any]:
 
 def _anchors(items: Sequence[Item], rows: Sequence[Row], protocol: str, seed: int) -> dict[str, Any] | None:
     """Measures of two rules that read no program: always No, for labels, and the shorter program is the right one."""
-    known = [(item, row) for item, row in zip(items, rows, strict=True) if _truth(row) is not None]
+    known = [(item, row) for item, row in zip(items, rows, strict=True) if truth_of(row) is not None]
     if not known:
         return None
     longest = max(max(len(item.program) for item, _ in known), 1)
@@ -280,7 +278,7 @@ def surface_measures(items: Sequence[Item], rows: Sequence[Row], protocol: str, 
     from jaxllm.codejudge.surface import surface_scores
 
     known = [(item, row) for item, row in zip(items, rows, strict=True)
-             if item.reference is not None and _truth(row) is not None]
+             if item.reference is not None and truth_of(row) is not None]
     found = surface_scores([item.candidate for item, _ in known], [item.reference or "" for item, _ in known])
     result: dict[str, Any] = {"n": len(known)}
     for name, scores in found.items():
@@ -332,14 +330,14 @@ def check_validation(config: Config, items: Sequence[Item]) -> None:
     """Raises a `UserError` where no group, or each one, is a validation group although some are wanted."""
     if config.validation == ValidationConfig():
         return
-    held = _validation(config, [{"group": item.group, "subset": item.subset} for item in items])
+    held = held_for_validation(config, [{"group": item.group, "subset": item.subset} for item in items])
     if not any(held) or all(held):
         key = "validation.share" if config.validation.subset is None else "validation.subset"
         raise UserError(f"selects {'no' if not any(held) else 'each'} group of {len({item.group for item in items})}",
                         key, "validation groups are some of all groups")
 
 
-def _validation(config: Config, rows: Sequence[Row]) -> list[bool]:
+def held_for_validation(config: Config, rows: Sequence[Row]) -> list[bool]:
     """Marks the validation rows; a group is so as a whole."""
     settings = config.validation
     if settings.subset is not None:
@@ -411,96 +409,3 @@ def _cut_off(rows: Sequence[Row]) -> dict[str, float | None]:
 def _total(counts: Any) -> int | None:
     known = [count for count in counts if count is not None]
     return sum(known) if known else None
-
-
-def flips(config: Config, items: Sequence[Item], rows: Sequence[Row], edited: Sequence[Item], changed: Sequence[Row]
-          ) -> dict[str, Any]:
-    """Measures how often an edit of the program changes the verdict.
-
-    Returns:
-        Per edit `n`, programs with a verdict before and after; `flip_rate` with its interval; `accepted_before` and
-        `accepted_after`, shares of verdicts that the program is right; `still_accepted`, of the programs accepted
-        before; and `keeps_meaning`: whether a flip is an error. Where the edit breaks the program, `still_accepted` is.
-    """
-    from jaxllm.codejudge.robustness import EDITS
-
-    before = {str(item.id): row for item, row in zip(items, rows, strict=True)}
-    result: dict[str, Any] = {}
-    for name in config.robustness:
-        pairs = [(before[str(item.id).removesuffix(f"/{name}")], row)
-                 for item, row in zip(edited, changed, strict=True) if item.edit == name]
-        known = [(old, new) for old, new in pairs if old["verdict"] is not None and new["verdict"] is not None]
-        share = lambda values, known=known: clustered(
-            values, [old["group"] for old, _ in known], config.seed) if known else None
-        result[name] = {"n": len(known), "edited": len(pairs), "keeps_meaning": EDITS[name].keeps_meaning,
-                        "flip_rate": share([float(old["verdict"] != new["verdict"]) for old, new in known]),
-                        "accepted_before": share([float(old["verdict"]) for old, _ in known]),
-                        "accepted_after": share([float(new["verdict"]) for _, new in known])}
-        kept = [(old, new) for old, new in known if old["verdict"]]
-        result[name]["still_accepted"] = clustered([float(new["verdict"]) for _, new in kept],
-                                                   [old["group"] for old, _ in kept], config.seed) if kept else None
-    return result
-
-
-def check_compared(items: Sequence[Item], others: Sequence[Row], where: str) -> None:
-    """Raises a `UserError` where no program is in another run, or one has another label, grade, group or language."""
-    by_id = {str(row["id"]): row for row in others}
-    if not any(str(item.id) in by_id for item in items):
-        raise UserError("none of its rows has the id of a row here", where, "compare runs on the same rows")
-    for item in items:
-        other = by_id.get(str(item.id), {})
-        for name in ("label", "grade", "group", "language"):
-            if name in other and other[name] != getattr(item, name):
-                own = getattr(item, name)
-                raise UserError(f"the row {item.id!r} has the {name} {other[name]!r} there, and {own!r} here", where,
-                                "compare runs on the same rows")
-
-
-def compared(config: Config, items: Sequence[Item], rows: Sequence[Row], others: Sequence[Row]) -> dict[str, Any]:
-    """Compares two runs on the rows that both have, this one less the other, from the same resamples of groups.
-
-    By the protocol of this run; validation rows are left out. Of several runs of either side the mean is compared.
-    """
-    by_id = {str(row["id"]): row for row in others}
-    common = [(runs_of(row), runs_of({**by_id[str(row["id"])], **{name: row[name] for name in (
-        "label", "grade", "group", "language")}})) for row, held in zip(rows, _validation(config, rows), strict=True)
-        if str(row["id"]) in by_id and not held and _truth(row) is not None]
-    protocol, result = protocol_of(config, items), dict[str, Any](n=len(common))
-    if not common:
-        return result | _missing(COMPARED, "no row with a label or a grade is in both runs")
-    # A valid row without a verdict, and without a reason for that, is of a method that gives none.
-    decides = not any(row["valid"] and row["verdict"] is None and row["reason"] is None for row in others)
-    policy, verdicts, scores = config.policy, list[Both](), list[Both]()
-    for ours, theirs in itertools.product(*(range(len(side)) for side in common[0])):
-        sides = [(judged([one[ours]], policy, config.gives_verdicts), judged([two[theirs]], policy, decides))
-                 for one, two in common]
-        for number, found in enumerate((verdicts, scores)):
-            found.append([(one[number][0], two[number][0]) for one, two in sides if one[number] and two[number]])
-    graded, labelled = ([[pair for pair in both if pair[0][0][truth] is not None] for both in scores]
-                        for truth in ("grade", "label"))
-    # A language in which no row has both is undefined rather than left out of the mean.
-    languages = sorted({ours[0]["language"] for ours, _ in common if ours[0]["label"] is not None}, key=str) \
-        if protocol == "humanevalx" else None
-    result |= _differences(verdicts, VERDICTS, languages, config.seed, "no row has both verdicts")
-    result |= _differences(labelled, SCORED, languages, config.seed) if any(labelled) else \
-        _missing(SCORED, "no row has both scores") | _differences(graded, GRADED, None, config.seed)
-    if protocol == "conala" and any(graded):
-        groups = sorted({pair[0][0]["group"] for both in graded for pair in both})
-        within = lambda both, side, statistic: _by_group([pair[side] for pair in both], groups, statistic)
-        result |= {name: mean_over_groups([within(both, 0, statistic) - within(both, 1, statistic) for both in graded],
-                                          seed=config.seed) for name, statistic in CORRELATIONS.items()}
-    return {name: value for name, value in result.items() if name == "n" or name in COMPARED}
-
-
-def _differences(runs: Sequence[Both], statistics: Mapping[str, agreement.Statistic],
-                 languages: Sequence[str | None] | None, seed: int, reason: str = "no row has both scores"
-                 ) -> dict[str, Any]:
-    """Computes paired differences, the mean over the pairs of runs and over `languages`; None pools all rows."""
-    statistics = {name: statistic for name, statistic in statistics.items() if name in COMPARED}
-    if not any(runs):
-        return _missing(statistics, reason)
-    name = lambda language, run: f"{language}, {run}" if languages is not None else run if len(runs) > 1 else ""
-    sliced = lambda side: {name(language, f"run {number}"): as_rows(
-        [pair[side] for pair in both if languages is None or pair[side][0]["language"] == language])
-        for number, both in enumerate(runs, 1) for language in languages or [None]}
-    return _counted(bootstrap(sliced(0), statistics, sliced(1), seed=seed), len(runs))

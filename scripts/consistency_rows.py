@@ -1,9 +1,10 @@
-"""Rows for `jaxllm consistency` and `jaxllm rank` from SummEval, NovelEval and CaTeRS.
+"""Rows for `jaxllm consistency` and `jaxllm rank` from SummEval, NovelEval, CaTeRS, and rated reviews.
 
     python scripts/consistency_rows.py summeval.jsonl rows.jsonl --documents 10 --items 8 --context_tokens 256 \
         --model smollm2
 
-Each data set has its template: coherence for SummEval, relevance for NovelEval, temporal for CaTeRS. `--simulate B`
+Each data set has its template: coherence for SummEval, relevance for NovelEval, temporal for CaTeRS, and
+configs/consistency/reviews.yaml for reviews `{text, rating}`, of which a row has one of each rating. `--simulate B`
 adds the matrices of a judge without noise, for `--judge.kind matrix`: it knows the scores (of CaTeRS the order in which
 events are mentioned), and adds B to the log-odds of the item that is shown first.
 """
@@ -12,13 +13,15 @@ from __future__ import annotations
 
 import argparse
 import itertools
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+import random
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from jaxllm.files import iter_jsonl, write_jsonl
+from jaxllm.files import write_jsonl
+from jaxllm.text.readers import read_raw
 
 # Events that a story must have; stories with fewer make few subsets of five.
 EVENTS = 7
@@ -57,6 +60,17 @@ def _distinct(texts: Sequence[str]) -> list[str]:
     return found
 
 
+def reviews(rows: Iterable[Mapping[str, Any]], characters: int, seed: int) -> Iterator[dict[str, Any]]:
+    """Yields as many rows as there are reviews of every rating, with one of each, in an order that is drawn."""
+    rng, by_rating = random.Random(seed), defaultdict[int, list[str]](list)
+    for row in rows:
+        if len(row["text"]) <= characters:
+            by_rating[row["rating"]].append(row["text"])
+    for number, texts in enumerate(zip(*(rng.sample(own, len(own)) for own in by_rating.values()), strict=False)):
+        items = rng.sample(list(zip(texts, by_rating, strict=True)), len(texts))
+        yield {"id": str(number), "items": [text for text, _ in items], "human": [rating for _, rating in items]}
+
+
 def simulated(human: Sequence[Any], count: int, bias: float) -> dict[str, Any]:
     """Returns the matrices p and q `[N, N]` of a judge that knows the scores, or takes pairs in the order of items."""
     pairs = not human or isinstance(human[0], list)
@@ -70,8 +84,9 @@ KINDS = {"doc_id": summeval, "query_id": noveleval, "story_id": caters}
 
 def chosen_rows(path: str, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Yields the rows with enough items, without those to skip, and no more than are wanted."""
-    converted = (next(convert for key, convert in KINDS.items() if key in source)(source, options.dimension)
-                 for source in iter_jsonl(path))
+    rows = [raw.row for raw in read_raw(path)]
+    converted = reviews(rows, options.characters, options.seed) if "rating" in rows[0] else (
+        next(convert for key, convert in KINDS.items() if key in source)(source, options.dimension) for source in rows)
     last = None if options.documents is None else options.skip + options.documents
     yield from itertools.islice((row for row in converted if row is not None), options.skip, last)
 
@@ -87,7 +102,8 @@ def rows_of(path: str, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
             row["human"] = [[place[i], place[j]] for i, j in row["human"] if i in place and j in place] if pairs else [
                 row["human"][i] for i in chosen]
             row["items"] = [row["items"][i] for i in chosen]
-        row["context"] = cut(row["context"])
+        if "context" in row:
+            row["context"] = cut(row["context"])
         yield row if options.simulate is None else row | simulated(row["human"], len(row["items"]), options.simulate)
 
 
@@ -109,6 +125,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--documents", type=int, help="number of rows; all by default")
     parser.add_argument("--skip", type=int, default=0, help="rows that are passed over first (0)")
     parser.add_argument("--items", type=int, help="items of a row at most; all by default")
+    parser.add_argument("--characters", type=int, default=300, help="reviews that are longer are left out (300)")
     parser.add_argument("--context_tokens", type=int, help="contexts are cut to this many tokens of --model")
     parser.add_argument("--model", default="smollm2", help="model with the tokenizer for --context_tokens (smollm2)")
     parser.add_argument("--simulate", type=float, metavar="B", help="add matrices of a judge with this position bias")

@@ -1,8 +1,10 @@
-"""Judges trained on noisy, repaired and negated comparisons: consistency on instances that were held back.
+r"""Judges trained on noisy, repaired and negated comparisons: consistency on instances that were held back.
 
     python scripts/consistency_study.py reviews OUT --model tiny
     python scripts/consistency_study.py numbers OUT --model tiny
     python scripts/consistency_study.py summeval.jsonl OUT --model smollm2 --context_tokens 256
+    python scripts/consistency_study.py imdb_train.jsonl.gz OUT --model smollm2 \
+        --template configs/consistency/reviews.yaml
 
 Every variant trains on the same number of rows for `--epochs` (table 6 of the paper), or with `--all_rows` on all rows
 of a repair (table 3): `clean` labels, labels of which `--flip` are exchanged (`noisy`), their repair in both orders
@@ -211,7 +213,7 @@ def label_table(counts: Mapping[str, Sequence[Mapping[str, int]]]) -> str:
 def main() -> None:
     """Runs the study."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("task", help="reviews, numbers, or the file of SummEval")
+    parser.add_argument("task", help="reviews, numbers, or a file of scripts/consistency_rows.py")
     parser.add_argument("out", type=Path)
     parser.add_argument("--model", default="tiny")
     parser.add_argument("--format", choices=("chat", "plain"), help="plain for tiny by default, else chat")
@@ -224,6 +226,8 @@ def main() -> None:
     parser.add_argument("--flip", type=float, default=0.1)
     parser.add_argument("--estimator", default="win_loss")
     parser.add_argument("--all_rows", action="store_true", help="train on all rows of a repair")
+    parser.add_argument("--template", help="question of a file's rows (coherence)")
+    parser.add_argument("--characters", type=int, default=300, help="longer reviews of a file are left out (300)")
     parser.add_argument("--context_tokens", type=int)
     parser.add_argument("--dimension", default="coherence")
     parser.add_argument("--lr", type=float, default=2e-4, help="learning rate; 2e-3 for tiny")
@@ -231,7 +235,7 @@ def main() -> None:
     options = parser.parse_args()
     options.format = options.format or ("plain" if options.model == "tiny" else "chat")
     toy = options.task in ("reviews", "numbers")
-    template = str(ROOT / f"configs/consistency/tiny_{options.task}.yaml") if toy else "coherence"
+    template = options.template or (str(ROOT / f"configs/consistency/tiny_{options.task}.yaml") if toy else "coherence")
     total = options.documents + options.held_back
     if toy:
         rows = toy_rows(options.task, total, options.items, seed=7)

@@ -1,5 +1,6 @@
 """Rows of NovelEval and CaTeRS through `jaxllm consistency`: simulated judges with golden values, and a model."""
 
+import gzip
 import json
 
 import numpy as np
@@ -61,6 +62,23 @@ def test_mentions_of_equal_events_have_numbers(converted, shared):
                            strict=True):
         assert len(set(row["items"])) == len(row["items"])
         assert [text.split(" (mention")[0] for text in row["items"]] == [own["text"] for own in source["events"]]
+
+
+def test_a_row_of_reviews_has_one_of_each_rating(tmp_path):
+    """The reviews are too long, or used once; there are as many rows as reviews of the rarest rating."""
+    reviews = [{"text": f"review {k} of {rating}", "rating": rating} for rating, count in ((1, 4), (4, 2), (9, 3))
+               for k in range(count)]
+    with gzip.open(tmp_path / "reviews.jsonl.gz", "wt") as file:
+        file.writelines(json.dumps(row) + "\n" for row in [*reviews, {"text": "x" * 31, "rating": 4}])
+    main([str(tmp_path / "reviews.jsonl.gz"), str(tmp_path / "rows.jsonl"), "--characters", "30"])
+    rows = read_jsonl(tmp_path / "rows.jsonl")
+    assert [row["id"] for row in rows] == ["0", "1"]
+    for row in rows:
+        assert sorted(row["human"]) == [1, 4, 9]
+        assert [int(text.split()[-1]) for text in row["items"]] == row["human"]
+    texts = [text for row in rows for text in row["items"]]
+    assert len(set(texts)) == 6 and set(texts) <= {row["text"] for row in reviews}
+    assert len({tuple(row["human"]) for row in rows}) == 2  # the order says nothing about the rating
 
 
 @pytest.mark.parametrize(("name", "template"), [("noveleval", "relevance"), ("caters", "temporal")])

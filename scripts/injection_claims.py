@@ -105,13 +105,15 @@ def keys(part: str, options: argparse.Namespace, seed: int) -> list[str]:
     if split:
         given += ["--qa_pairs.cloze=0", "--qa_pairs.per_document=2"]
     if part == "people":
-        given += [f"--qa_pairs.source={path('taught')}", "--qa_pairs.examples=null"]
+        given += [f"--qa_pairs.source={path('taught')}", "--qa_pairs.examples=null", "--qa_pairs.answer_first=false",
+                  "--qa_pairs.closed_book_share=0"]
     if part == "no_unrelated":
         config = parse(Config, [*given, "--out=x"])
-        cycle, steps = config.mixture.cycle, config.train.resolve().steps or 0
         # As many texts are sampled as it takes to find those that drift is measured on.
-        given += ["--mixture.unrelated=0", f"--unrelated.train={config.unrelated.drift}",
-                  f"--train.steps={steps - round(steps * cycle.count('unrelated') / len(cycle))}"]
+        given += ["--mixture.unrelated=0", f"--unrelated.train={config.unrelated.drift}"]
+        if config.train.epochs is None:  # an epoch ends with the QA pairs
+            cycle, steps = config.mixture.cycle, config.train.resolve().steps or 0
+            given.append(f"--train.steps={steps - round(steps * cycle.count('unrelated') / len(cycle))}")
     return given
 
 

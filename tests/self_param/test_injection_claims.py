@@ -120,6 +120,14 @@ def test_no_question_is_taught_and_tested(tmp_path):
     assert len({tuple(dict(read(f"passages-{seed}"))) for seed in range(4)}) > 1
 
 
+def with_configs(rest):
+    """Options of the script with the configs of the packaged model; `rest` follows `--`."""
+    configs = ROOT / "configs" / "self_param"
+    return argparse.Namespace(
+        single=configs / "tiny.yaml", batch=configs / "tiny_batch.yaml", sequential=configs / "tiny_sequential.yaml",
+        model="tiny", passages=(3, 4, 5), out=Path("out"), rest=rest)
+
+
 @pytest.mark.parametrize(("part", "expected"), [
     ("single", {"documents": 3, "save": "nothing",
                 "compare": ["finetune", "finetune_questions", "finetune_context"]}),
@@ -129,11 +137,7 @@ def test_no_question_is_taught_and_tested(tmp_path):
     ("own", {"documents": 3, "data.path": "out/tested-2.jsonl", "qa_pairs.per_document": 2, "qa_pairs.cloze": 0}),
     ("people", {"data.path": "out/tested-2.jsonl", "qa_pairs.source": "out/taught-2.jsonl", "qa_pairs.cloze": 0})])
 def test_arguments_of_a_run(part, expected):
-    configs = ROOT / "configs" / "self_param"
-    options = argparse.Namespace(
-        single=configs / "tiny.yaml", batch=configs / "tiny_batch.yaml", sequential=configs / "tiny_sequential.yaml",
-        model="tiny", passages=(3, 4, 5), out=Path("out"), rest=["--train.steps=8", "--qa_pairs.cloze=8",
-                                                                 "--train.warmup_steps=1"])
+    options = with_configs(["--train.steps=8", "--qa_pairs.cloze=8", "--train.warmup_steps=1"])
     config = parse(Config, [*injection_claims.keys(part, options, 2), "--out=x"])
     for key, value in ({"seed": 2, "model": "tiny", "data.path": "out/passages-2.jsonl", "qa_pairs.cloze": 8,
                         "train.steps": 8} | expected).items():
@@ -141,6 +145,22 @@ def test_arguments_of_a_run(part, expected):
         for name in key.split("."):
             found = getattr(found, name)
         assert found == value, key
+
+
+@pytest.mark.parametrize(("part", "rest", "key", "value"), [
+    ("people", "--qa_pairs.answer_first=true", "answer_first", False),
+    ("people", "--qa_pairs.closed_book_share=0.3", "closed_book_share", 0),
+    ("own", "--qa_pairs.answer_first=true", "answer_first", True),
+    ("own", "--qa_pairs.closed_book_share=0.3", "closed_book_share", 0.3)])
+def test_keys_of_written_questions_are_for_the_models_own(part, rest, key, value):
+    assert getattr(parse(Config, [*injection_claims.keys(part, with_configs([rest]), 0), "--out=x"]).qa_pairs,
+                   key) == value
+
+
+def test_an_epoch_without_unrelated_text_ends_with_the_pairs():
+    options = with_configs(["--train.epochs=2", "--train.steps=null", "--train.warmup_steps=0"])
+    config = parse(Config, [*injection_claims.keys("no_unrelated", options, 0), "--out=x"])
+    assert (config.train.epochs, config.train.steps, config.mixture.unrelated) == (2, None, 0)
 
 
 @pytest.mark.parametrize(("results", "status", "rows"), [

@@ -93,7 +93,7 @@ def table(runs: Sequence[Path], results: Sequence[Result]) -> str:
 
     lines = [f"| | {' | '.join(measures.values())} | F1 right after injection |", "|---" * (len(measures) + 2) + "|",
              *(row(method) for method in LABELS if any(method in own["f1"] for own in values))]
-    shares = ", ".join(f"{result['share_of_open_book']:.3f}" for result in results)
+    shares = ", ".join("–" if (share := result["share_of_open_book"]) is None else f"{share:.3f}" for result in results)
     first = results[0]
     seeds = ", ".join(str(result["seed"]) for result in results)
     return "\n".join([*lines, "", f"{first['documents']} documents, {first['questions']} questions; seed {seeds}, "

@@ -165,8 +165,8 @@ def summarize(records: Iterable[Record], single: bool, written: Sequence[int], s
 
     Each of `METRICS` maps every method that ran to `{mean, ci_low, ci_high, n}` at the end of the run. n is 0 and the
     others are null where it is undefined (drift of a method that leaves the weights as they are) or was not measured
-    (no paraphrases, no portability questions, no probes). The numbers by injection are those of self_param; those of
-    the other methods are in `baselines`.
+    (no paraphrases, no portability questions, no probes). share_of_open_book is null where the open-book F1 is 0. The
+    numbers by injection are those of self_param; those of the other methods are in `baselines`.
 
     Args:
         records: all records of the run.
@@ -182,14 +182,14 @@ def summarize(records: Iterable[Record], single: bool, written: Sequence[int], s
         for name, own in methods.items():
             if values["drift_kl"][name]:
                 summary["drift_kl"][name] = _drift_interval(own.records[-1], seed)
-    open_book = max(np.mean(values["f1"]["open_book"]), 1e-9)
+    open_book = np.mean(values["f1"]["open_book"])
 
     def by_injection(own: MethodRecords) -> dict[str, Any]:
         matrix, steps = own.matrix(), [1] * len(written) if single else list(written)
         return {"f1_matrix": matrix.tolist(), "efficacy": interval(efficacy(matrix, steps), seed),
                 "retention_by_lag": retention_by_lag(matrix, steps), "mean_seen": mean_seen(matrix, steps),
                 "before_injection": before_injection(matrix, steps),
-                "share_of_open_book": float(matrix[-1].mean() / open_book),
+                "share_of_open_book": float(matrix[-1].mean() / open_book) if open_book else None,
                 "locality_by_step": own.locality(),
                 "drift_kl_by_step": [record.drift_kl or 0.0 for record in own.records],
                 "perplexity_by_step": [own.base.perplexity, *(record.perplexity for record in own.records)]}

@@ -205,6 +205,14 @@ def test_one_number_for_a_run_has_no_interval(tmp_path):
         "drift KL, nats/token": "0.250", "F1 right after injection": "0.750"}
 
 
+def test_without_an_open_book_answer_there_is_no_share(tmp_path):
+    runs = [write_run(tmp_path / str(seed) / "run", open_book=open_book, self_param=SOME)
+            for seed, open_book in enumerate((SOME, NONE))]
+    results = [json.loads((run / "result.json").read_text()) for run in runs]
+    assert [result["share_of_open_book"] for result in results] == [1, None]
+    assert injection_table.table(runs, results).endswith("SELF-PARAM / open-book F1, by seed: 1.000, –.")
+
+
 @pytest.mark.parametrize(("setting", "locality"), [("single", "0.500 [0.500, 0.500]"), ("batch", "0.500")])
 def test_passages_in_another_order_keep_their_seeds_together(tmp_path, setting, locality):
     """The same passage is right in both runs, at other places; probes of a batch differ with the order."""

@@ -41,7 +41,8 @@ class QAPairConfig:
         closed_book_share: probability with which each token of an answer is drawn from the closed-book model, the same
             question without the document, instead of the open-book model (mixed contextual self-distillation, MixSD,
             2605.16865; source model). Targets are then closer to what the model writes by itself. 0 is off.
-        cloze: cloze pairs added to those of the source, for a document or each of its chunks.
+        cloze: cloze pairs added to those of the source, for a document or each of its chunks; one that the source
+            cloze made already is not.
         question_gain: discard questions that fit any text: the document raises their log-probability, summed over
             their tokens, by less than this, in nats (source model); null is no check.
         answer_gain: discard pairs with an answer that the model gives without the document: the document raises its
@@ -190,7 +191,7 @@ class LocalityConfig:
 
     Args:
         path: rows {question}; null takes questions of documents of the data that are not injected (setting single:
-            of the other documents).
+            of the other documents). A test question of a document of the same model, word for word, is left out.
         questions: maximum number of probes; 0 disables them.
     """
 

@@ -263,7 +263,7 @@ def format_examples(template: Format, rows: Sequence[Mapping[str, Any]]) -> str:
 def _locality_probes(config: Config, rows: RowSet | None, everything: Sequence[Document], rejected: RejectedRows
                      ) -> list[str]:
     """Questions of the file; else of the documents that are not injected; where all are and setting is single, of
-    all."""
+    all. A test question of a document that the same model has, word for word, is none."""
     if rows is None:
         others = everything[config.documents:] if config.documents is not None else ()
         if not others and config.setting == "single":
@@ -272,7 +272,9 @@ def _locality_probes(config: Config, rows: RowSet | None, everything: Sequence[D
     else:
         questions = [row["question"] for row in rows.rows]
         rejected.add(rows.rejected, len(questions))
-    return list(dict.fromkeys(questions))[:config.locality.questions]
+    injected = everything[:config.documents] if config.setting != "single" else ()  # single: see Evaluator.closed_book
+    tested = {pair.question for document in injected for pair in document.questions}
+    return [question for question in dict.fromkeys(questions) if question not in tested][:config.locality.questions]
 
 
 def _unrelated_texts(config: Config, rows: RowSet | None, rejected: RejectedRows) -> list[str] | None:

@@ -101,7 +101,9 @@ def make_qa_pairs(config: InjectConfig, generator: Generator, prompts: Prompts, 
         if config.qa_pairs.per_answer is not None:
             drop_repeated(own, config.qa_pairs.per_answer)
         drop_surplus(text, own, config.qa_pairs.per_document)
-        completions = PassagePairs([QAPair(*pair) for pair in cloze_pairs(text, config.qa_pairs.cloze)])
+        known = {*own.selected, *(pair for pair, _ in own.dropped)}  # the source makes such pairs too
+        completions = PassagePairs([QAPair(*pair) for pair in cloze_pairs(text, config.qa_pairs.cloze)
+                                    if pair not in known])
         completions.drop("too_long", [not prompts.fits(text, *pair) for pair in completions.selected])
         own.add(completions)
         pairs.append(own)

@@ -7,6 +7,7 @@ import pytest
 
 from jaxllm.config import DataConfig
 from jaxllm.errors import UserError
+from jaxllm.job import open_job
 from jaxllm.model import load
 from jaxllm.self_param import data
 from jaxllm.self_param.chunking import check_probes, chunk_documents, split_text
@@ -33,6 +34,20 @@ def test_rows_are_grouped_by_context(tmp_path):
     assert read.rows == rows[:1] and [(own.line, own.reason) for own in read.rejected] == [
         (1, "field 'context' is empty"), (2, "field 'question' is empty"), (3, "field 'answers' is empty"),
         (4, "field 'answers', item 2 is empty")]
+
+
+@pytest.mark.parametrize(("setting", "probes"), [
+    ("single", ["Where is Mary?", "Where is Otto?"]), ("batch", ["Where is Otto?"]),
+    ("sequential", ["Where is Otto?"])])
+def test_a_test_question_of_the_model_is_no_locality_probe(setting, probes, tmp_path):
+    """In the setting single the evaluation leaves out those of the one document."""
+    row = lambda context, question: {"context": context, "question": question, "answers": ["x"]}
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(own) + "\n" for own in [
+        row("a", "Where is Mary?"), row("b", "Who is it?"), row("c", "Where is Mary?"), row("c", "Where is Otto?")]))
+    config = Config(DataConfig(str(path)), tmp_path / "out", setting=setting, documents=2)
+    with open_job(config.out, config) as job:
+        assert data.load_data(config, job).locality_probes == probes
 
 
 def test_the_nearest_passage():

@@ -13,6 +13,7 @@ from jaxllm.generate import Generator
 from jaxllm.judge import Answer, FunctionJudge, JudgeConfig, Prompt
 from jaxllm.model import load
 from jaxllm.self_param import qa_pairs
+from jaxllm.self_param.cloze import cloze_pairs
 from jaxllm.self_param.config import InjectConfig, MixtureConfig, QAPairConfig
 from jaxllm.self_param.data import Document
 from jaxllm.self_param.phrases import answer_phrases
@@ -256,6 +257,17 @@ def test_cloze_pairs_need_no_model(tiny):
     given = InjectConfig(format=PLAIN, qa_pairs=QAPairConfig(cloze=2))
     ((own,),) = make_qa_pairs(given, None, Prompts(tiny, PLAIN), [Document(text)], [[("Who sails?", "the crew")]])
     assert [pair.answer for pair in own.selected] == ["the crew", "ship from Torla.", "Rinla counts 95 sailors."]
+
+
+def test_a_cloze_pair_comes_once(tiny):
+    """The source makes the pairs of the key too; one that it dropped does not come back."""
+    text = "Rinla is a ship from Torla. The crew of Rinla counts 95 sailors."
+    config = InjectConfig(format=PLAIN, qa_pairs=QAPairConfig("cloze", per_document=3, per_answer=1, cloze=6))
+    ((own,),) = make_qa_pairs(config, None, Prompts(tiny, PLAIN), [Document(text)])
+    assert own.selected == [QAPair(*pair) for pair in cloze_pairs(text, 6)] and not own.dropped
+    config = dataclasses.replace(config, qa_pairs=dataclasses.replace(config.qa_pairs, min_answer=6))
+    ((own,),) = make_qa_pairs(config, None, Prompts(tiny, PLAIN), [Document(text)])
+    assert [pair.answer for pair, _ in own.dropped] == ["Torla"] and len(own.selected) == 5
 
 
 def test_cloze_pairs_that_do_not_fit_are_listed(tiny):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import re
+import unicodedata
 
 from jaxllm.evaluate.qa import normalize
 
@@ -21,12 +22,17 @@ was we were what when where which while who whom why will with would you your"""
 # A longer run of words is no phrase, and a shorter part of a phrase is none of its own.
 PHRASE_WORDS, PART_LETTERS = 5, 3
 
-_BORDER = re.compile(r"(?<=[.!?])\s+|(?<=[.!?][\"'”’)\]])\s+|(?<=[。！？])|\n+")
+MARKS = "\u200c\u200d" + "".join(
+    char for char in map(chr, range(0x300, 0x10000)) if unicodedata.category(char).startswith("M"))
+"""Vowel signs, accents and joiners, which are parts of words, and which \\w of `re` does not have."""
+
+# The full stops and question marks of Hindi, Urdu and Arabic are among the ends of sentences.
+_BORDER = re.compile(r"(?<=[.!?।॥۔؟])\s+|(?<=[.!?][\"'”’)\]])\s+|(?<=[。！？])|\n+")
 _NUMBER = r"\d+(?:[.,:/-]\d+)*%?"
-_NAME = r"[A-Z][\w'’–-]*(?: (?:(?:of|the|de|von|van|and) )?[A-Z][\w'’–-]*)*"
-_SPAN = re.compile(rf"\b(?:{_NUMBER}|{_NAME})(?!\w)")
-_LONG_WORD = re.compile(r"\b[^\W\d_]{7,}\b")
-_WORD = re.compile(rf"{_NUMBER}|\w+(?:['’.–-]\w+)*")
+_NAME = rf"[A-Z][\w{MARKS}'’–-]*(?: (?:(?:of|the|de|von|van|and) )?[A-Z][\w{MARKS}'’–-]*)*"
+_SPAN = re.compile(rf"(?<![\w{MARKS}])(?:{_NUMBER}|{_NAME})(?![\w{MARKS}])")
+_LONG_WORD = re.compile(rf"(?<![\w{MARKS}])(?:[^\W\d_][{MARKS}]*){{7,}}(?![\w{MARKS}])")
+_WORD = re.compile(rf"{_NUMBER}|\w[\w{MARKS}]*(?:['’.–-]\w[\w{MARKS}]*)*")
 
 
 def sentences(text: str) -> list[str]:

@@ -28,7 +28,7 @@ from jaxllm.generate import Generator
 from jaxllm.self_param.cloze import is_cloze
 from jaxllm.self_param.config import QAPairConfig
 from jaxllm.self_param.data import Document
-from jaxllm.self_param.phrases import FUNCTION_WORDS, sentences
+from jaxllm.self_param.phrases import FUNCTION_WORDS, MARKS, sentences
 from jaxllm.self_param.prompts import Prompts
 
 Reason = Literal["cut", "duplicate", "too_long", "unspecific", "cut_answer", "other_answer", "short_answer",
@@ -52,7 +52,7 @@ REASONS: dict[Reason, str] = {
 
 # Scripts without spaces: Thai to Myanmar, Khmer, kana, and Han. Each of their characters is a word of its own.
 _UNSPACED = "\u0e00-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
-_WORD = re.compile(rf"\d+(?:[.,]\d+)*|[{_UNSPACED}]|[^\W{_UNSPACED}]+")
+_WORD = re.compile(rf"\d+(?:[.,]\d+)*|[{_UNSPACED}]|(?:[^\W{_UNSPACED}][{MARKS}]*)+")
 _ARTICLES = {"a", "an", "the"}
 
 
@@ -157,8 +157,10 @@ def sentences_of(text: str, pairs: Sequence[QAPair]) -> list[int | None]:
     None where that sentence has neither the answer nor a word of the question, function words aside.
     """
     own = sentences(text)
+    if not own:  # a chunk of blanks
+        return [None] * len(pairs)
     document = Document(text, chunks=tuple(own))
-    nearest = [document.nearest_passage(*pair) for pair in pairs] if own else []
+    nearest = [document.nearest_passage(*pair) for pair in pairs]
     return [number if _is_about(own[number], *pair) else None for number, pair in zip(nearest, pairs, strict=True)]
 
 

@@ -1,12 +1,24 @@
 """Sentences, and phrases that can be answers."""
 
-from jaxllm.self_param.phrases import answer_phrases, sentences
+import unicodedata
+
+from jaxllm.self_param.phrases import answer_phrases, long_words, sentences
 
 
 def test_sentences_end_at_punctuation_and_line_breaks():
     assert sentences('One is "here." Two?  Three!\nA heading\n\nFour.') == [
         'One is "here."', "Two?", "Three!", "A heading", "Four."]
     assert sentences("一。二！三") == ["一。", "二！", "三"] and sentences(" \n ") == []
+
+
+def test_words_of_other_scripts_have_their_vowel_signs_and_accents():
+    text = "रक्षा ने केवल 308 अंक दिये। लीग में छठा स्थान मिला, और चार चयन हुए।"
+    assert sentences(text) == ["रक्षा ने केवल 308 अंक दिये।", "लीग में छठा स्थान मिला, और चार चयन हुए।"]
+    assert answer_phrases(text, 3) == ["308", "लीग में छठा स्थान मिला", "और चार चयन हुए"]
+    accents = unicodedata.normalize("NFD", "Near Zürich the Huệ counts 95 Écoles in Österreich.")
+    assert [unicodedata.normalize("NFC", phrase) for phrase in answer_phrases(accents, 9)] == [
+        "Near Zürich", "Huệ counts 95 Écoles", "Écoles", "Österreich"]
+    assert [unicodedata.normalize("NFC", match[0]) for match in long_words(accents)] == ["Österreich"]
 
 
 def test_phrases_are_names_numbers_and_runs_of_words():

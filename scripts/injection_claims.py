@@ -74,7 +74,7 @@ def write_data(out: Path, documents: Sequence[Document], seed: int) -> None:
     """Writes the passages in the order of a seed, and their questions for the parts own and people.
 
     Of a passage with four questions or more the second and the fourth are taught, and the others are tested. A question
-    that repeats one up to case and punctuation is left out.
+    that repeats one up to case, punctuation and articles is left out.
     """
     files: dict[str, list[dict[str, Any]]] = {"passages": [], "taught": [], "tested": []}
 

@@ -35,7 +35,7 @@ Reason = Literal["cut", "duplicate", "too_long", "unspecific", "cut_answer", "ot
                  "ungrounded", "unanswerable", "repeated", "surplus"]
 REASONS: dict[Reason, str] = {
     "cut": "the question is cut at qa_pairs.max_tokens",
-    "duplicate": "empty, or an earlier question is the same but for case and punctuation",
+    "duplicate": "empty, or an earlier question is the same but for case, punctuation and articles",
     "too_long": "the context window does not hold the passage with the pair",
     "unspecific": "question gain below qa_pairs.question_gain: it fits any text",
     "cut_answer": "no answer, or one that is cut: at sampling.max_tokens, if the passage has others, or at the end of "
@@ -90,7 +90,7 @@ class PassagePairs:
         self.dropped += other.dropped
 
     def drop_duplicates(self) -> None:
-        """Drops questions without a letter, and those that differ from an earlier one by case and punctuation only."""
+        """Drops questions without a letter, and those that are an earlier one but for case, punctuation and articles."""
         seen: set[str] = set()
         bad = []
         for question, _ in self.selected:

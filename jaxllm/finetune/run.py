@@ -343,7 +343,7 @@ class NumberedMetrics:
         self.writer.write(self.first_step + step, {**self.labels, **values})
 
 
-def train_run(job: Job, base: Generator, targets: TargetSource, plan: TrainPlan, name: str, number: int,
+def train_run(job: Job, base: Generator, targets: TargetSource, plan: TrainPlan, name: str, first_step: int,
               labels: dict[str, Any], open_book_teacher: Generator | None = None) -> TrainResult:
     """Trains one run of many of a job, resumed if it was interrupted.
 
@@ -356,7 +356,7 @@ def train_run(job: Job, base: Generator, targets: TargetSource, plan: TrainPlan,
         targets: the training targets.
         plan: from `make_plan`.
         name: name of the run's checkpoints.
-        number: number of the run among all of the job, from 0; its steps are counted on from those of the runs before.
+        first_step: steps of the runs of the job before this one, from which its own are counted on in the metrics.
         labels: added to its lines of metrics.
         open_book_teacher: see `run_plan`.
 
@@ -364,7 +364,6 @@ def train_run(job: Job, base: Generator, targets: TargetSource, plan: TrainPlan,
         KeyboardInterrupt: a signal stopped it; the checkpoint is saved.
     """
     steps = resolved_steps(plan.train)
-    first_step = number * steps
     with Checkpointer(job.checkpoints / name) as checkpointer, contextlib.ExitStack() as stack:
         made, metrics = checkpointer.latest_step() or 0, None
         if made < steps:  # after a finished run come the lines of the next, which must stay

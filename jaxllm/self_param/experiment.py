@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxllm.files import JsonlWriter, plain, read_jsonl, write_jsonl
-from jaxllm.finetune.run import TrainPlan, TrainResult, remove_checkpoints, train_run
+from jaxllm.finetune.run import TrainPlan, TrainResult, remove_checkpoints, resolved_steps, train_run
 from jaxllm.finetune.targets import InterleavedTargets, ReplayTargets, TargetSource, interleave, purpose_seed
 from jaxllm.finetune.teacher_cache import top_k_error
 from jaxllm.generate import Generator
@@ -225,7 +225,7 @@ def _run_method(experiment: Experiment, method: Method, measure: Measure, done: 
     is evaluated next to them.
     """
     config, job, base = experiment.config, experiment.job, experiment.base
-    groups, first = experiment.groups, list(experiment.plans).index(method) * len(experiment.groups)
+    groups = experiment.groups
     rehearses = any("rehearsal" in one.types for own in experiment.targets[method] for one in own)
     samples = {1: experiment.targets[method][0][0].rehearsal}
     current = base
@@ -246,7 +246,7 @@ def _run_method(experiment: Experiment, method: Method, measure: Measure, done: 
         rehearsal = rehearsal_before(step, samples, bool(config.mixture.unrelated) and config.unrelated.path is None
                                      ) if fresh else samples[1]
         result = train_run(job, current, _source(experiment, method, group, rehearsal), experiment.plans[method], name,
-                           first + step - 1, {"method": method, "injection": step}, base)
+                           _first_step(experiment, method, step), {"method": method, "injection": step}, base)
         _save(experiment, method, group, result, folder)
         sampled = [list(ids) for ids in samples[step]] if fresh else []
         last = experiment.single or step == len(groups)
@@ -256,6 +256,16 @@ def _run_method(experiment: Experiment, method: Method, measure: Measure, done: 
         if not last:
             current = student
         remove_checkpoints(job, [name])
+
+
+def _first_step(experiment: Experiment, method: Method, step: int) -> int:
+    """Counts the training steps before injection number `step` of a method, those of earlier methods included.
+
+    With `train.epochs` methods that train on fewer targets make fewer steps.
+    """
+    steps = {name: resolved_steps(plan.train) for name, plan in experiment.plans.items()}
+    earlier = list(steps)[:list(steps).index(method)]
+    return sum(steps[name] for name in earlier) * len(experiment.groups) + (step - 1) * steps[method]
 
 
 def _student(base: Generator, current: Generator, result: TrainResult, merge: bool

@@ -90,7 +90,7 @@ class PassagePairs:
         self.dropped += other.dropped
 
     def drop_duplicates(self) -> None:
-        """Drops questions without a letter, and those equal to an earlier one but for case, punctuation and articles."""
+        """Drops questions without a letter, and those that repeat one up to case, punctuation and articles."""
         seen: set[str] = set()
         bad = []
         for question, _ in self.selected:

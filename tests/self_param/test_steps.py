@@ -15,6 +15,7 @@ from jaxllm.self_param.config import Config, MixtureConfig
 from jaxllm.self_param.experiment import Experiment, run_experiment, weight_dtype
 from jaxllm.self_param.targets import DocumentTargets
 from jaxllm.train import make_mesh
+from jaxllm.train.config import TrainConfig
 
 FIRST = ((1, 2), (3,))
 MERGED = []  # adapters, since a test began
@@ -65,13 +66,13 @@ def runs(monkeypatch):
     trained = []
     MERGED.clear()
 
-    def train_run(job, current, source, plan, name, number, labels, base):
+    def train_run(job, current, source, plan, name, first_step, labels, base):
         if name in trained_stops:
             trained_stops.remove(name)
             raise KeyboardInterrupt
         own = source.new if hasattr(source, "new") else source
         own = own.sources[0] if hasattr(own, "sources") else own
-        trained.append((name, number, labels, own.rehearsal))
+        trained.append((name, first_step, labels, own.rehearsal))
         return types.SimpleNamespace(adapter=name, params=None)
 
     trained_stops = []
@@ -90,7 +91,9 @@ def make(tmp_path, setting, compare=(), **more):
     job = types.SimpleNamespace(directory=tmp_path, checkpoints=tmp_path / "checkpoints")
     targets = {"self_param": sources(("unrelated", "rehearsal"))}
     targets |= {method: sources(("unrelated",)) for method in compare if method != "retrieval"}
-    return Experiment(config, job, Weights(), None, [None] * 3, Evaluations(), targets, dict.fromkeys(targets), 1)
+    plans = {method: types.SimpleNamespace(train=TrainConfig(steps=steps))
+             for method, steps in zip(targets, (10, 4), strict=False)}
+    return Experiment(config, job, Weights(), None, [None] * 3, Evaluations(), targets, plans, 1)
 
 
 def test_sequential_injections_build_on_each_other(tmp_path, runs):
@@ -104,9 +107,10 @@ def test_sequential_injections_build_on_each_other(tmp_path, runs):
     assert [(record.method, record.step) for record in records] == [
         ("closed_book", 0), ("open_book", 0), *(("self_param", step) for step in (1, 2, 3)),
         *(("finetune_questions", step) for step in (1, 2, 3)), *(("retrieval", step) for step in (1, 2, 3))]
-    assert [(name, number) for name, number, *_ in trained] == [
-        ("self_param-0001", 0), ("self_param-0002", 1), ("self_param-0003", 2), ("finetune_questions-0001", 3),
-        ("finetune_questions-0002", 4), ("finetune_questions-0003", 5)]
+    # In epochs methods have different numbers of steps; the lines of each follow those of the last.
+    assert [(name, first_step) for name, first_step, *_ in trained] == [
+        ("self_param-0001", 0), ("self_param-0002", 10), ("self_param-0003", 20), ("finetune_questions-0001", 30),
+        ("finetune_questions-0002", 34), ("finetune_questions-0003", 38)]
     assert trained[1][2] == {"method": "self_param", "injection": 2}
     # The base model's texts, then those of each later model; the unrelated texts are sampled, so the first go.
     assert [rehearsal for *_, rehearsal in trained[:3]] == [FIRST, ((1, 7), (1, 2)), ((1, 7), (1, 2), (2, 7))]

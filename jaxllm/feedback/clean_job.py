@@ -30,6 +30,7 @@ from jaxllm.files import JsonlWriter, expanded
 from jaxllm.job import Job, open_job
 from jaxllm.progress import notice
 from jaxllm.report import Section, Table
+from jaxllm.statistics import resampled_units
 from jaxllm.text.readers import in_blocks
 from jaxllm.text.rows import Rejected, data_files, iter_rows
 
@@ -185,7 +186,7 @@ def _decided(config: Config, found: Index | None) -> tuple[Plan, dict[str, Any],
             for number in np.unique(bucket)}
     if config.truth is not None:
         result |= _detection(config, ids, decision, detected, np.arange(count) if audit is None else
-                             audit["clusters"])
+                             resampled_units(audit["clusters"]))
         tables.append(Table(["detection of wrong labels", ""], [[name, result[name]] for name in (
             "precision", "recall", "f1", "auroc") if result[name]["mean"] is not None], "Detection"))
     columns: dict[str, np.ndarray] = {}
@@ -268,7 +269,7 @@ def _detection(config: Config, ids: Sequence[str], decision: Decision, detected:
         ids: id of each pair.
         decision: outcome of the method.
         detected: pairs that the method flips or removes, `[N]` bool; not those that `drop` and `answers` do.
-        clusters: number of each pair's prompt, `[N]`.
+        clusters: number of what an interval resamples, of each pair, `[N]`.
     """
     truth: dict[str, bool] = {}
     for item in iter_rows(str(config.truth), {"id": Any, "flipped": Any}):

@@ -28,8 +28,8 @@ def compare_member(member: Member, found: Findings, pairs: Pairs, seed: int) -> 
                            "ties": int((member.votes == 0).sum()), "abstained": int((~decided).sum()),
                            "agreement": None, "sign_test_p": None, "weight": None}
     if decided.any():
-        own["agreement"] = rate(member.votes[decided] == 1, pairs.clusters[decided], seed)
-        own["sign_test_p"] = _sign_test(member.votes, pairs.clusters)
+        own["agreement"] = rate(member.votes[decided] == 1, pairs.units[decided], seed)
+        own["sign_test_p"] = _sign_test(member.votes, pairs.units)
         own["weight"] = float(calibration.log_odds(member.votes[:, None])[0])
     if member.scores is not None and decided.any():
         margins = member.scores[decided, 0] - member.scores[decided, 1]
@@ -43,7 +43,7 @@ def compare_member(member: Member, found: Findings, pairs: Pairs, seed: int) -> 
         own["prefers_longer"] = float((longer[clear] == member.votes[decided][clear]).mean()) if clear.any() else None
     if member.orders is not None:
         both = (member.orders != ABSTAIN).all(1)
-        own["same_in_both_orders"] = (rate(member.orders[both, 0] == member.orders[both, 1], pairs.clusters[both], seed)
+        own["same_in_both_orders"] = (rate(member.orders[both, 0] == member.orders[both, 1], pairs.units[both], seed)
                                       if both.any() else None)
         own["first_order_agreement"] = float((member.orders[both, 0] == 1).mean()) if both.any() else None
         own["swapped_order_agreement"] = float((member.orders[both, 1] == 1).mean()) if both.any() else None
@@ -52,12 +52,12 @@ def compare_member(member: Member, found: Findings, pairs: Pairs, seed: int) -> 
     known = known_labels(pairs)
     judged = known.judged & decided & (member.votes != 0)
     right = (member.votes == 1) == known.right
-    own["agreement_with_people"] = rate(right[judged], pairs.clusters[judged], seed) if judged.any() else None
+    own["agreement_with_people"] = rate(right[judged], pairs.units[judged], seed) if judged.any() else None
     return own
 
 
 def _sign_test(votes: np.ndarray, clusters: np.ndarray) -> float | None:
-    """Computes the two-sided p-value of as many votes for the label as against it; a prompt counts once."""
+    """Computes the two-sided p-value of as many votes for the label as against it; a cluster counts once."""
     from scipy import stats
 
     _, cluster = np.unique(clusters, return_inverse=True)
@@ -69,7 +69,7 @@ def _sign_test(votes: np.ndarray, clusters: np.ndarray) -> float | None:
 def kappas(found: Findings, pairs: Pairs, seed: int) -> dict[str, Any]:
     """Measures how far the voting members agree with one another, and their consensus."""
     ratings = np.where(found.votes == ABSTAIN, raters.MISSING, found.votes + 1)
-    result = raters.agreement(ratings, CATEGORIES, pairs.clusters, seed)
+    result = raters.agreement(ratings, CATEGORIES, pairs.units, seed)
     names = [member.key for member in found.voting]
     result["cohen"] = {names[i]: {names[j]: _number(raters.cohen_kappa(ratings[:, i], ratings[:, j], CATEGORIES))
                                   for j in range(i + 1, len(names))} for i in range(len(names) - 1)}
@@ -137,13 +137,13 @@ def compare_people(found: Findings, pairs: Pairs, seed: int) -> dict[str, Any] |
     result: dict[str, Any] = {
         "rows": sum(map(bool, pairs.people)), "decided": int((decisions != "").sum()),
         "answers": {name: int((ratings == number).sum()) for number, name in enumerate(names)},
-        "agreement": raters.agreement(ratings, len(names), pairs.clusters, seed)}
+        "agreement": raters.agreement(ratings, len(names), pairs.units, seed)}
     if known.judged.any():
-        result["label_is_right"] = rate(known.right[known.judged], pairs.clusters[known.judged], seed)
+        result["label_is_right"] = rate(known.right[known.judged], pairs.units[known.judged], seed)
         count = found.count
         voted = known.judged & (2 * count.votes != count.voters) & (count.voters > 0)
         agrees = (2 * count.votes > count.voters) == known.right
-        result["committee_agrees"] = rate(agrees[voted], pairs.clusters[voted], seed) if voted.any() else None
+        result["committee_agrees"] = rate(agrees[voted], pairs.units[voted], seed) if voted.any() else None
     return result
 
 

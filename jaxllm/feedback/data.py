@@ -21,6 +21,7 @@ import numpy as np
 from jaxllm.errors import UserError
 from jaxllm.files import write_jsonl
 from jaxllm.progress import notice
+from jaxllm.statistics import resampled_units
 from jaxllm.text.audit import NEAR, Audit, Auditor, audit_overlap
 from jaxllm.text.forms import PairRow
 from jaxllm.text.preferences import FormLine, iter_forms
@@ -74,6 +75,11 @@ class Pairs:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @functools.cached_property
+    def units(self) -> np.ndarray:
+        """Number of what an interval resamples, of each pair, `[N]`: its prompt, or itself where all have one prompt."""
+        return resampled_units(self.clusters)
 
     @functools.cached_property
     def decisions(self) -> np.ndarray:

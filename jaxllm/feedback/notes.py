@@ -38,7 +38,8 @@ def notes_on(found: Findings, result: dict[str, Any], clusters: np.ndarray, doma
     if without := result["data"]["prompts"]["lines_without"]:
         notes.append(f"{without:,} rows have no prompt, and members score their answers alone.")
     if len(np.unique(clusters)) < 2:
-        notes.append("All pairs have the same prompt: the committee is calibrated on the labels that it judges.")
+        notes.append("All pairs have the same prompt: the committee is calibrated on the labels that it judges, and "
+                     "intervals resample pairs.")
     if unknown := sorted(set(domains) - set(DOMAINS)):
         notes.append(f"The domain {unknown[0]!r} is none of {', '.join(DOMAINS)}, and is treated as mixed.")
     if len(found.voting) == 1:

@@ -23,7 +23,7 @@ def summarize(config: AuditConfig, pairs: Pairs, found: Findings) -> dict[str, A
     names, count = bucket_names(config.committee.edges), found.count
     voted = count.voters > 0
     shares = {name: None if not voted.any() else
-              rate(found.bucket[voted] == number, pairs.clusters[voted], config.seed)
+              rate(found.bucket[voted] == number, pairs.units[voted], config.seed)
               for number, name in enumerate(names)}
     sources = {name: int((found.source == CODES.index(name)).sum()) for name in SOURCES}
     domains, domain = pairs.domain_numbers
@@ -34,7 +34,7 @@ def summarize(config: AuditConfig, pairs: Pairs, found: Findings) -> dict[str, A
     result: dict[str, Any] = {
         "rows": len(pairs), "rejected": len(pairs.rejected), "voters": len(found.voting),
         "vote_histogram": histogram(count, len(found.voting)),
-        "vote_shares": [rate(count.votes[voted] == votes, pairs.clusters[voted], config.seed)
+        "vote_shares": [rate(count.votes[voted] == votes, pairs.units[voted], config.seed)
                         for votes in range(len(found.voting) + 1)] if voted.any() else [],
         "without_votes": int((~voted).sum()),
         "buckets": {name: int((found.bucket == number).sum()) for number, name in enumerate(names)},
@@ -59,7 +59,7 @@ def _low(found: Findings, pairs: Pairs, config: AuditConfig) -> dict[str, Any] |
     voted = found.count.voters > 0
     if not voted.any():
         return None
-    return rate(2 * found.count.votes[voted] < found.count.voters[voted], pairs.clusters[voted], config.seed)
+    return rate(2 * found.count.votes[voted] < found.count.voters[voted], pairs.units[voted], config.seed)
 
 
 def _calibration(found: Findings, pairs: Pairs) -> dict[str, Any]:

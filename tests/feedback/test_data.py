@@ -7,12 +7,13 @@ import sys
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
+from scipy import stats
 
 from jaxllm.errors import UserError
 from jaxllm.feedback import audit_rows
 from jaxllm.feedback.data import Pairs, decision_of, read_pairs
 from jaxllm.text import readers
-from tests.feedback.rows import audit, pair, pairs, read, run, wide, write
+from tests.feedback.rows import audit, clean, pair, pairs, read, run, wide, write
 
 
 def fails(tmp_path, capsys, rows, scores, match, **keys):
@@ -163,6 +164,23 @@ def test_one_member_and_equal_members(tmp_path, capsys):
     two = audit(tmp_path / "two", pairs(10), votes(10, 2))
     assert any("they are one member" in note for note in two["notes"])
     assert two["kappa"]["percent"]["mean"] == 1 and two["kappa"]["krippendorff"]["mean"] is None
+
+
+def test_intervals_resample_pairs_where_all_have_one_prompt(tmp_path):
+    """One prompt is no sample: kappas had no width, rates that of a single observation, and a sign test no value."""
+    rows = [row | {"prompt": "Say something.", "human_votes": [1, -1 if n % 3 else 1, 1]} for n, row in
+            enumerate(pairs(40))]
+    own = [{"id": f"r{n}", "member": f"m{m}", "vote": 1 if (n * (m + 3)) % 7 > 2 else -1} for n in range(40)
+           for m in range(3)]
+    result = audit(tmp_path, rows, own)
+    member = result["members"]["m0"]
+    found = [result["low_or_none"], member["agreement"], result["kappa"]["fleiss"], result["kappa"]["krippendorff"],
+             result["people"]["agreement"]["percent"], result["bucket_shares"]["full"]]
+    truth = write(tmp_path / "truth.jsonl", [{"id": f"r{n}", "flipped": n % 4 == 0} for n in range(40)])
+    cleaned = clean(tmp_path, "vote_maj_r", truth=truth)
+    for one in [*found, cleaned["precision"], cleaned["f1"], cleaned["auroc"]]:
+        assert 0.05 < one["ci_high"] - one["ci_low"] < 0.7
+    assert member["sign_test_p"] == pytest.approx(stats.binomtest(round(40 * member["agreement"]["mean"]), 40).pvalue)
 
 
 def test_people(tmp_path):

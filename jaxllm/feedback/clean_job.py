@@ -25,6 +25,7 @@ from jaxllm.feedback.gate import count_of_cleaning, limit_soft_labels, pass_flip
 from jaxllm.feedback.ledger import ACTIONS, FLIP, KEEP, REMOVE, SOFT, UNPAIRED, replayed
 from jaxllm.feedback.methods import METHODS, Decision, Inputs, decide
 from jaxllm.feedback.rewriting import Index, Part, Plan, Tally, index, pairs, parts, rewritten
+from jaxllm.feedback.scores import from_cell
 from jaxllm.feedback.stored_audit import FILE, load
 from jaxllm.files import JsonlWriter, expanded
 from jaxllm.job import Job, open_job
@@ -233,7 +234,7 @@ def _apply_answers(path: str, ids: Sequence[str], decision: Decision) -> None:
     for item in iter_rows(path, {"id": Any}, {"answer": Any}):
         if isinstance(item, Rejected):
             raise UserError(f"line {item.line} cannot be used: {item.reason}", path)
-        answer = item.fields.get("answer")
+        answer = from_cell(item.fields.get("answer"))
         if answer is None:
             continue
         if not isinstance(answer, str | int) or isinstance(answer, bool) or answer not in ANSWERS:

@@ -8,6 +8,7 @@ replay, so that they are the same to the byte.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,12 +107,13 @@ def replayed(path: str | Path, lines: Iterator[Line]) -> Iterator[tuple[Line, di
         own = next(entries, None)
         if own is None:
             raise UserError(f"the ledger ends after {number - 1} pairs, and the data goes on", path, fix)
-        if missing := {"id", "action", "texts"} - own.keys():
+        if missing := {"id", "action", "texts"} - (own.keys() if isinstance(own, dict) else set()):
             raise UserError(f"line {number} has no {sorted(missing)[0]!r}: it is no ledger", path, fix)
-        if own["action"] not in ACTIONS or own["action"] in ("soft", "reweight", "margin") and not isinstance(
-                own.get("value"), int | float):
+        valued = own["action"] in ("soft", "reweight", "margin")
+        if own["action"] not in ACTIONS or valued and not isinstance(own.get("value"), int | float):
             raise UserError(f"line {number} has an action that is not known", path, fix)
-        if own["action"] == "soft" and not 0 <= own["value"] <= 1 or own["action"] == "reweight" and own["value"] <= 0:
+        if valued and not abs(own["value"]) < math.inf or own["action"] == "soft" and not 0 <= own["value"] <= 1 or (
+                own["action"] == "reweight" and own["value"] <= 0):
             raise UserError(f"the value of line {number} is out of range", path, fix)
         if str(own["id"]) != str(line.row.id) or own["texts"] != digest_of(line.row):
             raise UserError(f"line {number} is of the pair {own['id']!r}" + (

@@ -202,7 +202,7 @@ class Scores:
             return "a line has either a vote or scores"
         if "vote" in row:
             votes = [row[column] for column in ("vote", "vote_swapped") if column in row]
-            votes = [_from_cell(vote) for vote in votes]
+            votes = [from_cell(vote) for vote in votes]
             if not all(vote is None or isinstance(vote, int) and not isinstance(vote, bool) and -1 <= vote <= 1
                        for vote in votes):
                 return "a vote must be 1 (agrees with the label), -1 (disagrees), 0 (tie) or null"
@@ -210,7 +210,7 @@ class Scores:
             return None
         if missing := [side for side in ("chosen", "rejected") if side not in row]:
             return f"field {missing[0]!r} is missing: a line has either a vote, or the scores of both answers"
-        both = [_from_cell(row[side]) for side in ("chosen", "rejected")]
+        both = [from_cell(row[side]) for side in ("chosen", "rejected")]
         if not all(map(_is_score, both)):
             return "chosen and rejected must be finite numbers (or null)"
         self._put((name, criterion), number, both, None, item, path)
@@ -283,7 +283,7 @@ def _is_score(value: Any) -> bool:
     return value is None or type(value) in (float, int) and abs(value) <= LARGEST
 
 
-def _from_cell(value: Any) -> Any:
+def from_cell(value: Any) -> Any:
     """Returns the number in a cell of a CSV file, None in an empty one, and the whole number that a float is."""
     if isinstance(value, str):
         with contextlib.suppress(ValueError):

@@ -169,6 +169,30 @@ def test_a_ledger_of_another_file_is_refused(tmp_path, capsys):
     assert "it is no ledger" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("change", "message"), [
+    ({"action": "reweight", "value": math.nan}, "the value of line 2 is out of range"),
+    ({"action": "margin", "value": math.inf}, "the value of line 2 is out of range"), (None, "it is no ledger")])
+def test_a_damaged_ledger_is_refused(tmp_path, capsys, change, message):
+    """A value that is not finite, or a line that is no object, ended the run with a traceback."""
+    rows = write(tmp_path / "rows.jsonl", pairs(3))
+    run("clean", tmp_path / "none", method="none", data__path=rows)
+    lines = read(tmp_path / "none" / "ledger.jsonl")
+    lines[1] = [1] if change is None else lines[1] | change
+    run("clean", tmp_path / "replay", expected=2, data__path=rows, replay=write(tmp_path / "ledger.jsonl", lines))
+    assert message in capsys.readouterr().err
+
+
+def test_answers_of_a_spreadsheet(tmp_path):
+    """A blank cell is no answer yet, and a number in a cell is that number."""
+    rows = write(tmp_path / "rows.jsonl", pairs(6))
+    answers = tmp_path / "answers.csv"
+    answers.write_text("id,answer,note\nr0,chosen,\nr1,,later\nr2,-1,\nr3,0,\nr4,both_bad,\n")
+    run("clean", tmp_path / "out", method="none", data__path=rows, answers=answers)
+    assert [(line["action"], line["rule"]) for line in read(tmp_path / "out" / "ledger.jsonl")] == [
+        ("keep", "people: chosen"), ("keep", "not flagged"), ("flip", "people: rejected"), ("soft", "people: tie"),
+        ("remove", "people: both_bad"), ("keep", "not flagged")]
+
+
 def test_an_audit_of_other_rows_is_refused(tmp_path, capsys):
     audit(tmp_path, pairs(40), wide(scores()))
     run("clean", tmp_path / "out", expected=2, method="sac", audit=tmp_path / "audit",

@@ -221,7 +221,8 @@ def preference_optimization(split: Split, folder: Path, model: str, pairs: int, 
                             test: tuple[list[str], list[str]], seed: int) -> dict[str, dict[str, Any]]:
     """Trains the language model itself by DPO on some of the pairs: right and noisy labels, cleaned, random removal.
 
-    Returns the metrics of the test pairs, and the number of training pairs, by variant.
+    One epoch each: a method that removes pairs makes fewer steps, and is compared with as many noisy pairs, drawn at
+    random. Returns the metrics of the test pairs, and the number of training pairs, by variant.
     """
     used = set(map(str, split.training[:pairs].tolist()))
     held_back = folder / "test.jsonl"
@@ -230,10 +231,15 @@ def preference_optimization(split: Split, folder: Path, model: str, pairs: int, 
     noisy = read_jsonl(folder / "rows.jsonl")
     files = {"clean": split.rows(np.zeros(len(split.training), bool)), "noisy": noisy}
     files |= {name: read_jsonl(folder / name / "cleaned.jsonl") for name in (*best.values(), "random_r")}
+    files = {name: [{key: value for key, value in row.items() if key != "positive"} for row in rows if row["id"] in used]
+             for name, rows in files.items()}
+    for name in dict.fromkeys(best.values()):
+        if (left := len(files[name])) < len(files["noisy"]):
+            drawn = np.random.default_rng(seed).permutation(len(files["noisy"]))[:left]
+            files[f"random for {name}"] = [files["noisy"][number] for number in np.sort(drawn)]
     found = {}
-    for name, rows in files.items():
+    for name, own in files.items():
         path = folder / f"dpo_{name}.jsonl"
-        own = [{key: value for key, value in row.items() if key != "positive"} for row in rows if row["id"] in used]
         write_jsonl(path, own)
         out = folder / f"dpo_{name}"
         call("tune", "--method", "dpo", "--model", model, "--data.path", path, "--held_back.path", held_back, "--out",
@@ -325,11 +331,12 @@ def main() -> None:
         best = {name: max(own, key=lambda one: summary[one]["validation"]) for name, own in (
             ("PrefCleanBench", bench), ("SAC", {f"sac_{keys['votes']}" for _, keys in SAC}))}
         print(f"{text}\n\nbest on the validation pairs: {best}; {len(clusters)} test pairs")
-        dpo = {seed: preference_optimization(
-            Split(seed, *features, *train), options.out / f"{options.kind}_{options.rate}_{seed}", options.model,
-            options.dpo, best, test, seed) for seed in options.seeds if options.dpo}
-        write_atomic(options.out / f"summary_{options.kind}_{options.rate}.json",
-                     json.dumps(summary | {"best": best, "dpo": dpo}, indent=2))
+        name = f"{options.kind}_{options.rate}"
+        write_atomic(options.out / f"summary_{name}.json", json.dumps(summary | {"best": best}, indent=2))
+        if options.dpo:
+            dpo = {seed: preference_optimization(Split(seed, *features, *train), options.out / f"{name}_{seed}",
+                                                 options.model, options.dpo, best, test, seed) for seed in options.seeds}
+            write_atomic(options.out / f"dpo_{name}.json", json.dumps(dpo, indent=2))
 
 
 if __name__ == "__main__":

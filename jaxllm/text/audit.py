@@ -18,6 +18,7 @@ from typing import Any, cast
 import numpy as np
 
 from jaxllm.errors import UserError
+from jaxllm.progress import notice
 from jaxllm.statistics import clustered, distinct_rows, resampled_units
 from jaxllm.text.forms import ORDERED, AnyRow, ClassifyRow, Kind, PairRow, Text, UnpairedRow, form_of, rows_of
 from jaxllm.text.near_duplicates import NearDuplicates, words_of
@@ -356,6 +357,8 @@ def audit_overlap(audit: Audit, other: str | Path) -> None:
                     prompts.add(digest)
                     theirs.add([text])
             lines += bool(found)
+    if not lines:
+        notice(f"warning: no line of {name} has a prompt, so that no overlap can be found")
     common: collections.Counter[int] = collections.Counter()
     for row, (line, prompt) in enumerate(zip(audit.lines.tolist(), audit.prompts.tolist(), strict=True)):
         if prompt in prompts:

@@ -134,6 +134,14 @@ def test_classes(tmp_path):
     assert found.result["largest_class"] == 3 / 7 and found.result["label_types"] == ["name", "number"]
 
 
+@pytest.mark.parametrize("rows", [[], [{"question": "1"}]])
+def test_another_file_without_prompts(tmp_path, capsys, rows):
+    """No overlap with it is no news."""
+    found = check(write(tmp_path / "train.jsonl", pair(1, "a", "b")), compare=write(tmp_path / "none.jsonl", *rows))
+    assert found.result["overlap"]["lines_there"] == found.result["overlap"]["rows"] == 0
+    assert "no line of none.jsonl has a prompt" in capsys.readouterr().err
+
+
 def test_prompts_of_another_file(tmp_path):
     path = write(tmp_path / "train.jsonl", pair(1, "a", "b"), pair(1, "c", "d"), pair("Caf\u00e9", "a", "b"),
                  pair(3, "a", "b"))

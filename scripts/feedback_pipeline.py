@@ -31,6 +31,7 @@ from verbs import call
 from jaxllm.assets import resolve
 from jaxllm.config import DataConfig, check, to_yaml
 from jaxllm.errors import UserError
+from jaxllm.feedback.clean_job import read_truth
 from jaxllm.feedback.config import CommitteeConfig
 from jaxllm.feedback.noise import flips
 from jaxllm.files import read_jsonl, write_atomic, write_jsonl
@@ -191,10 +192,10 @@ def variants(config: Config) -> dict[str, Path]:
     call("clean", "--method", "none", *data, "--out", config.out / "cleaned" / "none")
     found = {"noisy": config.out / "cleaned" / "none" / "cleaned.jsonl"}
     if config.truth is not None:
-        rows, wrong = read_jsonl(found["noisy"]), {row["id"] for row in read_jsonl(config.truth) if row["flipped"]}
+        rows, wrong = read_jsonl(found["noisy"]), read_truth(config.truth)
         found["clean"] = config.out / "clean.jsonl"
         write_jsonl(found["clean"], [row | {"chosen": row["rejected"], "rejected": row["chosen"]}
-                                     if row["id"] in wrong else row for row in rows])
+                                     if wrong.get(str(row["id"])) else row for row in rows])
     truth = [] if config.truth is None else ["--truth", config.truth]
     for method in config.methods:
         out = config.out / "cleaned" / _folder(method)
@@ -260,12 +261,12 @@ def main() -> None:
     """Runs the pipeline, and prints a Markdown table."""
     try:
         config = parse(Config, sys.argv[1:])
+        config.out.mkdir(parents=True, exist_ok=True)
+        if config.data is None:
+            config = toy(config)
+        files = variants(config)
     except UserError as error:
         raise SystemExit(f"feedback_pipeline: {error}") from None
-    config.out.mkdir(parents=True, exist_ok=True)
-    if config.data is None:
-        config = toy(config)
-    files = variants(config)
     lines = ["| variant | pairs | gold reward | less noisy | p | wins | ties | losses | words | judge: wins and ties |",
              "|---" * 10 + "|"]
     results: dict[str, Any] = {}

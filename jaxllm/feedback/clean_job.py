@@ -35,7 +35,7 @@ from jaxllm.statistics import resampled_units
 from jaxllm.text.readers import in_blocks
 from jaxllm.text.rows import Rejected, data_files, iter_rows
 
-__all__ = ["Config", "run"]
+__all__ = ["Config", "read_truth", "run"]
 
 LEDGER, CLEANED, UNPAIRED_FILE = "ledger.jsonl", "cleaned.jsonl", "cleaned_unpaired.jsonl"
 _BOOLEANS = {"true": True, "false": False, "1": True, "0": False}
@@ -261,6 +261,26 @@ def _by(action: np.ndarray, group: np.ndarray, names: Sequence[str]) -> dict[str
                             for own in np.unique(action[group == number])} for number in np.unique(group)}
 
 
+def read_truth(path: str) -> dict[str, bool]:
+    """Reads rows {id, flipped}; returns whether each label is wrong, by the id as text.
+
+    Raises:
+        UserError: a row cannot be used, or an id occurs twice.
+    """
+    truth: dict[str, bool] = {}
+    for item in iter_rows(path, {"id": Any, "flipped": Any}):
+        if isinstance(item, Rejected):
+            raise UserError(f"line {item.line} cannot be used: {item.reason}", path)
+        name, value = str(item.fields["id"]), item.fields["flipped"]
+        value = _BOOLEANS.get(value.strip().lower()) if isinstance(value, str) else value
+        if value not in (True, False):
+            raise UserError(f"flipped in line {item.line} must be true or false", path)
+        if name in truth:
+            raise UserError(f"the id {name!r} occurs twice", path)
+        truth[name] = bool(value)
+    return truth
+
+
 def _detection(config: Config, ids: Sequence[str], decision: Decision, detected: np.ndarray, clusters: np.ndarray
                ) -> dict[str, Any]:
     """Measures how well wrong labels are detected by the method.
@@ -272,17 +292,7 @@ def _detection(config: Config, ids: Sequence[str], decision: Decision, detected:
         detected: pairs that the method flips or removes, `[N]` bool; not those that `drop` and `answers` do.
         clusters: number of what an interval resamples, of each pair, `[N]`.
     """
-    truth: dict[str, bool] = {}
-    for item in iter_rows(str(config.truth), {"id": Any, "flipped": Any}):
-        if isinstance(item, Rejected):
-            raise UserError(f"line {item.line} cannot be used: {item.reason}", config.truth)
-        name, value = str(item.fields["id"]), item.fields["flipped"]
-        value = _BOOLEANS.get(value.strip().lower()) if isinstance(value, str) else value
-        if value not in (True, False):
-            raise UserError(f"flipped in line {item.line} must be true or false", config.truth)
-        if name in truth:
-            raise UserError(f"the id {name!r} occurs twice", config.truth)
-        truth[name] = bool(value)
+    truth = read_truth(str(config.truth))
     used = np.array([name in truth for name in ids])
     if not used.any():
         raise UserError("none of its ids is that of a pair", config.truth)

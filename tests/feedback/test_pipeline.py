@@ -16,7 +16,7 @@ from jaxllm.feedback.config import AuditConfig, CommitteeConfig, MemberConfig
 from jaxllm.judge import JudgeConfig
 from jaxllm.parsing import parse
 from tests.conftest import ROOT
-from tests.feedback.rows import read
+from tests.feedback.rows import read, write
 
 sys.path.append(str(ROOT / "scripts"))  # the script imports another one
 import feedback_pipeline  # noqa: E402
@@ -82,6 +82,22 @@ def test_verbs_take_the_committee_and_the_data_as_they_are_given(tmp_path, monke
     feedback_pipeline.variants(config)
     parsed = [parse(job, words[1:]) for job, words in zip((AuditConfig, CleanConfig), calls, strict=True)]
     assert parsed[0].committee == committee and [own.data for own in parsed] == [config.data] * 2
+
+
+def test_truth_is_read_as_clean_reads_it(tmp_path, monkeypatch):
+    """Ids are compared as text, and a text "false" is no wrong label."""
+    monkeypatch.setattr(feedback_pipeline, "call", lambda *words: None)
+    noisy = tmp_path / "cleaned" / "none" / "cleaned.jsonl"
+    noisy.parent.mkdir(parents=True)
+    write(noisy, [{"id": number, "prompt": "p", "chosen": "a", "rejected": "b"} for number in range(3)])
+    truth = tmp_path / "truth.csv"
+    truth.write_text("id,flipped\n0,false\n1,true\n")
+    found = feedback_pipeline.variants(config_of(tmp_path, CommitteeConfig("votes.jsonl"), truth=str(truth)))
+    assert [row["chosen"] for row in read(found["clean"])] == ["a", "b", "a"]
+    write(truth.with_suffix(".jsonl"), [{"id": "0", "flipped": "false"}, {"id": "1", "flipped": True}])
+    found = feedback_pipeline.variants(config_of(tmp_path, CommitteeConfig("votes.jsonl"),
+                                                 truth=str(truth.with_suffix(".jsonl"))))
+    assert [row["chosen"] for row in read(found["clean"])] == ["a", "b", "a"]
 
 
 def test_methods_may_have_keys_of_their_own(tmp_path, monkeypatch):

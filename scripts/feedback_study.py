@@ -231,21 +231,21 @@ def preference_optimization(split: Split, folder: Path, model: str, pairs: int, 
     noisy = read_jsonl(folder / "rows.jsonl")
     files = {"clean": split.rows(np.zeros(len(split.training), bool)), "noisy": noisy}
     files |= {name: read_jsonl(folder / name / "cleaned.jsonl") for name in (*best.values(), "random_r")}
-    files = {name: [{key: value for key, value in row.items() if key != "positive"} for row in rows if row["id"] in used]
-             for name, rows in files.items()}
+    own = lambda row: {key: value for key, value in row.items() if key != "positive"}
+    files = {name: [own(row) for row in rows if row["id"] in used] for name, rows in files.items()}
     for name in dict.fromkeys(best.values()):
         if (left := len(files[name])) < len(files["noisy"]):
             drawn = np.random.default_rng(seed).permutation(len(files["noisy"]))[:left]
             files[f"random for {name}"] = [files["noisy"][number] for number in np.sort(drawn)]
     found = {}
-    for name, own in files.items():
+    for name, rows in files.items():
         path = folder / f"dpo_{name}.jsonl"
-        write_jsonl(path, own)
+        write_jsonl(path, rows)
         out = folder / f"dpo_{name}"
         call("tune", "--method", "dpo", "--model", model, "--data.path", path, "--held_back.path", held_back, "--out",
              out, "--train.batch_size", 8, "--train.epochs", 1, "--train.lr", 2e-4, "--train.remat", "none",
              "--lora.rank", 16, "--lora.alpha", 32, "--seed", seed)
-        found[name] = json.loads((out / "result.json").read_text())["eval"] | {"pairs": len(own)}
+        found[name] = json.loads((out / "result.json").read_text())["eval"] | {"pairs": len(rows)}
         print(f"DPO {name}: {found[name]}", flush=True)
     return found
 
@@ -335,7 +335,8 @@ def main() -> None:
         write_atomic(options.out / f"summary_{name}.json", json.dumps(summary | {"best": best}, indent=2))
         if options.dpo:
             dpo = {seed: preference_optimization(Split(seed, *features, *train), options.out / f"{name}_{seed}",
-                                                 options.model, options.dpo, best, test, seed) for seed in options.seeds}
+                                                 options.model, options.dpo, best, test, seed)
+                   for seed in options.seeds}
             write_atomic(options.out / f"dpo_{name}.json", json.dumps(dpo, indent=2))
 
 

@@ -78,7 +78,7 @@ class Pairs:
 
     @functools.cached_property
     def units(self) -> np.ndarray:
-        """Number of what an interval resamples, of each pair, `[N]`: its prompt, or itself where all have one prompt."""
+        """Number of what an interval resamples, `[N]`: each pair's prompt, or the pair where all have one prompt."""
         return resampled_units(self.clusters)
 
     @functools.cached_property

@@ -42,7 +42,7 @@ ORDERS = 100  # orders to begin with, for the ranks
 # Variants that are compared, and in which measures: s_tran alone may be that of a judge that picks the first slot.
 # Where right labels gain nothing over noisy ones, a repair of the labels cannot either.
 COMPARED = (("clean", "noisy"), ("repaired", "noisy"), ("negated", "noisy"), ("negated", "repaired"))
-MEASURES = ("human_agreement", "s_tran_debiased", "s_comm", "s_neg")
+MEASURES = ("human_agreement", "human_agreement_debiased", "s_tran_debiased", "s_comm", "s_neg")
 
 
 def toy_rows(task: str, documents: int, items: int, seed: int) -> list[dict[str, Any]]:
@@ -144,7 +144,7 @@ def measured(folder: Path, test: Path, adapter: Path | None, options: argparse.N
         own = json.loads((folder / name / "result.json").read_text())["spearman"]
         ranks[name] = None if own is None else own["mean"]
     mean = lambda own: None if own is None else own["mean"]
-    return {"human_agreement": mean(found["human_agreement"]), "s_tran": mean(found["s_tran"]["5"]["exact"]),
+    return {**{name: mean(found[name]) for name in MEASURES[:2]}, "s_tran": mean(found["s_tran"]["5"]["exact"]),
             "s_tran_debiased": mean(found["s_tran_debiased"]["5"]["exact"]), "s_comm": mean(found["s_comm"]),
             "s_neg": mean(found["s_neg"]), "position_bias": mean(found["position_bias"]),
             "answer_mass": mean(found["answer_mass"]), **ranks}
@@ -155,9 +155,10 @@ def always_first(folder: Path) -> dict[str, float | None]:
     read = lambda name: json.loads((folder / name / "result.json").read_text())["always_first"]
     found = read("consistency")
     ranks = {name: read(name)["spearman"] for name in ("pairs", "pairs_calibrated")}
-    return {"human_agreement": found["human_agreement"], "s_tran": found["s_tran"]["5"], "s_tran_debiased": None,
-            "s_comm": found["s_comm"], "s_neg": found["s_neg"], "position_bias": found["position_bias"],
-            "answer_mass": None, **{name: None if own is None else own["mean"] for name, own in ranks.items()}}
+    return {"human_agreement": found["human_agreement"], "human_agreement_debiased": None,
+            "s_tran": found["s_tran"]["5"], "s_tran_debiased": None, "s_comm": found["s_comm"],
+            "s_neg": found["s_neg"], "position_bias": found["position_bias"], "answer_mass": None,
+            **{name: None if own is None else own["mean"] for name, own in ranks.items()}}
 
 
 def differences(out: Path, variants: Sequence[str], seeds: Sequence[int]) -> str:

@@ -13,8 +13,8 @@ from jaxllm.limits import check_limits
 
 Kind = Literal["local", "reward", "openai", "recorded", "callable", "matrix"]
 # Measures that fail_under may name; see `results.limited`.
-LIMITED = ("s_tran", "s_tran_debiased", "s_comm", "s_neg", "human_agreement", "coverage", "answer_mass",
-           "self_agreement", "zeta")
+LIMITED = ("s_tran", "s_tran_debiased", "s_comm", "s_neg", "human_agreement", "human_agreement_debiased",
+           "coverage", "answer_mass", "self_agreement", "zeta")
 # Decoding of sampled answers, as in the paper.
 SAMPLES, TEMPERATURE = 10, 0.7
 

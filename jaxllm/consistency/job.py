@@ -15,7 +15,7 @@ from jaxllm.consistency.data import Instance, notice_repeated, read_instances, r
 from jaxllm.consistency.judging import PairJudge, judge_matrices, with_answers
 from jaxllm.consistency.measuring import Settings, confidence_curve, measure, settled
 from jaxllm.consistency.report import findings, instances_to_draw, sections
-from jaxllm.consistency.results import compared, limited, over_paraphrases, summarize
+from jaxllm.consistency.results import COMPARED, compared, limited, over_paraphrases, summarize
 from jaxllm.consistency.templates import load_template
 from jaxllm.errors import UserError
 from jaxllm.files import expanded, iter_jsonl, write_jsonl
@@ -162,8 +162,9 @@ def _other_rows(directory: str, size: int) -> list[dict[str, Any]]:
     if not path.is_file():
         raise UserError("there is no rows.jsonl", directory, "give the --out of another run of jaxllm consistency")
     rows = list(iter_jsonl(path))
-    if not rows or not {"id", "s_tran", "s_comm"} <= set(rows[0]):
-        raise UserError("its rows have no measures", path, "give the --out of another run of jaxllm consistency")
+    if not rows or not {"id", "s_tran", *COMPARED} <= set(rows[0]):
+        raise UserError("its rows lack measures", path, "give the --out of another run of jaxllm consistency; an older "
+                        "rows.jsonl is measured again with --judge.kind matrix")
     if str(size) not in rows[0]["s_tran"]:
         raise UserError(f"the other run has no s_tran({size})", path, "let both runs end with the same of sizes")
     return rows

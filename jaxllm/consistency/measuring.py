@@ -53,10 +53,10 @@ def measure(instances: Sequence[Instance], settings: Settings) -> list[dict[str,
     """Measures instances with matrices.
 
     Returns:
-        For each instance `{n, s_tran, s_tran_debiased, s_comm, s_neg, human_agreement, human_answers,
-        human_tied_answers, position_bias, answer_mass, coverage, coverage_negated, zeta, hodge, self_agreement,
-        chance_self_agreement, longer_wins, violations, positions}`; None where something is not known. `s_tran` is
-        `{K: {exact, sampled, subsets, reason}}`.
+        For each instance `{n, s_tran, s_tran_debiased, s_comm, s_neg, human_agreement, human_agreement_debiased,
+        human_answers, human_tied_answers, position_bias, answer_mass, coverage, coverage_negated, zeta, hodge,
+        self_agreement, chance_self_agreement, longer_wins, violations, positions}`; None where something is not known.
+        `s_tran` is `{K: {exact, sampled, subsets, reason}}`.
 
     Raises:
         UserError: an answer is missing, and `missing` is "error".
@@ -214,11 +214,13 @@ def _measure(instances: Sequence[Instance], settings: Settings) -> list[dict[str
                         "--judge.kind matrix")
     positions = np.stack([_positions(one, size, settings) for one in instances])
     graph = ops.preference_graph(p, items, positions=positions, tie=settings.tie)
-    debiased = ops.preference_graph(_debiased(p, instances, settings), items, positions=positions, tie=settings.tie)
+    both = _debiased(p, instances, settings)
+    debiased = ops.preference_graph(both, items, positions=positions, tie=settings.tie)
     votes_agree, coin_agrees = _self_agreement(given, items, instances)
     order = _stack([one.order for one in instances], instances) if any(map(_has_order, instances)) else None
     agreement, pairs, ties = (nothing, nothing, nothing) if order is None else ops.order_accuracy(
         p, order, items, tie=settings.tie)
+    agreement_of_both = nothing if order is None else ops.order_accuracy(both, order, items, tie=settings.tie)[0]
     lengths = np.zeros((count, size), np.float32)
     for own, one in zip(lengths, instances, strict=True):
         own[:len(one.items)] = [len(text) for text in one.items] if any(one.items) else np.nan
@@ -226,7 +228,8 @@ def _measure(instances: Sequence[Instance], settings: Settings) -> list[dict[str
     columns: dict[str, Any] = {
         "s_comm": ops.commutativity(p, items, tie=settings.tie)[0],
         "s_neg": nothing if q is None else ops.negation_invariance(p, q, items, tie=settings.tie)[0],
-        "human_agreement": agreement, "human_answers": pairs, "human_tied_answers": ties,
+        "human_agreement": agreement, "human_agreement_debiased": agreement_of_both,
+        "human_answers": pairs, "human_tied_answers": ties,
         "position_bias": ops.position_bias(p, items, tie=settings.tie)[0],
         "answer_mass": [_mean(one.mass) for one in instances],
         "coverage": covered, "coverage_negated": covered_negated,

@@ -17,9 +17,10 @@ SHOWN, GRAPHS, LONG, LONG_ID = 60, 2, 400, 24
 # From this first-slot excess on, and below this mass, the page warns at its head.
 BIASED = 0.1
 _NAMES = {"s_comm": "commutativity s_comm", "s_neg": "negation invariance s_neg", "human_agreement":
-          "agreement with people (H.)", "self_agreement": "self-agreement of samples", "position_bias":
-          "first-slot excess", "zeta": "Kendall's zeta", "hodge": "HodgeRank inconsistency", "longer_wins":
-          "the longer item wins", "answer_mass": "probability mass of both answers", "coverage": "share answered",
+          "agreement with people (H.)", "human_agreement_debiased": "H., both orders averaged", "self_agreement":
+          "self-agreement of samples", "position_bias": "first-slot excess", "zeta": "Kendall's zeta", "hodge":
+          "HodgeRank inconsistency", "longer_wins": "the longer item wins",
+          "answer_mass": "probability mass of both answers", "coverage": "share answered",
           "coverage_negated": "share answered, negated question"}
 _KINDS = {"cycle": "cycle", "order_flip": "order decides", "negation_failure": "negation ignored"}
 
@@ -33,7 +34,9 @@ def findings(result: Mapping[str, Any]) -> str:
         known = any(best(own) for own in result["s_tran_debiased"].values())
         found.append(f"The judge picks the item that is shown {slot} in {share:.0%} of all comparisons, whichever it "
                      "is: compare s_tran with that of a judge that always picks the first one"
-                     + (", and with s_tran_debiased." if known else "."))
+                     + (", and with s_tran_debiased." if known else ".")
+                     + (" Its opinion of the items is in human_agreement_debiased." if
+                        result["human_agreement_debiased"] is not None else ""))
     if mass is not None and mass["mean"] < LOW_MASS:
         found.append(low_mass(mass["mean"]))
     if comm is not None and comm["ci_high"] < 0.5:

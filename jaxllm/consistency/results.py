@@ -15,10 +15,10 @@ from jaxllm.ops.preference_graphs import chance_transitivity
 from jaxllm.statistics import interval, paired
 
 # Measures of an instance that are numbers.
-MEANS = ("s_comm", "s_neg", "human_agreement", "position_bias", "answer_mass", "coverage",
-         "coverage_negated", "zeta", "hodge", "self_agreement", "longer_wins")
+MEANS = ("s_comm", "s_neg", "human_agreement", "human_agreement_debiased", "position_bias", "answer_mass",
+         "coverage", "coverage_negated", "zeta", "hodge", "self_agreement", "longer_wins")
 # Measures that are compared with another run.
-COMPARED = ("s_comm", "s_neg", "human_agreement", "position_bias")
+COMPARED = ("s_comm", "s_neg", "human_agreement", "human_agreement_debiased", "position_bias")
 TRANSITIVE = ("s_tran", "s_tran_debiased")
 
 
@@ -50,15 +50,15 @@ def summarize(rows: Sequence[Mapping[str, Any]], sizes: Sequence[int], seed: int
         **{name: {k: None if own["partial"] else chance_transitivity(int(k)) for k, own in result[name].items()}
            for name in TRANSITIVE},
         "s_comm": None if ties else CHANCE, "s_neg": None if ties else CHANCE, "human_agreement": CHANCE,
-        "position_bias": 0.0, "longer_wins": CHANCE,
+        "human_agreement_debiased": CHANCE, "position_bias": 0.0, "longer_wins": CHANCE,
         "self_agreement": _plain_mean(column(rows, "chance_self_agreement"))}
     result["chance"] = chance
     result["always_first"] = {"s_tran": {str(k): 1.0 for k in sizes}, "s_comm": 0.0, "s_neg": 0.0,
                               "human_agreement": CHANCE, "position_bias": 0.5, "longer_wins": CHANCE}
     result["adjusted"] = {
         **{name: {k: _adjusted(best(own), chance[name][k]) for k, own in result[name].items()} for name in TRANSITIVE},
-        **{name: _adjusted(result[name], chance[name]) for name in ("s_comm", "s_neg", "human_agreement",
-                                                                    "self_agreement")}}
+        **{name: _adjusted(result[name], chance[name]) for name in (
+            "s_comm", "s_neg", "human_agreement", "human_agreement_debiased", "self_agreement")}}
     result["listed"] = {kind: sum(one["kind"] == kind for row in rows for one in row["violations"])
                         for kind in ("cycle", "order_flip", "negation_failure")}
     result["correlations"] = {

@@ -35,6 +35,7 @@ def test_relevance_by_a_judge_with_a_bias(consistency, converted, shared, bias, 
     assert result["s_comm"]["mean"] == result["s_neg"]["mean"] == pytest.approx(expected)
     assert result["position_bias"]["mean"] == pytest.approx((1 - expected) / 2)
     assert result["human_tied_answers"] == 2 * sum((own == 0).sum() for own in apart)
+    assert result["human_agreement_debiased"]["mean"] == 1  # a constant bias hides what the judge knows
     if levels == {1, 2}:  # 54 % of the pairs are tied, and go to the item that is shown first
         assert expected == pytest.approx(1 - 0.538, abs=0.03) and result["human_agreement"]["mean"] == 1
     assert result["s_tran_debiased"]["5"]["exact"]["mean"] == 1

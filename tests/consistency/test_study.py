@@ -35,14 +35,15 @@ def test_differences_are_between_the_same_instances(tmp_path):
         for seed in (0, 1):
             (tmp_path / f"{variant}_{seed}" / "consistency").mkdir(parents=True)
             write_jsonl(tmp_path / f"{variant}_{seed}" / "consistency" / "rows.jsonl", [
-                {"id": f"i{k}", "human_agreement": 0.5 + 0.1 * k, "s_comm": 0.25 * k + gain,
-                 "s_neg": None if k == 2 else 0.5 + gain * k, "s_tran_debiased": {"5": {
+                {"id": f"i{k}", "human_agreement": 0.5 + 0.1 * k, "human_agreement_debiased": 0.5 + gain,
+                 "s_comm": 0.25 * k + gain, "s_neg": None if k == 2 else 0.5 + gain * k, "s_tran_debiased": {"5": {
                      "exact": None if seed else 0.5 + gain, "sampled": 0.5 + gain}}} for k in range(3)])
     lines = study.differences(tmp_path, ("clean", "noisy", "repaired"), (0, 1)).splitlines()
-    assert lines[0] == "| difference | human_agreement | s_tran_debiased | s_comm | s_neg |" and len(lines) == 4
+    assert lines[0] == "| difference | human_agreement | human_agreement_debiased | s_tran_debiased | s_comm | s_neg |"
+    assert len(lines) == 4
     assert lines[2].startswith("| clean - noisy | +0.0 [+0.0, +0.0] |")
     assert lines[3] == ("| repaired - noisy | +0.0 [+0.0, +0.0] | +25.0 [+25.0, +25.0] | +25.0 [+25.0, +25.0] | "
-                        "+12.5 [+0.0, +25.0] |")
+                        "+25.0 [+25.0, +25.0] | +12.5 [+0.0, +25.0] |")
 
 
 @pytest.mark.parametrize("rho", [None, 0.25])
@@ -55,8 +56,8 @@ def test_a_judge_that_always_picks_the_first_slot(tmp_path, rho):
         (tmp_path / name / "result.json").write_text(json.dumps({"always_first": {
             "spearman": None if rho is None else {"mean": rho}}}))
     assert study.always_first(tmp_path) == {
-        "human_agreement": 0.5, "s_tran": 1, "s_tran_debiased": None, "s_comm": 0, "s_neg": 0, "position_bias": 0.5,
-        "answer_mass": None, "pairs": rho, "pairs_calibrated": rho}
+        "human_agreement": 0.5, "human_agreement_debiased": None, "s_tran": 1, "s_tran_debiased": None, "s_comm": 0,
+        "s_neg": 0, "position_bias": 0.5, "answer_mass": None, "pairs": rho, "pairs_calibrated": rho}
 
 
 def test_training_rows_by_what_people_decide(tmp_path):

@@ -79,7 +79,7 @@ def test_a_row_of_reviews_has_one_of_each_rating(tmp_path):
         assert [int(text.split()[-1]) for text in row["items"]] == row["human"]
     texts = [text for row in rows for text in row["items"]]
     assert len(set(texts)) == 6 and set(texts) <= {row["text"] for row in reviews}
-    assert len({tuple(row["human"]) for row in rows}) == 2  # the order says nothing about the rating
+    assert len({tuple(row["human"]) for row in rows}) == 2  # the order does not follow the rating
 
 
 @pytest.mark.parametrize(("name", "template"), [("noveleval", "relevance"), ("caters", "temporal")])

@@ -84,8 +84,12 @@ KINDS = {"doc_id": summeval, "query_id": noveleval, "story_id": caters}
 
 def chosen_rows(path: str, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Yields the rows with enough items, without those to skip, and no more than are wanted."""
-    rows = [raw.row for raw in read_raw(path)]
-    converted = reviews(rows, options.characters, options.seed) if "rating" in rows[0] else (
+    rows = []
+    for raw in read_raw(path):
+        if isinstance(raw.row, str):
+            raise SystemExit(f"{path}, line {raw.line}: {raw.row}")
+        rows.append(raw.row)
+    converted = reviews(rows, options.characters, options.seed) if rows and "rating" in rows[0] else (
         next(convert for key, convert in KINDS.items() if key in source)(source, options.dimension) for source in rows)
     last = None if options.documents is None else options.skip + options.documents
     yield from itertools.islice((row for row in converted if row is not None), options.skip, last)

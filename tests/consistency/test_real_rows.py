@@ -82,6 +82,15 @@ def test_a_row_of_reviews_has_one_of_each_rating(tmp_path):
     assert len({tuple(row["human"]) for row in rows}) == 2  # the order does not follow the rating
 
 
+def test_damaged_and_empty_files(tmp_path):
+    for name, text in (("empty", ""), ("damaged", '{"doc_id": "1"\n')):
+        (tmp_path / f"{name}.jsonl").write_text(text)
+    main([str(tmp_path / "empty.jsonl"), str(tmp_path / "rows.jsonl")])
+    assert read_jsonl(tmp_path / "rows.jsonl") == []
+    with pytest.raises(SystemExit, match=r"damaged\.jsonl, line 1: not valid JSON"):
+        main([str(tmp_path / "damaged.jsonl"), str(tmp_path / "rows.jsonl")])
+
+
 @pytest.mark.parametrize(("name", "template"), [("noveleval", "relevance"), ("caters", "temporal")])
 def test_a_model_judges_real_rows(consistency, converted, name, template):
     rows = converted(name, "--documents", 2, "--items", 3)

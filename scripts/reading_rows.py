@@ -6,9 +6,9 @@
 Rows are {context, question, answers}. Of the first file's passages of --words words, --held_back are not taught, and
 their rows are written to OUT/passages.jsonl for injection. All its others, and --others passages of the further files
 that are not held back either, become OUT/rows.jsonl {messages}, in the prompts of `jaxllm inject` for models with a
-chat template: of every passage one conversation in which its questions are answered, and one in which they are written.
-Both read the passage once, in the first turn. Answers are taught that the passage has literally, and questions are
-written that end with a question mark.
+chat template: of every passage one conversation in which its questions are answered, one in which they are written, and
+one in which each is written for its answer (`qa_pairs.answer_first`). All read the passage once, in the first turn.
+Answers are taught that the passage has literally, and questions are written that end with a question mark.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any
 from jaxllm.evaluate.qa import normalize
 from jaxllm.files import write_jsonl
 from jaxllm.self_param.data import QA_ROW
-from jaxllm.self_param.prompts import REQUEST, FormatConfig
+from jaxllm.self_param.prompts import ANSWER_REQUEST, REQUEST, FormatConfig
 from jaxllm.text.rows import read_rows
 
 FORMAT = FormatConfig().resolve(has_chat_template=True)
@@ -37,23 +37,28 @@ def passages_of(path: Path) -> list[list[Row]]:
     return list(passages.values())
 
 
-def conversation(context: str, requests: Sequence[str], replies: Sequence[str]) -> Row:
-    """Makes a conversation {messages}; the passage is in its first turn."""
-    turns: list[dict[str, str]] = []
-    for request, reply in zip(requests, replies, strict=True):
-        start = "" if turns else FORMAT.context_text(context)
-        turns += [{"role": "user", "content": start + request}, {"role": "assistant", "content": reply}]
-    return {"messages": turns}
+def conversation(context: str, pairs: Sequence[tuple[str, str]]) -> Row:
+    """Makes a conversation {messages} of requests and replies; the passage is in its first turn."""
+    messages = [{"role": role, "content": text} for pair in pairs
+                for role, text in zip(("user", "assistant"), pair, strict=True)]
+    messages[0]["content"] = FORMAT.context_text(context) + messages[0]["content"]
+    return {"messages": messages}
 
 
 def conversations(rows: Sequence[Row], limit: int) -> list[Row]:
-    """Makes the conversations about a passage: its questions answered, and written; at most `limit` of each."""
+    """Makes the conversations about a passage: its questions answered, written, and written for an answer.
+
+    Each has at most `limit` questions, and one that would have none is left out.
+    """
     context = rows[0]["context"]
-    answered = [(FORMAT.question_text(row["question"]), FORMAT.answer_text(row["answers"][0])) for row in rows
-                if row["answers"][0].lower() in context.lower()]
-    written = [row["question"] for row in rows if row["question"].endswith("?")]
-    made = [conversation(context, *zip(*answered[:limit], strict=True))] if answered else []
-    return made + ([conversation(context, [REQUEST] * len(written[:limit]), written[:limit])] if written else [])
+    pairs = [(row["question"], row["answers"][0]) for row in rows]
+    is_part = lambda answer: answer.lower() in context.lower()
+    kinds = [
+        [(FORMAT.question_text(question), FORMAT.answer_text(answer)) for question, answer in pairs if is_part(answer)],
+        [(REQUEST, question) for question, _ in pairs if question.endswith("?")],
+        [(ANSWER_REQUEST.replace("{answer}", answer), question) for question, answer in pairs
+         if is_part(answer) and question.endswith("?")]]
+    return [conversation(context, turns[:limit]) for turns in kinds if turns[:limit]]
 
 
 def main() -> None:

@@ -5,7 +5,7 @@ import sys
 
 from jaxllm import load
 from jaxllm.files import read_jsonl, write_jsonl
-from jaxllm.self_param.prompts import REQUEST, FormatConfig, Prompts
+from jaxllm.self_param.prompts import ANSWER_REQUEST, REQUEST, FormatConfig, Prompts
 from jaxllm.text.examples import encode_example
 from scripts import reading_rows
 
@@ -20,20 +20,23 @@ def rows_about(name, count, ask="Where does {} sail?"):
 
 def test_conversations_have_the_prompts_of_an_injection():
     rows = rows_about("Rinla", 3)
-    answered, written = (row["messages"] for row in reading_rows.conversations(rows, 2))
+    answered, written, aimed = (row["messages"] for row in reading_rows.conversations(rows, 2))
     assert [turn["role"] for turn in answered] == ["user", "assistant"] * 2
     assert answered[0]["content"] == FORMAT.context_text(rows[0]["context"]) + FORMAT.question_text(rows[0]["question"])
     assert answered[2]["content"] == FORMAT.question_text(rows[1]["question"])
     assert answered[1]["content"] == answered[3]["content"] == FORMAT.answer_text("RinlaLAND")
     assert [turn["content"] for turn in written] == [
         FORMAT.context_text(rows[0]["context"]) + REQUEST, rows[0]["question"], REQUEST, rows[1]["question"]]
+    request = ANSWER_REQUEST.replace("{answer}", "RinlaLAND")
+    assert [turn["content"] for turn in aimed] == [
+        FORMAT.context_text(rows[0]["context"]) + request, rows[0]["question"], request, rows[1]["question"]]
 
 
 def test_a_model_learns_from_the_tokens_that_an_injection_has():
     """First turns, headers and the end of an answer included."""
     model, rows = load("tiny"), rows_about("Rinla", 2)
     prompts, (question, passage) = Prompts(model, FormatConfig(mode="chat")), (rows[0]["question"], rows[0]["context"])
-    answered, written = (encode_example(model.tokenizer, messages=row["messages"])
+    answered, written, aimed = (encode_example(model.tokenizer, messages=row["messages"])
                          for row in reading_rows.conversations(rows, 2))
     target = prompts.target(question, rows[0]["answers"][0], passage)
     assert tuple(answered.ids[:len(target.teacher)]) == target.teacher
@@ -41,6 +44,7 @@ def test_a_model_learns_from_the_tokens_that_an_injection_has():
     assert learned.sum() == len(target.student) - target.prompt_tokens and learned[-1]
     assert answered.ids[:answered.prompt_length].tolist() == prompts.question(question, passage)
     assert written.ids[:written.prompt_length].tolist() == prompts.question_request(passage)
+    assert aimed.ids[:aimed.prompt_length].tolist() == prompts.question_request(passage, rows[0]["answers"][0])
 
 
 def test_answers_are_in_the_passage_and_questions_are_questions():
@@ -60,7 +64,7 @@ def test_no_passage_is_taught_and_injected(tmp_path, monkeypatch, capsys):
     arguments = ["x", tmp_path / "out", *files, "--held_back", 2, "--words", 5, 60, "--others", 5]
     monkeypatch.setattr(sys, "argv", list(map(str, arguments)))
     reading_rows.main()
-    assert "10 conversations about 5 passages; 4 questions about 2 held-back passages" in capsys.readouterr().out
+    assert "15 conversations about 5 passages; 4 questions about 2 held-back passages" in capsys.readouterr().out
     passages = read_jsonl(tmp_path / "out" / "passages.jsonl")
     taught = json.dumps(read_jsonl(tmp_path / "out" / "rows.jsonl"))
     held_back = {row["context"].split()[2] for row in passages}

@@ -20,8 +20,8 @@ A claim is that the mean of A - factor x B is above 0, over the seeds that both 
 result.json; `gain` is F1 above closed-book, `after` the F1 right after a passage's injection, and `end` that after the
 last one, of all passages but the last. Independent units are passages in single, and runs in the other settings, where
 the passages of a run share a model. A claim holds or fails if a two-sided sign-flip test over units has p <= 0.05,
-which takes six of them; else it is open. Claims are tested one by one, without a correction for their number. Intervals
-are bootstrap intervals over units.
+which takes six of them; else it is open, as is one about a gain where B is not above 0 by the same test. Claims are
+tested one by one, without a correction for their number. Intervals are bootstrap intervals over units.
 
 The same command continues after --minutes; runs of another model, config or file are refused. Writes OUT/claims.md,
 with the scores of all methods of every part.
@@ -151,10 +151,16 @@ def claim_row(values: Values, claim: str, side: str, factor: float, other: str) 
             units[name].append(pair)
     first, second = np.array([np.mean(own, 0) for own in units.values()]).T
     difference = paired(first, factor * second)
-    verdict = "open" if difference["p"] > 0.05 else "holds" if difference["mean"] > 0 else "fails"
+    verdict = _verdict(difference)
+    if verdict == "holds" and other.endswith("gain") and _verdict(paired(second, np.zeros_like(second))) != "holds":
+        verdict = "open"
     by_seed = ", ".join(f"{seed}: {own.mean(0) @ [1, -factor]:.3f}" for seed, own in pairs.items())
     return [claim, f"{side} {first.mean():.3f}", f"{factor:g} x {other} {second.mean():.3f}",
             with_interval(difference, len(units)), by_seed, str(len(units)), verdict]
+
+
+def _verdict(difference: Mapping[str, float]) -> str:
+    return "open" if difference["p"] > 0.05 else "holds" if difference["mean"] > 0 else "fails"
 
 
 def report(values: Values, folders: Mapping[str, Sequence[Path]]) -> str:

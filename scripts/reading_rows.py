@@ -71,6 +71,8 @@ def main() -> None:
     parser.add_argument("--questions", type=int, default=5, help="questions of a conversation")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
+    if options.questions < 1:
+        parser.error(f"--questions must be 1 or more, got {options.questions}")
     draw = random.Random(options.seed)
     first = passages_of(options.rows[0])
     draw.shuffle(first)

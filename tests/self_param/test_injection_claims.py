@@ -74,6 +74,12 @@ def test_injection_has_to_reach_what_the_passage_adds(tmp_path, f1, closed_book,
     assert (found.split()[0], units, decided) == (difference, "10", verdict) and by_seed.count(":") == 5
 
 
+def test_a_passage_that_adds_nothing_is_no_yardstick(tmp_path):
+    scores = {"self_param": [0.6, 0.5], "open_book": [0.2, 0.1], "closed_book": [0.3, 0.2]}
+    found = verdicts(write_parts(tmp_path, {"single": dict.fromkeys(range(5), scores)}))
+    assert found["as good as open-book, single"][0::3] == ("0.390 [0.390, 0.390]", "open")
+
+
 def test_passages_of_one_model_are_one_unit(tmp_path):
     f1 = {0: [0.2, 0.23], 1: [0.5, 0.53], 2: [0.8, 0.83]}
     runs = write_parts(tmp_path, {"batch": {seed: {"self_param": own, "open_book": [0.8, 0.8]}

@@ -7,8 +7,9 @@ Rows are {context, question, answers}. Of the first file's passages of --words w
 their rows are written to OUT/passages.jsonl for injection. All its others, and --others passages of the further files
 that are not held back either, become OUT/rows.jsonl {messages}, in the prompts of `jaxllm inject` for models with a
 chat template: of every passage one conversation in which its questions are answered, one in which they are written, and
-one in which each is written for its answer (`qa_pairs.answer_first`). All read the passage once, in the first turn.
-Answers are taught that the passage has literally, and questions are written that end with a question mark.
+one in which each is written for its answer (`qa_pairs.answer_first`). All read the passage once, in the first turn. In
+further conversations a question about each passage is written without it (`mixture.rehearsal`). Answers are taught that
+the passage has literally, and questions are written that end with a question mark.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import Any
 from jaxllm.evaluate.qa import normalize
 from jaxllm.files import write_jsonl
 from jaxllm.self_param.data import QA_ROW
-from jaxllm.self_param.prompts import ANSWER_REQUEST, REQUEST, FormatConfig
+from jaxllm.self_param.prompts import ANSWER_REQUEST, CLOSED_BOOK_REQUEST, REQUEST, FormatConfig
 from jaxllm.text.rows import read_rows
 
 FORMAT = FormatConfig().resolve(has_chat_template=True)
@@ -37,11 +38,12 @@ def passages_of(path: Path) -> list[list[Row]]:
     return list(passages.values())
 
 
-def conversation(context: str, pairs: Sequence[tuple[str, str]]) -> Row:
-    """Makes a conversation {messages} of requests and replies; the passage is in its first turn."""
+def conversation(context: str | None, pairs: Sequence[tuple[str, str]]) -> Row:
+    """Makes a conversation {messages} of requests and replies; a passage is in its first turn."""
     messages = [{"role": role, "content": text} for pair in pairs
                 for role, text in zip(("user", "assistant"), pair, strict=True)]
-    messages[0]["content"] = FORMAT.context_text(context) + messages[0]["content"]
+    if context is not None:
+        messages[0]["content"] = FORMAT.context_text(context) + messages[0]["content"]
     return {"messages": messages}
 
 
@@ -59,6 +61,14 @@ def conversations(rows: Sequence[Row], limit: int) -> list[Row]:
         [(ANSWER_REQUEST.replace("{answer}", answer), question) for question, answer in pairs
          if is_part(answer) and question.endswith("?")]]
     return [conversation(context, turns[:limit]) for turns in kinds if turns[:limit]]
+
+
+def closed_book_conversations(passages: Sequence[Sequence[Row]], limit: int) -> list[Row]:
+    """Makes the conversations without a passage: a question about each, `limit` of them in one conversation."""
+    written = [[row["question"] for row in rows if row["question"].endswith("?")] for rows in passages]
+    first = [questions[0] for questions in written if questions]
+    return [conversation(None, [(CLOSED_BOOK_REQUEST, question) for question in first[start:start + limit]])
+            for start in range(0, len(first), limit)]
 
 
 def main() -> None:
@@ -90,6 +100,8 @@ def main() -> None:
     for rows in taught:
         draw.shuffle(rows)
     made = [row for rows in taught for row in conversations(rows, options.questions)]
+    draw.shuffle(taught)
+    made += closed_book_conversations(taught, options.questions)
     draw.shuffle(made)
     held_back = [row for number in chosen for row in first[number]]
     options.out.mkdir(parents=True, exist_ok=True)

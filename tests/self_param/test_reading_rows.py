@@ -5,7 +5,7 @@ import sys
 
 from jaxllm import load
 from jaxllm.files import read_jsonl, write_jsonl
-from jaxllm.self_param.prompts import ANSWER_REQUEST, REQUEST, FormatConfig, Prompts
+from jaxllm.self_param.prompts import ANSWER_REQUEST, CLOSED_BOOK_REQUEST, REQUEST, FormatConfig, Prompts
 from jaxllm.text.examples import encode_example
 from scripts import reading_rows
 
@@ -47,6 +47,18 @@ def test_a_model_learns_from_the_tokens_that_an_injection_has():
     assert aimed.ids[:aimed.prompt_length].tolist() == prompts.question_request(passage, rows[0]["answers"][0])
 
 
+def test_questions_without_a_passage_are_about_different_ones():
+    passages = [rows_about(name, 2) for name in ("Rinla", "Dorok", "Selva")] + [rows_about("Marun", 1, "no question")]
+    first, second = (row["messages"] for row in reading_rows.closed_book_conversations(passages, 2))
+    assert [turn["content"] for turn in first] == [
+        CLOSED_BOOK_REQUEST, passages[0][0]["question"], CLOSED_BOOK_REQUEST, passages[1][0]["question"]]
+    assert [turn["content"] for turn in second] == [CLOSED_BOOK_REQUEST, passages[2][0]["question"]]
+    model = load("tiny")
+    example = encode_example(model.tokenizer, messages=first)
+    prompts = Prompts(model, FormatConfig(mode="chat"))
+    assert example.ids[:example.prompt_length].tolist() == prompts.question_request()
+
+
 def test_answers_are_in_the_passage_and_questions_are_questions():
     no_answer = [row | {"answers": ["elsewhere"]} for row in rows_about("Dorok", 1)]
     [written] = reading_rows.conversations(no_answer, 5)
@@ -64,7 +76,7 @@ def test_no_passage_is_taught_and_injected(tmp_path, monkeypatch, capsys):
     arguments = ["x", tmp_path / "out", *files, "--held_back", 2, "--words", 5, 60, "--others", 5]
     monkeypatch.setattr(sys, "argv", list(map(str, arguments)))
     reading_rows.main()
-    assert "15 conversations about 5 passages; 4 questions about 2 held-back passages" in capsys.readouterr().out
+    assert "16 conversations about 5 passages; 4 questions about 2 held-back passages" in capsys.readouterr().out
     passages = read_jsonl(tmp_path / "out" / "passages.jsonl")
     taught = json.dumps(read_jsonl(tmp_path / "out" / "rows.jsonl"))
     held_back = {row["context"].split()[2] for row in passages}

@@ -8,13 +8,14 @@ their rows are written to OUT/passages.jsonl for injection. All its others, and 
 that are not held back either, become OUT/rows.jsonl {messages}, in the prompts of `jaxllm inject` for models with a
 chat template: of every passage one conversation in which its questions are answered, one in which they are written, and
 one in which each is written for its answer (`qa_pairs.answer_first`). All read the passage once, in the first turn. In
-further conversations a question about each passage is written without it (`mixture.rehearsal`). Answers are taught that
-the passage has literally, and questions are written that end with a question mark.
+further conversations the questions are written without a passage (`mixture.rehearsal`). Answers are taught that the
+passage has literally, and questions are written that end with a question mark.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -64,11 +65,11 @@ def conversations(rows: Sequence[Row], limit: int) -> list[Row]:
 
 
 def closed_book_conversations(passages: Sequence[Sequence[Row]], limit: int) -> list[Row]:
-    """Makes the conversations without a passage: a question about each, `limit` of them in one conversation."""
-    written = [[row["question"] for row in rows if row["question"].endswith("?")] for rows in passages]
-    first = [questions[0] for questions in written if questions]
-    return [conversation(None, [(CLOSED_BOOK_REQUEST, question) for question in first[start:start + limit]])
-            for start in range(0, len(first), limit)]
+    """Makes the conversations without a passage: `limit` questions in each, at most `limit` about every passage."""
+    written = [[row["question"] for row in rows if row["question"].endswith("?")][:limit] for rows in passages]
+    questions = [one for turn in itertools.zip_longest(*written) for one in turn if one is not None]
+    return [conversation(None, [(CLOSED_BOOK_REQUEST, question) for question in questions[start:start + limit]])
+            for start in range(0, len(questions), limit)]
 
 
 def main() -> None:

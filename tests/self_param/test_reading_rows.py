@@ -47,15 +47,16 @@ def test_a_model_learns_from_the_tokens_that_an_injection_has():
     assert aimed.ids[:aimed.prompt_length].tolist() == prompts.question_request(passage, rows[0]["answers"][0])
 
 
-def test_questions_without_a_passage_are_about_different_ones():
-    passages = [rows_about(name, 2) for name in ("Rinla", "Dorok", "Selva")] + [rows_about("Marun", 1, "no question")]
-    first, second = (row["messages"] for row in reading_rows.closed_book_conversations(passages, 2))
-    assert [turn["content"] for turn in first] == [
-        CLOSED_BOOK_REQUEST, passages[0][0]["question"], CLOSED_BOOK_REQUEST, passages[1][0]["question"]]
-    assert [turn["content"] for turn in second] == [CLOSED_BOOK_REQUEST, passages[2][0]["question"]]
+def test_questions_without_a_passage_follow_those_about_others():
+    passages = [rows_about(name, 3) for name in ("Rinla", "Dorok", "Selva")] + [rows_about("Marun", 1, "no question")]
+    made = [row["messages"] for row in reading_rows.closed_book_conversations(passages, 2)]
+    assert {turn["content"] for turns in made for turn in turns[::2]} == {CLOSED_BOOK_REQUEST}
+    assert [[turn["content"] for turn in turns[1::2]] for turns in made] == [
+        [passages[0][0]["question"], passages[1][0]["question"]],
+        [passages[2][0]["question"], passages[0][1]["question"]],
+        [passages[1][1]["question"], passages[2][1]["question"]]]
     model = load("tiny")
-    example = encode_example(model.tokenizer, messages=first)
-    prompts = Prompts(model, FormatConfig(mode="chat"))
+    example, prompts = encode_example(model.tokenizer, messages=made[0]), Prompts(model, FormatConfig(mode="chat"))
     assert example.ids[:example.prompt_length].tolist() == prompts.question_request()
 
 
@@ -76,7 +77,7 @@ def test_no_passage_is_taught_and_injected(tmp_path, monkeypatch, capsys):
     arguments = ["x", tmp_path / "out", *files, "--held_back", 2, "--words", 5, 60, "--others", 5]
     monkeypatch.setattr(sys, "argv", list(map(str, arguments)))
     reading_rows.main()
-    assert "16 conversations about 5 passages; 4 questions about 2 held-back passages" in capsys.readouterr().out
+    assert "17 conversations about 5 passages; 4 questions about 2 held-back passages" in capsys.readouterr().out
     passages = read_jsonl(tmp_path / "out" / "passages.jsonl")
     taught = json.dumps(read_jsonl(tmp_path / "out" / "rows.jsonl"))
     held_back = {row["context"].split()[2] for row in passages}

@@ -31,8 +31,8 @@ from jaxllm.self_param.data import Document
 from jaxllm.self_param.phrases import FUNCTION_WORDS, MARKS, sentences
 from jaxllm.self_param.prompts import Prompts
 
-Reason = Literal["cut", "duplicate", "too_long", "unspecific", "cut_answer", "other_answer", "short_answer",
-                 "ungrounded", "unanswerable", "repeated", "surplus"]
+Reason = Literal["cut", "duplicate", "too_long", "unspecific", "cut_answer", "short_answer", "ungrounded",
+                 "unanswerable", "repeated", "surplus"]
 REASONS: dict[Reason, str] = {
     "cut": "the question is cut at qa_pairs.max_tokens",
     "duplicate": "empty, or an earlier question is the same but for case, punctuation and articles",
@@ -40,8 +40,6 @@ REASONS: dict[Reason, str] = {
     "unspecific": "question gain below qa_pairs.question_gain: it fits any text",
     "cut_answer": "no answer, or one that is cut: at sampling.max_tokens, if the passage has others, or at the end of "
                   "a judge's reply",
-    "other_answer": "the model's answer has a token F1 below 0.5 with the phrase that the question was written for "
-                    "(qa_pairs.answer_first)",
     "short_answer": "fewer letters and digits in the answer than qa_pairs.min_answer",
     "ungrounded": "a word of the answer is not in the passage, or not next to the others (qa_pairs.grounded)",
     "unanswerable": "answer gain below qa_pairs.answer_gain: the model gives the answer without the passage",

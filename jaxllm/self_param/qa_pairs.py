@@ -185,8 +185,8 @@ def model_source(generator: Generator, prompts: Prompts, config: QAPairConfig, a
 
     Questions that are cut, repeated, too long or unspecific are dropped before they are answered. Pairs with an answer
     that is cut are dropped where the passage has others; a model without an end of its answers has none. With
-    qa_pairs.answer_first every question is written for a phrase of the passage, and has to be answered with it. With
-    qa_pairs.closed_book_share tokens of the answers are drawn from the closed-book model.
+    qa_pairs.answer_first every question is written for a phrase of the passage, and pairs with that answer come first.
+    With qa_pairs.closed_book_share tokens of the answers are drawn from the closed-book model.
 
     Args:
         generator: the model.
@@ -232,8 +232,7 @@ def model_source(generator: Generator, prompts: Prompts, config: QAPairConfig, a
                    for pair, is_cut in zip(own.selected, cut, strict=True)):
                 own.drop("cut_answer", cut)
             if config.answer_first:
-                own.drop("other_answer", [f1(answer, phrases[question]) < SAME_ANSWER
-                                          for question, answer in own.selected])
+                own.selected.sort(key=lambda pair: f1(pair.answer, phrases[pair.question]) < SAME_ANSWER)
         return sampled
 
     return source
@@ -244,18 +243,16 @@ def _answers(generator: Generator, prompts: Prompts, config: QAPairConfig, sampl
              ) -> list[tuple[Completion, int]]:
     """Answers the questions about every text, each with the number of its tokens from the closed-book model.
 
-    With qa_pairs.closed_book_share the open-book answer is replaced by a mixture that agrees with the phrase that the
-    question was written for, or else with that answer, and is not cut unless that answer is. If none of the first
-    `MIXTURES` is such a one, the open-book answer stays.
+    With qa_pairs.closed_book_share the open-book answer is replaced by a mixture that agrees with it, and is not cut
+    unless it is. If none of the first `MIXTURES` is such a one, the open-book answer stays.
     """
-    questions = [(text, question, phrase) for text, own in zip(texts, pairs, strict=True)
-                 for question, phrase in own.selected]
-    open_book = [prompts.question(question, text, examples=True) for text, question, _ in questions]
+    questions = [(text, question) for text, own in zip(texts, pairs, strict=True) for question, _ in own.selected]
+    open_book = [prompts.question(question, text, examples=True) for text, question in questions]
     answers = [(reply, 0) for (reply,) in generator.generate(open_book, sampling, seed=seed)] if questions else []
     if not config.closed_book_share:
         return answers
     plain = [reply for reply, _ in answers]
-    both = [(ids, prompts.question(question)) for ids, (_, question, _) in zip(open_book, questions, strict=True)]
+    both = [(ids, prompts.question(question)) for ids, (_, question) in zip(open_book, questions, strict=True)]
     row_ids = [number * config.sampled + row for number, own in enumerate(pairs, first)
                for row in range(len(own.selected))]
     left = list(range(len(answers)))
@@ -263,7 +260,7 @@ def _answers(generator: Generator, prompts: Prompts, config: QAPairConfig, sampl
         made = generate_mixture(generator, [both[i] for i in left], config.closed_book_share, sampling,
                                 seed=purpose_seed(seed, "mixture", attempt), row_ids=[row_ids[i] for i in left])
         for i, (reply, closed) in zip(left, made, strict=True):
-            if (f1(reply.text, questions[i][2] or plain[i].text) >= SAME_ANSWER
+            if (f1(reply.text, plain[i].text) >= SAME_ANSWER
                     and (reply.finish_reason == "stop" or plain[i].finish_reason == "length")):
                 answers[i] = reply, int(closed.sum())
         left = [i for i in left if answers[i][0] is plain[i]]

@@ -164,28 +164,29 @@ def test_more_samples_leave_a_choice(tiny):
     assert "surplus" in {reason for _, reason in own.dropped}
 
 
-def test_questions_are_written_for_a_phrase_and_answered_with_it(tiny):
-    """A pair with another answer than its phrase is dropped; half of the words are enough."""
+def test_questions_are_written_for_a_phrase_and_answered_by_the_model(tiny):
+    """Where a limit leaves a choice, a pair with the answer of its phrase stays; half of the words are enough."""
     text, chat = "Rinla is made of old pine. The crew of Rinla counts 95 sailors.", FormatConfig(mode="chat")
     completion = lambda text, end="stop": types.SimpleNamespace(text=text, finish_reason=end)
     prompts, calls = Prompts(tiny, chat), []
     written = [completion(f"Question {number}?") for number in range(4)] + [completion("cut", "length")]
-    answers = [completion(text) for text in ("pine", "Rinla.", "oak", "it is made of it")]
+    answers = [completion(text) for text in ("Rinla", "Rinla.", "95 sailors", "it is made of it")]
     replies = iter([[[one] for one in own] for own in (written, answers)])
 
     def generate(ids, sampling, *, seed, row_ids=None, on_prompt=None):
         calls.append((ids, sampling.n, row_ids))
         return next(replies)
 
-    settings = QAPairConfig(per_document=9, samples=5, answer_first=True)
+    settings = QAPairConfig(per_document=9, per_answer=1, samples=5, answer_first=True)
     config = InjectConfig(format=chat, qa_pairs=settings)
     writer = types.SimpleNamespace(generate=generate, batch_size=2)
     phrases = answer_phrases(text, 5)
     assert phrases == ["old pine", "Rinla", "Rinla counts 95 sailors", "made", "crew"]
     ((own,),) = make_qa_pairs(config, writer, prompts, [Document(text)])
     assert calls[0] == ([prompts.question_request(text, phrase) for phrase in phrases], 1, [0, 1, 2, 3, 4])
-    assert own.selected == [("Question 0?", "pine"), ("Question 1?", "Rinla.")]
-    assert [reason for _, reason in own.dropped] == ["cut", "other_answer", "other_answer"]
+    assert own.selected == [("Question 1?", "Rinla."), ("Question 2?", "95 sailors"),
+                            ("Question 3?", "it is made of it")]
+    assert [(pair.question, reason) for pair, reason in own.dropped] == [("cut", "cut"), ("Question 0?", "repeated")]
     with pytest.raises(UserError, match=r"qa_pairs\.answer_first.*chat mode"):
         make_qa_pairs(InjectConfig(format=PLAIN, qa_pairs=settings), writer, Prompts(tiny, PLAIN), [Document(text)])
     with pytest.raises(UserError, match="answer_first"):

@@ -4,11 +4,11 @@
     python scripts/injection_table.py runs/tiny
 
 Runs of one setting that differ in their seed are one table: means over documents, with 95 % bootstrap intervals that
-resample documents together with all their seeds; a document is known by its first question. In the settings batch and
-sequential, where the documents of a run share one model, they leave out the variance between runs: compare the shares
-by seed. There drift is a mean over runs, without an interval, since it is one number for a run, and locality one over
-probes, without an interval where the runs have other documents, or another order, and so other probes. A method that
-only some runs have names their seeds.
+resample documents together with all their seeds; a document is known by its questions and answers. In the settings
+batch and sequential, where the documents of a run share one model, they leave out the variance between runs: compare
+the shares by seed. There drift is a mean over runs, without an interval, since it is one number for a run, and locality
+one over probes, without an interval where the runs have other documents, or another order, and so other probes. A
+method that only some runs have names their seeds.
 """
 
 from __future__ import annotations
@@ -35,9 +35,11 @@ Values = dict[str, dict[str, list[tuple[str, float]]]]
 
 
 def passages(run: Path) -> list[str]:
-    """Lists the first questions of a run's documents, as names of these."""
-    first = {row["document"]: row["question"] for row in reversed(read_jsonl(run / "rows.jsonl"))}
-    return [first[number] for number in sorted(first)]
+    """Lists the test questions of a run's documents with their answers, as names of these."""
+    names: dict[int, str] = {}
+    for row in read_jsonl(run / "rows.jsonl"):
+        names[row["document"]] = f"{names.get(row['document'], '')}{row['question']} {row['answers']}\n"
+    return [names[number] for number in sorted(names)]
 
 
 def named_values(run: Path, single: bool) -> Values:

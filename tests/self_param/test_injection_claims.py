@@ -39,8 +39,9 @@ def write_run(folder, setting="single", closed_book=NONE, open_book=SOME, drift=
                            probe_answers=["yes" if same else "no" for same in unchanged])
                     for step, f1 in enumerate(steps, 1)]
     write_jsonl(folder / "records.jsonl", map(dataclasses.asdict, records))
-    write_jsonl(folder / "rows.jsonl", [{"document": number, "question": f"Who is {name} of {folder.name}?"}
-                                        for number, name in ((0, "a"), (0, "b"), (1, "c"))])
+    write_jsonl(folder / "rows.jsonl", [
+        {"document": number, "question": "Who is it?", "answers": [f"{name} of {folder.name}"]}
+        for number, name in ((0, "a"), (0, "b"), (1, "c"))])
     result = summarize(records, setting == "single", [1, 1] if setting == "batch" else [1, 2], 0)
     (folder / "result.json").write_text(json.dumps(result | {
         "setting": setting, "documents": 2, "questions": 3, "seed": 0, "versions": {"device_kind": "cpu"}}))
@@ -80,6 +81,15 @@ def test_a_passage_that_adds_nothing_is_no_yardstick(tmp_path):
     assert found["as good as open-book, single"][0::3] == ("0.390 [0.390, 0.390]", "open")
 
 
+def test_a_share_is_left_of_what_was_learned(tmp_path):
+    scores = {"self_param": [[0.2, 0.1], [0.15, 0.2]], "closed_book": [0.1, 0.1]}
+    found = verdicts(write_parts(tmp_path, {"sequential": dict.fromkeys(range(6), scores)}, "sequential"))
+    assert found["60 % is left after a sequence"][0::3] == ("-0.010 [-0.010, -0.010]", "fails")
+    nothing = {"self_param": [[0.1, 0.1], [0.1, 0.1]], "closed_book": [0.1, 0.1]}
+    found = verdicts(write_parts(tmp_path / "b", {"sequential": dict.fromkeys(range(6), nothing)}, "sequential"))
+    assert found["60 % is left after a sequence"][-1] == "open"
+
+
 def test_passages_of_one_model_are_one_unit(tmp_path):
     f1 = {0: [0.2, 0.23], 1: [0.5, 0.53], 2: [0.8, 0.83]}
     runs = write_parts(tmp_path, {"batch": {seed: {"self_param": own, "open_book": [0.8, 0.8]}
@@ -94,13 +104,13 @@ def test_only_equal_seeds_are_compared(tmp_path):
     runs = write_parts(tmp_path, {"sequential": dict(enumerate(scores)), "no_unrelated": {0: scores[0]}}, "sequential")
     assert verdicts(runs)["without unrelated text half is lost"] == ("-0.900", "0: -0.900", "1", "open")
     runs["no_unrelated"] = {7: runs["no_unrelated"][0]}
-    assert verdicts(runs).keys() == {"60 % is left at the end of a sequence"}
+    assert verdicts(runs).keys() == {"60 % is left after a sequence"}
 
 
 def test_decay_leaves_out_the_last_passage(tmp_path):
     runs = write_parts(tmp_path, {"sequential": {seed: {"self_param": [[0.8, 0.0], [0.4, 1.0]]} for seed in range(6)}},
                        "sequential")
-    assert verdicts(runs)["60 % is left at the end of a sequence"][0::3] == ("-0.080 [-0.080, -0.080]", "fails")
+    assert verdicts(runs)["60 % is left after a sequence"][0::3] == ("-0.080 [-0.080, -0.080]", "fails")
 
 
 def test_cross_entropy_is_compared_on_the_same_passages(tmp_path):
@@ -120,8 +130,11 @@ def test_no_question_is_taught_and_tested(tmp_path):
     for seed in range(4):
         injection_claims.write_data(tmp_path, injection_claims.group_rows(rows), seed)
     read = lambda name: [(row["context"], row["question"]) for row in read_jsonl(tmp_path / f"{name}.jsonl")]
-    assert [text for _, text in read("taught-0")] == ["q2", "q4?"]
-    assert [text for _, text in read("tested-0")] == ["Q1?", "q3?", "q5?"]
+    taught = [{text for _, text in read(f"taught-{seed}")} for seed in range(4)]
+    for seed, own in enumerate(taught):
+        tested = {text for _, text in read(f"tested-{seed}")}
+        assert (len(own), len(tested)) == (2, 3) and own | tested == {"Q1?", "q2", "q3?", "q4?", "q5?"}
+    assert len(set(map(frozenset, taught))) > 1
     assert sorted(read("passages-0")) == sorted((row["context"], row["question"]) for row in rows)
     assert len({tuple(dict(read(f"passages-{seed}"))) for seed in range(4)}) > 1
 

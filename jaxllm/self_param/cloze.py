@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 
-from jaxllm.self_param.phrases import long_words, names_and_numbers, sentences
+from jaxllm.self_param.phrases import in_turns, long_words, names_and_numbers, sentences
 
 BLANK = "____"
 COMPLETION, CLOZE = "Complete the sentence: {text}", "Fill in the blank: {text}"
@@ -16,7 +16,7 @@ SENTENCE_LETTERS = 20
 
 
 def cloze_pairs(text: str, limit: int) -> list[tuple[str, str]]:
-    """Makes questions and answers of a text, the first of every sentence before the second of any.
+    """Makes questions and answers of a text, the first of every sentence before the second of any (`phrases.in_turns`).
 
     Args:
         text: document or chunk.
@@ -28,8 +28,7 @@ def cloze_pairs(text: str, limit: int) -> list[tuple[str, str]]:
     """
     own = [_of_sentence(sentence) for sentence in sentences(text)
            if sum(letter.isalnum() for letter in sentence) >= SENTENCE_LETTERS]
-    turns = itertools.zip_longest(*own)
-    return [pair for turn in turns for pair in turn if pair is not None][:limit]
+    return in_turns(([pair for pair in turn if pair is not None] for turn in itertools.zip_longest(*own)), limit)
 
 
 def is_cloze(question: str) -> bool:

@@ -9,8 +9,12 @@ from __future__ import annotations
 import itertools
 import re
 import unicodedata
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
 
 from jaxllm.evaluate.qa import normalize
+
+T = TypeVar("T")
 
 FUNCTION_WORDS = frozenset("""
 a about after all also an and any are as at be because been before being but by can could did do does done during each
@@ -32,6 +36,7 @@ _NUMBER = r"\d+(?:[.,:/-]\d+)*%?"
 _NAME = rf"[A-Z][\w{MARKS}'’–-]*(?: (?:(?:of|the|de|von|van|and) )?[A-Z][\w{MARKS}'’–-]*)*"
 _SPAN = re.compile(rf"(?<![\w{MARKS}])(?:{_NUMBER}|{_NAME})(?![\w{MARKS}])")
 _LONG_WORD = re.compile(rf"(?<![\w{MARKS}])(?:[^\W\d_][{MARKS}]*){{7,}}(?![\w{MARKS}])")
+_CAPITALIZED = {word.capitalize() for word in FUNCTION_WORDS if len(word) > 1}
 _WORD = re.compile(rf"{_NUMBER}|\w[\w{MARKS}]*(?:['’.–-]\w[\w{MARKS}]*)*")
 
 
@@ -41,8 +46,10 @@ def sentences(text: str) -> list[str]:
 
 
 def names_and_numbers(sentence: str) -> list[re.Match[str]]:
-    """Finds the numbers and the words with a capital letter in a sentence, but for its first word."""
-    return [match for match in _SPAN.finditer(sentence) if match.start() > 0]
+    """Finds the numbers and the words with a capital letter in a sentence, but for its first word and single function
+    words."""
+    return [match for match in _SPAN.finditer(sentence) if match.start() > 0
+            and match[0] != "I" and match[0] not in _CAPITALIZED]
 
 
 def long_words(sentence: str) -> list[re.Match[str]]:
@@ -50,18 +57,30 @@ def long_words(sentence: str) -> list[re.Match[str]]:
     return sorted(_LONG_WORD.finditer(sentence), key=lambda match: -len(match[0]))
 
 
+def in_turns(turns: Iterable[Sequence[T]], limit: int) -> list[T]:
+    """Takes whole turns until the next exceeds the limit, and of that one an even selection."""
+    taken: list[T] = []
+    for turn in turns:
+        left = min(limit - len(taken), len(turn))
+        taken += (turn[number * len(turn) // left] for number in range(left))
+    return taken
+
+
 def answer_phrases(text: str, limit: int) -> list[str]:
-    """Collects phrases of a text, the first of every sentence before the second of any.
+    """Collects phrases of a text, the first of every sentence before the second of any; see `in_turns`.
 
     Of a sentence, names, numbers and phrases of several words come first, in its order; then single words, the longest
     first. A phrase that is an earlier one but for case, punctuation and articles is left out.
     """
-    found: dict[str, str] = {}
+    seen: set[str] = set()
+    turns: list[list[str]] = []
     for turn in itertools.zip_longest(*map(_of_sentence, sentences(text))):
+        turns.append([])
         for phrase in turn:
-            if phrase is not None:
-                found.setdefault(normalize(phrase), phrase)
-    return list(found.values())[:limit]
+            if phrase is not None and (key := normalize(phrase)) not in seen:
+                turns[-1].append(phrase)
+                seen.add(key)
+    return in_turns(turns, limit)
 
 
 def _of_sentence(sentence: str) -> list[str]:

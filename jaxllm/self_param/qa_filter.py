@@ -15,6 +15,7 @@ what is right: a sentence copied from the passage has a large answer gain as the
 from __future__ import annotations
 
 import collections
+import itertools
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -28,7 +29,7 @@ from jaxllm.generate import Generator
 from jaxllm.self_param.cloze import is_cloze
 from jaxllm.self_param.config import QAPairConfig
 from jaxllm.self_param.data import Document
-from jaxllm.self_param.phrases import FUNCTION_WORDS, MARKS, sentences
+from jaxllm.self_param.phrases import FUNCTION_WORDS, MARKS, in_turns, sentences
 from jaxllm.self_param.prompts import Prompts
 
 Reason = Literal["cut", "duplicate", "too_long", "unspecific", "cut_answer", "short_answer", "ungrounded",
@@ -135,17 +136,16 @@ def drop_repeated(pairs: PassagePairs, limit: int) -> None:
 
 
 def drop_surplus(text: str, pairs: PassagePairs, limit: int) -> None:
-    """Keeps `limit` pairs: the first of every sentence before the second of any, those about none last, in the order
-    of the pairs."""
+    """Keeps `limit` pairs: the first of every sentence before the second of any, those about none last; see
+    `phrases.in_turns`."""
     if len(pairs.selected) <= limit:
         return
-    count: collections.Counter[int] = collections.Counter()
-    ranks = []
+    by_sentence = collections.defaultdict[int | None, list[int]](list)
     for number, sentence in enumerate(sentences_of(text, pairs.selected)):
-        ranks.append((len(pairs.selected) if sentence is None else count[sentence], number))
-        if sentence is not None:
-            count[sentence] += 1
-    chosen = {number for _, number in sorted(ranks)[:limit]}
+        by_sentence[sentence].append(number)
+    about_none = by_sentence.pop(None, [])
+    turns = itertools.zip_longest(*(by_sentence[sentence] for sentence in sorted(by_sentence)))
+    chosen = set(in_turns([*([number for number in turn if number is not None] for turn in turns), about_none], limit))
     pairs.drop("surplus", [number not in chosen for number in range(len(pairs.selected))])
 
 

@@ -2,7 +2,7 @@
 
 import unicodedata
 
-from jaxllm.self_param.phrases import answer_phrases, long_words, sentences
+from jaxllm.self_param.phrases import answer_phrases, in_turns, long_words, names_and_numbers, sentences
 
 
 def test_sentences_end_at_punctuation_and_line_breaks():
@@ -28,6 +28,19 @@ def test_phrases_are_names_numbers_and_runs_of_words():
                 "Miller–Rabin tower", "1,250", "1871"]
     assert answer_phrases(text, 99) == expected and answer_phrases(text, 3) == expected[:3]
     assert answer_phrases("The crew was tired after a while in Torla.", 9) == ["Torla", "tired", "crew"]
+
+
+def test_a_limit_leaves_no_part_of_a_text_out():
+    text = " ".join(f"The ship counts {number} sailors." for number in range(100, 200))
+    assert answer_phrases(text, 4) == [f"ship counts {number} sailors" for number in (100, 125, 150, 175)]
+    spread = answer_phrases(text, 150)
+    assert spread[100:] == [str(number) for number in range(100, 200, 2)]
+    assert in_turns([[1, 2], [3, 4, 5]], 9) == [1, 2, 3, 4, 5] and in_turns([[1, 2], [], [3]], 2) == [1, 2]
+
+
+def test_function_words_are_no_names():
+    text = 'Where John said "The cat is here". It sank, He left, I swam, and In 1990 the US, The Hague did not.'
+    assert [match[0] for match in names_and_numbers(text)] == ["1990", "US", "The Hague"]
 
 
 def test_phrases_are_listed_once_and_are_short():

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import bisect
 import dataclasses
+import heapq
 from collections.abc import Callable, Sequence
 
 from jaxllm.errors import UserError
 from jaxllm.self_param.config import Config, InjectConfig
 from jaxllm.self_param.data import Document
+from jaxllm.self_param.phrases import answer_phrases
 from jaxllm.self_param.prompts import Prompts
 
 WHITESPACE = (" ", "\n", "\t")
 # A chunk of fewer tokens would hold no sentence.
 MIN_CHUNK_TOKENS = 8
+# Of the phrases that a question can be written for, so many have their tokens counted, the longest by letters.
+LONG_PHRASES = 8
 
 
 def chunk_documents(config: InjectConfig, prompts: Prompts, documents: Sequence[Document],
@@ -81,6 +85,11 @@ def _sequences(config: InjectConfig, prompts: Prompts, document: Document, retri
         used["a generated question of qa_pairs.max_tokens with sampling.max_tokens of answer and qa_pairs.examples"] = (
             len(prompts.question("", "", examples=True)) - len(prompts.document("")) + prompts.answer_end_tokens
             + config.qa_pairs.max_tokens + answer)
+        phrases = [None] if not config.qa_pairs.answer_first else heapq.nlargest(
+            LONG_PHRASES, answer_phrases(document.text), key=len)
+        used["a request for a question with qa_pairs.max_tokens of question and qa_pairs.examples"] = (
+            longest(len(prompts.question_request("", phrase)) for phrase in phrases) - len(prompts.document(""))
+            + config.qa_pairs.max_tokens)
     if config.mixture.unrelated and config.unrelated.with_document:
         used["unrelated.tokens of unrelated text"] = prefix + config.unrelated.tokens
     return used

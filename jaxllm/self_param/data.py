@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -262,19 +264,25 @@ def format_examples(template: Format, rows: Sequence[Mapping[str, Any]]) -> str:
 
 def _locality_probes(config: Config, rows: RowSet | None, everything: Sequence[Document], rejected: RejectedRows
                      ) -> list[str]:
-    """Questions of the file; else of the documents that are not injected; where all are and setting is single, of
-    all. A test question of a document that the same model has, word for word, is none."""
+    """Questions of the file; else of the documents that are not injected, the first of each before the second of any;
+    where all are and setting is single, of all. A test question of a document of the same model, word for word, is
+    none."""
     if rows is None:
         others = everything[config.documents:] if config.documents is not None else ()
         if not others and config.setting == "single":
             others = everything
-        questions = [pair.question for document in others for pair in document.questions]
+        turns = itertools.zip_longest(*([pair.question for pair in document.questions] for document in others))
+        questions = [question for turn in turns for question in turn if question is not None]
     else:
         questions = [row["question"] for row in rows.rows]
         rejected.add(rows.rejected, len(questions))
     injected = everything[:config.documents] if config.setting != "single" else ()  # single: see Evaluator.closed_book
     tested = {pair.question for document in injected for pair in document.questions}
-    return [question for question in dict.fromkeys(questions) if question not in tested][:config.locality.questions]
+    probes = [question for question in dict.fromkeys(questions) if question not in tested][:config.locality.questions]
+    if config.locality.questions and not probes:
+        print("jaxllm: warning: locality is not measured: no document is left whose questions could be probes; lower "
+              "documents, or give questions in locality.path", file=sys.stderr)
+    return probes
 
 
 def _unrelated_texts(config: Config, rows: RowSet | None, rejected: RejectedRows) -> list[str] | None:

@@ -14,7 +14,7 @@ from jaxllm.finetune.inputs import check_stored_weights
 from jaxllm.finetune.packing import can_pack
 from jaxllm.generate import Generator
 from jaxllm.job import Job, open_job
-from jaxllm.model import Model, load
+from jaxllm.model import Model, load, model_tokenizer
 from jaxllm.models import load_spec
 from jaxllm.models.mesh import model_shardings
 from jaxllm.models.tensors import fingerprint, model_directory
@@ -27,7 +27,7 @@ from jaxllm.self_param.experiment import Experiment, cache_error, prepare, run_e
 from jaxllm.self_param.metrics import result_rows, summarize
 from jaxllm.self_param.prompts import Prompts
 from jaxllm.self_param.qa_filter import summarize_pairs
-from jaxllm.self_param.qa_pairs import pairs_of_file
+from jaxllm.self_param.qa_pairs import check_mode, pairs_of_file
 from jaxllm.text.readers import data_files
 from jaxllm.train import read_metrics
 
@@ -47,6 +47,10 @@ def run(config: Config) -> Path | None:
 
 
 def _run(config: Config, job: Job) -> Path:
+    tokenizer = model_tokenizer(config.model, load_spec(config.model))
+    template = config.format.resolve(tokenizer.has_chat_template)
+    if config.mixture.qa:
+        check_mode(config.qa_pairs, template)
     data, mesh = load_data(config, job), training_mesh(config)
     experiment = _prepare(config, job, load_model(config, mesh), mesh, data)
     teacher_cache = cache_error(experiment)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import re
+import sys
 import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import TypeVar
@@ -66,7 +67,7 @@ def in_turns(turns: Iterable[Sequence[T]], limit: int) -> list[T]:
     return taken
 
 
-def answer_phrases(text: str, limit: int) -> list[str]:
+def answer_phrases(text: str, limit: int = sys.maxsize) -> list[str]:
     """Collects phrases of a text, the first of every sentence before the second of any; see `in_turns`.
 
     Of a sentence, names, numbers and phrases of several words come first, in its order; then single words, the longest

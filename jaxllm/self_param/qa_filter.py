@@ -140,10 +140,9 @@ def drop_surplus(text: str, pairs: PassagePairs, limit: int) -> None:
     `phrases.in_turns`."""
     if len(pairs.selected) <= limit:
         return
-    by_sentence = collections.defaultdict[int | None, list[int]](list)
+    by_sentence, about_none = collections.defaultdict[int, list[int]](list), list[int]()
     for number, sentence in enumerate(sentences_of(text, pairs.selected)):
-        by_sentence[sentence].append(number)
-    about_none = by_sentence.pop(None, [])
+        (about_none if sentence is None else by_sentence[sentence]).append(number)
     turns = itertools.zip_longest(*(by_sentence[sentence] for sentence in sorted(by_sentence)))
     chosen = set(in_turns([*([number for number in turn if number is not None] for turn in turns), about_none], limit))
     pairs.drop("surplus", [number not in chosen for number in range(len(pairs.selected))])

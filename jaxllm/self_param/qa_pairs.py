@@ -20,7 +20,7 @@ from jaxllm.self_param.cloze import cloze_pairs
 from jaxllm.self_param.config import InjectConfig, QAPairConfig
 from jaxllm.self_param.data import Document
 from jaxllm.self_param.phrases import answer_phrases
-from jaxllm.self_param.prompts import Prompts
+from jaxllm.self_param.prompts import Format, Prompts
 from jaxllm.self_param.qa_filter import (
     REASONS,
     PassagePairs,
@@ -200,8 +200,7 @@ def model_source(generator: Generator, prompts: Prompts, config: QAPairConfig, a
     Raises:
         UserError: qa_pairs.answer_first is set, and prompts are plain.
     """
-    check(not config.answer_first or prompts.format.chat, "qa_pairs.answer_first", "needs prompts in chat mode",
-          "use a model with a chat template, or set it to false")
+    check_mode(config, prompts.format)
     answer_sampling = SamplingConfig(temperature=0.0, max_tokens=answer_tokens, stop=prompts.format.answer_stops)
 
     def source(texts: Sequence[str]) -> list[PassagePairs]:
@@ -236,6 +235,16 @@ def model_source(generator: Generator, prompts: Prompts, config: QAPairConfig, a
         return sampled
 
     return source
+
+
+def check_mode(config: QAPairConfig, template: Format) -> None:
+    """Checks that the prompts have a request for a question with an answer.
+
+    Raises:
+        UserError: qa_pairs.answer_first is set, and prompts are plain.
+    """
+    check(not config.answer_first or template.chat, "qa_pairs.answer_first", "needs prompts in chat mode",
+          "use a model with a chat template, or set it to false")
 
 
 def _answers(generator: Generator, prompts: Prompts, config: QAPairConfig, sampling: SamplingConfig,

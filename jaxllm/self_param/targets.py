@@ -225,7 +225,8 @@ def _sample_conversations(config: InjectConfig, generator: Generator, prompts: P
     settings = SamplingConfig(temperature=1.0, max_tokens=config.qa_pairs.max_tokens, n=config.rehearsal.texts,
                               stop=prompts.format.question_stops)
     samples = generator.generate([prompts.question_request()], settings, seed=seed)[0]
-    questions = list(dict.fromkeys(prompts.question_of(completion.text) for completion in samples))
+    questions = list(dict.fromkeys(prompts.question_of(completion.text) for completion in samples
+                                   if completion.finish_reason == "stop"))
     questions = [question for question in questions if question.strip()]
     settings = SamplingConfig(temperature=1.0, max_tokens=config.sampling.max_tokens, stop=prompts.format.answer_stops)
     answers = generator.generate([prompts.question(question) for question in questions], settings,

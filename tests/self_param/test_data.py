@@ -5,14 +5,22 @@ import json
 
 import pytest
 
-from jaxllm.config import DataConfig
+from jaxllm.config import DataConfig, SamplingConfig
 from jaxllm.errors import UserError
 from jaxllm.job import open_job
 from jaxllm.model import load
 from jaxllm.self_param import data
 from jaxllm.self_param.chunking import check_probes, chunk_documents, split_text
-from jaxllm.self_param.config import ChunkingConfig, Config, InjectConfig
+from jaxllm.self_param.config import (
+    ChunkingConfig,
+    Config,
+    InjectConfig,
+    LocalityConfig,
+    QAPairConfig,
+    UnrelatedConfig,
+)
 from jaxllm.self_param.data import QA_ROW, Document, Question, group_rows
+from jaxllm.self_param.phrases import answer_phrases
 from jaxllm.self_param.prompts import FormatConfig, Prompts
 from jaxllm.text.rows import read_rows
 
@@ -48,6 +56,19 @@ def test_a_test_question_of_the_model_is_no_locality_probe(setting, probes, tmp_
     config = Config(DataConfig(str(path)), tmp_path / "out", setting=setting, documents=2)
     with open_job(config.out, config) as job:
         assert data.load_data(config, job).locality_probes == probes
+
+
+def test_locality_probes_are_about_many_documents(tmp_path, capsys):
+    row = lambda context, question: {"context": context, "question": question, "answers": ["x"]}
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row(name, f"{name} {number}?")) + "\n"
+                            for name in "abcd" for number in range(3)))
+    for count, expected in ((1, ["b 0?", "c 0?", "d 0?", "b 1?"]), (4, [])):
+        config = Config(DataConfig(str(path)), tmp_path / f"out-{count}", setting="batch", documents=count,
+                        locality=LocalityConfig(questions=4))
+        with open_job(config.out, config) as job:
+            assert data.load_data(config, job).locality_probes == expected
+    assert capsys.readouterr().err.count("locality is not measured") == 1
 
 
 def test_the_nearest_passage():
@@ -111,6 +132,14 @@ def test_documents_beyond_the_context_budget_are_chunked():
     longest = max(len(prompts.question("", part, examples=True)) for part in own.passages)
     pair = config.qa_pairs.max_tokens + config.sampling.max_tokens + prompts.answer_end_tokens
     assert len(own.passages) > 1 and longest + pair <= model.spec.max_positions
+    # So does a request for a question that has a long answer.
+    asked = InjectConfig(format=FormatConfig(mode="chat"), unrelated=UnrelatedConfig(with_document=False),
+                         qa_pairs=QAPairConfig(answer_first=True), sampling=SamplingConfig(max_tokens=4))
+    chat, text = Prompts(model, asked.format), "Cape Orrin Lighthouse Society is of Torla and of Orrin. " * 40
+    (own,) = chunk_documents(asked, chat, [Document(text)])
+    requests = [len(chat.question_request(part, phrase)) + asked.qa_pairs.max_tokens
+                for part in own.passages for phrase in answer_phrases(text)]
+    assert len(own.passages) > 1 and model.spec.max_positions - 25 <= max(requests) <= model.spec.max_positions
     with pytest.raises(UserError, match="leaves .* of the context window of 512"):
         chunk_documents(config, prompts, [Document("short", (Question("ship " * 600, ("a",)),))])
     with pytest.raises(UserError, match="the locality probe that starts with 'ship"):

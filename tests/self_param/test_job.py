@@ -21,6 +21,7 @@ from jaxllm.files import read_jsonl
 from jaxllm.finetune import run as finetune_run
 from jaxllm.models import load_spec
 from jaxllm.self_param import experiment, qa_pairs
+from jaxllm.self_param import job as inject_job
 from jaxllm.self_param.demo import describe
 from tests.conftest import ROOT
 
@@ -42,6 +43,13 @@ def arguments(tmp_path, shared):
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return ["--model", str(shared / "models" / "stories260k"), "--data.path", str(path), *QUICK]
+
+
+def test_a_mode_without_questions_for_an_answer_is_refused_before_weights_are_read(arguments, tmp_path, monkeypatch,
+                                                                                   capsys):
+    monkeypatch.setattr(inject_job, "load_model", lambda *_: pytest.fail("weights were read"))
+    assert main(["inject", *arguments, "--qa_pairs.answer_first", "true", "--out", str(tmp_path / "out")]) == 2
+    assert "qa_pairs.answer_first" in capsys.readouterr().err
 
 
 @pytest.mark.slow

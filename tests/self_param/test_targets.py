@@ -177,6 +177,24 @@ def test_questions_and_their_answers_are_drawn_with_different_seeds(tiny):
     assert seeds[::2] == [5, 5, 6] and seeds[1] == seeds[3] and len({*seeds}) == 4
 
 
+def test_cut_questions_are_not_rehearsed(tiny):
+    completion = lambda text, end: types_.SimpleNamespace(text=text, finish_reason=end)
+    config, written = InjectConfig(format=FormatConfig(mode="chat")), []
+
+    class Writer:
+        model = tiny.model
+
+        def generate(self, rows, sampling, *, seed):
+            if not written:
+                written.extend(rows)
+                return [[completion("Where is the", "length"), completion("Who is it?", "stop")]]
+            return [[completion("Bob", "stop")] for _ in rows]
+
+    prompts = Prompts(tiny.model, config.format)
+    assert sample_rehearsal(config, Writer(), prompts, 0) == (
+        prompts.target("Who is it?", "Bob").student[len(prompts.prefix):],)
+
+
 def test_rehearsal_accumulates_over_injections():
     samples = {1: ((1,), (2,)), 2: ((3,), (1,)), 3: ((5, 6), (3,))}
     assert rehearsal_before(1, samples, True) == rehearsal_before(1, samples, False) == ((1,), (2,))

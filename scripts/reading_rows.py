@@ -1,15 +1,16 @@
 """Conversations that teach a model to read: to answer questions about a passage, and to write such questions.
 
     python scripts/reading_rows.py OUT ROWS.jsonl [MORE.jsonl ...] [--held_back 50] [--words 100 190] [--others 300]
-                                   [--questions 5] [--seed 0]
+                                   [--validation 20] [--questions 5] [--seed 0]
 
 Rows are {context, question, answers}. Of the first file's passages of --words words, --held_back are not taught, and
-their rows are written to OUT/passages.jsonl for injection. All its others, and --others passages of the further files
-that are not held back either, become OUT/rows.jsonl {messages}, in the prompts of `jaxllm inject` for models with a
-chat template: of every passage one conversation in which its questions are answered, one in which they are written, and
-one in which each is written for its answer (`qa_pairs.answer_first`). All read the passage once, in the first turn. In
-further conversations the questions are written without a passage (`mixture.rehearsal`). Answers are taught that the
-passage has literally, and questions are written that end with a question mark.
+their rows are written to OUT/passages.jsonl for injection. All its others, and --others passages of the further files,
+none of them twice, become OUT/rows.jsonl {messages}, and --validation of them OUT/validation.jsonl instead, in the
+prompts of `jaxllm inject` for models with a chat template: of every passage one conversation in which its questions are
+answered, one in which they are written, and one in which each is written for its answer (`qa_pairs.answer_first`). All
+read the passage once, in the first turn. In further conversations the questions are written without a passage
+(`mixture.rehearsal`). Answers are taught that the passage has literally, and questions are written that end with a
+question mark.
 """
 
 from __future__ import annotations
@@ -39,6 +40,16 @@ def passages_of(path: Path) -> list[list[Row]]:
     return list(passages.values())
 
 
+def without_repeated(passages: Sequence[list[Row]], others: Sequence[list[Row]]) -> list[list[Row]]:
+    """Leaves out passages that repeat one of the others or an earlier one, up to case, punctuation and articles."""
+    key = lambda rows: normalize(rows[0]["context"])
+    seen, left = set(map(key, others)), {}
+    for rows in passages:
+        if key(rows) not in seen:
+            left.setdefault(key(rows), rows)
+    return list(left.values())
+
+
 def conversation(context: str | None, pairs: Sequence[tuple[str, str]]) -> Row:
     """Makes a conversation {messages} of requests and replies; a passage is in its first turn."""
     messages = [{"role": role, "content": text} for pair in pairs
@@ -54,7 +65,7 @@ def conversations(rows: Sequence[Row], limit: int) -> list[Row]:
     Each has at most `limit` questions, and one that would have none is left out.
     """
     context = rows[0]["context"]
-    pairs = [(row["question"], row["answers"][0]) for row in rows]
+    pairs = [(row["question"].strip(), row["answers"][0]) for row in rows]
     is_part = lambda answer: answer.lower() in context.lower()
     kinds = [
         [(FORMAT.question_text(question), FORMAT.answer_text(answer)) for question, answer in pairs if is_part(answer)],
@@ -66,8 +77,9 @@ def conversations(rows: Sequence[Row], limit: int) -> list[Row]:
 
 def closed_book_conversations(passages: Sequence[Sequence[Row]], limit: int) -> list[Row]:
     """Makes the conversations without a passage: `limit` questions in each, at most `limit` about every passage."""
-    written = [[row["question"] for row in rows if row["question"].endswith("?")][:limit] for rows in passages]
-    questions = [one for turn in itertools.zip_longest(*written) for one in turn if one is not None]
+    written = [[question for row in rows if (question := row["question"].strip()).endswith("?")] for rows in passages]
+    turns = itertools.islice(itertools.zip_longest(*written), limit)
+    questions = [question for turn in turns for question in turn if question is not None]
     return [conversation(None, [(CLOSED_BOOK_REQUEST, question) for question in questions[start:start + limit]])
             for start in range(0, len(questions), limit)]
 
@@ -79,11 +91,13 @@ def main() -> None:
     parser.add_argument("--held_back", type=int, default=50, help="passages of the first file for injection")
     parser.add_argument("--words", type=int, nargs=2, default=(100, 190), help="length of these passages")
     parser.add_argument("--others", type=int, default=300, help="passages of the further files")
+    parser.add_argument("--validation", type=int, default=20, help="passages of which no conversation is taught")
     parser.add_argument("--questions", type=int, default=5, help="questions of a conversation")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    if options.questions < 1:
-        parser.error(f"--questions must be 1 or more, got {options.questions}")
+    if options.questions < 1 or options.validation < 0:
+        parser.error(f"--questions must be 1 or more and --validation 0 or more, got {options.questions} and "
+                     f"{options.validation}")
     draw = random.Random(options.seed)
     first = passages_of(options.rows[0])
     draw.shuffle(first)
@@ -93,23 +107,23 @@ def main() -> None:
         parser.error(f"{options.rows[0]} has {len(fitting)} passages of {low} to {high} words, and --held_back is "
                      f"{options.held_back}")
     chosen = sorted(fitting[:options.held_back])
-    texts = {normalize(first[number][0]["context"]) for number in chosen}
-    unseen = lambda rows: normalize(rows[0]["context"]) not in texts
-    taught = [rows for rows in first if unseen(rows)]
-    others = [rows for path in options.rows[1:] for rows in passages_of(path) if unseen(rows)]
+    taught = without_repeated(first, [first[number] for number in chosen])
+    others = without_repeated([rows for path in options.rows[1:] for rows in passages_of(path)], first)
     taught += draw.sample(others, min(options.others, len(others)))
     for rows in taught:
         draw.shuffle(rows)
-    made = [row for rows in taught for row in conversations(rows, options.questions)]
     draw.shuffle(taught)
-    made += closed_book_conversations(taught, options.questions)
-    draw.shuffle(made)
+    made = {"validation": taught[:options.validation], "rows": taught[options.validation:]}
     held_back = [row for number in chosen for row in first[number]]
     options.out.mkdir(parents=True, exist_ok=True)
-    write_jsonl(options.out / "rows.jsonl", made)
+    for name, passages in made.items():
+        rows = [row for own in passages for row in conversations(own, options.questions)]
+        rows += closed_book_conversations(passages, options.questions)
+        draw.shuffle(rows)
+        write_jsonl(options.out / f"{name}.jsonl", rows)
+        print(f"{name}.jsonl: {len(rows)} conversations about {len(passages)} passages")
     write_jsonl(options.out / "passages.jsonl", held_back)
-    print(f"{len(made)} conversations about {len(taught)} passages; {len(held_back)} questions about {len(chosen)} "
-          f"held-back passages")
+    print(f"passages.jsonl: {len(held_back)} questions about {len(chosen)} held-back passages")
 
 
 if __name__ == "__main__":

@@ -74,12 +74,14 @@ def test_no_passage_is_taught_and_injected(tmp_path, monkeypatch, capsys):
     again = [row | {"context": row["context"].replace(". ", ".\n")} for row in first]
     write_jsonl(tmp_path / "more.jsonl", again + rows_about("Tikan", 1))
     files = [tmp_path / "first.jsonl", tmp_path / "more.jsonl"]
-    arguments = ["x", tmp_path / "out", *files, "--held_back", 2, "--words", 5, 60, "--others", 5]
+    arguments = ["x", tmp_path / "out", *files, "--held_back", 2, "--words", 5, 60, "--others", 5, "--validation", 1]
     monkeypatch.setattr(sys, "argv", list(map(str, arguments)))
     reading_rows.main()
-    assert "17 conversations about 5 passages; 4 questions about 2 held-back passages" in capsys.readouterr().out
-    passages = read_jsonl(tmp_path / "out" / "passages.jsonl")
-    taught = json.dumps(read_jsonl(tmp_path / "out" / "rows.jsonl"))
-    held_back = {row["context"].split()[2] for row in passages}
-    assert len(passages) == 4 and len({row["context"] for row in passages}) == 2
-    assert not any(name in taught for name in held_back)
+    printed = capsys.readouterr().out
+    assert "about 2 passages" in printed and "4 questions about 2 held-back passages" in printed
+    read = {name: read_jsonl(tmp_path / "out" / f"{name}.jsonl") for name in ("rows", "validation", "passages")}
+    assert len(read["passages"]) == 4 and len({row["context"] for row in read["passages"]}) == 2
+    names = {role: {name for name in ("Rinla", "Dorok", "Selva", "Marun", "Tikan") if name in json.dumps(rows)}
+             for role, rows in read.items()}
+    assert len(names["validation"]) == 1 and len(names["passages"]) == 2
+    assert sorted(name for own in names.values() for name in own) == ["Dorok", "Marun", "Rinla", "Selva", "Tikan"]

@@ -12,7 +12,8 @@ OUT/NAME-SEED:
                   on the passage
     batch         the second number of --passages together, with the baselines of its config
     sequential    the third number one after the other, likewise
-    no_unrelated  sequential without unrelated text, in fewer steps, so that the others have as many targets
+    no_unrelated  sequential without unrelated text, in fewer steps, so that the others have as many targets; with
+                  mixture.rehearsal the base model's questions are then rehearsed in all injections
     own, people   single, trained on two questions of a passage: the model's, or the file's; both are tested on the
                   file's others, on passages with four questions or more
 

@@ -36,9 +36,9 @@ class QAPairConfig:
         samples: questions that the model samples for each (source model); null takes per_document. With more, the
             checks have a choice.
         answer_first: the model is given an answer, a name, a number or another phrase of the document, and writes a
-            question that has it, so that no part of the document is left out. It answers the question itself; where a
-            limit leaves a choice, pairs with that answer are taken first (source model, prompts in chat mode; samples
-            are spread over the phrases).
+            question that has it, so that no part of the document is left out. It answers the question itself; where
+            per_answer leaves a choice, pairs with that answer are taken first (source model, prompts in chat mode;
+            samples are spread over the phrases).
         closed_book_share: probability with which each token of an answer is drawn from the closed-book model, the same
             question without the document, instead of the open-book model (mixed contextual self-distillation, MixSD,
             2605.16865; source model). Targets are then closer to what the model writes by itself. 0 is off.

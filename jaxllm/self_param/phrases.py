@@ -37,7 +37,8 @@ _NUMBER = r"\d+(?:[.,:/-]\d+)*%?"
 _NAME = rf"[A-Z][\w{MARKS}'’–-]*(?: (?:(?:of|the|de|von|van|and) )?[A-Z][\w{MARKS}'’–-]*)*"
 _SPAN = re.compile(rf"(?<![\w{MARKS}])(?:{_NUMBER}|{_NAME})(?![\w{MARKS}])")
 _LONG_WORD = re.compile(rf"(?<![\w{MARKS}])(?:[^\W\d_][{MARKS}]*){{7,}}(?![\w{MARKS}])")
-_CAPITALIZED = {word.capitalize() for word in FUNCTION_WORDS if len(word) > 1}
+# With a capital letter too; May and Will are names, and so is US.
+_FUNCTION_WORDS = FUNCTION_WORDS | {word.capitalize() for word in FUNCTION_WORDS} - {"May", "Will"}
 _WORD = re.compile(rf"{_NUMBER}|\w[\w{MARKS}]*(?:['’.–-]\w[\w{MARKS}]*)*")
 
 
@@ -49,8 +50,7 @@ def sentences(text: str) -> list[str]:
 def names_and_numbers(sentence: str) -> list[re.Match[str]]:
     """Finds the numbers and the words with a capital letter in a sentence, but for its first word and single function
     words."""
-    return [match for match in _SPAN.finditer(sentence) if match.start() > 0
-            and match[0] != "I" and match[0] not in _CAPITALIZED]
+    return [match for match in _SPAN.finditer(sentence) if match.start() > 0 and match[0] not in _FUNCTION_WORDS]
 
 
 def long_words(sentence: str) -> list[re.Match[str]]:
@@ -89,7 +89,7 @@ def _of_sentence(sentence: str) -> list[str]:
     for word in _WORD.finditer(sentence):
         if runs[-1] and sentence[runs[-1][-1].end():word.start()].strip():
             runs.append([])  # punctuation
-        if word[0].lower() in FUNCTION_WORDS:
+        if word[0] in _FUNCTION_WORDS:
             runs.append([])
         else:
             runs[-1].append(word)

@@ -41,6 +41,7 @@ def test_a_limit_leaves_no_part_of_a_text_out():
 def test_function_words_are_no_names():
     text = 'Where John said "The cat is here". It sank, He left, I swam, and In 1990 the US, The Hague did not.'
     assert [match[0] for match in names_and_numbers(text)] == ["1990", "US", "The Hague"]
+    assert answer_phrases("He may go on May 18, 1756 to the US army.", 9) == ["May", "May 18", "1756", "US army", "go"]
 
 
 def test_phrases_are_listed_once_and_are_short():

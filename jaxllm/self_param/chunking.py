@@ -16,7 +16,7 @@ from jaxllm.self_param.prompts import Prompts
 WHITESPACE = (" ", "\n", "\t")
 # A chunk of fewer tokens would hold no sentence.
 MIN_CHUNK_TOKENS = 8
-# Of the phrases that a question can be written for, so many have their tokens counted, the longest by letters.
+# The phrases with the most letters, of which the tokens are counted.
 LONG_PHRASES = 8
 
 

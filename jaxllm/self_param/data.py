@@ -280,8 +280,8 @@ def _locality_probes(config: Config, rows: RowSet | None, everything: Sequence[D
     tested = {pair.question for document in injected for pair in document.questions}
     probes = [question for question in dict.fromkeys(questions) if question not in tested][:config.locality.questions]
     if config.locality.questions and not probes:
-        print("jaxllm: warning: locality is not measured: no document is left whose questions could be probes; lower "
-              "documents, or give questions in locality.path", file=sys.stderr)
+        print("jaxllm: warning: locality is not measured: no document is left for probes; lower documents, or "
+              "give questions in locality.path", file=sys.stderr)
     return probes
 
 

@@ -132,18 +132,21 @@ def test_documents_beyond_the_context_budget_are_chunked():
     longest = max(len(prompts.question("", part, examples=True)) for part in own.passages)
     pair = config.qa_pairs.max_tokens + config.sampling.max_tokens + prompts.answer_end_tokens
     assert len(own.passages) > 1 and longest + pair <= model.spec.max_positions
-    # So does a request for a question that has a long answer.
-    asked = InjectConfig(format=FormatConfig(mode="chat"), unrelated=UnrelatedConfig(with_document=False),
-                         qa_pairs=QAPairConfig(answer_first=True), sampling=SamplingConfig(max_tokens=4))
-    chat, text = Prompts(model, asked.format), "Cape Orrin Lighthouse Society is of Torla and of Orrin. " * 40
-    (own,) = chunk_documents(asked, chat, [Document(text)])
-    requests = [len(chat.question_request(part, phrase)) + asked.qa_pairs.max_tokens
-                for part in own.passages for phrase in answer_phrases(text)]
-    assert len(own.passages) > 1 and model.spec.max_positions - 25 <= max(requests) <= model.spec.max_positions
     with pytest.raises(UserError, match="leaves .* of the context window of 512"):
         chunk_documents(config, prompts, [Document("short", (Question("ship " * 600, ("a",)),))])
     with pytest.raises(UserError, match="the locality probe that starts with 'ship"):
         check_probes(Config(DataConfig("x"), "out"), prompts, ["ship " * 600])
+
+
+def test_a_request_for_a_question_with_a_long_answer_fits():
+    config, model = InjectConfig(
+        format=FormatConfig(mode="chat"), unrelated=UnrelatedConfig(with_document=False),
+        qa_pairs=QAPairConfig(answer_first=True), sampling=SamplingConfig(max_tokens=4)), load("tiny")
+    prompts, text = Prompts(model, config.format), "Cape Orrin Lighthouse Society is of Torla and of Orrin. " * 40
+    (own,) = chunk_documents(config, prompts, [Document(text)])
+    requests = [len(prompts.question_request(part, phrase)) + config.qa_pairs.max_tokens
+                for part in own.passages for phrase in answer_phrases(text)]
+    assert len(own.passages) > 1 and model.spec.max_positions - 25 <= max(requests) <= model.spec.max_positions
 
 
 def test_question_and_answer_are_separated_at_token_borders():

@@ -110,6 +110,8 @@ def main() -> None:
     taught = without_repeated(first, [first[number] for number in chosen])
     others = without_repeated([rows for path in options.rows[1:] for rows in passages_of(path)], first)
     taught += draw.sample(others, min(options.others, len(others)))
+    if options.validation >= len(taught):
+        parser.error(f"{len(taught)} passages are left to be taught, and --validation is {options.validation}")
     for rows in taught:
         draw.shuffle(rows)
     draw.shuffle(taught)

@@ -16,7 +16,6 @@ question mark.
 from __future__ import annotations
 
 import argparse
-import itertools
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,6 +24,7 @@ from typing import Any
 from jaxllm.evaluate.qa import normalize
 from jaxllm.files import write_jsonl
 from jaxllm.self_param.data import QA_ROW
+from jaxllm.self_param.phrases import in_turns
 from jaxllm.self_param.prompts import ANSWER_REQUEST, CLOSED_BOOK_REQUEST, REQUEST, FormatConfig
 from jaxllm.text.rows import read_rows
 
@@ -78,8 +78,7 @@ def conversations(rows: Sequence[Row], limit: int) -> list[Row]:
 def closed_book_conversations(passages: Sequence[Sequence[Row]], limit: int) -> list[Row]:
     """Makes the conversations without a passage: `limit` questions in each, at most `limit` about every passage."""
     written = [[question for row in rows if (question := row["question"].strip()).endswith("?")] for rows in passages]
-    turns = itertools.islice(itertools.zip_longest(*written), limit)
-    questions = [question for turn in turns for question in turn if question is not None]
+    questions = [question for turn in in_turns(own[:limit] for own in written) for question in turn]
     return [conversation(None, [(CLOSED_BOOK_REQUEST, question) for question in questions[start:start + limit]])
             for start in range(0, len(questions), limit)]
 

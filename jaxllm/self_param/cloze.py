@@ -5,9 +5,7 @@ Every answer is a part of its sentence, word for word. A reconstruction: the pap
 
 from __future__ import annotations
 
-import itertools
-
-from jaxllm.self_param.phrases import in_turns, long_words, names_and_numbers, sentences
+from jaxllm.self_param.phrases import in_turns, long_words, names_and_numbers, sentences, spread
 
 BLANK = "____"
 COMPLETION, CLOZE = "Complete the sentence: {text}", "Fill in the blank: {text}"
@@ -16,7 +14,7 @@ SENTENCE_LETTERS = 20
 
 
 def cloze_pairs(text: str, limit: int) -> list[tuple[str, str]]:
-    """Makes questions and answers of a text, the first of every sentence before the second of any (`phrases.in_turns`).
+    """Makes questions and answers of a text, the first of every sentence before the second of any (`phrases.spread`).
 
     Args:
         text: document or chunk.
@@ -28,7 +26,7 @@ def cloze_pairs(text: str, limit: int) -> list[tuple[str, str]]:
     """
     own = [_of_sentence(sentence) for sentence in sentences(text)
            if sum(letter.isalnum() for letter in sentence) >= SENTENCE_LETTERS]
-    return in_turns(([pair for pair in turn if pair is not None] for turn in itertools.zip_longest(*own)), limit)
+    return spread(in_turns(own), limit)
 
 
 def is_cloze(question: str) -> bool:

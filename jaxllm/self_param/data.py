@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import itertools
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +20,7 @@ from jaxllm.job import Job
 from jaxllm.model import model_tokenizer
 from jaxllm.models import load_spec
 from jaxllm.self_param.config import Config
+from jaxllm.self_param.phrases import in_turns
 from jaxllm.self_param.prompts import Format
 from jaxllm.text.rows import Rejected, RowSet, as_text, check_share, read_rows
 from jaxllm.text.schema import NonEmpty
@@ -271,8 +271,7 @@ def _locality_probes(config: Config, rows: RowSet | None, everything: Sequence[D
         others = everything[config.documents:] if config.documents is not None else ()
         if not others and config.setting == "single":
             others = everything
-        turns = itertools.zip_longest(*([pair.question for pair in document.questions] for document in others))
-        questions = [question for turn in turns for question in turn if question is not None]
+        questions = [pair.question for turn in in_turns(document.questions for document in others) for pair in turn]
     else:
         questions = [row["question"] for row in rows.rows]
         rejected.add(rows.rejected, len(questions))

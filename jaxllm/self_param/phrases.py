@@ -6,11 +6,10 @@ al. 2010). Function words are English; in other languages phrases are names, num
 
 from __future__ import annotations
 
-import itertools
 import re
 import sys
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeVar
 
 from jaxllm.evaluate.qa import normalize
@@ -58,7 +57,13 @@ def long_words(sentence: str) -> list[re.Match[str]]:
     return sorted(_LONG_WORD.finditer(sentence), key=lambda match: -len(match[0]))
 
 
-def in_turns(turns: Iterable[Sequence[T]], limit: int) -> list[T]:
+def in_turns(lists: Iterable[Sequence[T]]) -> Iterator[list[T]]:
+    """Yields the first items of all lists, then the second ones, and so on; shorter lists have none any more."""
+    for number in range(max(map(len, lists := list(lists)), default=0)):
+        yield [own[number] for own in lists if number < len(own)]
+
+
+def spread(turns: Iterable[Sequence[T]], limit: int) -> list[T]:
     """Takes whole turns until the next exceeds the limit, and of that one an even selection."""
     taken: list[T] = []
     for turn in turns:
@@ -68,20 +73,20 @@ def in_turns(turns: Iterable[Sequence[T]], limit: int) -> list[T]:
 
 
 def answer_phrases(text: str, limit: int = sys.maxsize) -> list[str]:
-    """Collects phrases of a text, the first of every sentence before the second of any; see `in_turns`.
+    """Collects phrases of a text, the first of every sentence before the second of any; see `spread`.
 
     Of a sentence, names, numbers and phrases of several words come first, in its order; then single words, the longest
     first. A phrase that is an earlier one but for case, punctuation and articles is left out.
     """
     seen: set[str] = set()
     turns: list[list[str]] = []
-    for turn in itertools.zip_longest(*map(_of_sentence, sentences(text))):
+    for turn in in_turns(map(_of_sentence, sentences(text))):
         turns.append([])
         for phrase in turn:
-            if phrase is not None and (key := normalize(phrase)) not in seen:
+            if (key := normalize(phrase)) not in seen:
                 turns[-1].append(phrase)
                 seen.add(key)
-    return in_turns(turns, limit)
+    return spread(turns, limit)
 
 
 def _of_sentence(sentence: str) -> list[str]:

@@ -15,7 +15,6 @@ what is right: a sentence copied from the passage has a large answer gain as the
 from __future__ import annotations
 
 import collections
-import itertools
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -29,7 +28,7 @@ from jaxllm.generate import Generator
 from jaxllm.self_param.cloze import is_cloze
 from jaxllm.self_param.config import QAPairConfig
 from jaxllm.self_param.data import Document
-from jaxllm.self_param.phrases import FUNCTION_WORDS, MARKS, in_turns, sentences
+from jaxllm.self_param.phrases import FUNCTION_WORDS, MARKS, in_turns, sentences, spread
 from jaxllm.self_param.prompts import Prompts
 
 Reason = Literal["cut", "duplicate", "too_long", "unspecific", "cut_answer", "short_answer", "ungrounded",
@@ -137,14 +136,14 @@ def drop_repeated(pairs: PassagePairs, limit: int) -> None:
 
 def drop_surplus(text: str, pairs: PassagePairs, limit: int) -> None:
     """Keeps `limit` pairs: the first of every sentence before the second of any, those about none last; see
-    `phrases.in_turns`."""
+    `phrases.spread`."""
     if len(pairs.selected) <= limit:
         return
     by_sentence, about_none = collections.defaultdict[int, list[int]](list), list[int]()
     for number, sentence in enumerate(sentences_of(text, pairs.selected)):
         (about_none if sentence is None else by_sentence[sentence]).append(number)
-    turns = itertools.zip_longest(*(by_sentence[sentence] for sentence in sorted(by_sentence)))
-    chosen = set(in_turns([*([number for number in turn if number is not None] for turn in turns), about_none], limit))
+    turns = in_turns(by_sentence[sentence] for sentence in sorted(by_sentence))
+    chosen = set(spread([*turns, about_none], limit))
     pairs.drop("surplus", [number not in chosen for number in range(len(pairs.selected))])
 
 

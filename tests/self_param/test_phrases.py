@@ -2,7 +2,7 @@
 
 import unicodedata
 
-from jaxllm.self_param.phrases import answer_phrases, in_turns, long_words, names_and_numbers, sentences
+from jaxllm.self_param.phrases import answer_phrases, in_turns, long_words, names_and_numbers, sentences, spread
 
 
 def test_sentences_end_at_punctuation_and_line_breaks():
@@ -33,9 +33,10 @@ def test_phrases_are_names_numbers_and_runs_of_words():
 def test_a_limit_leaves_no_part_of_a_text_out():
     text = " ".join(f"The ship counts {number} sailors." for number in range(100, 200))
     assert answer_phrases(text, 4) == [f"ship counts {number} sailors" for number in (100, 125, 150, 175)]
-    spread = answer_phrases(text, 150)
-    assert spread[100:] == [str(number) for number in range(100, 200, 2)]
-    assert in_turns([[1, 2], [3, 4, 5]], 9) == [1, 2, 3, 4, 5] and in_turns([[1, 2], [], [3]], 2) == [1, 2]
+    more = answer_phrases(text, 150)
+    assert more[100:] == [str(number) for number in range(100, 200, 2)]
+    assert spread([[1, 2], [3, 4, 5]], 9) == [1, 2, 3, 4, 5] and spread([[1, 2], [], [3]], 2) == [1, 2]
+    assert list(in_turns([[1, 2, 3], [], [4]])) == [[1, 4], [2], [3]] and list(in_turns([])) == []
 
 
 def test_function_words_are_no_names():

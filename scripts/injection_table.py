@@ -28,7 +28,8 @@ Result = dict[str, Any]
 MEASURES = {"f1": "token F1", "f1_share": "F1 / open-book F1", "accuracy": "contains a reference",
             "accuracy_share": "contains a reference / open-book", "f1_paraphrased": "F1, paraphrases",
             "f1_portability": "F1, portability", "kl": "KL to the open-book teacher, nats/token",
-            "locality": "locality", "drift_kl": "drift KL, nats/token"}
+            "locality": "locality", "locality_tokens": "locality, tokens", "drift_kl": "drift KL, nats/token"}
+PROBED = ("locality", "locality_tokens")
 
 Values = dict[str, dict[str, list[tuple[str, float]]]]
 """Values of a run by measure and method, each with the name of its independent unit."""
@@ -55,7 +56,7 @@ def named_values(run: Path, single: bool) -> Values:
                                     for name, own in values[score].items() if open_book}
 
     def units(measure: str, method: str, count: int) -> Sequence[str]:
-        if measure in ("locality", "drift_kl") and (not single or count < len(names)):
+        if measure in (*PROBED, "drift_kl") and (not single or count < len(names)):
             return [str(number) for number in range(count)]
         if count == len(names):
             return names
@@ -88,7 +89,7 @@ def table(runs: Sequence[Path], results: Sequence[Result]) -> str:
     def row(method: str) -> str:
         own = [number for number, one in enumerate(values) if method in one["f1"]]
         seeds = "" if len(own) == len(runs) else f" (seed {', '.join(str(results[number]['seed']) for number in own)})"
-        cells = (cell([values[number][measure].get(method, []) for number in own], alike or measure != "locality")
+        cells = (cell([values[number][measure].get(method, []) for number in own], alike or measure not in PROBED)
                  for measure in measures)
         return " | ".join([f"| {LABELS[method]}{seeds}", *cells,
                            retention([results[number] for number in own], method) + " |"])

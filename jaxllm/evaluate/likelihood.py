@@ -1,4 +1,4 @@
-"""KL from a teacher, negative log-likelihood and perplexity on held-out targets."""
+"""KL from a teacher, equal predictions, negative log-likelihood and perplexity on held-out targets."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxllm.errors import UserError
-from jaxllm.finetune.distill import Batch, next_token_nll, target_divergence, target_mask
+from jaxllm.finetune.distill import Batch, next_token_nll, student_states, target_divergence, target_mask
 from jaxllm.finetune.targets import EMPTY, Target, collate, common_lengths
 from jaxllm.model import Model
 from jaxllm.models import Adapter, ModelSpec
 from jaxllm.models.mesh import put_batch
-from jaxllm.models.network import Params
+from jaxllm.models.network import Params, unembedding
+from jaxllm.ops.top_k import top_k_logprobs
 from jaxllm.text.batches import bucket, bucket_sizes
 
 
@@ -61,6 +62,23 @@ def nll_by_target(model: Model, params: Params, batches: Sequence[Batch], dtype:
     return _by_target(lambda batch: _nll_sums(model.spec, params, adapter, batch, dtype), batches, mesh)
 
 
+def same_prediction_by_target(model: Model, params: Params, batches: Sequence[Batch], dtype: jnp.dtype = jnp.float32, *,
+                              adapter: Adapter | None = None, mesh: jax.sharding.Mesh | None = None
+                              ) -> tuple[np.ndarray, np.ndarray]:
+    """Counts each target's tokens where the closed-book `model` and `params` have the same most probable token.
+
+    Both read the target's own tokens before each (teacher forcing). The arguments are those of `kl_by_target`.
+
+    Returns:
+        these counts and token counts, float64 `[N]`.
+
+    Raises:
+        UserError: a log-probability is not finite.
+    """
+    return _by_target(lambda batch: _same_predictions(model.spec, model.params, params, adapter, batch, dtype), batches,
+                      mesh)
+
+
 def mean_kl(model: Model, student: Params, batches: Sequence[Batch], dtype: jnp.dtype = jnp.float32, *,
             adapter: Adapter | None = None) -> float:
     """Computes the mean forward KL per token, nats; see `kl_by_target`."""
@@ -92,6 +110,18 @@ def _kl_sums(spec: ModelSpec, teacher: Params, student: Params, adapter: Adapter
 def _nll_sums(spec: ModelSpec, params: Params, adapter: Adapter | None, batch: Batch, dtype: jnp.dtype):
     values = next_token_nll(spec, params, adapter, batch, dtype=dtype)
     return _sum_rows(values, target_mask(batch["student_segments"], batch["masked_tokens"]))
+
+
+@partial(jax.jit, static_argnames=("spec", "dtype"))
+def _same_predictions(spec: ModelSpec, base: Params, params: Params, adapter: Adapter | None, batch: Batch,
+                      dtype: jnp.dtype):
+    def predictions(weights: Params, change: Adapter | None) -> tuple[jax.Array, jax.Array]:
+        hidden = student_states(spec, weights, change, batch, dtype=dtype)
+        return tuple(best[..., 0] for best in top_k_logprobs(hidden, unembedding(spec, weights), 1))
+
+    (before, _), (after, logprobs) = predictions(base, None), predictions(params, adapter)
+    same = jnp.where(jnp.isfinite(logprobs), before == after, jnp.nan)
+    return _sum_rows(same, target_mask(batch["student_segments"], batch["masked_tokens"]))
 
 
 def _sum_rows(values: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:

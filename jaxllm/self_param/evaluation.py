@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import numpy as np
 
 from jaxllm.config import SamplingConfig
-from jaxllm.evaluate.likelihood import kl_by_target, perplexity, target_batches
+from jaxllm.evaluate.likelihood import kl_by_target, perplexity, same_prediction_by_target, target_batches
 from jaxllm.evaluate.qa import ScoredAnswer, score_answer
 from jaxllm.evaluate.retrieval import Retriever
 from jaxllm.finetune.distill import Batch
@@ -105,7 +105,7 @@ class Evaluator:
     drift: Sequence[Target]
 
     def closed_book(self, generator: Generator, adapter: Adapter | None, numbers: Sequence[int], with_kl: bool,
-                    rehearsal: Sequence[Sequence[int]] = ()) -> dict[str, Any]:
+                    rehearsal: Sequence[Sequence[int]] = (), base_answers: Sequence[str | None] = ()) -> dict[str, Any]:
         """Evaluates weights without a document in the prompt.
 
         Args:
@@ -114,6 +114,7 @@ class Evaluator:
             numbers: indices of the documents to evaluate.
             with_kl: also measure the KL from the open-book base model.
             rehearsal: ids of the rehearsal texts sampled before the injection; copied into the record.
+            base_answers: the base model's answers to the probes, for changed weights.
         """
         documents, changed = [self.documents[number] for number in numbers], (
             generator is not self.base or adapter is not None)
@@ -124,10 +125,12 @@ class Evaluator:
         answers = dict(zip(probes, ask(probes, "probes"), strict=True))
         record = self._scores(numbers, {kind: ask(_questions(documents, kind), kind) for kind in KINDS})
         record["probe_answers"] = [answers.get(question) for question in self.probes]
+        if changed and probes:
+            record["probe_tokens"] = self._probe_tokens(generator, adapter, base_answers, set(probes))
         if with_kl:
             record["kl"] = self._kl(generator, adapter, documents)
         if changed:
-            sums, tokens = self._kl_by_target(generator, adapter, self.drift)
+            sums, tokens = self._by_target(kl_by_target, generator, adapter, self.drift)
             record |= {"drift_kl": float(sums.sum() / tokens.sum()), "drift_sums": sums.tolist(),
                        "drift_tokens": tokens.astype(int).tolist()}
         return record | {"perplexity": self._perplexity(generator, adapter), "rehearsal": list(rehearsal)}
@@ -177,15 +180,26 @@ class Evaluator:
     def _kl(self, generator: Generator, adapter: Adapter | None, documents: Sequence[Document]) -> list[float]:
         """Mean KL per token of each document's test questions with their reference answers."""
         targets = [reference_targets(self.prompts, document) for document in documents]
-        sums, tokens = self._kl_by_target(generator, adapter, [target for own in targets for target in own])
+        sums, tokens = self._by_target(kl_by_target, generator, adapter, [target for own in targets for target in own])
         ends = np.cumsum([len(own) for own in targets])[:-1]
         return [float(s.sum() / t.sum()) for s, t in zip(np.split(sums, ends), np.split(tokens, ends), strict=True)]
 
-    def _kl_by_target(self, generator: Generator, adapter: Adapter | None, targets: Sequence[Target]
-                      ) -> tuple[np.ndarray, np.ndarray]:
+    def _probe_tokens(self, generator: Generator, adapter: Adapter | None, base_answers: Sequence[str | None],
+                      probes: Collection[str]) -> list[float | None]:
+        """By probe, the share of the tokens of the base model's answer that are predicted as by it; None for an empty
+        answer, and where it is not one of `probes`."""
+        targets = [self.prompts.target(question, answer or "", mask_prompt=True)
+                   for question, answer in zip(self.probes, base_answers, strict=True) if question in probes]
+        same, tokens = self._by_target(same_prediction_by_target, generator, adapter, targets)
+        shares = iter([float(s / t) if t else None for s, t in zip(same, tokens, strict=True)])
+        return [next(shares) if question in probes else None for question in self.probes]
+
+    def _by_target(self, measure: Callable[..., tuple[np.ndarray, np.ndarray]], generator: Generator,
+                   adapter: Adapter | None, targets: Sequence[Target]) -> tuple[np.ndarray, np.ndarray]:
+        """Measures weights against the base model, by target."""
         student, _ = generator.training_params(), self.base.training_params()  # stacked: one layer is compiled
-        sums, tokens = kl_by_target(self.base.model, student, self._batches(targets), self.base.dtype, adapter=adapter,
-                                    mesh=self.base.mesh)
+        sums, tokens = measure(self.base.model, student, self._batches(targets), self.base.dtype, adapter=adapter,
+                               mesh=self.base.mesh)
         return sums[:len(targets)], tokens[:len(targets)]
 
     def _perplexity(self, generator: Generator, adapter: Adapter | None) -> float:

@@ -252,7 +252,8 @@ def _run_method(experiment: Experiment, method: Method, measure: Measure, done: 
         last = experiment.single or step == len(groups)
         student, adapter = _student(base, current, result, merge=not last)
         numbers = group if experiment.single else range(len(experiment.documents))
-        measure(method, step, partial(experiment.evaluator.closed_book, student, adapter, numbers, last, sampled))
+        measure(method, step, partial(experiment.evaluator.closed_book, student, adapter, numbers, last, sampled,
+                                      done["closed_book", 0].probe_answers))
         if not last:
             current = student
         remove_checkpoints(job, [name])

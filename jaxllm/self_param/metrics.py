@@ -41,6 +41,9 @@ class Record:
             None where it was not measured.
         probe_answers: answers to the locality probes; None where a probe is a test question of the document itself;
             empty where there are none.
+        probe_tokens: by probe, the share of the tokens of the base model's answer that are predicted as by the base
+            model, each after the answer's own tokens; None as in probe_answers, and for an empty answer; empty where
+            the weights are the base's.
         drift_kl: KL per token on held-out unrelated text, from the base model; None where the weights are the base's.
         drift_sums: by text, the summed KL; with `drift_tokens` the tokens it is summed over.
         perplexity: perplexity of the held-out unrelated text; None where it was not measured.
@@ -57,6 +60,7 @@ class Record:
     f1_portability: list[float | None] = dataclasses.field(default_factory=list)
     kl: list[float] | None = None
     probe_answers: list[str | None] = dataclasses.field(default_factory=list)
+    probe_tokens: list[float | None] = dataclasses.field(default_factory=list)
     drift_kl: float | None = None
     drift_sums: list[float] = dataclasses.field(default_factory=list)
     drift_tokens: list[int] = dataclasses.field(default_factory=list)
@@ -139,24 +143,26 @@ class MethodRecords:
 def method_values(methods: Mapping[str, MethodRecords], single: bool) -> dict[str, dict[str, list[float]]]:
     """Collects the values that each mean of result.json is taken over: metric -> method -> values.
 
-    They are one per document for kl and the scores of answers; for locality and drift_kl one per injection in the
-    setting single, and one per probe and per text otherwise. No values means that the metric is undefined or was not
-    measured.
+    They are one per document for kl and the scores of answers; for locality, locality_tokens and drift_kl one per
+    injection in the setting single, and one per probe and per text otherwise. No values means that the metric is
+    undefined or was not measured.
     """
+    real = lambda values: [value for value in values if value is not None]
     values: dict[str, dict[str, list[float]]] = {name: {} for name in METRICS}
     for name, own in methods.items():
         last = own.records[-1]
         for metric in ("f1", "accuracy", "f1_paraphrased", "f1_portability", "kl"):
-            values[metric][name] = [value for value in own.final(metric) if value is not None]
+            values[metric][name] = real(own.final(metric))
         changes = name not in ("closed_book", "open_book")
         values["locality"][name] = ([] if not changes or not last.probe_answers else own.locality() if single else
                                     [float(same) for same in own.unchanged(last)])
-        values["drift_kl"][name] = [record.drift_kl for record in (own.records if single else [last])
-                                    if record.drift_kl is not None]
+        values["locality_tokens"][name] = real(last.probe_tokens) if not single else [
+            float(np.mean(shares)) for record in own.records if (shares := real(record.probe_tokens))]
+        values["drift_kl"][name] = real(record.drift_kl for record in (own.records if single else [last]))
     return values
 
 
-METRICS = ("f1", "accuracy", "f1_paraphrased", "f1_portability", "kl", "locality", "drift_kl")
+METRICS = ("f1", "accuracy", "f1_paraphrased", "f1_portability", "kl", "locality", "locality_tokens", "drift_kl")
 NO_VALUES = {"mean": None, "ci_low": None, "ci_high": None, "n": 0}
 
 

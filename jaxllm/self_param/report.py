@@ -56,14 +56,16 @@ def _scores(result: Mapping[str, Any], labels: Mapping[str, str]) -> Section:
              if any(own["n"] for own in result[name].values())}
     table = Table(
         ["", "token F1", *kinds, "F1 right after injection", "share of open-book F1", "accuracy",
-         "KL to the open-book teacher, nats/token", "locality", "drift KL, nats/token", "perplexity, unrelated text"],
+         "KL to the open-book teacher, nats/token", "locality", "locality, tokens", "drift KL, nats/token",
+         "perplexity, unrelated text"],
         [[label, result["f1"][method], *(own[method] for own in kinds.values()), value(method, "efficacy"),
           value(method, "share_of_open_book"), result["accuracy"][method], result["kl"][method],
-          result["locality"][method], result["drift_kl"][method],
+          result["locality"][method], result["locality_tokens"][method], result["drift_kl"][method],
           _last(value(method, "perplexity_by_step"), base_perplexity if method == "closed_book" else None)]
          for method, label in labels.items()],
         "At the end of the run: means with 95 % bootstrap intervals. Locality: share of probes answered as by the base "
-        "model. Drift: KL on unrelated text from the base model. Intervals are over documents: one alone has no width.")
+        "model; tokens: share of the tokens of its answers that are predicted as by it. Drift: KL on unrelated text "
+        "from the base model. Intervals are over documents: one alone has no width.")
     return Section("Scores", parts=[
         table, Bars("Answers at the end of the run", "token F1",
                     {label: result["f1"][method] for method, label in labels.items()}, top=1.05, order=ORDER),

@@ -238,7 +238,9 @@ def test_single_injection_with_worked_examples_and_probes(tmp_path, monkeypatch)
     probes = [record["probe_answers"] for record in read_jsonl(out / "records.jsonl")]
     assert len(probes[0]) == 3 and probes[1] == [] and probes[2] == [None, *probes[0][1:]]
     assert result["locality"]["self_param"] == {"mean": 1, "ci_low": 1, "ci_high": 1, "n": 1}
-    assert result["locality_by_step"] == [1]
+    assert result["locality_by_step"] == [1] and result["locality_tokens"]["self_param"]["mean"] == 1
+    tokens = [record["probe_tokens"] for record in read_jsonl(out / "records.jsonl")]
+    assert tokens == [[], [], [None, 1, 1]]
 
 
 def test_retrieval_by_hand(monkeypatch):

@@ -46,13 +46,13 @@ DRIFT = {"drift_kl": 0.2, "drift_sums": [1.0, 3.0], "drift_tokens": [10, 10]}
 def test_sequential_summary():
     """The last record of a method is the end of the run; locality has a value per probe, drift per text."""
     steps = [record("self_param", 1, [0.9, 0.1], probe_answers=["yes", "no"], perplexity=8.5, drift_kl=0.1,
-                    drift_sums=[1.0, 1.0], drift_tokens=[10, 10]),
+                    drift_sums=[1.0, 1.0], drift_tokens=[10, 10], probe_tokens=[1.0, 1.0]),
              record("self_param", 2, [0.7, 0.9], kl=[0.5, 0.1], probe_answers=["yes", "never"], perplexity=9.0,
-                    f1_paraphrased=[0.25, None], **DRIFT),
+                    f1_paraphrased=[0.25, None], probe_tokens=[1.0, 0.25], **DRIFT),
              record("retrieval", 1, [1.0, 0.0], probe_answers=["yes", "no"], perplexity=8.0),
              record("retrieval", 2, [1.0, 0.9], probe_answers=["yes", "no"], perplexity=8.0)]
     result = summarize([*BASE, *steps], False, [1, 2], 0)
-    for metric in ("f1", "accuracy", "f1_paraphrased", "f1_portability", "kl", "locality", "drift_kl"):
+    for metric in metrics.METRICS:
         assert list(result[metric]) == ["closed_book", "open_book", "self_param", "retrieval"]
         assert all(list(own) == ["mean", "ci_low", "ci_high", "n"] for own in result[metric].values())
     mean = lambda metric: {name: own["mean"] for name, own in result[metric].items()}
@@ -61,6 +61,7 @@ def test_sequential_summary():
     assert mean("f1_portability") == {"closed_book": 0.25, "open_book": None, "self_param": None, "retrieval": None}
     assert mean("kl") == {"closed_book": 2.0, "open_book": None, "self_param": pytest.approx(0.3), "retrieval": None}
     assert mean("locality") == {"closed_book": None, "open_book": None, "self_param": 0.5, "retrieval": 1.0}
+    assert mean("locality_tokens") == {"closed_book": None, "open_book": None, "self_param": 0.625, "retrieval": None}
     assert mean("drift_kl") == {"closed_book": None, "open_book": None, "self_param": 0.2, "retrieval": None}
     assert result["locality"]["self_param"]["n"] == result["drift_kl"]["self_param"]["n"] == 2
     assert result["drift_kl"]["retrieval"] == {"mean": None, "ci_low": None, "ci_high": None, "n": 0}
@@ -79,13 +80,16 @@ def test_sequential_summary():
 
 def test_single_summary():
     """Every record is a document in its own copy of the model; locality and drift have a value per document."""
-    steps = [record("self_param", 2, [0.9], [1], kl=[0.1], probe_answers=[None, "NO"], drift_kl=0.4, perplexity=9.0),
-             record("self_param", 1, [0.7], [0], kl=[0.5], probe_answers=["yes", "never"], drift_kl=0.2,
-                    perplexity=8.5)]
+    steps = [record("self_param", 2, [0.9], [1], kl=[0.1], probe_answers=[None, "NO"], probe_tokens=[None, 1.0],
+                    drift_kl=0.4, perplexity=9.0),
+             record("self_param", 1, [0.7], [0], kl=[0.5], probe_answers=["yes", "never"], probe_tokens=[0.5, 0.0],
+                    drift_kl=0.2, perplexity=8.5)]
     result = summarize([*BASE, *steps], True, [1, 2], 0)
     assert result["f1_matrix"] == [[0.0, 0.2], [0.7, 0.9]] and result["f1"]["self_param"]["mean"] == pytest.approx(0.8)
     assert result["kl"]["self_param"]["mean"] == pytest.approx(0.3)
     assert result["locality_by_step"] == [0.5, 1.0] and result["locality"]["self_param"]["mean"] == 0.75
+    tokens = result["locality_tokens"]["self_param"]
+    assert tokens["mean"] == 0.625 and tokens["n"] == 2
     assert result["drift_kl_by_step"] == [0.2, 0.4]
     assert result["drift_kl"]["self_param"]["mean"] == pytest.approx(0.3) and result["drift_kl"]["self_param"]["n"] == 2
     assert result["efficacy"] == result["f1"]["self_param"] and result["mean_seen"] == pytest.approx([0.8])

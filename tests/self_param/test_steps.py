@@ -45,9 +45,12 @@ class Evaluations:
         return {"documents": list(numbers), "answers": [["x"]] * len(numbers), "f1": [0.0] * len(numbers),
                 "accuracy": [0.0] * len(numbers), "f1_paraphrased": [None] * len(numbers), **more}
 
-    def closed_book(self, generator, adapter, numbers, with_kl, rehearsal=()):
+    def closed_book(self, generator, adapter, numbers, with_kl, rehearsal=(), base_answers=()):
+        changed = bool(generator.params) or adapter is not None
+        assert list(base_answers) == (["base"] if changed else [])  # changed weights are compared with the base's
         self.evaluated.append((generator.params, adapter, list(numbers), with_kl))
-        return self._record(numbers, rehearsal=[list(ids) for ids in rehearsal])
+        return self._record(numbers, rehearsal=[list(ids) for ids in rehearsal],
+                            probe_answers=["changed" if changed else "base"])
 
     def open_book(self):
         return self._record(range(3))

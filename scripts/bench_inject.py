@@ -36,7 +36,7 @@ import jaxllm
 from jaxllm.config import SamplingConfig
 from jaxllm.devices import DeviceConfig, open_mesh
 from jaxllm.finetune.distill import DivergenceConfig
-from jaxllm.finetune.packing import count_distinct, pack_targets, row_counts
+from jaxllm.finetune.packing import count_distinct, pack_targets, row_counts, teacher_passes
 from jaxllm.finetune.run import TEACHER_TARGETS, TrainPlan, run_plan
 from jaxllm.finetune.targets import Target, interleave
 from jaxllm.finetune.trainable import trainable_model
@@ -138,11 +138,12 @@ def padding(bench: Bench, batch: int) -> tuple[float, float]:
     if plan.packing is None or plan.teacher_packing is None:
         return (1 - float(np.mean([len(one.student) for one in bench.targets])) / plan.student_length,
                 1 - float(np.mean([len(one.teacher) for one in distinct])) / plan.teacher_length)
-    views = (("student", bench.targets, plan.packing, batch), ("teacher", distinct, plan.teacher_packing,
-                                                              TEACHER_TARGETS))
+    steps = [bench.targets[start:start + batch] for start in range(0, len(bench.targets), batch)]
+    views = (("student", steps, plan.packing, batch),
+             ("teacher", teacher_passes(distinct, TEACHER_TARGETS), plan.teacher_packing, TEACHER_TARGETS))
     student, teacher = (1 - float(np.concatenate(
-        [pack_targets(targets[start:start + size], shape, row_counts(size, 1)).batch[f"{name}_segments"].ravel()
-         for start in range(0, len(targets), size)]).astype(bool).mean()) for name, targets, shape, size in views)
+        [pack_targets(own, shape, row_counts(size, 1)).batch[f"{name}_segments"].ravel() for own in passes]
+    ).astype(bool).mean()) for name, passes, shape, size in views)
     return student, teacher
 
 

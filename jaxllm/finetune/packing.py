@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import chex
@@ -108,6 +108,13 @@ def _fitted_shape(longest: tuple[int, int], batches: Sequence[Sequence[Target]],
     cost = shape.predictions + sum(passes * row_cost(length, width)
                                    for passes, length in ((3, shape.student), (1, shape.teacher)))
     return cost * sum(bucket(len(rows), counts) for rows in packed), shape
+
+
+def teacher_passes(targets: Iterable[Target], size: int) -> list[list[Target]]:
+    """Splits the distinct ones of `targets` into passes of `size`; those with one document are next to each other, so
+    that packed rows read it once."""
+    ordered = sorted(dict.fromkeys(targets), key=lambda one: one.teacher)
+    return [ordered[start:start + size] for start in range(0, len(ordered), size)]
 
 
 def _rounded(tokens: float) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import itertools
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, cast
@@ -17,7 +18,15 @@ import yaml
 from jaxllm.config import SamplingConfig, check, to_yaml
 from jaxllm.finetune.distill import Batch, DivergenceConfig, TargetObjective, make_loss
 from jaxllm.finetune.on_policy import OnPolicyConfig, OnPolicyTargets, TeacherWeights
-from jaxllm.finetune.packing import PackedShape, PackedTargets, can_pack, pack_targets, packed_shape, row_counts
+from jaxllm.finetune.packing import (
+    PackedShape,
+    PackedTargets,
+    can_pack,
+    pack_targets,
+    packed_shape,
+    row_counts,
+    teacher_passes,
+)
 from jaxllm.finetune.targets import Target, TargetSource, collate, purpose_seed
 from jaxllm.finetune.teacher_cache import TeacherCache
 from jaxllm.finetune.trainable import as_adapter, init_trained, merged, mixed
@@ -152,9 +161,8 @@ def make_plan(model: Model, objective: TargetObjective, train: TrainConfig, lora
         packing = packed_shape(lengths, batches, model.spec.width, multiple=train.accumulate * groups,
                                views=(True, distill and top_k is None))
         if top_k is not None:
-            texts, size = list(dict.fromkeys(target for batch in batches for target in batch)), TEACHER_TARGETS * groups
-            parts = [texts[start:start + size] for start in range(0, len(texts), size)]
-            teacher_packing = packed_shape(lengths, parts, model.spec.width, multiple=groups, views=(False, True))
+            passes = teacher_passes(itertools.chain.from_iterable(batches), TEACHER_TARGETS * groups)
+            teacher_packing = packed_shape(lengths, passes, model.spec.width, multiple=groups, views=(False, True))
     optimizer, schedule = make_optimizer(train, steps), make_schedule(train, steps)
     scale = None if lora is None else lora.alpha / lora.rank
     loss = make_loss(model.spec, objective, scale, kind=divergence.kind, beta=divergence.beta,

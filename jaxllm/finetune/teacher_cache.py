@@ -17,6 +17,7 @@ from jaxllm.finetune.packing import (
     pack_targets,
     predicting_states,
     row_counts,
+    teacher_passes,
 )
 from jaxllm.finetune.targets import EMPTY, Target, collate
 from jaxllm.generate import Generator
@@ -143,14 +144,14 @@ class TeacherCache:
         """Runs those targets through the teacher that are not in the cache."""
         if self._bytes > CACHE_BYTES:
             self._entries, self._bytes = {}, 0
-        new = [target for target in dict.fromkeys(targets) if target not in self._entries]
+        new = [target for target in targets if target not in self._entries]
         own, other = self._teachers
         groups = [(own, new)] if own is other else [
             (own, [target for target in new if not target.offset]),
             (other, [target for target in new if target.offset])]
         for teacher, texts in groups:
-            for start in range(0, len(texts), self._batch_size):
-                self._run_batch(teacher.training_params(), texts[start:start + self._batch_size])
+            for own_pass in teacher_passes(texts, self._batch_size):
+                self._run_batch(teacher.training_params(), own_pass)
 
     def _run_batch(self, params: Params, targets: Sequence[Target]) -> None:
         """Runs at most `batch_size` targets through a teacher."""

@@ -18,6 +18,7 @@ from jaxllm.finetune.packing import (
     packed_shape,
     row_counts,
     shared_prefixes,
+    teacher_passes,
 )
 from jaxllm.finetune.targets import EMPTY, build_target, collate, common_lengths, continuation
 from jaxllm.finetune.teacher_cache import TeacherCache
@@ -187,6 +188,15 @@ def test_shared_prefixes_save_the_most():
     assert shared_prefixes([(1, 2), (1, 2), (3,)]) == [2, 2, 0]
     assert shared_prefixes([(1,), (2,)]) == [0, 0] and shared_prefixes([]) == []
     assert [count_distinct(own) for own in ([(1, 2, 3), (1, 2, 4), (1, 5)], [(1, 2), (1, 2)], [])] == [6, 2, 0]
+
+
+def test_a_pass_of_the_teacher_reads_a_document_once():
+    """Targets of four documents in turns, each twice: a pass for each document."""
+    made = [build_target((1,), (10 * document,) * 8, (20 + n, 3), "qa") for n in range(4) for document in range(1, 5)]
+    passes = teacher_passes([*made, *made], 4)
+    assert {one for own in passes for one in own} == set(made) and [len(own) for own in passes] == [4] * 4
+    assert [len({one.teacher[:9] for one in own}) for own in passes] == [1] * 4
+    assert [len(own) for own in teacher_passes(made, 6)] == [6, 6, 4]
 
 
 @pytest.mark.parametrize("views", [(True, True), (True, False)])

@@ -23,6 +23,7 @@ from typing import Any
 
 import jaxllm
 from jaxllm.errors import LimitError, StorageError, UserError
+from jaxllm.memory import return_freed_arrays
 from jaxllm.progress import printable
 
 
@@ -127,6 +128,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def entry() -> None:
     """Runs the console script."""
+    return_freed_arrays()
     sys.exit(main())
 
 

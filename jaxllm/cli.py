@@ -23,7 +23,6 @@ from typing import Any
 
 import jaxllm
 from jaxllm.errors import LimitError, StorageError, UserError
-from jaxllm.memory import return_freed_arrays
 from jaxllm.progress import printable
 
 
@@ -128,7 +127,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def entry() -> None:
     """Runs the console script."""
-    return_freed_arrays()
     sys.exit(main())
 
 
@@ -164,7 +162,9 @@ def _run(argv: list[str]) -> int:
         check_one_process(name)
     if _device_configs(config):
         from jaxllm.compile_cache import enable_compile_cache
+        from jaxllm.memory import return_freed_memory
 
+        return_freed_memory()
         if all(device.compile_cache for device in _device_configs(config)):
             enable_compile_cache()
     with storage(getattr(config, "out", "a file")):

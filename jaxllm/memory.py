@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 import sys
 
@@ -11,19 +12,32 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 VARIABLES = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES")
 # Blocks from this size on are mapped one by one.
 MAPPED_BYTES = 2**20
+COMPILED = "/jax/core/compile/backend_compile_duration"
 
 
-def return_freed_arrays() -> bool:
-    """Makes this process return the memory of freed arrays to the system at once, on Linux with glibc.
+@functools.cache
+def return_freed_memory() -> bool:
+    """Makes this process return freed memory to the system, on Linux with glibc.
 
     By default glibc raises the size from which on blocks are mapped one by one to 32 MiB after the first such block is
-    freed. Arrays of a training on CPU are mostly smaller and come to lie between blocks that stay, so that their memory
-    is not returned.
+    freed. Arrays of a training on CPU are mostly smaller and come to lie between blocks that stay, as does what the
+    compiler frees, so that their memory is not returned. Here arrays of 1 MiB and more are mapped one by one, and what
+    is free between other blocks is returned after every compilation.
 
     Returns:
         Whether it was set: not on other systems, and not where the environment has settings of the user's.
     """
+    import jax
+
     if not sys.platform.startswith("linux") or any(name in os.environ for name in VARIABLES):
         return False
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
-    return mallopt is not None and all([mallopt(name, MAPPED_BYTES) for name in (M_MMAP_THRESHOLD, M_TRIM_THRESHOLD)])
+    libc = ctypes.CDLL(None)
+    if not (hasattr(libc, "mallopt") and hasattr(libc, "malloc_trim")):  # musl has neither
+        return False
+
+    def trim(event: str, *_: object, **__: object) -> None:
+        if event == COMPILED:
+            libc.malloc_trim(0)
+
+    jax.monitoring.register_event_duration_secs_listener(trim)
+    return all([libc.mallopt(name, MAPPED_BYTES) for name in (M_MMAP_THRESHOLD, M_TRIM_THRESHOLD)])

@@ -41,7 +41,7 @@ from jaxllm.finetune.run import TEACHER_TARGETS, TrainPlan, run_plan
 from jaxllm.finetune.targets import Target, interleave
 from jaxllm.finetune.trainable import trainable_model
 from jaxllm.generate import Generator
-from jaxllm.memory import return_freed_arrays
+from jaxllm.memory import return_freed_memory
 from jaxllm.model import Model
 from jaxllm.models import LoraConfig
 from jaxllm.self_param.chunking import chunk_documents
@@ -200,7 +200,7 @@ def main() -> None:
     parser.add_argument("--padded", action="store_true", help="pad every target to a row of its own")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    return_freed_arrays()
+    return_freed_memory()
     model, pairs, texts = jaxllm.load(options.model), None, None
     lines, tokens = [], 0
     for compute in options.compute:

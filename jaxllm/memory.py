@@ -19,10 +19,10 @@ COMPILED = "/jax/core/compile/backend_compile_duration"
 def return_freed_memory() -> bool:
     """Makes this process return freed memory to the system, on Linux with glibc.
 
-    By default glibc raises the size from which on blocks are mapped one by one to 32 MiB after the first such block is
-    freed. Arrays of a training on CPU are mostly smaller and come to lie between blocks that stay, as does what the
-    compiler frees, so that their memory is not returned. Here arrays of 1 MiB and more are mapped one by one, and what
-    is free between other blocks is returned after every compilation.
+    By default glibc raises the size from which on blocks are mapped one by one to that of the largest freed one, up to
+    32 MiB. Arrays of a training on CPU are mostly smaller; their memory, and what the compiler frees, is then between
+    blocks that stay, and is not returned. Here arrays of 1 MiB and more are mapped one by one, and what is free
+    between other blocks is returned after every compilation.
 
     Returns:
         Whether it was set: not on other systems, and not where the environment has settings of the user's.

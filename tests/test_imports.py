@@ -7,7 +7,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "jaxllm"
 LEAVES = {"errors", "files", "directories", "config", "parsing", "assets", "statistics", "measures", "agreement",
-          "raters", "limits", "progress", "devices", "job", "report", "compile_cache", "clock", "parallel"}
+          "raters", "limits", "progress", "devices", "job", "report", "compile_cache", "clock", "memory", "parallel"}
 # A package imports packages of its own row and the leaves.
 ALLOWED = {
     "ops": set(),
